@@ -1,0 +1,5 @@
+"""The rules of a retry, without any I/O.
+
+Only the standard library may be imported here. What decides (``policy``), what is decided upon (``model``),
+what can go wrong (``errors``), what the outside must offer (``ports``) and the order of the steps (``retry``).
+"""

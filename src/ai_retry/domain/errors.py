@@ -1,0 +1,261 @@
+"""Every way in which a retry can end without a session, organised by "is it safe to repeat?".
+
+::
+
+    AiRetryError                  code                        http  safe to repeat
+    ├─ GenerationNotFound         GENERATION_NOT_FOUND        404   yes, and useless; also when it is someone else's
+    ├─ ContextMissing             CONTEXT_MISSING             404   yes, once the context is mended
+    ├─ AlreadySucceeded           ALREADY_SUCCEEDED           409   yes, and useless
+    ├─ RetryRefused                                           429   yes: nothing was written, nothing was called
+    │  ├─ BackoffNotElapsed       RETRY_TOO_SOON              429
+    │  ├─ RetryInProgress         RETRY_IN_PROGRESS           429
+    │  ├─ TooManyParallel         TOO_MANY_PARALLEL_RETRIES   429
+    │  ├─ QuotaExhausted          QUOTA_EXHAUSTED             429
+    │  └─ AttemptsExhausted       RETRY_LIMIT_REACHED         429
+    ├─ GenerationFailed           AI_…, six codes             502   yes, after its wait: the attempt is recorded
+    ├─ SessionRejected            SESSION_REJECTED            500   yes: the paid answer is kept and used again
+    ├─ LeaseLost                  LEASE_LOST                  500   yes: a late answer is kept and used
+    ├─ NotConfigured              NOT_CONFIGURED              500   yes, once the operator acted; no call was made
+    └─ StorageFailure                                         500
+       ├─ StorageUnavailable      STORAGE_UNAVAILABLE         500   yes: nothing was written
+       └─ StorageOutcomeUnknown   STORAGE_OUTCOME_UNKNOWN     500   yes: claims and settles repeat by their token
+
+"Safe to repeat" means that the same request can't make a second session, charge a second unit or start a second call
+beside a running one. Constructors take data and build the message; no message holds a prompt, an answer or a key.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Self
+from uuid import UUID
+
+from ai_retry.domain.model import Failure
+
+
+class AiRetryError(Exception):
+    """Base of all errors of this library."""
+
+    code: ClassVar[str] = "INTERNAL"
+    http_status: ClassVar[int] = 500
+    safe_to_repeat: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: timedelta | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Build the error; subclasses call this with data that is safe to show to the user."""
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.details: dict[str, Any] = dict(details or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by state, since constructors take data rather than the message."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+    @classmethod
+    def _from_state(cls, args: tuple[Any, ...], state: dict[str, Any]) -> Self:
+        error = cls.__new__(cls, *args)
+        error.__dict__.update(state)
+        return error
+
+
+def _rebuild(cls: type[AiRetryError], args: tuple[Any, ...], state: dict[str, Any]) -> AiRetryError:
+    return cls._from_state(args, state)
+
+
+class GenerationNotFound(AiRetryError):
+    """There is no such generation for this user; someone else's looks exactly the same."""
+
+    code = "GENERATION_NOT_FOUND"
+    http_status = 404
+
+    def __init__(self, generation_id: UUID) -> None:
+        super().__init__(f"No generation {generation_id}.")
+
+
+class ContextMissing(AiRetryError):
+    """The generation holds nothing that could be asked again, or something that can't be used."""
+
+    code = "CONTEXT_MISSING"
+    http_status = 404
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The generation's stored context can't be used: {problem}.", details={"problem": problem})
+
+
+class AlreadySucceeded(AiRetryError):
+    """The generation has its session; there is nothing to retry."""
+
+    code = "ALREADY_SUCCEEDED"
+    http_status = 409
+
+    def __init__(self, generation_id: UUID, session_id: UUID | None = None) -> None:
+        super().__init__(
+            f"Generation {generation_id} has already succeeded.",
+            details={"session_id": str(session_id)} if session_id else None,
+        )
+
+
+class RetryRefused(AiRetryError):
+    """A rule refuses the retry now. Nothing was written and nobody was called."""
+
+    http_status = 429
+
+
+class BackoffNotElapsed(RetryRefused):
+    """The wait after the last attempt is not over."""
+
+    code = "RETRY_TOO_SOON"
+
+    def __init__(self, next_attempt_at: datetime, *, retry_after: timedelta) -> None:
+        super().__init__(
+            f"Too soon: the next attempt is possible in {_seconds(retry_after)} s.",
+            retry_after=retry_after,
+            details={"next_attempt_at": next_attempt_at},
+        )
+
+
+class RetryInProgress(RetryRefused):
+    """Somebody is working on this generation."""
+
+    code = "RETRY_IN_PROGRESS"
+
+    def __init__(self, *, retry_after: timedelta) -> None:
+        super().__init__("This generation is being worked on.", retry_after=retry_after)
+
+
+class TooManyParallel(RetryRefused):
+    """The user, or this process, has as many calls running as are allowed."""
+
+    code = "TOO_MANY_PARALLEL_RETRIES"
+
+    def __init__(self, max_parallel: int, *, retry_after: timedelta) -> None:
+        super().__init__(
+            f"At most {max_parallel} retries run at once.",
+            retry_after=retry_after,
+            details={"max_parallel": max_parallel},
+        )
+
+
+class QuotaExhausted(RetryRefused):
+    """Captured and held units fill the user's quota."""
+
+    code = "QUOTA_EXHAUSTED"
+
+    def __init__(self, *, limit: int, resets_at: datetime | None, retry_after: timedelta | None) -> None:
+        super().__init__(
+            f"The quota of {limit} is used up.",
+            retry_after=retry_after,
+            details={"limit": limit, "resets_at": resets_at},
+        )
+
+
+class AttemptsExhausted(RetryRefused):
+    """The generation has used up its attempts."""
+
+    code = "RETRY_LIMIT_REACHED"
+
+    def __init__(self, *, attempts: int, max_attempts: int) -> None:
+        super().__init__(
+            f"All {max_attempts} attempts are used up.",
+            details={"attempts": attempts, "max_attempts": max_attempts},
+        )
+
+
+class GenerationFailed(AiRetryError):
+    """The provider gave no usable answer.
+
+    Raised by a provider with what it knows, and by ``retry_generation`` once the attempt is recorded; then
+    ``retry_after`` is the wait before the next attempt, None when there is none.
+    """
+
+    http_status = 502
+
+    def __init__(self, failure: Failure, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(
+            _FAILURE_TEXTS[failure.code],
+            retry_after=retry_after,
+            details={"transient": failure.transient},
+        )
+        self.failure = failure
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        """One of the ``AI_…`` codes."""
+        return self.failure.code.value
+
+
+_FAILURE_TEXTS: Mapping[str, str] = {
+    "AI_TIMEOUT": "The AI provider gave no complete answer in time.",
+    "AI_RATE_LIMITED": "The AI provider is limiting requests.",
+    "AI_UNAVAILABLE": "The AI provider is unavailable.",
+    "AI_REJECTED": "The AI provider rejected the request.",
+    "AI_INVALID_OUTPUT": "The AI provider's answer does not have the form asked for.",
+    "AI_INCOMPLETE": "The AI provider's answer was cut off.",
+    "LEASE_LOST": "The time was up before the AI provider could be called.",
+}
+
+
+class SessionRejected(AiRetryError):
+    """The database refused the session. The paid answer is kept; the next retry uses it without a call."""
+
+    code = "SESSION_REJECTED"
+
+    def __init__(self, constraint: str | None, *, retry_after: timedelta | None) -> None:
+        by = f" by {constraint}" if constraint else ""
+        super().__init__(
+            f"The session was refused{by}; the answer is kept.",
+            retry_after=retry_after,
+            details={"constraint": constraint, "answer_kept": True},
+        )
+
+
+class LeaseLost(AiRetryError):
+    """The attempt was closed, or its time was up, before it could be settled. It charged nothing."""
+
+    code = "LEASE_LOST"
+
+    def __init__(self, *, answer_kept: bool, retry_after: timedelta | None = None) -> None:
+        kept = "; its answer is kept for the next one" if answer_kept else ""
+        super().__init__(
+            f"The attempt's time was up before it could be settled{kept}.",
+            retry_after=retry_after,
+            details={"answer_kept": answer_kept},
+        )
+
+
+class NotConfigured(AiRetryError):
+    """Something that an operator must set up is missing. Refused before any call."""
+
+    code = "NOT_CONFIGURED"
+
+    def __init__(self, missing: str) -> None:
+        super().__init__(f"ai-retry is not set up: {missing}.", details={"missing": missing})
+
+
+class StorageFailure(AiRetryError):
+    """The storage failed; ``sqlstate`` or an API's code says how. The database's own text is never kept."""
+
+    def __init__(self, reason: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(f"The storage failed ({reason}).", retry_after=retry_after)
+        self.reason = reason
+
+
+class StorageUnavailable(StorageFailure):
+    """Nothing was written."""
+
+    code = "STORAGE_UNAVAILABLE"
+
+
+class StorageOutcomeUnknown(StorageFailure):
+    """The reply was lost: the write may have been committed. Repeat it with the same token."""
+
+    code = "STORAGE_OUTCOME_UNKNOWN"
+
+
+def _seconds(duration: timedelta) -> int:
+    return math.ceil(duration / timedelta(seconds=1))

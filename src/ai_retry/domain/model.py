@@ -1,0 +1,251 @@
+"""The nouns of a retry: plain, immutable values.
+
+No rule lives here (see ``policy``) and nothing here reads a clock, a network or a database. Instants are aware
+and in UTC; durations are ``timedelta``. Prompts and answers are kept out of every ``repr``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class GenerationStatus(StrEnum):
+    """What ``generations.status`` says."""
+
+    QUEUED = "queued"  # accepted, not begun
+    PROCESSING = "processing"  # somebody is working on it
+    SUCCESS = "success"  # it has its session; never retried again
+    ERROR = "error"  # the last attempt failed
+    TIMEOUT = "timeout"  # the last attempt got no answer in time
+
+
+class Outcome(StrEnum):
+    """How an attempt was closed."""
+
+    SUCCEEDED = "succeeded"  # its session exists
+    FAILED = "failed"  # it was settled without a session
+    ABANDONED = "abandoned"  # its lease ran out
+
+
+class ProviderOutcome(StrEnum):
+    """What is known of the provider's side of an attempt, and so of possible cost."""
+
+    GENERATED = "generated"  # tokens were produced
+    NOT_GENERATED = "not_generated"  # positive evidence that none were
+    UNKNOWN = "unknown"  # the request left and nobody can tell
+
+
+class FailureCode(StrEnum):
+    """Why an attempt has no usable answer."""
+
+    TIMEOUT = "AI_TIMEOUT"  # no complete answer within the time allowed
+    RATE_LIMITED = "AI_RATE_LIMITED"  # turned away for pace; passes by itself
+    UNAVAILABLE = "AI_UNAVAILABLE"  # cannot be reached, broken or overloaded
+    REJECTED = "AI_REJECTED"  # permanent for this request and account
+    INVALID_OUTPUT = "AI_INVALID_OUTPUT"  # answered, but not what the schema asks
+    INCOMPLETE = "AI_INCOMPLETE"  # the answer was cut off
+    LEASE_LOST = "LEASE_LOST"  # the time was up before the call; nothing was sent
+
+
+class Waiver(StrEnum):
+    """A limit that an operator may lift for one attempt."""
+
+    BACKOFF = "backoff"
+    QUOTA = "quota"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One AI result that a user asked for: a row of the app's ``generations``."""
+
+    id: UUID
+    user_id: UUID
+    status: GenerationStatus
+    model: str | None
+    prompt_data: Any = field(repr=False)  # JSON as the app stored it
+    session_id: UUID | None
+    duration: timedelta | None
+    created_at: datetime
+    updated_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What is needed to ask the provider again."""
+
+    messages: Sequence[Mapping[str, Any]] = field(repr=False)
+    model: str | None  # None: the provider adapter's configured default
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # sampling parameters, such as temperature
+    response_schema: Mapping[str, Any] | None = field(default=None, repr=False)  # JSON Schema of the output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens and money that the provider says it used; None where it did not tell."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cost: Decimal | None = None  # in the provider's currency, US dollars as a rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A complete answer, valid under the context's schema. Providers build nothing less."""
+
+    output: Any = field(repr=False)  # JSON
+    model: str | None = None  # the model that answered
+    usage: Usage | None = None
+    provider_id: str | None = None  # the provider's id of the request or answer
+    wire_requests: int = 1  # requests put on the wire for it, in-call repeats included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a provider adapter knows of a call that gave no usable answer."""
+
+    code: FailureCode
+    reason: str  # one cleaned line for the error log: no prompt, no answer, no key
+    transient: bool  # the identical request may succeed later
+    certainly_not_generated: bool  # positive evidence that no token was produced
+    operator_fault: bool = False  # no credit, bad key, model missing: not the user's doing
+    retry_after: timedelta | None = None  # what the provider asked to wait
+    model: str | None = None
+    usage: Usage | None = None
+    provider_id: str | None = None
+    wire_requests: int = 1
+
+    @property
+    def counted(self) -> bool:
+        """Whether the attempt uses up one of the user's attempts."""
+        return not (self.certainly_not_generated or self.operator_fault)
+
+    @property
+    def provider_outcome(self) -> ProviderOutcome:
+        """What the attempt row says about possible cost."""
+        if self.certainly_not_generated:
+            return ProviderOutcome.NOT_GENERATED
+        if self.usage is not None or self.code in (FailureCode.INVALID_OUTPUT, FailureCode.INCOMPLETE):
+            return ProviderOutcome.GENERATED
+        return ProviderOutcome.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One go of ours at a generation, as the storage tells it. The app's original call is number 1."""
+
+    number: int
+    started_at: datetime
+    lease_expires_at: datetime
+    outcome: Outcome | None = None  # None: open
+    closed_at: datetime | None = None
+    code: str | None = None
+    counted: bool = True
+    next_attempt_at: datetime | None = None  # while it is open: when, should it be abandoned
+    idempotency_key: str | None = None
+    refused_constraint: str | None = None  # what refused its session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAnswer:
+    """A valid, paid answer that has no session yet; the next retry uses it instead of calling."""
+
+    number: int  # of the attempt that paid for it
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaRule:
+    """How much a user may generate: ``limit`` units in any ``window``, unless the user has an override."""
+
+    limit: int = 5
+    window: timedelta = timedelta(hours=24)
+    count_own_successes: bool = True  # the app's successes that no attempt of ours made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """A user's quota at the snapshot's ``as_of``."""
+
+    limit: int
+    window: timedelta
+    captured: int  # units spent in the window; counted no further than the limit
+    held: int  # units set aside by open attempts
+    resets_at: datetime | None  # when the next unit comes back; None: nothing is used, or nothing ever will
+
+    @property
+    def remaining(self) -> int:
+        """Units that a new attempt could hold."""
+        return max(0, self.limit - self.captured - self.held)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What ``load`` read in one statement, with the storage's own time."""
+
+    as_of: datetime
+    version: str  # opaque; ``claim`` compares it with what it finds
+    generation: Generation
+    attempts: Sequence[Attempt]  # by number, ascending
+    live: int  # the user's open attempts with a valid lease, all generations
+    live_until: datetime | None  # the earliest end of those leases
+    quota: Quota
+    stored_answer: StoredAnswer | None
+    session: Mapping[str, Any] | None = field(repr=False)  # the generation's session, as it is now
+    can_create_session: bool  # the app's seam is in place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """The right to claim, as long as what it was decided upon is still true."""
+
+    user_id: UUID
+    generation_id: UUID
+    number: int  # of the attempt to open
+    as_of: datetime
+    version: str
+    max_live: int  # the claim must find fewer live attempts of the user
+    max_used: int | None  # the claim must find fewer captured and held units; None: lifted
+    quota_rule: QuotaRule  # what counts as used
+    abandoned_wait: timedelta  # the wait that follows should this attempt be abandoned
+    context: Context | None  # None: the stored answer is used
+    stored_answer: StoredAnswer | None
+    idempotency_key: str | None = None
+    charge: bool = True  # False: the user gets the session and pays nothing
+    waived: frozenset[Waiver] = frozenset()
+    operator: str | None = None  # who lifted a limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """An open attempt that is ours: the lease and its fencing token."""
+
+    user_id: UUID
+    generation_id: UUID
+    number: int
+    token: UUID = field(repr=False)
+    lease_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What stands after a success was committed."""
+
+    generation: Generation
+    session: Mapping[str, Any] = field(repr=False)
+    quota: Quota
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryResult:
+    """A retry that ended with a session."""
+
+    generation: Generation
+    session: Mapping[str, Any] = field(repr=False)
+    quota: Quota
+    attempt: int  # its number; the app's original call is 1
+    replayed: bool = False  # this result was made by an earlier request with the same idempotency key

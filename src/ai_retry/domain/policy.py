@@ -1,0 +1,234 @@
+"""Every rule of a retry, once, as pure functions over a snapshot.
+
+The endpoint, the status page, a dry run and an operator's "why not?" all ask ``admit``, so they can't disagree. No
+rule stands in SQL: the database counts and compares with numbers that were chosen here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from ai_retry.domain.context import stored_context
+from ai_retry.domain.errors import (
+    AlreadySucceeded,
+    AttemptsExhausted,
+    BackoffNotElapsed,
+    NotConfigured,
+    QuotaExhausted,
+    RetryInProgress,
+    TooManyParallel,
+)
+from ai_retry.domain.model import (
+    Admission,
+    Context,
+    Failure,
+    Generation,
+    GenerationStatus,
+    QuotaRule,
+    Snapshot,
+    Waiver,
+)
+
+ContextFrom: TypeAlias = Callable[[Generation], Context]
+
+_BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether someone else has finished
+_IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """The numbers behind the rules. A wrong one is a ``ValueError`` that names it."""
+
+    max_attempts: int = 4  # counted ones: the app's original and three retries
+    hard_cap: int = 20  # attempts of ours per generation in any ``hard_cap_window``, counted or not
+    hard_cap_window: timedelta = timedelta(hours=24)
+    backoff_base: timedelta = timedelta(seconds=2)
+    backoff_cap: timedelta = timedelta(minutes=5)
+    max_wait: timedelta = timedelta(hours=24)  # of what a provider may ask
+    max_parallel: int = 2  # live attempts per user
+    quota: QuotaRule = field(default_factory=QuotaRule)
+    deadline: timedelta = timedelta(seconds=15)  # for the provider's call, in-call repeats included
+    lease: timedelta = timedelta(seconds=35)
+    settle_margin: timedelta = timedelta(seconds=5)  # of the lease, left for settling
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that can't work together."""
+        for name in ("max_attempts", "hard_cap", "max_parallel"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        for name in ("hard_cap_window", "backoff_base", "backoff_cap", "max_wait", "deadline", "lease"):
+            _require(getattr(self, name) > timedelta(0), f"{name} must be positive")
+        _require(self.settle_margin >= timedelta(0), "settle_margin must not be negative")
+        _require(self.quota.limit >= 0, "quota.limit must not be negative")
+        _require(self.quota.window > timedelta(0), "quota.window must be positive")
+        _require(self.backoff_base <= self.backoff_cap, "backoff_base must not exceed backoff_cap")
+        _require(
+            self.lease >= self.deadline + self.settle_margin,
+            "lease must leave room for deadline and settle_margin",
+        )
+
+
+DEFAULT_POLICY = RetryPolicy()
+
+
+def admit(
+    snapshot: Snapshot,
+    policy: RetryPolicy = DEFAULT_POLICY,
+    *,
+    context_from: ContextFrom = stored_context,
+    waive: frozenset[Waiver] = frozenset(),
+    charge: bool = True,
+) -> Admission:
+    """Decide whether the generation may be retried now; the first rule that refuses wins.
+
+    Args:
+        snapshot: what the storage holds, as of its own time.
+        policy: the numbers.
+        context_from: reads the context out of the generation, or raises ``ContextMissing``.
+        waive: limits that an operator lifts for this attempt.
+        charge: False when the user shall not pay: no unit is held, so the quota is not asked.
+
+    Raises:
+        AlreadySucceeded, RetryInProgress, NotConfigured, ContextMissing, AttemptsExhausted, BackoffNotElapsed,
+        TooManyParallel, QuotaExhausted: in this order.
+    """
+    generation = snapshot.generation
+    if generation.status is GenerationStatus.SUCCESS:
+        raise AlreadySucceeded(generation.id, generation.session_id)
+    _refuse_in_progress(snapshot, policy)
+    if not snapshot.can_create_session:
+        raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
+    context = None if snapshot.stored_answer else context_from(generation)
+    _refuse_exhausted(snapshot, policy)
+    if Waiver.BACKOFF not in waive:
+        _refuse_too_soon(snapshot)
+    _refuse_too_many(snapshot, policy)
+    ask_quota = charge and Waiver.QUOTA not in waive
+    if ask_quota:
+        _refuse_without_quota(snapshot)
+    number = next_number(snapshot)
+    return Admission(
+        user_id=generation.user_id,
+        generation_id=generation.id,
+        number=number,
+        as_of=snapshot.as_of,
+        version=snapshot.version,
+        max_live=policy.max_parallel,
+        max_used=snapshot.quota.limit if ask_quota else None,
+        quota_rule=QuotaRule(
+            limit=snapshot.quota.limit,
+            window=snapshot.quota.window,
+            count_own_successes=policy.quota.count_own_successes,
+        ),
+        abandoned_wait=ceiling(number, policy),
+        context=context,
+        stored_answer=snapshot.stored_answer,
+        charge=charge,
+        waived=waive,
+    )
+
+
+def next_number(snapshot: Snapshot) -> int:
+    """Number of the next attempt: every go counts, the app's original call being number 1."""
+    return snapshot.attempts[-1].number + 1 if snapshot.attempts else 2
+
+
+def counted_attempts(snapshot: Snapshot) -> int:
+    """Attempts that use up ``max_attempts``, the app's original call included."""
+    return 1 + sum(attempt.counted for attempt in snapshot.attempts)
+
+
+def next_attempt_at(snapshot: Snapshot) -> datetime | None:
+    """When the backoff of the last attempt ends; None before the first one."""
+    return snapshot.attempts[-1].next_attempt_at if snapshot.attempts else None
+
+
+def ceiling(number: int, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
+    """Longest backoff after attempt ``number``: ``min(cap, base * 2**(n-1))`` with n = number - 1."""
+    doublings = min(number - 2, 62)  # by then any base is past any cap, and timedelta has not overflown
+    if policy.backoff_base >= policy.backoff_cap / 2.0**doublings:
+        return policy.backoff_cap
+    return policy.backoff_base * 2.0**doublings
+
+
+def wait_after(
+    number: int, failure: Failure | None, policy: RetryPolicy = DEFAULT_POLICY, *, fraction: float
+) -> timedelta:
+    """Wait between attempt ``number`` and the next.
+
+    Uniform in [ceiling/2, ceiling], ``fraction`` in [0, 1] saying where, so that clients that failed together do not
+    come back together; what the provider asked for is a floor, itself at most ``policy.max_wait``.
+    """
+    longest = ceiling(number, policy)
+    backoff = longest / 2 + longest / 2 * fraction
+    asked = failure.retry_after if failure and failure.retry_after else timedelta(0)
+    return max(backoff, min(asked, policy.max_wait))
+
+
+def call_timeout(elapsed: timedelta, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
+    """How long the provider may take, ``elapsed`` after the claim was sent, so that the call fits the lease."""
+    return min(policy.deadline, policy.lease - elapsed - policy.settle_margin)
+
+
+def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
+    """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``."""
+    recent = _recent_attempts(snapshot, policy) + 1
+    return counted_attempts(snapshot) + failure.counted < policy.max_attempts and recent < policy.hard_cap
+
+
+def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
+    until = _busy_until(snapshot, policy)
+    if until is not None and until > snapshot.as_of:
+        raise RetryInProgress(retry_after=min(until - snapshot.as_of, _BUSY_WAIT))
+
+
+def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
+    """Until when the generation is somebody's: our open attempt's, or the app's own call's."""
+    generation = snapshot.generation
+    touched_at = generation.updated_at or generation.created_at
+    last = snapshot.attempts[-1] if snapshot.attempts else None
+    if last is not None and last.outcome is None and last.lease_expires_at > snapshot.as_of:
+        return last.lease_expires_at
+    ours_left_it_so = last is not None and touched_at <= (last.closed_at or last.lease_expires_at)
+    if generation.status in _IN_PROGRESS and not ours_left_it_so:
+        return touched_at + policy.lease
+    return None
+
+
+def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:
+    """A stored answer costs no call, so it counts towards the hard cap alone."""
+    counted = counted_attempts(snapshot)
+    if counted >= policy.max_attempts and not snapshot.stored_answer:
+        raise AttemptsExhausted(attempts=counted, max_attempts=policy.max_attempts)
+    recent = _recent_attempts(snapshot, policy)
+    if recent >= policy.hard_cap:
+        raise AttemptsExhausted(attempts=recent, max_attempts=policy.hard_cap)
+
+
+def _recent_attempts(snapshot: Snapshot, policy: RetryPolicy) -> int:
+    since = snapshot.as_of - policy.hard_cap_window
+    return sum(attempt.started_at > since for attempt in snapshot.attempts)
+
+
+def _refuse_too_soon(snapshot: Snapshot) -> None:
+    due_at = next_attempt_at(snapshot)
+    if due_at is not None and due_at > snapshot.as_of:
+        raise BackoffNotElapsed(due_at, retry_after=due_at - snapshot.as_of)
+
+
+def _refuse_too_many(snapshot: Snapshot, policy: RetryPolicy) -> None:
+    if snapshot.live >= policy.max_parallel:
+        until = (snapshot.live_until or snapshot.as_of) - snapshot.as_of
+        raise TooManyParallel(policy.max_parallel, retry_after=min(until, _BUSY_WAIT))
+
+
+def _refuse_without_quota(snapshot: Snapshot) -> None:
+    quota = snapshot.quota
+    if quota.remaining == 0:
+        wait = quota.resets_at - snapshot.as_of if quota.limit and quota.resets_at else None
+        raise QuotaExhausted(limit=quota.limit, resets_at=quota.resets_at, retry_after=wait)
+
+
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a sentence)
+    if not condition:
+        raise ValueError(message)
