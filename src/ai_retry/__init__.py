@@ -1,0 +1,59 @@
+"""Retries failed AI generations on Supabase: nothing twice, nothing lost.
+
+``connect()`` wires everything from the environment; ``retry_generation`` is the pure domain function for those who bring
+their own storage, provider and clock. Importing this package imports the domain alone.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ai_retry.domain.errors import (
+    AiRetryError,
+    GenerationFailed,
+    GenerationNotFound,
+    NotConfigured,
+    RetryRefused,
+    StorageFailure,
+)
+from ai_retry.domain.model import (
+    Answer,
+    Context,
+    Failure,
+    FailureCode,
+    Generation,
+    QuotaRule,
+    RetryResult,
+    Waiver,
+)
+from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.retry import retry_generation, retry_status
+
+if TYPE_CHECKING:
+    from ai_retry.bootstrap import Client
+
+__all__ = [
+    "AiRetryError",
+    "Answer",
+    "Context",
+    "Failure",
+    "FailureCode",
+    "Generation",
+    "GenerationFailed",
+    "GenerationNotFound",
+    "NotConfigured",
+    "QuotaRule",
+    "RetryPolicy",
+    "RetryRefused",
+    "RetryResult",
+    "StorageFailure",
+    "Waiver",
+    "connect",
+    "retry_generation",
+    "retry_status",
+]
+
+
+def connect(*args: Any, **kwargs: Any) -> "Client":
+    """Wire a client from the environment; see ``ai_retry.bootstrap.connect``, whose arguments it takes."""
+    from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
+
+    return bootstrap.connect(*args, **kwargs)

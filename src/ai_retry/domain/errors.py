@@ -204,11 +204,11 @@ class SessionRejected(AiRetryError):
     """The database refused the session. The paid answer is kept; the next retry uses it without a call."""
 
     code = "SESSION_REJECTED"
+    summary: ClassVar[str] = "The session was refused; its answer is kept."  # what the app's users may read
 
     def __init__(self, constraint: str | None, *, retry_after: timedelta | None) -> None:
-        by = f" by {constraint}" if constraint else ""
         super().__init__(
-            f"The session was refused{by}; the answer is kept.",
+            f"The session was refused by {constraint}; its answer is kept." if constraint else self.summary,
             retry_after=retry_after,
             details={"constraint": constraint, "answer_kept": True},
         )

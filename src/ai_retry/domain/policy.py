@@ -36,6 +36,11 @@ _BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether someon
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
 
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a sentence)
+    if not condition:
+        raise ValueError(message)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """The numbers behind the rules. A wrong one is a ``ValueError`` that names it."""
@@ -227,8 +232,3 @@ def _refuse_without_quota(snapshot: Snapshot) -> None:
     if quota.remaining == 0:
         wait = quota.resets_at - snapshot.as_of if quota.limit and quota.resets_at else None
         raise QuotaExhausted(limit=quota.limit, resets_at=quota.resets_at, retry_after=wait)
-
-
-def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a sentence)
-    if not condition:
-        raise ValueError(message)

@@ -52,6 +52,7 @@ class Storage(Protocol):
         claim: Claim,
         answer: Answer,
         *,
+        answer_from: int | None,
         duration: timedelta | None,
         quota_rule: QuotaRule,
         rejected_wait: timedelta,
@@ -67,7 +68,8 @@ class Storage(Protocol):
 
         Args:
             claim: the open attempt, by its token.
-            answer: what to make the session of; a stored answer is marked as used.
+            answer: what to make the session of.
+            answer_from: number of the attempt whose stored answer it is; None when this attempt paid for it.
             duration: of the provider's call; None when a stored answer was used.
             quota_rule: for the quota that is told back.
             rejected_wait: see above.

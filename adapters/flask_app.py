@@ -1,0 +1,26 @@
+"""The retry as an app of its own, configured by environment variables.
+
+    flask --app adapters.flask_app run
+    gunicorn --threads 40 'adapters.flask_app:create_app()'
+
+A host app does the same three lines in its own factory. Nothing happens at import.
+"""
+
+from flask import Flask
+
+from ai_retry.bootstrap import connect, verifier
+from ai_retry.config import Settings
+from ai_retry.flask import create_blueprint
+
+
+def create_app() -> Flask:
+    """Make the app.
+
+    Raises:
+        NotConfigured: names every variable that is missing or malformed.
+    """
+    settings = Settings.from_env()
+    verify = verifier(settings).verify
+    app = Flask(__name__)
+    app.register_blueprint(create_blueprint(connect(settings), verify))
+    return app

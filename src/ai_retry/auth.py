@@ -1,0 +1,380 @@
+"""Verifies a Supabase access token and names its user.
+
+It exists so that one place decides who is asking, by RFC 7519 (claims), RFC 7517 (keys) and RFC 8725 (what goes wrong
+with both). What a user may do, HTTP statuses and reading settings don't belong here.
+
+PyJWT does the cryptography. Its ``PyJWKClient`` is not used: it reads answers of any length, lets readers of known keys
+wait for a fetch, and asks a failing server once per token.
+"""
+
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from http.cookiejar import DefaultCookiePolicy
+from threading import Lock
+from typing import Any, Final
+from uuid import UUID
+
+import jwt
+import requests
+
+_AUTHENTICATED: Final = "authenticated"
+_ALGORITHMS: Final = {("EC", "P-256"): "ES256", ("RSA", None): "RS256", ("OKP", "Ed25519"): "EdDSA"}
+_COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
+_MAX_TOKEN, _MAX_KID, _MAX_BODY, _MIN_SECRET = 8 * 1024, 256, 64 * 1024, 32
+_YEAR_10000: Final = 253_402_300_800
+_JWS: Final = jwt.PyJWS(options={"verify_signature": True, "enforce_minimum_key_length": True})
+_log = logging.getLogger(__name__)
+
+
+class Unauthenticated(Exception):
+    """The token does not prove who is asking. Every refusal reads the same.
+
+    Attributes:
+        reason: one of a few fixed words for a debug log, never shown to the caller.
+    """
+
+    def __init__(self, reason: str = "token") -> None:
+        super().__init__("The access token was refused.")
+        self.reason = reason
+
+
+class AuthUnavailable(Exception):
+    """Supabase Auth gave no usable answer: nothing is known about the token. Safe to repeat.
+
+    Attributes:
+        reason: the HTTP status or the kind of network error, for the operator.
+    """
+
+    def __init__(self, reason: str = "unreachable") -> None:
+        super().__init__("Supabase Auth gave no usable answer.")
+        self.reason = reason
+
+
+class _AuthServer:
+    """The two questions that are put to Supabase Auth."""
+
+    def __init__(
+        self, url: str, *, api_key: str | None, timeout: tuple[float, float], session: requests.Session
+    ) -> None:
+        self._url, self._api_key, self._timeout, self._session = url, api_key, timeout, session
+
+    def keys(self) -> dict[str, jwt.PyJWK]:
+        """Fetch the project's usable keys by ``kid``."""
+        status, answer = self._get(".well-known/jwks.json", {})
+        keys = answer.get("keys")
+        if status != requests.codes.ok or not isinstance(keys, list):
+            raise AuthUnavailable(f"HTTP {status}")
+        return {jwk["kid"]: key for jwk in keys if (key := _public_key(jwk)) is not None}
+
+    def user_of(self, token: str) -> UUID:
+        """Ask whose token it is.
+
+        Auth's own refusals carry a code. A gateway's, such as that of a wrong API key, don't, and say nothing about
+        the token.
+        """
+        if self._api_key is None:
+            raise Unauthenticated("algorithm")
+        status, answer = self._get("user", {"Authorization": f"Bearer {token}", "apikey": self._api_key})
+        if status in {401, 403, 404} and not answer.keys().isdisjoint({"code", "error_code"}):
+            raise Unauthenticated("refused by Auth")
+        if status != requests.codes.ok or "id" not in answer:
+            raise AuthUnavailable(f"HTTP {status}")
+        return _uuid(answer["id"])
+
+    def _get(self, path: str, headers: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+        """Return the status and the JSON object that came with it, an empty one for anything else.
+
+        Without ``auth`` requests would put the credentials of a ``.netrc`` over the bearer token.
+        """
+        body = b""
+        try:
+            with self._session.get(
+                f"{self._url}/{path}",
+                headers=headers,
+                auth=lambda request: request,
+                timeout=self._timeout,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                for chunk in response.iter_content(_MAX_BODY + 1):
+                    body += chunk
+                    if len(body) > _MAX_BODY:
+                        raise AuthUnavailable("answer too long")
+        except requests.RequestException as error:
+            raise AuthUnavailable(type(error).__name__) from None
+        try:
+            return response.status_code, _json_object(body)
+        except ValueError:
+            return response.status_code, {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the keys; replaced as a whole, so that readers need no lock."""
+
+    keys: Mapping[str, jwt.PyJWK] = field(default_factory=dict)
+    fetched_at: float = -math.inf
+    tried_at: float = -math.inf
+    """Differs from ``fetched_at`` while the latest try has not succeeded."""
+
+
+class JwksCache:
+    """The project's public keys by ``kid``.
+
+    Fetched when older than ``ttl`` or when a ``kid`` is unknown, but at most once per ``min_interval``, failures
+    included: a flood of invented ids costs one request. Whoever finds a known key never waits for another's fetch.
+    Keys outlive failing fetches until ``max_age``; a removed key is refused after the first good fetch past ``ttl``.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[], Mapping[str, jwt.PyJWK]],
+        *,
+        ttl: timedelta,
+        min_interval: timedelta,
+        max_age: timedelta,
+        patience: timedelta,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Take how to fetch, and for how long a reader of an unknown key waits for another's fetch."""
+        self._fetch, self._monotonic = fetch, monotonic
+        self._ttl, self._min_interval = ttl.total_seconds(), min_interval.total_seconds()
+        self._max_age, self._patience = max_age.total_seconds(), patience.total_seconds()
+        self._known = _Known()
+        self._fetching = Lock()
+
+    def key(self, kid: str) -> jwt.PyJWK | None:
+        """Find a key; None when the project has no such key.
+
+        Raises:
+            AuthUnavailable: the key is not known, and the latest try to fetch the keys has not succeeded.
+        """
+        key, age = self._look_up(kid)
+        if key is None or age >= self._ttl:
+            self._refresh(patience=self._patience if key is None else 0)
+            key, _ = self._look_up(kid)
+        known = self._known
+        if key is None and known.tried_at != known.fetched_at:
+            raise AuthUnavailable("no keys")
+        return key
+
+    def _look_up(self, kid: str) -> tuple[jwt.PyJWK | None, float]:
+        known = self._known
+        age = self._monotonic() - known.fetched_at
+        return (known.keys.get(kid) if age < self._max_age else None), age
+
+    def _refresh(self, patience: float) -> None:
+        if not self._fetching.acquire(timeout=patience):
+            return
+        try:
+            now = self._monotonic()
+            if now - self._known.tried_at >= self._min_interval:
+                self._known = replace(self._known, tried_at=now)
+                self._known = _Known(self._fetch(), fetched_at=now, tried_at=now)
+        except AuthUnavailable as error:
+            _log.warning("the project's signing keys could not be fetched: %s", error.reason)
+        finally:
+            self._fetching.release()
+
+
+class TokenVerifier:
+    """Tells whose access token it is, or refuses it. Safe to share between threads.
+
+    ES256, RS256 and EdDSA are verified by the project's published keys; the key fixes the algorithm, never the token
+    (RFC 8725, sections 2.1 and 3.1). HS256 is verified by ``jwt_secret`` where one is given; otherwise Auth is asked,
+    once per call; without a ``publishable_key`` to ask with it is refused.
+
+    A token verified here stays good until it expires, though its user signed out; Auth, when asked, knows better.
+    Remove ``jwt_secret`` when the project revokes its legacy secret: nobody tells this class.
+    """
+
+    def __init__(
+        self,
+        supabase_url: str,
+        *,
+        jwt_secret: str | None = None,
+        publishable_key: str | None = None,
+        issuer: str | None = None,
+        require_issuer: bool = True,
+        leeway: timedelta = timedelta(seconds=10),
+        jwks_ttl: timedelta = timedelta(minutes=10),
+        jwks_min_interval: timedelta = timedelta(seconds=30),
+        jwks_max_age: timedelta = timedelta(hours=24),
+        timeout: tuple[float, float] = (2, 3),
+        session: requests.Session | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connect nothing yet; the first token that needs it does.
+
+        Args:
+            supabase_url: the project's address, without a path.
+            jwt_secret: the project's HS256 secret, as text.
+            publishable_key: the API key that Auth's gateway wants; not a secret.
+            issuer: what ``iss`` must equal; ``{supabase_url}/auth/v1`` when None.
+            require_issuer: False lets an HS256 token come without ``iss``, as Supabase Lite's do; one that has it is
+                still compared. Little is lost: the shared secret, or Auth's word, binds such a token to the project.
+            leeway: by how much this machine's clock may differ from Auth's.
+            jwks_ttl: see ``JwksCache``, like the next two.
+            jwks_min_interval: see above.
+            jwks_max_age: see above.
+            timeout: to connect and between two reads, in seconds.
+            session: to send requests with; the default keeps no cookies.
+            now: wall clock, aware.
+            monotonic: seconds on a clock that never goes back.
+
+        Raises:
+            ValueError: the address is not HTTP, or the secret is shorter than RFC 7518, section 3.2 allows.
+        """
+        if not supabase_url.startswith(("https://", "http://")):
+            raise ValueError("supabase_url must start with https:// or http://")
+        if jwt_secret is not None and len(jwt_secret.encode()) < _MIN_SECRET:
+            raise ValueError(f"jwt_secret must have at least {_MIN_SECRET} bytes")
+        url = f"{supabase_url.rstrip('/')}/auth/v1"
+        self._secret, self._issuer, self._require_issuer = jwt_secret, issuer or url, require_issuer
+        self._leeway, self._now = leeway.total_seconds(), now
+        self._server = _AuthServer(
+            url, api_key=publishable_key, timeout=timeout, session=session or _session_without_cookies()
+        )
+        self._jwks = JwksCache(
+            self._server.keys,
+            ttl=jwks_ttl,
+            min_interval=jwks_min_interval,
+            max_age=jwks_max_age,
+            patience=timedelta(seconds=sum(timeout)),
+            monotonic=monotonic,
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(issuer={self._issuer!r})"
+
+    def verify(self, token: str) -> UUID:
+        """Return the id of the user whose valid access token this is, anonymous users included.
+
+        Claims are checked first: a token that fails them costs no request.
+
+        Raises:
+            Unauthenticated: anything is wrong with the token.
+            AuthUnavailable: it could not be found out.
+        """
+        header, claims = _parse(token)
+        algorithm, kid = header.get("alg"), header.get("kid")
+        symmetric = algorithm == "HS256"
+        user_id = self._user_of(claims, issuer_required=self._require_issuer or not symmetric)
+        if symmetric and self._secret is not None:
+            _check_signature(token, self._secret, "HS256")
+        elif symmetric:
+            if self._server.user_of(token) != user_id:
+                raise Unauthenticated("subject")
+        elif algorithm in _ALGORITHMS.values() and kid is not None:
+            key = self._jwks.key(kid)
+            if key is None:
+                raise Unauthenticated("unknown key")
+            _check_signature(token, key, key.algorithm_name)
+        else:
+            raise Unauthenticated("algorithm")
+        return user_id
+
+    def _user_of(self, claims: dict[str, Any], *, issuer_required: bool) -> UUID:
+        """Check the claims (RFC 7519, section 4.1) and return the subject."""
+        now = self._now().timestamp()
+        if now >= _instant(claims.get("exp")) + self._leeway:
+            raise Unauthenticated("expired")
+        if any(_instant(claims[name]) > now + self._leeway for name in ("nbf", "iat") if name in claims):
+            raise Unauthenticated("not yet valid")
+        audience = claims.get("aud")
+        if _AUTHENTICATED not in (audience if isinstance(audience, list) else [audience]):
+            raise Unauthenticated("audience")
+        if claims.get("iss", None if issuer_required else self._issuer) != self._issuer:
+            raise Unauthenticated("issuer")
+        if claims.get("role") != _AUTHENTICATED:
+            raise Unauthenticated("role")
+        return _uuid(claims.get("sub"))
+
+
+def _parse(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return header and claims, none of it verified. Unknown headers are ignored, ``crit`` is refused."""
+    if len(token) > _MAX_TOKEN or _COMPACT.fullmatch(token) is None:
+        raise Unauthenticated("malformed")
+    try:
+        unverified = _JWS.decode_complete(token, options={"verify_signature": False})
+        header, claims = unverified["header"], _json_object(unverified["payload"])
+    except (jwt.PyJWTError, ValueError, RecursionError):
+        raise Unauthenticated("malformed") from None
+    kid = header.get("kid", "")
+    if "crit" in header or not isinstance(kid, str) or len(kid) > _MAX_KID:
+        raise Unauthenticated("header")
+    return header, claims
+
+
+def _check_signature(token: str, key: jwt.PyJWK | str, algorithm: str) -> None:
+    """Refuse a token that this key, by this algorithm, did not sign; the token's own ``alg`` must agree."""
+    try:
+        _JWS.decode_complete(token, key, algorithms=[algorithm])
+    except jwt.PyJWTError:
+        raise Unauthenticated("signature") from None
+
+
+def _public_key(jwk: Any) -> jwt.PyJWK | None:
+    """Return the key if it may verify tokens (RFC 7517, section 4): public, asymmetric, of a known algorithm."""
+    try:
+        algorithm = _ALGORITHMS[jwk["kty"], jwk.get("crv")]
+        fits = jwk.get("alg", algorithm) == algorithm and isinstance(jwk["kid"], str)
+        verifies = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"])
+        return jwt.PyJWK(jwk, algorithm) if fits and verifies and "d" not in jwk else None
+    except (AttributeError, KeyError, TypeError, ValueError, jwt.PyJWTError):
+        return None
+
+
+def _json_object(text: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ValueError: it is none, or it names a member twice: RFC 7519, section 4 lets a parser refuse that, and parsers
+            that choose differently see different users.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            raise ValueError("duplicate member")
+        return members
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if isinstance(value, dict):
+        return value
+    raise ValueError("not an object")
+
+
+def _instant(value: Any) -> float:
+    """Return a NumericDate (RFC 7519, section 2), in seconds since the epoch."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _YEAR_10000:
+        return value
+    raise Unauthenticated("time")
+
+
+def _uuid(value: Any) -> UUID:
+    """Return a UUID that is written the canonical way."""
+    try:
+        parsed = UUID(value)
+    except (AttributeError, TypeError, ValueError):
+        raise Unauthenticated("subject") from None
+    if str(parsed) != value:
+        raise Unauthenticated("subject")
+    return parsed
+
+
+def _session_without_cookies() -> requests.Session:
+    """Return a session in which no user's answer leaves anything for the next one's request."""
+    session = requests.Session()
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return session

@@ -1,0 +1,263 @@
+"""Settings from environment variables, checked once and told in one error.
+
+Nothing here connects, imports an adapter or keeps state: ``bootstrap`` does with the settings what they say. No error
+message holds a value, since the wrong value of one variable may well be the right secret of another.
+"""
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
+
+from ai_retry.domain.errors import NotConfigured
+from ai_retry.domain.model import QuotaRule
+from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
+
+OPENROUTER: Final = "https://openrouter.ai/api/v1"
+DEFAULT_MAX_CALLS: Final = 32
+_PREFIX: Final = "AI_RETRY_"
+_MIN_JWT_SECRET: Final = 32  # bytes; RFC 7518, section 3.2
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that ``connect`` needs to know; ``repr`` shows no key, password or header."""
+
+    supabase_url: str | None = None  # the project's address; None only beside a database_url
+    supabase_secret_key: str | None = field(default=None, repr=False)  # for the Data API; None beside a database_url
+    supabase_publishable_key: str | None = field(default=None, repr=False)  # to ask Auth about HS256 tokens
+    supabase_jwt_secret: str | None = field(default=None, repr=False)  # to check HS256 tokens here
+    supabase_jwt_issuer: str | None = None  # what ``iss`` must be; None: {supabase_url}/auth/v1
+    database_url: str | None = field(default=None, repr=False)  # straight to PostgreSQL instead of the Data API
+    ai_base_url: str = OPENROUTER  # of an OpenAI-compatible API, without chat/completions
+    ai_api_key: str | None = field(default=None, repr=False)  # None only for a provider on this machine
+    ai_auth_header: str | None = None  # where the key goes; None: Authorization, as a bearer token
+    ai_model: str | None = None  # where a generation names none
+    ai_models: frozenset[str] | None = None  # the only ones that generations may name; None: any
+    ai_headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # sent with each call
+    ai_query: Mapping[str, str] = field(default_factory=dict, repr=False)  # such as Azure's api-version
+    policy: RetryPolicy = DEFAULT_POLICY
+    max_calls: int = DEFAULT_MAX_CALLS  # provider calls that run at once in this process
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings; an empty variable counts as absent, blanks around a value are dropped.
+
+        Raises:
+            NotConfigured: names every variable that is missing, malformed or, with our prefix, unknown.
+        """
+        return cls(**_Reader(environ).read())
+
+
+class _Reader:
+    """Reads variables and collects what is wrong with them, so that all of it is told at once."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._values = {name: text.strip() for name, text in environ.items() if text.strip()}
+        self._problems: list[str] = []
+
+    def read(self) -> dict[str, Any]:
+        settings = self._supabase() | self._provider() | self._numbers()
+        if self._problems:
+            raise NotConfigured("; ".join(self._problems))
+        return settings
+
+    def _supabase(self) -> dict[str, Any]:
+        database_url = self._get("DATABASE_URL", _postgres_url)
+        url = self._get("SUPABASE_URL", _project_url)
+        secret_key = self._get("SUPABASE_SECRET_KEY", _secret_key)
+        if "DATABASE_URL" not in self._values:
+            self._need("SUPABASE_URL", "the project's address, or set DATABASE_URL to go straight to PostgreSQL")
+            self._need("SUPABASE_SECRET_KEY", "a secret key of the project (the service_role key of older ones)")
+        return {
+            "supabase_url": url,
+            "supabase_secret_key": secret_key,
+            "supabase_publishable_key": self._get("SUPABASE_PUBLISHABLE_KEY", _publishable_key),
+            "supabase_jwt_secret": self._get("SUPABASE_JWT_SECRET", _jwt_secret),
+            "supabase_jwt_issuer": self._get("SUPABASE_JWT_ISSUER", _word),
+            "database_url": database_url,
+        }
+
+    def _provider(self) -> dict[str, Any]:
+        base_url = self._get("AI_BASE_URL", _http_url) or OPENROUTER
+        if not is_loopback(base_url):
+            self._need("AI_API_KEY", "the AI provider's key; only a provider on this machine goes without")
+        return {
+            "ai_base_url": base_url,
+            "ai_api_key": self._get("AI_API_KEY", _word),
+            "ai_auth_header": self._get("AI_AUTH_HEADER", _header_name),
+            "ai_model": self._get("AI_MODEL", _word),
+            "ai_models": self._get("AI_MODELS", _words),
+            "ai_headers": self._get("AI_HEADERS", _headers) or {},
+            "ai_query": self._get("AI_QUERY", _texts) or {},
+        }
+
+    def _numbers(self) -> dict[str, Any]:
+        """Read ``AI_RETRY_…``: one variable for each number of the policy, and nothing else under that prefix."""
+        policy, quota = _variables(DEFAULT_POLICY), _variables(DEFAULT_POLICY.quota, "quota_")
+        known = {variable: parse for variable, (_, parse) in (policy | quota).items()}
+        known[_PREFIX + "MAX_CALLS"] = _positive
+        for variable in self._values:
+            if variable.startswith(_PREFIX) and variable not in known:
+                self._problems.append(f"{variable} is unknown{_meant(variable, known)}")
+        values = {variable: self._get(variable, parse) for variable, parse in known.items()}
+        return {
+            "policy": self._policy(_chosen(policy, values), _chosen(quota, values)),
+            "max_calls": values[_PREFIX + "MAX_CALLS"] or DEFAULT_MAX_CALLS,
+        }
+
+    def _policy(self, numbers: dict[str, Any], quota: dict[str, Any]) -> RetryPolicy:
+        try:
+            return RetryPolicy(quota=QuotaRule(**quota), **numbers)
+        except ValueError as error:
+            self._problems.append(f"{_PREFIX}*: {error}")
+            return DEFAULT_POLICY
+
+    def _need(self, variable: str, remedy: str) -> None:
+        if variable not in self._values:
+            self._problems.append(f"{variable} is missing ({remedy})")
+
+    def _get(self, variable: str, parse: Callable[[str], _T]) -> _T | None:
+        """Parse a variable; None when it is absent, or malformed and noted."""
+        if variable not in self._values:
+            return None
+        try:
+            return parse(self._values[variable])
+        except ValueError as error:
+            self._problems.append(f"{variable} {error}")
+            return None
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the address is on this machine."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(?:\.\d{1,3}){3}", host) is not None
+
+
+_Variables = dict[str, tuple[str, Callable[[str], Any]]]
+
+
+def _variables(defaults: Any, prefix: str = "") -> _Variables:
+    """Name a variable for each number in ``defaults``: its field, and how it is written."""
+    found: _Variables = {}
+    for name in (each.name for each in fields(defaults)):
+        match getattr(defaults, name):
+            case bool():
+                found[f"{_PREFIX}{prefix}{name}".upper()] = name, _yes_or_no
+            case int():
+                found[f"{_PREFIX}{prefix}{name}".upper()] = name, _count
+            case timedelta():
+                found[f"{_PREFIX}{prefix}{name}_seconds".upper()] = name, _seconds
+    return found
+
+
+def _chosen(variables: _Variables, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[variable] for variable, (name, _) in variables.items() if values[variable] is not None}
+
+
+def _meant(variable: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(variable, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(sorted(known))})"
+
+
+def _count(text: str) -> int:
+    return int(_matching(r"[0-9]{1,9}", text, "must be a whole number, not negative"))
+
+
+def _positive(text: str) -> int:
+    return int(_matching(r"0*[1-9][0-9]{0,8}", text, "must be a whole number, at least 1"))
+
+
+def _seconds(text: str) -> timedelta:
+    pattern = r"[0-9]{1,9}(\.[0-9]+)?"
+    return timedelta(seconds=float(_matching(pattern, text, "must be a number of seconds, not negative")))
+
+
+def _yes_or_no(text: str) -> bool:
+    return _matching("true|false", text.lower(), "must be true or false") == "true"
+
+
+def _word(text: str) -> str:
+    return _matching(r"[!-~]+", text, "must be one word of visible ASCII characters")
+
+
+def _words(text: str) -> frozenset[str]:
+    words = frozenset(_word(part.strip()) for part in text.split(",") if part.strip())
+    if not words:
+        raise ValueError("must hold at least one word, separated by commas")
+    return words
+
+
+def _header_name(text: str) -> str:
+    return _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", text, "must be the name of an HTTP header")
+
+
+def _http_url(text: str) -> str:
+    problem = "must be an address such as https://host/path, without credentials, query or fragment"
+    try:
+        parts = urlsplit(_matching(r"https?://[!-~]+", text, problem))
+        complete = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its text would hold a part of the value
+        raise ValueError(problem) from None
+    if not complete or parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(problem)
+    return text.rstrip("/")
+
+
+def _project_url(text: str) -> str:
+    if urlsplit(_http_url(text)).path.rstrip("/"):
+        raise ValueError("must be the project's address without a path")
+    return text.rstrip("/")
+
+
+def _postgres_url(text: str) -> str:
+    return _matching(r"postgres(ql)?://\S+", text, "must be an address that starts with postgresql://")
+
+
+def _secret_key(text: str) -> str:
+    if text.startswith("sb_publishable_"):
+        raise ValueError("holds a publishable key; a secret key is needed")
+    return _word(text)
+
+
+def _publishable_key(text: str) -> str:
+    if text.startswith("sb_secret_"):
+        raise ValueError("holds a secret key; the publishable key is needed")
+    return _word(text)
+
+
+def _jwt_secret(text: str) -> str:
+    if len(text.encode()) < _MIN_JWT_SECRET:
+        raise ValueError(f"must have at least {_MIN_JWT_SECRET} bytes")
+    return text
+
+
+def _headers(text: str) -> dict[str, str]:
+    headers = _texts(text)
+    for name, value in headers.items():
+        _header_name(name)
+        _matching(r"[ -~]*", value, "must hold headers of visible ASCII characters")
+    return headers
+
+
+def _texts(text: str) -> dict[str, str]:
+    problem = 'must be a JSON object of texts, such as {"name": "value"}'
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(problem) from None
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise ValueError(problem)
+    return value
+
+
+def _matching(pattern: str, text: str, problem: str) -> str:
+    if re.fullmatch(pattern, text) is None:
+        raise ValueError(problem)
+    return text

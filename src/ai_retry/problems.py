@@ -1,0 +1,150 @@
+"""What went wrong, as HTTP tells it and as the log tells it, without a web framework.
+
+The domain's errors carry their own code, status and details; here stand the few that belong to the HTTP edge alone, and
+what an unexpected one becomes. No text of an exception that is not ours leaves this module: it may hold a row, a
+prompt or a token.
+"""
+
+import math
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from ai_retry.auth import AuthUnavailable, Unauthenticated
+from ai_retry.domain.errors import AiRetryError, GenerationFailed, StorageUnavailable
+
+_SECOND: Final = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """An error answer: everything of it but the request's id."""
+
+    code: str
+    http_status: int
+    message: str
+    retry_after: timedelta | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def retry_after_seconds(self) -> int | None:
+        """Whole seconds, rounded up and at least 1 (RFC 9110, section 10.2.3)."""
+        return None if self.retry_after is None else max(1, math.ceil(self.retry_after / _SECOND))
+
+    @property
+    def wire_details(self) -> dict[str, Any]:
+        """The details in camelCase and JSON, with the wait: a browser on another origin does not see the header."""
+        details = {camel_case(name): wire_value(value) for name, value in self.details.items()}
+        if self.retry_after_seconds is not None:
+            details["retryAfterSeconds"] = self.retry_after_seconds
+        return details
+
+
+INVALID_GENERATION_ID: Final = Problem(
+    code="INVALID_GENERATION_ID",
+    http_status=400,
+    message="The generation's id must be a UUID such as 6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11.",
+)
+INVALID_IDEMPOTENCY_KEY: Final = Problem(
+    code="INVALID_IDEMPOTENCY_KEY",
+    http_status=400,
+    message="The Idempotency-Key must be 1 to 255 visible ASCII characters, bare or in double quotes.",
+)
+UNAUTHENTICATED: Final = Problem(
+    code="UNAUTHENTICATED", http_status=401, message="A valid access token is needed: Authorization: Bearer <token>."
+)
+AUTH_UNAVAILABLE: Final = Problem(
+    code="AUTH_UNAVAILABLE", http_status=500, message="The access token can't be verified now.", retry_after=_SECOND
+)
+INTERNAL: Final = Problem(code="INTERNAL", http_status=500, message="Something unexpected went wrong.")
+
+EDGE_PROBLEMS: Final = (
+    INVALID_GENERATION_ID,
+    INVALID_IDEMPOTENCY_KEY,
+    UNAUTHENTICATED,
+    AUTH_UNAVAILABLE,
+    INTERNAL,
+)
+
+
+class Refused(Exception):
+    """A request that the HTTP edge refuses by itself."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.code)
+        self.problem = problem
+
+
+def problem_of(error: Exception) -> Problem:
+    """Tell an exception as a problem; one that is nobody's becomes ``INTERNAL``."""
+    match error:
+        case Refused():
+            return error.problem
+        case Unauthenticated():
+            return UNAUTHENTICATED
+        case AuthUnavailable():
+            return AUTH_UNAVAILABLE
+        case AiRetryError():
+            return Problem(
+                code=error.code,
+                http_status=error.http_status,
+                message=str(error),
+                retry_after=error.retry_after or (_SECOND if isinstance(error, StorageUnavailable) else None),
+                details=error.details,
+            )
+    return INTERNAL
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one line for the log what the client is not told; of a foreign exception no more than type and place."""
+    match error:
+        case GenerationFailed():
+            reason = error.failure.reason
+        case Unauthenticated() | AuthUnavailable():
+            reason = error.reason
+        case AiRetryError() | Refused():
+            reason = str(error)
+        case _:
+            return type(error).__qualname__
+    return " ".join(reason.split())
+
+
+def stack_of(error: BaseException) -> str:
+    """Format the traceback of an exception and of those behind it, without any of their texts."""
+    return "\n".join(
+        f"{type(each).__module__}.{type(each).__qualname__}\n" + "".join(traceback.format_tb(each.__traceback__))
+        for each in _chain(error)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def camel_case(name: str) -> str:
+    """Write ``a_name`` as ``aName``."""
+    first, *others = name.split("_")
+    return first + "".join(each.capitalize() for each in others)
+
+
+def instant(value: datetime) -> str:
+    """Write an instant as ISO 8601 in UTC, with microseconds and a Z (RFC 3339)."""
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def wire_value(value: Any) -> Any:
+    """Make a detail's value JSON."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case datetime():
+            return instant(value)
+        case timedelta():
+            return value.total_seconds()
+    return str(value)

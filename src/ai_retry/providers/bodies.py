@@ -1,0 +1,161 @@
+"""Reads what providers write into bodies, leniently: whatever arrives, a reader returns what it could make out.
+
+Shapes stand here, what they mean stands in ``signals``. Nothing raises, and nothing is cleaned: see ``redaction``.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from ai_retry.domain.model import Usage
+
+_IDS = (
+    "x-generation-id",  # OpenRouter; an operator can look the generation up by it
+    "x-request-id",  # OpenAI and most others
+    "request-id",  # Anthropic
+    "apim-request-id",  # Azure
+    "x-ds-trace-id",  # DeepSeek
+    "x-litellm-call-id",
+)
+_LARGEST_COUNT = 2**31 - 1  # PostgreSQL's integer; no honest count of tokens is larger
+_COST = re.compile(r"[0-9]{1,12}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?", re.ASCII)
+_LEADING = re.compile(r"\s*(?::[^\n]*\n\s*)*")  # blank lines, and comments of a stream that was none
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """What an error says about itself."""
+
+    data: Mapping[str, Any] = field(default_factory=dict)  # the error object
+    message: str = ""
+    words: tuple[str, ...] = ()  # machine words in lower case, the most telling first
+    number: int | None = None  # a ``code`` that is an HTTP status
+
+    @property
+    def retryable(self) -> bool | None:
+        """OpenRouter's own verdict, None when it gives none."""
+        flag = mapping(self.data.get("availability")).get("retryable")
+        return flag if isinstance(flag, bool) else None
+
+    @property
+    def earlier_statuses(self) -> list[Any]:
+        """Statuses of the providers that a router tried before (OpenRouter's ``metadata.previous_errors``)."""
+        previous = mapping(self.data.get("metadata")).get("previous_errors")
+        return [mapping(entry).get("status") for entry in previous] if isinstance(previous, list) else []
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """``value`` if it is an object, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def text_of(body: bytes) -> str:
+    """Decode as UTF-8 whatever the headers say, without a byte order mark; then skip what may precede JSON.
+
+    Raises:
+        UnicodeDecodeError: the one exception of this module, a ``ValueError``.
+    """
+    text = body.decode("utf-8-sig")
+    found = _LEADING.match(text)
+    return text[found.end() if found else 0 :].rstrip()
+
+
+def parse(text: str) -> Any:
+    """Read an envelope; None when it does not parse. Constants that are not JSON are read as null."""
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+
+
+def read_error(value: Any) -> ErrorBody:
+    """Find the error in the shapes that providers use; an empty one when there is none."""
+    if isinstance(value, list):
+        value = value[0] if value else None  # Gemini
+    value = mapping(value)
+    error = value.get("error", value)
+    if isinstance(error, str):  # Ollama's native API
+        return ErrorBody(message=error, words=_words({}, value))
+    error = mapping(error)
+    if isinstance(detail := error.get("detail"), str) and isinstance(inner := parse(detail), Mapping):
+        return read_error(inner)  # gateways that wrap an error as text
+    message = error.get("message")
+    if not isinstance(message, str):
+        message = _detail(error.get("detail"))
+    return ErrorBody(data=error, message=message, words=_words(error, value), number=_number(error))
+
+
+def _detail(detail: Any) -> str:
+    """FastAPI's ``detail``: a text, or a list of places and messages."""
+    if isinstance(detail, str):
+        return detail
+    entries = [mapping(entry) for entry in detail] if isinstance(detail, list) else []
+    return "; ".join(f"{_place(entry.get('loc'))}: {entry.get('msg')}" for entry in entries[:5])
+
+
+def _place(loc: Any) -> str:
+    return ".".join(str(part) for part in loc) if isinstance(loc, list) else ""
+
+
+def _number(error: Mapping[str, Any]) -> int | None:
+    for name in ("code", "http_status", "status", "raw_status_code"):
+        text = str(error.get(name))
+        if re.fullmatch("[1-5][0-9]{2}", text, re.ASCII):
+            return int(text)
+    return None
+
+
+def _words(error: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, ...]:
+    """Collect the machine words, and name the fields whose mere presence tells something."""
+    metadata, availability = mapping(error.get("metadata")), mapping(error.get("availability"))
+    details = error.get("details")
+    candidates: Iterator[Any] = iter(
+        (
+            metadata.get("limit_source"),
+            error.get("code"),
+            mapping(details).get("error_code"),
+            availability.get("code"),
+            metadata.get("error_type"),
+            error.get("error_type"),
+            error.get("type"),
+            error.get("status"),
+            mapping(error.get("innererror")).get("code"),
+            *(mapping(entry).get("reason") for entry in (details if isinstance(details, list) else ())),
+        )
+    )
+    words = [word.lower() for word in candidates if isinstance(word, str) and word and not word.isdigit()]
+    words += [name for name in ("failed_generation",) if name in error or name in outer]
+    words += [name for name in ("flagged_input",) if name in metadata]
+    return tuple(dict.fromkeys(words))
+
+
+def read_usage(envelope: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
+    """Tokens and cost as told: OpenAI's ``usage``, OpenRouter's ``usage.cost``, LiteLLM's cost header."""
+    usage = mapping(envelope.get("usage"))
+    told = Usage(
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+        total_tokens=_count(usage.get("total_tokens")),
+        cost=_cost(usage.get("cost")) or _cost(headers.get("x-litellm-response-cost")),
+    )
+    return None if told == Usage() else told
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT else None
+
+
+def _cost(value: Any) -> Decimal | None:
+    """Through text, since the binary value of 0.1 is not what was meant."""
+    text = str(value).strip()
+    return Decimal(text) if _COST.fullmatch(text) else None
+
+
+def read_id(headers: Mapping[str, str], envelope: Mapping[str, Any]) -> str | None:
+    """The id under which the provider knows the request, for its support and its logs."""
+    told = [headers.get(name) for name in _IDS]
+    told += [envelope.get("request_id"), envelope.get("id"), headers.get("cf-ray")]
+    return next((name for name in told if isinstance(name, str) and name.strip()), None)

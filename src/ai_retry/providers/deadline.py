@@ -1,0 +1,224 @@
+"""Connections on which one deadline covers everything: name lookup, connect, TLS, sending, headers and body.
+
+The timeouts of ``requests`` begin again with every read, so a server that drips bytes, of a header or of a body, is
+never late. Here every single operation on a socket gets what is left until the deadline of the call that runs in this
+thread, so no watchdog is needed and no thread can be left behind, with one exception: a name lookup can't be
+interrupted. It runs in a thread of its own, one per name at a time, which ends when the system's resolver gives up.
+
+What an answer means is not known here.
+"""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
+
+from ai_retry.domain.ports import Clock
+
+_CONNECT_SECONDS = 5.0  # at most for one address; longer means that nobody is there
+_IDLE_SECONDS = 4.0  # servers close idle connections, some after 5 s, and a request sent just then would be in doubt
+
+
+class Deadline:
+    """When a call must have ended, and whether its current request may have reached the server."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        """Begin now."""
+        self._clock = clock
+        self._ends = clock.monotonic() + seconds
+        self.sent = False  # set by the connection; reset by who sends another request
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end; negative afterwards."""
+        return self._ends - self._clock.monotonic()
+
+
+_current: ContextVar[Deadline] = ContextVar("ai_retry_deadline")
+
+
+@contextmanager
+def bounded_by(deadline: Deadline) -> Iterator[None]:
+    """Let ``deadline`` rule the connections that this thread uses meanwhile."""
+    token = _current.set(deadline)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _time_left() -> float:
+    left = _current.get().left
+    if left <= 0:
+        raise TimeoutError("the deadline has passed")
+    return left
+
+
+class _Socket(socket.socket):
+    """Gives each operation what is left of the deadline."""
+
+    used_at = 0.0  # time.monotonic() of the last byte read
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_time_left())
+        count = super().recv_into(*args, **kwargs)
+        self.used_at = time.monotonic()
+        return count
+
+    def recv(self, *args: Any, **kwargs: Any) -> bytes:
+        self.settimeout(_time_left())
+        return super().recv(*args, **kwargs)
+
+    def send(self, *args: Any, **kwargs: Any) -> int:
+        self.settimeout(_time_left())
+        return super().send(*args, **kwargs)
+
+    def sendall(self, *args: Any, **kwargs: Any) -> None:
+        self.settimeout(_time_left())
+        super().sendall(*args, **kwargs)
+
+
+class _TlsSocket(_Socket, ssl.SSLSocket):
+    """The same over TLS; ``ssl`` bounds a whole handshake by the timeout that it finds."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 (the signature of ssl)
+        self.settimeout(_time_left())
+        super().do_handshake(block)
+
+
+def _tls_context(cert_reqs: Any) -> ssl.SSLContext:
+    context = create_urllib3_context(cert_reqs=resolve_cert_reqs(cert_reqs))
+    context.sslsocket_class = _TlsSocket
+    return context
+
+
+class _Connection(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        try:
+            return _connect(_lookups.addresses(self._dns_host, self.port), self.socket_options or ())
+        except (socket.gaierror, UnicodeError):
+            failure: Exception = NameResolutionError(self.host, self, socket.gaierror("unknown name"))
+        except TimeoutError:
+            failure = ConnectTimeoutError(self, "connecting took too long")
+        except OSError as error:
+            failure = NewConnectionError(self, f"connecting failed: {error.strerror}")
+        raise failure
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it may be used again: not if the server may be about to close it."""
+        used_at = getattr(self.sock, "used_at", 0.0)
+        return super().is_connected and time.monotonic() - used_at < _IDLE_SECONDS
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Connect first, so that it is known from when on the server may have seen the request."""
+        if self.sock is None:
+            self.connect()
+        _current.get().sent = True
+        super().request(*args, **kwargs)
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    def connect(self) -> None:
+        self.ssl_context = _tls_context(self.cert_reqs)
+        HTTPSConnection.connect(self)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+_POOLS = {"http": _Pool, "https": _TlsPool}
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """A transport of ``requests`` that must be used within ``bounded_by``; it repeats nothing by itself."""
+
+    def __init__(self, *, pool_size: int) -> None:
+        """Keep at most ``pool_size`` idle connections per host; more may be in use at once."""
+        super().__init__(pool_connections=4, pool_maxsize=pool_size, max_retries=0, pool_block=False)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools of connections without a proxy."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """Make the pools of connections through ``proxy``, an http or https one."""
+        if proxy.lower().startswith("socks"):
+            raise ValueError("SOCKS proxies are not supported: they would escape the deadline")
+        if proxy.lower().startswith("https") and proxy not in self.proxy_manager:
+            kwargs["proxy_ssl_context"] = _tls_context("CERT_REQUIRED")
+            kwargs["proxy_ssl_context"].load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+def _connect(addresses: list[Any], options: Iterable[Any]) -> socket.socket:
+    """Connect to the first address that answers; the time left is shared out among them."""
+    failure = OSError("no address")
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        connection = _Socket(family, kind, protocol)
+        try:
+            for option in options:
+                connection.setsockopt(*option)
+            connection.settimeout(min(_CONNECT_SECONDS, _time_left() / (len(addresses) - number)))
+            connection.connect(address)
+        except OSError as error:
+            connection.close()
+            failure = error
+        else:
+            return connection
+    raise failure
+
+
+class _Lookups:
+    """Name lookups that are waited for no longer than the deadline allows."""
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[str, int], Future[list[Any]]] = {}
+        self._lock = threading.Lock()
+
+    def addresses(self, host: str, port: int) -> list[Any]:
+        """What ``getaddrinfo`` says; a lookup of the same name that is running already is shared."""
+        try:
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            pass  # a name, not an address
+        with self._lock:
+            lookup = self._running.get((host, port))
+            if lookup is None:
+                lookup = self._running[host, port] = Future()
+                threading.Thread(target=self._look_up, args=(host, port), name="ai-retry-lookup", daemon=True).start()
+        return lookup.result(_time_left())
+
+    def _look_up(self, host: str, port: int) -> None:
+        try:
+            found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            self._take(host, port).set_exception(error)
+        else:
+            self._take(host, port).set_result(found)
+
+    def _take(self, host: str, port: int) -> "Future[list[Any]]":
+        with self._lock:
+            return self._running.pop((host, port))
+
+
+_lookups = _Lookups()

@@ -1,0 +1,223 @@
+"""What counts as valid output: strict JSON, storable in PostgreSQL, valid under the schema.
+
+Messages name the place by JSON pointer (RFC 6901) in words of the schema alone: never the content, nor a property name
+that the model made up. Nothing here knows of providers or HTTP.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+from ai_retry.domain.errors import ContextMissing
+
+_DEEPEST = 100  # levels of nesting; more is no answer, and would trouble whoever stores or reads it
+_LARGEST_INTEGER = 2**53 - 1  # RFC 7493 (I-JSON), section 2.2: beyond it, readers disagree about the value
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL refuses them in jsonb
+_NO_REGISTRY: Registry[Any] = Registry()  # retrieves nothing, so that a $ref never causes I/O
+
+
+class InvalidOutput(ValueError):
+    """The content is not valid; the message says where and by which rule, never what stands there.
+
+    Attributes:
+        broken: it is not JSON at all, as cut content is.
+    """
+
+    def __init__(self, problem: str, *, broken: bool = False) -> None:
+        super().__init__(problem)
+        self.broken = broken
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Make sure that outputs can be validated under ``schema``, a JSON Schema of draft 2020-12; no I/O.
+
+    Raises:
+        ContextMissing: it is not a schema, a pattern is no regular expression, or a ``$ref`` leads outside of it.
+    """
+    try:
+        Draft202012Validator.check_schema(dict(schema))
+        problem = next(_problems(dict(schema)), None)
+    except SchemaError as error:
+        problem = f"{_pointer(error.absolute_path)} is not valid in JSON Schema draft 2020-12"
+    except RecursionError:
+        problem = "it is nested too deeply"
+    except ValueError:
+        problem = "a $id or $ref is not a URI"
+    if problem is not None:
+        raise ContextMissing(f"response_schema: {problem}")
+
+
+def parse(content: str) -> Any:
+    """Read ``content`` as exactly one JSON value (RFC 8259) that can be stored and read without loss.
+
+    Refused beyond the RFC's grammar: duplicate names, ``NaN`` and ``Infinity``, numbers out of range, strings with
+    U+0000 or lone surrogates, and nesting of more than 100 levels.
+
+    Raises:
+        InvalidOutput: with the reason.
+    """
+    try:
+        value = json.loads(
+            content,
+            parse_constant=_refuse_constant,
+            parse_int=_integer,
+            parse_float=_number,
+            object_pairs_hook=_object,
+        )
+    except InvalidOutput:
+        raise
+    except (ValueError, RecursionError):
+        problem = "it is not JSON"
+    else:
+        _check_values(value)
+        return value
+    raise InvalidOutput(problem, broken=True)
+
+
+def validate(output: Any, schema: Mapping[str, Any]) -> None:
+    """Check ``output`` under a schema that ``check_schema`` has accepted.
+
+    Raises:
+        InvalidOutput: names the first place that fails and the keyword, as in ``/weeks/0/days: minItems``.
+    """
+    validator = Draft202012Validator(dict(schema), registry=_NO_REGISTRY)
+    try:
+        error = next(validator.iter_errors(output), None)
+    except RecursionError:
+        problem = "the schema refers to itself without end"
+    else:
+        if error is None:
+            return
+        problem = _describe(error, schema)
+    raise InvalidOutput(problem)
+
+
+def _problems(schema: Mapping[str, Any]) -> Iterator[str]:
+    """What the meta-schema can't see: references that lead to no schema, patterns that are none."""
+    root = DRAFT202012.create_resource(schema)
+    pending = [(_NO_REGISTRY.with_resource("", root).resolver(), root)]
+    seen = {id(schema)}
+    while pending:
+        resolver, resource = pending.pop()
+        for reference in _values(resource.contents, "$ref", "$dynamicRef"):
+            try:
+                target = resolver.lookup(reference)
+                Draft202012Validator.check_schema(target.contents)
+            except (Unresolvable, SchemaError):
+                yield "a $ref leads to no schema within it"
+                return
+            if id(target.contents) not in seen:
+                seen.add(id(target.contents))
+                pending.append((target.resolver, DRAFT202012.create_resource(target.contents)))
+        for pattern in (*_values(resource.contents, "pattern"), *_patterns(resource.contents)):
+            if not _compiles(pattern):
+                yield "a pattern is not a regular expression"
+        pending.extend((resolver.in_subresource(child), child) for child in resource.subresources())
+
+
+def _values(schema: Any, *keywords: str) -> list[Any]:
+    return [schema[keyword] for keyword in keywords if keyword in schema] if isinstance(schema, Mapping) else []
+
+
+def _patterns(schema: Any) -> list[str]:
+    return [pattern for patterns in _values(schema, "patternProperties") for pattern in patterns]
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise InvalidOutput("NaN and Infinity are not JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > len(str(-_LARGEST_INTEGER)) or abs(int(digits)) > _LARGEST_INTEGER:
+        raise InvalidOutput("an integer is too large")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise InvalidOutput("a number is too large")
+    return value
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise InvalidOutput("an object has a duplicate name")
+    return members
+
+
+def _check_values(value: Any) -> None:
+    """Level by level, without recursion."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        if not level:
+            return
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item)
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            elif isinstance(item, str):
+                storable(item)
+        level = below
+    if level:
+        raise InvalidOutput("it is nested too deeply")
+
+
+def storable(text: str) -> str:
+    """Return ``text`` if PostgreSQL can store it.
+
+    Raises:
+        InvalidOutput: it holds U+0000 or a lone surrogate.
+    """
+    if _UNSTORABLE.search(text):
+        raise InvalidOutput("a string holds U+0000 or a lone surrogate")
+    return text
+
+
+def _describe(error: ValidationError, schema: Mapping[str, Any]) -> str:
+    path = list(error.absolute_path)
+    if error.validator == "required":
+        required: Any = error.validator_value
+        present: Any = error.instance
+        path += [name for name in required if name not in present][:1]
+    return f"{_pointer(path, known=_names(schema))}: {error.validator}"
+
+
+def _names(schema: Any) -> set[str]:
+    """Every word of the schema: a property name that is not among them is the model's own."""
+    names: set[str] = set()
+    pending = [schema]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Mapping):
+            names.update(item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            names.update(entry for entry in item if isinstance(entry, str))
+            pending.extend(item)
+    return names
+
+
+def _pointer(path: Sequence[str | int], *, known: set[str] | None = None) -> str:
+    """A JSON pointer (RFC 6901); ``*`` stands for a name that is not to be told."""
+    parts = ["*" if known is not None and isinstance(part, str) and part not in known else str(part) for part in path]
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts) or "the root"

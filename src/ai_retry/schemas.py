@@ -1,0 +1,257 @@
+"""What goes over HTTP: parameters and answers as marshmallow schemas, in camelCase.
+
+They are the one description of the wire: requests are parsed with them, answers are dumped with them, and the OpenAPI
+document is generated from them. No rule and no framework belongs here.
+"""
+
+import re
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+from ai_retry.domain.model import Generation, GenerationStatus, Quota, RetryResult
+from ai_retry.domain.retry import RetryStatus
+from ai_retry.problems import Problem, camel_case, instant, problem_of
+
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_BARE_KEY: Final = re.compile(r"[!#-~][!-~]{0,254}")
+_QUOTED_KEY: Final = re.compile(r'"((?:[!#-\[\]-~]|\\["\\]){1,255})"')
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+class CanonicalUuid(fields.UUID):
+    """A UUID in its one canonical text form, in either case (RFC 9562, section 4)."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> UUID:
+        if not isinstance(value, str) or _UUID.fullmatch(value) is None:
+            raise ValidationError("not a canonical UUID")
+        return UUID(value)
+
+
+class IdempotencyKey(fields.String):
+    """A key, bare or as the string of the IETF draft: ``"k"`` and ``k`` are the same key.
+
+    See draft-ietf-httpapi-idempotency-key-header and, for strings, RFC 9651, section 3.3.3.
+    """
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str:
+        if _BARE_KEY.fullmatch(value):
+            return str(value)
+        quoted = _QUOTED_KEY.fullmatch(value)
+        if quoted is None:
+            raise ValidationError("not an idempotency key")
+        return re.sub(r'\\(["\\])', r"\1", quoted[1])
+
+
+class Instant(fields.String):
+    """An instant in UTC: ``2026-01-31T12:00:00.000000Z``."""
+
+    def __init__(self, *, description: str | None = None, allow_none: bool = False) -> None:
+        metadata = {"format": "date-time"} | ({} if description is None else {"description": description})
+        super().__init__(required=True, allow_none=allow_none, metadata=metadata)
+
+    def _serialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str | None:
+        return None if value is None else instant(value)
+
+
+class _Camel(Schema):
+    """Names in camelCase; clients are expected to skip members that they don't know."""
+
+    class Meta:
+        """Leave the documented objects open."""
+
+        unknown = EXCLUDE
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Name the member on the wire."""
+        field_obj.data_key = field_obj.data_key or camel_case(field_name)
+
+
+def _about(text: str, **more: Any) -> dict[str, Any]:
+    return {"description": text, **more}
+
+
+class GenerationPath(_Camel):
+    """Path parameters."""
+
+    generation_id = CanonicalUuid(required=True, metadata=_about("The generation's UUID, in canonical form."))
+
+
+class RetryHeaders(_Camel):
+    """Request headers of a retry."""
+
+    idempotency_key = IdempotencyKey(
+        data_key="Idempotency-Key",
+        metadata=_about(
+            "Repeats with a key whose attempt succeeded are answered with its session, as it is now.",
+            pattern=f"^(?:{_BARE_KEY.pattern}|{_QUOTED_KEY.pattern})$",
+        ),
+    )
+
+
+class GenerationSchema(_Camel):
+    """A generation."""
+
+    id = fields.UUID(required=True)
+    status = fields.String(required=True, validate=validate.OneOf([each.value for each in GenerationStatus]))
+    model = fields.String(required=True, allow_none=True)
+    duration_ms = fields.Integer(required=True, allow_none=True, metadata=_about("Of the AI provider's call."))
+    attempt = fields.Integer(required=True, metadata=_about("Number of its last attempt; the original call is 1."))
+    session_id = fields.UUID(required=True, allow_none=True)
+    created_at = Instant()
+    updated_at = Instant(allow_none=True)
+
+
+class QuotaSchema(_Camel):
+    """The user's quota."""
+
+    limit = fields.Integer(required=True)
+    remaining = fields.Integer(required=True, metadata=_about("What a new attempt could still hold."))
+    resets_at = Instant(allow_none=True, description="When the next unit comes back.")
+
+
+class ErrorSchema(_Camel):
+    """A problem."""
+
+    code = fields.String(required=True)
+    message = fields.String(required=True)
+    details = fields.Dict(
+        keys=fields.String(), required=True, metadata=_about("With a wait: retryAfterSeconds, as in Retry-After.")
+    )
+
+
+class RetryOutlookSchema(_Camel):
+    """Whether, and when, a retry is possible."""
+
+    possible = fields.Boolean(required=True, metadata=_about("Now."))
+    possible_at = Instant(allow_none=True, description="Earliest instant; null: not foreseeable.")
+    refusal = fields.Nested(ErrorSchema, required=True, allow_none=True)
+
+
+def _session(*, allow_none: bool) -> fields.Field[Any]:
+    about = _about("As the app's database tells it; its members are the app's business.")
+    return fields.Dict(keys=fields.String(), required=True, allow_none=allow_none, metadata=about)
+
+
+class RetryData(_Camel):
+    """A session and its generation."""
+
+    session = _session(allow_none=False)
+    generation = fields.Nested(GenerationSchema, required=True)
+
+
+class StatusData(RetryData):
+    """The same, as far as there is a session, and what a retry would be answered."""
+
+    session = _session(allow_none=True)
+    retry = fields.Nested(RetryOutlookSchema, required=True)
+
+
+class Meta(_Camel):
+    """About the request."""
+
+    request_id = fields.String(required=True)
+
+
+class QuotaMeta(Meta):
+    """About the request and the user."""
+
+    quota = fields.Nested(QuotaSchema, required=True)
+
+
+class RetryResponse(_Camel):
+    """GenerateAiSessionResponse."""
+
+    data = fields.Nested(RetryData, required=True)
+    meta = fields.Nested(QuotaMeta, required=True)
+
+
+class StatusResponse(_Camel):
+    """Where a generation stands."""
+
+    data = fields.Nested(StatusData, required=True)
+    meta = fields.Nested(QuotaMeta, required=True)
+
+
+class ErrorResponse(_Camel):
+    """Why there is no session."""
+
+    error = fields.Nested(ErrorSchema, required=True)
+    meta = fields.Nested(Meta, required=True)
+
+
+class HealthData(_Camel):
+    """Health."""
+
+    status = fields.String(required=True, validate=validate.Equal("ok"))
+
+
+class HealthResponse(_Camel):
+    """The process answers."""
+
+    data = fields.Nested(HealthData, required=True)
+    meta = fields.Nested(Meta, required=True)
+
+
+def retry_response(result: RetryResult, request_id: str) -> dict[str, Any]:
+    """Render a retry that has its session."""
+    data = {"session": result.session, "generation": _generation(result.generation, result.attempt)}
+    return _dump(RetryResponse(), data, _quota_meta(request_id, result.quota))
+
+
+def status_response(status: RetryStatus, request_id: str) -> dict[str, Any]:
+    """Render where a generation stands."""
+    snapshot, refusal = status.snapshot, status.refusal
+    wait = timedelta(0) if refusal is None else problem_of(refusal).retry_after
+    data = {
+        "session": snapshot.session,
+        "generation": _generation(snapshot.generation, snapshot.attempts[-1].number if snapshot.attempts else 1),
+        "retry": {
+            "possible": refusal is None,
+            "possible_at": None if wait is None else snapshot.as_of + wait,
+            "refusal": None if refusal is None else _error(problem_of(refusal)),
+        },
+    }
+    return _dump(StatusResponse(), data, _quota_meta(request_id, snapshot.quota))
+
+
+def error_response(problem: Problem, request_id: str) -> dict[str, Any]:
+    """Render a problem."""
+    document: dict[str, Any] = ErrorResponse().dump({"error": _error(problem), "meta": {"request_id": request_id}})
+    return document
+
+
+def health_response(request_id: str) -> dict[str, Any]:
+    """Render that the process answers."""
+    return _dump(HealthResponse(), {"status": "ok"}, {"request_id": request_id})
+
+
+def _dump(schema: Schema, data: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    document: dict[str, Any] = schema.dump({"data": data, "meta": meta})
+    return document
+
+
+def _generation(generation: Generation, attempt: int) -> dict[str, Any]:
+    return {
+        "id": generation.id,
+        "status": generation.status.value,
+        "model": generation.model,
+        "duration_ms": None if generation.duration is None else round(generation.duration / _MILLISECOND),
+        "attempt": attempt,
+        "session_id": generation.session_id,
+        "created_at": generation.created_at,
+        "updated_at": generation.updated_at,
+    }
+
+
+def _quota_meta(request_id: str, quota: Quota) -> dict[str, Any]:
+    return {
+        "request_id": request_id,
+        "quota": {"limit": quota.limit, "remaining": quota.remaining, "resets_at": quota.resets_at},
+    }
+
+
+def _error(problem: Problem) -> dict[str, Any]:
+    return {"code": problem.code, "message": problem.message, "details": problem.wire_details}

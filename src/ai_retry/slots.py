@@ -1,0 +1,74 @@
+"""How many provider calls run at once in one process.
+
+A slow provider must not take every thread of the server: refusals, status pages and health checks are to be answered
+while calls wait. Limits that belong to a user are the domain's; this one belongs to the process and knows no user.
+"""
+
+from datetime import timedelta
+from threading import BoundedSemaphore
+from types import TracebackType
+from typing import Final, Self
+from uuid import UUID
+
+from ai_retry.domain.errors import TooManyParallel
+from ai_retry.domain.model import Admission, Claim
+from ai_retry.domain.ports import Storage
+
+_FULL_WAIT: Final = timedelta(seconds=1)
+
+
+class CallSlots:
+    """The process's calls: ``limit`` of them, shared by all its threads."""
+
+    def __init__(self, limit: int) -> None:
+        """Take the limit, at least 1."""
+        self.limit = limit
+        self._free = BoundedSemaphore(limit)
+
+    def take(self) -> None:
+        """Take a slot without waiting.
+
+        Raises:
+            TooManyParallel: all are taken; come back in a second.
+        """
+        if not self._free.acquire(blocking=False):
+            raise TooManyParallel(self.limit, retry_after=_FULL_WAIT)
+
+    def give_back(self) -> None:
+        """Free a taken slot."""
+        self._free.release()
+
+
+class SlottedStorage:
+    """A storage, for one retry, that takes a call's slot just before it claims.
+
+    There the slot costs nobody anything: whoever is refused by a rule has been told so already and needed none, a
+    replayed result and a stored answer need none either, and no attempt is opened that could not be run. It is freed
+    when the retry ends, settled or not.
+    """
+
+    def __init__(self, storage: Storage, slots: CallSlots) -> None:
+        self.load, self.succeed, self.fail = storage.load, storage.succeed, storage.fail
+        self._claim = storage.claim
+        self._slots = slots
+        self._taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._taken:
+            self._slots.give_back()
+
+    def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
+        """See ``Storage``.
+
+        Raises:
+            TooManyParallel: no slot is free; nothing was written.
+        """
+        if admission.stored_answer is None and not self._taken:
+            self._slots.take()
+            self._taken = True
+        return self._claim(admission, token=token, lease=lease)

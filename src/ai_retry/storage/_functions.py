@@ -1,0 +1,243 @@
+"""The ``Storage`` port over the SQL functions of ``supabase/migrations``: rows to model and back.
+
+One method, one function, one transaction. How a function is called is the transport's business and is passed in; what
+a failure of the call means (``failure_of_sqlstate``) and when it is repeated stands here, once for all transports.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NoReturn, TypeAlias
+from uuid import UUID
+
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from ai_retry.domain.errors import (
+    AiRetryError,
+    AlreadySucceeded,
+    GenerationFailed,
+    GenerationNotFound,
+    LeaseLost,
+    NotConfigured,
+    SessionRejected,
+    StorageOutcomeUnknown,
+    StorageUnavailable,
+)
+from ai_retry.domain.model import (
+    Admission,
+    Answer,
+    Claim,
+    Failure,
+    FailureCode,
+    GenerationStatus,
+    QuotaRule,
+    Settled,
+    Snapshot,
+)
+from ai_retry.storage._rows import (
+    Json,
+    answer_row,
+    claim_arguments,
+    instant,
+    milliseconds,
+    read_generation,
+    read_quota,
+    read_snapshot,
+    rule_arguments,
+    usage_row,
+)
+
+Transport: TypeAlias = Callable[[str, Json], Any]
+"""Calls ``public.<name>`` with named arguments and returns its JSON; raises ``StorageFailure`` or ``NotConfigured``."""
+
+_READ_FOR = timedelta(seconds=3)  # load and claim: a user is waiting
+_SETTLE_FOR = timedelta(seconds=10)  # an answer was paid for
+_SOON = timedelta(seconds=1)
+_TRANSIENT = (
+    "40001",
+    "40P01",
+    "55P03",
+    "57014",
+    "53",
+)  # the statement was undone; 53: out of resources
+_UNKNOWN = ("08", "57P", "XX", "58")  # the link or the server went away, perhaps after the commit
+_NOT_SET_UP = ("42883", "42P01", "42703", "3F000", "42501", "28")
+
+
+class FunctionStorage:
+    """Implements ``ai_retry.domain.ports.Storage`` over a transport."""
+
+    def __init__(self, call: Transport) -> None:
+        self._call = call
+
+    def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
+        """See the port."""
+        row = self._repeat(
+            _READ_FOR,
+            "ai_retry_load",
+            {"p_user_id": str(user_id), "p_generation_id": str(generation_id), **rule_arguments(quota_rule)},
+        )
+        return None if row is None else read_snapshot(row)
+
+    def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
+        """See the port."""
+        answer = self._repeat(
+            _READ_FOR,
+            "ai_retry_claim",
+            {
+                "p_user_id": str(admission.user_id),
+                "p_generation_id": str(admission.generation_id),
+                "p_token": str(token),
+                "p_number": admission.number,
+                "p_version": admission.version,
+                "p_as_of": admission.as_of.isoformat(),
+                "p_lease_seconds": lease.total_seconds(),
+                "p_abandoned_wait_seconds": admission.abandoned_wait.total_seconds(),
+                "p_max_live": admission.max_live,
+                "p_max_used": admission.max_used,
+                "p_window_seconds": admission.quota_rule.window.total_seconds(),
+                "p_count_own_successes": admission.quota_rule.count_own_successes,
+                "p_charge": admission.charge,
+                "p_idempotency_key": admission.idempotency_key,
+                "p_waived": ",".join(sorted(admission.waived)),
+                "p_operator": admission.operator,
+            },
+        )
+        if answer["status"] == "not_found":
+            raise GenerationNotFound(admission.generation_id)
+        if answer["status"] == "stale":
+            return None
+        return Claim(
+            user_id=admission.user_id,
+            generation_id=admission.generation_id,
+            number=answer["number"],
+            token=token,
+            lease_expires_at=instant(answer["lease_expires_at"]),
+        )
+
+    def succeed(
+        self,
+        claim: Claim,
+        answer: Answer,
+        *,
+        answer_from: int | None,
+        duration: timedelta | None,
+        quota_rule: QuotaRule,
+        rejected_wait: timedelta,
+        rejected_again_wait: timedelta,
+    ) -> Settled:
+        """See the port."""
+        result = self._repeat(
+            _SETTLE_FOR,
+            "ai_retry_succeed",
+            {
+                **claim_arguments(claim),
+                "p_answer": json.dumps(answer_row(answer), allow_nan=False),
+                "p_answer_from": answer_from,
+                "p_wire_requests": 0 if answer_from else answer.wire_requests,
+                "p_duration_ms": milliseconds(duration),
+                "p_rejected_message": SessionRejected.summary,
+                "p_rejected_wait_seconds": rejected_wait.total_seconds(),
+                "p_rejected_again_wait_seconds": rejected_again_wait.total_seconds(),
+                **rule_arguments(quota_rule),
+            },
+        )
+        if result["status"] != "succeeded":
+            _raise_unsettled(claim, result)
+        return Settled(
+            generation=read_generation(result["generation"]),
+            session=result["session"] or {},
+            quota=read_quota(result["quota"]),
+        )
+
+    def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
+        """See the port."""
+        timed_out = failure.code is FailureCode.TIMEOUT
+        result = self._repeat(
+            _SETTLE_FOR,
+            "ai_retry_fail",
+            {
+                **claim_arguments(claim),
+                "p_status": GenerationStatus.TIMEOUT if timed_out else GenerationStatus.ERROR,
+                "p_code": failure.code,
+                "p_message": str(GenerationFailed(failure)),
+                "p_reason": failure.reason,
+                "p_counted": failure.counted,
+                "p_provider_outcome": failure.provider_outcome,
+                "p_delay_seconds": delay.total_seconds(),
+                "p_duration_ms": milliseconds(duration),
+                "p_model": failure.model,
+                "p_usage": json.dumps(usage_row(failure.usage)) if failure.usage else None,
+                "p_provider_id": failure.provider_id,
+                "p_wire_requests": failure.wire_requests,
+            },
+        )
+        if result["status"] != "failed":
+            _raise_unsettled(claim, result)
+
+    def _repeat(self, budget: timedelta, function: str, arguments: Json) -> Any:
+        """Call until it answers: every function may be repeated, the writing ones by their token.
+
+        When an early try may have been committed and the last one was not, the outcome is still unknown.
+        """
+        unknown: StorageOutcomeUnknown | None = None
+        try:
+            for attempt in Retrying(
+                retry=retry_if_exception(_is_transient),
+                stop=stop_after_delay(budget),
+                wait=wait_random_exponential(multiplier=0.05, max=1),
+                reraise=True,
+            ):
+                with attempt:
+                    try:
+                        return self._call(function, arguments)
+                    except StorageOutcomeUnknown as error:
+                        unknown = error
+                        raise
+        except StorageUnavailable:
+            if unknown is None:
+                raise
+        raise unknown or StorageUnavailable("no answer", retry_after=_SOON)
+
+
+def failure_of_sqlstate(sqlstate: str) -> AiRetryError:
+    """Say what a SQLSTATE means for the caller (PostgreSQL documentation, appendix A); the message is never read.
+
+    Safe to repeat in every case: functions that write are idempotent by token.
+    """
+    if sqlstate.startswith(_TRANSIENT):
+        return StorageUnavailable(sqlstate, retry_after=_SOON)
+    if sqlstate.startswith(_UNKNOWN):
+        return StorageOutcomeUnknown(sqlstate, retry_after=_SOON)
+    if sqlstate.startswith(_NOT_SET_UP):
+        return NotConfigured(
+            f"the database refused a function of ai-retry ({sqlstate}): apply the migrations and use the service role"
+        )
+    return StorageUnavailable(sqlstate)
+
+
+def unreachable(reason: str) -> StorageUnavailable:
+    """Build the failure of a call that never reached the database."""
+    return StorageUnavailable(reason, retry_after=_SOON)
+
+
+def reply_lost(reason: str) -> StorageOutcomeUnknown:
+    """Build the failure of a call whose reply never came."""
+    return StorageOutcomeUnknown(reason, retry_after=_SOON)
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, StorageOutcomeUnknown | StorageUnavailable) and error.retry_after is not None
+
+
+def _raise_unsettled(claim: Claim, result: Json) -> NoReturn:
+    status = result["status"]
+    if status == "session_rejected":
+        wait = timedelta(seconds=result["retry_after_seconds"])
+        raise SessionRejected(result["constraint"], retry_after=wait)
+    if status == "already_succeeded":
+        session_id = result["session_id"]
+        raise AlreadySucceeded(claim.generation_id, UUID(session_id) if session_id else None)
+    if status == "closed":
+        raise LeaseLost(answer_kept=result["answer_kept"])
+    raise GenerationNotFound(claim.generation_id)

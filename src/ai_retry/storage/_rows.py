@@ -1,0 +1,173 @@
+"""Rows of the SQL functions, which are JSON, to the domain's values and back.
+
+A pure mapping: no rule, no call. A row that can't be understood is ``NotConfigured``, with the remedy.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from ai_retry.domain.errors import NotConfigured
+from ai_retry.domain.model import (
+    Answer,
+    Attempt,
+    Claim,
+    Generation,
+    GenerationStatus,
+    Outcome,
+    Quota,
+    QuotaRule,
+    Snapshot,
+    StoredAnswer,
+    Usage,
+)
+
+Json: TypeAlias = Mapping[str, Any]
+
+
+def rule_arguments(rule: QuotaRule) -> Json:
+    """Arguments that every function which counts the quota takes."""
+    return {
+        "p_limit": rule.limit,
+        "p_window_seconds": rule.window.total_seconds(),
+        "p_count_own_successes": rule.count_own_successes,
+    }
+
+
+def claim_arguments(claim: Claim) -> Json:
+    """Arguments that every settle takes."""
+    return {
+        "p_user_id": str(claim.user_id),
+        "p_generation_id": str(claim.generation_id),
+        "p_token": str(claim.token),
+    }
+
+
+def answer_row(answer: Answer) -> Json:
+    """An answer as the attempt row keeps it."""
+    return {
+        "output": answer.output,
+        "model": answer.model,
+        "usage": usage_row(answer.usage) if answer.usage else None,
+        "provider_id": answer.provider_id,
+    }
+
+
+def usage_row(usage: Usage) -> Json:
+    """Usage as the attempt row keeps it."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "cost": None if usage.cost is None else float(usage.cost),
+    }
+
+
+def read_snapshot(row: Json) -> Snapshot:
+    """Read what ``ai_retry_load`` returned."""
+    return Snapshot(
+        as_of=instant(row["as_of"]),
+        version=row["version"],
+        generation=read_generation(row["generation"]),
+        attempts=_attempts(row["attempts"]),
+        live=row["live"],
+        live_until=_maybe_instant(row["live_until"]),
+        quota=read_quota(row["quota"]),
+        stored_answer=_stored_answer(row["stored_answer"]),
+        session=row["session"],
+        can_create_session=row["can_create_session"],
+    )
+
+
+def read_generation(row: Json) -> Generation:
+    """Read a generation; ``NotConfigured`` when its status is no word of ours."""
+    return Generation(
+        id=UUID(row["id"]),
+        user_id=UUID(row["user_id"]),
+        status=_status(row["status"]),
+        model=row["model"],
+        prompt_data=row["prompt_data"],
+        session_id=UUID(row["session_id"]) if row["session_id"] else None,
+        duration=None if row["duration_ms"] is None else timedelta(milliseconds=float(row["duration_ms"])),
+        created_at=instant(row["created_at"]),
+        updated_at=_maybe_instant(row["updated_at"]),
+    )
+
+
+def _status(word: str | None) -> GenerationStatus:
+    try:
+        return GenerationStatus(word or "")
+    except ValueError:
+        known = ", ".join(GenerationStatus)
+        raise NotConfigured(f"generations.status holds a word that is not one of {known}") from None
+
+
+def _attempts(rows: Sequence[Json]) -> Sequence[Attempt]:
+    return tuple(
+        Attempt(
+            number=row["number"],
+            started_at=instant(row["started_at"]),
+            lease_expires_at=instant(row["lease_expires_at"]),
+            outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+            closed_at=_maybe_instant(row["closed_at"]),
+            code=row["code"],
+            counted=row["counted"],
+            next_attempt_at=_maybe_instant(row["next_attempt_at"]),
+            idempotency_key=row["idempotency_key"],
+            refused_constraint=row["refused_constraint"],
+        )
+        for row in rows
+    )
+
+
+def read_quota(row: Json) -> Quota:
+    """Read what ``ai_retry_quota`` returned."""
+    return Quota(
+        limit=row["limit"],
+        window=timedelta(seconds=row["window_seconds"]),
+        captured=row["captured"],
+        held=row["held"],
+        resets_at=_maybe_instant(row["resets_at"]),
+    )
+
+
+def _stored_answer(row: Json | None) -> StoredAnswer | None:
+    if row is None:
+        return None
+    usage = row["usage"]
+    return StoredAnswer(
+        number=row["number"],
+        answer=Answer(
+            output=row["output"],
+            model=row["model"],
+            usage=None if usage is None else _usage(usage),
+            provider_id=row["provider_id"],
+            wire_requests=0,
+        ),
+    )
+
+
+def _usage(row: Json) -> Usage:
+    cost = row["cost"]
+    return Usage(
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+        total_tokens=row["total_tokens"],
+        cost=None if cost is None else Decimal(str(cost)),
+    )
+
+
+def instant(text: str) -> datetime:
+    """Read an instant; the database writes them with their offset."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _maybe_instant(text: str | None) -> datetime | None:
+    return None if text is None else instant(text)
+
+
+def milliseconds(duration: timedelta | None) -> int | None:
+    """Round to whole milliseconds, as ``generations.duration_ms`` keeps them."""
+    return None if duration is None else round(duration / timedelta(milliseconds=1))

@@ -1,0 +1,66 @@
+"""``Storage`` over a direct PostgreSQL connection, with psycopg.
+
+Every call is one statement in autocommit, so it works through a transaction pooler too: no session state, no named
+prepared statement, no LISTEN. What the statements mean stands in ``_functions``.
+"""
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from ai_retry.domain.errors import AiRetryError
+from ai_retry.storage._functions import FunctionStorage, failure_of_sqlstate, reply_lost, unreachable
+from ai_retry.storage._rows import Json
+
+_LINK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
+
+
+class PostgresStorage(FunctionStorage):
+    """The storage as a role that may execute the functions (``service_role`` or the migrations' owner).
+
+    Args:
+        conninfo: a libpq connection string; its password is in no repr and in no error.
+        max_connections: of the pool, which opens them as they are needed.
+        pool_timeout: seconds to wait for a free one before ``StorageUnavailable``.
+    """
+
+    def __init__(self, conninfo: str, *, max_connections: int = 16, pool_timeout: float = 5.0) -> None:
+        super().__init__(self._call_function)
+        self._pool = ConnectionPool(
+            conninfo,
+            kwargs={"autocommit": True, "prepare_threshold": None, **_LINK},
+            min_size=0,
+            max_size=max_connections,
+            timeout=pool_timeout,
+            name="ai_retry",
+            open=True,
+        )
+
+    def __repr__(self) -> str:
+        """Tell the pool's size, not where it connects."""
+        return f"PostgresStorage(max_connections={self._pool.max_size})"
+
+    def close(self) -> None:
+        """Close the pool's connections."""
+        self._pool.close()
+
+    def _call_function(self, function: str, arguments: Json) -> Any:
+        statement = sql.SQL("select public.{}({})").format(
+            sql.Identifier(function),
+            sql.SQL(", ").join(
+                sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
+            ),
+        )
+        failure: AiRetryError
+        try:
+            with self._pool.connection() as connection:
+                row = connection.execute(statement, arguments).fetchone()
+                return row[0] if row else None
+        except PoolTimeout:
+            failure = unreachable("no connection")
+        except psycopg.Error as error:
+            # Its text may hold a row, so neither it nor its chain leaves this function.
+            failure = failure_of_sqlstate(error.sqlstate) if error.sqlstate else reply_lost("connection lost")
+        raise failure

@@ -1,0 +1,51 @@
+"""Fixtures for every kind of test: the lifecycles of the local stack and its databases."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.support.stack import Stack, running_stack
+from tests.support.waiting import skipping_without_stack
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that uses the stack, directly or not, so that `-m "not stack"` leaves it out."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.stack)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """One stack with our migrations for the whole session; `AI_RETRY_TEST_STACK` names the env file of another."""
+    if env_file := os.environ.get("AI_RETRY_TEST_STACK"):
+        yield Stack.from_env_file(Path(env_file))
+        return
+    with ExitStack() as cleanup:
+        with skipping_without_stack():
+            running = cleanup.enter_context(running_stack())
+        yield running
+
+
+@pytest.fixture
+def migrated_database(stack: Stack) -> Iterator[str]:
+    """The URL of a new database that has our migrations."""
+    yield from _database(stack, migrated=True)
+
+
+@pytest.fixture
+def bare_database(stack: Stack) -> Iterator[str]:
+    """The URL of a new database as Supabase makes it, without our migrations."""
+    yield from _database(stack, migrated=False)
+
+
+def _database(stack: Stack, *, migrated: bool) -> Iterator[str]:
+    name = f"test_{uuid4().hex}"
+    url = stack.create_database(name, migrated=migrated)
+    yield url
+    stack.drop_database(name)

@@ -1,0 +1,87 @@
+"""Migrations as `supabase db push` applies them, and the privileges of older Supabase projects."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+_FILE = re.compile(r"(?P<version>\d+)_(?P<name>.*)\.sql")
+
+_HISTORY = """
+create schema if not exists supabase_migrations;
+create table if not exists supabase_migrations.schema_migrations (
+  version text not null primary key,
+  statements text[],
+  name text
+);
+"""
+
+_LEGACY = """
+alter default privileges for role postgres in schema public
+  grant all on tables to anon, authenticated, service_role;
+alter default privileges for role postgres in schema public
+  grant all on functions to anon, authenticated, service_role;
+alter default privileges for role postgres in schema public
+  grant all on sequences to anon, authenticated, service_role;
+"""
+
+
+def apply_migrations(
+    database_url: str,
+    directory: Path,
+    *,
+    force: bool = False,
+    on_notice: Callable[[str], None] | None = None,
+) -> list[str]:
+    """Apply the migrations of a directory in the order of their versions, each in one transaction.
+
+    Args:
+        database_url: The database, as a superuser.
+        directory: Holds `<version>_<name>.sql` files; others are ignored.
+        force: Run those again that are recorded already.
+        on_notice: Called with each notice and warning that the server sends.
+
+    Returns:
+        The names, without `.sql`, of the migrations that ran.
+
+    Raises:
+        psycopg.Error: What the server said; a note names the file. Earlier files stay applied.
+    """
+    files = sorted(
+        (match["version"], path) for path in directory.glob("*.sql") if (match := _FILE.fullmatch(path.name))
+    )
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("set client_min_messages = warning")
+        connection.execute(_HISTORY)
+        recorded = connection.execute("select version from supabase_migrations.schema_migrations").fetchall()
+        done = set() if force else {version for (version,) in recorded}
+        if on_notice is not None:
+            connection.add_notice_handler(lambda notice: on_notice(notice.message_primary or ""))
+        pending = [(version, path) for version, path in files if version not in done]
+        for version, path in pending:
+            _apply(connection, version, path)
+    return [path.stem for _, path in pending]
+
+
+def grant_legacy_default_privileges(database_url: str) -> None:
+    """Make a database grant everything made later in `public` to everyone, as older Supabase projects do."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(_LEGACY)
+
+
+def _apply(connection: psycopg.Connection, version: str, path: Path) -> None:
+    statements = path.read_text(encoding="utf-8")
+    name = path.stem.removeprefix(f"{version}_")
+    connection.execute("reset all")  # a file's `set` must not reach the next file
+    try:
+        with connection.transaction():
+            connection.execute(statements.encode())
+            connection.execute(
+                "insert into supabase_migrations.schema_migrations (version, statements, name) values (%s, %s, %s)"
+                " on conflict (version) do update set statements = excluded.statements, name = excluded.name",
+                (version, [statements], name),
+            )
+    except psycopg.Error as error:
+        error.add_note(f"in migration {path.name}")
+        raise
