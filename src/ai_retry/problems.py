@@ -91,10 +91,17 @@ def problem_of(error: Exception) -> Problem:
                 code=error.code,
                 http_status=error.http_status,
                 message=str(error),
-                retry_after=error.retry_after or (_SECOND if isinstance(error, StorageUnavailable) else None),
+                retry_after=_wait_of(error),
                 details=error.details,
             )
     return INTERNAL
+
+
+def _wait_of(error: AiRetryError) -> timedelta | None:
+    """Tell the error's wait; for a storage that was not reached, where none could be known, a second."""
+    if error.retry_after is None and isinstance(error, StorageUnavailable):
+        return _SECOND
+    return error.retry_after
 
 
 def reason_of(error: Exception) -> str:

@@ -691,10 +691,16 @@ begin
   select * into v_attempt from public.ai_retry_attempts a where a.token = p_token;
   if not found then
     return pg_catalog.jsonb_build_object('status', 'not_found');
-  elsif v_attempt.outcome = 'succeeded' then
+  elsif v_found and v_attempt.code = 'SESSION_REJECTED' then
+    return pg_catalog.jsonb_build_object(
+      'status', 'session_rejected', 'constraint', v_attempt.refused_constraint,
+      'retry_after_seconds', extract(epoch from v_attempt.next_attempt_at - v_attempt.closed_at));
+  elsif v_found and v_attempt.outcome = 'succeeded' then
     select pg_catalog.to_jsonb(s) into v_session from public.sessions s where s.id = v_attempt.session_id;
     return public.ai_retry_settled(
       v_generation, v_session, p_limit, p_window_seconds, p_count_own_successes, v_now);
+  elsif v_attempt.outcome = 'succeeded' then
+    return pg_catalog.jsonb_build_object('status', 'not_found');
   elsif not v_found then
     v_status := 'not_found';
     v_code := 'GENERATION_NOT_FOUND';

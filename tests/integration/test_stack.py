@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
@@ -46,6 +46,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory for another stack: not pytest's own, which Postgres' user could not enter."""
+    with tempfile.TemporaryDirectory(prefix="ai-retry-test-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
 def database(lab: Stack) -> Iterator[str]:
     """A database without our migrations."""
     yield lab.create_database("bare", migrated=False)
@@ -53,16 +60,19 @@ def database(lab: Stack) -> Iterator[str]:
 
 
 def rows(database_url: str, query: str) -> list[tuple[object, ...]]:
+    """Ask a database, as superuser."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         return connection.execute(query.encode()).fetchall()
 
 
 def execute(database_url: str, statements: str) -> None:
+    """Change a database, as superuser."""
     with psycopg.connect(database_url) as connection:
         connection.execute(statements.encode())
 
 
 def call_api(stack: Stack, method: str, path: str, key: str, token: str | None = None) -> requests.Response:
+    """Send one request with an API key and, perhaps, a user's token."""
     headers = {"apikey": key} | ({"Authorization": f"Bearer {token}"} if token else {})
     return requests.request(method, f"{stack.url}{path}", headers=headers, json={}, timeout=10)
 
@@ -164,12 +174,12 @@ def test_bare_database_has_auth_alone(database: str) -> None:
 def test_migrated_database_has_migrations(lab: Stack) -> None:
     """A migrated database has the tables and remembers the migrations; dropping it cuts its sessions."""
     url = lab.create_database("migrated", migrated=True)
-    with psycopg.connect(url) as still_connected:
+    with closing(psycopg.connect(url)) as still_connected:
         recorded = still_connected.execute("select version, name from supabase_migrations.schema_migrations").fetchall()
-        empty = still_connected.execute("select * from public.notes").fetchall()
+        notes = still_connected.execute("select * from public.notes").fetchall()
         lab.drop_database("migrated")
 
-    assert (recorded, empty) == ([("20260101000000", "notes")], [])
+    assert (recorded, notes) == ([("20260101000000", "notes")], [])
     assert rows(lab.database_url, "select 1 from pg_database where datname = 'migrated'") == []
 
 
@@ -262,12 +272,12 @@ with running_stack(None) as stack:
 
 
 @pytest.fixture
-def parent(lab: Stack, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A process that has, or will soon have, a stack in `tmp_path`, and waits to be killed."""
+def parent(lab: Stack, place: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that has, or will soon have, a stack in `place`, and waits to be killed."""
     process = subprocess.Popen(
         [sys.executable, "-c", PARENT],
         cwd=REPOSITORY,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(place)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -285,55 +295,60 @@ def supervisor_of(parent: "subprocess.Popen[str]") -> psutil.Process:
 
 
 def programs_in(directory: Path) -> set[str]:
+    """The names of the programs that work in the directory."""
     return {Path(process.info["cmdline"][0]).name for process in processes_in(directory) if process.info["cmdline"]}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_nothing_survives_parent(parent: "subprocess.Popen[str]", tmp_path: Path, number: signal.Signals) -> None:
+def test_nothing_survives_parent(parent: "subprocess.Popen[str]", place: Path, number: signal.Signals) -> None:
     """Whichever way its parent dies, a stack leaves neither a process nor a file."""
     supervisor_of(parent)
-    assert {"postgres", "node"} <= programs_in(tmp_path)
+    assert {"postgres", "node"} <= programs_in(place)
 
     parent.send_signal(number)
 
-    eventually(lambda: not processes_in(tmp_path))
-    eventually(lambda: not list(tmp_path.iterdir()))
+    eventually(lambda: not processes_in(place))
+    eventually(lambda: not list(place.iterdir()))
 
 
 @pytest.mark.parametrize("program", ["python", "postgres", "node"])
-def test_nothing_survives_killed_start(parent: "subprocess.Popen[str]", tmp_path: Path, program: str) -> None:
+def test_nothing_survives_killed_start(parent: "subprocess.Popen[str]", place: Path, program: str) -> None:
     """The same holds when the parent is killed while the stack is starting."""
-    eventually(lambda: any(name.startswith(program) for name in programs_in(tmp_path)))
+    eventually(lambda: any(name.startswith(program) for name in programs_in(place)))
 
     parent.kill()
 
-    eventually(lambda: not processes_in(tmp_path))
-    eventually(lambda: not list(tmp_path.iterdir()))
+    eventually(lambda: not processes_in(place))
+    eventually(lambda: not list(place.iterdir()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent was killed")
-def test_nothing_survives_killed_supervisor(parent: "subprocess.Popen[str]", tmp_path: Path) -> None:
+def test_nothing_survives_killed_supervisor(parent: "subprocess.Popen[str]", place: Path) -> None:
     """When the supervisor itself is killed, the servers end all the same."""
     supervisor_of(parent).kill()
 
-    eventually(lambda: not processes_in(tmp_path))
+    eventually(lambda: not processes_in(place))
 
 
-def test_nothing_survives_own_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab: Stack) -> None:
+def test_nothing_survives_own_context(place: Path, monkeypatch: pytest.MonkeyPatch, lab: Stack) -> None:
     """After the `with` block, nothing runs and nothing lies about, also when the block raised."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
 
-    with pytest.raises(ZeroDivisionError), running_stack(None):
-        assert processes_in(tmp_path)
-        raise ZeroDivisionError
+    def crash() -> None:
+        with running_stack(None):
+            assert processes_in(place)
+            raise ZeroDivisionError
 
-    assert not processes_in(tmp_path)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(ZeroDivisionError):
+        crash()
+
+    assert not processes_in(place)
+    assert not list(place.iterdir())
 
 
-def test_failed_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab: Stack) -> None:
+def test_failed_start_says_why(place: Path, monkeypatch: pytest.MonkeyPatch, lab: Stack) -> None:
     """A server that can't start is quoted, and leaves nothing."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
 
     with (
         pytest.raises(StackUnavailable, match="no_such_setting"),
@@ -341,8 +356,8 @@ def test_failed_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     ):
         pytest.fail("it started")
 
-    assert not processes_in(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not processes_in(place)
+    assert not list(place.iterdir())
 
 
 def test_deaf_process_is_killed(tmp_path: Path) -> None:
@@ -366,7 +381,12 @@ def detached(command: str, home: Path) -> str:
     """Call `up` or `down` in a process of its own, as make does."""
     code = f"import sys; from pathlib import Path; from tests.support import detached as d; {command}"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}", str(home)], cwd=REPOSITORY, capture_output=True, text=True, timeout=90
+        [sys.executable, "-c", code, str(home)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=90,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -376,9 +396,9 @@ UP = "print(d.up(Path(sys.argv[1]), migrations=Path(sys.argv[1]) / 'none'))"
 DOWN = "print(d.down(Path(sys.argv[1])))"
 
 
-def test_detached_stack_stays_until_down(tmp_path: Path, lab: Stack) -> None:
+def test_detached_stack_stays_until_down(place: Path, lab: Stack) -> None:
     """`up` leaves one stack and a private file that says where; `down` leaves nothing; both may be repeated."""
-    home = tmp_path / "stack"
+    home = place / "stack"
     try:
         first, second = detached(UP, home), detached(UP, home)
         stack = Stack.from_env_file(home / "env")
@@ -395,7 +415,7 @@ def test_detached_stack_stays_until_down(tmp_path: Path, lab: Stack) -> None:
     )
     assert first.splitlines()[1:] == second.splitlines()[1:]
     assert "data removed" in down
-    assert not processes_in(tmp_path)
+    assert not processes_in(place)
     assert [path.name for path in home.iterdir()] == ["lock"]
     assert detached(DOWN, home) == "No local stack was running.\n"
 

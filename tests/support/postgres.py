@@ -4,11 +4,12 @@ Anyone on this machine may connect (`trust`): it holds nothing but test data.
 """
 
 import signal
+import subprocess
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.processes import Child, on_free_port
+from tests.support.processes import Child, StackUnavailable, on_free_port, tail
 
 DEFAULT_SETTINGS = {
     "fsync": "off",  # a killed process loses nothing; only a crash of the whole machine does
@@ -46,7 +47,10 @@ class Postgres:
         await self.child.stop(signal.SIGQUIT if immediate else signal.SIGINT)
 
     async def _start_on(self, port: int) -> None:
-        binaries, user = _initialised(self._data)
+        try:
+            binaries, user = _initialised(self._data)
+        except subprocess.CalledProcessError as error:
+            raise StackUnavailable(f"initdb failed\n{tail(self.child.log)}") from error
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         self.child.spawn(
             [f"{binaries}/postgres", "-D", f"{self._data}", "-h", "127.0.0.1", "-p", f"{port}", "-k", "", *options],

@@ -9,6 +9,7 @@ It knows nothing of migrations: its parent applies them before it asks for the D
 
 import asyncio
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -17,8 +18,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import psycopg
 
 from tests.support.lite import Lite
 from tests.support.postgres import Postgres
@@ -81,6 +80,7 @@ class Supervisor:
 
 def main(directory: Path, node_modules: Path, settings: Mapping[str, str]) -> None:
     """Be the supervisor: the whole life of the process."""
+    logging.basicConfig(filename=directory / "postgres.log")  # where the wheel says what initdb said
     asyncio.run(supervise(directory, node_modules, settings))
 
 
@@ -121,7 +121,7 @@ async def _serve(supervisor: Supervisor, requests: asyncio.Queue[bytes]) -> None
                 _reply({"ok": await supervisor.obey(json.loads(line))})
             except StackUnavailable as error:
                 _reply({"error": str(error)})
-    except (StackUnavailable, psycopg.Error, OSError) as error:
+    except Exception as error:  # the outermost place: the parent shall hear of it
         if not supervisor.detached:
             _reply({"error": str(error)})
         raise

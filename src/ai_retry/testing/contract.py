@@ -240,6 +240,12 @@ class MemoryWorld:
 # Steps, with defaults that suit most promises
 
 
+def new_generation(world: World) -> tuple[UUID, UUID]:
+    """Add a failed generation of a new user; give the user's id and its own."""
+    user_id = world.new_user()
+    return user_id, world.new_generation(user_id)
+
+
 def load(world: World, user_id: UUID, generation_id: UUID, *, policy: RetryPolicy = POLICY) -> Snapshot:
     """Load a generation that is there."""
     snapshot = world.storage.load(user_id, generation_id, policy.quota)
@@ -366,8 +372,7 @@ class LoadContract:
 
     def test_load_tells_attempts_ascending(self, world: World) -> None:
         """Attempts are told by number, each with how it was closed."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         fail(world, claim_of(world, user_id, generation_id))
         claim_of(world, user_id, generation_id)
 
@@ -379,8 +384,7 @@ class LoadContract:
 
     def test_load_tells_wait_of_open_attempt(self, world: World) -> None:
         """From its claim on, an open attempt says when the next one is due should it be abandoned."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
         claim = try_claim(world, admission)
         assert claim is not None
@@ -392,8 +396,7 @@ class LoadContract:
 
     def test_load_leaves_expired_attempt_open(self, world: World) -> None:
         """An attempt whose lease has run out is told as it stands, since reading writes nothing."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim_of(world, user_id, generation_id)
         world.advance(POLICY.lease)
 
@@ -432,8 +435,7 @@ class LoadContract:
 
     def test_load_tells_the_session(self, world: World) -> None:
         """After success the session is told as it is now."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         settled = succeed(world, claim_of(world, user_id, generation_id))
 
         snapshot = load(world, user_id, generation_id)
@@ -443,8 +445,7 @@ class LoadContract:
 
     def test_load_version_stands_without_writes(self, world: World) -> None:
         """Two reads without a write between them have the same version."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         fail(world, claim_of(world, user_id, generation_id))
 
         versions = {load(world, user_id, generation_id).version for _ in range(2)}
@@ -457,8 +458,7 @@ class ClaimContract:
 
     def test_claim_opens_the_attempt(self, world: World) -> None:
         """A claim opens attempt 2 under a lease, and the generation says processing."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
 
         claim = try_claim(world, admission)
@@ -472,8 +472,7 @@ class ClaimContract:
 
     def test_claim_records_who_asked(self, world: World) -> None:
         """The key, the waived limits and the operator stand on the attempt."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id, waive=frozenset(Waiver), charge=False)
 
         try_claim(world, replace(admission, idempotency_key="key-1", operator="ann"))
@@ -485,8 +484,7 @@ class ClaimContract:
 
     def test_claim_counts_numbers_up(self, world: World) -> None:
         """Every attempt has the next number, however the last one ended."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         fail(world, claim_of(world, user_id, generation_id))
         abandon(world, claim_of(world, user_id, generation_id))
 
@@ -497,8 +495,7 @@ class ClaimContract:
 
     def test_claim_repeat_returns_same_claim(self, world: World) -> None:
         """A repeat with the same token gives the same claim and opens nothing."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission, token = admission_to(world, user_id, generation_id), uuid4()
         first = try_claim(world, admission, token)
 
@@ -512,8 +509,7 @@ class ClaimContract:
     @pytest.mark.parametrize("end", [succeed, fail, abandon])
     def test_claim_repeat_ignores_the_end(self, world: World, end: Callable[[World, Claim], object]) -> None:
         """A repeat with the same token gives the same claim, whatever became of the attempt since."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission, token = admission_to(world, user_id, generation_id), uuid4()
         first = try_claim(world, admission, token)
         assert first is not None
@@ -528,8 +524,7 @@ class ClaimContract:
 
     def test_claim_repeat_ignores_age(self, world: World) -> None:
         """A repeat is answered however old its admission is."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission, token = admission_to(world, user_id, generation_id), uuid4()
         first = try_claim(world, admission, token)
 
@@ -540,8 +535,7 @@ class ClaimContract:
 
     def test_claim_refuses_old_admission(self, world: World) -> None:
         """An admission of more than ten seconds ago is stale."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
 
         claim = try_claim(world, replace(admission, as_of=admission.as_of - timedelta(seconds=11)))
@@ -552,16 +546,14 @@ class ClaimContract:
 
     def test_claim_takes_recent_admission(self, world: World) -> None:
         """An admission of a second ago is not stale."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
 
         assert try_claim(world, replace(admission, as_of=admission.as_of - SECOND)) is not None
 
     def test_claim_is_stale_after_another_attempt(self, world: World) -> None:
         """An admission does not outlive another attempt at the generation."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
         fail(world, claim_of(world, user_id, generation_id))
 
@@ -571,8 +563,7 @@ class ClaimContract:
     @pytest.mark.parametrize("status", ["processing", "queued", "success", "timeout"])
     def test_claim_is_stale_after_status_change(self, world: World, status: str) -> None:
         """An admission does not outlive the status that it rested on."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
         world.set_generation(generation_id, status=status)
 
@@ -581,8 +572,7 @@ class ClaimContract:
 
     def test_claim_is_stale_after_new_wait(self, world: World) -> None:
         """An admission does not outlive the wait that it rested on, even if nothing else differs."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.advance(POLICY.lease)
         admission = admission_to(world, user_id, generation_id)
@@ -593,8 +583,7 @@ class ClaimContract:
 
     def test_claim_is_stale_after_late_answer(self, world: World) -> None:
         """An admission to call does not outlive the arrival of a stored answer."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         late = claim_of(world, user_id, generation_id)
         abandon(world, late)
         admission = admission_to(world, user_id, generation_id)
@@ -605,8 +594,7 @@ class ClaimContract:
 
     def test_claim_refuses_second_open_attempt(self, world: World) -> None:
         """One valid lease per generation, even if the version is right."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
         try_claim(world, admission)
         version = load(world, user_id, generation_id).version
@@ -653,8 +641,7 @@ class ClaimContract:
 
     def test_claim_raises_when_generation_is_gone(self, world: World) -> None:
         """A generation that was deleted since is not found."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
         world.delete_generation(generation_id)
 
@@ -663,8 +650,7 @@ class ClaimContract:
 
     def test_claim_raises_when_user_is_gone(self, world: World) -> None:
         """A user who was deleted since has no generation."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
         world.delete_user(user_id)
 
@@ -673,8 +659,7 @@ class ClaimContract:
 
     def test_claim_raises_for_foreign_generation(self, world: World) -> None:
         """Nobody claims someone else's generation."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
 
         with pytest.raises(GenerationNotFound):
@@ -770,8 +755,7 @@ class SucceedContract:
 
     def test_succeed_makes_the_session(self, world: World) -> None:
         """Session, link, status, duration, captured unit and event stand together."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
 
         settled = succeed(world, claim_of(world, user_id, generation_id))
 
@@ -788,8 +772,7 @@ class SucceedContract:
 
     def test_succeed_tells_what_stands(self, world: World) -> None:
         """The generation and the quota are told as they are after the success."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
 
         settled = succeed(world, claim_of(world, user_id, generation_id))
 
@@ -809,8 +792,7 @@ class SucceedContract:
 
     def test_succeed_repeat_returns_what_stands(self, world: World) -> None:
         """A repeat returns the same session and changes nothing."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         first, rows = succeed(world, claim), world.attempts(generation_id)
 
@@ -824,8 +806,7 @@ class SucceedContract:
 
     def test_succeed_counts_however_late(self, world: World) -> None:
         """An attempt that nobody closed is settled after its lease as well."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.advance(timedelta(hours=2))
 
@@ -836,8 +817,7 @@ class SucceedContract:
 
     def test_succeed_keeps_late_answer(self, world: World) -> None:
         """An answer to an abandoned attempt is kept with what it cost, charges nothing and closes nothing again."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         abandon(world, claim)
 
@@ -856,8 +836,7 @@ class SucceedContract:
 
     def test_succeed_keeps_late_answer_once(self, world: World) -> None:
         """Bringing the same late answer again changes nothing."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = keep_answer(world, user_id, generation_id)
         before = load(world, user_id, generation_id).version
 
@@ -869,8 +848,7 @@ class SucceedContract:
 
     def test_succeed_uses_stored_answer(self, world: World) -> None:
         """The next attempt makes its session of the stored answer, which is then used up."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         keep_answer(world, user_id, generation_id)
         admission = admission_to(world, user_id, generation_id)
         claim = try_claim(world, admission)
@@ -886,8 +864,7 @@ class SucceedContract:
 
     def test_stored_answer_outlives_failed_attempts(self, world: World) -> None:
         """A stored answer stands until a session is made, also while the attempt that uses it is abandoned."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         kept = keep_answer(world, user_id, generation_id)
         user_of_it = claim_of(world, user_id, generation_id)
         abandon(world, user_of_it)
@@ -901,8 +878,7 @@ class SucceedContract:
 
     def test_newest_stored_answer_is_served(self, world: World) -> None:
         """Of two stored answers the newer attempt's is served."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claims = []
         for _ in range(2):
             claims.append(claim_of(world, user_id, generation_id))
@@ -918,8 +894,7 @@ class SucceedContract:
 
     def test_succeed_leaves_the_newer_attempt(self, world: World) -> None:
         """A late answer touches no other attempt: the newer one is settled by its own token."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         older = claim_of(world, user_id, generation_id)
         world.advance(POLICY.lease)
         newer = claim_of(world, user_id, generation_id)
@@ -933,8 +908,7 @@ class SucceedContract:
 
     def test_succeed_after_fail_keeps_answer(self, world: World) -> None:
         """A failed attempt stays failed; an answer that it brings afterwards is kept."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         fail(world, claim)
 
@@ -947,8 +921,7 @@ class SucceedContract:
 
     def test_late_answer_after_success_is_dropped(self, world: World) -> None:
         """A late answer to a generation that has its session is of no use, and not kept."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         older = claim_of(world, user_id, generation_id)
         world.advance(POLICY.lease)
         succeed(world, claim_of(world, user_id, generation_id))
@@ -963,8 +936,7 @@ class SucceedContract:
     @pytest.mark.parametrize("repeats", [1, 2])
     def test_succeed_yields_to_another_hand(self, world: World, repeats: int) -> None:
         """A generation that became success by another hand is left alone, and charged nothing by us."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.set_generation(generation_id, status="success")
 
@@ -982,8 +954,7 @@ class SucceedContract:
     @pytest.mark.parametrize("repeats", [1, 2])
     def test_succeed_raises_when_generation_is_gone(self, world: World, repeats: int) -> None:
         """The attempt of a deleted generation is closed and charges nothing."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.delete_generation(generation_id)
 
@@ -1010,8 +981,7 @@ class SucceedContract:
 
     def test_succeed_raises_when_user_is_gone(self, world: World) -> None:
         """With the user, attempts are gone too."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.delete_user(user_id)
 
@@ -1023,8 +993,7 @@ class SucceedContract:
 
     def test_succeed_repeat_raises_when_generation_went(self, world: World) -> None:
         """A repeat finds nothing to return once the generation is deleted."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         succeed(world, claim)
         world.delete_generation(generation_id)
@@ -1036,8 +1005,7 @@ class SucceedContract:
 
     def test_unknown_token_settles_nothing(self, world: World) -> None:
         """Neither the generation nor the number settles an attempt, only its token does."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         forged = replace(claim_of(world, user_id, generation_id), token=uuid4())
 
         with pytest.raises(GenerationNotFound):
@@ -1050,8 +1018,7 @@ class SucceedContract:
 
     def test_uncharged_success_captures_nothing(self, world: World) -> None:
         """An attempt that does not charge holds and captures nothing, and is no success of the app's own."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
 
         claim = claim_of(world, user_id, generation_id, charge=False)
         held = quota_of(world, user_id).held
@@ -1067,8 +1034,7 @@ class RefusedSessionContract:
 
     def test_refused_session_keeps_the_answer(self, world: World) -> None:
         """The attempt fails without counting or charging, the answer is kept, and the app is told."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.refuse_sessions("title_is_short")
 
@@ -1095,8 +1061,7 @@ class RefusedSessionContract:
     )
     def test_refused_again_waits_longer(self, world: World, constraint: str, wait: timedelta) -> None:
         """Refused twice in a row by the same constraint, the wait is the longer one; by another, the first."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         world.refuse_sessions("title_is_short")
         with pytest.raises(SessionRejected):
             succeed(world, claim_of(world, user_id, generation_id))
@@ -1113,8 +1078,7 @@ class RefusedSessionContract:
 
     def test_refused_settle_repeat_is_refused(self, world: World) -> None:
         """A repeat of a refused settle is told the same and writes nothing, even if a session were possible now."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.refuse_sessions("title_is_short")
         with pytest.raises(SessionRejected):
@@ -1132,8 +1096,7 @@ class RefusedSessionContract:
 
     def test_refused_session_is_made_later(self, world: World) -> None:
         """Once the database accepts it, the kept answer becomes the session and is charged once."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         world.refuse_sessions("title_is_short")
         with pytest.raises(SessionRejected):
             succeed(world, claim_of(world, user_id, generation_id))
@@ -1152,8 +1115,7 @@ class RefusedSessionContract:
 
     def test_fail_after_refused_session_changes_nothing(self, world: World) -> None:
         """An attempt whose session was refused is closed; failing it keeps its answer."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.refuse_sessions("title_is_short")
         with pytest.raises(SessionRejected):
@@ -1171,8 +1133,7 @@ class FailContract:
 
     def test_fail_closes_the_attempt(self, world: World) -> None:
         """Outcome, wait, status, error log and event stand together, and the unit is given back."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
 
         fail(world, claim_of(world, user_id, generation_id), delay=timedelta(seconds=90))
 
@@ -1186,8 +1147,7 @@ class FailContract:
 
     def test_fail_tells_timeouts_apart(self, world: World) -> None:
         """A timeout is a status of its own."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
 
         fail(world, claim_of(world, user_id, generation_id), replace(FAILURE, code=FailureCode.TIMEOUT))
 
@@ -1198,8 +1158,7 @@ class FailContract:
     )
     def test_fail_counts_only_what_was_generated(self, world: World, failure: Failure) -> None:
         """What certainly did not generate, or was the operator's fault, uses up no attempt."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
 
         fail(world, claim_of(world, user_id, generation_id), failure)
 
@@ -1215,8 +1174,7 @@ class FailContract:
     )
     def test_fail_records_possible_cost(self, world: World, failure: Failure, known: str) -> None:
         """The attempt says what is known of the provider's side."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
 
         fail(world, claim_of(world, user_id, generation_id), failure)
 
@@ -1224,8 +1182,7 @@ class FailContract:
 
     def test_fail_repeat_changes_nothing(self, world: World) -> None:
         """A repeat writes neither a second log nor another wait."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         fail(world, claim)
         before = world.attempts(generation_id)
@@ -1238,8 +1195,7 @@ class FailContract:
 
     def test_fail_repeat_leaves_newer_attempt(self, world: World) -> None:
         """A repeat that arrives during the next attempt leaves it open."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         older = claim_of(world, user_id, generation_id)
         fail(world, older)
         claim_of(world, user_id, generation_id)
@@ -1251,8 +1207,7 @@ class FailContract:
 
     def test_fail_counts_however_late(self, world: World) -> None:
         """An attempt that nobody closed is settled after its lease as well."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.advance(timedelta(hours=2))
 
@@ -1262,8 +1217,7 @@ class FailContract:
 
     def test_fail_raises_when_abandoned(self, world: World) -> None:
         """An abandoned attempt stays abandoned, and the newer one open."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         older = claim_of(world, user_id, generation_id)
         world.advance(POLICY.lease)
         claim_of(world, user_id, generation_id)
@@ -1278,8 +1232,7 @@ class FailContract:
 
     def test_fail_after_success_raises(self, world: World) -> None:
         """A success stays a success."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         succeed(world, claim)
         before = world.attempts(generation_id)
@@ -1293,8 +1246,7 @@ class FailContract:
     @pytest.mark.parametrize("repeats", [1, 2])
     def test_fail_yields_to_another_hand(self, world: World, repeats: int) -> None:
         """A generation that became success by another hand stays success."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.set_generation(generation_id, status="success")
 
@@ -1310,8 +1262,7 @@ class FailContract:
     @pytest.mark.parametrize("repeats", [1, 2])
     def test_fail_raises_when_generation_is_gone(self, world: World, repeats: int) -> None:
         """The attempt of a deleted generation is closed and gives its unit back."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.delete_generation(generation_id)
 
@@ -1390,8 +1341,7 @@ class QuotaContract:
 
     def test_another_hands_success_counts_as_own(self, world: World) -> None:
         """A success by another hand during our attempt is the app's own, and counts once."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         world.set_generation(generation_id, status="success")
         with pytest.raises(AlreadySucceeded):
@@ -1401,8 +1351,7 @@ class QuotaContract:
 
     def test_captured_unit_outlives_its_generation(self, world: World) -> None:
         """Deleting the generation brings no unit back."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         succeed(world, claim_of(world, user_id, generation_id))
         world.delete_generation(generation_id)
 
@@ -1446,14 +1395,14 @@ class QuotaContract:
     def test_resets_when_oldest_leaves(self, world: World) -> None:
         """With units to spare, the next to come back is the oldest captured one."""
         user_id = world.new_user()
-        rows = [self._captured_row(world, user_id) for _ in range(3)]
+        rows = self._captured_rows(world, user_id, 3)
 
         assert quota_of(world, user_id).resets_at == rows[0]["captured_at"] + POLICY.quota.window
 
     def test_resets_when_enough_have_left(self, world: World) -> None:
         """Over a lowered limit, as many must leave as make room for one more."""
         user_id = world.new_user()
-        rows = [self._captured_row(world, user_id) for _ in range(3)]
+        rows = self._captured_rows(world, user_id, 3)
         world.set_quota(user_id, 2, timedelta(hours=24))
 
         assert quota_of(world, user_id).resets_at == rows[1]["captured_at"] + timedelta(hours=24)
@@ -1461,7 +1410,7 @@ class QuotaContract:
     def test_resets_around_held_units(self, world: World) -> None:
         """With a unit held, one captured unit fewer fits below the limit."""
         user_id = world.new_user()
-        rows = [self._captured_row(world, user_id) for _ in range(2)]
+        rows = self._captured_rows(world, user_id, 2)
         claim_of(world, user_id, world.new_generation(user_id))
         world.set_quota(user_id, 2, timedelta(hours=24))
 
@@ -1475,11 +1424,14 @@ class QuotaContract:
 
         assert quota_of(world, user_id).resets_at == claims[0].lease_expires_at
 
-    def _captured_row(self, world: World, user_id: UUID) -> Row:
-        world.advance(SECOND)
-        generation_id = world.new_generation(user_id)
-        succeed(world, claim_of(world, user_id, generation_id))
-        return world.attempts(generation_id)[0]
+    def _captured_rows(self, world: World, user_id: UUID, count: int) -> Sequence[Row]:
+        """Capture units a second apart; read the rows when time no longer passes, oldest first."""
+        generation_ids = []
+        for _ in range(count):
+            world.advance(SECOND)
+            generation_ids.append(world.new_generation(user_id))
+            succeed(world, claim_of(world, user_id, generation_ids[-1]))
+        return [world.attempts(generation_id)[0] for generation_id in generation_ids]
 
 
 class RaceContract:
@@ -1487,8 +1439,7 @@ class RaceContract:
 
     def test_race_for_one_generation_has_one_winner(self, world: World) -> None:
         """Of eight claims of one generation, one gets it."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission = admission_to(world, user_id, generation_id)
 
         claims = at_once([lambda: try_claim(world, admission)] * 8)
@@ -1499,8 +1450,7 @@ class RaceContract:
 
     def test_race_with_one_token_has_one_claim(self, world: World) -> None:
         """Of eight claims with the same token, all get the same attempt."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         admission, token = admission_to(world, user_id, generation_id), uuid4()
 
         claims = at_once([lambda: try_claim(world, admission, token)] * 8)
@@ -1531,8 +1481,7 @@ class RaceContract:
 
     def test_race_of_successes_makes_one_session(self, world: World) -> None:
         """Of eight settles with one token, one makes the session and all return it."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
 
         settled = at_once([lambda: succeed(world, claim)] * 8)
@@ -1544,8 +1493,7 @@ class RaceContract:
 
     def test_race_of_success_and_failure_has_one_end(self, world: World) -> None:
         """An attempt settled both ways at once ends one way, and is captured only if that was success."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         claim = claim_of(world, user_id, generation_id)
         calls: list[Callable[[], object]] = [lambda: succeed(world, claim), lambda: fail(world, claim)]
 
@@ -1561,8 +1509,7 @@ class RaceContract:
 
     def test_race_of_settle_and_claim_fences(self, world: World) -> None:
         """A late settle against the claim that abandons its attempt: one session at most, no second open attempt."""
-        user_id = world.new_user()
-        generation_id = world.new_generation(user_id)
+        user_id, generation_id = new_generation(world)
         late = claim_of(world, user_id, generation_id)
         world.advance(POLICY.lease)
         admission = admission_to(world, user_id, generation_id)

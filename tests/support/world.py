@@ -1,0 +1,152 @@
+"""The world around a storage over SQL, for the storage contract: the app, its owner and the passing of time."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from ai_retry.domain.ports import Storage
+from ai_retry.testing.contract import PROMPT_DATA, Row
+
+_INSTANTS = {
+    "generations": ("created_at", "updated_at"),
+    "ai_retry_attempts": ("started_at", "lease_expires_at", "closed_at", "next_attempt_at", "captured_at"),
+}
+
+# A sessions table refuses the sessions of some users, as an app's own constraint would.
+REFUSALS = """
+create schema if not exists refusals;
+create table if not exists refusals.by_user (user_id uuid primary key, constraint_name text not null);
+grant usage on schema refusals to service_role;
+grant select on refusals.by_user to service_role;
+create or replace function refusals.refuse() returns trigger language plpgsql set search_path = '' as $$
+declare
+  v_constraint text;
+begin
+  select r.constraint_name into v_constraint from refusals.by_user r where r.user_id = new.user_id;
+  if found then
+    raise exception 'refused' using errcode = 'check_violation', constraint = v_constraint, detail = 'the row is secret';
+  end if;
+  return new;
+end
+$$;
+create or replace trigger refuse before insert on public.sessions for each row execute function refusals.refuse();
+"""
+
+
+class SqlWorld:
+    """Implements ``ai_retry.testing.contract.World`` for a storage on a database with our migrations.
+
+    Users are new in every world, so that worlds share a database.
+    """
+
+    def __init__(self, storage: Storage, connection: psycopg.Connection) -> None:
+        self._storage = storage
+        self._connection = connection
+        self._users: list[UUID] = []
+        self._constraint: str | None = None
+
+    @property
+    def storage(self) -> Storage:
+        """The adapter under test."""
+        return self._storage
+
+    def new_user(self) -> UUID:
+        """Add a user as Auth does."""
+        user_id = uuid4()
+        self._connection.execute("insert into auth.users (id) values (%s)", [user_id])
+        self._users.append(user_id)
+        self.refuse_sessions(self._constraint)
+        return user_id
+
+    def new_generation(self, user_id: UUID, *, status: str = "error", age: timedelta = timedelta(0)) -> UUID:
+        """Add a generation of the app."""
+        row = self._rows(
+            "insert into public.generations (user_id, status, model, prompt_data, created_at, updated_at)"
+            " values (%s, %s, 'small', %s, clock_timestamp() - %s, clock_timestamp() - %s) returning id",
+            user_id,
+            status,
+            Jsonb(PROMPT_DATA),
+            age,
+            age,
+        )[0]
+        return UUID(str(row["id"]))
+
+    def generation(self, generation_id: UUID) -> Row:
+        """Read the app's row."""
+        return self._rows("select * from public.generations where id = %s", generation_id)[0]
+
+    def set_generation(self, generation_id: UUID, **columns: Any) -> None:
+        """Write columns and ``updated_at``, as an app would."""
+        assignments = [sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder()) for name in columns]
+        self._connection.execute(
+            sql.SQL("update public.generations set updated_at = clock_timestamp(), {} where id = %s").format(
+                sql.SQL(", ").join(assignments)
+            ),
+            [*columns.values(), generation_id],
+        )
+
+    def delete_generation(self, generation_id: UUID) -> None:
+        """Delete the app's row."""
+        self._connection.execute("delete from public.generations where id = %s", [generation_id])
+
+    def delete_user(self, user_id: UUID) -> None:
+        """Delete the user; the rest goes by foreign keys."""
+        self._connection.execute("delete from auth.users where id = %s", [user_id])
+
+    def set_quota(self, user_id: UUID, limit: int, window: timedelta) -> None:
+        """Override the user's quota."""
+        self._connection.execute(
+            "insert into public.ai_retry_quotas values (%s, %s, %s) on conflict (user_id) do update"
+            " set quota_limit = excluded.quota_limit, window_seconds = excluded.window_seconds",
+            [user_id, limit, window.total_seconds()],
+        )
+
+    def refuse_sessions(self, constraint: str | None) -> None:
+        """Make the table of sessions refuse those of this world's users."""
+        self._constraint = constraint
+        self._connection.execute("delete from refusals.by_user where user_id = any(%s)", [self._users])
+        if constraint is not None:
+            self._connection.execute(
+                "insert into refusals.by_user select u, %s from unnest(%s::uuid[]) u", [constraint, self._users]
+            )
+
+    def advance(self, duration: timedelta) -> None:
+        """Move every stored instant of this world's users back."""
+        for table, columns in _INSTANTS.items():
+            assignments = [sql.SQL("{0} = {0} - %(duration)s").format(sql.Identifier(column)) for column in columns]
+            self._connection.execute(
+                sql.SQL("update public.{} set {} where user_id = any(%(users)s)").format(
+                    sql.Identifier(table), sql.SQL(", ").join(assignments)
+                ),
+                {"duration": duration, "users": self._users},
+            )
+
+    def attempts(self, generation_id: UUID) -> Sequence[Row]:
+        """Rows of our attempts, by number."""
+        return self._rows(
+            "select * from public.ai_retry_attempts where generation_id = %s order by number", generation_id
+        )
+
+    def sessions(self, user_id: UUID) -> Sequence[Row]:
+        """Rows of the user's sessions."""
+        return self._rows("select * from public.sessions where user_id = %s", user_id)
+
+    def events(self, user_id: UUID) -> Sequence[Row]:
+        """Rows of the user's events, oldest first."""
+        return self._rows("select * from public.events where user_id = %s order by created_at", user_id)
+
+    def error_logs(self, generation_id: UUID) -> Sequence[Row]:
+        """Rows of the generation's error log, oldest first."""
+        return self._rows(
+            "select * from public.generation_error_logs where generation_id = %s order by created_at", generation_id
+        )
+
+    def _rows(self, statement: str, *arguments: Any) -> list[Row]:
+        with self._connection.cursor(row_factory=dict_row) as cursor:
+            return list(cursor.execute(statement.encode(), arguments).fetchall())
