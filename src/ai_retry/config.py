@@ -37,7 +37,7 @@ class Settings:
     database_url: str | None = field(default=None, repr=False)  # straight to PostgreSQL instead of the Data API
     ai_base_url: str = OPENROUTER  # of an OpenAI-compatible API, without chat/completions
     ai_api_key: str | None = field(default=None, repr=False)  # None only for a provider on this machine
-    ai_auth_header: str | None = None  # where the key goes; None: Authorization, as a bearer token
+    ai_auth_header: str = "Authorization"  # carries the key: as a bearer token, in any other one bare
     ai_model: str | None = None  # where a generation names none
     ai_models: frozenset[str] | None = None  # the only ones that generations may name; None: any
     ai_headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # sent with each call
@@ -91,7 +91,7 @@ class _Reader:
         return {
             "ai_base_url": base_url,
             "ai_api_key": self._get("AI_API_KEY", _word),
-            "ai_auth_header": self._get("AI_AUTH_HEADER", _header_name),
+            "ai_auth_header": self._get("AI_AUTH_HEADER", _header_name) or "Authorization",
             "ai_model": self._get("AI_MODEL", _word),
             "ai_models": self._get("AI_MODELS", _words),
             "ai_headers": self._get("AI_HEADERS", _headers) or {},
@@ -162,8 +162,9 @@ def _chosen(variables: _Variables, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _meant(variable: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(variable, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(sorted(known))})"
+    names = [each.removeprefix(_PREFIX) for each in sorted(known)]  # the common part would make all of them alike
+    close = difflib.get_close_matches(variable.removeprefix(_PREFIX), names, n=1)
+    return f" (did you mean {_PREFIX}{close[0]}?)" if close else f" (known: {', '.join(sorted(known))})"
 
 
 def _count(text: str) -> int:
@@ -222,13 +223,13 @@ def _postgres_url(text: str) -> str:
 
 def _secret_key(text: str) -> str:
     if text.startswith("sb_publishable_"):
-        raise ValueError("holds a publishable key; a secret key is needed")
+        raise ValueError("holds a publishable key, and a secret one is needed")
     return _word(text)
 
 
 def _publishable_key(text: str) -> str:
     if text.startswith("sb_secret_"):
-        raise ValueError("holds a secret key; the publishable key is needed")
+        raise ValueError("holds a secret key, and the publishable one is needed")
     return _word(text)
 
 

@@ -28,6 +28,7 @@ from ai_retry.problems import (
     problem_of,
     reason_of,
     stack_of,
+    wire_value,
 )
 from ai_retry.schemas import (
     GenerationPath,
@@ -74,6 +75,7 @@ def create_blueprint(client: Client, verify: Verify, *, name: str = "ai_retry") 
 class _Exchange:
     """One request as far as it is understood: what its answer and its log line are labelled with."""
 
+    path: Mapping[str, Any]  # its variables: ours, and those of the prefix that the host chose
     request_id: str
     user_id: UUID | None = None
     generation_id: UUID | None = None
@@ -86,36 +88,37 @@ class _Views:
     client: Client
     verify: Verify
 
-    def retry(self, exchange: _Exchange, generation_id: str) -> Response:
-        user_id, parsed_id = self._identify(exchange, generation_id)
-        result = self.client.retry_generation(user_id, parsed_id, idempotency_key=_idempotency_key())
+    def retry(self, exchange: _Exchange) -> Response:
+        user_id, generation_id = self._identify(exchange)
+        result = self.client.retry_generation(user_id, generation_id, idempotency_key=_idempotency_key())
         replayed = {"Idempotency-Replayed": "true"} if result.replayed else {}
         return _json(retry_response(result, exchange.request_id), headers=replayed)
 
-    def status(self, exchange: _Exchange, generation_id: str) -> Response:
-        user_id, parsed_id = self._identify(exchange, generation_id)
-        return _json(status_response(self.client.status(user_id, parsed_id), exchange.request_id))
+    def status(self, exchange: _Exchange) -> Response:
+        user_id, generation_id = self._identify(exchange)
+        return _json(status_response(self.client.status(user_id, generation_id), exchange.request_id))
 
-    def openapi(self, _: _Exchange) -> Response:
-        return _json(openapi_document(prefix=url_for(".openapi").removesuffix(OPENAPI_PATH)))
+    def openapi(self, exchange: _Exchange) -> Response:
+        prefix = url_for(".openapi", **exchange.path).removesuffix(OPENAPI_PATH)
+        return _json(openapi_document(prefix=prefix))
 
     def health(self, exchange: _Exchange) -> Response:
         return _json(health_response(exchange.request_id))
 
-    def _identify(self, exchange: _Exchange, generation_id: str) -> tuple[UUID, UUID]:
+    def _identify(self, exchange: _Exchange) -> tuple[UUID, UUID]:
         """Tell who asks about what: first the one, so that nobody unknown learns more than that."""
         exchange.user_id = user_id = self.verify(_access_token())
-        exchange.generation_id = parsed_id = _generation_id(generation_id)
-        return user_id, parsed_id
+        exchange.generation_id = generation_id = _generation_id(exchange.path["generation_id"])
+        return user_id, generation_id
 
 
-def _answering(event: str, view: Callable[..., Response]) -> Callable[..., Response]:
+def _answering(event: str, view: Callable[[_Exchange], Response]) -> Callable[..., Response]:
     """Wrap a view so that every request gets an answer in the envelope, and every error one line in the log."""
 
-    def answer(**path: str) -> Response:
-        exchange = _Exchange(request_id=_request_id())
+    def answer(**path: Any) -> Response:
+        exchange = _Exchange(path, _request_id())
         try:
-            response = view(exchange, **path)
+            response = view(exchange)
         except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
             problem = problem_of(error)
             _log_problem(event, exchange, problem, error)
@@ -172,7 +175,9 @@ def _headers_of(problem: Problem) -> Mapping[str, str]:
 
 def _json(document: Any, *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
     """Answer with JSON of our own making: the host's JSON provider writes instants its own way."""
-    return Response(json.dumps(document), status=status, headers=headers, mimetype="application/json")
+    return Response(
+        json.dumps(document, default=wire_value), status=status, headers=headers, mimetype="application/json"
+    )
 
 
 def _log_problem(event: str, exchange: _Exchange, problem: Problem, error: Exception) -> None:

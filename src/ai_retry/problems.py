@@ -146,7 +146,7 @@ def instant(value: datetime) -> str:
 
 
 def wire_value(value: Any) -> Any:
-    """Make a detail's value JSON."""
+    """Make a value JSON: instants as above, durations in seconds, anything else in its own words."""
     match value:
         case None | bool() | int() | float() | str():
             return value

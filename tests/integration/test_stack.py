@@ -453,3 +453,14 @@ def test_lock_file_names_no_registry() -> None:
 
     assert all("resolved" not in package for package in packages.values())
     assert all("integrity" in package for name, package in packages.items() if name)
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", StackUnavailable), ("", pytest.skip.Exception)])
+def test_missing_stack_skips_but_not_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    """Where the stack can't run, its tests are skipped with the reason; in CI they fail."""
+    monkeypatch.setenv("CI", ci)
+
+    with pytest.raises(outcome, match="no network"), skipping_without_stack():
+        raise StackUnavailable("no network")

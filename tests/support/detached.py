@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import psutil
@@ -45,9 +46,9 @@ def down(home: Path = HOME) -> str:
         supervisor = _supervisor(home)
         if supervisor is not None:
             supervisor.terminate()
-            _, alive = psutil.wait_procs([supervisor], timeout=30)
-            for process in alive:
-                process.kill()
+            if not _ended(supervisor, within=30):
+                supervisor.kill()
+                _ended(supervisor, within=5)
         _clear(home)
     return "No local stack was running." if supervisor is None else "The local stack is down, its data removed."
 
@@ -61,6 +62,19 @@ def _supervisor(home: Path) -> psutil.Process | None:
     except (FileNotFoundError, psutil.NoSuchProcess):
         return None
     return process if ours else None
+
+
+def _ended(process: psutil.Process, *, within: float) -> bool:
+    """Wait for the end of somebody else's child; its parent, in a container, may never reap it."""
+    deadline = time.monotonic() + within
+    try:
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+    except psutil.NoSuchProcess:
+        pass
+    return True
 
 
 def _record(home: Path, pid: int) -> None:

@@ -64,7 +64,7 @@ class Lite:
         self.child = Child("supabase lite", directory / "lite.log")
         self._project = directory / "lite"
         self._command = lite_command(node_modules)
-        self._env = os.environ | keys | {"LITE_TELEMETRY": "0"}
+        self._env = os.environ | keys | {"LITE_TELEMETRY": "0", "HOME": str(self._project)}  # it writes to ~/.lite
         self._port: int | None = None
         self._database_url = ""
 

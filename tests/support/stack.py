@@ -176,8 +176,8 @@ def main(arguments: list[str]) -> int:
             case _:
                 print("usage: python -m tests.support.stack up | down", file=sys.stderr)
                 return 2
-    except StackUnavailable as error:
-        print(error, file=sys.stderr)
+    except (StackUnavailable, psycopg.Error) as error:
+        print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     return 0
 

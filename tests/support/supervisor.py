@@ -102,7 +102,7 @@ async def supervise(directory: Path, node_modules: Path, settings: Mapping[str, 
         lifeline.cancel()
         await supervisor.stop()
         if not supervisor.detached:
-            pass
+            shutil.rmtree(directory, ignore_errors=True)
     if not serving.cancelled():
         serving.result()
 

@@ -18,20 +18,19 @@ from werkzeug.test import TestResponse
 
 from ai_retry.auth import AuthUnavailable, Unauthenticated
 from ai_retry.bootstrap import Client
-from ai_retry.domain.model import Answer, Failure, FailureCode, Generation, GenerationStatus
+from ai_retry.domain.model import Answer
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint
 from ai_retry.openapi import OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.storage.memory import InMemoryStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
+from tests.support.builders import a_failure, a_generation
 
 PROMPT = "a prompt that no log may hold"
 PROMPT_DATA = {"messages": [{"role": "user", "content": PROMPT}]}
 ANSWER = Answer(output={"title": "Intervals"})
-UNAVAILABLE = Failure(
-    code=FailureCode.UNAVAILABLE, reason="HTTP 503 from the provider", transient=True, certainly_not_generated=False
-)
+UNAVAILABLE = a_failure()
 
 
 def verify(token: str) -> UUID:
@@ -67,19 +66,13 @@ class Edge:
 
     def add_generation(self, **changes: Any) -> UUID:
         """Store a generation of the user that failed an hour ago."""
-        long_ago = self.clock.now() - timedelta(hours=1)
-        columns: dict[str, Any] = {
+        columns = {
             "id": uuid4(),
             "user_id": self.user_id,
-            "status": GenerationStatus.ERROR,
-            "model": "small",
             "prompt_data": PROMPT_DATA,
-            "session_id": None,
-            "duration": None,
-            "created_at": long_ago,
-            "updated_at": None,
+            "created_at": self.clock.now() - timedelta(hours=1),
         }
-        generation = Generation(**(columns | changes))
+        generation = a_generation(**(columns | changes))
         self.storage.generations[generation.id] = generation
         return generation.id
 

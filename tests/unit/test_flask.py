@@ -1,29 +1,34 @@
 """What the blueprint promises: every answer of the contract, and nothing done to its host."""
 
+import atexit
 import logging
+import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from io import BytesIO
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
 import pytest
-from flask import Flask, jsonify
+from flask import Blueprint, Flask, jsonify
 from werkzeug.test import TestResponse
 
+from adapters import flask_app
 from ai_retry.auth import AuthUnavailable, Unauthenticated
 from ai_retry.bootstrap import Client
 from ai_retry.domain import errors
 from ai_retry.domain.errors import AiRetryError
-from ai_retry.domain.model import Answer, Failure, FailureCode
+from ai_retry.domain.model import Answer, FailureCode
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint
 from ai_retry.storage.memory import InMemoryStorage
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
+from tests.support.builders import a_failure
 from tests.unit.http_edge import ANSWER, PROMPT, UNAVAILABLE, Edge, edge, verify
 
 ID = UUID("6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11")
@@ -51,8 +56,7 @@ def failing_edge(error: Exception) -> Edge:
 
 def failed(code: FailureCode, retry_after: timedelta | None = WAIT) -> errors.GenerationFailed:
     """Build what ``retry_generation`` raises for a failed call."""
-    failure = Failure(code=code, reason="a reason for the log", transient=True, certainly_not_generated=False)
-    return errors.GenerationFailed(failure, retry_after=retry_after)
+    return errors.GenerationFailed(a_failure(code, reason="a reason for the log"), retry_after=retry_after)
 
 
 # An error, and what section 4 of the design says of it: status, code, Retry-After and details on the wire.
@@ -147,7 +151,12 @@ class TestSuccess:
 
     def test_retry_answers_session_and_generation(self) -> None:
         """200 holds the session as the database tells it, the generation and the quota, in camelCase."""
-        api = edge(lambda _: api.clock.advance(timedelta(seconds=1.25)) or ANSWER)
+
+        def slowly(_: object) -> Answer:
+            api.clock.advance(timedelta(seconds=1.25))
+            return ANSWER
+
+        api = edge(slowly)
         generation_id = api.add_generation()
 
         response = api.retry(generation_id)
@@ -174,6 +183,22 @@ class TestSuccess:
             "resetsAt": "2026-01-02T00:00:01.250000Z",
         }
         assert "Idempotency-Replayed" not in response.headers
+
+    def test_session_of_any_python_values_is_rendered(self) -> None:
+        """A storage of one's own may hold instants and UUIDs; a paid success is not lost over them."""
+        api = edge(ANSWER)
+        session = {"id": str(ID), "owner": ID, "made_at": INSTANT, "took": WAIT, "price": Decimal("0.10")}
+        api.storage.create_session = lambda *_: session
+
+        response = api.retry(api.add_generation())
+
+        assert response.get_json()["data"]["session"] == {
+            "id": str(ID),
+            "owner": str(ID),
+            "made_at": "2026-01-31T12:00:00.250000Z",
+            "took": 2.001,
+            "price": "0.10",
+        }
 
     def test_retry_with_known_key_is_replayed(self) -> None:
         """A repeat with the key of a success gets its session again and says so; nothing is called."""
@@ -290,6 +315,15 @@ class TestRefusal:
         responses = [api.retry(text), api.status(text)]
 
         assert [(each.status_code, code_of(each)) for each in responses] == [(400, "INVALID_GENERATION_ID")] * 2
+
+    def test_who_asks_is_checked_first(self) -> None:
+        """A request that is wrong in every way is told about its token, then its id, then its key."""
+        api, key = edge(), {"Idempotency-Key": "two words"}
+
+        answers = [api.retry("1", key), api.retry("1", api.authorization | key), api.retry(ID, api.authorization | key)]
+
+        codes = ["UNAUTHENTICATED", "INVALID_GENERATION_ID", "INVALID_IDEMPOTENCY_KEY"]
+        assert [code_of(each) for each in answers] == codes
 
     def test_someone_elses_generation_looks_unknown(self) -> None:
         """Someone else's generation and one that does not exist get the same answer, but for the id asked for."""
@@ -466,6 +500,20 @@ class TestHost:
         assert health.status_code == 200
         assert document.json is not None
         assert document.json["servers"] == [{"url": prefix or "/"}]
+
+    def test_prefix_may_have_variables_and_parents(self) -> None:
+        """A prefix with a variable of the host's, in a blueprint of the host's, works as any other."""
+        api = edge(ANSWER)
+        host, parent = Flask("host"), Blueprint("tenants", __name__)
+        parent.register_blueprint(create_blueprint(api.client, verify), url_prefix="/<tenant>")
+        host.register_blueprint(parent, url_prefix="/tenants")
+        http = host.test_client()
+
+        retried = http.post(f"/tenants/acme/sessions/ai/{api.add_generation()}/retry", headers=api.authorization)
+        document = http.get("/tenants/acme/sessions/ai/openapi.json")
+
+        assert retried.status_code == 200
+        assert document.get_json()["servers"] == [{"url": "/tenants/acme"}]
 
     def test_document_knows_where_the_app_is_mounted(self) -> None:
         """A WSGI mount point is part of the address too."""
@@ -712,6 +760,38 @@ class TestLog:
         assert caplog.records
         for word in (PROMPT, "Intervals", "user." + str(api.user_id), "a-private-key"):
             assert word not in caplog.text
+
+
+class TestRunnableApp:
+    """``adapters.flask_app``, which the environment configures."""
+
+    @pytest.fixture(autouse=True)
+    def environment(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Configure a project that nobody asks, and close what is left to the end of the process."""
+        endings: list[Callable[[], None]] = []
+        monkeypatch.setattr(atexit, "register", endings.append)
+        for name in [name for name in os.environ if name.startswith(("AI_", "SUPABASE_", "DATABASE_URL"))]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("SUPABASE_URL", "https://abc.supabase.co")
+        monkeypatch.setenv("SUPABASE_SECRET_KEY", "sb_secret_key")
+        monkeypatch.setenv("AI_API_KEY", "provider-key")
+        yield
+        for end in endings:
+            end()
+
+    def test_app_is_made_from_the_environment(self) -> None:
+        """The app serves the blueprint without a prefix."""
+        http = flask_app.create_app().test_client()
+
+        assert http.get("/healthz").status_code == 200
+        assert http.post(f"/sessions/ai/{ID}/retry").status_code == 401
+
+    def test_incomplete_environment_stops_the_app(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What is missing is told at the start, and not to the first user."""
+        monkeypatch.delenv("AI_API_KEY")
+
+        with pytest.raises(errors.NotConfigured, match="AI_API_KEY"):
+            flask_app.create_app()
 
 
 def code_of(response: TestResponse) -> str:

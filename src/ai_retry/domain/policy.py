@@ -25,6 +25,7 @@ from ai_retry.domain.model import (
     Failure,
     Generation,
     GenerationStatus,
+    Outcome,
     QuotaRule,
     Snapshot,
     Waiver,
@@ -98,7 +99,7 @@ def admit(
         TooManyParallel, QuotaExhausted: in this order.
     """
     generation = snapshot.generation
-    if generation.status is GenerationStatus.SUCCESS:
+    if _is_success(snapshot):
         raise AlreadySucceeded(generation.id, generation.session_id)
     _refuse_in_progress(snapshot, policy)
     if not snapshot.can_create_session:
@@ -150,10 +151,10 @@ def next_attempt_at(snapshot: Snapshot) -> datetime | None:
 
 def ceiling(number: int, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
     """Longest backoff after attempt ``number``: ``min(cap, base * 2**(n-1))`` with n = number - 1."""
-    doublings = min(number - 2, 62)  # by then any base is past any cap, and timedelta has not overflown
-    if policy.backoff_base >= policy.backoff_cap / 2.0**doublings:
+    doublings = number - 2
+    if doublings >= (policy.backoff_cap // policy.backoff_base).bit_length():  # past the cap; timedelta would overflow
         return policy.backoff_cap
-    return policy.backoff_base * 2.0**doublings
+    return policy.backoff_base * (1 << doublings)
 
 
 def wait_after(
@@ -165,7 +166,7 @@ def wait_after(
     come back together; what the provider asked for is a floor, itself at most ``policy.max_wait``.
     """
     longest = ceiling(number, policy)
-    backoff = longest / 2 + longest / 2 * fraction
+    backoff = longest * (0.5 + fraction / 2)
     asked = failure.retry_after if failure and failure.retry_after else timedelta(0)
     return max(backoff, min(asked, policy.max_wait))
 
@@ -181,6 +182,12 @@ def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DE
     return counted_attempts(snapshot) + failure.counted < policy.max_attempts and recent < policy.hard_cap
 
 
+def _is_success(snapshot: Snapshot) -> bool:
+    """``success`` is what either side says: the app may write a status back, but not our attempt's outcome."""
+    ours = any(attempt.outcome is Outcome.SUCCEEDED for attempt in snapshot.attempts)
+    return ours or snapshot.generation.status is GenerationStatus.SUCCESS
+
+
 def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
     until = _busy_until(snapshot, policy)
     if until is not None and until > snapshot.as_of:
@@ -194,7 +201,8 @@ def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
     last = snapshot.attempts[-1] if snapshot.attempts else None
     if last is not None and last.outcome is None and last.lease_expires_at > snapshot.as_of:
         return last.lease_expires_at
-    ours_left_it_so = last is not None and touched_at <= (last.closed_at or last.lease_expires_at)
+    ours_until = min(last.closed_at or last.lease_expires_at, last.lease_expires_at) if last else None
+    ours_left_it_so = ours_until is not None and touched_at <= ours_until
     if generation.status in _IN_PROGRESS and not ours_left_it_so:
         return touched_at + policy.lease
     return None

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import NoReturn
 from uuid import UUID, uuid4
 
 from ai_retry.domain import policy as rules
@@ -161,7 +162,7 @@ class _Attempt:
         assert self.admission.context is not None  # noqa: S101 (admit gives one or the other)
         called_after = self.clock.monotonic()
         timeout = rules.call_timeout(timedelta(seconds=called_after - self.claimed_after), self.policy)
-        if timeout < _SHORTEST_CALL:
+        if timeout < min(_SHORTEST_CALL, self.policy.deadline / 2):
             self._give_back()
         try:
             answer = self.ai.generate(
@@ -172,7 +173,7 @@ class _Attempt:
             raise GenerationFailed(error.failure, retry_after=wait) from error
         return answer, self._since(called_after)
 
-    def _give_back(self) -> None:
+    def _give_back(self) -> NoReturn:
         wait = self._fail(_NO_TIME_TO_CALL, None)
         raise LeaseLost(answer_kept=False, retry_after=wait)
 

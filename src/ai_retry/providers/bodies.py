@@ -22,6 +22,7 @@ _IDS = (
 )
 _LARGEST_COUNT = 2**31 - 1  # PostgreSQL's integer; no honest count of tokens is larger
 _COST = re.compile(r"[0-9]{1,12}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?", re.ASCII)
+_LIMIT = re.compile(r"\bLimit:? ([0-9]{1,12})\b.{0,60}?\bRequested:? ([0-9]{1,12})\b", re.ASCII)
 _LEADING = re.compile(r"\s*(?::[^\n]*\n\s*)*")  # blank lines, and comments of a stream that was none
 
 
@@ -52,13 +53,12 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def text_of(body: bytes) -> str:
+def read_text(body: bytes) -> str:
     """Decode as UTF-8 whatever the headers say, without a byte order mark; then skip what may precede JSON.
 
-    Raises:
-        UnicodeDecodeError: the one exception of this module, a ``ValueError``.
+    Bytes that are not UTF-8 become lone surrogates, which no valid content may hold.
     """
-    text = body.decode("utf-8-sig")
+    text = body.decode("utf-8-sig", errors="surrogateescape")
     found = _LEADING.match(text)
     return text[found.end() if found else 0 :].rstrip()
 
@@ -127,9 +127,16 @@ def _words(error: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, ...
         )
     )
     words = [word.lower() for word in candidates if isinstance(word, str) and word and not word.isdigit()]
-    words += [name for name in ("failed_generation",) if name in error or name in outer]
-    words += [name for name in ("flagged_input",) if name in metadata]
+    words += ["failed_generation"] if "failed_generation" in error or "failed_generation" in outer else []
+    words += ["flagged_input"] if "flagged_input" in metadata else []
+    words += ["requested_over_limit"] if _is_over_limit(error.get("message")) else []
     return tuple(dict.fromkeys(words))
+
+
+def _is_over_limit(message: Any) -> bool:
+    """Whether it says ``Limit 8000, Requested 9500``: OpenAI and Groq tell it in the text alone."""
+    found = _LIMIT.search(message) if isinstance(message, str) else None
+    return found is not None and int(found[2]) > int(found[1])
 
 
 def read_usage(envelope: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:

@@ -31,13 +31,13 @@ _IDLE_SECONDS = 4.0  # servers close idle connections, some after 5 s, and a req
 
 
 class Deadline:
-    """When a call must have ended, and whether its current request may have reached the server."""
+    """When a call must have ended, and how many of its requests may have reached a server."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         """Begin now."""
         self._clock = clock
         self._ends = clock.monotonic() + seconds
-        self.sent = False  # set by the connection; reset by who sends another request
+        self.sent = 0  # requests begun on an established connection
 
     @property
     def left(self) -> float:
@@ -107,13 +107,12 @@ class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         try:
             return _connect(_lookups.addresses(self._dns_host, self.port), self.socket_options or ())
-        except (socket.gaierror, UnicodeError):
-            failure: Exception = NameResolutionError(self.host, self, socket.gaierror("unknown name"))
-        except TimeoutError:
-            failure = ConnectTimeoutError(self, "connecting took too long")
+        except (socket.gaierror, UnicodeError) as error:
+            raise NameResolutionError(self.host, self, socket.gaierror("unknown name")) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "connecting took too long") from error
         except OSError as error:
-            failure = NewConnectionError(self, f"connecting failed: {error.strerror}")
-        raise failure
+            raise NewConnectionError(self, "connecting failed") from error
 
     @property
     def is_connected(self) -> bool:
@@ -125,14 +124,15 @@ class _Connection(HTTPConnection):
         """Connect first, so that it is known from when on the server may have seen the request."""
         if self.sock is None:
             self.connect()
-        _current.get().sent = True
+        _time_left()
+        _current.get().sent += 1
         super().request(*args, **kwargs)
 
 
 class _TlsConnection(_Connection, HTTPSConnection):
     def connect(self) -> None:
         self.ssl_context = _tls_context(self.cert_reqs)
-        HTTPSConnection.connect(self)
+        super().connect()
 
 
 class _Pool(HTTPConnectionPool):

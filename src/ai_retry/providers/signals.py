@@ -11,8 +11,6 @@ from functools import partial
 
 from ai_retry.domain.model import FailureCode
 
-_NOTHING: frozenset[str] = frozenset()
-
 
 @dataclass(frozen=True, slots=True)
 class Signal:
@@ -28,8 +26,8 @@ class Signal:
     transient: bool = False  # the identical request may succeed later
     operator_fault: bool = False
     statuses: Collection[int] = ()
-    words: Set[str] = _NOTHING  # in lower case
-    phrases: Set[str] = _NOTHING  # in lower case, where no machine word tells
+    words: Set[str] = frozenset()  # in lower case
+    phrases: Set[str] = frozenset()  # in lower case, where no machine word tells
     source: str = ""  # a document by its name; needed in every row
 
     def applies(self, status: int, words: Collection[str], message: str) -> bool:
@@ -121,13 +119,7 @@ STATUS: tuple[Signal, ...] = (
         "the prompt was refused by moderation",
         FailureCode.REJECTED,
         statuses=(400,),
-        words={
-            "content_filter",
-            "content_policy_violation",
-            "invalid_prompt",
-            "refusal",
-            "responsibleaipolicyviolation",
-        },
+        words={"content_filter", "content_policy_violation", "invalid_prompt", "refusal"},
         source="Azure OpenAI, Content filtering; OpenRouter, Errors: some refuse after seconds of work",
     ),
     _passing(
@@ -266,7 +258,7 @@ TOO_LONG = Signal(
     "the answer was cut off at the token limit",
     FailureCode.INCOMPLETE,
     words={"length", "max_tokens", "model_length"},
-    source="OpenAI, Chat completions; Mistral (model_length): the same limit would cut again, even if the JSON is whole",
+    source="OpenAI, Chat completions; Mistral (model_length): cut again by the same limit, even if the JSON is whole",
 )
 ABORTED = _passing(
     "the provider broke off the answer",

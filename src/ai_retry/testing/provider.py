@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from http.client import responses as PHRASES
+from http.client import responses as phrases
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -117,7 +117,7 @@ def reply(
     content = jsonlib.dumps(json).encode() if json is not None else body.encode() if isinstance(body, str) else body
     fields = {"Content-Type": "application/json"} if json is not None else {}
     fields |= {"Content-Length": str(len(content)), "Date": formatdate(usegmt=True), **(headers or {})}
-    phrase = PHRASES.get(status, "Scripted")
+    phrase = phrases.get(status, "Scripted")
     head = f"HTTP/1.1 {status} {phrase}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return (head.encode("latin-1") + b"\r\n" + content, Ending("keep"))
 
@@ -177,6 +177,7 @@ class ScriptedServer:
             ssl_context: speak TLS with the certificate of this server-side context.
         """
         self.requests: list[Request] = []
+        self.connections = 0
         self._script = list(script)
         self._default = default
         self._ssl_context = ssl_context
@@ -235,6 +236,7 @@ class ScriptedServer:
                 connection, _ = self._listener.accept()
             except TimeoutError:
                 continue
+            self.connections += 1
             self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:

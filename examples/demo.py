@@ -1,0 +1,270 @@
+"""The main job, end to end, on a local Supabase stack: every HTTP exchange of a retry's life, and the rows it leaves.
+
+Run it with ``make demo``. It starts PostgreSQL, Auth and the Data API, a scripted AI provider on a real socket, and the
+Flask app under gunicorn; tells a story to them over HTTP; checks every answer; and takes everything down again.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from threading import Barrier
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import requests
+from psycopg.types.json import Jsonb
+
+from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, pause, reply
+from tests.support.app_server import running_app
+from tests.support.model_server import running_model
+from tests.support.stack import SignedInUser, running_stack
+
+CONTEXT = {
+    "messages": [
+        {"role": "system", "content": "You write short training sessions as JSON."},
+        {"role": "user", "content": "An easy run for a beginner."},
+    ],
+    "parameters": {"max_tokens": 80, "temperature": 0},
+    "response_schema": {
+        "type": "object",
+        "properties": {"title": {"type": "string", "maxLength": 60}, "minutes": {"type": "integer"}},
+        "required": ["title", "minutes"],
+        "additionalProperties": False,
+    },
+}
+BUSY = reply(503, json={"error": {"message": "The model is overloaded.", "code": 503}})
+SESSION = chat({"title": "Easy run", "minutes": 30})
+
+
+class Answers:
+    """What the provider answers: a session after half a second, or that it is down."""
+
+    def __init__(self) -> None:
+        self.available = True
+
+    def __call__(self, request: Request) -> Script:
+        """Answer one request."""
+        return self.generate(request) if self.available else BUSY
+
+    def generate(self, request: Request) -> Script:  # noqa: ARG002 - a real model reads it
+        """Answer as a provider that works."""
+        return (*pause(0.5), *SESSION)
+
+
+class ModelAnswers(Answers):
+    """The same with a real model: every request is passed on to it."""
+
+    def __init__(self, base_url: str) -> None:
+        super().__init__()
+        self._base_url = base_url
+
+    def generate(self, request: Request) -> Script:
+        """Ask the model and give back its answer as it came."""
+        answer = requests.post(
+            f"{self._base_url}/chat/completions",
+            data=request.body,
+            headers={"Content-Type": "application/json"},
+            timeout=60,
+        )
+        return reply(answer.status_code, body=answer.content, headers={"Content-Type": "application/json"})
+
+
+class Unexpected(Exception):
+    """The story went another way."""
+
+
+@dataclass
+class Story:
+    """Tells it: one request at a time, with the reason and what came back."""
+
+    app: str
+    calls: ScriptedServer
+    failures: list[str] = field(default_factory=list)
+
+    def ask(self, why: str, path: str, expected: int, *, token: str | None, method: str = "POST") -> requests.Response:
+        """Make one exchange, print it, and check its status."""
+        response = self.send(path, token=token, method=method)
+        self.show(why, method, path, response)
+        if response.status_code != expected:
+            raise Unexpected(f"{why}: expected {expected}, got {response.status_code}")
+        return response
+
+    def send(self, path: str, *, token: str | None, method: str = "POST") -> requests.Response:
+        """Make one exchange in silence."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return requests.request(method, self.app + path, headers=headers, timeout=60)
+
+    def show(self, why: str, method: str, path: str, response: requests.Response) -> None:
+        """Print an exchange in three lines."""
+        body = response.json()
+        wait = f"  Retry-After: {response.headers['Retry-After']}" if "Retry-After" in response.headers else ""
+        print(f"\n# {why}\n{method} {path}\n  -> {response.status_code}{wait}  {json.dumps(_short(body))}")
+
+    def check(self, claim: str, *, holds: bool) -> None:
+        """State what must be true now."""
+        print(f"  {'ok' if holds else 'NOT SO'}: {claim}")
+        if not holds:
+            raise Unexpected(claim)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the demo; 0 when every answer was the expected one."""
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("--model", action="store_true", help="answer with a real small language model")
+    options = parser.parse_args(arguments)
+    began = time.monotonic()
+    try:
+        with ExitStack() as cleanup:
+            tell(cleanup, with_model=options.model)
+    except (Unexpected, requests.RequestException, psycopg.Error, AssertionError, RuntimeError) as error:
+        print(f"\ndemo: failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; everything was taken down", file=sys.stderr)
+        return 1
+    print(f"\ndemo: ok ({time.monotonic() - began:.1f} s)")
+    return 0
+
+
+def tell(cleanup: ExitStack, *, with_model: bool) -> None:
+    """Start the parts and go through the story."""
+    print("Starting PostgreSQL, Auth and the Data API, an AI provider and the app, all on 127.0.0.1 ...")
+    stack = cleanup.enter_context(running_stack())
+    answers = ModelAnswers(cleanup.enter_context(running_model())) if with_model else Answers()
+    provider = cleanup.enter_context(ScriptedServer(default=answers))
+    settings = {name: value for name, value in stack.env().items() if name != "DATABASE_URL"}
+    app = cleanup.enter_context(running_app(settings | {"AI_BASE_URL": provider.base_url, "AI_MODEL": "demo"}))
+    database = cleanup.enter_context(psycopg.connect(stack.database_url, autocommit=True))
+    story = Story(app=app, calls=provider)
+    ada = stack.sign_up("ada@example.com", "correct horse battery staple")
+    bob = stack.sign_up("bob@example.com", "correct horse battery staple")
+    generation, someone_elses, second = (failed_generation(database, user) for user in (ada, bob, ada))
+    refused_at_the_door(story, ada, generation, someone_elses)
+    failed_waited_retried(story, ada, generation, answers)
+    two_clicks_at_once(story, ada, second)
+    show_rows(database, ada)
+
+
+def refused_at_the_door(story: Story, ada: SignedInUser, generation: UUID, someone_elses: UUID) -> None:
+    """Who may not, learns nothing and reaches nobody."""
+    token = ada.access_token
+    story.ask("No token: who are you?", retry_path(generation), 401, token=None)
+    story.ask("Not a UUID.", "/sessions/ai/session-7/retry", 400, token=token)
+    story.ask("Somebody else's generation looks like none.", retry_path(someone_elses), 404, token=token)
+    story.check("nobody was called", holds=not story.calls.requests)
+
+
+def failed_waited_retried(story: Story, ada: SignedInUser, generation: UUID, answers: Answers) -> None:
+    """A failure costs nothing, the wait is kept, the success is charged once."""
+    token = ada.access_token
+    answers.available = False
+    failed = story.ask("The provider is down: the attempt is recorded.", retry_path(generation), 502, token=token)
+    story.check("a Retry-After says when to come back", holds="Retry-After" in failed.headers)
+    before = len(story.calls.requests)
+    early = story.ask("At once again: too soon.", retry_path(generation), 429, token=token)
+    story.check("the provider was not called", holds=len(story.calls.requests) == before)
+    answers.available = True
+    wait = int(early.headers["Retry-After"])
+    print(f"\n... waiting the {wait} s that it asked for ...")
+    time.sleep(wait)
+    status = story.ask("Where does it stand?", f"/sessions/ai/{generation}", 200, token=token, method="GET")
+    story.check("the failure cost no quota", holds=_quota(status)["remaining"] == _quota(status)["limit"])
+    done = story.ask("After the wait: a session.", retry_path(generation), 200, token=token)
+    story.check("it was charged once", holds=_quota(done)["remaining"] == _quota(done)["limit"] - 1)
+    before = len(story.calls.requests)
+    story.ask("Once more: it has succeeded already.", retry_path(generation), 409, token=token)
+    story.check("the provider was not called", holds=len(story.calls.requests) == before)
+
+
+def two_clicks_at_once(story: Story, ada: SignedInUser, generation: UUID) -> None:
+    """Two threads, a barrier, one generation."""
+    before = len(story.calls.requests)
+    barrier = Barrier(2)
+
+    def click() -> requests.Response:
+        barrier.wait(timeout=10)
+        return story.send(retry_path(generation), token=ada.access_token)
+
+    with ThreadPoolExecutor(2) as threads:
+        clicks = [threads.submit(click) for _ in range(2)]
+        responses = sorted((each.result() for each in clicks), key=lambda response: response.status_code)
+    for response in responses:
+        story.show("Two clicks at once on a second generation.", "POST", retry_path(generation), response)
+    story.check("one 200 and one 429", holds=[each.status_code for each in responses] == [200, 429])
+    story.check("one call of the provider", holds=len(story.calls.requests) == before + 1)
+    quota = _quota(responses[0])
+    story.check("charged once", holds=quota["remaining"] == quota["limit"] - 2)
+
+
+def show_rows(database: psycopg.Connection, user: SignedInUser) -> None:
+    """Print what stands in the database."""
+    table(
+        database,
+        "attempts (ai_retry_attempts)",
+        "select left(generation_id::text, 8) as generation, number, outcome, code, counted, wire_requests,"
+        " captured_at is not null as captured, left(session_id::text, 8) as session"
+        " from public.ai_retry_attempts where user_id = %s order by started_at",
+        user.id,
+    )
+    table(
+        database,
+        "error log (generation_error_logs)",
+        "select left(generation_id::text, 8) as generation, error_type, error_message"
+        " from public.generation_error_logs where user_id = %s order by created_at",
+        user.id,
+    )
+    table(
+        database,
+        "events",
+        "select event_type, left(event_data ->> 'generation_id', 8) as generation, event_data ->> 'attempt' as attempt"
+        " from public.events where user_id = %s order by created_at",
+        user.id,
+    )
+
+
+def table(database: psycopg.Connection, title: str, query: str, user_id: UUID) -> None:
+    """Print a query's rows under their names."""
+    cursor = database.execute(query.encode(), [user_id])
+    names = [column.name for column in cursor.description or ()]
+    rows = [["" if value is None else str(value) for value in row] for row in cursor.fetchall()]
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    print(f"\n{title}")
+    for row in (names, *rows):
+        print("  " + "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
+
+
+def failed_generation(database: psycopg.Connection, user: SignedInUser) -> UUID:
+    """Store a generation as the app does, after its own call failed."""
+    generation_id = uuid4()
+    database.execute(
+        "insert into public.generations (id, user_id, status, model, prompt_data) values (%s, %s, 'error', %s, %s)",
+        [generation_id, user.id, None, Jsonb(CONTEXT)],
+    )
+    return generation_id
+
+
+def retry_path(generation_id: UUID) -> str:
+    """Where a generation is retried."""
+    return f"/sessions/ai/{generation_id}/retry"
+
+
+def _quota(response: requests.Response) -> dict[str, Any]:
+    quota: dict[str, Any] = response.json()["meta"]["quota"]
+    return quota
+
+
+def _short(value: Any) -> Any:
+    """Cut long texts, so that an exchange fits a few lines."""
+    if isinstance(value, dict):
+        return {name: _short(each) for name, each in value.items()}
+    return value[:8] + "…" if isinstance(value, str) and len(value) == len(str(UUID(int=0))) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

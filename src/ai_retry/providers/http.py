@@ -1,0 +1,300 @@
+"""Asks an OpenAI-compatible provider over HTTP: one request loop under one deadline.
+
+What an answer means is judged in ``classify``, by the table in ``signals``; how time is kept stands in ``deadline``.
+Waits that do not fit into the call are not made here: they are handed up as ``Failure.retry_after``.
+"""
+
+import json
+import re
+import string
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from ssl import SSLCertVerificationError
+from typing import Any, TypeAlias
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.auth import AuthBase
+from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from ai_retry.domain.errors import ContextMissing, GenerationFailed
+from ai_retry.domain.model import Answer, Context, Failure
+from ai_retry.domain.ports import Clock
+from ai_retry.providers import signals
+from ai_retry.providers.classify import Ending, Reply, classify
+from ai_retry.providers.deadline import Deadline, DeadlineAdapter, bounded_by
+from ai_retry.providers.redaction import Redactor
+from ai_retry.providers.signals import Signal
+from ai_retry.providers.validation import check_schema
+
+OPENROUTER = "https://openrouter.ai/api/v1"  # OpenRouter, API reference
+
+_CHUNK = 65536  # bytes read at once
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110, section 5.5
+_SECRET_HEADER = re.compile("auth|cookie|key|secret|token", re.IGNORECASE)
+_jitter = wait_random_exponential(multiplier=0.5, max=4)  # full jitter: anywhere below 0.5 s, 1 s, 2 s …
+
+_Outcome: TypeAlias = Answer | Failure
+
+
+class HttpAiProvider:
+    """The port ``AiProvider`` over ``POST {base_url}/chat/completions``.
+
+    A context with a ``response_schema`` is asked for with ``response_format`` (strict JSON schema), and the output is
+    the JSON value, validated. Without one, the output is the content as it came: a JSON string.
+
+    A request is sent again within the call only if the provider certainly did not generate and the cause may pass:
+    after its ``Retry-After`` plus full jitter, at most ``max_requests`` in all, and only while at least half of the
+    time would be left for it, since a call that is cut short turns a free failure into a paid one. Redirects are not
+    followed; proxies are taken from the usual environment variables, credentials never from a netrc file.
+
+    ``wire_requests`` counts the requests that were begun on an established connection: a server sees that many or,
+    where a connection broke, fewer. One that could not be connected counts nothing.
+
+    Thread-safe; all calls share one connection pool.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        base_url: str = OPENROUTER,
+        api_key: str | None = None,
+        model: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        auth_header: str = "Authorization",
+        max_body_bytes: int = 4 * 1024 * 1024,
+        max_requests: int = 3,
+        pool_size: int = 32,
+        session: requests.Session | None = None,
+    ) -> None:
+        """Configure; nothing is sent.
+
+        Args:
+            clock: measures the deadline and makes the waits between repeats.
+            base_url: of the API, without ``/chat/completions``.
+            api_key: None for local servers that want none.
+            model: asked for when a context names none.
+            headers: sent along, such as OpenRouter's ``HTTP-Referer`` and ``X-Title``.
+            query: of the URL, such as Azure's ``api-version``.
+            auth_header: carries the key: after ``Bearer`` if it is ``Authorization``, else bare (Azure's ``api-key``).
+            max_body_bytes: of an answer, decoded; reading stops there.
+            max_requests: in one call.
+            pool_size: idle connections kept per host; more may be in use.
+            session: its headers, ``verify``, ``cert``, ``proxies`` and ``trust_env`` apply; its adapters and hooks do
+                not, since only our connections keep the deadline. It is not closed.
+
+        Raises:
+            ValueError: names the argument that can't be used, never its value.
+        """
+        _check_url(base_url)
+        _require(max_body_bytes >= 1, "max_body_bytes must be at least 1")
+        _require(max_requests >= 1, "max_requests must be at least 1")
+        self._base_url = base_url.rstrip("/")
+        self._model = model
+        self._headers = {"Accept": "application/json", "User-Agent": "ai-retry", **(headers or {})}
+        self._query = dict(query or {})
+        self._auth = _Auth(auth_header, api_key)
+        for name, value in (*self._headers.items(), *self._auth.headers.items()):
+            _require(bool(_HEADER_NAME.fullmatch(name)), "a header's name can't be sent")
+            _require(bool(_HEADER_VALUE.fullmatch(value)), f"the value of the header {name} can't be sent")
+        self._secrets = [value for name, value in self._headers.items() if _SECRET_HEADER.search(name)]
+        self._secrets += [api_key] if api_key else []
+        self._max_body_bytes = max_body_bytes
+        self._max_requests = max_requests
+        self._clock = clock
+        self._adapter = DeadlineAdapter(pool_size=pool_size)
+        self._session = session or requests.Session()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self._base_url!r}, model={self._model!r})"
+
+    def close(self) -> None:
+        """Close the idle connections. A later call would open new ones."""
+        self._adapter.close()
+
+    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:
+        """Ask for a complete answer that is valid under ``context.response_schema``; see the port.
+
+        Raises:
+            GenerationFailed: nothing else; neither its text nor its causes hold the prompt or the key.
+        """
+        outcome = self._generate(context, timeout.total_seconds(), idempotency_key)
+        if isinstance(outcome, Failure):
+            raise GenerationFailed(outcome)  # not inside an except block: it would carry what was caught there
+        return outcome
+
+    def _generate(self, context: Context, seconds: float, idempotency_key: str) -> _Outcome:
+        deadline = Deadline(self._clock, seconds)
+        model = context.model or self._model
+        request = self._request(context, model, idempotency_key)
+        if isinstance(request, Failure):
+            return request
+        redactor = Redactor(prompt=context.messages, secrets=self._secrets)
+
+        def judge(reply: Reply) -> _Outcome:
+            return classify(reply, schema=context.response_schema, now=self._clock.now(), redactor=redactor)
+
+        outcome = self._repeat(lambda: self._send(request, deadline, judge), deadline, seconds)
+        return replace(outcome, model=outcome.model or model, wire_requests=deadline.sent)
+
+    def _request(self, context: Context, model: str | None, idempotency_key: str) -> requests.PreparedRequest | Failure:
+        """Build the request, once: its repeats are the same to the byte."""
+        if model is None:
+            return _failure(signals.UNSENDABLE, "neither the context nor the configuration names a model")
+        body: dict[str, Any] = {
+            **context.parameters,
+            "model": model,
+            "messages": list(context.messages),
+            "stream": False,
+        }
+        try:
+            if context.response_schema is not None:
+                check_schema(context.response_schema)
+                json_schema = {"name": "output", "strict": True, "schema": context.response_schema}
+                body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+            return self._session.prepare_request(
+                requests.Request(
+                    "POST",
+                    f"{self._base_url}/chat/completions",
+                    params=self._query,
+                    headers=self._headers
+                    | {
+                        "Content-Type": "application/json",
+                        "Idempotency-Key": quote(idempotency_key, safe=string.punctuation),
+                    },
+                    data=json.dumps(body, allow_nan=False).encode(),
+                    auth=self._auth,
+                )
+            )
+        except ContextMissing as error:
+            problem = str(error.details["problem"])
+        except (TypeError, ValueError, RecursionError, OSError) as error:
+            problem = type(error).__name__
+        return _failure(signals.UNSENDABLE, problem, model)
+
+    def _repeat(self, send: Callable[[], _Outcome], deadline: Deadline, seconds: float) -> _Outcome:
+        """Send, and again while that is free, useful and in time."""
+        enough = stop_after_attempt(self._max_requests)
+
+        def wait(state: RetryCallState) -> float:
+            asked = _result(state).retry_after
+            return (asked.total_seconds() if asked else 0.0) + _jitter(state)
+
+        def stop(state: RetryCallState) -> bool:
+            return enough(state) or deadline.left - state.upcoming_sleep < seconds / 2
+
+        retrying = Retrying(
+            retry=retry_if_result(_may_be_repeated),
+            wait=wait,
+            stop=stop,
+            sleep=self._clock.sleep,
+            retry_error_callback=_result,
+        )
+        return retrying(send)
+
+    def _send(
+        self, request: requests.PreparedRequest, deadline: Deadline, judge: Callable[[Reply], _Outcome]
+    ) -> _Outcome:
+        """Put the request on the wire, once, and judge what comes."""
+        before = deadline.sent
+        try:
+            settings: Any = self._session.merge_environment_settings(
+                str(request.url), proxies={}, stream=True, verify=None, cert=None
+            )
+            with bounded_by(deadline), closing(self._adapter.send(request, timeout=None, **settings)) as response:
+                deadline.sent = before + 1  # also where a test has put something else in the place of our connections
+                reply = self._read(response)
+            return judge(reply)
+        except Exception as error:  # noqa: BLE001 (the port promises GenerationFailed alone, and garbage may raise anything)
+            return _failure(_signal_of(error, deadline, sent=deadline.sent > before), type(_origin(error)).__name__)
+
+    def _read(self, response: requests.Response) -> Reply:
+        body, ending = bytearray(), Ending.WHOLE
+        try:
+            while chunk := response.raw.read1(_CHUNK, decode_content=True):
+                body += chunk
+                if len(body) > self._max_body_bytes:
+                    ending = Ending.TOO_LARGE
+                    break
+        except ReadTimeoutError:
+            ending = Ending.LATE
+        except (HTTPError, OSError):
+            ending = Ending.CUT
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Reply(status=response.status_code, headers=headers, body=bytes(body), ending=ending)
+
+
+class _Auth(AuthBase):
+    """Given even without a key, since ``requests`` would then look into a netrc file."""
+
+    def __init__(self, header: str, api_key: str | None) -> None:
+        bearer = "Bearer " if header.lower() == "authorization" else ""
+        self.headers = {header: f"{bearer}{api_key}"} if api_key else {}
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers.update(self.headers)
+        return request
+
+
+def _may_be_repeated(outcome: _Outcome) -> bool:
+    return isinstance(outcome, Failure) and outcome.certainly_not_generated and outcome.transient
+
+
+def _result(state: RetryCallState) -> Any:
+    return state.outcome.result() if state.outcome else None
+
+
+def _signal_of(error: Exception, deadline: Deadline, *, sent: bool) -> Signal:
+    """Which row of ``signals.BEFORE`` an exception shows."""
+    if sent or isinstance(error, requests.ReadTimeout):
+        timed_out = deadline.left <= 0 or isinstance(error, requests.Timeout)
+        return signals.SILENT if timed_out else signals.DROPPED
+    if isinstance(_origin(error), SSLCertVerificationError):
+        return signals.CERTIFICATE
+    if isinstance(error, ValueError) or not isinstance(error, requests.RequestException):
+        return signals.UNSENDABLE  # an address, proxy or certificate file that can't be used
+    return signals.UNREACHABLE
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The exception with which it began; the others only wrap it."""
+    for _ in range(20):
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return error
+
+
+def _failure(signal: Signal, detail: str, model: str | None = None) -> Failure:
+    return Failure(
+        code=signal.code,
+        reason=f"{signal.shows}: {detail}"[:300],
+        transient=signal.transient,
+        certainly_not_generated=signal.not_generated,
+        operator_fault=signal.operator_fault,
+        model=model,
+        wire_requests=0,
+    )
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    _require(usable, "base_url must be an http or https URL")
+    _require(not (parts.username or parts.password), "base_url must not hold credentials; use api_key or headers")
+    _require(not (parts.query or parts.fragment), "base_url must have no query; use the argument query")
+
+
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a sentence)
+    if not condition:
+        raise ValueError(message)

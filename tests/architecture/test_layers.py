@@ -1,0 +1,243 @@
+"""How the code is cut: imports run one way, heavy libraries stay with their adapter, and pieces stay small."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import ai_retry
+
+SOURCES = Path(ai_retry.__file__).parent
+REPOSITORY = SOURCES.parents[1]
+
+# Who may import whom of ours, lazily or not; each may import itself. What is missing here may import nothing of ours.
+LAYERS = {
+    "ai_retry": {"domain", "bootstrap"},
+    "domain": set(),
+    "storage": {"domain"},
+    "providers": {"domain"},
+    "auth": set(),
+    "clock": set(),
+    "config": {"domain"},
+    "slots": {"domain"},
+    "bootstrap": {"domain", "storage", "providers", "auth", "clock", "config", "slots"},
+    "problems": {"domain", "auth"},
+    "schemas": {"domain", "problems"},
+    "openapi": {"domain", "problems", "schemas"},
+    "flask": {"auth", "bootstrap", "problems", "schemas", "openapi"},
+    "_shipped": set(),
+    "_commands": {"_shipped"},
+    "cli": {"_commands"},
+    "testing": {"domain", "storage"},
+}
+
+# Adapters of the same port know nothing of each other.
+SEPARATE = [("storage.memory", "storage.postgres", "storage.supabase")]
+
+# Who may import which library; the rest of ours is the standard library.
+LIBRARIES = {
+    "apispec": {"openapi"},
+    "click": {"_commands"},
+    "flask": {"flask"},
+    "httpx": {"storage.supabase"},
+    "jsonschema": {"providers.validation"},
+    "jwt": {"auth"},
+    "marshmallow": {"flask", "schemas"},
+    "postgrest": {"storage.supabase"},
+    "psycopg": {"storage.postgres"},
+    "psycopg_pool": {"storage.postgres"},
+    "pytest": {"testing.contract"},
+    "referencing": {"providers.validation"},
+    "requests": {"auth", "providers.deadline", "providers.http"},
+    "supabase": {"storage.supabase"},
+    "tenacity": {"providers.http", "storage._functions"},
+    "urllib3": {"providers.deadline", "providers.http"},
+}
+
+HEAVY = ["flask", "httpx", "jsonschema", "jwt", "marshmallow", "psycopg", "pydantic", "requests", "supabase"]
+
+MAX_MODULE_LINES = 300
+LONG_MODULES = {
+    "auth.py": "tokens, keys and Auth's answers are one subject; half of it is contract",
+    "storage/memory.py": "the executable reference of one port, with its tables",
+    "testing/contract.py": "the list of a storage's promises",
+    "testing/provider.py": "a server of one file, that tests can read in one go",
+}
+
+MAX_FUNCTION_LINES = 40  # without the docstring
+LONG_FUNCTIONS = {"domain/policy.py:admit": "the rules in their order, read top-down"}
+
+
+def names() -> list[str]:
+    """List the modules of the package, without its name: ``domain.policy``, ``flask``."""
+    return sorted(
+        ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix("__init__").rstrip(".") or "ai_retry"
+        for path in SOURCES.rglob("*.py")
+    )
+
+
+def path_of(name: str) -> Path:
+    """Find a module's file."""
+    place = SOURCES if name == "ai_retry" else SOURCES / name.replace(".", "/")
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Parse a file."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def imports_of(name: str) -> frozenset[str]:
+    """List what a module imports, in functions and for type checks too; of ours without the package's name."""
+    found: set[str] = set()
+    for node in ast.walk(tree_of(path_of(name))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            assert node.module is not None
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
+
+
+def ours(name: str) -> Iterator[str]:
+    """List the modules of ours that a module imports."""
+    for imported in imports_of(name):
+        if imported.split(".")[0] == "ai_retry":
+            parts = imported.split(".")[1:]
+            while parts and ".".join(parts) not in names():
+                parts.pop()
+            yield ".".join(parts) or "ai_retry"
+
+
+def layer(name: str) -> str:
+    """Name a module's layer."""
+    return name.split(".", maxsplit=1)[0]
+
+
+def libraries(name: str) -> set[str]:
+    """List the libraries that a module imports, neither ours nor Python's own."""
+    roots = {each.split(".")[0] for each in imports_of(name)}
+    return roots - set(sys.stdlib_module_names) - {"ai_retry"}
+
+
+@pytest.mark.parametrize("name", names())
+def test_imports_run_one_way(name: str) -> None:
+    """A module imports its own layer and those below, as section 6 of the design draws them."""
+    allowed = LAYERS[layer(name)] | {layer(name)}
+
+    assert {layer(each) for each in ours(name)} <= allowed
+
+
+def test_layers_have_no_cycle() -> None:
+    """The table above is an order: somebody comes last."""
+    left = {each: set(below) for each, below in LAYERS.items()}
+    while left:
+        lowest = {each for each, below in left.items() if not below & left.keys()}
+        assert lowest, f"a cycle among {sorted(left)}"
+        left = {each: below for each, below in left.items() if each not in lowest}
+
+
+@pytest.mark.parametrize("name", [each for each in names() if layer(each) == "domain"])
+def test_domain_imports_the_standard_library_alone(name: str) -> None:
+    """The rules need nothing that has to be installed."""
+    assert libraries(name) == set()
+
+
+@pytest.mark.parametrize("adapters", SEPARATE)
+def test_adapters_don_t_import_each_other(adapters: tuple[str, ...]) -> None:
+    """What two adapters share stands below both."""
+    for name in adapters:
+        assert not set(ours(name)) & (set(adapters) - {name})
+
+
+@pytest.mark.parametrize("name", names())
+def test_libraries_stay_with_their_adapter(name: str) -> None:
+    """Each library is known to the modules that the table names, and to no other."""
+    assert {library for library in libraries(name) if name not in LIBRARIES.get(library, ())} == set()
+
+
+@pytest.mark.parametrize("module", ["ai_retry", "ai_retry.bootstrap", "ai_retry.config", "ai_retry.cli"])
+def test_import_stays_light(module: str) -> None:
+    """Importing what everybody imports loads none of the heavy libraries."""
+    code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == []
+
+
+def test_import_takes_less_than_50_ms() -> None:
+    """``import ai_retry`` costs under 50 ms on top of the interpreter; the best of five, since machines are busy."""
+    command = [sys.executable, "-X", "importtime", "-c", "import ai_retry"]
+
+    costs = []
+    for _ in range(5):
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        (line,) = [each for each in report.splitlines() if each.endswith("| ai_retry")]
+        costs.append(int(line.split("|")[1]) / 1000)
+
+    print(f"import ai_retry: {min(costs):.1f} ms")
+    assert min(costs) < 50
+
+
+def test_facade_has_at_most_20_names() -> None:
+    """The façade is small, exists, and is documented."""
+    exported = ai_retry.__all__
+
+    assert len(exported) <= 20
+    assert list(exported) == sorted(exported)
+    assert all(getattr(ai_retry, name).__doc__ for name in exported)
+
+
+@pytest.mark.parametrize("name", names())
+def test_modules_import_and_say_why_they_exist(name: str) -> None:
+    """Every module can be imported, without work or output, and has a docstring."""
+    importlib.import_module("ai_retry" if name == "ai_retry" else f"ai_retry.{name}")
+
+    assert ast.get_docstring(tree_of(path_of(name)))
+
+
+def test_modules_stay_short() -> None:
+    """No module has 300 lines, but for those with a reason; a reason that is needed no longer goes."""
+    lengths = {
+        path.relative_to(SOURCES).as_posix(): len(path.read_text().splitlines()) for path in SOURCES.rglob("*.py")
+    }
+
+    assert {name for name, lines in lengths.items() if lines >= MAX_MODULE_LINES} == set(LONG_MODULES)
+
+
+def test_functions_stay_short() -> None:
+    """No function has 40 lines, its docstring aside, but for those with a reason."""
+    long = {
+        f"{path.relative_to(SOURCES).as_posix()}:{node.name}"
+        for path in SOURCES.rglob("*.py")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef) and _lines(node) >= MAX_FUNCTION_LINES
+    }
+
+    assert long == set(LONG_FUNCTIONS)
+
+
+def test_adapters_outside_stay_thin() -> None:
+    """The runnable app is a few lines on the package: imports and one function, nothing that works at import."""
+    docstring, *body = tree_of(REPOSITORY / "adapters" / "flask_app.py").body
+
+    assert isinstance(docstring, ast.Expr)
+    assert {type(node) for node in body} <= {ast.Import, ast.ImportFrom, ast.FunctionDef}
+    assert (body[-1].end_lineno or 0) < 40
+
+
+def _lines(function: ast.FunctionDef) -> int:
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    if ast.get_docstring(function) is not None:
+        docstring = function.body[0]
+        lines -= (docstring.end_lineno or 0) - docstring.lineno + 1
+    return lines

@@ -1,0 +1,448 @@
+"""Any history of claims, settles, crashes, repeats and lost races keeps the books balanced.
+
+The machine knows a storage by the contract's ``World`` alone, so it runs on every adapter::
+
+    run_state_machine_as_test(lambda: StorageMachine(PostgresWorld(...)), settings=...)
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeAlias
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from ai_retry.domain.errors import AiRetryError, GenerationFailed
+from ai_retry.domain.model import (
+    Admission,
+    Answer,
+    Claim,
+    Context,
+    Failure,
+    FailureCode,
+    Outcome,
+    QuotaRule,
+    Snapshot,
+    Waiver,
+)
+from ai_retry.domain.policy import RetryPolicy, admit
+from ai_retry.domain.retry import retry_generation
+from ai_retry.storage.memory import AttemptRow, InMemoryStorage
+from ai_retry.testing.clock import ManualClock
+from ai_retry.testing.contract import MemoryWorld, Row, World
+from tests.support.builders import a_failure, an_answer
+
+POLICY = RetryPolicy(max_attempts=5, hard_cap=8, max_parallel=2, quota=QuotaRule(limit=2, window=timedelta(hours=1)))
+SETTINGS = settings(
+    max_examples=80,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+SHORT_WAIT, LONG_WAIT = timedelta(seconds=2), timedelta(minutes=5)
+MAX_GENERATIONS = 5
+
+Call: TypeAlias = Callable[[], object]
+Fate: TypeAlias = tuple[str | None, str | None, bool, bool]  # outcome, code, counted, captured
+
+durations = st.sampled_from([timedelta(seconds=1), timedelta(seconds=11), POLICY.lease, LONG_WAIT, POLICY.quota.window])
+waivers = st.sampled_from([frozenset(), frozenset(), frozenset({Waiver.BACKOFF}), frozenset(Waiver)])
+keys = st.sampled_from([None, "key-1", "key-2"])
+charges = st.sampled_from([True, True, True, False])
+failures = st.sampled_from(
+    [
+        a_failure(),
+        a_failure(FailureCode.TIMEOUT),
+        a_failure(certainly_not_generated=True),
+        a_failure(operator_fault=True, retry_after=LONG_WAIT),
+    ]
+)
+
+
+class Killed(BaseException):
+    """The process dies in the middle of a call."""
+
+
+@dataclass
+class WatchfulProvider:
+    """A provider that looks at the books when it is called, and then does as told."""
+
+    fate: Answer | Failure | Killed
+    look: Callable[[], None]
+
+    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:
+        """Answer, fail or die."""
+        self.look()
+        if isinstance(self.fate, Killed):
+            raise self.fate
+        if isinstance(self.fate, Failure):
+            raise GenerationFailed(self.fate)
+        return self.fate
+
+
+class StorageMachine(RuleBasedStateMachine):
+    """Two users, a few generations, and everything that may happen to them in any order."""
+
+    generations: Bundle[UUID] = Bundle("generations")
+    admissions: Bundle[Admission] = Bundle("admissions")
+    claims: Bundle[Claim] = Bundle("claims")
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.owners: dict[UUID, UUID] = {}  # of every generation ever made
+        self.present: set[UUID] = set()  # generations that the app has not deleted
+        self.fates: dict[tuple[UUID, int], Fate] = {}  # of closed attempts
+        self.calls: list[Call] = []  # to be repeated, as after a lost reply
+        self.users: list[UUID] = []
+
+    # What the app and time do
+
+    @initialize()
+    def begin(self) -> None:
+        """Two users sign up."""
+        self.users = [self.world.new_user() for _ in range(2)]
+
+    @precondition(lambda self: len(self.owners) < MAX_GENERATIONS)
+    @rule(target=generations, user=st.sampled_from([0, 0, 1]), status=st.sampled_from(["error", "timeout", "success"]))
+    def generate(self, user: int, status: str) -> UUID:
+        """The app makes a generation of its own, which fails or not."""
+        generation_id = self.world.new_generation(self.users[user], status=status)
+        self.owners[generation_id] = self.users[user]
+        self.present.add(generation_id)
+        return generation_id
+
+    @rule(generation_id=generations, status=st.sampled_from(["success", "error", "processing"]))
+    def meddle(self, generation_id: UUID, status: str) -> None:
+        """The app writes a status, without asking us."""
+        if generation_id in self.present:
+            self.world.set_generation(generation_id, status=status)
+
+    @rule(generation_id=consumes(generations))
+    def delete(self, generation_id: UUID) -> None:
+        """The app deletes a generation."""
+        self.world.delete_generation(generation_id)
+        self.present.discard(generation_id)
+
+    @rule(user=st.sampled_from([0, 1]), limit=st.integers(0, 3))
+    def override_quota(self, user: int, limit: int) -> None:
+        """An operator changes a user's limit."""
+        self.world.set_quota(self.users[user], limit, POLICY.quota.window)
+
+    @rule(constraint=st.sampled_from([None, "title_is_short", "km_is_positive"]))
+    def change_seam(self, constraint: str | None) -> None:
+        """The app's database refuses sessions, or accepts them again."""
+        self.world.refuse_sessions(constraint)
+
+    @rule(duration=durations)
+    def advance(self, duration: timedelta) -> None:
+        """Time passes."""
+        self.world.advance(duration)
+
+    # What workers do, step by step, so that anything may come between
+
+    @rule(target=admissions, generation_id=generations, waive=waivers, charge=charges, key=keys)
+    def read(self, generation_id: UUID, waive: frozenset[Waiver], charge: bool, key: str | None) -> Any:  # noqa: FBT001
+        """A worker loads and is admitted, or not."""
+        try:
+            admission = admit(self._load(generation_id), POLICY, waive=waive, charge=charge)
+        except AiRetryError:
+            return multiple()
+        return replace(admission, idempotency_key=key)
+
+    @rule(target=claims, admission=admissions)
+    def claim(self, admission: Admission) -> Any:
+        """A worker claims what it was admitted to, be it still true or not."""
+        token = uuid4()
+        before = self._fates()
+        claim = None
+        with suppress(AiRetryError):
+            claim = self.world.storage.claim(admission, token=token, lease=POLICY.lease)
+        self._check_only_abandoned(before)
+        self.calls.append(lambda: self._claim_again(admission, token, claim))
+        if claim is None:
+            return multiple()
+        self._check_claimed(admission)
+        return claim
+
+    @rule(claim=claims, text=st.sampled_from(["a", "b"]))
+    def succeed(self, claim: Claim, text: str) -> None:
+        """A worker brings an answer, in time or late."""
+        answer = an_answer(output={"text": text})
+        self._settle(claim, lambda: self._succeed(claim, answer, None))
+
+    @rule(claim=claims)
+    def succeed_from_store(self, claim: Claim) -> None:
+        """A worker uses the stored answer, if there is one."""
+        if claim.generation_id in self.present and (stored := self._load(claim.generation_id).stored_answer):
+            self._settle(claim, lambda: self._succeed(claim, stored.answer, stored.number))
+
+    @rule(claim=claims, failure=failures, delay=st.sampled_from([timedelta(0), LONG_WAIT]))
+    def fail(self, claim: Claim, failure: Failure, delay: timedelta) -> None:
+        """A worker brings a failure, in time or late."""
+        duration = timedelta(seconds=1)
+        self._settle(claim, lambda: self.world.storage.fail(claim, failure, duration=duration, delay=delay))
+
+    @rule(claim=consumes(claims))
+    def crash(self, claim: Claim) -> None:
+        """A worker dies with its claim: it will not be heard of again."""
+        note(f"lost {claim}")
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        """Any earlier call arrives once more."""
+        call = data.draw(st.sampled_from(range(len(self.calls))), label="call")
+        self.calls[call]()
+
+    @rule(
+        generation_id=generations,
+        fate=failures | st.just(an_answer()) | st.builds(Killed),
+        waive=waivers,
+        charge=charges,
+        key=keys,
+    )
+    def retry(
+        self,
+        generation_id: UUID,
+        fate: Answer | Failure | Killed,
+        waive: frozenset[Waiver],
+        charge: bool,  # noqa: FBT001
+        key: str | None,
+    ) -> None:
+        """Somebody retries from end to end."""
+        with suppress(AiRetryError, Killed):
+            result = retry_generation(
+                self.owners[generation_id],
+                generation_id,
+                storage=self.world.storage,
+                ai=WatchfulProvider(fate, lambda: self._check_call(generation_id)),
+                clock=ManualClock(),
+                policy=POLICY,
+                idempotency_key=key,
+                waive=waive,
+                charge=charge,
+            )
+            row = self.world.attempts(generation_id)[result.attempt - 2]
+            assert row["outcome"] == Outcome.SUCCEEDED
+            assert not result.replayed or row["idempotency_key"] == key
+
+    # What is always true
+
+    @invariant()
+    def attempts_are_in_order(self) -> None:
+        """Numbers are contiguous from 2, and at most the last attempt is open."""
+        for generation_id in self.owners:
+            rows = self.world.attempts(generation_id)
+            assert [row["number"] for row in rows] == list(range(2, 2 + len(rows)))
+            assert all(row["outcome"] is not None for row in rows[:-1])
+
+    @invariant()
+    def closed_attempts_stay_closed(self) -> None:
+        """An attempt is closed once: its outcome, code, count and capture never change."""
+        for attempt, fate in self._fates().items():
+            if attempt in self.fates:
+                assert fate == self.fates[attempt], attempt
+            if fate[0] is not None:
+                self.fates[attempt] = fate
+
+    @invariant()
+    def success_is_captured_once(self) -> None:
+        """Captured are our charged successes and nothing else; each has exactly one session, a generation at most one."""
+        for user_id in self.users:
+            succeeded = 0
+            for generation_id in self._generations_of(user_id):
+                rows = self.world.attempts(generation_id)
+                ours = [row for row in rows if row["outcome"] == "succeeded"]
+                captured = [row["number"] for row in rows if row["captured_at"] is not None]
+                assert captured == [row["number"] for row in ours if row["charge"]]
+                assert len(ours) <= 1
+                succeeded += len(ours)
+            assert len(self.world.sessions(user_id)) == succeeded
+
+    @invariant()
+    def quota_tells_what_the_rows_tell(self) -> None:
+        """Held are open, valid, charged attempts; captured what was spent in the window, up to the limit."""
+        for generation_id in self.present:
+            snapshot = self._load(generation_id)
+            captured, held, live = self._used(self.owners[generation_id], snapshot)
+            assert snapshot.quota.held == held
+            assert snapshot.quota.captured == min(captured, snapshot.quota.limit)
+            assert snapshot.live == live
+
+    @invariant()
+    def success_leaves_no_stored_answer(self) -> None:
+        """An answer is stored as long as there is no session, and no longer."""
+        for generation_id in self.present:
+            if any(row["outcome"] == "succeeded" for row in self.world.attempts(generation_id)):
+                assert self._load(generation_id).stored_answer is None
+
+    # How calls are made and judged
+
+    def _load(self, generation_id: UUID) -> Snapshot:
+        snapshot = self.world.storage.load(self.owners[generation_id], generation_id, POLICY.quota)
+        assert snapshot is not None
+        return snapshot
+
+    def _succeed(self, claim: Claim, answer: Answer, answer_from: int | None) -> None:
+        self.world.storage.succeed(
+            claim,
+            answer,
+            answer_from=answer_from,
+            duration=timedelta(seconds=1),
+            quota_rule=POLICY.quota,
+            rejected_wait=SHORT_WAIT,
+            rejected_again_wait=LONG_WAIT,
+        )
+
+    def _settle(self, claim: Claim, call: Call) -> None:
+        """Make the call now, and perhaps again later: it closes its own attempt, or nothing."""
+
+        def settle() -> None:
+            before = self._fates()
+            with suppress(AiRetryError):
+                call()
+            changed = {attempt for attempt, fate in self._fates().items() if fate != before[attempt]}
+            assert changed <= {(claim.generation_id, claim.number)}
+            assert all(before[attempt][0] is None for attempt in changed)
+            assert self._fates()[claim.generation_id, claim.number][0] is not None
+
+        self.calls.append(settle)
+        settle()
+
+    def _claim_again(self, admission: Admission, token: UUID, first: Claim | None) -> None:
+        before = self._fates()
+        second = None
+        with suppress(AiRetryError):
+            second = self.world.storage.claim(admission, token=token, lease=POLICY.lease)
+        if first is not None:
+            assert second is not None
+            assert second.number == first.number
+            assert self._fates() == before
+        elif second is not None:  # refused before, but true again now: it is a first claim
+            self._check_claimed(admission)
+
+    def _check_claimed(self, admission: Admission) -> None:
+        """A committed claim keeps the ceilings that it did not lift, and calls nobody while an answer is stored."""
+        snapshot = self._load(admission.generation_id)
+        captured, held, live = self._used(admission.user_id, snapshot, window=admission.quota_rule.window)
+        assert live <= admission.max_live
+        assert admission.max_used is None or captured + held <= admission.max_used
+        assert (admission.stored_answer is None) == (snapshot.stored_answer is None)
+        assert (admission.context is None) == (snapshot.stored_answer is not None)
+
+    def _check_only_abandoned(self, before: dict[tuple[UUID, int], Fate]) -> None:
+        """A claim changes earlier attempts in one way alone: expired ones are abandoned, and count."""
+        for attempt, fate in before.items():
+            now = self._fates()[attempt]
+            assert now == fate or (fate[0] is None and now == ("abandoned", "LEASE_LOST", True, False))
+
+    def _check_call(self, generation_id: UUID) -> None:
+        """A call is made by the one open attempt of a generation that has no stored answer."""
+        snapshot = self._load(generation_id)
+        assert snapshot.stored_answer is None
+        assert snapshot.attempts[-1].outcome is None
+        assert snapshot.attempts[-1].lease_expires_at > snapshot.as_of
+
+    def _used(self, user_id: UUID, snapshot: Snapshot, window: timedelta | None = None) -> tuple[int, int, int]:
+        """Captured, held and live as the rows tell them, at the snapshot's time."""
+        since = snapshot.as_of - (window or snapshot.quota.window)
+        rows = [row for one in self._generations_of(user_id) for row in self.world.attempts(one)]
+        live = [row for row in rows if row["outcome"] is None and row["lease_expires_at"] > snapshot.as_of]
+        captured = [row for row in rows if row["captured_at"] is not None and row["captured_at"] > since]
+        own = [one for one in self._generations_of(user_id) if one in self.present and self._is_own_success(one)]
+        recent = [one for one in own if self.world.generation(one)["created_at"] > since]
+        return len(captured) + len(recent), sum(row["charge"] for row in live), len(live)
+
+    def _is_own_success(self, generation_id: UUID) -> bool:
+        ours = any(row["outcome"] == "succeeded" for row in self.world.attempts(generation_id))
+        return self.world.generation(generation_id)["status"] == "success" and not ours
+
+    def _generations_of(self, user_id: UUID) -> list[UUID]:
+        return [generation_id for generation_id, owner in self.owners.items() if owner == user_id]
+
+    def _fates(self) -> dict[tuple[UUID, int], Fate]:
+        """How every attempt stands."""
+        return {(one, row["number"]): _fate(row) for one in self.owners for row in self.world.attempts(one)}
+
+
+def _fate(row: Row) -> Fate:
+    return row["outcome"], row["code"], row["counted"], row["captured_at"] is not None
+
+
+def test_books_balance_in_memory() -> None:
+    """The storage in memory keeps every invariant through any history."""
+    run_state_machine_as_test(lambda: StorageMachine(MemoryWorld()), settings=SETTINGS)
+
+
+class SettlesByGeneration(InMemoryStorage):
+    """Closes whatever attempt is the generation's newest, as one does without fencing tokens."""
+
+    def _to_settle(self, claim: Claim, *arguments: Any) -> Any:
+        newest = self._attempts_of(claim.generation_id)[-1]
+        return super()._to_settle(replace(claim, token=newest.token), *arguments)
+
+
+class ForgetsHolds(InMemoryStorage):
+    """Counts captured units alone when it claims."""
+
+    def _still_admitted(self, admission: Admission, *arguments: Any) -> bool:
+        held = sum(row.charge for row in self._live(admission.user_id, self._clock.now()))
+        more = None if admission.max_used is None else admission.max_used + held
+        return super()._still_admitted(replace(admission, max_used=more), *arguments)
+
+
+class ChargesLateAnswers(InMemoryStorage):
+    """Spends a unit for an answer whose attempt was abandoned."""
+
+    def _keep(self, row: AttemptRow, *arguments: Any) -> None:
+        super()._keep(replace(row, captured_at=self._clock.now()), *arguments)
+
+
+class IgnoresStoredAnswers(InMemoryStorage):
+    """Lets a worker call although an answer has arrived since it was admitted."""
+
+    def _version(self, *arguments: Any) -> str:
+        return super()._version(*arguments).rpartition("/")[0]
+
+
+class RepeatsByStatus(InMemoryStorage):
+    """Takes the status for the truth, so that what the app writes opens a success again."""
+
+    def _is_success(self, *_: Any) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    "storage_type",
+    [SettlesByGeneration, ForgetsHolds, ChargesLateAnswers, IgnoresStoredAnswers],
+)
+def test_machine_catches_broken_storage(storage_type: type[InMemoryStorage]) -> None:
+    """The machine fails on a storage that breaks one promise; otherwise it would prove nothing."""
+    hunting = settings(
+        SETTINGS,
+        max_examples=2000,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(lambda: StorageMachine(MemoryWorld(storage_type)), settings=hunting)

@@ -1,0 +1,407 @@
+"""What the wiring promises: the parts that the settings name, one limit on calls, and nothing usable wasted."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, NoReturn
+from uuid import UUID, uuid4
+
+import jwt
+import pytest
+
+from ai_retry import bootstrap
+from ai_retry.auth import Unauthenticated
+from ai_retry.bootstrap import Client, connect, usable_context, verifier
+from ai_retry.clock import SystemClock
+from ai_retry.config import OPENROUTER, Settings
+from ai_retry.domain.context import stored_context
+from ai_retry.domain.errors import (
+    AlreadySucceeded,
+    BackoffNotElapsed,
+    ContextMissing,
+    GenerationFailed,
+    NotConfigured,
+    SessionRejected,
+    StorageUnavailable,
+    TooManyParallel,
+)
+from ai_retry.domain.model import Context, Generation, Waiver
+from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
+from ai_retry.slots import CallSlots
+from ai_retry.storage.memory import InMemoryStorage, SessionRefused
+from ai_retry.testing.ai import AiStep, ScriptedAiProvider
+from ai_retry.testing.clock import ManualClock
+from ai_retry.testing.provider import ScriptedServer, chat
+from tests.support.builders import MESSAGES, USER_ID, a_failure, a_generation, an_answer
+
+SECRETS = ("sb_secret_key", "db-password", "provider-key", "header-key", "jwt-secret")
+HOSTED = Settings(
+    supabase_url="https://abc.supabase.co",
+    supabase_secret_key="sb_secret_key",
+    supabase_jwt_secret="jwt-secret" + "0" * 32,
+    ai_api_key="provider-key",
+    ai_headers={"X-Key": "header-key"},
+)
+DIRECT = replace(HOSTED, database_url="postgresql://app:db-password@127.0.0.1:1/postgres")
+
+
+def client_of(*script: AiStep, max_calls: int = 32) -> tuple[Client, InMemoryStorage, ManualClock]:
+    """Build a client on the in-memory storage."""
+    clock = ManualClock()
+    storage = InMemoryStorage(clock)
+    return Client(storage=storage, ai=ScriptedAiProvider(*script), clock=clock, max_calls=max_calls), storage, clock
+
+
+def add(storage: InMemoryStorage, clock: ManualClock, **columns: Any) -> UUID:
+    """Store a generation that failed an hour ago."""
+    generation = a_generation(**{"id": uuid4(), "created_at": clock.now() - timedelta(hours=1)} | columns)
+    storage.generations[generation.id] = generation
+    return generation.id
+
+
+class TestClient:
+    """The client's methods are the domain's, with everything given."""
+
+    def test_retry_returns_the_session(self) -> None:
+        """Ids are enough; UUIDs may come as text."""
+        client, storage, clock = client_of(an_answer())
+        generation_id = add(storage, clock)
+
+        result = client.retry_generation(str(USER_ID), str(generation_id))
+
+        assert result.session == storage.sessions[UUID(result.session["id"])]
+        assert result.attempt == 2
+
+    def test_operator_lifts_limits(self) -> None:
+        """What an operator waives, and who it was, reaches the attempt."""
+        client, storage, clock = client_of(a_failure(), an_answer())
+        generation_id = add(storage, clock)
+        with pytest.raises(GenerationFailed):
+            client.retry_generation(USER_ID, generation_id)
+        with pytest.raises(BackoffNotElapsed):
+            client.retry_generation(USER_ID, generation_id)
+
+        client.retry_generation(
+            USER_ID, generation_id, waive=frozenset({Waiver.BACKOFF}), charge=False, operator="ada", idempotency_key="k"
+        )
+
+        last = list(storage.attempts.values())[-1]
+        assert last.waived == frozenset({Waiver.BACKOFF})
+        assert (last.charge, last.operator) == (False, "ada")
+        assert last.idempotency_key == "k"
+
+    def test_status_tells_what_a_retry_would_get(self) -> None:
+        """The status holds the admission, or the refusal, of the same rules."""
+        client, storage, clock = client_of(an_answer())
+        generation_id = add(storage, clock)
+
+        before = client.status(USER_ID, generation_id)
+        client.retry_generation(USER_ID, generation_id)
+        after = client.status(USER_ID, generation_id)
+
+        assert before.admission is not None
+        assert isinstance(after.refusal, AlreadySucceeded)
+
+    def test_malformed_id_is_a_value_error(self) -> None:
+        """Anything but a UUID is refused before any I/O."""
+        client, _, _ = client_of()
+
+        with pytest.raises(ValueError, match="generation_id must be a UUID"):
+            client.retry_generation(USER_ID, "1")
+        with pytest.raises(ValueError, match="user_id must be a UUID"):
+            client.status("1", USER_ID)
+
+    def test_close_frees_what_it_was_given_once(self) -> None:
+        """The end of the block closes."""
+        closed: list[str] = []
+        storage, ai = InMemoryStorage(ManualClock()), ScriptedAiProvider()
+
+        with Client(storage=storage, ai=ai, on_close=lambda: closed.append("closed")):
+            assert closed == []
+
+        assert closed == ["closed"]
+
+
+class TestSlots:
+    """``max_calls``, one retry after the other; ``test_flask`` has them side by side."""
+
+    def test_slot_is_taken_before_the_claim(self) -> None:
+        """When it is refused nothing was written, and the very next retry may take the slot that came free."""
+        client, storage, clock = client_of(an_answer(), max_calls=1)
+        generation_id = add(storage, clock)
+        client._slots.take()
+
+        with pytest.raises(TooManyParallel) as refused:
+            client.retry_generation(USER_ID, generation_id)
+        untouched = not storage.attempts
+        client._slots.give_back()
+        client.retry_generation(USER_ID, generation_id)
+
+        assert untouched
+        assert refused.value.retry_after == timedelta(seconds=1)
+        assert refused.value.details == {"max_parallel": 1}
+
+    def test_stored_answer_needs_no_slot(self) -> None:
+        """What makes no call waits for nobody's."""
+        client, storage, clock = client_of(an_answer(), max_calls=1)
+        generation_id = add(storage, clock)
+        storage.create_session = _refuse
+        with pytest.raises(SessionRejected):
+            client.retry_generation(USER_ID, generation_id)
+        storage.create_session = InMemoryStorage(clock).create_session
+        clock.advance(timedelta(minutes=10))
+        client._slots.take()
+
+        result = client.retry_generation(USER_ID, generation_id)
+
+        assert result.attempt == 3
+
+    @pytest.mark.parametrize("claimed", [None, StorageUnavailable("40P01")], ids=["stale", "failed"])
+    def test_slot_is_given_back_when_nothing_was_claimed(self, claimed: StorageUnavailable | None) -> None:
+        """Neither a stale snapshot nor a failing claim keeps a slot."""
+
+        class Unclaimable(InMemoryStorage):
+            def claim(self, *_: object, **__: object) -> None:
+                if claimed is not None:
+                    raise claimed
+
+        clock = ManualClock()
+        storage = Unclaimable(clock)
+        client = Client(storage=storage, ai=ScriptedAiProvider(), clock=clock, max_calls=1)
+        generation_id = add(storage, clock)
+
+        for _ in range(2):
+            with pytest.raises(Exception, match=r"storage failed|being worked on"):
+                client.retry_generation(USER_ID, generation_id)
+
+        client._slots.take()
+
+    def test_no_more_slots_are_given_back_than_taken(self) -> None:
+        """A slip in counting is an error, not a limit that grows."""
+        with pytest.raises(ValueError, match="released too many times"):
+            CallSlots(1).give_back()
+
+
+class TestUsableContext:
+    """What can't be used is refused before anything is claimed."""
+
+    def context(self, model: str | None, *, models: frozenset[str] | None, default: str | None) -> Context:
+        """Read the context of a generation with this model."""
+        context_from = usable_context(stored_context, models=models, default_model=default, check_schema=dict)
+        return context_from(a_generation(model=model))
+
+    @pytest.mark.parametrize(
+        ("model", "models", "default"),
+        [
+            ("small", None, None),
+            ("small", frozenset({"small", "large"}), None),
+            ("small", frozenset({"large"}), "small"),
+            (None, frozenset({"large"}), "small"),
+            (None, None, "small"),
+        ],
+    )
+    def test_allowed_model_passes(self, model: str | None, models: frozenset[str] | None, default: str | None) -> None:
+        """A model passes when all do, when it is listed, or when it is the operator's own default."""
+        assert self.context(model, models=models, default=default).model == model
+
+    def test_other_model_is_refused_without_list(self) -> None:
+        """The message names neither the model, which may be anybody's text, nor those that would pass."""
+        with pytest.raises(ContextMissing) as refused:
+            self.context("enormous", models=frozenset({"small"}), default="medium")
+
+        assert not any(model in str(refused.value) for model in ("enormous", "small", "medium"))
+        assert "model" in refused.value.details["problem"]
+
+    def test_no_model_at_all_is_refused(self) -> None:
+        """Where neither the generation nor the configuration names one, nothing could be asked."""
+        with pytest.raises(ContextMissing, match="no model"):
+            self.context(None, models=None, default=None)
+
+    def test_schema_is_checked_when_there_is_one(self) -> None:
+        """The schema goes to the check, and what the check raises is the refusal."""
+        seen: list[Mapping[str, Any]] = []
+        schema = {"type": "object"}
+        context_from = usable_context(stored_context, models=None, default_model=None, check_schema=seen.append)
+
+        context_from(a_generation())
+        context_from(a_generation(prompt_data={"messages": MESSAGES, "response_schema": schema}))
+
+        assert seen == [schema]
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryStorage]:
+    """Let ``connect`` use a storage in memory, and see that it is closed."""
+    closed: list[bool] = []
+
+    class Closable(InMemoryStorage):
+        def close(self) -> None:
+            closed.append(True)
+
+    storage = Closable(SystemClock())
+    monkeypatch.setattr(bootstrap, "_storage", lambda _: storage)
+    yield storage
+    assert closed == [True]
+
+
+class TestConnect:
+    """``connect`` wires what the settings name."""
+
+    def test_provider_is_asked_as_configured(self, storage: InMemoryStorage) -> None:
+        """Address, key, headers, query and model of the settings are on the wire."""
+        generation = a_generation(model=None, created_at=SystemClock().now() - timedelta(hours=1))
+        storage.generations[generation.id] = generation
+        with ScriptedServer(chat({"title": "Intervals"})) as server:
+            settings = replace(
+                HOSTED,
+                ai_base_url=server.base_url,
+                ai_model="default-model",
+                ai_headers={"X-Title": "Training"},
+                ai_query={"api-version": "1"},
+                ai_auth_header="api-key",
+            )
+            with connect(settings) as client:
+                client.retry_generation(USER_ID, generation.id)
+
+        (request,) = server.requests
+        assert request.path == "/v1/chat/completions?api-version=1"
+        assert request.headers["api-key"] == "provider-key"
+        assert request.headers["x-title"] == "Training"
+        assert "authorization" not in request.headers
+        assert request.json()["model"] == "default-model"
+
+    @pytest.mark.parametrize(
+        ("columns", "problem"),
+        [
+            ({"model": "enormous"}, "model"),
+            ({"prompt_data": {"messages": MESSAGES, "response_schema": {"type": "no-type"}}}, "response_schema"),
+        ],
+    )
+    def test_unusable_context_is_refused_unclaimed(
+        self, storage: InMemoryStorage, columns: dict[str, Any], problem: str
+    ) -> None:
+        """A model that is not listed and a schema that is none are refused before anything is written or called."""
+        generation = a_generation(created_at=SystemClock().now() - timedelta(hours=1), **columns)
+        storage.generations[generation.id] = generation
+
+        with (
+            connect(replace(HOSTED, ai_models=frozenset({"small"}))) as client,
+            pytest.raises(ContextMissing, match=problem),
+        ):
+            client.retry_generation(USER_ID, generation.id)
+
+        assert not storage.attempts
+
+    def test_apps_own_context_is_used_and_checked(self, storage: InMemoryStorage) -> None:
+        """An app's ``context_from`` replaces the default, not the checks."""
+        generation = a_generation(prompt_data=None, created_at=SystemClock().now() - timedelta(hours=1))
+        storage.generations[generation.id] = generation
+
+        def context_from(_: Generation) -> Context:
+            return Context(messages=MESSAGES, model="enormous")
+
+        with connect(replace(HOSTED, ai_models=frozenset({"small"})), context_from=context_from) as client:
+            refusal = client.status(USER_ID, generation.id).refusal
+
+        assert isinstance(refusal, ContextMissing)
+        assert "model" in str(refusal)
+
+    def test_failing_connect_closes_what_it_opened(self, storage: InMemoryStorage) -> None:
+        """When a later part can't be made, the storage's connections don't stay open."""
+        assert storage is not None
+
+        with pytest.raises(ValueError, match="base_url"):
+            connect(replace(HOSTED, ai_base_url="not an address"))
+
+    @pytest.mark.parametrize(
+        ("settings", "name"), [(HOSTED, "SupabaseStorage"), (DIRECT, "PostgresStorage")], ids=["data-api", "direct"]
+    )
+    def test_settings_choose_the_storage(self, settings: Settings, name: str) -> None:
+        """The Data API, or PostgreSQL when its address is given; neither is asked before it is needed."""
+        with connect(settings) as client:
+            shown = repr(client)
+
+        assert shown == f"Client(storage={name}, ai=HttpAiProvider)"
+
+    def test_environment_is_used_without_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With an empty environment the one error names what is needed."""
+        for name in ("SUPABASE_URL", "SUPABASE_SECRET_KEY", "DATABASE_URL", "AI_API_KEY", "AI_BASE_URL"):
+            monkeypatch.delenv(name, raising=False)
+
+        with pytest.raises(NotConfigured, match=r"SUPABASE_URL is missing.*SUPABASE_SECRET_KEY.*AI_API_KEY"):
+            connect()
+
+    def test_settings_without_storage_are_refused(self) -> None:
+        """Settings that were made by hand are told what they lack."""
+        with pytest.raises(NotConfigured, match="SUPABASE_URL and SUPABASE_SECRET_KEY, or DATABASE_URL"):
+            connect(Settings(ai_api_key="k"))
+
+    def test_missing_driver_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without psycopg the error says what to install."""
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+        monkeypatch.delitem(sys.modules, "ai_retry.storage.postgres", raising=False)
+
+        with pytest.raises(NotConfigured, match=r"pip install 'ai-retry\[postgres\]'"):
+            connect(DIRECT)
+
+    @pytest.mark.parametrize("settings", [HOSTED, DIRECT], ids=["data-api", "direct"])
+    def test_no_repr_shows_a_secret(self, settings: Settings) -> None:
+        """Neither the client nor any of its parts shows a key, a password or a header."""
+        with connect(settings) as client:
+            parts = [settings, client, *vars(client).values(), verifier(settings)]
+
+            shown = " ".join(map(repr, parts))
+
+        assert not any(secret in shown for secret in SECRETS)
+
+    def test_default_provider_is_openrouter(self) -> None:
+        """Settings, which import no adapter, and the adapter name the same address."""
+        assert OPENROUTER == PROVIDERS_OPENROUTER
+
+
+def test_system_clock_tells_this_machines_time() -> None:
+    """The wall clock is aware and in UTC; the monotonic one does not go back while it waits."""
+    clock = SystemClock()
+
+    before = clock.monotonic()
+    clock.sleep(0.001)
+
+    assert clock.monotonic() - before >= 0.001
+    assert clock.now().utcoffset() == timedelta(0)
+
+
+class TestVerifier:
+    """Access tokens are verified against the project that the settings name."""
+
+    def test_issuer_is_the_project_unless_overridden(self) -> None:
+        """The issuer follows from the address; behind a domain of one's own it is given."""
+        assert "https://abc.supabase.co/auth/v1" in repr(verifier(HOSTED))
+        assert "https://own.example" in repr(verifier(replace(HOSTED, supabase_jwt_issuer="https://own.example")))
+
+    def test_missing_project_is_named(self) -> None:
+        """Straight to PostgreSQL the project's address may be missing; to verify tokens it may not."""
+        with pytest.raises(NotConfigured, match="SUPABASE_URL"):
+            verifier(replace(DIRECT, supabase_url=None))
+
+    @pytest.mark.parametrize(
+        ("url", "accepted"), [("http://127.0.0.1:54321", True), ("https://abc.supabase.co", False)]
+    )
+    def test_issuer_may_lack_on_this_machine_alone(self, url: str, accepted: bool) -> None:
+        """Only a stack on this machine may leave ``iss`` out of its HS256 tokens."""
+        now = int(SystemClock().now().timestamp())
+        claims = {"sub": str(USER_ID), "aud": "authenticated", "role": "authenticated", "iat": now, "exp": now + 60}
+        secret = HOSTED.supabase_jwt_secret
+        assert secret is not None
+        token = jwt.encode(claims, secret, algorithm="HS256")
+        verify = verifier(replace(HOSTED, supabase_url=url)).verify
+
+        if accepted:
+            assert verify(token) == USER_ID
+        else:
+            with pytest.raises(Unauthenticated):
+                verify(token)
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise SessionRefused("sessions_title_check")

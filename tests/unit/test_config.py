@@ -1,0 +1,236 @@
+"""What settings promise: every mistake is named, at once, and no value is shown."""
+
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ai_retry.config import OPENROUTER, Settings, is_loopback
+from ai_retry.domain.errors import NotConfigured
+from ai_retry.domain.model import QuotaRule
+from ai_retry.domain.policy import RetryPolicy
+
+HOSTED = {
+    "SUPABASE_URL": "https://abc.supabase.co",
+    "SUPABASE_SECRET_KEY": "sb_secret_0123456789",
+    "AI_API_KEY": "sk-or-v1-0123456789",
+}
+EVERYTHING = HOSTED | {
+    "SUPABASE_PUBLISHABLE_KEY": "sb_publishable_0123456789",
+    "SUPABASE_JWT_SECRET": "hs256-secret-" + "0" * 32,
+    "SUPABASE_JWT_ISSUER": "https://auth.example.com/auth/v1",
+    "DATABASE_URL": "postgresql://app:db-password@db.example.com:6543/postgres",
+    "AI_BASE_URL": "https://example.openai.azure.com/openai/deployments/small/",
+    "AI_MODEL": "small",
+    "AI_MODELS": "small, openai/gpt-4.1 ,large",
+    "AI_HEADERS": '{"X-Title": "Training", "api-key": "azure-key-0123456789"}',
+    "AI_QUERY": '{"api-version": "2024-10-21"}',
+    "AI_RETRY_MAX_ATTEMPTS": "5",
+    "AI_RETRY_HARD_CAP": "30",
+    "AI_RETRY_HARD_CAP_WINDOW_SECONDS": "3600",
+    "AI_RETRY_BACKOFF_BASE_SECONDS": "0.5",
+    "AI_RETRY_BACKOFF_CAP_SECONDS": "60",
+    "AI_RETRY_MAX_WAIT_SECONDS": "7200",
+    "AI_RETRY_MAX_PARALLEL": "3",
+    "AI_RETRY_QUOTA_LIMIT": "0",
+    "AI_RETRY_QUOTA_WINDOW_SECONDS": "604800",
+    "AI_RETRY_QUOTA_COUNT_OWN_SUCCESSES": "False",
+    "AI_RETRY_DEADLINE_SECONDS": "20",
+    "AI_RETRY_LEASE_SECONDS": "45",
+    "AI_RETRY_SETTLE_MARGIN_SECONDS": "6",
+    "AI_RETRY_MAX_CALLS": "8",
+}
+SECRETS = ("0123456789", "hs256-secret", "db-password")
+
+
+def problems(environ: dict[str, str]) -> str:
+    """Read settings that are wrong, and return what the error says."""
+    with pytest.raises(NotConfigured) as raised:
+        Settings.from_env(environ)
+    return str(raised.value)
+
+
+def test_minimum_is_project_key_and_provider_key() -> None:
+    """Three variables are enough; the others have the documented defaults."""
+    settings = Settings.from_env(HOSTED)
+
+    assert settings == Settings(
+        supabase_url="https://abc.supabase.co",
+        supabase_secret_key="sb_secret_0123456789",
+        ai_api_key="sk-or-v1-0123456789",
+        ai_base_url=OPENROUTER,
+        policy=RetryPolicy(),
+        max_calls=32,
+    )
+
+
+def test_every_variable_is_read() -> None:
+    """Each documented variable ends up where it belongs."""
+    settings = Settings.from_env(EVERYTHING)
+
+    assert settings == Settings(
+        supabase_url="https://abc.supabase.co",
+        supabase_secret_key="sb_secret_0123456789",
+        supabase_publishable_key="sb_publishable_0123456789",
+        supabase_jwt_secret="hs256-secret-" + "0" * 32,
+        supabase_jwt_issuer="https://auth.example.com/auth/v1",
+        database_url="postgresql://app:db-password@db.example.com:6543/postgres",
+        ai_base_url="https://example.openai.azure.com/openai/deployments/small",
+        ai_api_key="sk-or-v1-0123456789",
+        ai_model="small",
+        ai_models=frozenset({"small", "openai/gpt-4.1", "large"}),
+        ai_headers={"X-Title": "Training", "api-key": "azure-key-0123456789"},
+        ai_query={"api-version": "2024-10-21"},
+        policy=RetryPolicy(
+            max_attempts=5,
+            hard_cap=30,
+            hard_cap_window=timedelta(hours=1),
+            backoff_base=timedelta(seconds=0.5),
+            backoff_cap=timedelta(minutes=1),
+            max_wait=timedelta(hours=2),
+            max_parallel=3,
+            quota=QuotaRule(limit=0, window=timedelta(days=7), count_own_successes=False),
+            deadline=timedelta(seconds=20),
+            lease=timedelta(seconds=45),
+            settle_margin=timedelta(seconds=6),
+        ),
+        max_calls=8,
+    )
+
+
+def test_repr_shows_no_secret() -> None:
+    """Keys, passwords and headers are in no repr."""
+    shown = repr(Settings.from_env(EVERYTHING))
+
+    assert not any(secret in shown for secret in SECRETS)
+    assert "https://abc.supabase.co" in shown
+
+
+def test_all_problems_are_named_at_once() -> None:
+    """One error names every variable that is missing, malformed or unknown, with what to do."""
+    told = problems(
+        {
+            "SUPABASE_URL": "abc.supabase.co",
+            "AI_HEADERS": "[]",
+            "AI_RETRY_MAX_PARALEL": "3",
+            "AI_RETRY_MAX_ATTEMPTS": "many",
+            "AI_RETRY_LEASE_SECONDS": "-1",
+        }
+    )
+
+    assert "SUPABASE_URL must be an address" in told
+    assert "SUPABASE_SECRET_KEY is missing (a secret key of the project" in told
+    assert "AI_API_KEY is missing" in told
+    assert "AI_HEADERS must be a JSON object of texts" in told
+    assert "AI_RETRY_MAX_PARALEL is unknown (did you mean AI_RETRY_MAX_PARALLEL?)" in told
+    assert "AI_RETRY_MAX_ATTEMPTS must be a whole number" in told
+    assert "AI_RETRY_LEASE_SECONDS must be a number of seconds" in told
+
+
+def test_unknown_variable_without_likeness_lists_known() -> None:
+    """Where no name is near, all are listed."""
+    told = problems(HOSTED | {"AI_RETRY_ZZZ": "1"})
+
+    assert "AI_RETRY_ZZZ is unknown (known: AI_RETRY_BACKOFF_BASE_SECONDS, " in told
+
+
+def test_numbers_must_work_together() -> None:
+    """The policy's own rules are told in the same error."""
+    told = problems({"AI_RETRY_LEASE_SECONDS": "10"})
+
+    assert "AI_RETRY_*: lease must leave room for deadline and settle_margin" in told
+    assert "SUPABASE_URL is missing" in told
+
+
+@pytest.mark.parametrize(
+    ("variable", "values"),
+    {
+        "SUPABASE_URL": [
+            "x",
+            "ftp://a.b",
+            "https://",
+            "https://u:secret-1@a.b",
+            "https://a.b/rest/v1",
+            "https://a.b:x",
+        ],
+        "SUPABASE_SECRET_KEY": ["two secret-1", "sb_publishable_secret-1", "sécret-1"],
+        "SUPABASE_PUBLISHABLE_KEY": ["two secret-1", "sb_secret_secret-1"],
+        "SUPABASE_JWT_SECRET": ["secret-1"],
+        "SUPABASE_JWT_ISSUER": ["two words"],
+        "DATABASE_URL": ["host=db password=secret-1", "mysql://secret-1@db"],
+        "AI_BASE_URL": ["localhost:1234", "https://[", "https://a.b?key=secret-1", "https://a.b#f", "https://a.b:0"],
+        "AI_API_KEY": ["two secret-1"],
+        "AI_MODEL": ["two words"],
+        "AI_MODELS": [",", "two words"],
+        "AI_HEADERS": ["{", '{"a": 1}', '{"a b": "secret-1"}', '{"a": "secret-1\\n"}', "[" * 100_000],
+        "AI_QUERY": ['"a"', '{"a": null}'],
+        "AI_RETRY_MAX_ATTEMPTS": ["1.5", "-1", "0x1", "\uff11", "1" * 10, "true"],
+        "AI_RETRY_QUOTA_LIMIT": ["-1", "5_0"],
+        "AI_RETRY_MAX_CALLS": ["0", "-1", "1.0"],
+        "AI_RETRY_DEADLINE_SECONDS": ["nan", "inf", "1e9", "-1", "15s", "1,5", "1" * 10],
+        "AI_RETRY_QUOTA_COUNT_OWN_SUCCESSES": ["1", "yes"],
+    }.items(),
+)
+def test_malformed_variable_is_named_without_its_value(variable: str, values: list[str]) -> None:
+    """A malformed value is refused under its variable's name, and is not repeated: it may be another's secret."""
+    for value in values:
+        told = problems(HOSTED | {variable: value})
+
+        assert told.startswith(f"ai-retry is not set up: {variable} ")
+        assert told.count(";") == 0
+        assert "secret-1" not in told
+
+
+@given(st.dictionaries(st.sampled_from([*EVERYTHING, "AI_AUTH_HEADER"]), st.text()))
+def test_any_text_gives_settings_or_one_error(environ: dict[str, str]) -> None:
+    """Whatever stands in the variables, nothing but the one error comes out."""
+    with suppress(NotConfigured):
+        Settings.from_env(environ)
+
+
+@pytest.mark.parametrize("variable", HOSTED)
+def test_blank_variable_counts_as_absent(variable: str) -> None:
+    """A variable that is set to blanks is missing, as with container files that pass empty ones on."""
+    assert f"{variable} is missing" in problems(HOSTED | {variable: " \n"})
+
+
+def test_blanks_around_values_are_dropped() -> None:
+    """A key that was pasted with a line's end works."""
+    settings = Settings.from_env(HOSTED | {"AI_API_KEY": " sk-1\n"})
+
+    assert settings.ai_api_key == "sk-1"
+
+
+def test_database_url_replaces_the_data_api() -> None:
+    """Straight to PostgreSQL neither the project's address nor its key is needed."""
+    settings = Settings.from_env({"DATABASE_URL": "postgres://localhost/app", "AI_API_KEY": "k"})
+
+    assert (settings.supabase_url, settings.supabase_secret_key) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost:8080/v1", "http://127.0.0.1/v1", "http://127.9.9.9", "http://[::1]:1"]
+)
+def test_local_provider_needs_no_key(url: str) -> None:
+    """Model servers on this machine ask for no key."""
+    environ = {name: value for name, value in HOSTED.items() if name != "AI_API_KEY"}
+
+    assert Settings.from_env(environ | {"AI_BASE_URL": url}).ai_api_key is None
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1.a.com", "https://localhost.a.com", "http://10.0.0.1", "x"])
+def test_other_hosts_are_not_loopback(url: str) -> None:
+    """Only this machine's own addresses count as local."""
+    assert not is_loopback(url)
+
+
+def test_environment_is_read_when_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an argument the process's environment of that moment is read."""
+    for name, value in HOSTED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AI_MODEL", "small")
+    monkeypatch.delenv("AI_RETRY_TEST_STACK", raising=False)
+
+    assert Settings.from_env().ai_model == "small"

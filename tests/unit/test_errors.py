@@ -1,0 +1,156 @@
+"""The errors: what each says, that it travels between processes, and that it gives nothing away."""
+
+import copy
+import pickle
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ai_retry.domain import errors
+from ai_retry.domain.errors import (
+    AiRetryError,
+    AlreadySucceeded,
+    AttemptsExhausted,
+    BackoffNotElapsed,
+    ContextMissing,
+    GenerationFailed,
+    GenerationNotFound,
+    LeaseLost,
+    NotConfigured,
+    QuotaExhausted,
+    RetryInProgress,
+    RetryRefused,
+    SessionRejected,
+    StorageFailure,
+    StorageOutcomeUnknown,
+    StorageUnavailable,
+    TooManyParallel,
+)
+from ai_retry.domain.model import FailureCode
+from tests.support.builders import AS_OF, GENERATION_ID, SECOND, USER_ID, a_failure
+
+EXAMPLES: list[AiRetryError] = [
+    GenerationNotFound(GENERATION_ID),
+    ContextMissing("prompt_data is null"),
+    AlreadySucceeded(GENERATION_ID),
+    AlreadySucceeded(GENERATION_ID, USER_ID),
+    BackoffNotElapsed(AS_OF, retry_after=1.5 * SECOND),
+    RetryInProgress(retry_after=SECOND),
+    TooManyParallel(2, retry_after=SECOND),
+    QuotaExhausted(limit=5, resets_at=AS_OF, retry_after=SECOND),
+    QuotaExhausted(limit=0, resets_at=None, retry_after=None),
+    AttemptsExhausted(attempts=4, max_attempts=4),
+    *(GenerationFailed(a_failure(code), retry_after=SECOND) for code in FailureCode),
+    SessionRejected("title_is_short", retry_after=SECOND),
+    SessionRejected(None, retry_after=None),
+    LeaseLost(answer_kept=True),
+    LeaseLost(answer_kept=False, retry_after=SECOND),
+    NotConfigured("no migration"),
+    StorageUnavailable("55P03", retry_after=SECOND),
+    StorageOutcomeUnknown("08006"),
+]
+
+every_error = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+
+
+def concrete_errors() -> set[type[AiRetryError]]:
+    """Every error of the module that somebody raises."""
+    classes = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, AiRetryError)}
+    return classes - {AiRetryError, RetryRefused, StorageFailure}
+
+
+def test_examples_show_every_error() -> None:
+    """The tests below leave no error out."""
+    assert {type(error) for error in EXAMPLES} == concrete_errors()
+
+
+@every_error
+@pytest.mark.parametrize("travel", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+def test_error_travels_whole(error: AiRetryError, travel: Any) -> None:
+    """Pickled or copied, an error keeps its type, its message and its data."""
+    arrived = travel(error)
+
+    assert type(arrived) is type(error)
+    assert (str(arrived), vars(arrived)) == (str(error), vars(error))
+    assert (arrived.code, arrived.http_status) == (error.code, error.http_status)
+
+
+@every_error
+def test_error_says_what_to_do(error: AiRetryError) -> None:
+    """Every error has a code, a status, a sentence, and is safe to repeat."""
+    assert error.code.isupper()
+    assert error.http_status in (404, 409, 429, 500, 502)
+    assert str(error).endswith(".")
+    assert error.safe_to_repeat
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "http_status"),
+    [
+        (GenerationNotFound(GENERATION_ID), "GENERATION_NOT_FOUND", 404),
+        (ContextMissing("…"), "CONTEXT_MISSING", 404),
+        (AlreadySucceeded(GENERATION_ID), "ALREADY_SUCCEEDED", 409),
+        (BackoffNotElapsed(AS_OF, retry_after=SECOND), "RETRY_TOO_SOON", 429),
+        (RetryInProgress(retry_after=SECOND), "RETRY_IN_PROGRESS", 429),
+        (TooManyParallel(2, retry_after=SECOND), "TOO_MANY_PARALLEL_RETRIES", 429),
+        (QuotaExhausted(limit=5, resets_at=None, retry_after=None), "QUOTA_EXHAUSTED", 429),
+        (AttemptsExhausted(attempts=4, max_attempts=4), "RETRY_LIMIT_REACHED", 429),
+        (GenerationFailed(a_failure(FailureCode.INCOMPLETE)), "AI_INCOMPLETE", 502),
+        (SessionRejected(None, retry_after=None), "SESSION_REJECTED", 500),
+        (LeaseLost(answer_kept=False), "LEASE_LOST", 500),
+        (NotConfigured("…"), "NOT_CONFIGURED", 500),
+        (StorageUnavailable("…"), "STORAGE_UNAVAILABLE", 500),
+        (StorageOutcomeUnknown("…"), "STORAGE_OUTCOME_UNKNOWN", 500),
+    ],
+)
+def test_error_has_its_code_and_status(error: AiRetryError, code: str, http_status: int) -> None:
+    """Codes and statuses are the API's."""
+    assert (error.code, error.http_status) == (code, http_status)
+
+
+def test_wait_is_told_in_whole_seconds() -> None:
+    """Waits are rounded up, so that nobody comes back a moment too early."""
+    assert "in 2 s" in str(BackoffNotElapsed(AS_OF, retry_after=timedelta(seconds=1.001)))
+
+
+def test_failed_generation_hides_the_reason() -> None:
+    """What the provider said is for the operator: neither message nor details nor repr show it."""
+    failure = a_failure(reason="key sk-secret is over its limit")
+
+    error = GenerationFailed(failure)
+
+    assert error.failure is failure
+    assert "sk-secret" not in f"{error} {error!r} {error.details}"
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        ("title_is_short", "The session was refused by title_is_short; its answer is kept."),
+        (None, SessionRejected.summary),
+    ],
+)
+def test_rejected_session_names_the_constraint(constraint: str | None, message: str) -> None:
+    """The constraint is named where it is known."""
+    error = SessionRejected(constraint, retry_after=SECOND)
+
+    assert str(error) == message
+    assert error.details == {"constraint": constraint, "answer_kept": True}
+
+
+def test_lost_lease_says_if_answer_is_kept() -> None:
+    """Whoever lost the lease learns what became of the answer."""
+    kept, not_kept = LeaseLost(answer_kept=True), LeaseLost(answer_kept=False)
+
+    assert ("kept" in str(kept), kept.details) == (True, {"answer_kept": True})
+    assert ("kept" in str(not_kept), not_kept.details) == (False, {"answer_kept": False})
+
+
+def test_details_are_the_errors_own() -> None:
+    """Changing an error's details changes no other's."""
+    first, second = RetryInProgress(retry_after=SECOND), RetryInProgress(retry_after=SECOND)
+
+    first.details["seen"] = True
+
+    assert second.details == {}

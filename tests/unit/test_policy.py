@@ -1,0 +1,467 @@
+"""The rules of a retry, one by one and in their order."""
+
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from ai_retry.domain.errors import (
+    AiRetryError,
+    AlreadySucceeded,
+    AttemptsExhausted,
+    BackoffNotElapsed,
+    ContextMissing,
+    NotConfigured,
+    QuotaExhausted,
+    RetryInProgress,
+    TooManyParallel,
+)
+from ai_retry.domain.model import Attempt, Generation, GenerationStatus, Outcome, QuotaRule, Waiver
+from ai_retry.domain.policy import (
+    DEFAULT_POLICY,
+    RetryPolicy,
+    admit,
+    attempts_left,
+    call_timeout,
+    ceiling,
+    counted_attempts,
+    next_attempt_at,
+    next_number,
+    wait_after,
+)
+from tests.support.builders import (
+    AS_OF,
+    LEASE,
+    SECOND,
+    a_context,
+    a_failure,
+    a_generation,
+    a_quota,
+    a_snapshot,
+    a_stored_answer,
+    an_attempt,
+    an_open_attempt,
+)
+
+# What each rule refuses, in the order of the rules; every reason can be combined with all that come after it.
+REASONS: list[tuple[type[AiRetryError], dict[str, Any]]] = [
+    (AlreadySucceeded, {"status": GenerationStatus.SUCCESS}),
+    (RetryInProgress, {"status": GenerationStatus.PROCESSING, "updated_at": AS_OF}),
+    (NotConfigured, {"can_create_session": False}),
+    (ContextMissing, {"prompt_data": None}),
+    (AttemptsExhausted, {"attempts": 20}),
+    (BackoffNotElapsed, {"next_attempt_at": AS_OF + SECOND}),
+    (TooManyParallel, {"live": 2, "live_until": AS_OF + LEASE}),
+    (QuotaExhausted, {"quota": a_quota(captured=5, resets_at=AS_OF + SECOND)}),
+]
+
+
+def refused_for(*reasons: dict[str, Any]) -> AiRetryError:
+    """What ``admit`` raises when all these reasons apply."""
+    merged: dict[str, Any] = {}
+    for reason in reversed(reasons):
+        merged |= reason
+    last = an_attempt(merged.get("attempts", 1) + 1, next_attempt_at=merged.pop("next_attempt_at", AS_OF))
+    earlier = [an_attempt(number) for number in range(2, last.number)]
+    columns = {name: merged.pop(name) for name in ("status", "updated_at", "prompt_data") if name in merged}
+    merged["attempts"] = (*earlier, last)
+    with pytest.raises(AiRetryError) as caught:
+        admit(a_snapshot(generation=a_generation(**columns), **merged))
+    return caught.value
+
+
+def attempts_made(count: int, **columns: Any) -> tuple[Attempt, ...]:
+    """Give as many attempts of ours, from number 2 on."""
+    return tuple(an_attempt(number, **columns) for number in range(2, 2 + count))
+
+
+class TestAdmit:
+    """``admit`` says yes with conditions, or why not."""
+
+    def test_admit_opens_attempt_two(self) -> None:
+        """A failed generation without an attempt of ours is admitted as attempt 2, under the snapshot's conditions."""
+        admission = admit(a_snapshot())
+
+        assert (admission.number, admission.version, admission.as_of) == (2, "1/error", AS_OF)
+        assert (admission.max_live, admission.max_used) == (2, 5)
+        assert admission.abandoned_wait == timedelta(seconds=2)
+        assert admission.context == a_context()
+        assert (admission.stored_answer, admission.charge, admission.waived) == (None, True, frozenset())
+
+    def test_admit_carries_the_users_quota(self) -> None:
+        """An override that the snapshot tells is what the claim must count by."""
+        policy = replace(DEFAULT_POLICY, quota=QuotaRule(limit=5, count_own_successes=False))
+        quota = a_quota(limit=9, window=timedelta(hours=1))
+
+        admission = admit(a_snapshot(quota=quota), policy)
+
+        assert admission.max_used == 9
+        assert admission.quota_rule == QuotaRule(limit=9, window=timedelta(hours=1), count_own_successes=False)
+
+    @pytest.mark.parametrize(("error", "reason"), REASONS)
+    def test_admit_refuses(self, error: type[AiRetryError], reason: dict[str, Any]) -> None:
+        """Each rule refuses by itself."""
+        assert type(refused_for(reason)) is error
+
+    @pytest.mark.parametrize(("first", "second"), list(pairwise(REASONS)))
+    def test_admit_refuses_in_order(
+        self, first: tuple[type[AiRetryError], dict[str, Any]], second: tuple[type[AiRetryError], dict[str, Any]]
+    ) -> None:
+        """Where two neighbouring rules would refuse, the first one does."""
+        assert type(refused_for(first[1], second[1])) is first[0]
+
+    def test_admit_refuses_for_first_of_all(self) -> None:
+        """Where every rule would refuse, they do so one after the other."""
+        refusals = [type(refused_for(*(reason for _, reason in REASONS[index:]))) for index in range(len(REASONS))]
+
+        assert refusals == [error for error, _ in REASONS]
+
+    def test_admit_refuses_success_of_either_side(self) -> None:
+        """A succeeded attempt of ours is success, even if the app set the status back."""
+        attempts = (an_attempt(outcome=Outcome.SUCCEEDED, next_attempt_at=None),)
+
+        with pytest.raises(AlreadySucceeded):
+            admit(a_snapshot(attempts=attempts))
+
+    def test_already_succeeded_names_the_session(self) -> None:
+        """The refusal of a success says which session there is."""
+        session_id = uuid4()
+        generation = a_generation(status=GenerationStatus.SUCCESS, session_id=session_id)
+
+        with pytest.raises(AlreadySucceeded) as caught:
+            admit(a_snapshot(generation=generation))
+
+        assert caught.value.details == {"session_id": str(session_id)}
+
+
+class TestInProgress:
+    """A generation is somebody's while a lease is valid, ours or the app's own."""
+
+    @pytest.mark.parametrize(("left", "wait"), [(SECOND, SECOND), (LEASE, 5 * SECOND)])
+    def test_open_attempt_is_in_progress(self, left: timedelta, wait: timedelta) -> None:
+        """While our lease is valid the retry is refused, to come back at its end and in five seconds at most."""
+        attempts = (an_open_attempt(lease_expires_at=AS_OF + left),)
+
+        with pytest.raises(RetryInProgress) as caught:
+            admit(a_snapshot(attempts=attempts))
+
+        assert caught.value.retry_after == wait
+
+    def test_open_attempt_is_free_when_lease_ends(self) -> None:
+        """A lease that ends now has ended; then the wait after abandonment counts."""
+        attempts = (an_open_attempt(lease_expires_at=AS_OF),)
+
+        with pytest.raises(BackoffNotElapsed) as caught:
+            admit(a_snapshot(attempts=attempts))
+
+        assert caught.value.retry_after == 2 * SECOND
+
+    @pytest.mark.parametrize("status", [GenerationStatus.PROCESSING, GenerationStatus.QUEUED])
+    def test_own_call_is_in_progress(self, status: GenerationStatus) -> None:
+        """Without an attempt of ours, processing and queued are the app's own call."""
+        generation = a_generation(status=status, created_at=AS_OF - LEASE + SECOND)
+
+        with pytest.raises(RetryInProgress) as caught:
+            admit(a_snapshot(generation=generation))
+
+        assert caught.value.retry_after == SECOND
+
+    def test_own_call_is_over_after_lease(self) -> None:
+        """An own call that was not heard of for a lease is over."""
+        generation = a_generation(status=GenerationStatus.PROCESSING, created_at=AS_OF - LEASE)
+
+        assert admit(a_snapshot(generation=generation)).number == 2
+
+    def test_own_call_counts_from_last_touch(self) -> None:
+        """The app's last touch begins its own call, not the generation's age."""
+        generation = a_generation(status=GenerationStatus.PROCESSING, updated_at=AS_OF - SECOND)
+
+        with pytest.raises(RetryInProgress):
+            admit(a_snapshot(generation=generation))
+
+    def test_abandoned_attempt_is_not_in_progress(self) -> None:
+        """The processing that an abandoned attempt of ours left behind is nobody's."""
+        started_at = AS_OF - LEASE - 2 * SECOND
+        generation = a_generation(status=GenerationStatus.PROCESSING, updated_at=started_at)
+        attempts = (an_open_attempt(lease_expires_at=started_at + LEASE),)
+
+        assert admit(a_snapshot(generation=generation, attempts=attempts)).number == 3
+
+    @pytest.mark.parametrize("closed_at", [None, AS_OF])
+    def test_own_call_after_our_lease_is_in_progress(self, closed_at: object) -> None:
+        """A touch after our lease is the app's own call, even if our attempt was closed as abandoned later still."""
+        generation = a_generation(status=GenerationStatus.PROCESSING, updated_at=AS_OF - SECOND)
+        attempts = (
+            an_open_attempt(
+                lease_expires_at=AS_OF - 5 * SECOND,
+                outcome=Outcome.ABANDONED if closed_at else None,
+                closed_at=closed_at,
+            ),
+        )
+
+        with pytest.raises(RetryInProgress):
+            admit(a_snapshot(generation=generation, attempts=attempts))
+
+    def test_own_call_after_our_failure_is_in_progress(self) -> None:
+        """A touch after our attempt failed is the app's own call."""
+        generation = a_generation(status=GenerationStatus.PROCESSING, updated_at=AS_OF - SECOND)
+        attempts = (an_attempt(closed_at=AS_OF - 2 * SECOND, lease_expires_at=AS_OF + LEASE),)
+
+        with pytest.raises(RetryInProgress):
+            admit(a_snapshot(generation=generation, attempts=attempts))
+
+
+class TestExhaustion:
+    """Attempts that count are limited, and all of them by the hard cap."""
+
+    def test_third_retry_is_admitted(self) -> None:
+        """After the original and two retries there is a third."""
+        assert admit(a_snapshot(attempts=attempts_made(2))).number == 4
+
+    def test_max_attempts_include_the_original(self) -> None:
+        """With the app's original call, four attempts are all."""
+        with pytest.raises(AttemptsExhausted) as caught:
+            admit(a_snapshot(attempts=attempts_made(3)))
+
+        assert caught.value.details == {"attempts": 4, "max_attempts": 4}
+        assert caught.value.retry_after is None
+
+    def test_uncounted_attempts_do_not_exhaust(self) -> None:
+        """What certainly did not generate uses up nothing."""
+        snapshot = a_snapshot(attempts=attempts_made(10, counted=False))
+
+        assert counted_attempts(snapshot) == 1
+        assert admit(snapshot).number == 12
+
+    def test_twentieth_attempt_is_admitted(self) -> None:
+        """Nineteen uncounted attempts in a day leave one more."""
+        assert admit(a_snapshot(attempts=attempts_made(19, counted=False))).number == 21
+
+    def test_hard_cap_counts_every_attempt(self) -> None:
+        """Uncounted attempts are limited all the same, until the oldest is exactly a day old."""
+        almost = an_attempt(2, counted=False, started_at=AS_OF - timedelta(hours=24) + SECOND)
+        others = attempts_made(20, counted=False)[1:]
+
+        with pytest.raises(AttemptsExhausted) as caught:
+            admit(a_snapshot(attempts=(almost, *others)))
+
+        assert caught.value.details == {"attempts": 20, "max_attempts": 20}
+
+    def test_hard_cap_forgets_a_day_ago(self) -> None:
+        """An attempt that began exactly a day ago is out of the hard cap's window."""
+        old = an_attempt(2, counted=False, started_at=AS_OF - timedelta(hours=24))
+        others = attempts_made(20, counted=False)[1:]
+
+        assert admit(a_snapshot(attempts=(old, *others))).number == 22
+
+    def test_stored_answer_needs_no_attempts_left(self) -> None:
+        """A stored answer makes no call, so used-up attempts and a missing context don't matter."""
+        snapshot = a_snapshot(
+            generation=a_generation(prompt_data=None),
+            attempts=attempts_made(4),
+            stored_answer=a_stored_answer(5),
+        )
+
+        admission = admit(snapshot)
+
+        assert admission.stored_answer == a_stored_answer(5)
+        assert admission.context is None
+
+    def test_stored_answer_counts_towards_hard_cap(self) -> None:
+        """A session that is refused for ever is not tried for ever."""
+        attempts = attempts_made(20, counted=False)
+
+        with pytest.raises(AttemptsExhausted) as caught:
+            admit(a_snapshot(attempts=attempts, stored_answer=a_stored_answer(5)))
+
+        assert caught.value.details["max_attempts"] == 20
+
+    @pytest.mark.parametrize(("made", "counted", "left"), [(1, True, True), (2, True, False), (2, False, True)])
+    def test_attempts_left_counts_this_one(self, made: int, *, counted: bool, left: bool) -> None:
+        """The attempt that just failed counts, if its failure does."""
+        snapshot = a_snapshot(attempts=attempts_made(made))
+
+        assert attempts_left(snapshot, a_failure(certainly_not_generated=not counted)) is left
+
+    def test_attempts_left_keeps_the_hard_cap(self) -> None:
+        """After the twentieth attempt of a day there is none left, counted or not."""
+        snapshot = a_snapshot(attempts=attempts_made(19, counted=False))
+
+        assert attempts_left(snapshot, a_failure(certainly_not_generated=True)) is False
+
+
+class TestCeilings:
+    """Backoff, live attempts and quota, and who may lift them."""
+
+    def test_backoff_says_when(self) -> None:
+        """Before its time a retry is told how long to wait."""
+        due_at = AS_OF + 90 * SECOND
+
+        with pytest.raises(BackoffNotElapsed) as caught:
+            admit(a_snapshot(attempts=(an_attempt(next_attempt_at=due_at),)))
+
+        assert caught.value.retry_after == 90 * SECOND
+        assert caught.value.details == {"next_attempt_at": due_at}
+
+    def test_backoff_ends_on_time(self) -> None:
+        """An attempt that is due now is not too soon, and one without a wait never is."""
+        for due_at in (AS_OF, None):
+            assert admit(a_snapshot(attempts=(an_attempt(next_attempt_at=due_at),))).number == 3
+
+    def test_backoff_can_be_waived(self) -> None:
+        """An operator may lift the wait; it is recorded."""
+        snapshot = a_snapshot(attempts=(an_attempt(next_attempt_at=AS_OF + LEASE),))
+
+        admission = admit(snapshot, waive=frozenset({Waiver.BACKOFF}))
+
+        assert admission.waived == {Waiver.BACKOFF}
+
+    @pytest.mark.parametrize(
+        ("until", "wait"),
+        [(AS_OF + SECOND, SECOND), (AS_OF + LEASE, 5 * SECOND), (None, timedelta(0))],
+    )
+    def test_parallel_retries_say_when(self, until: object, wait: timedelta) -> None:
+        """With as many live attempts as allowed, the first lease to end says when to come back."""
+        with pytest.raises(TooManyParallel) as caught:
+            admit(a_snapshot(live=2, live_until=until))
+
+        assert caught.value.retry_after == wait
+        assert caught.value.details == {"max_parallel": 2}
+
+    def test_one_parallel_retry_fewer_is_admitted(self) -> None:
+        """One below the ceiling there is room."""
+        assert admit(a_snapshot(live=1, live_until=AS_OF + LEASE)).max_live == 2
+
+    @pytest.mark.parametrize(("captured", "held"), [(5, 0), (4, 1), (0, 5), (5, 2)])
+    def test_full_quota_says_when(self, captured: int, held: int) -> None:
+        """Captured and held units fill the quota together."""
+        resets_at = AS_OF + timedelta(hours=1)
+
+        with pytest.raises(QuotaExhausted) as caught:
+            admit(a_snapshot(quota=a_quota(captured=captured, held=held, resets_at=resets_at)))
+
+        assert caught.value.retry_after == timedelta(hours=1)
+        assert caught.value.details == {"limit": 5, "resets_at": resets_at}
+
+    def test_empty_quota_says_never(self) -> None:
+        """With a limit of 0 there is no time to come back at."""
+        with pytest.raises(QuotaExhausted) as caught:
+            admit(a_snapshot(quota=a_quota(limit=0)))
+
+        assert caught.value.retry_after is None
+
+    @pytest.mark.parametrize("options", [{"charge": False}, {"waive": frozenset({Waiver.QUOTA})}])
+    def test_quota_is_not_asked_when_lifted(self, options: dict[str, Any]) -> None:
+        """Without a charge, or with the limit lifted, neither ``admit`` nor the claim asks the quota."""
+        admission = admit(a_snapshot(quota=a_quota(captured=5)), **options)
+
+        assert admission.max_used is None
+        assert admission.charge is options.get("charge", True)
+
+    def test_waivers_lift_nothing_else(self) -> None:
+        """No waiver lifts the ceiling of live attempts."""
+        with pytest.raises(TooManyParallel):
+            admit(a_snapshot(live=2, live_until=AS_OF + LEASE), waive=frozenset(Waiver), charge=False)
+
+    def test_context_comes_from_the_seam(self) -> None:
+        """The app's own reading of the context is used, and its refusal is the answer."""
+
+        def context_from(generation: Generation) -> Any:
+            raise ContextMissing(f"no template for {generation.model}")
+
+        with pytest.raises(ContextMissing) as caught:
+            admit(a_snapshot(), context_from=context_from)
+
+        assert caught.value.details == {"problem": "no template for small"}
+
+
+class TestArithmetic:
+    """Numbers, waits and deadlines."""
+
+    def test_numbers_follow_the_last_attempt(self) -> None:
+        """The original call is 1, the first attempt of ours 2, each further one more."""
+        assert next_number(a_snapshot()) == 2
+        assert next_number(a_snapshot(attempts=(an_attempt(2), an_attempt(3)))) == 4
+
+    def test_next_attempt_is_the_last_ones(self) -> None:
+        """Only the last attempt's wait counts."""
+        attempts = (an_attempt(2, next_attempt_at=AS_OF + LEASE), an_attempt(3, next_attempt_at=AS_OF))
+
+        assert next_attempt_at(a_snapshot(attempts=attempts)) == AS_OF
+        assert next_attempt_at(a_snapshot()) is None
+
+    def test_ceiling_doubles_up_to_the_cap(self) -> None:
+        """Two seconds after the first retry, then twice as long each time, five minutes at most."""
+        ceilings = [ceiling(number).total_seconds() for number in range(2, 12)]
+
+        assert ceilings == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+
+    @pytest.mark.parametrize(("fraction", "seconds"), [(0.0, 4), (0.5, 6), (1.0, 8)])
+    def test_wait_lies_in_its_upper_half(self, fraction: float, seconds: int) -> None:
+        """The wait is drawn between half the ceiling and the ceiling."""
+        assert wait_after(4, None, fraction=fraction) == timedelta(seconds=seconds)
+
+    @pytest.mark.parametrize(
+        ("asked", "waited"),
+        [(None, 8), (timedelta(seconds=3), 8), (timedelta(seconds=90), 90), (timedelta(days=9), 86400)],
+    )
+    def test_wait_has_what_provider_asks_as_floor(self, asked: timedelta | None, waited: int) -> None:
+        """What the provider asked for is kept to, within reason."""
+        assert wait_after(4, a_failure(retry_after=asked), fraction=1.0) == timedelta(seconds=waited)
+
+    @pytest.mark.parametrize(("elapsed", "timeout"), [(0, 15), (15, 15), (16, 14), (30, 0), (40, -10)])
+    def test_call_timeout_fits_the_lease(self, elapsed: int, timeout: int) -> None:
+        """The call ends before the lease does, with time left for settling."""
+        assert call_timeout(timedelta(seconds=elapsed)) == timedelta(seconds=timeout)
+
+
+class TestRetryPolicy:
+    """Numbers that can't work are refused by name."""
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("max_attempts", 0),
+            ("hard_cap", 0),
+            ("max_parallel", 0),
+            ("hard_cap_window", timedelta(0)),
+            ("backoff_base", timedelta(0)),
+            ("backoff_cap", timedelta(0)),
+            ("max_wait", timedelta(0)),
+            ("deadline", timedelta(0)),
+            ("lease", timedelta(0)),
+            ("settle_margin", -SECOND),
+            ("quota.limit", QuotaRule(limit=-1)),
+            ("quota.window", QuotaRule(window=timedelta(0))),
+        ],
+    )
+    def test_policy_refuses_bad_number(self, name: str, value: Any) -> None:
+        """The message names the number that is wrong."""
+        with pytest.raises(ValueError, match=rf"^{name}"):
+            RetryPolicy(**{name.partition(".")[0]: value})
+
+    def test_policy_refuses_base_above_cap(self) -> None:
+        """The first backoff must not exceed the longest."""
+        with pytest.raises(ValueError, match="backoff_base must not exceed backoff_cap"):
+            RetryPolicy(backoff_base=2 * SECOND, backoff_cap=SECOND)
+
+    def test_policy_refuses_lease_without_room(self) -> None:
+        """A lease must hold the call and the settle."""
+        with pytest.raises(ValueError, match="lease must leave room"):
+            RetryPolicy(deadline=30 * SECOND, settle_margin=6 * SECOND, lease=LEASE)
+
+    def test_policy_takes_limit_zero(self) -> None:
+        """A quota of nothing is a quota."""
+        assert RetryPolicy(quota=QuotaRule(limit=0)).quota.limit == 0
+
+
+def test_admission_is_for_its_generation() -> None:
+    """The admission names whose generation it admits."""
+    user_id, generation_id = UUID(int=1), UUID(int=2)
+
+    admission = admit(a_snapshot(generation=a_generation(user_id=user_id, id=generation_id)))
+
+    assert (admission.user_id, admission.generation_id) == (user_id, generation_id)

@@ -1,0 +1,198 @@
+"""Strict JSON, schemas, and what may be said of an output that fails."""
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from ai_retry.domain.errors import ContextMissing
+from ai_retry.providers.validation import InvalidOutput, check_schema, parse, storable, validate
+
+TITLE = {
+    "type": "object",
+    "properties": {"title": {"type": "string"}},
+    "required": ["title"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"title": "é"}', {"title": "é"}),
+        (' \n[1, 2.5, -0, 1e3, true, null, ""]\n', [1, 2.5, 0, 1000.0, True, None, ""]),
+        ('"\\ud83d\\ude00"', "😀"),
+        (str(2**53 - 1), 2**53 - 1),
+        ("-" + str(2**53 - 1), -(2**53) + 1),
+        ("null", None),
+        ("[" * 99 + "]" * 99, json.loads("[" * 99 + "]" * 99)),
+    ],
+)
+def test_strict_json_is_read(content: str, expected: Any) -> None:
+    """Any single JSON value that can be stored without loss is read."""
+    assert parse(content) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "NaN",
+        '{"a": Infinity}',
+        "-Infinity",
+        "1e999",
+        str(2**53),
+        "-" + str(2**53),
+        "9" * 5000,
+        '{"a": 1, "a": 1}',
+        '[{"a": {"b": 1, "b": 2}}]',
+        r'"\u0000"',
+        r'{"\u0000": 1}',
+        r'"\ud800"',
+        '"\ud800"',
+        "[" * 101 + "]" * 101,
+        "[" * 100_000 + "]" * 100_000,
+        '{"a":' * 100_000 + "1" + "}" * 100_000,
+    ],
+)
+def test_unstorable_json_is_refused(content: str) -> None:
+    """Values that a database or a browser would refuse, change or choke on are no answers."""
+    with pytest.raises(InvalidOutput) as caught:
+        parse(content)
+
+    assert len(str(caught.value)) < 60
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", '{"a": 1,}', "{} {}", "Here: {}", "```json\n{}\n```", "{'a': 1}", "[1, 2", '"a\nb"', "01", "tru"],
+)
+def test_other_text_is_broken_json(content: str) -> None:
+    """Prose, fences, second documents, trailing commas and halves are not JSON, and told apart from bad values."""
+    with pytest.raises(InvalidOutput) as caught:
+        parse(content)
+
+    assert caught.value.broken
+
+
+def test_storable_refuses_what_postgres_refuses() -> None:
+    """A plain text is taken as it is unless PostgreSQL could not store it."""
+    assert storable("a\nb") == "a\nb"
+    with pytest.raises(InvalidOutput):
+        storable("a\0b")
+
+
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ({"title": 5}, "/title: type"),
+        ({}, "/title: required"),
+        ([], "the root: type"),
+        ({"title": "x", "secret": 1}, "the root: additionalProperties"),
+    ],
+)
+def test_what_failed_is_named_by_pointer(output: Any, problem: str) -> None:
+    """The place and the keyword are named."""
+    with pytest.raises(InvalidOutput) as caught:
+        validate(output, TITLE)
+
+    assert str(caught.value) == problem
+
+
+def test_the_models_words_are_not_told() -> None:
+    """A property name that is not in the schema is the model's, so a pointer shows a star in its place."""
+    schema = {"type": "object", "additionalProperties": {"items": {"type": "integer"}}}
+
+    with pytest.raises(InvalidOutput) as caught:
+        validate({"my secret plan": [1, "my secret"]}, schema)
+
+    assert str(caught.value) == "/*/1: type"
+
+
+def test_pointers_are_escaped() -> None:
+    """Slashes and tildes in names are escaped as RFC 6901 wants."""
+    with pytest.raises(InvalidOutput) as caught:
+        validate({"a/b~c": 1}, {"properties": {"a/b~c": {"type": "string"}}})
+
+    assert str(caught.value) == "/a~1b~0c: type"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        TITLE,
+        {"$defs": {"day": {"type": "integer"}}, "items": {"$ref": "#/$defs/day"}},
+        {"definitions": {"day": {"type": "integer"}}, "items": {"$ref": "#/definitions/day"}},
+        {"type": "object", "properties": {"sub": {"$ref": "#"}}},
+        {"$id": "https://app.example/plan", "$defs": {"a": {"$anchor": "a"}}, "$ref": "#a"},
+        {"enum": [{"$ref": "not a reference"}], "properties": {"$ref": {"type": "string"}}},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"},
+        {"pattern": "^[a-z]+$"},
+    ],
+)
+def test_good_schemas_are_accepted(schema: dict[str, Any]) -> None:
+    """Schemas whose references stay within them are accepted, and can be used."""
+    check_schema(schema)
+
+    try:
+        validate({"title": "x"}, schema)
+    except InvalidOutput:
+        pass
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "text"},
+        {"properties": []},
+        {"$ref": "#/$defs/absent"},
+        {"items": {"$ref": "https://elsewhere.example/schema"}},
+        {"items": {"$ref": "http://127.0.0.1:9/schema"}},
+        {"items": {"$ref": "file:///etc/passwd"}},
+        {"items": {"$dynamicRef": "other.json#x"}},
+        {"$defs": {"a": {"$ref": "b.json"}}, "$ref": "#/$defs/a"},
+        {"definitions": {"a": {"items": {"$ref": "b.json"}}}, "$ref": "#/definitions/a"},
+        {"properties": {"type": {}}, "$ref": "#/properties"},
+        {"pattern": "("},
+        {"patternProperties": {"(": {}}},
+        {"items": {"pattern": "*"}},
+        {"$id": "http://[", "$ref": "x"},
+        {"minLength": -1},
+        {"minimum": "5"},
+    ],
+)
+def test_bad_schemas_are_refused(schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schema that could not be applied is a clear error before any call, and looking at it opens no connection."""
+    monkeypatch.setattr(socket, "socket", _no_socket)
+
+    with pytest.raises(ContextMissing) as caught:
+        check_schema(schema)
+
+    assert caught.value.details["problem"].startswith("response_schema: ")
+
+
+def test_deep_schemas_do_not_crash() -> None:
+    """A schema nested a hundred thousand levels deep is refused like any other bad one."""
+    schema: dict[str, Any] = {}
+    for _ in range(100_000):
+        schema = {"not": schema}
+
+    with pytest.raises(ContextMissing):
+        check_schema(schema)
+
+    while schema:  # piecemeal, since freeing it at once would recurse as deeply
+        schema = schema.pop("not")
+
+
+def test_endless_schemas_do_not_crash() -> None:
+    """A schema that refers to itself without end fails the output instead of the process."""
+    schema = {"properties": {"a": {"$ref": "#/properties/a"}}}
+    check_schema(schema)
+
+    with pytest.raises(InvalidOutput):
+        validate({"a": 1}, schema)
+
+
+def _no_socket(*_: Any, **__: Any) -> None:
+    raise AssertionError("a schema caused I/O")
