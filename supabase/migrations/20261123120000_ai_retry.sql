@@ -7,6 +7,7 @@
 -- The app never takes the first lock, and we never wait long for anything while we hold the second one.
 
 set lock_timeout = '5s';
+set statement_timeout = '60s';
 
 -- 1. Look first: name every obstacle in one message, before anything is changed.
 
@@ -993,3 +994,4 @@ end
 $rehearsal$;
 
 reset lock_timeout;
+reset statement_timeout;

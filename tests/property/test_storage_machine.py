@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -61,7 +61,7 @@ Call: TypeAlias = Callable[[], object]
 Fate: TypeAlias = tuple[str | None, str | None, bool, bool]  # outcome, code, counted, captured
 
 durations = st.sampled_from([timedelta(seconds=1), timedelta(seconds=11), POLICY.lease, LONG_WAIT, POLICY.quota.window])
-waivers = st.sampled_from([frozenset(), frozenset(), frozenset({Waiver.BACKOFF}), frozenset(Waiver)])
+waivers = st.sampled_from([frozenset({Waiver.BACKOFF}), frozenset(), frozenset(Waiver)])
 keys = st.sampled_from([None, "key-1", "key-2"])
 charges = st.sampled_from([True, True, True, False])
 failures = st.sampled_from(
@@ -85,7 +85,7 @@ class WatchfulProvider:
     fate: Answer | Failure | Killed
     look: Callable[[], None]
 
-    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:
+    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:  # noqa: ARG002
         """Answer, fail or die."""
         self.look()
         if isinstance(self.fate, Killed):
@@ -110,18 +110,23 @@ class StorageMachine(RuleBasedStateMachine):
         self.fates: dict[tuple[UUID, int], Fate] = {}  # of closed attempts
         self.calls: list[Call] = []  # to be repeated, as after a lost reply
         self.users: list[UUID] = []
+        self.zombies: list[Claim] = []  # of workers that were given up for dead
 
     # What the app and time do
 
-    @initialize()
-    def begin(self) -> None:
-        """Two users sign up."""
+    @initialize(target=generations)
+    def begin(self) -> Any:
+        """Two users sign up; one has two failed generations, the other one."""
         self.users = [self.world.new_user() for _ in range(2)]
+        return multiple(*(self._generate(user, "error") for user in (0, 0, 1)))
 
     @precondition(lambda self: len(self.owners) < MAX_GENERATIONS)
     @rule(target=generations, user=st.sampled_from([0, 0, 1]), status=st.sampled_from(["error", "timeout", "success"]))
     def generate(self, user: int, status: str) -> UUID:
         """The app makes a generation of its own, which fails or not."""
+        return self._generate(user, status)
+
+    def _generate(self, user: int, status: str) -> UUID:
         generation_id = self.world.new_generation(self.users[user], status=status)
         self.owners[generation_id] = self.users[user]
         self.present.add(generation_id)
@@ -130,9 +135,9 @@ class StorageMachine(RuleBasedStateMachine):
     @rule(generation_id=generations, status=st.sampled_from(["success", "error", "processing"]))
     def meddle(self, generation_id: UUID, status: str) -> None:
         """The app writes a status, without asking us."""
-        if generation_id in self.present:
-            self.world.set_generation(generation_id, status=status)
+        self.world.set_generation(generation_id, status=status)
 
+    @precondition(lambda self: len(self.present) > 2)
     @rule(generation_id=consumes(generations))
     def delete(self, generation_id: UUID) -> None:
         """The app deletes a generation."""
@@ -157,17 +162,28 @@ class StorageMachine(RuleBasedStateMachine):
     # What workers do, step by step, so that anything may come between
 
     @rule(target=admissions, generation_id=generations, waive=waivers, charge=charges, key=keys)
-    def read(self, generation_id: UUID, waive: frozenset[Waiver], charge: bool, key: str | None) -> Any:  # noqa: FBT001
-        """A worker loads and is admitted, or not."""
-        try:
-            admission = admit(self._load(generation_id), POLICY, waive=waive, charge=charge)
-        except AiRetryError:
-            return multiple()
-        return replace(admission, idempotency_key=key)
+    def read(self, generation_id: UUID, waive: frozenset[Waiver], charge: bool, key: str | None) -> Any:
+        """A worker loads and is admitted, or not; it claims later."""
+        admission = self._admit(generation_id, waive, charge=charge)
+        return multiple() if admission is None else replace(admission, idempotency_key=key)
 
-    @rule(target=claims, admission=admissions)
+    @rule(target=claims, admission=consumes(admissions))
     def claim(self, admission: Admission) -> Any:
         """A worker claims what it was admitted to, be it still true or not."""
+        return self._claim(admission)
+
+    @rule(target=claims, generation_id=generations, waive=waivers, charge=charges)
+    def take(self, generation_id: UUID, waive: frozenset[Waiver], charge: bool) -> Any:
+        """A worker loads, is admitted and claims at once."""
+        admission = self._admit(generation_id, waive, charge=charge)
+        return multiple() if admission is None else self._claim(admission)
+
+    def _admit(self, generation_id: UUID, waive: frozenset[Waiver], *, charge: bool) -> Admission | None:
+        with suppress(AiRetryError):
+            return admit(self._load(generation_id), POLICY, waive=waive, charge=charge)
+        return None
+
+    def _claim(self, admission: Admission) -> Any:
         token = uuid4()
         before = self._fates()
         claim = None
@@ -200,8 +216,15 @@ class StorageMachine(RuleBasedStateMachine):
 
     @rule(claim=consumes(claims))
     def crash(self, claim: Claim) -> None:
-        """A worker dies with its claim: it will not be heard of again."""
-        note(f"lost {claim}")
+        """A worker dies with its claim: it is not heard of again before its lease has ended."""
+        self.world.advance(POLICY.lease)
+        self.zombies.append(claim)
+
+    @precondition(lambda self: self.zombies)
+    @rule(target=claims)
+    def wake(self) -> Claim:
+        """A worker that was given up for dead comes back."""
+        return self.zombies.pop()
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data())
@@ -222,7 +245,7 @@ class StorageMachine(RuleBasedStateMachine):
         generation_id: UUID,
         fate: Answer | Failure | Killed,
         waive: frozenset[Waiver],
-        charge: bool,  # noqa: FBT001
+        charge: bool,
         key: str | None,
     ) -> None:
         """Somebody retries from end to end."""
@@ -263,7 +286,7 @@ class StorageMachine(RuleBasedStateMachine):
 
     @invariant()
     def success_is_captured_once(self) -> None:
-        """Captured are our charged successes and nothing else; each has exactly one session, a generation at most one."""
+        """Captured are our charged successes and nothing else; each has one session, a generation one at most."""
         for user_id in self.users:
             succeeded = 0
             for generation_id in self._generations_of(user_id):

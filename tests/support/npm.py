@@ -30,8 +30,8 @@ def lite_command(node_modules: Path) -> list[str]:
     return [str(node()), str(node_modules / "@supabase" / "lite" / "dist" / "cli" / "index.js")]
 
 
-def install_node_packages(cache: Path = CACHE) -> Path:
-    """Install what the lock file names, unless that was done before; return `node_modules`.
+def install_node_packages(cache: Path = CACHE, *, manifest: Path = MANIFEST) -> Path:
+    """Install what a manifest's lock file names, unless that was done before; return `node_modules`.
 
     Safe to call from several processes: one installs, the others wait. A killed install leaves nothing that a
     later one would take for complete.
@@ -39,7 +39,7 @@ def install_node_packages(cache: Path = CACHE) -> Path:
     Raises:
         StackUnavailable: npm failed, for instance without a network.
     """
-    files = [MANIFEST / "package.json", MANIFEST / "package-lock.json"]
+    files = [manifest / "package.json", manifest / "package-lock.json"]
     target = cache / hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
     if target.is_dir():
         return target / "node_modules"

@@ -36,22 +36,26 @@ def judge(
     schema: Mapping[str, Any] | None = TITLE,
     ending: Ending = Ending.WHOLE,
 ) -> Answer | Failure:
+    """Classify an answer to ``PROMPT``."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     reply = Reply(status=status, headers=headers or {}, body=content, ending=ending)
     return classify(reply, schema=schema, now=NOW, redactor=Redactor(prompt=PROMPT, secrets=[KEY]))
 
 
 def failure(status: int, body: Any, **more: Any) -> Failure:
+    """Classify an answer that must be a failure."""
     outcome = judge(status, body, **more)
     assert isinstance(outcome, Failure), outcome
     return outcome
 
 
 def completion(content: Any, *, reason: Any = "stop", **more: Any) -> dict[str, Any]:
+    """A chat completion."""
     return {"model": "m-1", "choices": [{"message": {"content": content}, "finish_reason": reason}], **more}
 
 
 def error(**members: Any) -> dict[str, Any]:
+    """An error body in OpenAI's shape."""
     return {"error": {"message": "No", **members}}
 
 
@@ -252,8 +256,11 @@ def test_broken_content_without_a_reason_was_cut() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["Here you are: {}", '```json\n{"title": "x"}\n```', '{"title": "x"} {"title": "y"}', '{"title": "x",}']
-    + [
+    [
+        "Here you are: {}",
+        '```json\n{"title": "x"}\n```',
+        '{"title": "x"} {"title": "y"}',
+        '{"title": "x",}',
         '{"title": NaN}',
         '{"title": "x", "title": "y"}',
         "[]",

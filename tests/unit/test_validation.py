@@ -1,5 +1,6 @@
 """Strict JSON, schemas, and what may be said of an output that fails."""
 
+import contextlib
 import json
 import socket
 from typing import Any
@@ -135,10 +136,8 @@ def test_good_schemas_are_accepted(schema: dict[str, Any]) -> None:
     """Schemas whose references stay within them are accepted, and can be used."""
     check_schema(schema)
 
-    try:
+    with contextlib.suppress(InvalidOutput):
         validate({"title": "x"}, schema)
-    except InvalidOutput:
-        pass
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
 def seconds(headers: Mapping[str, str], error: Mapping[str, Any] | None = None) -> float | None:
+    """The wait that an answer asks for."""
     wait = retry_after(headers, error or {}, NOW)
     return None if wait is None else wait.total_seconds()
 
@@ -54,8 +55,11 @@ def test_retry_after_is_read_in_all_standard_forms(value: str, expected: float) 
         ".5",
         "9" * 400,
         "5000000000",
-    ]
-    + ["Thu, 99 Jan 2026 12:00:30 GMT", "Thu, 01 Jan 9999 12:00:30 GMT", "Thu, 01 Jan 2026 12:00:30 +9999", "Thursday"],
+        "Thu, 99 Jan 2026 12:00:30 GMT",
+        "Thu, 01 Jan 9999 12:00:30 GMT",
+        "Thu, 01 Jan 2026 12:00:30 +9999",
+        "Thursday",
+    ],
 )
 def test_garbled_retry_after_is_ignored(value: str) -> None:
     """What is not exactly a known form, or asks for more than a year, is passed over and never read as zero."""
@@ -63,7 +67,7 @@ def test_garbled_retry_after_is_ignored(value: str) -> None:
 
 
 def test_the_first_valid_form_counts() -> None:
-    """Milliseconds come before the header, the header before the body, the body before resets; invalid ones are skipped."""
+    """Milliseconds come before the header, it before the body, the body before resets; invalid ones are skipped."""
     body = {"availability": {"retry_after": 40}}
     reset = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "9s"}
 

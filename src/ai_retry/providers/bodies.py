@@ -142,11 +142,12 @@ def _is_over_limit(message: Any) -> bool:
 def read_usage(envelope: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
     """Tokens and cost as told: OpenAI's ``usage``, OpenRouter's ``usage.cost``, LiteLLM's cost header."""
     usage = mapping(envelope.get("usage"))
+    cost = _cost(usage.get("cost"))
     told = Usage(
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
         total_tokens=_count(usage.get("total_tokens")),
-        cost=_cost(usage.get("cost")) or _cost(headers.get("x-litellm-response-cost")),
+        cost=_cost(headers.get("x-litellm-response-cost")) if cost is None else cost,
     )
     return None if told == Usage() else told
 

@@ -204,8 +204,9 @@ class HttpAiProvider:
         """Put the request on the wire, once, and judge what comes."""
         before = deadline.sent
         try:
+            verify = None if self._session.verify is True else self._session.verify  # else REQUESTS_CA_BUNDLE would win
             settings: Any = self._session.merge_environment_settings(
-                str(request.url), proxies={}, stream=True, verify=None, cert=None
+                str(request.url), proxies={}, stream=True, verify=verify, cert=None
             )
             with bounded_by(deadline), closing(self._adapter.send(request, timeout=None, **settings)) as response:
                 deadline.sent = before + 1  # also where a test has put something else in the place of our connections
@@ -252,7 +253,7 @@ def _result(state: RetryCallState) -> Any:
 
 def _signal_of(error: Exception, deadline: Deadline, *, sent: bool) -> Signal:
     """Which row of ``signals.BEFORE`` an exception shows."""
-    if sent or isinstance(error, requests.ReadTimeout):
+    if sent:
         timed_out = deadline.left <= 0 or isinstance(error, requests.Timeout)
         return signals.SILENT if timed_out else signals.DROPPED
     if isinstance(_origin(error), SSLCertVerificationError):
