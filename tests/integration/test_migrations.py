@@ -309,9 +309,7 @@ def test_rehearsal_leaves_no_trace(bare_database: str) -> None:
             "select (select count(*) from public.ai_retry_attempts), (select count(*) from public.events),"
             " (select count(*) from public.generation_error_logs), (select count(*) from auth.users)"
         ).fetchone()
-        status = connection.execute(
-            "select status from public.generations where id = %s", [generation_id]
-        ).fetchone()
+        status = connection.execute("select status from public.generations where id = %s", [generation_id]).fetchone()
     assert counts == (0, 0, 0, 1)
     assert status == ("error",)
 

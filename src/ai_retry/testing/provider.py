@@ -178,6 +178,7 @@ class ScriptedServer:
         """
         self.requests: list[Request] = []
         self.connections = 0
+        self.port = 0
         self._script = list(script)
         self._default = default
         self._ssl_context = ssl_context
@@ -189,11 +190,6 @@ class ScriptedServer:
         self._listener = socket.socket()
 
     @property
-    def port(self) -> int:
-        """Where it listens; free ports are chosen by the system."""
-        return int(self._listener.getsockname()[1])
-
-    @property
     def base_url(self) -> str:
         """What to configure as the provider's API base."""
         return f"{'https' if self._ssl_context else 'http'}://127.0.0.1:{self.port}/v1"
@@ -201,6 +197,7 @@ class ScriptedServer:
     def __enter__(self) -> Self:
         """Begin to listen."""
         self._listener.bind(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
         self._listener.listen(128)
         self._listener.settimeout(_POLL_SECONDS)
         self._start(self._accept)

@@ -1,0 +1,172 @@
+"""The README's examples run as they stand there."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+from psycopg.types.json import Jsonb
+
+from ai_retry.bootstrap import Client
+from ai_retry.testing.provider import ScriptedServer, chat, reply
+from tests.support.npm import REPOSITORY
+from tests.support.stack import SignedInUser, Stack
+
+README = (REPOSITORY / "README.md").read_text()
+OUTPUT = {"title": "Easy run"}
+
+
+def example(language: str, containing: str) -> str:
+    """Return the README's one code block with these words."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    (block,) = [block for block in blocks if containing in block]
+    return str(block)
+
+
+@contextmanager
+def run(code: str, **names: object) -> Iterator[dict[str, object]]:
+    """Run an example with the names that a reader is supposed to have; close its client in the end."""
+    names = {"__name__": "__main__", **names}
+    exec(compile(code, "README.md", "exec"), names)
+    yield names
+    if isinstance(client := names.get("client"), Client):
+        client.close()
+    return names
+
+
+@pytest.fixture
+def user(stack: Stack) -> SignedInUser:
+    """Somebody new."""
+    return stack.sign_up(f"{uuid4()}@example.com", "correct horse battery staple")
+
+
+@pytest.fixture
+def environment(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The stack's settings, as the README's table names them."""
+    for name, value in stack.env().items():
+        if name != "DATABASE_URL":
+            monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AI_MODEL", "scripted")
+    yield monkeypatch
+
+
+def failed_generation(stack: Stack, user: SignedInUser, prompt_data: object = None) -> UUID:
+    """Store a generation that failed."""
+    data = prompt_data or {"messages": [{"role": "user", "content": "plan"}], "response_schema": {"type": "object"}}
+    with psycopg.connect(stack.database_url) as connection:
+        row = connection.execute(
+            "insert into public.generations (user_id, status, prompt_data) values (%s, 'error', %s) returning id",
+            [user.id, Jsonb(data)],
+        ).fetchone()
+    assert row is not None
+    return UUID(str(row[0]))
+
+
+def test_service_example_tells_failure_and_refusal(
+    stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The service's example tells a failure of the provider, and is refused at once after it."""
+    generation_id = failed_generation(stack, user)
+    with ScriptedServer(reply(500, json={"error": {"message": "broken"}})) as provider:
+        environment.setenv("AI_BASE_URL", provider.base_url)
+
+        with run(example("python", "the provider failed"), user_id=user.id, generation_id=generation_id):
+            pass
+        with run(example("python", "the provider failed"), user_id=user.id, generation_id=generation_id):
+            pass
+
+    printed = capsys.readouterr().out
+    assert "the provider failed: AI_UNAVAILABLE" in printed
+    assert "not now: RETRY_TOO_SOON" in printed
+
+
+def test_service_example_prints_session(
+    stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a provider that answers, the service's example prints the session and what remains."""
+    with ScriptedServer(chat(OUTPUT)) as provider:
+        environment.setenv("AI_BASE_URL", provider.base_url)
+
+        with run(
+            example("python", "the provider failed"), user_id=user.id, generation_id=failed_generation(stack, user)
+        ):
+            pass
+
+    assert re.search(r"session [0-9a-f-]{36} remaining 4", capsys.readouterr().out)
+
+
+def test_blueprint_example_serves(stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch) -> None:
+    """The blueprint's example answers under its prefix."""
+    generation_id = failed_generation(stack, user)
+    with ScriptedServer(chat(OUTPUT)) as provider:
+        environment.setenv("AI_BASE_URL", provider.base_url)
+        with run(example("python", "create_blueprint")) as names:
+            assert isinstance(app := names["app"], Flask)
+            answer = app.test_client().post(
+                f"/api/sessions/ai/{generation_id}/retry", headers={"Authorization": f"Bearer {user.access_token}"}
+            )
+
+    assert answer.status_code == 200
+    assert answer.get_json()["data"]["session"]["content"] == OUTPUT
+
+
+def test_notebook_example_recovers(stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch) -> None:
+    """The notebook's example lifts the wait, charges nothing, and is recorded."""
+    generation_id = failed_generation(stack, user)
+    with ScriptedServer(reply(500, json={"error": {"message": "broken"}}), chat(OUTPUT)) as provider:
+        environment.setenv("AI_BASE_URL", provider.base_url)
+        with run(example("python", "the provider failed"), user_id=user.id, generation_id=generation_id):
+            pass
+
+        with run(example("python", "Waiver.BACKOFF"), user_id=user.id, generation_id=generation_id):
+            pass
+
+    with psycopg.connect(stack.database_url) as connection:
+        attempt = connection.execute(
+            "select outcome, waived, operator, captured_at from public.ai_retry_attempts"
+            " where generation_id = %s and number = 3",
+            [generation_id],
+        ).fetchone()
+    assert attempt == ("succeeded", ["backoff"], "ada@example.com", None)
+
+
+def test_context_example_asks(stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch) -> None:
+    """The example with an app's own prompts sends the app's question."""
+    generation_id = failed_generation(stack, user, {"question": "How far?"})
+    with ScriptedServer(chat(OUTPUT)) as provider:
+        environment.setenv("AI_BASE_URL", provider.base_url)
+        with run(example("python", "def context_from")) as names:
+            assert isinstance(client := names["client"], Client)
+            client.retry_generation(user.id, generation_id)
+
+        assert provider.requests[0].json()["messages"] == [{"role": "user", "content": "How far?"}]
+
+
+def test_seam_example_is_sound(bare_database: str) -> None:
+    """The example of a seam is taken by PostgreSQL, survives the migrations, and no end user may execute it."""
+    from tests.integration.test_migrations import AN_APP, apply, connected  # noqa: PLC0415
+
+    with connected(bare_database) as connection:
+        connection.execute(AN_APP.replace("content jsonb);", "title text not null, plan jsonb);").encode())
+        connection.execute(example("sql", "ai_retry_create_session").encode())
+
+    notices = apply(bare_database)
+
+    assert not any("ai_retry_create_session" in notice for notice in notices)
+    with connected(bare_database) as connection:
+        allowed = connection.execute(
+            "select has_function_privilege('authenticated', oid, 'execute') from pg_proc"
+            " where proname = 'ai_retry_create_session'"
+        ).fetchone()
+    assert allowed == (False,)
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_named_commands_exist(target: str) -> None:
+    """The two commands of the README are targets of the Makefile."""
+    assert f"make {target} " in README
+    assert re.search(rf"^{target}:", Path(REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
