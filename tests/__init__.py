@@ -1,0 +1,1 @@
+"""Everything that is promised, tested on real parts."""

@@ -22,8 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """One stack with our migrations for the whole session; `AI_RETRY_TEST_STACK` names the env file of another."""
-    if env_file := os.environ.get("AI_RETRY_TEST_STACK"):
+    """One stack with our migrations for the whole session; `TEST_STACK` names the env file of another."""
+    if env_file := os.environ.get("TEST_STACK"):
         yield Stack.from_env_file(Path(env_file))
         return
     with ExitStack() as cleanup:

@@ -76,7 +76,7 @@ def schema_of(url: str) -> object:
         " where pronamespace = 'public'::regnamespace order by 1",
     )
     with connected(url) as connection:
-        return [connection.execute(query).fetchall() for query in queries]  # type: ignore[call-overload]
+        return [connection.execute(query).fetchall() for query in queries]
 
 
 def rows_of(url: str) -> object:
@@ -86,7 +86,7 @@ def rows_of(url: str) -> object:
             "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r' order by 1"
         ).fetchall()
         return {
-            name: connection.execute(f"select to_jsonb(t) from public.{name} t order by 1").fetchall()  # type: ignore[call-overload]
+            name: connection.execute(f"select to_jsonb(t) from public.{name} t order by 1").fetchall()
             for (name,) in tables
         }
 
@@ -101,7 +101,7 @@ def add_user(connection: psycopg.Connection) -> UUID:
 def an_app_with_rows(url: str, ddl: str = AN_APP) -> UUID:
     """Make the app of the issue, with a user and a failed generation; return the generation's id."""
     with connected(url) as connection:
-        connection.execute(ddl)  # type: ignore[call-overload]
+        connection.execute(ddl)
         row = connection.execute(
             "insert into public.generations (user_id, model, status, prompt_data) values (%s, 'm', 'error', %s)"
             " returning id",
@@ -155,7 +155,8 @@ def test_existing_app_keeps_rows_grants_and_policies(bare_database: str) -> None
         (select jsonb_agg(to_jsonb(p) order by policyname) from pg_policies p where tablename = 'generations'),
         (select jsonb_agg(x) from (
           select grantee, table_name, privilege_type from information_schema.role_table_grants
-          where grantee in ('anon', 'authenticated') and table_name in ('generations', 'sessions', 'events') order by 1, 2, 3
+          where grantee in ('anon', 'authenticated') and table_name in ('generations', 'sessions', 'events')
+          order by 1, 2, 3
         ) x)
     """
     with connected(bare_database) as connection:
@@ -246,7 +247,7 @@ def test_enum_status_stops_with_lines_that_mend_it(bare_database: str) -> None:
     assert len(remedy) == 3
     with connected(bare_database) as connection:
         for line in remedy:
-            connection.execute(line)  # type: ignore[call-overload]
+            connection.execute(line)
     apply(bare_database)
     with connected(bare_database) as connection:
         default = connection.execute(
@@ -290,7 +291,7 @@ def test_events_check_that_refuses_ours_stops_and_changes_nothing(bare_database:
         an_app_with_rows(bare_database, ddl)
     else:
         with connected(bare_database) as connection:
-            connection.execute(ddl)  # type: ignore[call-overload]
+            connection.execute(ddl)
 
     message = refusal_of(bare_database)
 
@@ -326,7 +327,8 @@ def test_every_object_of_ours_has_a_comment(migrated_database: str) -> None:
               where c.relname like 'ai\\_retry%' and c.relkind = 'r' and a.attnum > 0
               and col_description(c.oid, a.attnum) is null
             union all
-            select p.proname from pg_proc p where p.proname like 'ai\\_retry%' and obj_description(p.oid, 'pg_proc') is null
+            select p.proname from pg_proc p
+              where p.proname like 'ai\\_retry%' and obj_description(p.oid, 'pg_proc') is null
             """
         ).fetchall()
     assert silent == []
@@ -344,7 +346,8 @@ def test_end_users_can_do_nothing_with_ours(bare_database: str, legacy: bool) ->
             """
             select r.rolname, c.relname, p.privilege from pg_class c
             cross join (values ('anon'), ('authenticated')) r (rolname)
-            cross join unnest(array['select','insert','update','delete','truncate','references','trigger']) p (privilege)
+            cross join unnest(
+              array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) p (privilege)
             where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'
               and has_table_privilege(r.rolname, c.oid, p.privilege)
             """
@@ -390,7 +393,7 @@ def test_users_read_their_own_rows_alone(migrated_database: str) -> None:
         connection.execute("select set_config('request.jwt.claim.sub', %s, false)", [str(mine)])
         connection.execute("set role authenticated")
         seen = [
-            connection.execute(f"select user_id from public.{table}").fetchall()  # type: ignore[call-overload]
+            connection.execute(f"select user_id from public.{table}").fetchall()
             for table in ("generations", "sessions", "events")
         ]
     assert seen == [[(mine,)]] * 3

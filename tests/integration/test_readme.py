@@ -35,7 +35,6 @@ def run(code: str, **names: object) -> Iterator[dict[str, object]]:
     yield names
     if isinstance(client := names.get("client"), Client):
         client.close()
-    return names
 
 
 @pytest.fixture
@@ -45,13 +44,13 @@ def user(stack: Stack) -> SignedInUser:
 
 
 @pytest.fixture
-def environment(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def environment(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The stack's settings, as the README's table names them."""
     for name, value in stack.env().items():
         if name != "DATABASE_URL":
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("AI_MODEL", "scripted")
-    yield monkeypatch
+    return monkeypatch
 
 
 def failed_generation(stack: Stack, user: SignedInUser, prompt_data: object = None) -> UUID:
@@ -105,7 +104,8 @@ def test_blueprint_example_serves(stack: Stack, user: SignedInUser, environment:
     with ScriptedServer(chat(OUTPUT)) as provider:
         environment.setenv("AI_BASE_URL", provider.base_url)
         with run(example("python", "create_blueprint")) as names:
-            assert isinstance(app := names["app"], Flask)
+            app = names["app"]
+            assert isinstance(app, Flask)
             answer = app.test_client().post(
                 f"/api/sessions/ai/{generation_id}/retry", headers={"Authorization": f"Bearer {user.access_token}"}
             )
@@ -140,7 +140,8 @@ def test_context_example_asks(stack: Stack, user: SignedInUser, environment: pyt
     with ScriptedServer(chat(OUTPUT)) as provider:
         environment.setenv("AI_BASE_URL", provider.base_url)
         with run(example("python", "def context_from")) as names:
-            assert isinstance(client := names["client"], Client)
+            client = names["client"]
+            assert isinstance(client, Client)
             client.retry_generation(user.id, generation_id)
 
         assert provider.requests[0].json()["messages"] == [{"role": "user", "content": "How far?"}]

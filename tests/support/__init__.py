@@ -20,5 +20,5 @@ Besides (`tests.support.stack`, `tests.support.migrations`):
 - `grant_legacy_default_privileges(url)` makes a bare database an older Supabase project's; call it before migrations.
 
 `python -m tests.support.stack up` starts one that stays (`.stack/env` says where), `down` removes it. With
-`AI_RETRY_TEST_STACK=.stack/env` the tests use that one.
+`TEST_STACK=.stack/env` the tests use that one.
 """

@@ -74,6 +74,7 @@ class Said:
     """One statement of the app: what kind, how long it took, and how it failed, if it did."""
 
     kind: str
+    at: float
     seconds: float
     error: str | None
 
@@ -207,7 +208,7 @@ class AppSession:
         self._connection.execute(sql.SQL("set role {}").format(sql.Identifier(self._role)))
 
     def _say(self, kind: str, statement: LiteralString, *arguments: Any) -> None:
-        began = time.monotonic()
+        at, began = time.time(), time.monotonic()
         error = None
         try:
             self._connection.execute(statement, arguments)
@@ -215,4 +216,4 @@ class AppSession:
             error = f"{failure.sqlstate} {failure}"
             raise
         finally:
-            self.said.append(Said(kind, time.monotonic() - began, error))
+            self.said.append(Said(kind, at, time.monotonic() - began, error))

@@ -30,7 +30,8 @@ declare
 begin
   select r.constraint_name into v_constraint from refusals.by_user r where r.user_id = new.user_id;
   if found then
-    raise exception 'refused' using errcode = 'check_violation', constraint = v_constraint, detail = 'the row is secret';
+    raise exception 'refused'
+      using errcode = 'check_violation', constraint = v_constraint, detail = 'the row is secret';
   end if;
   return new;
 end

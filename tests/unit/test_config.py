@@ -231,6 +231,6 @@ def test_environment_is_read_when_called(monkeypatch: pytest.MonkeyPatch) -> Non
     for name, value in HOSTED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AI_MODEL", "small")
-    monkeypatch.delenv("AI_RETRY_TEST_STACK", raising=False)
+    monkeypatch.delenv("TEST_STACK", raising=False)
 
     assert Settings.from_env().ai_model == "small"

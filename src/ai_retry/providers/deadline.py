@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
+from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
@@ -103,6 +103,10 @@ def _tls_context(cert_reqs: Any) -> ssl.SSLContext:
     return context
 
 
+class SocksNotSupported(ValueError):
+    """A SOCKS proxy is configured; its connections would escape the deadline."""
+
+
 class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         try:
@@ -132,6 +136,11 @@ class _Connection(HTTPConnection):
 class _TlsConnection(_Connection, HTTPSConnection):
     def connect(self) -> None:
         self.ssl_context = _tls_context(self.cert_reqs)
+        if self.proxy_config is not None:  # TLS to the proxy itself, under the same rules
+            context = _tls_context(self.cert_reqs)
+            if self.ca_certs or self.ca_cert_dir:
+                context.load_verify_locations(self.ca_certs, self.ca_cert_dir)
+            self.proxy_config = self.proxy_config._replace(ssl_context=context)
         super().connect()
 
 
@@ -161,10 +170,7 @@ class DeadlineAdapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """Make the pools of connections through ``proxy``, an http or https one."""
         if proxy.lower().startswith("socks"):
-            raise ValueError("SOCKS proxies are not supported: they would escape the deadline")
-        if proxy.lower().startswith("https") and proxy not in self.proxy_manager:
-            kwargs["proxy_ssl_context"] = _tls_context("CERT_REQUIRED")
-            kwargs["proxy_ssl_context"].load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+            raise SocksNotSupported
         manager = super().proxy_manager_for(proxy, **kwargs)
         manager.pool_classes_by_scheme = _POOLS
         return manager

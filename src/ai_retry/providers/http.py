@@ -56,6 +56,23 @@ class HttpAiProvider:
     where a connection broke, fewer. One that could not be connected counts nothing.
 
     Thread-safe; all calls share one connection pool.
+
+    Args:
+        clock: measures the deadline and makes the waits between repeats.
+        base_url: of the API, without ``/chat/completions``.
+        api_key: None for local servers that want none.
+        model: asked for when a context names none.
+        headers: sent along, such as OpenRouter's ``HTTP-Referer`` and ``X-Title``.
+        query: of the URL, such as Azure's ``api-version``; not for keys, since URLs are logged.
+        auth_header: carries the key: after ``Bearer`` if it is ``Authorization``, else bare (Azure's ``api-key``).
+        max_body_bytes: of an answer, decoded; reading stops there.
+        max_requests: in one call.
+        pool_size: idle connections kept per host; more may be in use.
+        session: its headers, ``verify``, ``cert``, ``proxies`` and ``trust_env`` apply; its adapters and hooks do not,
+            since only our connections keep the deadline. It is not closed.
+
+    Raises:
+        ValueError: names the argument that can't be used, never its value.
     """
 
     def __init__(
@@ -73,25 +90,6 @@ class HttpAiProvider:
         pool_size: int = 32,
         session: requests.Session | None = None,
     ) -> None:
-        """Configure; nothing is sent.
-
-        Args:
-            clock: measures the deadline and makes the waits between repeats.
-            base_url: of the API, without ``/chat/completions``.
-            api_key: None for local servers that want none.
-            model: asked for when a context names none.
-            headers: sent along, such as OpenRouter's ``HTTP-Referer`` and ``X-Title``.
-            query: of the URL, such as Azure's ``api-version``.
-            auth_header: carries the key: after ``Bearer`` if it is ``Authorization``, else bare (Azure's ``api-key``).
-            max_body_bytes: of an answer, decoded; reading stops there.
-            max_requests: in one call.
-            pool_size: idle connections kept per host; more may be in use.
-            session: its headers, ``verify``, ``cert``, ``proxies`` and ``trust_env`` apply; its adapters and hooks do
-                not, since only our connections keep the deadline. It is not closed.
-
-        Raises:
-            ValueError: names the argument that can't be used, never its value.
-        """
         _check_url(base_url)
         _require(max_body_bytes >= 1, "max_body_bytes must be at least 1")
         _require(max_requests >= 1, "max_requests must be at least 1")
@@ -100,9 +98,8 @@ class HttpAiProvider:
         self._headers = {"Accept": "application/json", "User-Agent": "ai-retry", **(headers or {})}
         self._query = dict(query or {})
         self._auth = _Auth(auth_header, api_key)
-        for name, value in (*self._headers.items(), *self._auth.headers.items()):
-            _require(bool(_HEADER_NAME.fullmatch(name)), "a header's name can't be sent")
-            _require(bool(_HEADER_VALUE.fullmatch(value)), f"the value of the header {name} can't be sent")
+        _check_headers(self._headers)
+        _check_headers(self._auth.headers)
         self._secrets = [value for name, value in self._headers.items() if _SECRET_HEADER.search(name)]
         self._secrets += [api_key] if api_key else []
         self._max_body_bytes = max_body_bytes
@@ -147,35 +144,23 @@ class HttpAiProvider:
         """Build the request, once: its repeats are the same to the byte."""
         if model is None:
             return _failure(signals.UNSENDABLE, "neither the context nor the configuration names a model")
-        body: dict[str, Any] = {
-            **context.parameters,
-            "model": model,
-            "messages": list(context.messages),
-            "stream": False,
-        }
         try:
+            body = {**context.parameters, "model": model, "messages": list(context.messages), "stream": False}
             if context.response_schema is not None:
                 check_schema(context.response_schema)
                 json_schema = {"name": "output", "strict": True, "schema": context.response_schema}
                 body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+            url = f"{self._base_url}/chat/completions"
+            data = json.dumps(body, allow_nan=False).encode()
+            key = quote(idempotency_key, safe=string.punctuation)
+            headers = self._headers | {"Content-Type": "application/json", "Idempotency-Key": key}
             return self._session.prepare_request(
-                requests.Request(
-                    "POST",
-                    f"{self._base_url}/chat/completions",
-                    params=self._query,
-                    headers=self._headers
-                    | {
-                        "Content-Type": "application/json",
-                        "Idempotency-Key": quote(idempotency_key, safe=string.punctuation),
-                    },
-                    data=json.dumps(body, allow_nan=False).encode(),
-                    auth=self._auth,
-                )
+                requests.Request("POST", url, params=self._query, headers=headers, data=data, auth=self._auth)
             )
         except ContextMissing as error:
             problem = str(error.details["problem"])
         except (TypeError, ValueError, RecursionError, OSError) as error:
-            problem = type(error).__name__
+            problem = f"it can't be written ({type(error).__name__})"
         return _failure(signals.UNSENDABLE, problem, model)
 
     def _repeat(self, send: Callable[[], _Outcome], deadline: Deadline, seconds: float) -> _Outcome:
@@ -294,6 +279,12 @@ def _check_url(url: str) -> None:
     _require(usable, "base_url must be an http or https URL")
     _require(not (parts.username or parts.password), "base_url must not hold credentials; use api_key or headers")
     _require(not (parts.query or parts.fragment), "base_url must have no query; use the argument query")
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        _require(bool(_HEADER_NAME.fullmatch(name)), "a header's name can't be sent")
+        _require(bool(_HEADER_VALUE.fullmatch(value)), f"the value of the header {name} can't be sent")
 
 
 def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a sentence)

@@ -88,11 +88,7 @@ STATUS: tuple[Signal, ...] = (
         },
         source="OpenAI, Error codes and Spend limits; Anthropic, Errors; LiteLLM, Error diagnosis: whatever the status",
     ),
-    _operators(
-        "the key is not accepted",
-        words={"api_key_invalid", "invalid_api_key"},
-        source="Gemini, API errors: with status 400",
-    ),
+    _operators("the key is not accepted", words={"api_key_invalid", "invalid_api_key"}, source="Gemini, API errors"),
     Signal(
         "the request is larger than the whole limit",
         FailureCode.REJECTED,
@@ -211,17 +207,13 @@ STATUS: tuple[Signal, ...] = (
 )
 
 WORD_STATUSES = {
+    **dict.fromkeys(("content_policy_violation", "context_length_exceeded", "invalid_prompt", "refusal"), 400),
+    **dict.fromkeys(("invalid_request", "invalid_request_error"), 400),
     "authentication": 401,
-    "content_policy_violation": 400,
-    "context_length_exceeded": 400,
-    "invalid_prompt": 400,
-    "invalid_request": 400,
-    "invalid_request_error": 400,
-    "not_found": 404,
     "payment_required": 402,
     "permission_denied": 403,
+    "not_found": 404,
     "rate_limit_exceeded": 429,
-    "refusal": 400,
     "timeout": 504,
 }  # of errors inside a 2xx that tell no number: OpenRouter, Errors, and OpenAI's types; any other word is a 500
 

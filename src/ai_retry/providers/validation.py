@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
@@ -21,6 +21,26 @@ _DEEPEST = 100  # levels of nesting; more is no answer, and would trouble whoeve
 _LARGEST_INTEGER = 2**53 - 1  # RFC 7493 (I-JSON), section 2.2: beyond it, readers disagree about the value
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL refuses them in jsonb
 _NO_REGISTRY: Registry[Any] = Registry()  # retrieves nothing, so that a $ref never causes I/O
+
+
+def _unique_items(validator: Any, wanted: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
+    """``uniqueItems`` in linear time: the library compares each item with each, hours for a large answer."""
+    if wanted and validator.is_type(instance, "array"):
+        keys = [_key(item) for item in instance]
+        if len(set(keys)) < len(keys):
+            yield ValidationError("has items that are equal")
+
+
+def _key(value: Any) -> Any:
+    """Equal for values that are equal in JSON: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, dict):
+        return frozenset((name, _key(item)) for name, item in value.items())
+    if isinstance(value, list):
+        return list, tuple(_key(item) for item in value)
+    return (bool, value) if isinstance(value, bool) else value
+
+
+_Validator: Any = validators.extend(Draft202012Validator, {"uniqueItems": _unique_items})  # type: ignore[no-untyped-call]
 
 
 class InvalidOutput(ValueError):
@@ -87,7 +107,7 @@ def validate(output: Any, schema: Mapping[str, Any]) -> None:
     Raises:
         InvalidOutput: names the first place that fails and the keyword, as in ``/weeks/0/days: minItems``.
     """
-    validator = Draft202012Validator(dict(schema), registry=_NO_REGISTRY)
+    validator = _Validator(dict(schema), registry=_NO_REGISTRY)
     try:
         error = next(validator.iter_errors(output), None)
     except RecursionError:
@@ -219,5 +239,9 @@ def _names(schema: Any) -> set[str]:
 
 def _pointer(path: Sequence[str | int], *, known: set[str] | None = None) -> str:
     """A JSON pointer (RFC 6901); ``*`` stands for a name that is not to be told."""
-    parts = ["*" if known is not None and isinstance(part, str) and part not in known else str(part) for part in path]
+    parts = [str(part) if _may_be_told(part, known) else "*" for part in path]
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts) or "the root"
+
+
+def _may_be_told(part: str | int, known: set[str] | None) -> bool:
+    return isinstance(part, int) or (part.isprintable() and (known is None or part in known))
