@@ -1,17 +1,38 @@
 """The commands of ``ai-retry``: they parse, call and print, and decide nothing."""
 
+import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 
 from ai_retry import _shipped
+from ai_retry.domain.errors import AiRetryError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("ai-retry"), prog_name="ai-retry")
 def cli() -> None:
     """Retries failed AI generations on Supabase: nothing twice, nothing lost."""
+
+
+@cli.command()
+def settle() -> None:
+    """Settle paid answers that wait in the spool (AI_RETRY_SPOOL_DIR) because the database was away.
+
+    A repeat is safe at any time, also beside a running app. Exit code 1: some are left, or can't be read.
+    """
+    from ai_retry import bootstrap  # noqa: PLC0415 - `migrations` needs no configuration
+
+    try:
+        report = bootstrap.settle()
+    except AiRetryError as error:
+        raise click.ClickException(str(error)) from None
+    for name, count in asdict(report).items():
+        click.echo(f"{name:<11} {count}")
+    if report.left or report.unreadable:
+        sys.exit(1)
 
 
 @cli.group()

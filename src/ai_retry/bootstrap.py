@@ -18,8 +18,9 @@ from ai_retry.domain.errors import ContextMissing, NotConfigured
 from ai_retry.domain.model import Context, Generation, RetryResult, Waiver
 from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
-from ai_retry.domain.retry import RetryStatus
+from ai_retry.domain.retry import RetryStatus, as_uuid
 from ai_retry.slots import CallSlots, SlottedStorage
+from ai_retry.spool import Spool, SpoolReport
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
@@ -42,6 +43,7 @@ class Client:
         policy: RetryPolicy = DEFAULT_POLICY,
         context_from: ContextFrom = stored_context,
         max_calls: int = DEFAULT_MAX_CALLS,
+        spool: Spool | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep the parts.
@@ -53,11 +55,13 @@ class Client:
             policy: the numbers behind the rules.
             context_from: reads what to ask out of a generation.
             max_calls: provider calls that run at once through this client.
+            spool: where answers wait that ``storage`` could not settle, for ``settle``.
             on_close: frees what the client was given.
         """
         self._storage, self._ai, self._clock = storage, ai, clock or SystemClock()
         self._policy, self._context_from = policy, context_from
         self._slots = CallSlots(max_calls)
+        self._spool = spool
         self._on_close = on_close
 
     def retry_generation(
@@ -104,6 +108,24 @@ class Client:
             user_id, generation_id, storage=self._storage, policy=self._policy, context_from=self._context_from
         )
 
+    def discard_answer(self, user_id: UUID | str, generation_id: UUID | str, *, operator: str) -> bool:
+        """Drop a stored answer that can never become a session, so that the next retry calls again; recorded.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            StorageFailure: safe to repeat.
+            ValueError: an id is not a UUID.
+        """
+        return self._storage.discard_answer(
+            as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id"), operator=operator
+        )
+
+    def settle(self) -> SpoolReport:
+        """Send answers again that wait in the spool because the storage was away. Safe to repeat at any time."""
+        return self._spool.send_again(self._storage) if self._spool is not None else SpoolReport()
+
     def close(self) -> None:
         """Give back connections. A repeat does nothing."""
         self._on_close()
@@ -117,11 +139,13 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(storage={type(self._storage).__name__}, ai={type(self._ai).__name__})"
+        return f"{type(self).__name__}(storage={self._storage!r}, ai={self._ai!r})"
 
 
 def connect(settings: Settings | None = None, *, context_from: ContextFrom = stored_context) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
+
+    Answers that an earlier process left in the spool are settled first, as far as the storage is there.
 
     Args:
         settings: what to connect to; from the environment when None.
@@ -132,11 +156,13 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
     """
     from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
     from ai_retry.providers.validation import check_schema  # noqa: PLC0415 - imports jsonschema
+    from ai_retry.storage.repeating import RepeatingStorage  # noqa: PLC0415 - imports tenacity
 
     settings = settings or Settings.from_env()
     clock = SystemClock()
     with ExitStack() as opened:
-        storage = opened.enter_context(closing(_storage(settings)))
+        adapter = opened.enter_context(closing(_storage(settings)))
+        spool = Spool(settings.spool_dir) if settings.spool_dir is not None else None
         ai = HttpAiProvider(
             base_url=settings.ai_base_url,
             api_key=settings.ai_api_key,
@@ -148,8 +174,10 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
             clock=clock,
         )
         opened.callback(ai.close)
+        if spool is not None:
+            spool.send_again(adapter)
         return Client(
-            storage=storage,
+            storage=RepeatingStorage(adapter, spool),
             ai=ai,
             clock=clock,
             policy=settings.policy,
@@ -157,8 +185,22 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
                 context_from, models=settings.ai_models, default_model=settings.ai_model, check_schema=check_schema
             ),
             max_calls=settings.max_calls,
+            spool=spool,
             on_close=opened.pop_all().close,
         )
+
+
+def settle(settings: Settings | None = None) -> SpoolReport:
+    """Send the answers that wait in the spool, and nothing else: no provider is called.
+
+    Raises:
+        NotConfigured: names what is missing.
+    """
+    settings = settings or Settings.from_env()
+    if settings.spool_dir is None:
+        raise NotConfigured("AI_RETRY_SPOOL_DIR is missing (the directory where answers wait)")
+    with closing(_storage(settings)) as storage:
+        return Spool(settings.spool_dir).send_again(storage)
 
 
 def usable_context(
@@ -211,7 +253,7 @@ def verifier(settings: Settings) -> "TokenVerifier":
     )
 
 
-def _storage(settings: Settings) -> Any:
+def _storage(settings: Settings) -> Any:  # a ``Storage`` that can be closed
     if settings.database_url is not None:
         try:
             from ai_retry.storage.postgres import PostgresStorage  # noqa: PLC0415 - imports psycopg

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -44,6 +45,7 @@ class Settings:
     ai_query: Mapping[str, str] = field(default_factory=dict, repr=False)  # such as Azure's api-version
     policy: RetryPolicy = DEFAULT_POLICY
     max_calls: int = DEFAULT_MAX_CALLS  # provider calls that run at once in this process
+    spool_dir: Path | None = None  # where paid answers wait while the database is away; None: nowhere
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -99,10 +101,11 @@ class _Reader:
         }
 
     def _numbers(self) -> dict[str, Any]:
-        """Read ``AI_RETRY_…``: one variable for each number of the policy, and nothing else under that prefix."""
+        """Read ``AI_RETRY_…``: one variable for each number of the policy, two more, and nothing else."""
         policy, quota = _variables(DEFAULT_POLICY), _variables(DEFAULT_POLICY.quota, "quota_")
         known = {variable: parse for variable, (_, parse) in (policy | quota).items()}
         known[_PREFIX + "MAX_CALLS"] = _positive
+        known[_PREFIX + "SPOOL_DIR"] = _absolute_path
         for variable in self._values:
             if variable.startswith(_PREFIX) and variable not in known:
                 self._problems.append(f"{variable} is unknown{_meant(variable, known)}")
@@ -110,6 +113,7 @@ class _Reader:
         return {
             "policy": self._policy(_chosen(policy, values), _chosen(quota, values)),
             "max_calls": values[_PREFIX + "MAX_CALLS"] or DEFAULT_MAX_CALLS,
+            "spool_dir": values[_PREFIX + "SPOOL_DIR"],
         }
 
     def _policy(self, numbers: dict[str, Any], quota: dict[str, Any]) -> RetryPolicy:
@@ -219,6 +223,13 @@ def _project_url(text: str) -> str:
 
 def _postgres_url(text: str) -> str:
     return _matching(r"postgres(ql)?://\S+", text, "must be an address that starts with postgresql://")
+
+
+def _absolute_path(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
 
 
 def _secret_key(text: str) -> str:

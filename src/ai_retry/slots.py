@@ -49,6 +49,7 @@ class SlottedStorage:
 
     def __init__(self, storage: Storage, slots: CallSlots) -> None:
         self.load, self.succeed, self.fail = storage.load, storage.succeed, storage.fail
+        self.discard_answer = storage.discard_answer
         self._claim = storage.claim
         self._slots = slots
         self._taken = False

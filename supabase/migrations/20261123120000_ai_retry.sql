@@ -270,6 +270,8 @@ create table if not exists public.ai_retry_attempts (
   provider_outcome text not null default 'unknown',
   stored_answer jsonb,
   answer_from integer,
+  discarded_at timestamptz,
+  discarded_by text,
   primary key (generation_id, number),
   constraint number_follows_the_original check (number >= 2),
   constraint state_is_known check (state in ('queued', 'running', 'closed')),
@@ -335,6 +337,8 @@ comment on column public.ai_retry_attempts.wire_requests is 'Requests that it pu
 comment on column public.ai_retry_attempts.provider_outcome is 'generated, not_generated, or unknown: it may have cost the operator, never the user.';
 comment on column public.ai_retry_attempts.stored_answer is 'A valid, paid answer without a session; the next retry uses it instead of calling.';
 comment on column public.ai_retry_attempts.answer_from is 'Number of the attempt whose stored answer this one used.';
+comment on column public.ai_retry_attempts.discarded_at is 'When an operator dropped its stored answer.';
+comment on column public.ai_retry_attempts.discarded_by is 'Who dropped it.';
 comment on table public.ai_retry_quotas is 'ai-retry: users whose quota differs from the default.';
 comment on column public.ai_retry_quotas.user_id is 'Whose quota.';
 comment on column public.ai_retry_quotas.quota_limit is 'Units per window; 0 for none.';
@@ -847,6 +851,67 @@ comment on function public.ai_retry_fail(
 ) is
   'Closes the attempt without a session and gives its unit back. Idempotent by token.';
 
+create or replace function public.ai_retry_discard_answer(p_user_id uuid, p_generation_id uuid, p_operator text)
+returns integer
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+set lock_timeout = '3s'
+as $$
+declare
+  v_discarded integer;
+begin
+  perform public.ai_retry_lock(p_user_id);
+  update public.ai_retry_attempts a
+    set stored_answer = null, discarded_at = pg_catalog.clock_timestamp(), discarded_by = p_operator
+    where a.user_id = p_user_id and a.generation_id = p_generation_id and a.stored_answer is not null;
+  get diagnostics v_discarded = row_count;
+  return v_discarded;
+end
+$$;
+comment on function public.ai_retry_discard_answer(uuid, uuid, text) is
+  'Drops the stored answers of a generation and records who did; tells how many there were.';
+
+create or replace function public.ai_retry_reap(p_limit integer default 1000)
+returns integer
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+declare
+  v_attempt public.ai_retry_attempts%rowtype;
+  v_generation public.generations%rowtype;
+  v_now timestamptz := pg_catalog.clock_timestamp();
+  v_reaped integer := 0;
+begin
+  for v_attempt in
+    select * from public.ai_retry_attempts a
+    where a.outcome is null and a.state = 'running' and a.lease_expires_at <= v_now
+    order by a.lease_expires_at
+    limit p_limit
+  loop
+    -- Never waits: who is busy now is tidied next time, or by the user's next claim.
+    continue when not pg_catalog.pg_try_advisory_xact_lock(
+      pg_catalog.hashtextextended('ai_retry:' || v_attempt.user_id::text, 0));
+    select * into v_generation from public.generations g
+      where g.id = v_attempt.generation_id for no key update skip locked;
+    if found and v_generation.status = 'processing' then
+      perform public.ai_retry_record_failure(
+        v_generation, v_attempt.number, 'timeout', 'LEASE_LOST', 'The attempt was not finished in time.', null, v_now);
+    end if;
+    update public.ai_retry_attempts a
+      set state = 'closed', outcome = 'abandoned', code = 'LEASE_LOST', closed_at = v_now
+      where a.token = v_attempt.token and a.outcome is null;
+    v_reaped := v_reaped + 1;
+  end loop;
+  return v_reaped;
+end
+$$;
+comment on function public.ai_retry_reap(integer) is
+  'For pg_cron: closes attempts whose lease ran out and tells the app. Only tidies: a claim would decide the same.';
+
 -- 5. The seam: the app's own way to make a session out of an output. Ours only for a sessions table of ours.
 
 do $seam$
@@ -887,7 +952,7 @@ begin
     where p.pronamespace = 'public'::regnamespace and p.proname in (
       'ai_retry_lock', 'ai_retry_version', 'ai_retry_used', 'ai_retry_quota', 'ai_retry_generation', 'ai_retry_load',
       'ai_retry_claim', 'ai_retry_record_event', 'ai_retry_record_failure', 'ai_retry_succeed', 'ai_retry_settled',
-      'ai_retry_fail')
+      'ai_retry_fail', 'ai_retry_discard_answer', 'ai_retry_reap')
   loop
     execute format('revoke all on function %s from public, anon, authenticated', v_function);
     execute format('grant execute on function %s to service_role', v_function);

@@ -19,19 +19,20 @@ REPOSITORY = SOURCES.parents[1]
 LAYERS = {
     "ai_retry": {"domain", "bootstrap"},
     "domain": set(),
-    "storage": {"domain"},
+    "spool": {"domain"},
+    "storage": {"domain", "spool"},
     "providers": {"domain"},
     "auth": set(),
     "clock": set(),
     "config": {"domain"},
     "slots": {"domain"},
-    "bootstrap": {"domain", "storage", "providers", "auth", "clock", "config", "slots"},
+    "bootstrap": {"domain", "storage", "providers", "auth", "clock", "config", "slots", "spool"},
     "problems": {"domain", "auth"},
     "schemas": {"domain", "problems"},
     "openapi": {"domain", "problems", "schemas"},
     "flask": {"auth", "bootstrap", "problems", "schemas", "openapi"},
     "_shipped": set(),
-    "_commands": {"_shipped"},
+    "_commands": {"_shipped", "bootstrap", "domain"},
     "cli": {"_commands"},
     "testing": {"domain", "storage"},
 }
@@ -55,7 +56,7 @@ LIBRARIES = {
     "referencing": {"providers.validation"},
     "requests": {"auth", "providers.deadline", "providers.http"},
     "supabase": {"storage.supabase"},
-    "tenacity": {"providers.http", "storage._functions"},
+    "tenacity": {"providers.http", "storage.repeating"},
     "urllib3": {"providers.deadline", "providers.http"},
 }
 

@@ -716,24 +716,37 @@ def test_many_threads_share_one_provider() -> None:
     assert sum(answer.wire_requests for answer in answers) == len(server.requests) == 64
 
 
-def test_a_proxy_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, certificate: Path) -> None:
-    """The usual variables lead through a forward proxy, plain requests as such and TLS through a tunnel."""
-    with (
-        ScriptedServer(chat({"title": "x"})) as plain,
-        ScriptedServer(chat({"title": "y"}), ssl_context=_server_context(certificate)) as secure,
-        _forward_proxy() as (port, seen),
-    ):
+def test_a_proxy_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual variables lead through a forward proxy."""
+    with ScriptedServer(chat({"title": "x"})) as server, _forward_proxy(1) as (port, seen):
         monkeypatch.delenv("NO_PROXY")
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
-        for server, title in ((plain, "x"), (secure, "y")):
-            with _trusting(server.base_url, certificate) as ai:
-                answer = ask(ai)
-            assert isinstance(answer, Answer)
-            assert answer.output == {"title": title}
+        with provider(server.base_url) as ai:
+            answer = ask(ai)
 
-    assert seen[0].startswith(f"POST http://127.0.0.1:{plain.port}/v1/chat/completions ")
-    assert seen[1].startswith(f"CONNECT 127.0.0.1:{secure.port} ")
+    assert isinstance(answer, Answer)
+    assert seen == [f"POST http://127.0.0.1:{server.port}/v1/chat/completions HTTP/1.1"]
+
+
+@pytest.mark.parametrize("kind", ["http", "https"])
+def test_tls_goes_through_a_tunnel(monkeypatch: pytest.MonkeyPatch, certificate: Path, kind: str) -> None:
+    """Behind a proxy TLS is spoken with the provider itself, under the same deadline, even within TLS to the proxy."""
+    context = _server_context(certificate)
+    with (
+        ScriptedServer(chat({"title": "x"}), stall(), ssl_context=context) as server,
+        _forward_proxy(2, context if kind == "https" else None) as (port, seen),
+    ):
+        monkeypatch.delenv("NO_PROXY")
+        monkeypatch.setenv("HTTPS_PROXY", f"{kind}://127.0.0.1:{port}")
+        with _trusting(server.base_url, certificate) as ai:
+            answer = ask(ai)
+        with _trusting(server.base_url, certificate) as ai, _measured(f"silence behind an {kind} proxy", 0.4):
+            late = ask(ai, seconds=0.4)
+
+    assert isinstance(answer, Answer)
+    assert isinstance(late, Failure)
+    assert (late.code, late.wire_requests) == (TIMEOUT, 1)
+    assert [line.split()[:2] for line in seen] == [["CONNECT", f"127.0.0.1:{server.port}"]] * 2
 
 
 @pytest.mark.parametrize("kind", ["http", "socks5"])
@@ -926,18 +939,18 @@ def _talker(greeting: bytes) -> Iterator[int]:
 
 
 @contextmanager
-def _forward_proxy() -> Iterator[tuple[int, list[str]]]:
-    """A tiny forward proxy for one connection at a time; it tells the first line of each."""
+def _forward_proxy(connections: int, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[str]]]:
+    """A tiny forward proxy for a few connections, one at a time; it tells the first line of each."""
     seen: list[str] = []
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
 
         def serve() -> None:
-            for _ in range(2):
+            for _ in range(connections):
                 connection, _ = listener.accept()
-                with connection:
-                    _relay(connection, seen)
+                with tls.wrap_socket(connection, server_side=True) if tls else connection as client:
+                    _relay(client, seen)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()

@@ -1,6 +1,7 @@
 """Whatever a provider sends, there is an answer or a failure: never another exception, never late."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,6 +22,7 @@ from ai_retry.providers.redaction import Redactor
 from ai_retry.providers.waits import duration, retry_after
 from ai_retry.testing.provider import Request, Script, ScriptedServer, raw
 
+MORE = int(os.environ.get("AI_RETRY_FUZZ", "1"))  # times as many examples
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = "sk-test-0123456789abcdef"
 PROMPT = "Plan a week of running for a beginner whose left knee hurts"
@@ -167,7 +169,7 @@ def _check(outcome: Answer | Failure, wire: _Wire, before: int, started: float) 
         assert outcome.retry_after is None or outcome.transient
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150 * MORE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([b"HTTP/1.1 ", b"200 OK", b"\r\n", b": "]), max_size=12))
 def test_any_bytes_are_answer_or_failure(wire: _Wire, parts: list[bytes]) -> None:
     """Bytes that need not even be HTTP end as a failure, in time."""
@@ -177,7 +179,7 @@ def test_any_bytes_are_answer_or_failure(wire: _Wire, parts: list[bytes]) -> Non
     _check(wire.ask(), wire, before, started)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250 * MORE, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STATUS, HEADERS, BODIES)
 def test_any_http_is_answer_or_failure(wire: _Wire, status: int, headers: dict[str, str], body: bytes) -> None:
     """Any status, headers and body, however they contradict each other, end as an answer or a failure, in time."""
@@ -188,7 +190,7 @@ def test_any_http_is_answer_or_failure(wire: _Wire, status: int, headers: dict[s
     _check(wire.ask(), wire, before, started)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600 * MORE, deadline=None)
 @given(STATUS, HEADERS, BODIES, st.sampled_from(Ending), st.sampled_from([None, SCHEMA, {}]))
 def test_any_reply_is_judged(
     status: int, headers: dict[str, str], body: bytes, ending: Ending, schema: dict[str, Any] | None
@@ -211,7 +213,7 @@ def test_any_reply_is_judged(
         assert PROMPT not in repr(outcome)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400 * MORE, deadline=None)
 @given(JSON)
 def test_what_is_parsed_can_be_stored(value: Any) -> None:
     """Content is either refused or read into the value that it writes, free of what PostgreSQL refuses."""
@@ -225,7 +227,7 @@ def test_what_is_parsed_can_be_stored(value: Any) -> None:
     assert "\\u0000" not in json.dumps(parsed)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400 * MORE, deadline=None)
 @given(HEADERS, JSON.filter(lambda value: isinstance(value, dict)))
 def test_waits_are_sane_or_none(headers: dict[str, str], error: dict[str, Any]) -> None:
     """A wait is never negative, and never longer than a year."""
@@ -245,7 +247,7 @@ def test_durations_round_trip(wait: timedelta) -> None:
     assert abs(read - wait) < timedelta(milliseconds=1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * MORE, deadline=None)
 @given(st.text(max_size=60), st.text(min_size=20, max_size=60), st.text(max_size=60), st.integers(0, 40))
 def test_no_quotation_passes(before: str, prompt: str, after: str, start: int) -> None:
     """No twenty characters of a prompt ever stand in a cleaned line."""

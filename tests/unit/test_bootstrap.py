@@ -322,7 +322,8 @@ class TestConnect:
         with connect(settings) as client:
             shown = repr(client)
 
-        assert shown == f"Client(storage={name}, ai=HttpAiProvider)"
+        assert shown.startswith(f"Client(storage=RepeatingStorage({name}(")
+        assert "ai=HttpAiProvider(" in shown
 
     def test_environment_is_used_without_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With an empty environment the one error names what is needed."""

@@ -5,7 +5,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -75,7 +74,12 @@ def test_manual_clock_never_goes_back() -> None:
 def test_manual_clock_counts_every_sleep() -> None:
     """Sleeps of several threads at once all count."""
     clock = ManualClock()
-    threads = [threading.Thread(target=lambda: [clock.sleep(0.5) for _ in range(100)]) for _ in range(8)]
+
+    def sleep_often() -> None:
+        for _ in range(100):
+            clock.sleep(0.5)
+
+    threads = [threading.Thread(target=sleep_often) for _ in range(8)]
 
     for thread in threads:
         thread.start()
@@ -197,9 +201,12 @@ def test_scripted_server_tells_faults_of_functions() -> None:
     def broken(_: Request) -> Script:
         raise KeyError("x")
 
-    with pytest.raises(AssertionError, match="script itself") as caught, ScriptedServer(broken) as server:
-        with pytest.raises(http.client.RemoteDisconnected):
-            post(server)
+    with (
+        pytest.raises(AssertionError, match="script itself") as caught,
+        ScriptedServer(broken) as server,
+        pytest.raises(http.client.RemoteDisconnected),
+    ):
+        post(server)
 
     assert isinstance(caught.value.__cause__, KeyError)
 
@@ -210,11 +217,11 @@ def test_scripted_server_lets_the_tests_own_error_pass() -> None:
         _ = 1 / 0
 
 
-@pytest.mark.parametrize("leave", [lambda: stall(), lambda: raw(pause(60)), lambda: raw(drip(b"x" * 10_000, 0.1))])
-def test_scripted_server_leaves_nothing_behind(leave: Callable[[], Script]) -> None:
+@pytest.mark.parametrize("script", [stall(), pause(60), drip(b"x" * 10_000, 0.1)], ids=["stall", "pause", "drip"])
+def test_scripted_server_leaves_nothing_behind(script: Script) -> None:
     """Leaving the block ends threads and connections, also those that are waiting."""
     before = set(threading.enumerate())
-    with ScriptedServer(leave()) as server:
+    with ScriptedServer(script) as server:
         client = socket.create_connection(("127.0.0.1", server.port), 5)
         client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
         while not server.requests:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -108,6 +109,40 @@ def test_the_models_words_are_not_told() -> None:
         validate({"my secret plan": [1, "my secret"]}, schema)
 
     assert str(caught.value) == "/*/1: type"
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [
+        ([1, 2, "1", True, [1], {"a": 1}, None, ["bool", 1], [True], {"a": True}], True),
+        ([1, 1.0], False),
+        ([{"a": [1, {"b": 2}]}, {"a": [1.0, {"b": 2}]}], False),
+        ([[1], [True]], True),
+        ([{}, []], True),
+    ],
+)
+def test_unique_items_are_told_apart(items: list[Any], unique: bool) -> None:
+    """Numbers are equal by value, and a boolean is no number."""
+    with contextlib.nullcontext() if unique else pytest.raises(InvalidOutput, match="/days: uniqueItems"):
+        validate({"days": items}, {"properties": {"days": {"uniqueItems": True}}})
+
+
+def test_many_unique_items_take_no_time() -> None:
+    """A hundred thousand items are compared in seconds at most, where comparing each with each takes hours."""
+    items = [{"a": number} for number in range(100_000)]
+    started = time.monotonic()
+
+    validate(items, {"uniqueItems": True})
+
+    assert time.monotonic() - started < 10
+
+
+def test_pointers_are_one_line() -> None:
+    """A name that can't be printed is not told, even if it is the schema's own."""
+    with pytest.raises(InvalidOutput) as caught:
+        validate({"a\nb": 1}, {"properties": {"a\nb": {"type": "string"}}})
+
+    assert str(caught.value) == "/*: type"
 
 
 def test_pointers_are_escaped() -> None:

@@ -100,6 +100,20 @@ class Storage(Protocol):
         """
         ...
 
+    def discard_answer(self, user_id: UUID, generation_id: UUID, *, operator: str) -> bool:
+        """Drop the generation's stored answer, so that the next retry calls again; record who did, and when.
+
+        For an answer that can never become a session. One transaction. A repeat finds none.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            StorageUnavailable: nothing was written; safe to repeat.
+            StorageOutcomeUnknown: safe to repeat.
+        """
+        ...
+
 
 class AiProvider(Protocol):
     """The one slow, paid, unreliable call."""

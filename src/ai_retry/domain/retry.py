@@ -89,7 +89,7 @@ def retry_generation(
         GenerationFailed: the provider gave no usable answer; the attempt is recorded.
         AiRetryError: see ``ai_retry.domain.errors`` for the others.
     """
-    user_id, generation_id = _as_uuid(user_id, "user_id"), _as_uuid(generation_id, "generation_id")
+    user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
     for _ in range(_CLAIM_TRIES):
         snapshot = _load(storage, user_id, generation_id, policy)
         if idempotency_key is not None and (replay := _replay(snapshot, idempotency_key)):
@@ -122,7 +122,7 @@ def retry_status(
         GenerationNotFound: there is none for this user.
         StorageFailure: safe to repeat.
     """
-    user_id, generation_id = _as_uuid(user_id, "user_id"), _as_uuid(generation_id, "generation_id")
+    user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
     snapshot = _load(storage, user_id, generation_id, policy)
     try:
         admission = rules.admit(snapshot, policy, context_from=context_from)
@@ -228,7 +228,7 @@ def _replay(snapshot: Snapshot, idempotency_key: str) -> RetryResult | None:
     )
 
 
-def _as_uuid(value: UUID | str, name: str) -> UUID:
+def as_uuid(value: UUID | str, name: str) -> UUID:
     """Accept a ``UUID`` or its canonical text form (RFC 9562, section 4), in either case."""
     if isinstance(value, UUID):
         return value

@@ -1,7 +1,7 @@
 """The ``Storage`` port over the SQL functions of ``supabase/migrations``: rows to model and back.
 
 One method, one function, one transaction. How a function is called is the transport's business and is passed in; what
-a failure of the call means (``failure_of_sqlstate``) and when it is repeated stands here, once for all transports.
+a failure of the call means (``failure_of_sqlstate``) stands here, once for all transports. Repeats: ``repeating``.
 """
 
 import json
@@ -9,8 +9,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NoReturn, TypeAlias
 from uuid import UUID
-
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ai_retry.domain.errors import (
     AiRetryError,
@@ -50,8 +48,6 @@ from ai_retry.storage._rows import (
 Transport: TypeAlias = Callable[[str, Json], Any]
 """Calls ``public.<name>`` with named arguments and returns its JSON; raises ``StorageFailure`` or ``NotConfigured``."""
 
-_READ_FOR = timedelta(seconds=3)  # load and claim: a user is waiting
-_SETTLE_FOR = timedelta(seconds=10)  # an answer was paid for
 _SOON = timedelta(seconds=1)
 _TRANSIENT = (
     "40001",
@@ -72,8 +68,7 @@ class FunctionStorage:
 
     def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
         """See the port."""
-        row = self._repeat(
-            _READ_FOR,
+        row = self._call(
             "ai_retry_load",
             {"p_user_id": str(user_id), "p_generation_id": str(generation_id), **rule_arguments(quota_rule)},
         )
@@ -81,8 +76,7 @@ class FunctionStorage:
 
     def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
         """See the port."""
-        answer = self._repeat(
-            _READ_FOR,
+        answer = self._call(
             "ai_retry_claim",
             {
                 "p_user_id": str(admission.user_id),
@@ -127,8 +121,7 @@ class FunctionStorage:
         rejected_again_wait: timedelta,
     ) -> Settled:
         """See the port."""
-        result = self._repeat(
-            _SETTLE_FOR,
+        result = self._call(
             "ai_retry_succeed",
             {
                 **claim_arguments(claim),
@@ -150,11 +143,18 @@ class FunctionStorage:
             quota=read_quota(result["quota"]),
         )
 
+    def discard_answer(self, user_id: UUID, generation_id: UUID, *, operator: str) -> bool:
+        """See the port."""
+        discarded: int = self._call(
+            "ai_retry_discard_answer",
+            {"p_user_id": str(user_id), "p_generation_id": str(generation_id), "p_operator": operator},
+        )
+        return discarded > 0
+
     def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
         """See the port."""
         timed_out = failure.code is FailureCode.TIMEOUT
-        result = self._repeat(
-            _SETTLE_FOR,
+        result = self._call(
             "ai_retry_fail",
             {
                 **claim_arguments(claim),
@@ -174,30 +174,6 @@ class FunctionStorage:
         )
         if result["status"] != "failed":
             _raise_unsettled(claim, result)
-
-    def _repeat(self, budget: timedelta, function: str, arguments: Json) -> Any:
-        """Call until it answers: every function may be repeated, the writing ones by their token.
-
-        When an early try may have been committed and the last one was not, the outcome is still unknown.
-        """
-        unknown: StorageOutcomeUnknown | None = None
-        try:
-            for attempt in Retrying(
-                retry=retry_if_exception(_is_transient),
-                stop=stop_after_delay(budget),
-                wait=wait_random_exponential(multiplier=0.05, max=1),
-                reraise=True,
-            ):
-                with attempt:
-                    try:
-                        return self._call(function, arguments)
-                    except StorageOutcomeUnknown as error:
-                        unknown = error
-                        raise
-        except StorageUnavailable:
-            if unknown is None:
-                raise
-        raise unknown or StorageUnavailable("no answer", retry_after=_SOON)
 
 
 def failure_of_sqlstate(sqlstate: str) -> AiRetryError:
@@ -224,10 +200,6 @@ def unreachable(reason: str) -> StorageUnavailable:
 def reply_lost(reason: str) -> StorageOutcomeUnknown:
     """Build the failure of a call whose reply never came."""
     return StorageOutcomeUnknown(reason, retry_after=_SOON)
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, StorageOutcomeUnknown | StorageUnavailable) and error.retry_after is not None
 
 
 def _raise_unsettled(claim: Claim, result: Json) -> NoReturn:

@@ -74,6 +74,8 @@ class AttemptRow(Attempt):
     model: str | None = None
     usage: Usage | None = None
     wire_requests: int = 0
+    discarded_at: datetime | None = None
+    discarded_by: str | None = None
 
     def as_attempt(self) -> Attempt:
         """The part that the domain sees."""
@@ -208,6 +210,20 @@ class InMemoryStorage:
             status = GenerationStatus.TIMEOUT if failure.code is FailureCode.TIMEOUT else GenerationStatus.ERROR
             message = str(GenerationFailed(failure))
             self._record_failure(generation, now, status, duration, failure.code.value, message)
+
+    def discard_answer(self, user_id: UUID, generation_id: UUID, *, operator: str) -> bool:
+        """Clear it and record who did."""
+        with self._lock:
+            stored = [
+                row
+                for row in self._attempts_of(generation_id)
+                if row.user_id == user_id and row.stored_answer is not None
+            ]
+            for row in stored:
+                self.attempts[row.token] = replace(
+                    row, stored_answer=None, discarded_at=self._clock.now(), discarded_by=operator
+                )
+            return bool(stored)
 
     # What stands
 
