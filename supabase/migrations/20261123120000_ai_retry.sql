@@ -487,7 +487,7 @@ as $$
         'number', a.number, 'started_at', a.started_at, 'lease_expires_at', a.lease_expires_at,
         'outcome', a.outcome, 'closed_at', a.closed_at, 'code', a.code, 'counted', a.counted,
         'next_attempt_at', a.next_attempt_at, 'idempotency_key', a.idempotency_key,
-        'refused_constraint', a.refused_constraint) order by a.number), '[]')
+        'refused_constraint', a.refused_constraint, 'provider_outcome', a.provider_outcome) order by a.number), '[]')
       from public.ai_retry_attempts a where a.generation_id = g.id
     ),
     'live', l.live, 'live_until', l.live_until,

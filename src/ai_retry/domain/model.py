@@ -148,6 +148,7 @@ class Attempt:
     next_attempt_at: datetime | None = None  # while it is open: when, should it be abandoned
     idempotency_key: str | None = None
     refused_constraint: str | None = None  # what refused its session
+    provider_outcome: ProviderOutcome = ProviderOutcome.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

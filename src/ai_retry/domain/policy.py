@@ -25,6 +25,7 @@ from ai_retry.domain.model import (
     Failure,
     Generation,
     GenerationStatus,
+    ProviderOutcome,
     Outcome,
     QuotaRule,
     Snapshot,
@@ -174,6 +175,29 @@ def wait_after(
 def call_timeout(elapsed: timedelta, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
     """How long the provider may take, ``elapsed`` after the claim was sent, so that the call fits the lease."""
     return min(policy.deadline, policy.lease - elapsed - policy.settle_margin)
+
+
+def provider_key(snapshot: Snapshot, context: Context) -> str:
+    """Name the question for providers that honour an idempotency key: 64 hexadecimal digits.
+
+    The same for as long as it is unknown what came of it, so that such a provider can give back the answer that was
+    lost; another one as soon as its outcome, or the context, is another.
+    """
+    import hashlib  # noqa: PLC0415 (loads OpenSSL; importing ai_retry shall be quick)
+    import json  # noqa: PLC0415
+
+    asked_first_in = next_number(snapshot)
+    for attempt in reversed(snapshot.attempts):
+        if attempt.provider_outcome is not ProviderOutcome.UNKNOWN:
+            break
+        asked_first_in = attempt.number
+    question = [
+        str(snapshot.generation.id),
+        asked_first_in,
+        context.model,
+        *map(dict, (*context.messages, context.parameters, context.response_schema or {})),
+    ]
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
 
 
 def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:

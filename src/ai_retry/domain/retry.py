@@ -159,14 +159,15 @@ class _Attempt:
         """Use the stored answer, or make the one call."""
         if self.admission.stored_answer is not None:
             return self.admission.stored_answer.answer, None
-        assert self.admission.context is not None  # noqa: S101 (admit gives one or the other)
+        context = self.admission.context
+        assert context is not None  # noqa: S101 (admit gives one or the other)
         called_after = self.clock.monotonic()
         timeout = rules.call_timeout(timedelta(seconds=called_after - self.claimed_after), self.policy)
         if timeout < min(_SHORTEST_CALL, self.policy.deadline / 2):
             self._give_back()
         try:
             answer = self.ai.generate(
-                self.admission.context, timeout=timeout, idempotency_key=str(self.claim.generation_id)
+                context, timeout=timeout, idempotency_key=rules.provider_key(self.snapshot, context)
             )
         except GenerationFailed as error:
             wait = self._fail(error.failure, self._since(called_after))

@@ -17,6 +17,7 @@ from ai_retry.domain.model import (
     Generation,
     GenerationStatus,
     Outcome,
+    ProviderOutcome,
     Quota,
     QuotaRule,
     Snapshot,
@@ -117,6 +118,7 @@ def _attempts(rows: Sequence[Json]) -> Sequence[Attempt]:
             next_attempt_at=_maybe_instant(row["next_attempt_at"]),
             idempotency_key=row["idempotency_key"],
             refused_constraint=row["refused_constraint"],
+            provider_outcome=ProviderOutcome(row["provider_outcome"]),
         )
         for row in rows
     )

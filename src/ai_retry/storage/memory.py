@@ -70,7 +70,6 @@ class AttemptRow(Attempt):
     operator: str | None
     captured_at: datetime | None = None
     stored_answer: Answer | None = field(default=None, repr=False)
-    provider_outcome: ProviderOutcome = ProviderOutcome.UNKNOWN  # until it is settled
     model: str | None = None
     usage: Usage | None = None
     wire_requests: int = 0

@@ -1,0 +1,56 @@
+"""The idempotency key that goes to the provider names one question for as long as its outcome is unknown."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ai_retry.domain.model import Outcome, ProviderOutcome
+from ai_retry.domain.policy import provider_key
+from tests.support.builders import a_context, a_generation, a_snapshot, an_attempt
+
+KNOWN, UNKNOWN = ProviderOutcome.GENERATED, ProviderOutcome.UNKNOWN
+
+
+def key_after(*outcomes: ProviderOutcome, **context: Any) -> str:
+    """Give the key of the attempt after those with these outcomes."""
+    attempts = tuple(
+        an_attempt(number, provider_outcome=outcome, outcome=Outcome.ABANDONED)
+        for number, outcome in enumerate(outcomes, start=2)
+    )
+    return provider_key(a_snapshot(attempts=attempts), replace(a_context(), **context))
+
+
+@pytest.mark.parametrize("again", [(UNKNOWN,), (UNKNOWN, UNKNOWN)], ids=len)
+def test_key_stays_while_outcome_is_unknown(again: tuple[ProviderOutcome, ...]) -> None:
+    """As long as nobody knows what came of the question, it is asked under the same name."""
+    assert key_after(*again) == key_after()
+    assert key_after(KNOWN, *again) == key_after(KNOWN)
+
+
+@pytest.mark.parametrize("known", [ProviderOutcome.GENERATED, ProviderOutcome.NOT_GENERATED])
+def test_key_changes_with_known_outcome(known: ProviderOutcome) -> None:
+    """Once the outcome is known, a provider must not give back the old failure: the name is a new one."""
+    assert len({key_after(), key_after(known), key_after(known, known), key_after(UNKNOWN, known)}) == 4
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"messages": [{"role": "user", "content": "Something else."}]},
+        {"model": "other"},
+        {"parameters": {"temperature": 1}},
+        {"response_schema": {"type": "object"}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_key_changes_with_context(changed: dict[str, Any]) -> None:
+    """Another question has another name."""
+    assert key_after(**changed) != key_after()
+
+
+def test_key_changes_with_generation() -> None:
+    """Two generations that ask the same are two questions."""
+    other = a_snapshot(generation=a_generation(id=a_generation().user_id))
+
+    assert provider_key(other, a_context()) != key_after()
