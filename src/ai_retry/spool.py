@@ -55,7 +55,7 @@ class SpoolReport:
 
     settled: int = 0  # each has its session now
     decided: int = 0  # the storage keeps the answer, or its generation needs none any more
-    left: int = 0  # still in the spool: the storage failed
+    left: int = 0  # still in the spool: the storage failed or can't take them
     unreadable: int = 0  # files that are not ours or not whole; left alone
 
 
@@ -101,11 +101,11 @@ class Spool:
         self._path(token).unlink(missing_ok=True)
 
     def send_again(self, storage: Storage) -> SpoolReport:
-        """Settle what is here, once each; stop at the first failure of the storage.
+        """Settle what is here, once each; stop when the storage is away, pass over what it can't take.
 
         Safe to repeat, and beside a running app.
         """
-        settled = decided = unreadable = 0
+        settled = decided = left = unreadable = 0
         files = sorted(self._directory.glob(f"*{_SUFFIX}"))
         for number, path in enumerate(files):
             settle = _read(path)
@@ -116,14 +116,17 @@ class Spool:
                 settle.send(storage)
                 settled += 1
             except (StorageFailure, NotConfigured) as error:
-                _log.warning("event=spool_waits code=%s", error.code)
-                left = len(files) - number
-                return SpoolReport(settled=settled, decided=decided, left=left, unreadable=unreadable)
+                _log.warning("event=spool_waits code=%s generation_id=%s", error.code, settle.claim.generation_id)
+                left += 1
+                if error.retry_after is not None:
+                    left += len(files) - number - 1
+                    break
+                continue
             except AiRetryError as error:
                 _log.warning("event=spool_decided code=%s generation_id=%s", error.code, settle.claim.generation_id)
                 decided += 1
             self.remove(settle.claim.token)
-        return SpoolReport(settled=settled, decided=decided, unreadable=unreadable)
+        return SpoolReport(settled=settled, decided=decided, left=left, unreadable=unreadable)
 
     def pending(self) -> Iterator[PendingSettle]:
         """Read what is here."""

@@ -85,6 +85,25 @@ begin
     end if;
   end loop;
 
+  for v_row in
+    select c.relname from pg_catalog.pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relname in ('generations', 'sessions') and c.relkind = 'r'
+      and not exists (
+        select from pg_catalog.pg_index i
+        where i.indrelid = c.oid and i.indisunique and i.indnkeyatts = 1 and i.indpred is null
+          and pg_catalog.pg_get_indexdef(i.indexrelid, 1, false) = 'id'
+      )
+  loop
+    v_obstacles := v_obstacles || format('public.%I.id must be unique: make it the primary key', v_row.relname);
+  end loop;
+  if to_regclass('public.generations') is not null and exists (
+    select from pg_catalog.pg_proc p
+    where p.oid = to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)')
+      and p.prorettype <> 'jsonb'::regtype
+  ) then
+    v_obstacles := v_obstacles || 'public.ai_retry_create_session must return jsonb, the created row'::text;
+  end if;
+
   if v_obstacles <> '{}' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
@@ -231,7 +250,7 @@ begin
       and pg_catalog.pg_get_indexdef(i.indexrelid, 1, false) = 'user_id'
       and pg_catalog.pg_get_indexdef(i.indexrelid, 2, false) = 'created_at'
   ) then
-    create index generations_user_id_created_at_idx on public.generations (user_id, created_at);
+    create index if not exists ai_retry_generations_user_id_created_at_idx on public.generations (user_id, created_at);
   end if;
 end
 $index$;
@@ -298,7 +317,7 @@ create table if not exists public.ai_retry_quotas (
   quota_limit integer not null,
   window_seconds double precision not null default 86400,
   constraint quota_limit_is_not_negative check (quota_limit >= 0),
-  constraint window_is_positive check (window_seconds > 0)
+  constraint window_is_positive_and_finite check (window_seconds > 0 and window_seconds < 'infinity')
 );
 
 alter table public.ai_retry_attempts enable row level security;
@@ -365,21 +384,22 @@ $$;
 comment on function public.ai_retry_lock(uuid) is
   'Takes the first lock of every writing function: it orders all of ai-retry''s writes for one user, existing or not.';
 
-create or replace function public.ai_retry_version(p_generation_id uuid, p_status text)
+create or replace function public.ai_retry_version(p_user_id uuid, p_generation_id uuid, p_status text)
 returns text
 language sql
 stable
 security invoker
 set search_path = ''
 as $$
-  select pg_catalog.format('%s/%s/%s/%s', p_status, coalesce(max(a.number), 1),
+  select pg_catalog.format('%s/%s/%s/%s/%s', p_status, coalesce(max(a.number), 1),
     (array_agg(extract(epoch from a.next_attempt_at) order by a.number desc))[1],
-    max(a.number) filter (where a.stored_answer is not null))
+    max(a.number) filter (where a.stored_answer is not null),
+    (select (q.quota_limit, q.window_seconds) from public.ai_retry_quotas q where q.user_id = p_user_id))
   from public.ai_retry_attempts a
   where a.generation_id = p_generation_id
 $$;
-comment on function public.ai_retry_version(uuid, text) is
-  'What a decision rested on: status, highest attempt number, its next_attempt_at, the stored answer. Opaque to callers.';
+comment on function public.ai_retry_version(uuid, uuid, text) is
+  'What a decision rested on: status, highest attempt number, its next_attempt_at, stored answer, override. Opaque.';
 
 create or replace function public.ai_retry_used(
   p_user_id uuid, p_limit integer, p_window_seconds double precision, p_count_own_successes boolean, p_at timestamptz
@@ -397,7 +417,7 @@ as $$
       from public.ai_retry_attempts a
       where a.user_id = p_user_id and a.captured_at > p_at - pg_catalog.make_interval(secs => p_window_seconds)
       union all
-      select g.created_at
+      select least(g.created_at, p_at)  -- the app's instants may be any, also infinite
       from public.generations g
       where p_count_own_successes
         and g.user_id = p_user_id and g.created_at > p_at - pg_catalog.make_interval(secs => p_window_seconds)
@@ -469,6 +489,20 @@ as $$
 $$;
 comment on function public.ai_retry_generation(public.generations) is 'The columns of a generation that ai-retry reads, as JSON.';
 
+create or replace function public.ai_retry_session(p_session_id uuid, p_user_id uuid)
+returns jsonb
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  -- Users may be able to write generations.session_id: somebody else's session is none.
+  select row_of.session
+  from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = p_session_id) row_of
+  where coalesce(row_of.session ->> 'user_id', p_user_id::text) = p_user_id::text
+$$;
+comment on function public.ai_retry_session(uuid, uuid) is 'The row of a session as JSON, if it is this user''s.';
+
 create or replace function public.ai_retry_load(
   p_user_id uuid, p_generation_id uuid, p_limit integer, p_window_seconds double precision, p_count_own_successes boolean
 )
@@ -477,10 +511,11 @@ language sql
 stable
 security invoker
 set search_path = ''
+set lock_timeout = '3s'
 as $$
   select pg_catalog.jsonb_build_object(
     'as_of', t.as_of,
-    'version', public.ai_retry_version(g.id, g.status),
+    'version', public.ai_retry_version(g.user_id, g.id, g.status),
     'generation', public.ai_retry_generation(g),
     'attempts', (
       select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
@@ -495,12 +530,16 @@ as $$
     'stored_answer', (
       select a.stored_answer || pg_catalog.jsonb_build_object('number', a.number)
       from public.ai_retry_attempts a
-      where a.generation_id = g.id and a.stored_answer is not null
+      where a.generation_id = g.id and a.user_id = g.user_id and a.stored_answer is not null
       order by a.number desc limit 1
     ),
-    'session', (select pg_catalog.to_jsonb(s) from public.sessions s where s.id = g.session_id),
-    'can_create_session',
-      pg_catalog.to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)') is not null)
+    'session', public.ai_retry_session(coalesce(
+      (select a.session_id from public.ai_retry_attempts a where a.generation_id = g.id and a.outcome = 'succeeded'),
+      g.session_id), g.user_id),
+    'can_create_session', exists (
+      select from pg_catalog.pg_proc p
+      where p.oid = pg_catalog.to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)')
+        and p.prorettype = 'jsonb'::pg_catalog.regtype))
   from (select pg_catalog.clock_timestamp() as as_of offset 0) t,
     public.generations g,
     lateral (
@@ -517,7 +556,7 @@ create or replace function public.ai_retry_claim(
   p_user_id uuid, p_generation_id uuid, p_token uuid, p_number integer, p_version text, p_as_of timestamptz,
   p_lease_seconds double precision, p_abandoned_wait_seconds double precision, p_max_live integer,
   p_max_used integer, p_window_seconds double precision, p_count_own_successes boolean, p_charge boolean,
-  p_idempotency_key text, p_waived text, p_operator text
+  p_idempotency_key text, p_waived text, p_operator text, p_answer_from integer
 )
 returns jsonb
 language plpgsql
@@ -532,7 +571,8 @@ declare
   v_now timestamptz;
 begin
   perform public.ai_retry_lock(p_user_id);
-  select * into v_attempt from public.ai_retry_attempts a where a.token = p_token;
+  select * into v_attempt from public.ai_retry_attempts a
+    where a.token = p_token and a.generation_id = p_generation_id;
   if found then
     return pg_catalog.jsonb_build_object(
       'status', 'claimed', 'number', v_attempt.number, 'lease_expires_at', v_attempt.lease_expires_at);
@@ -553,7 +593,7 @@ begin
     set state = 'closed', outcome = 'abandoned', code = 'LEASE_LOST', closed_at = v_now
     where (a.user_id = p_user_id or a.generation_id = p_generation_id)
       and a.outcome is null and a.state = 'running' and a.lease_expires_at <= v_now;
-  if public.ai_retry_version(v_generation.id, v_generation.status) is distinct from p_version
+  if public.ai_retry_version(p_user_id, p_generation_id, v_generation.status) is distinct from p_version
     or exists (select from public.ai_retry_attempts a where a.generation_id = p_generation_id and a.outcome is null)
     or (
       select count(*) from public.ai_retry_attempts a
@@ -569,12 +609,14 @@ begin
 
   insert into public.ai_retry_attempts (
     user_id, generation_id, number, state, token, started_at, lease_expires_at, next_attempt_at,
-    idempotency_key, charge, waived, operator
+    idempotency_key, charge, waived, operator, answer_from, counted, provider_outcome
   ) values (
     p_user_id, p_generation_id, p_number, 'running', p_token, v_now,
     v_now + pg_catalog.make_interval(secs => p_lease_seconds),
     v_now + pg_catalog.make_interval(secs => p_lease_seconds + p_abandoned_wait_seconds),
-    p_idempotency_key, p_charge, pg_catalog.string_to_array(p_waived, ','), p_operator
+    p_idempotency_key, p_charge, pg_catalog.string_to_array(p_waived, ','), p_operator,
+    -- Who uses a stored answer calls nobody: should it be abandoned, it has cost nothing.
+    p_answer_from, p_answer_from is null, case when p_answer_from is null then 'unknown' else 'not_generated' end
   ) returning * into v_attempt;
   update public.generations g set status = 'processing', updated_at = v_now where g.id = p_generation_id;
   return pg_catalog.jsonb_build_object(
@@ -583,9 +625,36 @@ end
 $$;
 comment on function public.ai_retry_claim(
   uuid, uuid, uuid, integer, text, timestamptz, double precision, double precision, integer, integer,
-  double precision, boolean, boolean, text, text, text
+  double precision, boolean, boolean, text, text, text, integer
 ) is
   'Opens the admitted attempt under a lease, or answers stale when what admitted it is no longer true. Idempotent by token.';
+
+create or replace function public.ai_retry_has_success(p_generation_id uuid)
+returns boolean
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select exists (
+    select from public.ai_retry_attempts a where a.generation_id = p_generation_id and a.outcome = 'succeeded'
+  )
+$$;
+comment on function public.ai_retry_has_success(uuid) is
+  'Whether an attempt of ours succeeded: that stands, whatever the app or its user wrote to the generation since.';
+
+create or replace function public.ai_retry_passes(p_sqlstate text)
+returns boolean
+language sql
+immutable
+security invoker
+set search_path = ''
+as $$
+  -- Links, isolation, deadlocks, resources, shutdowns, locks, internal faults: PostgreSQL documentation, appendix A.
+  select pg_catalog.left(p_sqlstate, 2) in ('08', '25', '40', '53', '57', '58', 'XX') or p_sqlstate in ('55P03', '55006')
+$$;
+comment on function public.ai_retry_passes(text) is
+  'Whether an error passes by itself: then the transaction is undone and repeated. Any other error is the app''s refusal.';
 
 create or replace function public.ai_retry_record_event(
   p_generation public.generations, p_number integer, p_event_type text, p_code text, p_at timestamptz
@@ -620,26 +689,41 @@ as $$
 declare
   v_sqlstate text;
   v_constraint text;
+  v_column text;
 begin
-  update public.generations g
-    set status = p_status, duration_ms = coalesce(p_duration_ms, g.duration_ms), updated_at = p_at
-    where g.id = p_generation.id;
-  insert into public.generation_error_logs (generation_id, user_id, error_type, error_message, created_at)
-    values (p_generation.id, p_generation.user_id, p_code, p_message, p_at);
-  perform public.ai_retry_record_event(p_generation, p_number, 'ai_generation_failed', p_code, p_at);
-  set constraints all immediate;
-  return null;
-exception when others then
-  get stacked diagnostics v_sqlstate = returned_sqlstate, v_constraint = constraint_name;
-  if left(v_sqlstate, 2) not in ('22', '23', 'P0', '42') then
-    raise;
-  end if;
-  return coalesce(nullif(v_constraint, ''), v_sqlstate);
+  begin
+    update public.generations g
+      set status = p_status, duration_ms = coalesce(p_duration_ms, g.duration_ms), updated_at = p_at
+      where g.id = p_generation.id;
+    insert into public.generation_error_logs (generation_id, user_id, error_type, error_message, created_at)
+      values (p_generation.id, p_generation.user_id, p_code, p_message, p_at);
+    perform public.ai_retry_record_event(p_generation, p_number, 'ai_generation_failed', p_code, p_at);
+    set constraints all immediate;
+    return null;
+  exception when others or assert_failure then
+    get stacked diagnostics
+      v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_column = column_name;
+    if public.ai_retry_passes(v_sqlstate) then
+      raise;
+    end if;
+    v_constraint := coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate);
+  end;
+  -- The app refuses one of its rows. It must not say processing for ever: at least the status, if that is taken.
+  begin
+    update public.generations g set status = p_status, updated_at = p_at where g.id = p_generation.id;
+    set constraints all immediate;
+  exception when others or assert_failure then
+    get stacked diagnostics v_sqlstate = returned_sqlstate;
+    if public.ai_retry_passes(v_sqlstate) then
+      raise;
+    end if;
+  end;
+  return v_constraint;
 end
 $$;
 comment on function public.ai_retry_record_failure(public.generations, integer, text, text, text, integer, timestamptz) is
   'Writes a failure for the app: status, error log, event. An app that refuses its rows can''t keep the attempt open: '
-  'then it writes none of them and tells what refused them.';
+  'then it writes the status alone, if that is taken, and tells what refused the rest.';
 
 create or replace function public.ai_retry_settled(
   p_generation public.generations, p_session jsonb, p_limit integer, p_window_seconds double precision,
@@ -653,7 +737,7 @@ set search_path = ''
 as $$
   select pg_catalog.jsonb_build_object(
     'status', 'succeeded',
-    'generation', public.ai_retry_generation(p_generation),
+    'generation', public.ai_retry_generation(p_generation) - 'prompt_data',
     'session', p_session,
     'quota', public.ai_retry_quota(p_generation.user_id, p_limit, p_window_seconds, p_count_own_successes, p_at))
 $$;
@@ -678,12 +762,14 @@ declare
   v_generation public.generations%rowtype;
   v_attempt public.ai_retry_attempts%rowtype;
   v_found boolean;
+  v_ours boolean;
   v_now timestamptz;
   v_status text;
   v_code text;
   v_session jsonb;
   v_sqlstate text;
   v_constraint text;
+  v_column text;
   v_wait double precision;
 begin
   perform public.ai_retry_lock(p_user_id);
@@ -693,7 +779,9 @@ begin
   -- From here on the app may be waiting for us, perhaps while it holds what we ask for next: give way quickly.
   perform pg_catalog.set_config('lock_timeout', '50ms', true);
   v_now := pg_catalog.clock_timestamp();
-  select * into v_attempt from public.ai_retry_attempts a where a.token = p_token;
+  v_ours := public.ai_retry_has_success(p_generation_id);
+  select * into v_attempt from public.ai_retry_attempts a
+    where a.token = p_token and a.generation_id = p_generation_id;
   if not found then
     return pg_catalog.jsonb_build_object('status', 'not_found');
   elsif v_found and v_attempt.code = 'SESSION_REJECTED' then
@@ -701,7 +789,7 @@ begin
       'status', 'session_rejected', 'constraint', v_attempt.refused_constraint,
       'retry_after_seconds', extract(epoch from v_attempt.next_attempt_at - v_attempt.closed_at));
   elsif v_found and v_attempt.outcome = 'succeeded' then
-    select pg_catalog.to_jsonb(s) into v_session from public.sessions s where s.id = v_attempt.session_id;
+    v_session := public.ai_retry_session(v_attempt.session_id, p_user_id);
     return public.ai_retry_settled(
       v_generation, v_session, p_limit, p_window_seconds, p_count_own_successes, v_now);
   elsif v_attempt.outcome = 'succeeded' then
@@ -709,7 +797,7 @@ begin
   elsif not v_found then
     v_status := 'not_found';
     v_code := 'GENERATION_NOT_FOUND';
-  elsif v_generation.status = 'success' then
+  elsif v_generation.status = 'success' or v_ours then
     v_status := 'already_succeeded';
     v_code := 'ALREADY_SUCCEEDED';
   elsif v_attempt.outcome is not null then
@@ -725,15 +813,19 @@ begin
           duration_ms = coalesce(p_duration_ms, g.duration_ms)
         where g.id = p_generation_id
         returning g.* into v_generation;
+      if not found or v_generation.session_id is distinct from (v_session ->> 'id')::uuid then
+        raise exception 'a trigger on generations keeps its session_id' using errcode = 'triggered_action_exception';
+      end if;
       perform public.ai_retry_record_event(v_generation, v_attempt.number, 'ai_generation_succeeded', null, v_now);
       set constraints all immediate;
       v_status := 'succeeded';
-    exception when others then
-      get stacked diagnostics v_sqlstate = returned_sqlstate, v_constraint = constraint_name;
-      if left(v_sqlstate, 2) not in ('22', '23', 'P0', '42') then
+    exception when others or assert_failure then
+      get stacked diagnostics
+        v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_column = column_name;
+      if public.ai_retry_passes(v_sqlstate) then
         raise;
       end if;
-      v_constraint := coalesce(nullif(v_constraint, ''), v_sqlstate);
+      v_constraint := coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate);
       v_status := 'session_rejected';
       v_code := 'SESSION_REJECTED';
     end;
@@ -757,14 +849,20 @@ begin
       provider_id = v_answer ->> 'provider_id', wire_requests = greatest(a.wire_requests, p_wire_requests),
       provider_outcome = case when p_answer_from is null then 'generated' else 'not_generated' end,
       answer_from = p_answer_from,
-      stored_answer = case when v_status in ('closed', 'session_rejected') and p_answer_from is null then v_answer end,
+      stored_answer = case
+        when v_status = 'succeeded' then null
+        when v_status <> 'not_found' and not v_ours and p_answer_from is null and a.discarded_at is null then v_answer
+        else a.stored_answer end,
       state = 'closed',
       closed_at = coalesce(a.closed_at, v_now),
       outcome = coalesce(a.outcome, case when v_status = 'succeeded' then v_status else 'failed' end),
       code = case when a.outcome is null then v_code else a.code end,
-      counted = case when a.outcome is null then v_status = 'succeeded' else a.counted end,
-      next_attempt_at = case when a.outcome is null
-        then v_now + pg_catalog.make_interval(secs => v_wait) else a.next_attempt_at end,
+      -- A refused session is not the user's failure. What the app or its user did meanwhile saves no attempt or wait.
+      counted = case when v_status = 'session_rejected' then false else a.counted end,
+      next_attempt_at = case v_status
+        when 'succeeded' then null
+        when 'session_rejected' then v_now + pg_catalog.make_interval(secs => v_wait)
+        else a.next_attempt_at end,
       refused_constraint = case when a.outcome is null then v_constraint else a.refused_constraint end,
       session_id = case when v_status = 'succeeded' then v_generation.session_id end,
       captured_at = case when v_status = 'succeeded' and a.charge then v_now end
@@ -779,7 +877,7 @@ begin
       v_generation, v_session, p_limit, p_window_seconds, p_count_own_successes, v_now);
   end if;
   return pg_catalog.jsonb_build_object(
-    'status', v_status, 'session_id', v_generation.session_id, 'answer_kept', v_status = 'closed',
+    'status', v_status, 'session_id', v_generation.session_id, 'answer_kept', v_status <> 'not_found' and not v_ours,
     'constraint', v_constraint, 'retry_after_seconds', v_wait);
 end
 $$;
@@ -805,6 +903,7 @@ declare
   v_generation public.generations%rowtype;
   v_attempt public.ai_retry_attempts%rowtype;
   v_found boolean;
+  v_success boolean;
   v_now timestamptz;
   v_constraint text;
 begin
@@ -815,12 +914,14 @@ begin
   -- From here on the app may be waiting for us, perhaps while it holds what we ask for next: give way quickly.
   perform pg_catalog.set_config('lock_timeout', '50ms', true);
   v_now := pg_catalog.clock_timestamp();
-  select * into v_attempt from public.ai_retry_attempts a where a.token = p_token;
+  select * into v_attempt from public.ai_retry_attempts a
+    where a.token = p_token and a.generation_id = p_generation_id;
   if not found then
     return pg_catalog.jsonb_build_object('status', 'not_found');
   end if;
+  v_success := v_generation.status = 'success' or public.ai_retry_has_success(p_generation_id);
 
-  if v_attempt.outcome is null and v_found and v_generation.status is distinct from 'success' then
+  if v_attempt.outcome is null and v_found and v_success is not true then
     v_constraint := public.ai_retry_record_failure(
       v_generation, v_attempt.number, p_status, p_code, p_message, p_duration_ms, v_now);
   end if;
@@ -840,7 +941,7 @@ begin
   return pg_catalog.jsonb_build_object(
     'status', case
       when not v_found then 'not_found'
-      when v_attempt.outcome = 'succeeded' or v_generation.status = 'success' then 'already_succeeded'
+      when v_success then 'already_succeeded'
       when v_attempt.outcome in ('abandoned', 'cancelled') then 'closed'
       else 'failed' end,
     'session_id', v_generation.session_id, 'answer_kept', false);
@@ -873,44 +974,49 @@ $$;
 comment on function public.ai_retry_discard_answer(uuid, uuid, text) is
   'Drops the stored answers of a generation and records who did; tells how many there were.';
 
-create or replace function public.ai_retry_reap(p_limit integer default 1000)
+create or replace function public.ai_retry_reap()
 returns integer
 language plpgsql
 volatile
 security invoker
 set search_path = ''
+set lock_timeout = '3s'
 as $$
 declare
   v_attempt public.ai_retry_attempts%rowtype;
   v_generation public.generations%rowtype;
   v_now timestamptz := pg_catalog.clock_timestamp();
-  v_reaped integer := 0;
 begin
   for v_attempt in
     select * from public.ai_retry_attempts a
     where a.outcome is null and a.state = 'running' and a.lease_expires_at <= v_now
     order by a.lease_expires_at
-    limit p_limit
   loop
-    -- Never waits: who is busy now is tidied next time, or by the user's next claim.
+    -- Waits for nobody: who is busy now is tidied another time, or by the user's next claim.
     continue when not pg_catalog.pg_try_advisory_xact_lock(
       pg_catalog.hashtextextended('ai_retry:' || v_attempt.user_id::text, 0));
-    select * into v_generation from public.generations g
-      where g.id = v_attempt.generation_id for no key update skip locked;
-    if found and v_generation.status = 'processing' then
-      perform public.ai_retry_record_failure(
-        v_generation, v_attempt.number, 'timeout', 'LEASE_LOST', 'The attempt was not finished in time.', null, v_now);
+    perform from public.generations g where g.id = v_attempt.generation_id;
+    if found then
+      select * into v_generation from public.generations g
+        where g.id = v_attempt.generation_id for no key update skip locked;
+      continue when not found;
+      perform pg_catalog.set_config('lock_timeout', '50ms', true);
+      if v_generation.status = 'processing' then
+        perform public.ai_retry_record_failure(
+          v_generation, v_attempt.number, 'timeout', 'LEASE_LOST', 'The attempt was not finished in time.', null, v_now);
+      end if;
     end if;
     update public.ai_retry_attempts a
       set state = 'closed', outcome = 'abandoned', code = 'LEASE_LOST', closed_at = v_now
       where a.token = v_attempt.token and a.outcome is null;
-    v_reaped := v_reaped + 1;
+    return 1;  -- one per transaction: nobody waits for more than one row of ours
   end loop;
-  return v_reaped;
+  return 0;
 end
 $$;
-comment on function public.ai_retry_reap(integer) is
-  'For pg_cron: closes attempts whose lease ran out and tells the app. Only tidies: a claim would decide the same.';
+comment on function public.ai_retry_reap() is
+  'For pg_cron: closes one attempt whose lease ran out and tells the app; answers how many (0 or 1). Only tidies: a '
+  'claim would decide the same. Call it in transactions of their own until it answers 0.';
 
 -- 5. The seam: the app's own way to make a session out of an output. Ours only for a sessions table of ours.
 
@@ -952,7 +1058,8 @@ begin
     where p.pronamespace = 'public'::regnamespace and p.proname in (
       'ai_retry_lock', 'ai_retry_version', 'ai_retry_used', 'ai_retry_quota', 'ai_retry_generation', 'ai_retry_load',
       'ai_retry_claim', 'ai_retry_record_event', 'ai_retry_record_failure', 'ai_retry_succeed', 'ai_retry_settled',
-      'ai_retry_fail', 'ai_retry_discard_answer', 'ai_retry_reap')
+      'ai_retry_fail', 'ai_retry_discard_answer', 'ai_retry_reap', 'ai_retry_session', 'ai_retry_passes',
+      'ai_retry_has_success')
   loop
     execute format('revoke all on function %s from public, anon, authenticated', v_function);
     execute format('grant execute on function %s to service_role', v_function);
@@ -971,9 +1078,16 @@ begin
     where p.schemaname = 'public' and p.tablename = 'generations' and p.cmd in ('INSERT', 'UPDATE', 'ALL')
       and p.roles && array['public', 'anon', 'authenticated']::name[]
   loop
-    raise notice 'ai-retry: the policy "%" (%) lets end users write public.generations: prompt_data, model and status are then theirs to choose; restrict the models with AI_MODELS',
+    raise notice 'ai-retry: the policy "%" (%) lets end users write public.generations: prompt_data, model, status and created_at are then theirs to choose; restrict the models with AI_MODELS, and guard status and created_at if your own successes shall count',
       v_policy.policyname, v_policy.cmd;
   end loop;
+  if exists (
+    select from pg_catalog.pg_proc p, (values ('anon'), ('authenticated')) as r (name)
+    where p.oid = to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)')
+      and has_function_privilege(r.name, p.oid, 'execute')
+  ) then
+    raise notice 'ai-retry: end users may execute your ai_retry_create_session; run: revoke all on function public.ai_retry_create_session(public.generations, jsonb) from public, anon, authenticated';
+  end if;
 end
 $notice$;
 
@@ -985,6 +1099,7 @@ declare
   v_generation_id uuid;
   v_generation public.generations%rowtype;
   v_attempt record;
+  v_token uuid;
   v_result jsonb;
   v_step text := 'find a generation';
   v_refused text;
@@ -995,9 +1110,15 @@ declare
 begin
   begin
     select g.id, g.user_id into v_generation_id, v_user_id
-      from public.generations g join auth.users u on u.id = g.user_id limit 1;
+      from public.generations g join auth.users u on u.id = g.user_id
+      where g.status in ('error', 'timeout')
+        and not exists (
+          select from public.generations o where o.user_id = g.user_id and o.status in ('queued', 'processing')
+        )
+      limit 1;
     if v_generation_id is null then
-      select u.id into v_user_id from auth.users u limit 1;
+      select u.id into v_user_id from auth.users u
+        where not exists (select from public.generations o where o.user_id = u.id) limit 1;
       if v_user_id is null then
         insert into auth.users (id) values (gen_random_uuid()) returning id into v_user_id;
       end if;
@@ -1005,37 +1126,42 @@ begin
     end if;
     -- The books of this user and generation are cleared for the rehearsal; all of it is rolled back.
     delete from public.ai_retry_attempts a where a.user_id = v_user_id or a.generation_id = v_generation_id;
-    for v_attempt in select * from (values (2, 'error'), (3, 'timeout')) as a (number, status) loop
+    if pg_has_role(current_user, 'service_role', 'member') then
+      set local role service_role;  -- with its grants alone
+    end if;
+    for v_attempt in select * from (values (2, 'error'), (3, 'timeout'), (4, null)) as a (number, failed_as) loop
       v_step := 'claim';
-      update public.generations g set status = v_attempt.status where g.id = v_generation_id;
+      v_token := gen_random_uuid();
       v_result := public.ai_retry_load(v_user_id, v_generation_id, 2147483647, 86400, false);
       v_result := public.ai_retry_claim(
-        v_user_id, v_generation_id, gen_random_uuid(), v_attempt.number, v_result ->> 'version',
-        (v_result ->> 'as_of')::timestamptz, 35, 2, 2147483647, null, 86400, false, true, null, '', null);
+        v_user_id, v_generation_id, v_token, v_attempt.number, v_result ->> 'version',
+        (v_result ->> 'as_of')::timestamptz, 35, 2, 2147483647, null, 86400, false, true, null, '', null, null);
       if v_result ->> 'status' <> 'claimed' then
         raise exception 'the claim was answered %', v_result ->> 'status';
       end if;
-      v_step := 'fail';
-      v_result := public.ai_retry_fail(
-        v_user_id, v_generation_id,
-        (select a.token from public.ai_retry_attempts a where a.generation_id = v_generation_id and a.outcome is null),
-        v_attempt.status, 'AI_TIMEOUT', 'rehearsal', 'rehearsal', true, 'unknown', 2, 1, null, null, null, 1);
-      select a.refused_constraint into v_refused from public.ai_retry_attempts a
-        where a.generation_id = v_generation_id and a.number = v_attempt.number;
+      if v_attempt.failed_as is not null then
+        v_step := 'fail';
+        v_result := public.ai_retry_fail(
+          v_user_id, v_generation_id, v_token, v_attempt.failed_as, 'AI_INVALID_OUTPUT',
+          'The AI provider''s answer does not have the form asked for.', 'rehearsal', true, 'unknown', 2, 1, null, null,
+          null, 1);
+      else
+        v_step := 'succeed';
+        select * into v_generation from public.generations g where g.id = v_generation_id;
+        perform public.ai_retry_record_event(v_generation, 4, 'ai_generation_succeeded', null, clock_timestamp());
+        set constraints all immediate;
+        if obj_description(to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)'), 'pg_proc')
+          like 'Made by ai-retry%'
+        then
+          v_result := public.ai_retry_succeed(
+            v_user_id, v_generation_id, v_token, '{"output": {}}', null, 1, 1, 'rehearsal', 2, 2, 2147483647, 86400, false);
+        end if;
+      end if;
+      select a.refused_constraint into v_refused from public.ai_retry_attempts a where a.token = v_token;
       if v_refused is not null then
-        raise exception 'the rows for a failure are refused by %', v_refused;
+        raise exception 'the rows are refused by %', v_refused;
       end if;
     end loop;
-    v_step := 'succeed';
-    update public.generations g set status = 'success', duration_ms = 1 where g.id = v_generation_id
-      returning g.* into v_generation;
-    perform public.ai_retry_record_event(v_generation, 4, 'ai_generation_succeeded', null, clock_timestamp());
-    if obj_description(to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)'), 'pg_proc')
-      like 'Made by ai-retry%'
-    then
-      perform public.ai_retry_create_session(v_generation, '{}');
-    end if;
-    set constraints all immediate;
     raise exception using errcode = 'ARROK';
   exception
     when sqlstate 'ARROK' then
@@ -1044,15 +1170,18 @@ begin
       get stacked diagnostics
         v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_table = table_name, v_message = message_text;
       if v_step = 'find a generation' then
-        raise notice 'ai-retry: no rehearsal: there is no generation yet and none could be made (%)', v_sqlstate;
+        raise notice 'ai-retry: no rehearsal: there is no failed generation yet and none could be made (%)', v_sqlstate;
       else
         raise exception using
           errcode = 'object_not_in_prerequisite_state',
           message = format(
-            E'ai-retry can''t be installed yet; nothing was changed:\n  - rehearsing "%s": %s%s; change what refuses it '
+            E'ai-retry can''t be installed yet; nothing was changed:\n  - rehearsing "%s": %s%s%s; change what refuses it '
             'so that it allows what ai-retry writes (statuses queued, processing, success, error, timeout; events '
             'ai_generation_succeeded, ai_generation_failed; error types AI_*, SESSION_REJECTED, LEASE_LOST), then apply again',
-            v_step, v_message, case when v_constraint <> '' then format(' (constraint %s on %s)', v_constraint, v_table) else '' end);
+            v_step, v_message,
+            case when v_constraint <> '' then format(' (constraint %s on %s)', v_constraint, v_table) else '' end,
+            case when v_refused is null and v_sqlstate in ('42P01', '42883')
+              then ' (a trigger function of yours needs its own search_path, since ai-retry''s is empty)' else '' end);
       end if;
   end;
 end

@@ -436,9 +436,9 @@ def test_books_balance_in_memory() -> None:
 class SettlesByGeneration(InMemoryStorage):
     """Closes whatever attempt is the generation's newest, as one does without fencing tokens."""
 
-    def _to_settle(self, claim: Claim, *arguments: Any) -> Any:
+    def _to_settle(self, claim: Claim, *arguments: Any, **named: Any) -> Any:
         newest = self._attempts_of(claim.generation_id)[-1]
-        return super()._to_settle(replace(claim, token=newest.token), *arguments)
+        return super()._to_settle(replace(claim, token=newest.token), *arguments, **named)
 
 
 class ForgetsHolds(InMemoryStorage):

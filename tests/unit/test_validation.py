@@ -189,6 +189,7 @@ def test_good_schemas_are_accepted(schema: dict[str, Any]) -> None:
         {"definitions": {"a": {"items": {"$ref": "b.json"}}}, "$ref": "#/definitions/a"},
         {"properties": {"type": {}}, "$ref": "#/properties"},
         {"pattern": "("},
+        {"pattern": "a{99999999999999999999}"},
         {"patternProperties": {"(": {}}},
         {"items": {"pattern": "*"}},
         {"$id": "http://[", "$ref": "x"},

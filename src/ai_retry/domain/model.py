@@ -236,7 +236,7 @@ class Claim:
 class Settled:
     """What stands after a success was committed."""
 
-    generation: Generation
+    generation: Generation  # perhaps without its ``prompt_data``
     session: Mapping[str, Any] = field(repr=False)
     quota: Quota
 

@@ -25,8 +25,8 @@ from ai_retry.domain.model import (
     Failure,
     Generation,
     GenerationStatus,
-    ProviderOutcome,
     Outcome,
+    ProviderOutcome,
     QuotaRule,
     Snapshot,
     Waiver,
@@ -221,15 +221,19 @@ def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
 def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
     """Until when the generation is somebody's: our open attempt's, or the app's own call's."""
     generation = snapshot.generation
-    touched_at = generation.updated_at or generation.created_at
+    touched_at = min(generation.updated_at or generation.created_at, snapshot.as_of)  # the app's may be any
     last = snapshot.attempts[-1] if snapshot.attempts else None
     if last is not None and last.outcome is None and last.lease_expires_at > snapshot.as_of:
         return last.lease_expires_at
-    ours_until = min(last.closed_at or last.lease_expires_at, last.lease_expires_at) if last else None
-    ours_left_it_so = ours_until is not None and touched_at <= ours_until
-    if generation.status in _IN_PROGRESS and not ours_left_it_so:
+    if generation.status not in _IN_PROGRESS:
+        return None
+    if last is None:
         return touched_at + policy.lease
-    return None
+    ours_until = min(last.closed_at or last.lease_expires_at, last.lease_expires_at)
+    left_by_us = last.outcome is not Outcome.FAILED or last.refused_constraint is not None  # else we wrote error
+    if left_by_us and touched_at <= ours_until:
+        return None
+    return max(touched_at, ours_until) + policy.lease
 
 
 def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:

@@ -61,15 +61,17 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     Raises:
         ContextMissing: it is not a schema, a pattern is no regular expression, or a ``$ref`` leads outside of it.
     """
+    problem = None
     try:
         Draft202012Validator.check_schema(dict(schema))
-        problem = next(_problems(dict(schema)), None)
+        if _lead_astray(dict(schema)):
+            problem = "a $ref leads to no schema within it"
     except SchemaError as error:
         problem = f"{_pointer(error.absolute_path)} is not valid in JSON Schema draft 2020-12"
     except RecursionError:
         problem = "it is nested too deeply"
-    except ValueError:
-        problem = "a $id or $ref is not a URI"
+    except (ValueError, OverflowError):
+        problem = "a pattern or a $ref can't be read"
     if problem is not None:
         raise ContextMissing(f"response_schema: {problem}")
 
@@ -119,43 +121,29 @@ def validate(output: Any, schema: Mapping[str, Any]) -> None:
     raise InvalidOutput(problem)
 
 
-def _problems(schema: Mapping[str, Any]) -> Iterator[str]:
-    """What the meta-schema can't see: references that lead to no schema, patterns that are none."""
+def _lead_astray(schema: Mapping[str, Any]) -> bool:
+    """Whether a reference leads to no schema within it: the meta-schema can't see that."""
     root = DRAFT202012.create_resource(schema)
     pending = [(_NO_REGISTRY.with_resource("", root).resolver(), root)]
     seen = {id(schema)}
     while pending:
         resolver, resource = pending.pop()
-        for reference in _values(resource.contents, "$ref", "$dynamicRef"):
+        for reference in _references(resource.contents):
             try:
                 target = resolver.lookup(reference)
                 Draft202012Validator.check_schema(target.contents)
             except (Unresolvable, SchemaError):
-                yield "a $ref leads to no schema within it"
-                return
+                return True
             if id(target.contents) not in seen:
                 seen.add(id(target.contents))
                 pending.append((target.resolver, DRAFT202012.create_resource(target.contents)))
-        for pattern in (*_values(resource.contents, "pattern"), *_patterns(resource.contents)):
-            if not _compiles(pattern):
-                yield "a pattern is not a regular expression"
         pending.extend((resolver.in_subresource(child), child) for child in resource.subresources())
+    return False
 
 
-def _values(schema: Any, *keywords: str) -> list[Any]:
-    return [schema[keyword] for keyword in keywords if keyword in schema] if isinstance(schema, Mapping) else []
-
-
-def _patterns(schema: Any) -> list[str]:
-    return [pattern for patterns in _values(schema, "patternProperties") for pattern in patterns]
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
+def _references(schema: Any) -> list[str]:
+    keywords = ("$ref", "$dynamicRef") if isinstance(schema, Mapping) else ()
+    return [schema[keyword] for keyword in keywords if keyword in schema]
 
 
 def _refuse_constant(_: str) -> NoReturn:

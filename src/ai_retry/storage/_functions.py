@@ -42,6 +42,8 @@ from ai_retry.storage._rows import (
     read_quota,
     read_snapshot,
     rule_arguments,
+    storable,
+    understood,
     usage_row,
 )
 
@@ -50,14 +52,18 @@ Transport: TypeAlias = Callable[[str, Json], Any]
 
 _SOON = timedelta(seconds=1)
 _TRANSIENT = (
-    "40001",
-    "40P01",
-    "55P03",
-    "57014",
-    "53",
-)  # the statement was undone; 53: out of resources
+    *("40001", "40P01", "55P03", "57014", "53"),  # undone by a conflict, a lock, a timeout; out of resources
+    *("42804", "0A000"),  # a column's type was changed under a plan: another connection has another one
+)
 _UNKNOWN = ("08", "57P", "XX", "58")  # the link or the server went away, perhaps after the commit
-_NOT_SET_UP = ("42883", "42P01", "42703", "3F000", "42501", "28")
+_FOR_OPERATORS = (
+    (
+        ("42883", "42P01", "42703", "3F000", "42501", "28"),
+        "the database refused a function of ai-retry: apply the migrations and use the service role",
+    ),
+    (("25000", "25006"), "ai-retry's role must be able to write, in read committed transactions"),
+    (("23", "P0"), "the app's tables refuse what ai-retry writes: the database's log says why"),
+)
 
 
 class FunctionStorage:
@@ -68,11 +74,16 @@ class FunctionStorage:
 
     def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
         """See the port."""
-        row = self._call(
-            "ai_retry_load",
-            {"p_user_id": str(user_id), "p_generation_id": str(generation_id), **rule_arguments(quota_rule)},
-        )
-        return None if row is None else read_snapshot(row)
+        arguments = {"p_user_id": str(user_id), "p_generation_id": str(generation_id), **rule_arguments(quota_rule)}
+        try:
+            row = self._call("ai_retry_load", arguments)
+        except StorageOutcomeUnknown as error:
+            failure: AiRetryError = StorageUnavailable(error.reason, retry_after=error.retry_after)  # it writes nothing
+        except (ValueError, RecursionError):
+            failure = NotConfigured("prompt_data, or a session, is nested too deeply or holds too large a number")
+        else:
+            return None if row is None else understood(read_snapshot, row)
+        raise failure
 
     def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
         """See the port."""
@@ -95,6 +106,7 @@ class FunctionStorage:
                 "p_idempotency_key": admission.idempotency_key,
                 "p_waived": ",".join(sorted(admission.waived)),
                 "p_operator": admission.operator,
+                "p_answer_from": admission.stored_answer.number if admission.stored_answer else None,
             },
         )
         if answer["status"] == "not_found":
@@ -137,11 +149,7 @@ class FunctionStorage:
         )
         if result["status"] != "succeeded":
             _raise_unsettled(claim, result)
-        return Settled(
-            generation=read_generation(result["generation"]),
-            session=result["session"] or {},
-            quota=read_quota(result["quota"]),
-        )
+        return understood(_settled, result)
 
     def discard_answer(self, user_id: UUID, generation_id: UUID, *, operator: str) -> bool:
         """See the port."""
@@ -161,19 +169,27 @@ class FunctionStorage:
                 "p_status": GenerationStatus.TIMEOUT if timed_out else GenerationStatus.ERROR,
                 "p_code": failure.code,
                 "p_message": str(GenerationFailed(failure)),
-                "p_reason": failure.reason,
+                "p_reason": storable(failure.reason),
                 "p_counted": failure.counted,
                 "p_provider_outcome": failure.provider_outcome,
                 "p_delay_seconds": delay.total_seconds(),
                 "p_duration_ms": milliseconds(duration),
-                "p_model": failure.model,
+                "p_model": storable(failure.model),
                 "p_usage": json.dumps(usage_row(failure.usage)) if failure.usage else None,
-                "p_provider_id": failure.provider_id,
+                "p_provider_id": storable(failure.provider_id),
                 "p_wire_requests": failure.wire_requests,
             },
         )
         if result["status"] != "failed":
             _raise_unsettled(claim, result)
+
+
+def _settled(result: Json) -> Settled:
+    return Settled(
+        generation=read_generation(result["generation"]),
+        session=result["session"] or {},  # empty: the app removed it since
+        quota=read_quota(result["quota"]),
+    )
 
 
 def failure_of_sqlstate(sqlstate: str) -> AiRetryError:
@@ -185,10 +201,9 @@ def failure_of_sqlstate(sqlstate: str) -> AiRetryError:
         return StorageUnavailable(sqlstate, retry_after=_SOON)
     if sqlstate.startswith(_UNKNOWN):
         return StorageOutcomeUnknown(sqlstate, retry_after=_SOON)
-    if sqlstate.startswith(_NOT_SET_UP):
-        return NotConfigured(
-            f"the database refused a function of ai-retry ({sqlstate}): apply the migrations and use the service role"
-        )
+    for classes, problem in _FOR_OPERATORS:
+        if sqlstate.startswith(classes):
+            return NotConfigured(f"{problem} ({sqlstate})")
     return StorageUnavailable(sqlstate)
 
 

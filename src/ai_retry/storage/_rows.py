@@ -3,10 +3,10 @@
 A pure mapping: no rule, no call. A row that can't be understood is ``NotConfigured``, with the remedy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 from ai_retry.domain.errors import NotConfigured
@@ -26,6 +26,7 @@ from ai_retry.domain.model import (
 )
 
 Json: TypeAlias = Mapping[str, Any]
+_T = TypeVar("_T")
 
 
 def rule_arguments(rule: QuotaRule) -> Json:
@@ -50,9 +51,9 @@ def answer_row(answer: Answer) -> Json:
     """An answer as the attempt row keeps it."""
     return {
         "output": answer.output,
-        "model": answer.model,
+        "model": storable(answer.model),
         "usage": usage_row(answer.usage) if answer.usage else None,
-        "provider_id": answer.provider_id,
+        "provider_id": storable(answer.provider_id),
     }
 
 
@@ -62,8 +63,26 @@ def usage_row(usage: Usage) -> Json:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
-        "cost": None if usage.cost is None else float(usage.cost),
+        "cost": float(usage.cost) if usage.cost is not None and usage.cost.is_finite() else None,
     }
+
+
+def storable(text: str | None) -> str | None:
+    """Replace what PostgreSQL's ``text`` can't hold: NUL and lone surrogates."""
+    return None if text is None else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def understood(read: Callable[[Json], _T], row: Json) -> _T:
+    """Read a row; what an app wrote there may be beyond what Python can hold, such as an infinite instant.
+
+    Raises:
+        NotConfigured: says that it can't be understood, without its content.
+    """
+    try:
+        return read(row)
+    except (ValueError, OverflowError, TypeError):
+        problem = "a row of generations, or of ours, holds a value out of range (an instant, a duration, a number)"
+    raise NotConfigured(problem)
 
 
 def read_snapshot(row: Json) -> Snapshot:
@@ -89,7 +108,7 @@ def read_generation(row: Json) -> Generation:
         user_id=UUID(row["user_id"]),
         status=_status(row["status"]),
         model=row["model"],
-        prompt_data=row["prompt_data"],
+        prompt_data=row.get("prompt_data"),  # settles leave it out
         session_id=UUID(row["session_id"]) if row["session_id"] else None,
         duration=None if row["duration_ms"] is None else timedelta(milliseconds=float(row["duration_ms"])),
         created_at=instant(row["created_at"]),

@@ -40,6 +40,7 @@ from ai_retry.domain.model import (
 from ai_retry.domain.ports import Clock
 
 _OLDEST_ADMISSION = timedelta(seconds=10)
+_UNKNOWN = ProviderOutcome.UNKNOWN
 
 Session: TypeAlias = Mapping[str, Any]
 CreateSession: TypeAlias = Callable[[Generation, Any], Session]  # may raise SessionRefused; ``id`` is a UUID's text
@@ -117,7 +118,7 @@ class InMemoryStorage:
                 live=len(live),
                 live_until=min((row.lease_expires_at for row in live), default=None),
                 quota=self._quota(user_id, quota_rule, now),
-                stored_answer=self._stored_answer(generation_id),
+                stored_answer=self._stored_answer(generation),
                 session=self._session_of(generation),
                 can_create_session=self.can_create_session,
             )
@@ -149,6 +150,9 @@ class InMemoryStorage:
                 charge=admission.charge,
                 waived=admission.waived,
                 operator=admission.operator,
+                # Who uses a stored answer calls nobody: should it be abandoned, it has cost nothing.
+                counted=admission.stored_answer is None,
+                provider_outcome=_UNKNOWN if admission.stored_answer is None else ProviderOutcome.NOT_GENERATED,
             )
             self.attempts[token] = row
             self._update(generation, now, GenerationStatus.PROCESSING)
@@ -168,10 +172,13 @@ class InMemoryStorage:
         """Create the session first: whatever else the seam raises leaves everything as it was."""
         with self._lock:
             now = self._clock.now()
-            row, generation = self._to_settle(claim, now, _facts(answer, called=answer_from is None))
+            called = answer_from is None
+            row, generation = self._to_settle(claim, now, _facts(answer, called=called), counted=called)
             if row.outcome is Outcome.SUCCEEDED:
                 return self._settled(generation, quota_rule, now)
-            self._refuse_succeeded(row, generation, now)
+            if self._is_success(generation) and not self._has_success(generation.id):
+                self._keep(row, answer, answer_from)  # by another hand, which may take it back
+            self._refuse_succeeded(self.attempts[row.token], generation, now, counted=called)
             if row.outcome is not None:
                 self._refuse_late(row, answer, answer_from, now)
             try:
@@ -179,12 +186,14 @@ class InMemoryStorage:
             except SessionRefused as refused:
                 again = self._refused_before(generation.id, refused.constraint)
                 wait = rejected_again_wait if again else rejected_wait
-                error = SessionRejected(refused.constraint, retry_after=wait)
-                due_at, by = now + wait, refused.constraint
-                row = self._close(row, now, error.code, next_attempt_at=due_at, refused_constraint=by)
+                row = self._close(
+                    row, now, SessionRejected.code, next_attempt_at=now + wait, refused_constraint=refused.constraint
+                )
                 self._keep(row, answer, answer_from)
-                self._record_failure(generation, now, GenerationStatus.ERROR, duration, error.code, error.summary)
-                raise error from refused
+                self._record_failure(
+                    generation, now, GenerationStatus.ERROR, duration, SessionRejected.code, SessionRejected.summary
+                )
+                raise SessionRejected(refused.constraint, retry_after=wait) from refused
             self.sessions[UUID(session["id"])] = session
             captured_at = now if row.charge else None
             self._close(row, now, None, outcome=Outcome.SUCCEEDED, counted=True, captured_at=captured_at)
@@ -199,8 +208,8 @@ class InMemoryStorage:
         """Close by token; a repeat is told apart by the outcome that stands."""
         with self._lock:
             now = self._clock.now()
-            row, generation = self._to_settle(claim, now, _facts(failure))
-            self._refuse_succeeded(row, generation, now)
+            row, generation = self._to_settle(claim, now, _facts(failure), counted=failure.counted)
+            self._refuse_succeeded(row, generation, now, counted=failure.counted)
             if row.outcome is Outcome.FAILED:
                 return
             if row.outcome is not None:
@@ -237,9 +246,9 @@ class InMemoryStorage:
     def _live(self, user_id: UUID, now: datetime) -> list[AttemptRow]:
         return [row for row in self.attempts.values() if row.user_id == user_id and _is_live(row, now)]
 
-    def _stored_answer(self, generation_id: UUID) -> StoredAnswer | None:
-        for row in reversed(self._attempts_of(generation_id)):
-            if row.stored_answer is not None:
+    def _stored_answer(self, generation: Generation) -> StoredAnswer | None:
+        for row in reversed(self._attempts_of(generation.id)):
+            if row.stored_answer is not None and row.user_id == generation.user_id:
                 return StoredAnswer(number=row.number, answer=row.stored_answer)
         return None
 
@@ -247,14 +256,15 @@ class InMemoryStorage:
         return self.sessions.get(generation.session_id) if generation.session_id else None
 
     def _is_success(self, generation: Generation) -> bool:
-        """``success`` is what either side says."""
-        ours = any(row.outcome is Outcome.SUCCEEDED for row in self._attempts_of(generation.id))
-        return ours or generation.status is GenerationStatus.SUCCESS
+        return generation.status is GenerationStatus.SUCCESS or self._has_success(generation.id)
+
+    def _has_success(self, generation_id: UUID) -> bool:
+        return any(row.outcome is Outcome.SUCCEEDED for row in self._attempts_of(generation_id))
 
     def _version(self, generation: Generation) -> str:
         """Everything that ``admit`` rests on; closing an attempt as abandoned does not change it."""
         last = next(reversed(self._attempts_of(generation.id)), None)
-        stored = self._stored_answer(generation.id)
+        stored = self._stored_answer(generation)
         return "/".join(
             (
                 str(last.number if last else 1),
@@ -316,7 +326,9 @@ class InMemoryStorage:
 
     # What a settle does
 
-    def _to_settle(self, claim: Claim, now: datetime, facts: dict[str, Any]) -> tuple[AttemptRow, Generation]:
+    def _to_settle(
+        self, claim: Claim, now: datetime, facts: dict[str, Any], *, counted: bool
+    ) -> tuple[AttemptRow, Generation]:
         """Find both by the token; what the provider did is true whatever became of the attempt."""
         row = self.attempts.get(claim.token)
         generation = self._find(claim.user_id, claim.generation_id)
@@ -325,14 +337,14 @@ class InMemoryStorage:
         if row is not None and generation is not None:
             return row, generation
         if row is not None and row.outcome is None:
-            self._close(row, now, GenerationNotFound.code)
+            self._close(row, now, GenerationNotFound.code, counted=counted, next_attempt_at=row.next_attempt_at)
         raise GenerationNotFound(claim.generation_id)
 
-    def _refuse_succeeded(self, row: AttemptRow, generation: Generation, now: datetime) -> None:
-        """Charge nothing for a generation that has its session by another hand."""
+    def _refuse_succeeded(self, row: AttemptRow, generation: Generation, now: datetime, *, counted: bool) -> None:
+        """Charge nothing for a generation that has its session by another hand, and save no attempt or wait."""
         if self._is_success(generation):
             if row.outcome is None:
-                self._close(row, now, AlreadySucceeded.code)
+                self._close(row, now, AlreadySucceeded.code, counted=counted, next_attempt_at=row.next_attempt_at)
             raise AlreadySucceeded(generation.id, generation.session_id)
 
     def _refuse_late(self, row: AttemptRow, answer: Answer, answer_from: int | None, now: datetime) -> NoReturn:
@@ -345,7 +357,7 @@ class InMemoryStorage:
 
     def _keep(self, row: AttemptRow, answer: Answer, answer_from: int | None) -> None:
         """Store a paid answer with the attempt that paid; one that came from the store still stands there."""
-        if answer_from is None:
+        if answer_from is None and row.discarded_at is None:
             self.attempts[row.token] = replace(row, stored_answer=answer)
 
     def _refused_before(self, generation_id: UUID, constraint: str) -> bool:
@@ -375,7 +387,7 @@ class InMemoryStorage:
         duration: timedelta | None = None,
         **columns: Any,
     ) -> Generation:
-        columns |= {"status": status, "duration": duration or generation.duration}
+        columns |= {"status": status, "duration": generation.duration if duration is None else duration}
         self.generations[generation.id] = updated = replace(generation, updated_at=now, **columns)
         return updated
 

@@ -56,11 +56,18 @@ class PostgresStorage(FunctionStorage):
         failure: AiRetryError
         try:
             with self._pool.connection() as connection:
-                row = connection.execute(statement, arguments).fetchone()
+                try:
+                    row = connection.execute(statement, arguments).fetchone()
+                except (psycopg.errors.DatatypeMismatch, psycopg.errors.FeatureNotSupported):
+                    connection.close()  # plans of changed columns go with their connection
+                    raise
                 return row[0] if row else None
         except PoolTimeout:
             failure = unreachable("no connection")
+        except psycopg.OperationalError as error:
+            self._pool.check()  # one dead connection is seldom alone: after a restart all of them are
+            failure = failure_of_sqlstate(error.sqlstate) if error.sqlstate else reply_lost("connection lost")
         except psycopg.Error as error:
             # Its text may hold a row, so neither it nor its chain leaves this function.
-            failure = failure_of_sqlstate(error.sqlstate) if error.sqlstate else reply_lost("connection lost")
+            failure = failure_of_sqlstate(error.sqlstate or "22000")  # without one: a value that can't be sent
         raise failure

@@ -9,7 +9,15 @@ from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_all,
+    wait_random_exponential,
+)
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, StorageOutcomeUnknown
 from ai_retry.domain.model import Admission, Answer, Claim, Failure, QuotaRule, Settled, Snapshot
@@ -18,7 +26,7 @@ from ai_retry.spool import PendingSettle, Spool
 
 _T = TypeVar("_T")
 _READ_FOR = timedelta(seconds=3)  # load and claim: a user is waiting, and an admission is stale after ten seconds
-_SETTLE_FOR = timedelta(seconds=10)  # something was paid for; a server's own time-out is 30 s as a rule
+_SETTLE_FOR = timedelta(seconds=20)  # something was paid for; about what the lease still lasts
 
 
 class RepeatingStorage:
@@ -29,8 +37,8 @@ class RepeatingStorage:
     Args:
         storage: does the work.
         spool: keeps an answer on this machine from the first settle that fails until it is settled; None: nowhere.
-        read_for: how long ``load`` and ``claim`` are repeated.
-        settle_for: how long ``succeed`` and ``fail`` are repeated.
+        read_for: how long ``load`` and ``claim`` are repeated, twice at least.
+        settle_for: how long ``succeed`` and ``fail`` are repeated, twice at least.
     """
 
     def __init__(
@@ -115,7 +123,7 @@ def _repeat(call: Callable[[], _T], budget: timedelta, *, on_failure: Callable[[
 
     repeating = Retrying(
         retry=retry_if_exception(_may_pass),
-        stop=stop_after_delay(budget),
+        stop=stop_all(stop_after_delay(budget), stop_after_attempt(2)),  # a lost reply is asked for again
         wait=wait_random_exponential(multiplier=0.05, max=1),
         after=remember,
         reraise=True,

@@ -28,11 +28,12 @@ class SupabaseStorage(FunctionStorage):
     Args:
         url: the project's URL.
         secret_key: a key that acts as ``service_role``; it is in no repr and in no error.
-        timeout: seconds for one request; longer than the functions' lock timeout of 3 s.
+        timeout: seconds for one request: longer than the functions' lock timeout of 3 s, and short enough for a
+            second try while a user waits.
         max_connections: kept to the Data API.
     """
 
-    def __init__(self, url: str, secret_key: str, *, timeout: float = 10.0, max_connections: int = 32) -> None:
+    def __init__(self, url: str, secret_key: str, *, timeout: float = 4.0, max_connections: int = 32) -> None:
         super().__init__(self._call_function)
         self._url = url
         self._http = httpx.Client(

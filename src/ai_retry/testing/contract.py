@@ -91,7 +91,7 @@ class World(Protocol):
         ...
 
     def generation(self, generation_id: UUID) -> Row:
-        """Read the app's row: ``status``, ``session_id`` and ``duration_ms`` at least."""
+        """Read the app's row: ``status``, ``session_id``, ``duration_ms`` and ``created_at`` at least."""
         ...
 
     def set_generation(self, generation_id: UUID, **columns: Any) -> None:
@@ -441,7 +441,7 @@ class LoadContract:
         snapshot = load(world, user_id, generation_id)
 
         assert snapshot.session == settled.session
-        assert snapshot.generation == settled.generation
+        assert replace(snapshot.generation, prompt_data=None) == replace(settled.generation, prompt_data=None)
 
     def test_load_version_stands_without_writes(self, world: World) -> None:
         """Two reads without a write between them have the same version."""
@@ -933,6 +933,24 @@ class SucceedContract:
         assert load(world, user_id, generation_id).stored_answer is None
         assert len(world.sessions(user_id)) == 1
 
+    def test_our_success_outlives_the_status(self, world: World) -> None:
+        """Success is what either side says: a status that the app writes back opens nothing again."""
+        user_id, generation_id = new_generation(world)
+        older = claim_of(world, user_id, generation_id)
+        world.advance(POLICY.lease)
+        succeed(world, claim_of(world, user_id, generation_id))
+        world.set_generation(generation_id, status="error")
+
+        with pytest.raises(AlreadySucceeded):
+            succeed(world, older)
+        with pytest.raises(AlreadySucceeded):
+            fail(world, older)
+        with pytest.raises(AlreadySucceeded):
+            admission_to(world, user_id, generation_id)
+
+        assert load(world, user_id, generation_id).stored_answer is None
+        assert len(world.sessions(user_id)) == 1
+
     @pytest.mark.parametrize("repeats", [1, 2])
     def test_succeed_yields_to_another_hand(self, world: World, repeats: int) -> None:
         """A generation that became success by another hand is left alone, and charged nothing by us."""
@@ -945,7 +963,7 @@ class SucceedContract:
                 succeed(world, claim)
 
         (row,) = world.attempts(generation_id)
-        assert (row["outcome"], row["code"], row["counted"]) == ("failed", "ALREADY_SUCCEEDED", False)
+        assert (row["outcome"], row["code"], row["counted"]) == ("failed", "ALREADY_SUCCEEDED", True)
         assert row["captured_at"] is None
         assert world.generation(generation_id)["session_id"] is None
         assert world.sessions(user_id) == []
@@ -963,7 +981,7 @@ class SucceedContract:
                 succeed(world, claim)
 
         (row,) = world.attempts(generation_id)
-        assert (row["outcome"], row["counted"], row["captured_at"]) == ("failed", False, None)
+        assert (row["outcome"], row["counted"], row["captured_at"]) == ("failed", True, None)
         assert world.sessions(user_id) == []
         assert (quota_of(world, user_id).captured, quota_of(world, user_id).held) == (0, 0)
 
