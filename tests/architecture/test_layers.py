@@ -53,6 +53,7 @@ LIBRARIES = {
     "psycopg": {"storage.postgres"},
     "psycopg_pool": {"storage.postgres"},
     "pytest": {"testing.contract"},
+    "re2": {"providers.validation"},
     "referencing": {"providers.validation"},
     "requests": {"auth", "providers.deadline", "providers.http"},
     "supabase": {"storage.supabase"},

@@ -219,6 +219,14 @@ class StorageMachine(RuleBasedStateMachine):
         if claim.generation_id in self.present and (stored := self._load(claim.generation_id).stored_answer):
             self._settle(claim, lambda: self._succeed(claim, stored.answer, stored.number))
 
+    @rule(generation_id=generations)
+    def discard(self, generation_id: UUID) -> None:
+        """An operator drops the stored answer, if there is one."""
+        stored = self._load(generation_id).stored_answer
+        found = self.world.storage.discard_answer(self.owners[generation_id], generation_id, operator="ann")
+        assert found is (stored is not None)
+        assert self._load(generation_id).stored_answer is None
+
     @rule(claim=claims, failure=failures, delay=st.sampled_from([timedelta(0), LONG_WAIT]))
     def fail(self, claim: Claim, failure: Failure, delay: timedelta) -> None:
         """A worker brings a failure, in time or late."""

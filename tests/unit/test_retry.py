@@ -84,6 +84,10 @@ class WatchedStorage:
         """Pass it on."""
         self._pass("fail", lambda: self._inner.fail(claim, failure, duration=duration, delay=delay))
 
+    def discard_answer(self, user_id: UUID, generation_id: UUID, *, operator: str) -> bool:
+        """Pass it on."""
+        return self._pass("discard", lambda: self._inner.discard_answer(user_id, generation_id, operator=operator))
+
     def _pass(self, name: str, call: Callable[[], Reply]) -> Reply:
         self.calls.append(name)
         self.before.get(name, lambda: None)()

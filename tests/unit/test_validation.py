@@ -231,3 +231,38 @@ def test_endless_schemas_do_not_crash() -> None:
 
 def _no_socket(*_: Any, **__: Any) -> None:
     raise AssertionError("a schema caused I/O")
+
+
+class TestPatterns:
+    """Patterns may come from users: none can hold the interpreter."""
+
+    def test_catastrophic_pattern_is_matched_in_linear_time(self) -> None:
+        """A pattern that takes Python's engine for ever is decided at once, and rightly."""
+        schema = {"type": "string", "pattern": "^(a|a)*$"}
+        check_schema(schema)
+
+        validate("a" * 5000, schema)
+        with pytest.raises(InvalidOutput, match="pattern"):
+            validate("a" * 5000 + "b", schema)
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            {"pattern": "(?=x)"},
+            {"properties": {"a": {"items": {"pattern": r"(a)\1"}}}},
+            {"pattern": "((a{1000}){1000}){1000}"},
+            {"patternProperties": {"^(a|a)*$": {}}, "additionalProperties": False},
+        ],
+        ids=["look-ahead", "back-reference", "enormous", "names"],
+    )
+    def test_pattern_beyond_linear_time_is_refused(self, schema: dict[str, Any]) -> None:
+        """What can't be matched in linear time is refused before any call."""
+        with pytest.raises(ContextMissing, match="response_schema"):
+            check_schema(schema)
+
+    def test_pattern_reached_by_reference_alone_matches_nothing(self) -> None:
+        """A pattern that only a reference into an unknown keyword reaches, and that RE2 refuses, lets nothing pass."""
+        schema = {"$ref": "#/x-own", "x-own": {"pattern": "(?=x)"}}
+
+        with pytest.raises(InvalidOutput, match="pattern"):
+            validate("x", schema)

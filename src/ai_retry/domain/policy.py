@@ -200,6 +200,22 @@ def provider_key(snapshot: Snapshot, context: Context) -> str:
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
 
 
+def storable(output: object) -> bool:
+    """Whether an output is JSON that PostgreSQL's ``jsonb`` holds: no NaN, no lone surrogate, no U+0000.
+
+    Providers of this library build no other; one that a user brings may.
+    """
+    import json  # noqa: PLC0415
+    import re  # noqa: PLC0415
+
+    try:
+        text = json.dumps(output, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return re.search(r"(?<!\\)(?:\\\\)*\\u0000", text) is None
+
+
 def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
     """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``."""
     recent = _recent_attempts(snapshot, policy) + 1

@@ -36,6 +36,7 @@ from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
 
 _CLAIM_TRIES = 3  # a snapshot that is stale three times in a row means that others are at work
+_LONGEST_NAME = 255  # characters of an idempotency key or an operator
 _SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
 
 
@@ -84,12 +85,15 @@ def retry_generation(
         jitter: where in its range a wait lies, in [0, 1].
 
     Raises:
-        ValueError: an id is not a UUID; nothing was read.
+        ValueError: an id is not a UUID, or a name not printable; nothing was read.
         RetryRefused: a rule refuses it now; nothing was written.
         GenerationFailed: the provider gave no usable answer; the attempt is recorded.
         AiRetryError: see ``ai_retry.domain.errors`` for the others.
     """
     user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
+    for name, text in (("idempotency_key", idempotency_key), ("operator", operator)):
+        if text is not None and not (text.isprintable() and 1 <= len(text) <= _LONGEST_NAME):
+            raise ValueError(f"{name} must have 1 to {_LONGEST_NAME} printable characters")
     for _ in range(_CLAIM_TRIES):
         snapshot = _load(storage, user_id, generation_id, policy)
         if idempotency_key is not None and (replay := _replay(snapshot, idempotency_key)):
@@ -172,7 +176,22 @@ class _Attempt:
         except GenerationFailed as error:
             wait = self._fail(error.failure, self._since(called_after))
             raise GenerationFailed(error.failure, retry_after=wait) from error
+        if not rules.storable(answer.output):
+            self._refuse_unstorable(answer, self._since(called_after))
         return answer, self._since(called_after)
+
+    def _refuse_unstorable(self, answer: Answer, duration: timedelta) -> None:
+        failure = Failure(
+            code=FailureCode.INVALID_OUTPUT,
+            reason="the output is no JSON that a database can hold",
+            transient=True,
+            certainly_not_generated=False,
+            model=answer.model,
+            usage=answer.usage,
+            provider_id=answer.provider_id,
+            wire_requests=answer.wire_requests,
+        )
+        raise GenerationFailed(failure, retry_after=self._fail(failure, duration))
 
     def _give_back(self) -> NoReturn:
         wait = self._fail(_NO_TIME_TO_CALL, None)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+import re2
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
@@ -40,7 +41,30 @@ def _key(value: Any) -> Any:
     return (bool, value) if isinstance(value, bool) else value
 
 
-_Validator: Any = validators.extend(Draft202012Validator, {"uniqueItems": _unique_items})  # type: ignore[no-untyped-call]
+def _pattern(validator: Any, pattern: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
+    """``pattern`` in linear time: schemas may come from users, and Python's engine can be made to run for ever."""
+    if validator.is_type(instance, "string") and not _matches(pattern, instance):
+        yield ValidationError("does not match")
+
+
+def _matches(pattern: str, text: str) -> bool:
+    expression = _compile(pattern)
+    return expression is not None and expression.search(text) is not None
+
+
+def _compile(pattern: str) -> Any:
+    """Compile with RE2; None for what it doesn't take: look-around, back references, enormous counts."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error:
+        return None
+
+
+_Validator: Any = validators.extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, {"uniqueItems": _unique_items, "pattern": _pattern}
+)
 
 
 class InvalidOutput(ValueError):
@@ -59,13 +83,18 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     """Make sure that outputs can be validated under ``schema``, a JSON Schema of draft 2020-12; no I/O.
 
     Raises:
-        ContextMissing: it is not a schema, a pattern is no regular expression, or a ``$ref`` leads outside of it.
+        ContextMissing: it is not a schema, a pattern is none that RE2 takes, names are matched by patterns, or a
+            ``$ref`` leads outside of it.
     """
     problem = None
     try:
         Draft202012Validator.check_schema(dict(schema))
         if _lead_astray(dict(schema)):
             problem = "a $ref leads to no schema within it"
+        elif not all(_compile(pattern) for pattern in _patterns(dict(schema))):
+            problem = "a pattern is not one that RE2 can match in linear time"
+        elif _has_pattern_properties(schema):
+            problem = "patternProperties is not supported"
     except SchemaError as error:
         problem = f"{_pointer(error.absolute_path)} is not valid in JSON Schema draft 2020-12"
     except RecursionError:
@@ -139,6 +168,27 @@ def _lead_astray(schema: Mapping[str, Any]) -> bool:
                 pending.append((target.resolver, DRAFT202012.create_resource(target.contents)))
         pending.extend((resolver.in_subresource(child), child) for child in resource.subresources())
     return False
+
+
+def _patterns(schema: Any) -> list[str]:
+    return [
+        subschema["pattern"]
+        for subschema in _subschemas(schema)
+        if isinstance(subschema, Mapping) and isinstance(subschema.get("pattern"), str)
+    ]
+
+
+def _has_pattern_properties(schema: Any) -> bool:
+    """Whether names are matched, which the library does with Python's engine."""
+    return any(isinstance(each, Mapping) and "patternProperties" in each for each in _subschemas(schema))
+
+
+def _subschemas(schema: Any) -> Iterator[Any]:
+    pending = [DRAFT202012.create_resource(schema)]
+    while pending:
+        resource = pending.pop()
+        yield resource.contents
+        pending.extend(resource.subresources())
 
 
 def _references(schema: Any) -> list[str]:

@@ -194,15 +194,7 @@ class InMemoryStorage:
                     generation, now, GenerationStatus.ERROR, duration, SessionRejected.code, SessionRejected.summary
                 )
                 raise SessionRejected(refused.constraint, retry_after=wait) from refused
-            self.sessions[UUID(session["id"])] = session
-            captured_at = now if row.charge else None
-            self._close(row, now, None, outcome=Outcome.SUCCEEDED, counted=True, captured_at=captured_at)
-            for used in self._attempts_of(generation.id):
-                self.attempts[used.token] = replace(used, stored_answer=None)
-            status, session_id = GenerationStatus.SUCCESS, UUID(session["id"])
-            generation = self._update(generation, now, status, duration, session_id=session_id)
-            self._record_event(generation, now, "ai_generation_succeeded")
-            return self._settled(generation, quota_rule, now)
+            return self._link(row, generation, session, quota_rule, duration, now)
 
     def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
         """Close by token; a repeat is told apart by the outcome that stands."""
@@ -359,6 +351,25 @@ class InMemoryStorage:
         """Store a paid answer with the attempt that paid; one that came from the store still stands there."""
         if answer_from is None and row.discarded_at is None:
             self.attempts[row.token] = replace(row, stored_answer=answer)
+
+    def _link(
+        self,
+        row: AttemptRow,
+        generation: Generation,
+        session: Session,
+        rule: QuotaRule,
+        duration: timedelta | None,
+        now: datetime,
+    ) -> Settled:
+        """Make the session the generation's, and capture the held unit."""
+        session_id = UUID(session["id"])
+        self.sessions[session_id] = session
+        self._close(row, now, None, outcome=Outcome.SUCCEEDED, counted=True, captured_at=now if row.charge else None)
+        for used in self._attempts_of(generation.id):
+            self.attempts[used.token] = replace(used, stored_answer=None)
+        generation = self._update(generation, now, GenerationStatus.SUCCESS, duration, session_id=session_id)
+        self._record_event(generation, now, "ai_generation_succeeded")
+        return self._settled(generation, rule, now)
 
     def _refused_before(self, generation_id: UUID, constraint: str) -> bool:
         rows = [row for row in self._attempts_of(generation_id) if row.code == SessionRejected.code]

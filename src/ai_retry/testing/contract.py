@@ -1146,6 +1146,49 @@ class RefusedSessionContract:
         assert load(world, user_id, generation_id).stored_answer is not None
 
 
+class DiscardContract:
+    """``discard_answer`` drops an answer that can never become a session."""
+
+    def test_discarded_answer_is_asked_for_again(self, world: World) -> None:
+        """Without its answer the generation is admitted to a call again; there was one, then there is none."""
+        user_id, generation_id = new_generation(world)
+        keep_answer(world, user_id, generation_id)
+
+        found = [world.storage.discard_answer(user_id, generation_id, operator="ann") for _ in range(2)]
+
+        assert found == [True, False]
+        assert load(world, user_id, generation_id).stored_answer is None
+        assert admission_to(world, user_id, generation_id).context is not None
+
+    def test_discard_finds_no_foreign_answer(self, world: World) -> None:
+        """Someone else's answer is not dropped."""
+        user_id, generation_id = new_generation(world)
+        keep_answer(world, user_id, generation_id)
+
+        assert not world.storage.discard_answer(world.new_user(), generation_id, operator="ann")
+        assert load(world, user_id, generation_id).stored_answer is not None
+
+    def test_claim_is_stale_after_discard(self, world: World) -> None:
+        """An admission to use a stored answer does not outlive the answer."""
+        user_id, generation_id = new_generation(world)
+        keep_answer(world, user_id, generation_id)
+        admission = admission_to(world, user_id, generation_id)
+        world.storage.discard_answer(user_id, generation_id, operator="ann")
+
+        assert try_claim(world, admission) is None
+
+    def test_discarded_answer_does_not_come_back(self, world: World) -> None:
+        """A repeat of the settle that brought it stores it no second time."""
+        user_id, generation_id = new_generation(world)
+        claim = keep_answer(world, user_id, generation_id)
+        world.storage.discard_answer(user_id, generation_id, operator="ann")
+
+        with pytest.raises(LeaseLost):
+            succeed(world, claim)
+
+        assert load(world, user_id, generation_id).stored_answer is None
+
+
 class FailContract:
     """``fail`` closes an attempt without a session, once."""
 
@@ -1554,6 +1597,7 @@ class StorageContract(
     ClaimContract,
     SucceedContract,
     RefusedSessionContract,
+    DiscardContract,
     FailContract,
     QuotaContract,
     RaceContract,

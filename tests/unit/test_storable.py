@@ -1,0 +1,66 @@
+"""Outputs that no database can hold are failures of the provider, found before the settle."""
+
+from typing import Any
+
+import pytest
+
+from ai_retry.domain.errors import GenerationFailed
+from ai_retry.domain.model import Answer, FailureCode
+from ai_retry.domain.policy import storable
+from ai_retry.domain.retry import retry_generation
+from ai_retry.testing.ai import ScriptedAiProvider
+from ai_retry.testing.clock import ManualClock
+from ai_retry.testing.contract import MemoryWorld, new_generation
+
+NESTED: list[Any] = []
+for _ in range(100_000):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [float("nan"), {"a": float("inf")}, "\ud800", {"\x00": 1}, "a\\\x00", {1, 2}, NESTED],
+    ids=["nan", "infinity", "surrogate", "nul-name", "nul-after-backslash", "set", "nested"],
+)
+def test_unstorable_output_is_told(output: Any) -> None:
+    """What jsonb refuses, or what is no JSON at all, is not storable."""
+    assert not storable(output)
+
+
+@pytest.mark.parametrize("output", [None, "é \\u0000 \\\\u0000", {"a": [1, 2.5, True]}, "\U0001f600"], ids=repr)
+def test_storable_output_is_told(output: Any) -> None:
+    """Every other JSON value is storable, also one that spells an escape out."""
+    assert storable(output)
+
+
+def test_unstorable_answer_fails_the_attempt() -> None:
+    """An answer that can't be stored closes the attempt as invalid output: nothing hangs, nothing is charged."""
+    world = MemoryWorld()
+    user_id, generation_id = new_generation(world)
+    ai = ScriptedAiProvider(Answer(output={"text": "\x00"}))
+
+    with pytest.raises(GenerationFailed) as caught:
+        retry_generation(user_id, generation_id, storage=world.storage, ai=ai, clock=ManualClock())
+
+    assert caught.value.code == FailureCode.INVALID_OUTPUT
+    assert caught.value.retry_after is not None
+    (row,) = world.attempts(generation_id)
+    assert (row["outcome"], row["captured_at"], row["provider_outcome"]) == ("failed", None, "generated")
+
+
+@pytest.mark.parametrize("name", ["idempotency_key", "operator"])
+@pytest.mark.parametrize("text", ["", "a\x00", "\ud800", "x" * 256], ids=["empty", "nul", "surrogate", "long"])
+def test_unprintable_name_is_refused_before_any_read(name: str, text: str) -> None:
+    """A key or an operator that could not be recorded is a clear error, and nothing was read."""
+    named: dict[str, Any] = {name: text}
+    nothing: Any = None
+
+    with pytest.raises(ValueError, match=name):
+        retry_generation(
+            "6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11",
+            "6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11",
+            storage=nothing,
+            ai=nothing,
+            clock=nothing,
+            **named,
+        )
