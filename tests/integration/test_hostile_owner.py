@@ -469,19 +469,19 @@ def test_absurd_value_is_refused_by_name(scene: Scene, column: str, value: str, 
     assert scene.outcome(ScriptedAiProvider(default=FAILURE), other) == "AI_UNAVAILABLE"
 
 
-@pytest.mark.parametrize(
-    "prompt_data",
-    [
-        "[" * 3000 + "]" * 3000,
-        '{"messages": ' + '{"a": ' * 3000 + "1" + "}" * 3000 + "}",
-        '{"messages": [{"role": "user", "content": [' + "[" * 900 + "]" * 900 + "]}]}",
-        '{"messages": [{"role": "user", "content": "x"}], "parameters": {"temperature": 1e400}}',
-        '{"messages": [{"role": "user", "content": "x"}], "parameters": {"seed": ' + "9" * 5000 + "}}",
-        '{"messages": [{"role": "user", "content": "x"}], "response_schema": {"$ref": "#"}}',
-        '{"messages": [{"role": "user", "content": "x"}], "response_schema": {"$ref": "http://127.0.0.1:1/x"}}',
-    ],
-    ids=lambda text: text[:40],
-)
+USER = '"messages": [{"role": "user", "content": "x"}]'
+ABSURD_PROMPTS = {
+    "deep list": "[" * 3000 + "]" * 3000,
+    "deep object": '{"messages": ' + '{"a": ' * 3000 + "1" + "}" * 3000 + "}",
+    "deep content": '{"messages": [{"role": "user", "content": [' + "[" * 900 + "]" * 900 + "]}]}",
+    "infinite number": f'{{{USER}, "parameters": {{"temperature": 1e400}}}}',
+    "long number": f'{{{USER}, "parameters": {{"seed": {"9" * 5000}}}}}',
+    "schema of itself": f'{{{USER}, "response_schema": {{"$ref": "#"}}}}',
+    "schema elsewhere": f'{{{USER}, "response_schema": {{"$ref": "http://127.0.0.1:1/x"}}}}',
+}
+
+
+@pytest.mark.parametrize("prompt_data", ABSURD_PROMPTS.values(), ids=ABSURD_PROMPTS.keys())
 def test_absurd_prompt_is_refused_or_asked(scene: Scene, prompt_data: str) -> None:
     """A prompt of any shape that the database can hold is asked or refused, never a surprise."""
     scene.act("update public.generations set prompt_data = (%(data)s::text)::jsonb where id = %(id)s", data=prompt_data)

@@ -1,0 +1,305 @@
+"""An app's own tables and functions misbehave: no paid answer is lost, and nobody says processing for ever."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from ai_retry.domain.errors import AiRetryError, NotConfigured, SessionRejected
+from ai_retry.domain.policy import DEFAULT_POLICY
+from ai_retry.storage.postgres import PostgresStorage
+from ai_retry.testing.contract import claim_of, fail, load, new_generation, succeed
+from tests.integration.test_migrations import AN_APP, an_app_with_rows, apply, connected, refusal_of
+from tests.support.world import SqlWorld
+
+SEAM = """
+create or replace function public.ai_retry_create_session(p_generation public.generations, p_output jsonb)
+returns jsonb language plpgsql as $$ {body} $$
+"""
+RAISES = "begin raise exception 'secret row' using errcode = '{}'; end"
+
+
+@pytest.fixture
+def connection(migrated_database: str) -> Iterator[psycopg.Connection]:
+    """The owner of a database of one's own."""
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def world(migrated_database: str, connection: psycopg.Connection) -> Iterator[SqlWorld]:
+    """A storage on it, and the app around it."""
+    connection.execute("create schema refusals; create table refusals.by_user (user_id uuid, constraint_name text)")
+    storage = PostgresStorage(migrated_database, max_connections=4)
+    yield SqlWorld(storage, connection)
+    storage.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "begin assert false, 'secret row'; end",
+        RAISES.format("PT402"),
+        RAISES.format("AP001"),
+        RAISES.format("54000"),
+        RAISES.format("44000"),
+        RAISES.format("55000"),
+        RAISES.format("0A000"),
+        "declare v uuid; begin v := (select id from (values (1), (2)) t (id))::text::uuid; return null; end",
+        "begin return null; end",
+        'begin return \'{"id": "no uuid"}\'; end',
+        "begin return jsonb_build_object('id', gen_random_uuid()); end",
+    ],
+    ids=["assert", "PT402", "own", "54000", "44000", "55000", "0A000", "21000", "null", "no-uuid", "no-session"],
+)
+def test_seam_that_errs_keeps_the_answer(world: SqlWorld, connection: psycopg.Connection, body: str) -> None:
+    """Whatever an app's seam raises or returns, the attempt is closed uncharged, and the answer waits for the next."""
+    user_id, generation_id = new_generation(world)
+    claim = claim_of(world, user_id, generation_id)
+    connection.execute(SEAM.format(body=body).encode())
+
+    with pytest.raises(SessionRejected) as caught:
+        succeed(world, claim)
+
+    assert "secret" not in repr(caught.value) + str(caught.value)
+    (row,) = world.attempts(generation_id)
+    assert (row["outcome"], row["code"], row["counted"], row["captured_at"]) == (
+        "failed",
+        "SESSION_REJECTED",
+        False,
+        None,
+    )
+    assert load(world, user_id, generation_id).stored_answer is not None
+    assert world.generation(generation_id)["status"] == "error"
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "53200", "57014"])
+def test_passing_error_in_seam_leaves_the_attempt_open(
+    world: SqlWorld, connection: psycopg.Connection, sqlstate: str
+) -> None:
+    """An error that passes by itself undoes everything; the settle may be sent again, and then succeeds."""
+    user_id, generation_id = new_generation(world)
+    claim = claim_of(world, user_id, generation_id)
+    good = connection.execute(
+        "select pg_get_functiondef('public.ai_retry_create_session(public.generations,jsonb)'::regprocedure)"
+    ).fetchone()
+    connection.execute(SEAM.format(body=RAISES.format(sqlstate)).encode())
+
+    with pytest.raises(AiRetryError) as caught:
+        succeed(world, claim)
+    assert good is not None
+    connection.execute(str(good[0]).encode())
+    succeed(world, claim)
+
+    assert caught.value.retry_after is not None
+    assert [row["outcome"] for row in world.attempts(generation_id)] == ["succeeded"]
+
+
+def test_trigger_that_guards_session_id_keeps_the_answer(world: SqlWorld, connection: psycopg.Connection) -> None:
+    """A trigger that puts the old session_id back is named as a refusal; nothing is half done."""
+    connection.execute(
+        """
+        create function public.guard() returns trigger language plpgsql as $$
+        begin new.session_id := old.session_id; return new; end $$;
+        create trigger guard before update on public.generations for each row execute function public.guard();
+        """
+    )
+    user_id, generation_id = new_generation(world)
+    claim = claim_of(world, user_id, generation_id)
+
+    with pytest.raises(SessionRejected):
+        succeed(world, claim)
+
+    assert world.sessions(user_id) == []
+    assert load(world, user_id, generation_id).stored_answer is not None
+
+
+def test_refused_failure_rows_leave_the_status(world: SqlWorld, connection: psycopg.Connection) -> None:
+    """An app that refuses the event of a failure still gets its status, and the attempt says what refused the rest."""
+    connection.execute("alter table public.events add constraint no_events check (false) not valid")
+    user_id, generation_id = new_generation(world)
+
+    fail(world, claim_of(world, user_id, generation_id))
+
+    assert world.generation(generation_id)["status"] == "error"
+    assert world.attempts(generation_id)[0]["refused_constraint"] == "no_events"
+    assert world.error_logs(generation_id) == []
+
+
+def test_column_type_changed_under_open_connection_heals(world: SqlWorld, connection: psycopg.Connection) -> None:
+    """After an app changed a column's type, a pooled connection fails once at most and is replaced."""
+    user_id, generation_id = new_generation(world)
+    fail(world, claim_of(world, user_id, generation_id))
+    connection.execute("alter table public.generations alter column model type varchar(40)")
+
+    for _ in range(3):
+        try:
+            load(world, user_id, generation_id)
+        except AiRetryError as error:
+            assert error.retry_after is not None  # noqa: PT017 - a passing failure is allowed, once
+        else:
+            break
+    assert load(world, user_id, generation_id).generation.id == generation_id
+
+
+@pytest.mark.parametrize("value", ["infinity", "4000-01-01 BC"])
+def test_instant_beyond_python_is_a_named_problem(world: SqlWorld, connection: psycopg.Connection, value: str) -> None:
+    """An instant that Python can't hold is NotConfigured for its own generation, and no other's."""
+    user_id, generation_id = new_generation(world)
+    other = world.new_generation(user_id)
+    connection.execute(
+        "update public.generations set created_at = %s, status = 'success' where id = %s", [value, generation_id]
+    )
+
+    with pytest.raises(NotConfigured, match="out of range"):
+        load(world, user_id, generation_id)
+    assert load(world, user_id, other).generation.id == other
+
+
+def test_session_of_another_user_is_never_told(world: SqlWorld, connection: psycopg.Connection) -> None:
+    """A user who points session_id at a stranger's session gets nothing of it."""
+    stranger, theirs = new_generation(world)
+    settled = succeed(world, claim_of(world, stranger, theirs))
+    user_id, mine = new_generation(world)
+
+    connection.execute("update public.generations set session_id = %s where id = %s", [settled.session["id"], mine])
+
+    assert load(world, user_id, mine).session is None
+
+
+@pytest.mark.parametrize("flip", ["update", "delete"])
+def test_flips_during_the_call_save_no_attempt(world: SqlWorld, connection: psycopg.Connection, flip: str) -> None:
+    """Who flips the status, or deletes and re-inserts the row, during the call used up an attempt and waits."""
+    user_id, generation_id = new_generation(world)
+    claim = claim_of(world, user_id, generation_id)
+    if flip == "update":
+        world.set_generation(generation_id, status="success")
+    else:
+        world.delete_generation(generation_id)
+
+    with pytest.raises(AiRetryError):
+        succeed(world, claim)
+    if flip == "update":
+        world.set_generation(generation_id, status="error")
+    else:
+        connection.execute(
+            "insert into public.generations (id, user_id, status, prompt_data) values (%s, %s, 'error', %s)",
+            [generation_id, user_id, Jsonb({"messages": [{"role": "user", "content": "x"}]})],
+        )
+
+    (attempt,) = load(world, user_id, generation_id).attempts
+    assert attempt.counted
+    assert attempt.next_attempt_at is not None
+    assert (load(world, user_id, generation_id).stored_answer is not None) == (flip == "update")
+
+
+def test_discarded_answer_does_not_come_back(world: SqlWorld) -> None:
+    """A settle that is sent again after an operator dropped its answer stores nothing."""
+    user_id, generation_id = new_generation(world)
+    claim = claim_of(world, user_id, generation_id)
+    world.advance(DEFAULT_POLICY.lease)
+    claim_of(world, user_id, world.new_generation(user_id))
+    with pytest.raises(AiRetryError):
+        succeed(world, claim)
+    world.storage.discard_answer(user_id, generation_id, operator="ada")
+
+    with pytest.raises(AiRetryError):
+        succeed(world, claim)
+
+    assert load(world, user_id, generation_id).stored_answer is None
+
+
+APPS: dict[str, tuple[str, str]] = {
+    "seam of another type": (
+        AN_APP + "create function public.ai_retry_create_session(public.generations, jsonb) returns uuid"
+        " language sql as 'select gen_random_uuid()';",
+        "must return jsonb",
+    ),
+    "short error types": (AN_APP.replace("error_type text", "error_type varchar(12)"), "rehearsing"),
+    "sequence without a grant": (
+        AN_APP.replace("id bigint generated always as identity primary key,\n  user_id", "id bigserial, user_id"),
+        "rehearsing",
+    ),
+    "trigger without a search_path": (
+        AN_APP + "create function public.audit() returns trigger language plpgsql as"
+        " $$ begin perform 1 from events; return new; end $$;"
+        " create trigger audit before update on public.generations for each row execute function public.audit();",
+        "search_path",
+    ),
+    "ids that are not unique": (
+        AN_APP.replace(
+            "id uuid primary key default gen_random_uuid(),\n  user_id uuid not null references",
+            "id uuid default gen_random_uuid(),\n  user_id uuid not null references",
+        ).replace("generation_id uuid references public.generations (id) on delete cascade", "generation_id uuid"),
+        "must be unique",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_app_that_would_fail_later_is_stopped_now(bare_database: str, name: str) -> None:
+    """What would refuse a paid answer or a failure later is named at installation, and nothing is changed."""
+    ddl, words = APPS[name]
+    an_app_with_rows(bare_database, ddl)
+
+    assert words in refusal_of(bare_database)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "alter table public.generations add constraint linked check ((status = 'success') = (session_id is not null))"
+        " not valid;",
+        "create unique index one_at_a_time on public.generations (user_id) where status = 'processing';",
+        "alter table public.generations add column title text not null default 'x';",
+    ],
+    ids=["success has a session", "one processing per user", "own column"],
+)
+def test_legal_app_is_installed(bare_database: str, extra: str) -> None:
+    """Constraints that a real retry satisfies don't stop the installation."""
+    an_app_with_rows(bare_database, AN_APP + extra)
+
+    apply(bare_database)
+
+
+def test_seam_open_to_users_is_told(bare_database: str) -> None:
+    """A seam that end users may execute is told in a notice, with the line that closes it."""
+    an_app_with_rows(bare_database, AN_APP)
+    with connected(bare_database) as connection:
+        connection.execute(SEAM.format(body="begin return null; end").encode())
+
+    notices = apply(bare_database)
+
+    assert any("revoke all on function public.ai_retry_create_session" in notice for notice in notices)
+
+
+def code_of(call: Callable[[], object]) -> str | None:
+    """Call; tell the error's code, None when there was none."""
+    try:
+        call()
+    except AiRetryError as error:
+        return error.code
+    return None
+
+
+def test_restarted_database_costs_one_read_at_most(migrated_database: str) -> None:
+    """When the server cut all idle connections, the pool replaces them at once, not one by one."""
+    storage = PostgresStorage(migrated_database, max_connections=8)
+    rule = DEFAULT_POLICY.quota
+    nobody: Any = (uuid4(), UUID(int=0), rule)
+    with connected(migrated_database) as owner:
+        connections = [storage._pool.getconn() for _ in range(8)]
+        for connection in connections:
+            storage._pool.putconn(connection)
+        owner.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+
+        codes = [code_of(lambda: storage.load(*nobody)) for _ in range(4)]
+    storage.close()
+
+    assert codes in ([None] * 4, ["STORAGE_UNAVAILABLE", None, None, None])
