@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from time import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -418,7 +419,7 @@ def test_foreign_id_looks_like_an_absent_one(house: House, door: Door, method: s
         answers[generation_id] = door.send(method, f"/sessions/ai/{generation_id}{suffix}", token, headers)
 
     ask(absent)  # connections are warm from here on
-    of_foreign, of_absent = (house.statements_of(lambda each=each: ask(each)) for each in (foreign, absent))
+    of_foreign, of_absent = (house.statements_of(partial(ask, each)) for each in (foreign, absent))
 
     assert answers[foreign].status == 404
     assert answers[foreign].but_for(foreign) == answers[absent].but_for(absent)
@@ -574,7 +575,6 @@ def test_strange_wire_never_breaks(house: House, door: Door) -> None:
     }
 
     statuses = {name: door.send_raw(request) for name, request in requests.items()}
-    print(statuses)
 
     assert {name: status for name, status in statuses.items() if status >= 500} == {}
     assert statuses["chunked"] == 404
