@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test check stack-up stack-down clean
+.PHONY: help setup demo demo-model test check pages fuzz fuzz-provider stack-up stack-down clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,15 @@ check: $(READY) ## Lint, types, migrations judged by Supabase's advisors, and th
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m tests.support.judges
+
+pages: $(READY) ## Write the documentation's generated pages
+	@$(BIN)/python -m tests.support.pages
+
+fuzz: $(READY) ## Run the storage's state machine longer, on memory and on PostgreSQL: make fuzz N=1000
+	FUZZ=$(or $(N),500) $(BIN)/python -m pytest -q -s tests/property/test_storage_machine.py --timeout 3600
+
+fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-provider N=100 (times as many as a test)
+	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py --timeout 3600
 
 stack-up: $(READY) ## Start a local stack that stays; .stack/env says where it is
 	@$(BIN)/python -m tests.support.stack up

@@ -8,8 +8,32 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support import log_scan
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import skipping_without_stack
+
+_LISTENING = pytest.MonkeyPatch()
+
+
+def pytest_configure() -> None:
+    """Read everything that is logged from now on."""
+    log_scan.listen(_LISTENING)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run when a log held what no log may hold."""
+    _LISTENING.undo()
+    if log_scan.SCAN.findings:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name logger and place, not the secret."""
+    if log_scan.SCAN.findings:
+        terminalreporter.section("secrets in logs", red=True)
+        for finding in log_scan.SCAN.findings:
+            terminalreporter.write_line(finding, red=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,6 +6,9 @@ does not name is undocumented.
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +19,8 @@ from flask import Flask
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
+from schemathesis.core.failures import FailureGroup
+from schemathesis.openapi.checks import JsonSchemaError, UndefinedStatusCode
 
 from ai_retry.bootstrap import connect, verifier
 from ai_retry.config import Settings
@@ -25,9 +30,18 @@ from ai_retry.testing.provider import ScriptedServer, chat
 from tests.support.stack import SignedInUser, Stack
 from tests.unit.http_edge import closed_document
 
-OPERATIONS = ("GET /healthz", "GET /sessions/ai/openapi.json", "GET /sessions/ai/{generationId}", "POST /sessions/ai/{generationId}/retry")
-WITH_ID = [each for each in OPERATIONS if "{generationId}" in each]
-CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance", "response_schema_conformance")
+WITH_ID = ("GET /sessions/ai/{generationId}", "POST /sessions/ai/{generationId}/retry")
+WITHOUT = ("GET /healthz", "GET /sessions/ai/openapi.json")  # there is no wrong way to ask for these
+POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+STATUSES = ("error", "timeout", "success", "queued", "processing")
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(("role", "content", "type")), inner),
+    max_leaves=5,
+)
 BOUNDED = settings(
     max_examples=50,
     deadline=None,
@@ -43,9 +57,14 @@ class Project:
 
     def __init__(self, app: Flask, user: SignedInUser, other: SignedInUser, database: psycopg.Connection) -> None:
         self.user, self.other, self._database = user, other, database
-        self.schema = schemathesis.openapi.from_dict(closed_document(), config=schemathesis.Config())
-        self.schema.app = app
-        self.statuses: set[int] = set()
+        self._app = app
+        self.schema = self.load(closed_document())
+
+    def load(self, document: dict[str, Any]) -> Any:
+        """Let schemathesis read a document of this app, and no configuration from files."""
+        schema = schemathesis.openapi.from_dict(document, config=schemathesis.Config())
+        schema.app = self._app
+        return schema
 
     def operation(self, label: str) -> Any:
         """Find an operation."""
@@ -56,8 +75,7 @@ class Project:
         """Store a generation."""
         generation_id = uuid4()
         self._database.execute(
-            "insert into public.generations (id, user_id, status, model, prompt_data)"
-            " values (%s, %s, %s, 'small', %s)",
+            "insert into public.generations (id, user_id, status, model, prompt_data) values (%s, %s, %s, 'small', %s)",
             [generation_id, user.id, status, Jsonb(prompt_data)],
         )
         return generation_id
@@ -65,9 +83,7 @@ class Project:
     def check(self, case: Any, *, token: str | None) -> int:
         """Send a case and let schemathesis judge the answer."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        response = case.call(headers=headers)
-        case.validate_response(response)
-        return int(response.status_code)
+        return int(case.call_and_validate(headers=headers).status_code)
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +98,74 @@ def project(stack: Stack) -> Iterator[Project]:
         app.register_blueprint(create_blueprint(client, verifier(settings_).verify))
         users = [stack.sign_up(f"{uuid4()}@example.com", "correct horse battery") for _ in range(2)]
         database = cleanup.enter_context(psycopg.connect(stack.database_url, autocommit=True))
+        database.execute("insert into public.ai_retry_quotas values (%s, 1000)", [users[0].id])
         yield Project(app, users[0], users[1], database)
 
 
-@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
-@pytest.mark.parametrize("label", OPERATIONS)
+@pytest.mark.parametrize(
+    ("label", "mode"),
+    [*((label, POSITIVE) for label in (*WITH_ID, *WITHOUT)), *((label, NEGATIVE) for label in WITH_ID)],
+    ids=lambda value: getattr(value, "value", value),
+)
 def test_generated_requests_answered_as_documented(
     project: Project, label: str, mode: schemathesis.GenerationMode
 ) -> None:
-    """Requests that the document allows, and such that it does not, get documented answers."""
+    """Requests that the document allows, and such that it does not, get documented answers and no 5xx."""
+    seen: set[int] = set()
 
     @BOUNDED
     @given(case=project.operation(label).as_strategy(mode), signed_in=st.booleans())
     def play(case: Any, signed_in: bool) -> None:
-        project.statuses.add(project.check(case, token=project.user.access_token if signed_in else None))
+        seen.add(project.check(case, token=project.user.access_token if signed_in else None))
 
     play()
-    print(label, mode, project.statuses)
+    assert seen <= ({200, 400, 401, 404} if label in WITH_ID else {200})
+
+
+@pytest.mark.parametrize("label", WITH_ID)
+def test_stored_generations_answered_as_documented(project: Project, label: str) -> None:
+    """Generations in every status, own and foreign, with contexts of any kind, get documented answers and no 5xx."""
+    seen: set[int] = set()
+    contexts = st.one_of(st.just(PROMPT_DATA), st.none(), JSON, st.fixed_dictionaries({"messages": JSON}))
+
+    @BOUNDED
+    @given(
+        case=project.operation(label).as_strategy(POSITIVE),
+        own=st.sampled_from((True, True, True, False)),
+        status=st.sampled_from(STATUSES),
+        prompt_data=contexts,
+    )
+    def play(case: Any, own: bool, status: str, prompt_data: Any) -> None:
+        owner = project.user if own else project.other
+        case.path_parameters["generationId"] = str(project.add_generation(owner, status, prompt_data))
+        seen.add(project.check(case, token=project.user.access_token))
+
+    play()
+    assert seen >= ({200, 404} if label.startswith("GET") else {200, 404, 409, 429})
+
+
+@pytest.mark.parametrize(
+    ("label", "taken_out", "found"),
+    [
+        (
+            "GET /sessions/ai/{generationId}",
+            ("paths", "/sessions/ai/{generationId}", "get", "responses", "404"),
+            UndefinedStatusCode,
+        ),
+        ("GET /healthz", ("components", "schemas", "HealthData", "properties", "status"), JsonSchemaError),
+    ],
+    ids=["status", "member"],
+)
+def test_undocumented_answer_is_found(
+    project: Project, label: str, taken_out: tuple[str, ...], found: type[Exception]
+) -> None:
+    """What is taken out of the document is reported: the checks above can fail."""
+    method, path = label.split()
+    document = deepcopy(closed_document())
+    reduce(getitem, taken_out[:-1], document).pop(taken_out[-1])
+    case = project.load(document)[path][method].Case(path_parameters={"generationId": str(uuid4())})
+
+    with pytest.raises(FailureGroup) as caught:
+        project.check(case, token=project.user.access_token)
+
+    assert [type(each) for each in caught.value.exceptions] == [found]

@@ -22,7 +22,7 @@ from ai_retry.providers.redaction import Redactor
 from ai_retry.providers.waits import duration, retry_after
 from ai_retry.testing.provider import Request, Script, ScriptedServer, raw
 
-MORE = int(os.environ.get("AI_RETRY_FUZZ", "1"))  # times as many examples
+MORE = int(os.environ.get("FUZZ", "1"))  # times as many examples
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = "sk-test-0123456789abcdef"
 PROMPT = "Plan a week of running for a beginner whose left knee hurts"

@@ -388,10 +388,10 @@ class StorageMachine(RuleBasedStateMachine):
         assert (admission.context is None) == (snapshot.stored_answer is not None)
 
     def _check_only_abandoned(self, before: dict[tuple[UUID, int], Fate]) -> None:
-        """A claim changes earlier attempts in one way alone: expired ones are abandoned, and count."""
+        """A claim changes earlier attempts in one way alone: expired ones are abandoned, and count if they called."""
         for attempt, fate in before.items():
             now = self._fates()[attempt]
-            assert now == fate or (fate[0] is None and now == ("abandoned", "LEASE_LOST", True, False))
+            assert now == fate or (fate[0] is None and now == ("abandoned", "LEASE_LOST", fate[2], False))
 
     def _check_call(self, generation_id: UUID) -> None:
         """A call is made by the one open attempt of a generation that has no stored answer."""

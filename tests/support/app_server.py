@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.log_scan import SCAN
 from tests.support.npm import REPOSITORY
 from tests.support.processes import StackUnavailable, die_with_parent, tail
 
@@ -54,6 +55,7 @@ def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None =
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(5)
+            SCAN.read_file("gunicorn", log)
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,33 @@
+"""Run faults by the hundred: ``python -m tests.faults run --runs 300 --seed N --seconds 540``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tests.faults.campaign import Campaign
+from tests.faults.kinds import KINDS
+from tests.faults.stage import a_stage
+from tests.support.stack import running_stack
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run, print, and tell by the exit status whether a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="kill, cut and restart; check what is left")
+    run.add_argument("--runs", type=int, default=300)
+    run.add_argument("--seed", type=int, default=1)
+    run.add_argument("--seconds", type=float, default=540, help="begin no run after so many")
+    run.add_argument("--kind", help="only kinds whose name holds this")
+    chosen = parser.parse_args(arguments)
+    kinds = [kind for kind in KINDS if (chosen.kind or "") in kind.name]
+    with running_stack() as stack, a_stage(stack, chosen.seed) as stage:
+        campaign = Campaign(stage, seed=chosen.seed)
+        campaign.run(kinds, runs=chosen.runs, seconds=chosen.seconds)
+    for line in campaign.lines():
+        print(line)
+    return 1 if campaign.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,226 @@
+"""One run: a failed generation, a worker that meets its fault, and everything that should still come out right."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from random import Random
+from urllib.parse import urlsplit
+
+import psutil
+
+from ai_retry.clock import SystemClock
+from ai_retry.domain.errors import AiRetryError, AlreadySucceeded
+from ai_retry.domain.retry import retry_generation, retry_status
+from ai_retry.spool import Spool
+from tests.faults.checker import LONGEST_WAIT, History
+from tests.faults.kinds import Kind
+from tests.faults.plan import LONGEST_LIFE, POLICY, Job
+from tests.faults.proxy import Proxy
+from tests.faults.stage import Stage
+from tests.faults.worker import work
+from tests.support.processes import free_port
+
+_LEASE = POLICY.lease.total_seconds()
+_SPOOL_SENT = ("at once", "after the lease", "after the retry")
+
+
+class Run:
+    """Prepares, starts and ends one run; ``history`` says what was seen."""
+
+    def __init__(self, stage: Stage, kind: Kind, seed: int) -> None:
+        self._stage, self._kind = stage, kind
+        self._random = Random(seed)
+        self.user_id, self.generation_id = stage.new_generation()
+        self.directory = stage.directory / str(self.generation_id)
+        self.directory.mkdir()
+        self.history = History(kind=kind, seed=seed)
+        self._workers: list[tuple[ForkServerProcess, Path]] = []
+        self._killed: set[int] = set()
+        self._opened = ExitStack()
+        self._proxy: Proxy | None = None
+
+    def start(self) -> None:
+        """Start the worker, and its rival if that comes at once."""
+        kind = self._kind
+        self._stage.provider.expect(self.generation_id, kind.provider, self._kill)
+        if kind.refused:
+            self._stage.rows("insert into refusals.by_user values (%s, 'app_rule')", self.user_id)
+        self._spawn(self._faulty_job())
+        if kind.rival == "at once":
+            time.sleep(self._random.uniform(0, 0.05))
+            self._spawn(self._plain_job())
+
+    def finish(self) -> History:
+        """See the workers end, lift every fault, and read what is left."""
+        with self._opened:
+            if self._kind.signal == signal.SIGSTOP:
+                self._thaw_after_the_lease()
+            elif self._kind.rival == "after the lease":
+                time.sleep(_LEASE + 0.3)
+                self._spawn(self._plain_job())
+            self._join()
+        self._collect()
+        if self._kind.refused:
+            self._stage.rows("delete from refusals.by_user where user_id = %s", self.user_id)
+        self._recover()
+        self._read()
+        return self.history
+
+    def _faulty_job(self) -> Job:
+        kind, transport = self._kind, self._random.choice(self._kind.transports)
+        port = self._stage.database_port if transport == "postgres" else self._stage.api_port
+        self._proxy = self._opened.enter_context(Proxy(port, kind.rule, self._kill, self._hold))
+        ai_url = f"http://127.0.0.1:{free_port()}/v1" if kind.provider_down else self._stage.provider.server.base_url
+        return Job(
+            user_id=self.user_id,
+            generation_id=self.generation_id,
+            database_url=self._through(self._stage.stack.database_url) if transport == "postgres" else None,
+            api_url=self._through(self._stage.stack.url),
+            secret_key=self._stage.stack.secret_key,
+            ai_url=ai_url,
+            spool=self.directory / "spool",
+            report=self.directory / "report",
+            point=kind.point,
+            signal=kind.signal,
+            full_pool=kind.full_pool,
+            broken=kind.broken,
+        )
+
+    def _plain_job(self) -> Job:
+        return Job(
+            user_id=self.user_id,
+            generation_id=self.generation_id,
+            database_url=self._stage.stack.database_url,
+            api_url=self._stage.stack.url,
+            secret_key=self._stage.stack.secret_key,
+            ai_url=self._stage.provider.server.base_url,
+            spool=self.directory / "spool",
+            report=self.directory / "rival",
+        )
+
+    def _through(self, url: str) -> str:
+        assert self._proxy is not None
+        return url.replace(f":{urlsplit(url).port}", f":{self._proxy.port}")
+
+    def _spawn(self, job: Job) -> None:
+        process = self._stage.processes.Process(target=work, args=(job,), daemon=True)
+        process.start()
+        self._workers.append((process, job.report))
+
+    def _kill(self) -> None:
+        """End the first worker, as the kernel would."""
+        process, _ = self._workers[0]
+        if process.pid is not None and process.is_alive():
+            self._killed.add(0)
+            os.kill(process.pid, signal.SIGKILL)
+
+    def _hold(self, send: Callable[[], None]) -> None:
+        """Let a call wait for its user's lock in the database, and do meanwhile what the kind says."""
+        with self._stage.connect() as holder, holder.transaction():
+            holder.execute("select public.ai_retry_lock(%s)", [self.user_id])
+            send()
+            waiting = self._stage.waiting_for(self.user_id)
+            if self._kind.held and self._kind.held.startswith("kill"):
+                self._kill()
+            if self._kind.held and self._kind.held.endswith("terminate"):
+                self._stage.rows("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", waiting)
+
+    def _thaw_after_the_lease(self) -> None:
+        """Wait until the worker stopped itself, let its lease run out, perhaps let another in, and wake it."""
+        process, _ = self._workers[0]
+        pid = process.pid or 0
+        ends = time.monotonic() + 5
+        while process.is_alive() and time.monotonic() < ends and not self.history.hit:
+            time.sleep(0.02)
+            self.history.hit = psutil.Process(pid).status() == psutil.STATUS_STOPPED
+        if not self.history.hit:
+            return
+        time.sleep(_LEASE + 0.2)
+        if self._kind.rival:
+            self._spawn(self._plain_job())
+            self._workers[1][0].join(LONGEST_LIFE)
+        os.kill(pid, signal.SIGCONT)
+
+    def _join(self) -> None:
+        for process, _ in self._workers:
+            process.join(LONGEST_LIFE + 5)
+
+    def _collect(self) -> None:
+        """Read what the workers told; say whether the fault happened."""
+        kind, history = self._kind, self.history
+        for number, (_, path) in enumerate(self._workers):
+            if path.exists():
+                history.reports.append(json.loads(path.read_text()))
+            elif number == 0 and (0 in self._killed or (kind.point and kind.signal == signal.SIGKILL)):
+                history.killed += 1
+            else:
+                history.silent += 1
+        by_rule = self._proxy is not None and self._proxy.fired > 0
+        by_point = kind.point is not None and kind.signal == signal.SIGKILL and history.killed > 0
+        history.hit = history.hit or by_point or (by_rule and kind.point is None)
+        history.hit = history.hit or (kind.rule is None and kind.point is None)
+
+    def _recover(self) -> None:
+        """Send the spool again, sooner or later, and retry as anybody would."""
+        moment = self._random.choice(_SPOOL_SENT)
+        stage, history = self._stage, self.history
+        began = time.monotonic()
+        if moment == "at once":
+            self._send_spool()
+        while not (retryable := self._may_be_retried()) and time.monotonic() - began < 2 * LONGEST_WAIT.total_seconds():
+            time.sleep(0.03)
+        history.waited = timedelta(seconds=time.monotonic() - began)
+        if moment == "after the lease":
+            self._send_spool()
+        if retryable != "done":
+            stage.provider.expect(self.generation_id, (), self._kill)
+            history.last_retry = self._retry()
+        self._send_spool()
+
+    def _may_be_retried(self) -> str:
+        status = retry_status(self.user_id, self.generation_id, storage=self._stage.storage, policy=POLICY)
+        if isinstance(status.refusal, AlreadySucceeded):
+            return "done"
+        return "" if status.admission is None else "now"
+
+    def _retry(self) -> str:
+        try:
+            retry_generation(
+                self.user_id,
+                self.generation_id,
+                storage=self._stage.storage,
+                ai=self._stage.ai,
+                clock=SystemClock(),
+                policy=POLICY,
+            )
+        except AiRetryError as error:
+            return error.code
+        return "ok"
+
+    def _send_spool(self) -> None:
+        spool = Spool(self.directory / "spool")
+        report = spool.send_again(self._stage.storage)
+        self.history.left_in_spool = report.left + report.unreadable + len(list(spool.pending()))
+        stored = self._stage.rows(
+            "select from public.ai_retry_attempts where generation_id = %s and stored_answer is not null",
+            self.generation_id,
+        )
+        if stored:
+            self.history.answer_stored_at.append(datetime.now(UTC))
+
+    def _read(self) -> None:
+        stage, history = self._stage, self.history
+        history.attempts = stage.rows(
+            "select * from public.ai_retry_attempts where generation_id = %s order by number", self.generation_id
+        )
+        history.sessions = stage.rows("select * from public.sessions where user_id = %s", self.user_id)
+        history.status = stage.rows("select status from public.generations where id = %s", self.generation_id)[0][
+            "status"
+        ]
+        history.calls = stage.provider.calls(self.generation_id)

@@ -1,0 +1,74 @@
+"""Pages of the documentation that are generated from the code; `make pages` writes them, a test keeps them equal."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from ai_retry.providers import signals
+from ai_retry.providers.signals import Signal
+from tests.support.npm import REPOSITORY
+
+_INTRODUCTION = """# How a provider's answer is judged
+
+Generated from `ai_retry.providers.signals`, the table that the code uses; edit that, then run `make pages`.
+
+- **code**: what the attempt, the answer of the endpoint (502) and the log say.
+- **not generated**: certainly no token was produced. Such a call uses up no attempt, and the request may be repeated
+  inside the call. In doubt it says no: that costs an attempt, while a wrong yes would repeat a paid call.
+- **may pass**: the identical request may succeed later, without anybody changing anything.
+- **operator**: somebody who runs the app has to act (key, credit, model, configuration); it uses up no attempt.
+
+A wait that the provider asks for (`retry-after-ms`, `Retry-After` in seconds or as a date, a hint in the body, reset
+headers, in this order) is a floor under our own backoff, up to `AI_RETRY_MAX_WAIT_SECONDS`.
+
+Examples of configuration: OpenRouter needs `AI_API_KEY` and perhaps
+`AI_HEADERS={"HTTP-Referer": "https://app.example", "X-Title": "App"}`; Azure needs the deployment's address in
+`AI_BASE_URL`, `AI_QUERY={"api-version": "2024-10-21"}` and `AI_AUTH_HEADER=api-key`; a server on this machine needs
+`AI_BASE_URL=http://127.0.0.1:8080/v1` and no key.
+"""
+
+
+def provider_signals() -> str:
+    """Render the table of signals, in the order in which it is searched."""
+    return "\n".join(
+        [
+            _INTRODUCTION,
+            *_table("Before there is an answer", signals.BEFORE),
+            *_table(
+                "A status that is not 2xx, or an error inside a 2xx; the first row that applies counts", signals.STATUS
+            ),
+            *_table("Inside a 2xx", signals.CONTENT),
+        ]
+    )
+
+
+def _table(title: str, rows: Iterable[Signal]) -> list[str]:
+    head = ["| shows | when | code | not generated | may pass | operator | source |", "|---|---|---|---|---|---|---|"]
+    return [f"## {title}", "", *head, *map(_row, rows), ""]
+
+
+def _row(signal: Signal) -> str:
+    when = "; ".join(
+        part
+        for part in (
+            ", ".join(str(status) for status in sorted(signal.statuses)),
+            ", ".join(f"`{word}`" for word in sorted(signal.words)),
+            ", ".join(f"“{phrase}”" for phrase in sorted(signal.phrases)),
+        )
+        if part
+    )
+    marks = ("yes" if mark else "" for mark in (signal.not_generated, signal.transient, signal.operator_fault))
+    return f"| {signal.shows} | {when} | `{signal.code}` | {' | '.join(marks)} | {signal.source} |"
+
+
+PAGES: Mapping[Path, Callable[[], str]] = {REPOSITORY / "docs" / "provider-signals.md": provider_signals}
+
+
+def main() -> None:
+    """Write every page."""
+    for path, render in PAGES.items():
+        path.write_text(render(), encoding="utf-8")
+        print(path.relative_to(REPOSITORY))
+
+
+if __name__ == "__main__":
+    main()
