@@ -4,7 +4,6 @@ Two commits per attempt, the claim and the settle, and one read before them; the
 and never inside a transaction.
 """
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -62,7 +61,7 @@ def retry_generation(
     waive: frozenset[Waiver] = frozenset(),
     charge: bool = True,
     operator: str | None = None,
-    jitter: Callable[[], float] = random.random,
+    jitter: Callable[[], float] | None = None,
 ) -> RetryResult:
     """Try a failed generation again, once, and return its session.
 
@@ -82,7 +81,7 @@ def retry_generation(
         waive: limits that an operator lifts for this attempt; recorded on it.
         charge: False gives the user the session without spending quota; recorded.
         operator: who lifted a limit; recorded.
-        jitter: where in its range a wait lies, in [0, 1].
+        jitter: where in its range a wait lies, in [0, 1]; at random when None.
 
     Raises:
         ValueError: an id is not a UUID, or a name not printable; nothing was read.
@@ -106,7 +105,9 @@ def retry_generation(
         claimed_after = clock.monotonic()
         claim = storage.claim(admission, token=uuid4(), lease=policy.lease)
         if claim is not None:
-            attempt = _Attempt(snapshot, admission, claim, claimed_after, storage, ai, clock, policy, jitter)
+            attempt = _Attempt(
+                snapshot, admission, claim, claimed_after, storage, ai, clock, policy, jitter or _at_random
+            )
             return attempt.run()
     raise RetryInProgress(retry_after=_SHORTEST_CALL)
 
@@ -216,6 +217,12 @@ class _Attempt:
 
     def _since(self, monotonic: float) -> timedelta:
         return timedelta(seconds=self.clock.monotonic() - monotonic)
+
+
+def _at_random() -> float:
+    import random  # noqa: PLC0415 (importing ai_retry shall be quick)
+
+    return random.random()  # noqa: S311 (spreads waits, guards nothing)
 
 
 _NO_TIME_TO_CALL = Failure(

@@ -301,7 +301,9 @@ class InMemoryStorage:
             its = row.user_id == generation.user_id or row.generation_id == generation.id
             if its and row.outcome is None and not _is_live(row, now):
                 due_at = row.next_attempt_at
-                self._close(row, now, LeaseLost.code, outcome=Outcome.ABANDONED, counted=True, next_attempt_at=due_at)
+                self._close(
+                    row, now, LeaseLost.code, outcome=Outcome.ABANDONED, counted=row.counted, next_attempt_at=due_at
+                )
 
     def _still_admitted(self, admission: Admission, generation: Generation, now: datetime) -> bool:
         if admission.version != self._version(generation):
@@ -364,7 +366,9 @@ class InMemoryStorage:
         """Make the session the generation's, and capture the held unit."""
         session_id = UUID(session["id"])
         self.sessions[session_id] = session
-        self._close(row, now, None, outcome=Outcome.SUCCEEDED, counted=True, captured_at=now if row.charge else None)
+        self._close(
+            row, now, None, outcome=Outcome.SUCCEEDED, counted=row.counted, captured_at=now if row.charge else None
+        )
         for used in self._attempts_of(generation.id):
             self.attempts[used.token] = replace(used, stored_answer=None)
         generation = self._update(generation, now, GenerationStatus.SUCCESS, duration, session_id=session_id)

@@ -876,6 +876,16 @@ class SucceedContract:
         assert stored is not None
         assert (stored.number, stored.answer.output) == (kept.number, ANSWER.output)
 
+    def test_abandoned_use_of_stored_answer_is_free(self, world: World) -> None:
+        """Whoever uses a stored answer calls nobody: abandoned, it counts nothing and may have cost nothing."""
+        user_id, generation_id = new_generation(world)
+        keep_answer(world, user_id, generation_id)
+        abandon(world, claim_of(world, user_id, generation_id))
+
+        row = world.attempts(generation_id)[-1]
+
+        assert (row["outcome"], row["counted"], row["provider_outcome"]) == ("abandoned", False, "not_generated")
+
     def test_newest_stored_answer_is_served(self, world: World) -> None:
         """Of two stored answers the newer attempt's is served."""
         user_id, generation_id = new_generation(world)
