@@ -583,7 +583,8 @@ begin
     return pg_catalog.jsonb_build_object('status', 'not_found');
   end if;
   -- From here on the app may be waiting for us, perhaps while it holds what we ask for next: give way quickly.
-  perform pg_catalog.set_config('lock_timeout', '50ms', true);
+  -- Who deletes the user meets claims of several generations one after the other: give way to them at once.
+  perform pg_catalog.set_config('lock_timeout', '5ms', true);
   v_now := pg_catalog.clock_timestamp();
   if v_now > p_as_of + interval '10 seconds' then
     return pg_catalog.jsonb_build_object('status', 'stale');
@@ -618,6 +619,7 @@ begin
     -- Who uses a stored answer calls nobody: should it be abandoned, it has cost nothing.
     p_answer_from, p_answer_from is null, case when p_answer_from is null then 'unknown' else 'not_generated' end
   ) returning * into v_attempt;
+  perform pg_catalog.set_config('lock_timeout', '25ms', true);
   update public.generations g set status = 'processing', updated_at = v_now where g.id = p_generation_id;
   return pg_catalog.jsonb_build_object(
     'status', 'claimed', 'number', v_attempt.number, 'lease_expires_at', v_attempt.lease_expires_at);
@@ -777,7 +779,7 @@ begin
     where g.id = p_generation_id and g.user_id = p_user_id for no key update;
   v_found := found;
   -- From here on the app may be waiting for us, perhaps while it holds what we ask for next: give way quickly.
-  perform pg_catalog.set_config('lock_timeout', '50ms', true);
+  perform pg_catalog.set_config('lock_timeout', '25ms', true);
   v_now := pg_catalog.clock_timestamp();
   v_ours := public.ai_retry_has_success(p_generation_id);
   select * into v_attempt from public.ai_retry_attempts a
@@ -912,7 +914,7 @@ begin
     where g.id = p_generation_id and g.user_id = p_user_id for no key update;
   v_found := found;
   -- From here on the app may be waiting for us, perhaps while it holds what we ask for next: give way quickly.
-  perform pg_catalog.set_config('lock_timeout', '50ms', true);
+  perform pg_catalog.set_config('lock_timeout', '25ms', true);
   v_now := pg_catalog.clock_timestamp();
   select * into v_attempt from public.ai_retry_attempts a
     where a.token = p_token and a.generation_id = p_generation_id;
@@ -1000,7 +1002,7 @@ begin
       select * into v_generation from public.generations g
         where g.id = v_attempt.generation_id for no key update skip locked;
       continue when not found;
-      perform pg_catalog.set_config('lock_timeout', '50ms', true);
+      perform pg_catalog.set_config('lock_timeout', '25ms', true);
       if v_generation.status = 'processing' then
         perform public.ai_retry_record_failure(
           v_generation, v_attempt.number, 'timeout', 'LEASE_LOST', 'The attempt was not finished in time.', null, v_now);

@@ -16,6 +16,7 @@ import socket
 from pathlib import Path
 
 import psycopg
+import requests
 
 from tests.support.npm import lite_command
 from tests.support.postgres import Postgres
@@ -102,6 +103,12 @@ class Lite:
             [*self._command, "start", "--no-admin", "--host", "127.0.0.1"], cwd=self._project, env=self._env
         )
         await self.child.until(lambda _: b"Ready in" in self.child.log.read_bytes()[seen:] and _listens(port))
+        self._warm_up(port)
+
+    def _warm_up(self, port: int) -> None:
+        """Let it answer one request alone: several first ones at once fail (`SUP`), since it grants at the first."""
+        url = f"http://127.0.0.1:{port}/rest/v1/?limit=0"
+        requests.get(url, headers={"apikey": self._env["SUPABASE_SECRET_KEY"]}, timeout=10)
 
     def _configure(self, port: int) -> None:
         config = CONFIG.format(port=port, database_url=self._database_url)

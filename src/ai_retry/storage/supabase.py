@@ -19,7 +19,8 @@ _UNREACHABLE = ("PGRST000", "PGRST001", "PGRST002", "PGRST003")  # the API has n
 _SCHEMA_CACHE = ("PGRST106", "PGRST202", "PGRST203")  # schema not exposed; function unknown or ambiguous
 _REFUSED = ("PGRST301", "PGRST302", "PGRST303", "401", "403", "404", "None")  # a gateway's refusal has no code
 _TOO_MANY = "429"
-_LEAST_SERVER_ERROR = 500
+_GATEWAY = (502, 503, 504)
+_SQLSTATE_LENGTH = 5  # all others are the API's own, or an HTTP status
 
 
 class SupabaseStorage(FunctionStorage):
@@ -38,6 +39,7 @@ class SupabaseStorage(FunctionStorage):
         self._url = url
         self._http = httpx.Client(
             timeout=timeout,
+            event_hooks={"response": [_refuse_gateways]},
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
         )
         options = ClientOptions(httpx_client=self._http, auto_refresh_token=False, persist_session=False)
@@ -66,6 +68,12 @@ class SupabaseStorage(FunctionStorage):
         raise failure
 
 
+def _refuse_gateways(response: httpx.Response) -> None:
+    """Raise for the answers of gateways in front of the API: whatever their body says, the outcome is unknown."""
+    if response.status_code in _GATEWAY:
+        response.raise_for_status()
+
+
 def _failure_of_api_code(code: str) -> AiRetryError:
     """Read a SQLSTATE, a PGRST code, or the HTTP status of an answer that was not JSON."""
     if code in _UNREACHABLE or code == _TOO_MANY:
@@ -74,6 +82,4 @@ def _failure_of_api_code(code: str) -> AiRetryError:
         return NotConfigured(f"the Data API does not know ai-retry's functions ({code}): apply the migrations")
     if code in _REFUSED:
         return NotConfigured(f"the Data API refused the request ({code}): check SUPABASE_URL and SUPABASE_SECRET_KEY")
-    if code.isdigit() and len(code) == len(_TOO_MANY) and int(code) >= _LEAST_SERVER_ERROR:
-        return reply_lost(code)
-    return failure_of_sqlstate(code)
+    return failure_of_sqlstate(code) if len(code) == _SQLSTATE_LENGTH else reply_lost(code)

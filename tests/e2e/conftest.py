@@ -1,0 +1,25 @@
+"""The endpoint that the tests of this directory share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.endpoint import Endpoint, running_endpoint
+from tests.support.stack import Stack
+
+SETTINGS = {
+    "AI_RETRY_BACKOFF_BASE_SECONDS": "0.5",
+    "AI_RETRY_DEADLINE_SECONDS": "2",
+    "AI_RETRY_MAX_ATTEMPTS": "3",
+    "AI_RETRY_QUOTA_LIMIT": "2",
+}
+
+
+@pytest.fixture(scope="session", params=["data_api", "postgres"])
+def endpoint(
+    request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Endpoint]:
+    """The app on each of its storages, with numbers that make waits short."""
+    log = tmp_path_factory.mktemp("app") / "app.log"
+    with running_endpoint(stack, SETTINGS, log, direct=request.param == "postgres") as endpoint:
+        yield endpoint

@@ -1,0 +1,143 @@
+"""The endpoint as a user's browser sees it: real HTTP to a real server, with a planned AI provider behind it."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import psycopg
+import requests
+from psycopg.types.json import Jsonb
+
+from ai_retry.testing.provider import Request, Script, ScriptedServer
+from tests.support.app_server import running_app
+from tests.support.stack import SignedInUser, Stack
+
+PASSWORD = "correct horse battery staple"
+AI_KEY = "sk-test-3f1d8c5e7a9b2046"
+SECRET_PROMPT = "prompt-that-no-log-may-hold"
+SECRET_ANSWER = "answer-that-no-log-may-hold"
+SCHEMA = {
+    "type": "object",
+    "properties": {"title": {"type": "string"}, "minutes": {"type": "integer"}},
+    "required": ["title", "minutes"],
+    "additionalProperties": False,
+}
+SESSION = {"title": SECRET_ANSWER, "minutes": 30}
+
+
+class PlannedAnswers:
+    """What the provider answers: each generation has a prompt, and so a script, of its own."""
+
+    def __init__(self) -> None:
+        self._plans: dict[str, list[Script]] = {}
+        self._asked: list[str] = []
+        self._lock = threading.Lock()
+
+    def plan(self, *answers: Script) -> str:
+        """Make up a prompt to which these are the answers, in this order."""
+        prompt = f"{SECRET_PROMPT} {uuid4()}"
+        self._plans[prompt] = list(answers)
+        return prompt
+
+    def calls(self, prompt: str) -> int:
+        """Tell how often a prompt arrived."""
+        return self._asked.count(prompt)
+
+    def __call__(self, request: Request) -> Script:
+        """Answer one request; one too many is a fault of the test, told at its end."""
+        prompt = request.json()["messages"][-1]["content"]
+        with self._lock:
+            self._asked.append(prompt)
+            return self._plans[prompt].pop(0)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running app, and what stands before and behind it."""
+
+    url: str
+    log: Path
+    stack: Stack
+    answers: PlannedAnswers
+    database: psycopg.Connection
+    tokens: list[str] = field(default_factory=list, repr=False)
+    prompts: dict[UUID, str] = field(default_factory=dict, repr=False)
+
+    def sign_up(self) -> SignedInUser:
+        """Make a user."""
+        user = self.stack.sign_up(f"{uuid4()}@example.com", PASSWORD)
+        self.tokens.append(user.access_token)
+        return user
+
+    def failed_generation(self, user: SignedInUser, *answers: Script, **columns: Any) -> UUID:
+        """Store a generation as the app does after its own call failed; the provider's next answers to it are given."""
+        generation_id = uuid4()
+        self.prompts[generation_id] = self.answers.plan(*answers)
+        messages = [{"role": "user", "content": self.prompts[generation_id]}]
+        row = {"status": "error", "prompt_data": {"messages": messages, "response_schema": SCHEMA}, **columns}
+        self.database.execute(
+            "insert into public.generations (id, user_id, status, prompt_data) values (%s, %s, %s, %s)",
+            [generation_id, user.id, row["status"], Jsonb(row["prompt_data"])],
+        )
+        return generation_id
+
+    def calls(self, generation_id: UUID) -> int:
+        """Tell how often the provider was called for a generation."""
+        return self.answers.calls(self.prompts[generation_id])
+
+    def retry(
+        self, generation_id: UUID | str, user: SignedInUser | None, headers: Mapping[str, str] | None = None
+    ) -> requests.Response:
+        """POST the retry, as a user or as nobody."""
+        path = f"/sessions/ai/{generation_id}/retry"
+        return requests.post(self.url + path, headers={**bearer(user), **(headers or {})}, timeout=30)
+
+    def status(self, generation_id: UUID | str, user: SignedInUser | None) -> requests.Response:
+        """GET where a generation stands."""
+        return requests.get(f"{self.url}/sessions/ai/{generation_id}", headers=bearer(user), timeout=30)
+
+    def may_retry(self, generation_id: UUID, user: SignedInUser) -> bool:
+        """Ask whether a retry is possible now."""
+        possible: bool = self.status(generation_id, user).json()["data"]["retry"]["possible"]
+        return possible
+
+    def rows(self, query: LiteralString, *arguments: Any) -> list[tuple[Any, ...]]:
+        """Ask the database, as its owner."""
+        return self.database.execute(query, arguments).fetchall()
+
+
+def bearer(user: SignedInUser | None) -> dict[str, str]:
+    """Give the header of a user who is signed in."""
+    return {"Authorization": f"Bearer {user.access_token}"} if user else {}
+
+
+@contextmanager
+def running_endpoint(stack: Stack, settings: Mapping[str, str], log: Path, *, direct: bool) -> Iterator[Endpoint]:
+    """Run the app and a provider for it.
+
+    Args:
+        stack: Auth and database.
+        settings: of the app, beside the stack's and the provider's.
+        log: where the server's output goes.
+        direct: the app goes straight to PostgreSQL instead of the Data API.
+    """
+    env = {name: value for name, value in stack.env().items() if direct or name != "DATABASE_URL"}
+    answers = PlannedAnswers()
+    with ScriptedServer(default=answers) as provider:
+        env |= {"AI_BASE_URL": provider.base_url, "AI_API_KEY": AI_KEY, "AI_MODEL": "small", **settings}
+        with (
+            running_app(env, log=log) as url,
+            psycopg.connect(stack.database_url, autocommit=True) as database,
+        ):
+            _warm_up(stack)
+            yield Endpoint(url, log, stack, answers, database)
+
+
+def _warm_up(stack: Stack) -> None:
+    """Let Supabase Lite answer one request alone: several first ones at once make it fail (``SUP``: its own grants)."""
+    url = f"{stack.url}/rest/v1/generations?limit=1"
+    requests.get(url, headers={"apikey": stack.secret_key}, timeout=10).raise_for_status()
