@@ -43,7 +43,7 @@ pages: $(READY) ## Write the documentation's generated pages
 	@$(BIN)/python -m tests.support.pages
 
 fuzz: $(READY) ## Run the storage's state machine longer, on memory and on PostgreSQL: make fuzz N=1000
-	FUZZ=$(or $(N),500) $(BIN)/python -m pytest -q -s tests/property/test_storage_machine.py --timeout 3600
+	FUZZ=$(or $(N),500) $(BIN)/python -m pytest -q -s tests/property/test_storage_machine.py tests/property/test_storage_machine_postgres.py --timeout 3600
 
 fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-provider N=100 (times as many as a test)
 	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py --timeout 3600

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+pytest.register_assert_rewrite("ai_retry.testing.contract")
+
 from tests.support import log_scan
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import skipping_without_stack

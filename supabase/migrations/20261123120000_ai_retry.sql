@@ -874,7 +874,7 @@ begin
       raise exception 'the attempt vanished while it was settled' using errcode = 'serialization_failure';
     end if;
     update public.ai_retry_attempts a set stored_answer = null
-      where a.generation_id = p_generation_id and a.stored_answer is not null;
+      where a.generation_id = p_generation_id and a.user_id = p_user_id and a.stored_answer is not null;
     return public.ai_retry_settled(
       v_generation, v_session, p_limit, p_window_seconds, p_count_own_successes, v_now);
   end if;
@@ -1080,7 +1080,7 @@ begin
     where p.schemaname = 'public' and p.tablename = 'generations' and p.cmd in ('INSERT', 'UPDATE', 'ALL')
       and p.roles && array['public', 'anon', 'authenticated']::name[]
   loop
-    raise notice 'ai-retry: the policy "%" (%) lets end users write public.generations: prompt_data, model, status and created_at are then theirs to choose; restrict the models with AI_MODELS, and guard status and created_at if your own successes shall count',
+    raise notice 'ai-retry: the policy "%" (%) lets end users write public.generations: prompt_data, model, id, status and created_at are then theirs to choose; restrict the models with AI_MODELS, and guard id, status and created_at, on which attempts and your own successes are counted',
       v_policy.policyname, v_policy.cmd;
   end loop;
   if exists (

@@ -436,6 +436,7 @@ def machine_on(new_world: Callable[[], World]) -> type[StorageMachine]:
     return Machine
 
 
+@pytest.mark.timeout(600)  # it takes seconds; a failure is shrunk for up to five minutes, and must not look flaky
 def test_books_balance_in_memory() -> None:
     """The storage in memory keeps every invariant through any history."""
     run_state_machine_as_test(machine_on(MemoryWorld), settings=SETTINGS)
