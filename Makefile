@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test check pages fuzz fuzz-provider stack-up stack-down clean
+.PHONY: help setup demo demo-model test check pages fuzz fuzz-provider faults race late-finisher stack-up stack-down clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ fuzz: $(READY) ## Run the storage's state machine longer, on memory and on Postg
 
 fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-provider N=100 (times as many as a test)
 	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py --timeout 3600
+
+faults: $(READY) ## Kill, cut and restart by the hundred; check that nothing happened twice and nothing was lost
+	@$(BIN)/python -m tests.faults run --runs 300 --seed $(or $(SEED),1) --seconds 540
+
+race: $(READY) ## 50 processes click at the same generations for 30 s
+	@$(BIN)/python -m tests.faults.race --seconds 30
 
 stack-up: $(READY) ## Start a local stack that stays; .stack/env says where it is
 	@$(BIN)/python -m tests.support.stack up

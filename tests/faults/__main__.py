@@ -1,6 +1,7 @@
 """Run faults by the hundred: ``python -m tests.faults run --runs 300 --seed N --seconds 540``."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     run.add_argument("--seconds", type=float, default=540, help="begin no run after so many")
     run.add_argument("--kind", help="only kinds whose name holds this")
     chosen = parser.parse_args(arguments)
+    logging.disable()  # what psycopg and ai_retry have to say is what we do to them
     kinds = [kind for kind in KINDS if (chosen.kind or "") in kind.name]
     with running_stack() as stack, a_stage(stack, chosen.seed) as stage:
         campaign = Campaign(stage, seed=chosen.seed)

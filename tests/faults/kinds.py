@@ -7,6 +7,7 @@ from tests.faults.proxy import Rule
 
 CLAIM, SUCCEED, FAIL, LOAD = "ai_retry_claim", "ai_retry_succeed", "ai_retry_fail", "ai_retry_load"
 BOTH = ("postgres", "supabase")
+DIRECT = ("postgres",)  # where Supabase Lite 0.10 would end itself: it bears no terminated back end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class Kind:
     provider_down: bool = False
     full_pool: str | None = None
     event: str | None = None  # what happens to the whole stack, to many runs at once
+    event_after: tuple[float, float] = (0.0, 0.0)  # seconds, between which it happens
+    spool_meanwhile: bool = False  # another process sends the spool again and again while the worker runs
     rival: str | None = None  # another worker: ``at once`` or ``after the lease``
     refused: bool = False  # the app refuses the session, until the worker has ended
     may_lose_answer: bool = False  # it is killed between the answer and the first settle
@@ -49,6 +52,7 @@ def _faults() -> list[Kind]:
             rule=Rule(SUCCEED, "hold"),
             held="kill and terminate",
             may_lose_answer=True,
+            transports=DIRECT,
         ),
         Kind(name="killed before claim's commit", rule=Rule(CLAIM, "hold"), held="kill"),
         Kind(name="killed with a spooled answer", rule=Rule(SUCCEED, "cut"), point="before second settle"),
@@ -71,7 +75,7 @@ def _links() -> list[Kind]:
         Kind(name="claim: outage, longer than the patience", rule=Rule(CLAIM, "outage", seconds=6)),
         Kind(name="settle: replies lost, all of them", rule=Rule(SUCCEED, "lose reply", times=99)),
         Kind(name="fail: replies lost, all of them", rule=Rule(FAIL, "lose reply", times=99), provider=("error",)),
-        Kind(name="settle: stalled past the lease", rule=Rule(SUCCEED, "stall", seconds=2.3), transports=("postgres",)),
+        Kind(name="settle: stalled past the lease", rule=Rule(SUCCEED, "stall", seconds=2.3), transports=DIRECT),
         Kind(
             name="settle: stalled, another takes over",
             rule=Rule(SUCCEED, "stall", seconds=3.0),
@@ -79,10 +83,20 @@ def _links() -> list[Kind]:
         ),
         Kind(name="claim: reply after half the lease", rule=Rule(CLAIM, "late reply", seconds=1.4)),
         Kind(name="claim: reply after the lease", rule=Rule(CLAIM, "late reply", seconds=2.2)),
-        Kind(name="settle: back end terminated", rule=Rule(SUCCEED, "hold"), held="terminate"),
-        Kind(name="claim: back end terminated", rule=Rule(CLAIM, "hold"), held="terminate"),
-        Kind(name="claim: pool exhausted", full_pool="claim", transports=("postgres",)),
-        Kind(name="settle: pool exhausted", full_pool="succeed", transports=("postgres",)),
+        Kind(
+            name="settle: replies lost, spool sent meanwhile",
+            rule=Rule(SUCCEED, "lose reply", times=3),
+            spool_meanwhile=True,
+        ),
+        Kind(
+            name="settle: outage, spool sent meanwhile",
+            rule=Rule(SUCCEED, "outage", seconds=0.6),
+            spool_meanwhile=True,
+        ),
+        Kind(name="settle: back end terminated", rule=Rule(SUCCEED, "hold"), held="terminate", transports=DIRECT),
+        Kind(name="claim: back end terminated", rule=Rule(CLAIM, "hold"), held="terminate", transports=DIRECT),
+        Kind(name="claim: pool exhausted", full_pool="claim", transports=DIRECT),
+        Kind(name="settle: pool exhausted", full_pool="succeed", transports=DIRECT),
     ]
     return kinds
 
@@ -117,34 +131,51 @@ def _others() -> list[Kind]:
             ("before settle", "after the lease"),
         )
     ]
-    kinds += [
-        Kind(name=f"{event}, {when}", event=event, provider=provider, transports=transports)
+    return kinds
+
+
+def _events() -> list[Kind]:
+    waiting = Rule(SUCCEED, "hold")
+    moments = (
+        ("early", (0.0, 0.15), (), None),
+        ("in the call", (0.15, 0.5), ("slow answer",), None),
+        ("with the settle waiting", (0.4, 0.8), (), waiting),
+    )
+    return [
+        Kind(
+            name=f"{event}, {moment}",
+            event=event,
+            event_after=after,
+            provider=provider,
+            rule=rule,
+            held="wait" if rule else None,
+            transports=transports,
+        )
         for event, transports in (
             ("postgres crashes", BOTH),
             ("postgres restarts", BOTH),
             ("data api restarts", ("supabase",)),
         )
-        for when, provider in (("early", ()), ("in the call", ("slow answer",)))
+        for moment, after, provider, rule in moments
     ]
-    return kinds
 
 
-KINDS = tuple(_faults() + _links() + _others())
+KINDS = tuple(_faults() + _links() + _others() + _events())
 BROKEN = (
-    Kind(name="broken: calls twice", broken="calls twice", transports=("postgres",)),
+    Kind(name="broken: calls twice", broken="calls twice", transports=DIRECT),
     Kind(
         name="broken: no fence",
         broken="no fence",
         point="before settle",
         signal=SIGSTOP,
         rival="after the lease",
-        transports=("postgres",),
+        transports=DIRECT,
     ),
     Kind(
         name="broken: no spool",
         broken="no spool",
         rule=Rule(SUCCEED, "cut"),
         point="before second settle",
-        transports=("postgres",),
+        transports=DIRECT,
     ),
 )

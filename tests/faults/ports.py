@@ -111,7 +111,8 @@ class Unfenced(PointedStorage):
                 connection.execute(
                     "with made as (insert into public.sessions (user_id, content) values (%s, '{}') returning id)"
                     " update public.ai_retry_attempts set outcome = 'succeeded', captured_at = clock_timestamp(),"
-                    " stored_answer = null, session_id = (select id from made) where generation_id = %s and number = %s",
+                    " stored_answer = null, session_id = (select id from made)"
+                    " where generation_id = %s and number = %s",
                     [claim.user_id, claim.generation_id, claim.number],
                 )
             raise

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -13,6 +13,7 @@ from random import Random
 from urllib.parse import urlsplit
 
 import psutil
+import psycopg
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.errors import AiRetryError, AlreadySucceeded
@@ -53,7 +54,7 @@ class Run:
             self._stage.rows("insert into refusals.by_user values (%s, 'app_rule')", self.user_id)
         self._spawn(self._faulty_job())
         if kind.rival == "at once":
-            time.sleep(self._random.uniform(0, 0.05))
+            time.sleep(self._random.uniform(0, 0.15))
             self._spawn(self._plain_job())
 
     def finish(self) -> History:
@@ -68,7 +69,10 @@ class Run:
         self._collect()
         if self._kind.refused:
             self._stage.rows("delete from refusals.by_user where user_id = %s", self.user_id)
-        self._recover()
+        try:
+            self._recover()
+        except AiRetryError as error:
+            self.history.last_retry = error.code
         self._read()
         return self.history
 
@@ -122,14 +126,17 @@ class Run:
 
     def _hold(self, send: Callable[[], None]) -> None:
         """Let a call wait for its user's lock in the database, and do meanwhile what the kind says."""
-        with self._stage.connect() as holder, holder.transaction():
+        held = self._kind.held or ""
+        with suppress(psycopg.OperationalError), self._stage.connect() as holder, holder.transaction():
             holder.execute("select public.ai_retry_lock(%s)", [self.user_id])
             send()
             waiting = self._stage.waiting_for(self.user_id)
-            if self._kind.held and self._kind.held.startswith("kill"):
+            if held.startswith("kill"):
                 self._kill()
-            if self._kind.held and self._kind.held.endswith("terminate"):
+            if held.endswith("terminate"):
                 self._stage.rows("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", waiting)
+            if held == "wait":
+                holder.execute("select pg_sleep(1)")  # the server is stopped meanwhile, and us with it
 
     def _thaw_after_the_lease(self) -> None:
         """Wait until the worker stopped itself, let its lease run out, perhaps let another in, and wake it."""
@@ -138,7 +145,8 @@ class Run:
         ends = time.monotonic() + 5
         while process.is_alive() and time.monotonic() < ends and not self.history.hit:
             time.sleep(0.02)
-            self.history.hit = psutil.Process(pid).status() == psutil.STATUS_STOPPED
+            with suppress(psutil.NoSuchProcess):  # it ended before it got to the point
+                self.history.hit = psutil.Process(pid).status() == psutil.STATUS_STOPPED
         if not self.history.hit:
             return
         time.sleep(_LEASE + 0.2)
@@ -148,6 +156,9 @@ class Run:
         os.kill(pid, signal.SIGCONT)
 
     def _join(self) -> None:
+        while self._kind.spool_meanwhile and self._workers[0][0].is_alive():
+            self._send_spool()
+            time.sleep(0.05)
         for process, _ in self._workers:
             process.join(LONGEST_LIFE + 5)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,6 @@ class Stage:
 
     def connect(self) -> psycopg.Connection[dict[str, Any]]:
         """Connect as the owner, past every proxy."""
-        for _ in range(50):
-            try:
-                return psycopg.connect(self.stack.database_url, autocommit=True, row_factory=dict_row)
-            except psycopg.OperationalError:
-                time.sleep(0.1)  # it restarts
         return psycopg.connect(self.stack.database_url, autocommit=True, row_factory=dict_row)
 
     def rows(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
@@ -98,7 +94,8 @@ class Stage:
 def a_stage(stack: Stack, seed: int) -> Iterator[Stage]:
     """Set the stage on a stack with our migrations; at its end everything that was begun is over."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tests.faults.worker"])
+    processes.set_forkserver_preload(["tests.faults.preloaded"])
+    forkserver.ensure_running()  # by this thread: the forkserver ends with it
     provider = FakeProvider(seed)
     with ExitStack() as opened:
         directory = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="ai-retry-faults-")))

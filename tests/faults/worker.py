@@ -5,7 +5,6 @@ It tells how the retry ended, as the caller would hear it, in a file; who was ki
 
 import json
 import logging
-import signal
 import time
 from contextlib import ExitStack, closing
 from typing import Any
@@ -19,13 +18,14 @@ from ai_retry.spool import Spool
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.repeating import RepeatingStorage
 from ai_retry.storage.supabase import SupabaseStorage
+from tests.faults.ending import ends_within
 from tests.faults.plan import LONGEST_LIFE, POLICY, READ_FOR, SETTLE_FOR, Job
 from tests.faults.ports import CallsTwice, PointedAi, PointedStorage, Points, Unfenced, filling
 
 
 def work(job: Job) -> None:
     """Be the process: the target of ``multiprocessing``."""
-    signal.alarm(LONGEST_LIFE)  # its default action ends us, should the harness be gone
+    ends_within(LONGEST_LIFE)
     logging.disable()
     points = Points(job.point, job.signal)
     with ExitStack() as opened:

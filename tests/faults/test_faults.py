@@ -1,0 +1,59 @@
+"""A small, fixed part of ``make faults``, and the proof that its checker can find something."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.faults.campaign import Campaign
+from tests.faults.kinds import BROKEN, KINDS, Kind
+from tests.faults.stage import Stage, a_stage
+from tests.support.stack import Stack
+from tests.support.waiting import skipping_without_stack
+
+SEED = 20261123
+KILLED = tuple(kind for kind in KINDS if kind.name.startswith("killed"))
+OTHERS = tuple(kind for kind in KINDS if kind not in KILLED and kind.event is None)
+
+
+@pytest.fixture
+def stage(stack: Stack) -> Iterator[Stage]:
+    """The session's stack, which no fault of these tests restarts."""
+    with skipping_without_stack(), a_stage(stack, SEED) as stage:
+        yield stage
+
+
+def findings(stage: Stage, *kinds: Kind) -> list[str]:
+    """Make one run of each kind."""
+    campaign = Campaign(stage, seed=SEED)
+    campaign.run(kinds, runs=len(kinds), seconds=60)
+    assert len(campaign.histories) == len(kinds)
+    return campaign.violations
+
+
+def test_killed_anywhere_breaks_no_promise(stage: Stage) -> None:
+    """A worker that is killed at any named point leaves a generation that is charged once and has one session."""
+    assert findings(stage, *KILLED[::2]) == []
+
+
+def test_faults_of_links_and_providers_break_none(stage: Stage) -> None:
+    """Nor do cut links, lost replies, sleeping processes and failing providers."""
+    assert findings(stage, *OTHERS[::4]) == []
+
+
+@pytest.mark.parametrize(
+    ("mistake", "finding"),
+    [
+        ("calls twice", "2 calls, but 1 told"),
+        ("no fence", "two successes of one generation"),
+        ("no spool", "1 paid answers lost"),
+    ],
+)
+def test_checker_finds_each_mistake(stack: Stack, migrated_database: str, mistake: str, finding: str) -> None:
+    """A worker that calls twice, climbs over the fence or keeps no answer is found out, in a database of its own."""
+    kind = next(kind for kind in BROKEN if kind.broken == mistake)
+
+    with a_stage(replace(stack, database_url=migrated_database), SEED) as stage:
+        found = findings(stage, kind)
+
+    assert any(finding in each for each in found), found
