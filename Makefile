@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .cache/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test check pages fuzz fuzz-provider faults race late-finisher stack-up stack-down clean
+.PHONY: help setup demo demo-model test check pages fuzz fuzz-provider faults race late-finisher mutants stack-up stack-down clean
 
 help: ## Explain the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make the virtual environment (the other targets do it themselves)
 
@@ -30,7 +31,7 @@ demo-model: $(READY) ## The same with a real small language model instead of a s
 	@$(BIN)/python -m examples.demo --model
 
 test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(ARGS)
 	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
 
 check: $(READY) ## Lint, types, migrations judged by Supabase's advisors, and the built wheel in an empty environment
@@ -53,6 +54,19 @@ faults: $(READY) ## Kill, cut and restart by the hundred; check that nothing hap
 
 race: $(READY) ## 50 processes click at the same generations for 30 s
 	@$(BIN)/python -m tests.faults.race --seconds 30
+
+late-finisher: $(READY) $(PEERS)/.ready ## Who accepts the finish of a worker given up for dead? Ours and three peers
+	@$(BIN)/python -m benchmarks.late_finisher
+
+$(PEERS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PEERS)/bin/python -m pip install --quiet --upgrade --group peers
+	@touch $@
+
+mutants: $(READY) ## Change the domain's functions one by one; do its tests notice? At least 95 %
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group mutants
+	@nice $(BIN)/python -m benchmarks.mutants
 
 stack-up: $(READY) ## Start a local stack that stays; .stack/env says where it is
 	@$(BIN)/python -m tests.support.stack up

@@ -4,10 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("ai-retry", deadline=None)  # how fast a busy machine is decides about nothing
+settings.load_profile("ai-retry")
 pytest.register_assert_rewrite("ai_retry.testing.contract")
 
 from tests.support import log_scan
@@ -24,10 +28,19 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run when a log held what no log may hold."""
+    """Fail the run when a log held what no log may hold; a worker of pytest-xdist hands over what it found."""
     _LISTENING.undo()
     if log_scan.SCAN.findings:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    workeroutput = getattr(session.config, "workeroutput", None)
+    if workeroutput is not None:
+        workeroutput["log_findings"] = list(log_scan.SCAN.findings)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker found."""
+    log_scan.SCAN.findings.update(dict.fromkeys(getattr(node, "workeroutput", {}).get("log_findings", ())))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -298,7 +298,7 @@ class TestPublishedKeys:
             "ec-1",
             None,
         ],
-        ids=lambda jwk: json.dumps(jwk)[:40],
+        ids=lambda _: "jwk",  # their numbers differ from run to run
     )
     def test_unusable_key_left_out_alone(self, project: Project, clock: Time, unusable: object) -> None:
         """A key that may not verify tokens is ignored, and its neighbours still work (RFC 7517, section 5)."""
