@@ -12,7 +12,7 @@ import socket
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import time
@@ -141,13 +141,12 @@ class Door:
         parts = urlsplit(self.url)
         with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=15) as connection:
             received = b""
-            try:
+            with suppress(OSError):  # refused before all of it was sent: what it answered counts
                 connection.sendall(request)
                 connection.shutdown(socket.SHUT_WR)
+            with suppress(ConnectionResetError):
                 while b"\r\n" not in received and (data := connection.recv(4096)):
                     received += data
-            except (ConnectionResetError, BrokenPipeError):
-                pass  # refused before all of it was sent; what was received counts
         match = re.match(rb"HTTP/1\.\d (\d{3})", received)
         return int(match[1]) if match else 0
 
