@@ -19,7 +19,8 @@ SETTINGS = {
 def endpoint(
     request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Endpoint]:
-    """The app on each of its storages, with numbers that make waits short."""
+    """The app on each of its storages, with numbers that make waits short; in the end the wire agrees with the rows."""
     log = tmp_path_factory.mktemp("app") / "app.log"
     with running_endpoint(stack, SETTINGS, log, direct=request.param == "postgres") as endpoint:
         yield endpoint
+        assert endpoint.miscounted() == {}

@@ -89,6 +89,14 @@ class Endpoint:
         """Tell how often the provider was called for a generation."""
         return self.answers.calls(self.prompts[generation_id])
 
+    def miscounted(self) -> dict[UUID, tuple[int, int]]:
+        """Generations whose attempts tell other than the provider saw: requests on the wire, requests in the rows."""
+        told = dict(
+            self.rows("select generation_id, sum(wire_requests) from public.ai_retry_attempts group by generation_id")
+        )
+        counts = {one: (self.calls(one), int(told.get(one, 0))) for one in self.prompts}
+        return {one: (seen, written) for one, (seen, written) in counts.items() if seen != written}
+
     def retry(
         self, generation_id: UUID | str, user: SignedInUser | None, headers: Mapping[str, str] | None = None
     ) -> requests.Response:
@@ -133,11 +141,4 @@ def running_endpoint(stack: Stack, settings: Mapping[str, str], log: Path, *, di
             running_app(env, log=log) as url,
             psycopg.connect(stack.database_url, autocommit=True) as database,
         ):
-            _warm_up(stack)
             yield Endpoint(url, log, stack, answers, database)
-
-
-def _warm_up(stack: Stack) -> None:
-    """Let Supabase Lite answer one request alone: several first ones at once make it fail (``SUP``: its own grants)."""
-    url = f"{stack.url}/rest/v1/generations?limit=1"
-    requests.get(url, headers={"apikey": stack.secret_key}, timeout=10).raise_for_status()
