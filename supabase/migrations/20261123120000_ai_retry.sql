@@ -96,9 +96,9 @@ begin
   loop
     v_obstacles := v_obstacles || format('public.%I.id must be unique: make it the primary key', v_row.relname);
   end loop;
-  if to_regclass('public.generations') is not null and exists (
+  if exists (
     select from pg_catalog.pg_proc p
-    where p.oid = to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)')
+    where p.pronamespace = 'public'::regnamespace and p.proname = 'ai_retry_create_session'
       and p.prorettype <> 'jsonb'::regtype
   ) then
     v_obstacles := v_obstacles || 'public.ai_retry_create_session must return jsonb, the created row'::text;
