@@ -106,11 +106,11 @@ class Spool:
         Safe to repeat, and beside a running app.
         """
         settled = decided = left = unreadable = 0
-        files = sorted(self._directory.glob(f"*{_SUFFIX}"))
+        files = self._files()
         for number, path in enumerate(files):
             settle = _read(path)
             if settle is None:
-                unreadable += 1
+                unreadable += path.exists()  # else another process has just settled it
                 continue
             try:
                 settle.send(storage)
@@ -130,9 +130,12 @@ class Spool:
 
     def pending(self) -> Iterator[PendingSettle]:
         """Read what is here."""
-        for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
+        for path in self._files():
             if (settle := _read(path)) is not None:
                 yield settle
+
+    def _files(self) -> list[Path]:
+        return sorted(self._directory.glob(f"*{_SUFFIX}"))
 
     def _path(self, token: UUID) -> Path:
         return self._directory / f"{token}{_SUFFIX}"

@@ -55,3 +55,8 @@ def test_key_changes_with_generation() -> None:
     other = a_snapshot(generation=a_generation(id=a_generation().user_id))
 
     assert provider_key(other, a_context()) != key_after()
+
+
+def test_key_takes_what_is_no_json() -> None:
+    """A context of an app's own that is no JSON has a name, too: finding it must not end an attempt that is open."""
+    assert key_after(parameters={"at": object}) != key_after()

@@ -224,3 +224,15 @@ def test_tokens_name_files_and_nothing_else(tmp_path: Path) -> None:
     spool.remove(UUID(int=0))
 
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_file_settled_by_another_process_is_not_unreadable(
+    world: FailingWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another process settles between the listing and the reading is neither an error nor counted."""
+    spool = Spool(tmp_path)
+    monkeypatch.setattr(spool, "_files", lambda: [tmp_path / f"{uuid4()}.settle.json"])
+
+    report = spool.send_again(world.storage)
+
+    assert (report.unreadable, report.left) == (0, 0)

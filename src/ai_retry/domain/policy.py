@@ -197,7 +197,7 @@ def provider_key(snapshot: Snapshot, context: Context) -> str:
         context.model,
         *map(dict, (*context.messages, context.parameters, context.response_schema or {})),
     ]
-    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def storable(output: object) -> bool:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.errors import AiRetryError, StorageOutcomeUnknown
 from ai_retry.storage._functions import FunctionStorage, failure_of_sqlstate, reply_lost, unreachable
 from ai_retry.storage._rows import Json
 
@@ -65,8 +65,9 @@ class PostgresStorage(FunctionStorage):
         except PoolTimeout:
             failure = unreachable("no connection")
         except psycopg.OperationalError as error:
-            self._pool.check()  # one dead connection is seldom alone: after a restart all of them are
             failure = failure_of_sqlstate(error.sqlstate) if error.sqlstate else reply_lost("connection lost")
+            if isinstance(failure, StorageOutcomeUnknown):
+                self._pool.check()  # one dead connection is seldom alone: after a restart all of them are
         except psycopg.Error as error:
             # Its text may hold a row, so neither it nor its chain leaves this function.
             failure = failure_of_sqlstate(error.sqlstate or "22000")  # without one: a value that can't be sent

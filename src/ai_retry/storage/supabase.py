@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 from postgrest.exceptions import APIError
+from supabase import create_client
 from supabase.client import ClientOptions
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured
 from ai_retry.storage._functions import FunctionStorage, failure_of_sqlstate, reply_lost, unreachable
 from ai_retry.storage._rows import Json
-from supabase import create_client
 
 _UNREACHABLE = ("PGRST000", "PGRST001", "PGRST002", "PGRST003")  # the API has no database: PostgREST, errors, group 0
 _SCHEMA_CACHE = ("PGRST106", "PGRST202", "PGRST203")  # schema not exposed; function unknown or ambiguous
