@@ -1,4 +1,4 @@
-"""The entry point ``ai-retry``: it says what to install when the extra is missing, and hands over to ``_commands``."""
+"""The entry point ``ai-retry``: it says what to install when the extra is missing, and hands over to ``commands``."""
 
 import sys
 
@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     try:
-        from ai_retry._commands import cli  # noqa: PLC0415 - imports click, an extra
+        from ai_retry.commands import cli  # noqa: PLC0415 - imports click, an extra
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise

@@ -1,0 +1,24 @@
+"""The commands of ``ai-retry``: they parse, call and print, and decide nothing. One module each, listed here.
+
+Exit codes: 0 it did what was asked; 1 it did not, or not all of it, and says why; 2 wrong usage; 3 ai-retry is not set
+up here, or the database can't be reached; 130 interrupted, and safe to run again.
+"""
+
+from importlib.metadata import version
+
+import click
+
+from ai_retry.commands import migrations, settle
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("ai-retry"), prog_name="ai-retry")
+def cli() -> None:
+    """Retries failed AI generations on Supabase: nothing twice, nothing lost."""
+
+
+for _command in (
+    migrations.migrations,
+    settle.settle,
+):
+    cli.add_command(_command)

@@ -1,0 +1,73 @@
+"""What several commands need: a client, errors as one line and an exit code, tables for people, JSON for programs."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
+
+if TYPE_CHECKING:
+    from ai_retry.bootstrap import Client
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class NotReady(click.ClickException):
+    """ai-retry is not set up here, or the database can't be reached."""
+
+    exit_code = 3
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn our errors into one line and the exit code of ``ai_retry.commands``."""
+    try:
+        yield
+    except AiRetryError as error:
+        not_ready = isinstance(error, NotConfigured | StorageFailure)
+        raise (NotReady if not_ready else click.ClickException)(str(error)) from None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@contextmanager
+def connected() -> Iterator["Client"]:
+    """Give a client of the environment's settings; errors are told."""
+    from ai_retry import bootstrap  # noqa: PLC0415 - `migrations` needs no configuration
+
+    with told(), bootstrap.connect() as client:
+        yield client
+
+
+def as_json_option(command: _F) -> _F:
+    """Add ``--json``, which the command gets as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def print_json(document: Any) -> None:
+    """Print one document: instants in ISO 8601, other values as their text."""
+    click.echo(json.dumps(document, indent=2, default=_plain))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print columns side by side; control characters of a cell can't reach the terminal."""
+    cells = [list(header), *([_cell(each) for each in row] for row in rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(header))]
+    for row in cells:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value))
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
