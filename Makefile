@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo 'ai-retry needs Python 3.11 or newer: make PYTHON=python3.12 ...'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,flask,postgres]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,flask,notebook,postgres]'
 	@touch $@
 
 demo: $(READY) ## Show the main job on a local Supabase stack: refused, failed, waited, retried, charged once
