@@ -28,7 +28,7 @@ from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.retry import retry_generation, retry_status
 
 if TYPE_CHECKING:
-    from ai_retry.bootstrap import Client
+    from ai_retry.client import Client
 
 __all__ = [
     "AiRetryError",

@@ -4,142 +4,26 @@ Rules and formats don't belong here. What is heavy (an HTTP client, a database d
 by the function that needs it, so that ``import ai_retry`` stays light.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-from uuid import UUID
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from ai_retry.client import Client
 from ai_retry.clock import SystemClock
-from ai_retry.config import DEFAULT_MAX_CALLS, Settings, is_loopback
-from ai_retry.domain import retry
+from ai_retry.config import Settings, is_loopback
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import ContextMissing, NotConfigured
-from ai_retry.domain.model import Context, Generation, RetryResult, Waiver
-from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
-from ai_retry.domain.ports import AiProvider, Clock, Storage
-from ai_retry.domain.retry import RetryStatus, as_uuid
-from ai_retry.slots import CallSlots, SlottedStorage
+from ai_retry.domain.model import Context, Generation
+from ai_retry.domain.policy import ContextFrom
 from ai_retry.spool import Spool, SpoolReport
+from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
 
-_NO_WAIVERS: frozenset[Waiver] = frozenset()
-
-
-class Client:
-    """Retries generations with what it was given; ``connect`` makes one from settings.
-
-    Safe to share between threads. Close it, or use it as a context manager, to give back connections.
-    """
-
-    def __init__(
-        self,
-        *,
-        storage: Storage,
-        ai: AiProvider,
-        clock: Clock | None = None,
-        policy: RetryPolicy = DEFAULT_POLICY,
-        context_from: ContextFrom = stored_context,
-        max_calls: int = DEFAULT_MAX_CALLS,
-        spool: Spool | None = None,
-        on_close: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Keep the parts.
-
-        Args:
-            storage: where generations and attempts live.
-            ai: whom to ask.
-            clock: measures durations; this machine's when None.
-            policy: the numbers behind the rules.
-            context_from: reads what to ask out of a generation.
-            max_calls: provider calls that run at once through this client.
-            spool: where answers wait that ``storage`` could not settle, for ``settle``.
-            on_close: frees what the client was given.
-        """
-        self._storage, self._ai, self._clock = storage, ai, clock or SystemClock()
-        self._policy, self._context_from = policy, context_from
-        self._slots = CallSlots(max_calls)
-        self._spool = spool
-        self._on_close = on_close
-
-    def retry_generation(
-        self,
-        user_id: UUID | str,
-        generation_id: UUID | str,
-        *,
-        idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = _NO_WAIVERS,
-        charge: bool = True,
-        operator: str | None = None,
-    ) -> RetryResult:
-        """Try a failed generation again, once, and return its session: see ``ai_retry.domain.retry``.
-
-        Raises:
-            TooManyParallel: also when ``max_calls`` calls are running here; nothing was written.
-            AiRetryError: as told there.
-            ValueError: an id is not a UUID.
-        """
-        with SlottedStorage(self._storage, self._slots) as storage:
-            return retry.retry_generation(
-                user_id,
-                generation_id,
-                storage=storage,
-                ai=self._ai,
-                clock=self._clock,
-                policy=self._policy,
-                context_from=self._context_from,
-                idempotency_key=idempotency_key,
-                waive=waive,
-                charge=charge,
-                operator=operator,
-            )
-
-    def status(self, user_id: UUID | str, generation_id: UUID | str) -> RetryStatus:
-        """Tell where a generation stands and what a retry would be answered now. Reads only.
-
-        Raises:
-            GenerationNotFound: there is none for this user.
-            StorageFailure: safe to repeat.
-            ValueError: an id is not a UUID.
-        """
-        return retry.retry_status(
-            user_id, generation_id, storage=self._storage, policy=self._policy, context_from=self._context_from
-        )
-
-    def discard_answer(self, user_id: UUID | str, generation_id: UUID | str, *, operator: str) -> bool:
-        """Drop a stored answer that can never become a session, so that the next retry calls again; recorded.
-
-        Returns:
-            Whether there was one.
-
-        Raises:
-            StorageFailure: safe to repeat.
-            ValueError: an id is not a UUID.
-        """
-        return self._storage.discard_answer(
-            as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id"), operator=operator
-        )
-
-    def settle(self) -> SpoolReport:
-        """Send answers again that wait in the spool because the storage was away. Safe to repeat at any time."""
-        return self._spool.send_again(self._storage) if self._spool is not None else SpoolReport()
-
-    def close(self) -> None:
-        """Give back connections. A repeat does nothing."""
-        self._on_close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(storage={self._storage!r}, ai={self._ai!r})"
+_REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and short enough for a second try
 
 
 def connect(settings: Settings | None = None, *, context_from: ContextFrom = stored_context) -> Client:
@@ -156,12 +40,12 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
     """
     from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
     from ai_retry.providers.validation import check_schema  # noqa: PLC0415 - imports jsonschema
-    from ai_retry.storage.repeating import RepeatingStorage  # noqa: PLC0415 - imports tenacity
+    from ai_retry.storage.repeating_queue import RepeatingQueueStorage  # noqa: PLC0415 - imports tenacity
 
     settings = settings or Settings.from_env()
     clock = SystemClock()
     with ExitStack() as opened:
-        adapter = opened.enter_context(closing(_storage(settings)))
+        adapter = opened.enter_context(closing(open_storage(settings)))
         spool = Spool(settings.spool_dir) if settings.spool_dir is not None else None
         ai = HttpAiProvider(
             base_url=settings.ai_base_url,
@@ -176,8 +60,11 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
         opened.callback(ai.close)
         if spool is not None:
             spool.send_again(adapter)
+        storage = RepeatingQueueStorage(adapter, spool)
         return Client(
-            storage=RepeatingStorage(adapter, spool),
+            storage=storage,
+            queue_storage=storage,
+            provider=urlsplit(settings.ai_base_url).netloc,
             ai=ai,
             clock=clock,
             policy=settings.policy,
@@ -190,6 +77,23 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
         )
 
 
+@contextmanager
+def worker(
+    settings: Settings | None = None,
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    context_from: ContextFrom = stored_context,
+) -> Iterator[Worker]:
+    """Make a worker that runs accepted retries; connections are given back at the end.
+
+    Raises:
+        NotConfigured: as ``connect``.
+    """
+    settings = settings or Settings.from_env()
+    with connect(replace(settings, max_calls=concurrency), context_from=context_from) as client:
+        yield client.worker(concurrency=concurrency)
+
+
 def settle(settings: Settings | None = None) -> SpoolReport:
     """Send the answers that wait in the spool, and nothing else: no provider is called.
 
@@ -199,7 +103,7 @@ def settle(settings: Settings | None = None) -> SpoolReport:
     settings = settings or Settings.from_env()
     if settings.spool_dir is None:
         raise NotConfigured("AI_RETRY_SPOOL_DIR is missing (the directory where answers wait)")
-    with closing(_storage(settings)) as storage:
+    with closing(open_storage(settings)) as storage:
         return Spool(settings.spool_dir).send_again(storage)
 
 
@@ -253,7 +157,16 @@ def verifier(settings: Settings) -> "TokenVerifier":
     )
 
 
-def _storage(settings: Settings) -> Any:  # a ``Storage`` that can be closed
+def open_storage(settings: Settings, *, timeout: float = _REQUEST_SECONDS) -> Any:
+    """Make the ``FunctionStorage`` that the settings name; whoever asks for it closes it.
+
+    Args:
+        settings: what to connect to.
+        timeout: seconds for one request of the Data API.
+
+    Raises:
+        NotConfigured: names what is missing.
+    """
     if settings.database_url is not None:
         try:
             from ai_retry.storage.postgres import PostgresStorage  # noqa: PLC0415 - imports psycopg
@@ -264,4 +177,4 @@ def _storage(settings: Settings) -> Any:  # a ``Storage`` that can be closed
 
     if settings.supabase_url is None or settings.supabase_secret_key is None:
         raise NotConfigured("SUPABASE_URL and SUPABASE_SECRET_KEY, or DATABASE_URL, are missing")
-    return SupabaseStorage(settings.supabase_url, settings.supabase_secret_key)
+    return SupabaseStorage(settings.supabase_url, settings.supabase_secret_key, timeout=timeout)

@@ -10,14 +10,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, request, url_for
 from marshmallow import ValidationError
+from werkzeug.http import parse_list_header
 
 from ai_retry.auth import Unauthenticated
-from ai_retry.bootstrap import Client
+from ai_retry.client import Client
+from ai_retry.domain.model import RetryResult
 from ai_retry.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.problems import (
     INTERNAL,
@@ -35,6 +37,7 @@ from ai_retry.schemas import (
     RetryHeaders,
     error_response,
     health_response,
+    queued_response,
     retry_response,
     status_response,
 )
@@ -46,12 +49,16 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _log = logging.getLogger("ai_retry")
 
 
-def create_blueprint(client: Client, verify: Verify, *, name: str = "ai_retry") -> Blueprint:
+def create_blueprint(
+    client: Client, verify: Verify, *, mode: Literal["sync", "queue"] = "sync", name: str = "ai_retry"
+) -> Blueprint:
     """Make the blueprint; register it with any ``url_prefix``.
 
-    - ``POST /sessions/ai/{generationId}/retry`` tries a failed generation again;
+    - ``POST /sessions/ai/{generationId}/retry`` tries a failed generation again; with ``Prefer: respond-async``
+      (RFC 7240) it is accepted with 202, and a worker tries it;
+    - ``DELETE /sessions/ai/{generationId}/retry`` takes back one that was accepted and is not yet begun;
     - ``GET /sessions/ai/{generationId}`` tells where it stands and whether, and when, a retry is possible;
-    - ``GET /sessions/ai/openapi.json`` describes both; ``GET /healthz`` says that the process answers.
+    - ``GET /sessions/ai/openapi.json`` describes them; ``GET /healthz`` says that the process answers.
 
     How many provider calls run at once is the client's ``max_calls``. A slot is taken after every rule has agreed and
     before anything is written, so refusals, status and health are answered while all calls are slow.
@@ -60,11 +67,13 @@ def create_blueprint(client: Client, verify: Verify, *, name: str = "ai_retry") 
         client: does the work.
         verify: returns the user of an access token, or raises ``ai_retry.auth.Unauthenticated`` (401) or
             ``AuthUnavailable`` (500); ``TokenVerifier.verify`` is one.
+        mode: ``"queue"`` accepts every retry for later, asked for or not.
         name: of the blueprint, for apps that mount two.
     """
     blueprint = Blueprint(name, __name__)
-    views = _Views(client, verify)
+    views = _Views(client, verify, mode)
     blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering("retry", views.retry))
+    blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering("cancel", views.cancel))
     blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering("status", views.status))
     blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering("openapi", views.openapi))
     blueprint.get(HEALTH_PATH, endpoint="health")(_answering("health", views.health))
@@ -87,12 +96,26 @@ class _Views:
 
     client: Client
     verify: Verify
+    mode: Literal["sync", "queue"]
 
     def retry(self, exchange: _Exchange) -> Response:
         user_id, generation_id = self._identify(exchange)
-        result = self.client.retry_generation(user_id, generation_id, idempotency_key=_idempotency_key())
-        replayed = {"Idempotency-Replayed": "true"} if result.replayed else {}
-        return _json(retry_response(result, exchange.request_id), headers=replayed)
+        asked = _prefers_async()
+        retry = self.client.enqueue if asked or self.mode == "queue" else self.client.retry_generation
+        result = retry(user_id, generation_id, idempotency_key=_idempotency_key())
+        if isinstance(result, RetryResult):
+            replayed = {"Idempotency-Replayed": "true"} if result.replayed else {}
+            return _json(retry_response(result, exchange.request_id), headers=replayed)
+        document, wait = queued_response(result, exchange.request_id)
+        location = url_for(".status", **exchange.path)
+        applied = {"Preference-Applied": "respond-async"} if asked else {}
+        headers = {"Location": location, "Retry-After": str(wait), **applied}
+        return _json(document, status=HTTPStatus.ACCEPTED, headers=headers)
+
+    def cancel(self, exchange: _Exchange) -> Response:
+        user_id, generation_id = self._identify(exchange)
+        self.client.cancel(user_id, generation_id)
+        return _json(status_response(self.client.status(user_id, generation_id), exchange.request_id))
 
     def status(self, exchange: _Exchange) -> Response:
         user_id, generation_id = self._identify(exchange)
@@ -156,6 +179,12 @@ def _idempotency_key() -> str | None:
     except ValidationError:
         raise Refused(INVALID_IDEMPOTENCY_KEY) from None
     return key
+
+
+def _prefers_async() -> bool:
+    """Read ``Prefer``, of which there may be several; what else is preferred is ignored (RFC 7240, section 2)."""
+    preferences = parse_list_header(request.headers.get("Prefer", ""))
+    return any(each.partition(";")[0].strip().lower() == "respond-async" for each in preferences)
 
 
 def _request_id() -> str:

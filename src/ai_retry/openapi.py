@@ -19,6 +19,7 @@ from ai_retry.schemas import (
     ErrorResponse,
     GenerationPath,
     HealthResponse,
+    QueuedResponse,
     RetryHeaders,
     RetryResponse,
     StatusResponse,
@@ -35,7 +36,10 @@ repeats the `Retry-After` header for browsers on other origins. Every request is
 _ABOUT_RETRY: Final = """\
 Asks the AI provider again with the context that is stored with the generation, creates the session, and answers with
 both. The quota is held while the attempt runs, spent by its success, and given back by any other end.
-A body is ignored."""
+A body is ignored. With `Prefer: respond-async` the retry is accepted with 202, and tried by a worker until it ends in a
+session, or in an error with its reason; `Location` tells where it stands. Asked again, it answers the same."""
+_ABOUT_CANCEL: Final = """\
+The generation says again what it said, and the quota held for it is free. Nothing happens when none is queued."""
 _ABOUT_STATUS: Final = "Decided by the same rules as a retry, without trying."
 _MEANINGS: Final = {
     400: "The request is malformed.",
@@ -50,6 +54,8 @@ _HEADERS: Final = {
     "X-Request-Id": ("The request's id: the one sent along, when it is sane.", {"type": "string"}),
     "Retry-After": ("Seconds to wait before the next try.", {"type": "integer", "minimum": 1}),
     "WWW-Authenticate": ("How to authenticate.", {"const": "Bearer"}),
+    "Location": ("Where the generation's state is told.", {"type": "string", "format": "uri-reference"}),
+    "Preference-Applied": ("The preference that was honoured.", {"const": "respond-async"}),
     "Idempotency-Replayed": ("An earlier request with the same key made this session.", {"const": "true"}),
 }
 
@@ -71,7 +77,7 @@ def openapi_document(*, prefix: str = "") -> dict[str, Any]:
     )
     for header, (about, schema) in _HEADERS.items():
         spec.components.header(header, {"description": about, "schema": schema})
-    spec.path(RETRY_PATH, operations={"post": _retry()})
+    spec.path(RETRY_PATH, operations={"post": _retry(), "delete": _cancel()})
     spec.path(STATUS_PATH, operations={"get": _status()})
     spec.path(OPENAPI_PATH, operations={"get": _open("describeApi", "This document", {"type": "object"})})
     spec.path(HEALTH_PATH, operations={"get": _open("checkHealth", "The process answers", HealthResponse)})
@@ -91,10 +97,22 @@ def status_codes() -> Codes:
     return _by_status([*((each.http_status, each.code) for each in reading), *edge])
 
 
+def cancel_codes() -> Codes:
+    """Every error code of taking a queued retry back, by HTTP status."""
+    writing = (errors.RetryInProgress, errors.StorageOutcomeUnknown)
+    return _by_status([*((each.http_status, each.code) for each in writing), *_pairs(status_codes())])
+
+
+def _pairs(codes: Codes) -> Iterator[tuple[int, str]]:
+    return ((status, code) for status, of_status in codes.items() for code in of_status)
+
+
 def _domain_codes() -> Iterator[tuple[int, str]]:
     """Collect what the error classes say; those without a code of their own only group others."""
     for each in vars(errors).values():
-        if isinstance(each, type) and issubclass(each, errors.AiRetryError) and isinstance(vars(each).get("code"), str):
+        if not isinstance(each, type) or not issubclass(each, errors.AiRetryError):
+            continue
+        if isinstance(vars(each).get("code"), str) and not issubclass(each, errors.RetryEnded):  # a worker's own
             yield each.http_status, each.code
     for code in FailureCode:
         if code is not FailureCode.LEASE_LOST:  # told as the error of that name
@@ -110,13 +128,25 @@ def _by_status(codes: Iterable[tuple[int, str]]) -> Codes:
 
 def _retry() -> dict[str, Any]:
     success = _json("The session, and its generation.", RetryResponse, "Idempotency-Replayed")
+    accepted = _json("Accepted for later.", QueuedResponse, "Location", "Retry-After", "Preference-Applied")
     return {
         "operationId": "retryGeneration",
         "summary": "Try a failed generation again",
         "description": _ABOUT_RETRY,
         "security": [{"accessToken": []}],
         "parameters": [{"in": "path", "schema": GenerationPath}, {"in": "header", "schema": RetryHeaders}],
-        "responses": {"200": success, **_problems(retry_codes())},
+        "responses": {"200": success, "202": accepted, **_problems(retry_codes())},
+    }
+
+
+def _cancel() -> dict[str, Any]:
+    return {
+        "operationId": "cancelRetry",
+        "summary": "Take a queued retry back",
+        "description": _ABOUT_CANCEL,
+        "security": [{"accessToken": []}],
+        "parameters": [{"in": "path", "schema": GenerationPath}],
+        "responses": {"200": _json("Where it stands now.", StatusResponse), **_problems(cancel_codes())},
     }
 
 

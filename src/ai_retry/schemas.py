@@ -6,12 +6,15 @@ document is generated from them. No rule and no framework belongs here.
 
 import re
 from datetime import timedelta
+from math import ceil
 from typing import Any, Final
 from uuid import UUID
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from ai_retry.domain.model import Generation, GenerationStatus, Quota, RetryResult
+from ai_retry.domain.policy import queued_attempt
+from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.retry import RetryStatus
 from ai_retry.problems import Problem, camel_case, instant, problem_of
 
@@ -89,6 +92,9 @@ class RetryHeaders(_Camel):
             pattern=f"^(?:{_BARE_KEY.pattern}|{_QUOTED_KEY.pattern})$",
         ),
     )
+    prefer = fields.String(
+        data_key="Prefer", metadata=_about("respond-async: accept it now, try it later (RFC 7240, section 4.1).")
+    )
 
 
 class GenerationSchema(_Camel):
@@ -122,12 +128,21 @@ class ErrorSchema(_Camel):
     )
 
 
+class QueuedSchema(_Camel):
+    """An attempt that waits for a worker."""
+
+    accepted_at = Instant(description="When the retry was accepted.")
+    next_attempt_at = Instant(description="When the attempt is due; later while its provider is away.")
+    expires_at = Instant(description="Until when it is tried.")
+
+
 class RetryOutlookSchema(_Camel):
     """Whether, and when, a retry is possible."""
 
     possible = fields.Boolean(required=True, metadata=_about("Now."))
     possible_at = Instant(allow_none=True, description="Earliest instant; null: not foreseeable.")
     refusal = fields.Nested(ErrorSchema, required=True, allow_none=True)
+    queued = fields.Nested(QueuedSchema, required=True, allow_none=True)
 
 
 def _session(*, allow_none: bool) -> fields.Field[Any]:
@@ -140,6 +155,12 @@ class RetryData(_Camel):
 
     session = _session(allow_none=False)
     generation = fields.Nested(GenerationSchema, required=True)
+
+
+class QueuedData(RetryData):
+    """What was accepted for later; its session is not made yet."""
+
+    session = fields.Dict(required=True, allow_none=True, validate=validate.Equal(None))
 
 
 class StatusData(RetryData):
@@ -165,6 +186,13 @@ class RetryResponse(_Camel):
     """GenerateAiSessionResponse."""
 
     data = fields.Nested(RetryData, required=True)
+    meta = fields.Nested(QuotaMeta, required=True)
+
+
+class QueuedResponse(_Camel):
+    """A retry that was accepted for later."""
+
+    data = fields.Nested(QueuedData, required=True)
     meta = fields.Nested(QuotaMeta, required=True)
 
 
@@ -201,10 +229,18 @@ def retry_response(result: RetryResult, request_id: str) -> dict[str, Any]:
     return _dump(RetryResponse(), data, _quota_meta(request_id, result.quota))
 
 
+def queued_response(queued: QueuedRetry, request_id: str) -> tuple[dict[str, Any], int]:
+    """Render a retry that was accepted for later, and in how many seconds it pays to ask again."""
+    data = {"session": None, "generation": _generation(queued.generation, queued.attempt)}
+    wait = (queued.next_attempt_at or queued.as_of) - queued.as_of
+    return _dump(QueuedResponse(), data, _quota_meta(request_id, queued.quota)), max(1, ceil(wait.total_seconds()))
+
+
 def status_response(status: RetryStatus, request_id: str) -> dict[str, Any]:
     """Render where a generation stands."""
     snapshot, refusal = status.snapshot, status.refusal
     wait = timedelta(0) if refusal is None else problem_of(refusal).retry_after
+    queued = queued_attempt(snapshot)
     data = {
         "session": snapshot.session,
         "generation": _generation(snapshot.generation, snapshot.attempts[-1].number if snapshot.attempts else 1),
@@ -212,6 +248,7 @@ def status_response(status: RetryStatus, request_id: str) -> dict[str, Any]:
             "possible": refusal is None,
             "possible_at": None if wait is None else snapshot.as_of + wait,
             "refusal": None if refusal is None else _error(problem_of(refusal)),
+            "queued": queued,
         },
     }
     return _dump(StatusResponse(), data, _quota_meta(request_id, snapshot.quota))

@@ -18,7 +18,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from ai_retry.bootstrap import Client, connect
+from ai_retry.bootstrap import connect
+from ai_retry.client import Client
 from ai_retry.config import Settings
 from ai_retry.domain.errors import AiRetryError, AlreadySucceeded, GenerationFailed, GenerationNotFound, RetryRefused
 from ai_retry.domain.model import QuotaRule

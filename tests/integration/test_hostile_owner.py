@@ -18,7 +18,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from ai_retry.bootstrap import Client, connect, usable_context
+from ai_retry.bootstrap import connect, usable_context
+from ai_retry.client import Client
 from ai_retry.config import Settings
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import AiRetryError

@@ -19,7 +19,7 @@ from tests.support.migrations import apply_migrations, grant_legacy_default_priv
 from tests.support.stack import MIGRATIONS, SignedInUser, Stack, running_stack
 from tests.support.waiting import skipping_without_stack
 
-OUR_TABLES = {"ai_retry_attempts", "ai_retry_quotas"}
+OUR_TABLES = {"ai_retry_attempts", "ai_retry_outages", "ai_retry_quotas", "ai_retry_recoveries"}
 APP_TABLES = {"generations", "sessions", "generation_error_logs", "events"}
 PERMISSION_DENIED = "42501"
 ROLES = ("anon", "authenticated")

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from tests.support.migrations import apply_migrations, grant_legacy_default_privileges
 from tests.support.stack import MIGRATIONS
 
-OUR_TABLES = {"ai_retry_attempts", "ai_retry_quotas"}
+OUR_TABLES = {"ai_retry_attempts", "ai_retry_outages", "ai_retry_quotas", "ai_retry_recoveries"}
 APP_TABLES = {"generations", "sessions", "generation_error_logs", "events"}
 
 AN_APP = """

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from psycopg.types.json import Jsonb
 
-from ai_retry.bootstrap import Client
+from ai_retry.client import Client
 from ai_retry.testing.provider import ScriptedServer, chat, reply
 from tests.support.npm import REPOSITORY
 from tests.support.stack import SignedInUser, Stack

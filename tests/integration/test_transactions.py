@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from ai_retry.bootstrap import Client
+from ai_retry.client import Client
 from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.ports import Storage
 from ai_retry.storage.postgres import PostgresStorage

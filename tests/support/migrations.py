@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import psycopg
@@ -62,6 +63,12 @@ def apply_migrations(
         for version, path in pending:
             _apply(connection, version, path)
     return [path.stem for _, path in pending]
+
+
+def load_pgmq(database_url: str) -> None:
+    """Put pgmq into a database, as `create extension pgmq` does where Supabase Queues are enabled."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute((files("pgmq") / "sql" / "pgmq.sql").read_bytes())
 
 
 def grant_legacy_default_privileges(database_url: str) -> None:

@@ -20,7 +20,7 @@ import requests
 from psycopg import sql
 
 from tests.support.control import Control, launch
-from tests.support.migrations import apply_migrations
+from tests.support.migrations import apply_migrations, load_pgmq
 from tests.support.npm import REPOSITORY
 from tests.support.processes import StackUnavailable
 
@@ -140,6 +140,7 @@ def open_stack(control: Control, migrations: Path | None) -> Stack:
     """
     started = control.started
     database_url = started["database_url"]
+    load_pgmq(database_url)
     _administer(database_url, "create database {} template postgres is_template true allow_connections false", _BARE)
     if migrations is not None:
         apply_migrations(database_url, migrations)

@@ -17,7 +17,7 @@ from jsonschema.validators import validator_for
 from werkzeug.test import TestResponse
 
 from ai_retry.auth import AuthUnavailable, Unauthenticated
-from ai_retry.bootstrap import Client
+from ai_retry.client import Client
 from ai_retry.domain.model import Answer
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint

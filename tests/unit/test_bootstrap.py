@@ -12,7 +12,8 @@ import pytest
 
 from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
-from ai_retry.bootstrap import Client, connect, usable_context, verifier
+from ai_retry.bootstrap import connect, usable_context, verifier
+from ai_retry.client import Client
 from ai_retry.clock import SystemClock
 from ai_retry.config import OPENROUTER, Settings
 from ai_retry.domain.context import stored_context
@@ -240,7 +241,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryStorage]:
             closed.append(True)
 
     storage = Closable(SystemClock())
-    monkeypatch.setattr(bootstrap, "_storage", lambda _: storage)
+    monkeypatch.setattr(bootstrap, "open_storage", lambda _: storage)
     yield storage
     assert closed == [True]
 

@@ -19,7 +19,10 @@ from ai_retry.domain.errors import (
     LeaseLost,
     NotConfigured,
     QuotaExhausted,
+    RetryEnded,
+    RetryExpired,
     RetryInProgress,
+    RetryPoisoned,
     RetryRefused,
     SessionRejected,
     StorageFailure,
@@ -47,6 +50,8 @@ EXAMPLES: list[AiRetryError] = [
     LeaseLost(answer_kept=True),
     LeaseLost(answer_kept=False, retry_after=SECOND),
     NotConfigured("no migration"),
+    RetryExpired(),
+    RetryPoisoned(3),
     StorageUnavailable("55P03", retry_after=SECOND),
     StorageOutcomeUnknown("08006"),
 ]
@@ -57,7 +62,7 @@ every_error = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(
 def concrete_errors() -> set[type[AiRetryError]]:
     """Every error of the module that somebody raises."""
     classes = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, AiRetryError)}
-    return classes - {AiRetryError, RetryRefused, StorageFailure}
+    return classes - {AiRetryError, RetryEnded, RetryRefused, StorageFailure}
 
 
 def test_examples_show_every_error() -> None:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import click
 
-from ai_retry.commands import migrations, settle
+from ai_retry.commands import books, doctor, migrations, queue, settle, worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,7 +18,11 @@ def cli() -> None:
 
 
 for _command in (
+    books.books,
+    doctor.doctor,
     migrations.migrations,
+    queue.queue,
     settle.settle,
+    worker.worker,
 ):
     cli.add_command(_command)

@@ -16,6 +16,9 @@
     ├─ SessionRejected            SESSION_REJECTED            500   yes: the paid answer is kept and used again
     ├─ LeaseLost                  LEASE_LOST                  500   yes: a late answer is kept and used
     ├─ NotConfigured              NOT_CONFIGURED              500   yes, once the operator acted; no call was made
+    ├─ RetryEnded                                                   why a worker ends an accepted retry without a call
+    │  ├─ RetryExpired            RETRY_EXPIRED                     its time was up
+    │  └─ RetryPoisoned           RETRY_POISONED                    its workers kept dying
     └─ StorageFailure                                         500
        ├─ StorageUnavailable      STORAGE_UNAVAILABLE         500   yes: nothing was written
        └─ StorageOutcomeUnknown   STORAGE_OUTCOME_UNKNOWN     500   yes: claims and settles repeat by their token
@@ -235,6 +238,28 @@ class NotConfigured(AiRetryError):
 
     def __init__(self, missing: str) -> None:
         super().__init__(f"ai-retry is not set up: {missing}.", details={"missing": missing})
+
+
+class RetryEnded(AiRetryError):
+    """Why an accepted retry goes on no longer. Told to the app's error log; no request is answered with it."""
+
+
+class RetryExpired(RetryEnded):
+    """The time for which an accepted retry is tried is up."""
+
+    code = "RETRY_EXPIRED"
+
+    def __init__(self) -> None:
+        super().__init__("The accepted retry was not finished in time.")
+
+
+class RetryPoisoned(RetryEnded):
+    """Attempt after attempt was abandoned: perhaps it is this generation that kills its workers."""
+
+    code = "RETRY_POISONED"
+
+    def __init__(self, abandoned: int) -> None:
+        super().__init__(f"{abandoned} attempts were not finished in time.", details={"abandoned": abandoned})
 
 
 class StorageFailure(AiRetryError):

@@ -29,6 +29,7 @@ class Outcome(StrEnum):
     SUCCEEDED = "succeeded"  # its session exists
     FAILED = "failed"  # it was settled without a session
     ABANDONED = "abandoned"  # its lease ran out
+    CANCELLED = "cancelled"  # it was queued, and its user took it back
 
 
 class ProviderOutcome(StrEnum):
@@ -49,6 +50,14 @@ class FailureCode(StrEnum):
     INVALID_OUTPUT = "AI_INVALID_OUTPUT"  # answered, but not what the schema asks
     INCOMPLETE = "AI_INCOMPLETE"  # the answer was cut off
     LEASE_LOST = "LEASE_LOST"  # the time was up before the call; nothing was sent
+
+
+class Purpose(StrEnum):
+    """What somebody asks ``admit`` about."""
+
+    RETRY = "retry"  # to try again now, and wait for it
+    ENQUEUE = "enqueue"  # to have it tried later
+    RUN_QUEUED = "run_queued"  # a worker: to begin an attempt that was accepted for later
 
 
 class Waiver(StrEnum):
@@ -139,16 +148,23 @@ class Attempt:
     """One go of ours at a generation, as the storage tells it. The app's original call is number 1."""
 
     number: int
-    started_at: datetime
-    lease_expires_at: datetime
+    started_at: datetime  # while it is queued: since when
+    lease_expires_at: datetime | None  # None: it was queued and never run
     outcome: Outcome | None = None  # None: open
     closed_at: datetime | None = None
     code: str | None = None
     counted: bool = True
-    next_attempt_at: datetime | None = None  # while it is open: when, should it be abandoned
+    next_attempt_at: datetime | None = None  # queued: when it is due itself; running: should it be abandoned
     idempotency_key: str | None = None
     refused_constraint: str | None = None  # what refused its session
     provider_outcome: ProviderOutcome = ProviderOutcome.UNKNOWN
+    accepted_at: datetime | None = None  # when its retry was accepted for later; None: somebody waits for it
+    expires_at: datetime | None = None  # until when an accepted retry goes on trying
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether it waits for a worker."""
+        return self.outcome is None and self.lease_expires_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +231,7 @@ class Admission:
     abandoned_wait: timedelta  # the wait that follows should this attempt be abandoned
     context: Context | None  # None: the stored answer is used
     stored_answer: StoredAnswer | None
+    due_at: datetime | None = None  # when the wait after the last attempt ends
     idempotency_key: str | None = None
     charge: bool = True  # False: the user gets the session and pays nothing
     waived: frozenset[Waiver] = frozenset()
@@ -230,6 +247,7 @@ class Claim:
     number: int
     token: UUID = field(repr=False)
     lease_expires_at: datetime
+    outage_failures: int = 0  # of its route, in a row, as far as the storage knew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

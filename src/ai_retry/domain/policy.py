@@ -4,7 +4,7 @@ The endpoint, the status page, a dry run and an operator's "why not?" all ask ``
 rule stands in SQL: the database counts and compares with numbers that were chosen here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -16,17 +16,22 @@ from ai_retry.domain.errors import (
     BackoffNotElapsed,
     NotConfigured,
     QuotaExhausted,
+    RetryExpired,
     RetryInProgress,
+    RetryPoisoned,
     TooManyParallel,
 )
 from ai_retry.domain.model import (
     Admission,
+    Attempt,
     Context,
     Failure,
+    FailureCode,
     Generation,
     GenerationStatus,
     Outcome,
     ProviderOutcome,
+    Purpose,
     QuotaRule,
     Snapshot,
     Waiver,
@@ -34,7 +39,7 @@ from ai_retry.domain.model import (
 
 ContextFrom: TypeAlias = Callable[[Generation], Context]
 
-_BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether someone else has finished
+BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether someone else has finished
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
 
@@ -58,12 +63,18 @@ class RetryPolicy:
     deadline: timedelta = timedelta(seconds=15)  # for the provider's call, in-call repeats included
     lease: timedelta = timedelta(seconds=35)
     settle_margin: timedelta = timedelta(seconds=5)  # of the lease, left for settling
+    max_queued: timedelta = timedelta(hours=24)  # for which an accepted retry is tried
+    max_abandoned: int = 3  # of an accepted retry's attempts in a row, before it is given up
+    outage_cap: timedelta = timedelta(seconds=30)  # the longest wait between two probes of a provider that is away
 
     def __post_init__(self) -> None:
         """Refuse numbers that can't work together."""
-        for name in ("max_attempts", "hard_cap", "max_parallel"):
+        for name in ("max_attempts", "hard_cap", "max_parallel", "max_abandoned"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        for name in ("hard_cap_window", "backoff_base", "backoff_cap", "max_wait", "deadline", "lease"):
+        for name in (
+            *("hard_cap_window", "backoff_base", "backoff_cap", "max_wait", "deadline", "lease"),
+            *("max_queued", "outage_cap"),
+        ):
             _require(getattr(self, name) > timedelta(0), f"{name} must be positive")
         _require(self.settle_margin >= timedelta(0), "settle_margin must not be negative")
         _require(self.quota.limit >= 0, "quota.limit must not be negative")
@@ -82,15 +93,18 @@ def admit(
     snapshot: Snapshot,
     policy: RetryPolicy = DEFAULT_POLICY,
     *,
+    purpose: Purpose = Purpose.RETRY,
     context_from: ContextFrom = stored_context,
     waive: frozenset[Waiver] = frozenset(),
     charge: bool = True,
 ) -> Admission:
-    """Decide whether the generation may be retried now; the first rule that refuses wins.
+    """Decide whether the generation may be retried now, or later; the first rule that refuses wins.
 
     Args:
         snapshot: what the storage holds, as of its own time.
         policy: the numbers.
+        purpose: what is asked for. A retry for later is accepted during a wait, and while others run: it waits itself.
+            A worker asks about the attempt that was accepted: its quota is held already.
         context_from: reads the context out of the generation, or raises ``ContextMissing``.
         waive: limits that an operator lifts for this attempt.
         charge: False when the user shall not pay: no unit is held, so the quota is not asked.
@@ -98,19 +112,25 @@ def admit(
     Raises:
         AlreadySucceeded, RetryInProgress, NotConfigured, ContextMissing, AttemptsExhausted, BackoffNotElapsed,
         TooManyParallel, QuotaExhausted: in this order.
+        RetryExpired, RetryPoisoned: to a worker alone, before ContextMissing.
     """
     generation = snapshot.generation
+    running = purpose is Purpose.RUN_QUEUED
     if _is_success(snapshot):
         raise AlreadySucceeded(generation.id, generation.session_id)
-    _refuse_in_progress(snapshot, policy)
+    if not running:
+        _refuse_in_progress(snapshot, policy)
     if not snapshot.can_create_session:
         raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
+    if running:
+        _refuse_ended(snapshot, policy)
     context = None if snapshot.stored_answer else context_from(generation)
     _refuse_exhausted(snapshot, policy)
-    if Waiver.BACKOFF not in waive:
+    if Waiver.BACKOFF not in waive and purpose is not Purpose.ENQUEUE:
         _refuse_too_soon(snapshot)
-    _refuse_too_many(snapshot, policy)
-    ask_quota = charge and Waiver.QUOTA not in waive
+    if purpose is not Purpose.ENQUEUE:
+        _refuse_too_many(snapshot, policy)
+    ask_quota = charge and Waiver.QUOTA not in waive and not running
     if ask_quota:
         _refuse_without_quota(snapshot)
     number = next_number(snapshot)
@@ -130,23 +150,31 @@ def admit(
         abandoned_wait=ceiling(number, policy),
         context=context,
         stored_answer=snapshot.stored_answer,
+        due_at=None if Waiver.BACKOFF in waive else next_attempt_at(snapshot),
         charge=charge,
         waived=waive,
     )
 
 
+def queued_attempt(snapshot: Snapshot) -> Attempt | None:
+    """Return the attempt that waits for a worker, if there is one."""
+    last = snapshot.attempts[-1] if snapshot.attempts else None
+    return last if last is not None and last.is_queued else None
+
+
 def next_number(snapshot: Snapshot) -> int:
-    """Number of the next attempt: every go counts, the app's original call being number 1."""
-    return snapshot.attempts[-1].number + 1 if snapshot.attempts else 2
+    """Number of the next attempt to run: every go counts, the app's original call being number 1."""
+    begun = _begun(snapshot)
+    return begun[-1].number + 1 if begun else 2
 
 
 def counted_attempts(snapshot: Snapshot) -> int:
     """Attempts that use up ``max_attempts``, the app's original call included."""
-    return 1 + sum(attempt.counted for attempt in snapshot.attempts)
+    return 1 + sum(attempt.counted for attempt in _begun(snapshot))
 
 
 def next_attempt_at(snapshot: Snapshot) -> datetime | None:
-    """When the backoff of the last attempt ends; None before the first one."""
+    """When the backoff of the last attempt ends, or when a queued one is due; None before the first one."""
     return snapshot.attempts[-1].next_attempt_at if snapshot.attempts else None
 
 
@@ -187,7 +215,7 @@ def provider_key(snapshot: Snapshot, context: Context) -> str:
     import json  # noqa: PLC0415
 
     asked_first_in = next_number(snapshot)
-    for attempt in reversed(snapshot.attempts):
+    for attempt in reversed(_begun(snapshot)):
         if attempt.provider_outcome is not ProviderOutcome.UNKNOWN:
             break
         asked_first_in = attempt.number
@@ -222,6 +250,27 @@ def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DE
     return counted_attempts(snapshot) + failure.counted < policy.max_attempts and recent < policy.hard_cap
 
 
+def outage_wait(failures: int, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY, *, fraction: float) -> timedelta:
+    """Until the next probe of a provider that is away, after so many failures in a row.
+
+    Doubles from the backoff's base to ``policy.outage_cap``, uniform in its upper half; what the provider asked for is
+    a floor, itself at most ``policy.max_wait``.
+    """
+    longest = min(policy.outage_cap, ceiling(failures + 1, policy))
+    asked = failure.retry_after or timedelta(0)
+    return max(longest * (0.5 + fraction / 2), min(asked, policy.max_wait))
+
+
+def is_outage(failure: Failure) -> bool:
+    """Whether a failure speaks of the provider, or the operator's account there, rather than of this generation."""
+    return failure.operator_fault or failure.code in (FailureCode.RATE_LIMITED, FailureCode.UNAVAILABLE)
+
+
+def _begun(snapshot: Snapshot) -> Sequence[Attempt]:
+    """Return the attempts without the one that still waits for a worker."""
+    return snapshot.attempts[:-1] if queued_attempt(snapshot) else snapshot.attempts
+
+
 def _is_success(snapshot: Snapshot) -> bool:
     """``success`` is what either side says: the app may write a status back, but not our attempt's outcome."""
     ours = any(attempt.outcome is Outcome.SUCCEEDED for attempt in snapshot.attempts)
@@ -231,7 +280,7 @@ def _is_success(snapshot: Snapshot) -> bool:
 def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
     until = _busy_until(snapshot, policy)
     if until is not None and until > snapshot.as_of:
-        raise RetryInProgress(retry_after=min(until - snapshot.as_of, _BUSY_WAIT))
+        raise RetryInProgress(retry_after=min(until - snapshot.as_of, BUSY_WAIT))
 
 
 def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
@@ -239,13 +288,15 @@ def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
     generation = snapshot.generation
     touched_at = min(generation.updated_at or generation.created_at, snapshot.as_of)  # the app's may be any
     last = snapshot.attempts[-1] if snapshot.attempts else None
-    if last is not None and last.outcome is None and last.lease_expires_at > snapshot.as_of:
-        return last.lease_expires_at
+    if last is not None and last.outcome is None:
+        lease_expires_at = last.lease_expires_at or snapshot.as_of + BUSY_WAIT  # queued: a worker may begin any time
+        if lease_expires_at > snapshot.as_of:
+            return lease_expires_at
     if generation.status not in _IN_PROGRESS:
         return None
     if last is None:
         return touched_at + policy.lease
-    ours_until = min(last.closed_at or last.lease_expires_at, last.lease_expires_at)
+    ours_until = min(each for each in (last.closed_at, last.lease_expires_at) if each is not None)
     left_by_us = last.outcome is not Outcome.FAILED or last.refused_constraint is not None  # else we wrote error
     if left_by_us and touched_at <= ours_until:
         return None
@@ -264,7 +315,17 @@ def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:
 
 def _recent_attempts(snapshot: Snapshot, policy: RetryPolicy) -> int:
     since = snapshot.as_of - policy.hard_cap_window
-    return sum(attempt.started_at > since for attempt in snapshot.attempts)
+    return sum(attempt.started_at > since for attempt in _begun(snapshot))
+
+
+def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
+    """An accepted retry is tried for a while, and not for as long as it kills its workers."""
+    queued = queued_attempt(snapshot)
+    if queued is not None and queued.expires_at is not None and queued.expires_at <= snapshot.as_of:
+        raise RetryExpired
+    last = _begun(snapshot)[-policy.max_abandoned :]
+    if len(last) == policy.max_abandoned and all(each.outcome is Outcome.ABANDONED for each in last):
+        raise RetryPoisoned(policy.max_abandoned)
 
 
 def _refuse_too_soon(snapshot: Snapshot) -> None:
@@ -276,7 +337,7 @@ def _refuse_too_soon(snapshot: Snapshot) -> None:
 def _refuse_too_many(snapshot: Snapshot, policy: RetryPolicy) -> None:
     if snapshot.live >= policy.max_parallel:
         until = (snapshot.live_until or snapshot.as_of) - snapshot.as_of
-        raise TooManyParallel(policy.max_parallel, retry_after=min(until, _BUSY_WAIT))
+        raise TooManyParallel(policy.max_parallel, retry_after=min(until, BUSY_WAIT))
 
 
 def _refuse_without_quota(snapshot: Snapshot) -> None:

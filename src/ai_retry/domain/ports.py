@@ -4,11 +4,14 @@ Contracts say, in this order: what becomes true, when it is allowed, atomicity, 
 whether it is safe to repeat. ``ai_retry.testing.contract`` checks them; an adapter that has not passed it is not one.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Admission, Answer, Claim, Context, Failure, QuotaRule, Settled, Snapshot
+from ai_retry.domain.queue_model import Message, Outage, Parked, QueuedRetry, QueueState
 
 
 class Storage(Protocol):
@@ -112,6 +115,121 @@ class Storage(Protocol):
             StorageUnavailable: nothing was written; safe to repeat.
             StorageOutcomeUnknown: safe to repeat.
         """
+        ...
+
+
+class QueueStorage(Storage, Protocol):
+    """A storage that also keeps retries which were accepted for later.
+
+    The queued attempt is the truth; a message is a hint that it is time to look at one, and may come twice, late or not
+    at all. Whatever closes an accepted retry's attempt ends its message too, in the same transaction: ``succeed``,
+    ``fail``, and the methods below. A refused session (``SessionRejected``) and an abandoned attempt open the next
+    queued one by themselves: the accepted retry goes on with the stored answer, or another call.
+
+    Methods raise ``StorageUnavailable`` (nothing was written; safe to repeat) and ``StorageOutcomeUnknown`` (safe to
+    repeat) like those of ``Storage``.
+    """
+
+    def enqueue(self, admission: Admission, *, token: UUID, expires_after: timedelta) -> QueuedRetry | None:
+        """Accept a retry for later: open a queued attempt, which holds its unit of the quota, and send a message.
+
+        Under the same conditions as a claim, but for ``max_live``: the user's attempts wait for each other. None: load
+        and admit again. The generation says ``queued``. The attempt is due at ``admission.due_at``, at once when None.
+
+        A repeat with the same token returns what stands, until a worker began the attempt; then None.
+
+        Raises:
+            GenerationNotFound: it is gone.
+            NotConfigured: there is no queue here; nothing was written.
+        """
+        ...
+
+    def claim_queued(
+        self, admission: Admission, *, token: UUID, lease: timedelta, route: str | None, spread: timedelta
+    ) -> Claim | Parked | None:
+        """Turn the queued attempt to running, as ``claim`` opens one.
+
+        Expired attempts are closed first. ``Parked`` when ``route`` is closed or all its slots are taken: then the
+        attempt is due when it opens, plus ``spread``.
+
+        Args:
+            admission: of the purpose ``RUN_QUEUED``.
+            token: the worker's; it replaces the queued attempt's.
+            lease: how long the worker may take.
+            route: provider and model that will be asked; None when nobody will be.
+            spread: keeps those who wait for the same route from coming back at once.
+
+        Raises:
+            GenerationNotFound: it is gone.
+        """
+        ...
+
+    def retry_later(
+        self,
+        claim: Claim,
+        failure: Failure,
+        *,
+        duration: timedelta | None,
+        delay: timedelta,
+        outage: Outage | None,
+    ) -> None:
+        """Close the attempt as ``fail`` does, and open the next queued one, due after ``delay``: the unit stays held.
+
+        The generation says ``queued``. With ``outage`` the attempt's route is closed for a while.
+
+        Raises:
+            LeaseLost, AlreadySucceeded, GenerationNotFound: as ``fail``; nothing goes on.
+        """
+        ...
+
+    def give_back(
+        self, claim: Claim, *, delay: timedelta, reason: str, wire_requests: int, outage: Outage | None
+    ) -> None:
+        """Turn a running attempt that certainly did not generate back to queued, due after ``delay``.
+
+        No attempt is used up, and the app is told of no failure. Its token ends: a repeat changes nothing. With
+        ``outage`` its route is closed for a while.
+        """
+        ...
+
+    def cancel(self, user_id: UUID, generation_id: UUID, *, reason: AiRetryError | None) -> timedelta | None:
+        """Close the queued attempt and release its unit; the generation says again what it said before.
+
+        Args:
+            user_id: whose.
+            generation_id: which.
+            reason: why the accepted retry ends, for the app's error log; None: its user took it back.
+
+        Returns:
+            None when nothing is queued any more; else how long the lease of the attempt lasts that is running, and
+            nothing was changed.
+        """
+        ...
+
+    def receive(self, *, limit: int, visibility: timedelta, poll: timedelta) -> Sequence[Message]:
+        """Wait up to ``poll`` for messages; others don't see them for ``visibility``. Nothing is begun.
+
+        Raises:
+            NotConfigured: there is no queue here.
+        """
+        ...
+
+    def postpone(self, message: Message, *, delay: timedelta) -> None:
+        """Put a message back, and its queued attempt with it, for ``delay``; for the lease when that is running.
+
+        A message that belongs to no open attempt is deleted. A repeat is harmless.
+        """
+        ...
+
+    def resend(self, *, max_live: int, limit: int) -> int:
+        """Send messages for queued attempts that have been due for a minute without one; tell for how many users.
+
+        For any worker, at any time. Waits for nobody.
+        """
+        ...
+
+    def queue_state(self) -> QueueState:
+        """Tell what waits and what runs. Reads only."""
         ...
 
 

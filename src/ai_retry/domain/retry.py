@@ -34,9 +34,9 @@ from ai_retry.domain.model import (
 from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
 
-_CLAIM_TRIES = 3  # a snapshot that is stale three times in a row means that others are at work
+CLAIM_TRIES = 3  # a snapshot that is stale three times in a row means that others are at work
 _LONGEST_NAME = 255  # characters of an idempotency key or an operator
-_SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
+SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +90,10 @@ def retry_generation(
         AiRetryError: see ``ai_retry.domain.errors`` for the others.
     """
     user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
-    for name, text in (("idempotency_key", idempotency_key), ("operator", operator)):
-        if text is not None and not (text.isprintable() and 1 <= len(text) <= _LONGEST_NAME):
-            raise ValueError(f"{name} must have 1 to {_LONGEST_NAME} printable characters")
-    for _ in range(_CLAIM_TRIES):
-        snapshot = _load(storage, user_id, generation_id, policy)
-        if idempotency_key is not None and (replay := _replay(snapshot, idempotency_key)):
+    check_names(idempotency_key=idempotency_key, operator=operator)
+    for _ in range(CLAIM_TRIES):
+        snapshot = load(storage, user_id, generation_id, policy)
+        if idempotency_key is not None and (replay := replay_of(snapshot, idempotency_key)):
             return replay
         admission = replace(
             rules.admit(snapshot, policy, context_from=context_from, waive=waive, charge=charge),
@@ -105,11 +103,11 @@ def retry_generation(
         claimed_after = clock.monotonic()
         claim = storage.claim(admission, token=uuid4(), lease=policy.lease)
         if claim is not None:
-            attempt = _Attempt(
-                snapshot, admission, claim, claimed_after, storage, ai, clock, policy, jitter or _at_random
+            attempt = RunningAttempt(
+                snapshot, admission, claim, claimed_after, storage, ai, clock, policy, jitter or at_random
             )
             return attempt.run()
-    raise RetryInProgress(retry_after=_SHORTEST_CALL)
+    raise RetryInProgress(retry_after=SHORTEST_CALL)
 
 
 def retry_status(
@@ -128,7 +126,7 @@ def retry_status(
         StorageFailure: safe to repeat.
     """
     user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
-    snapshot = _load(storage, user_id, generation_id, policy)
+    snapshot = load(storage, user_id, generation_id, policy)
     try:
         admission = rules.admit(snapshot, policy, context_from=context_from)
     except AiRetryError as refusal:
@@ -137,8 +135,8 @@ def retry_status(
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
-    """A claimed attempt, from the call to the settle."""
+class RunningAttempt:
+    """A claimed attempt, from the call to the settle. What a failure leads to is for ``_fail`` and ``_give_back``."""
 
     snapshot: Snapshot
     admission: Admission
@@ -151,6 +149,7 @@ class _Attempt:
     jitter: Callable[[], float]
 
     def run(self) -> RetryResult:
+        """Call and settle; raises what ``retry_generation`` does."""
         answer, duration = self._answer()
         settled = self._succeed(answer, duration)
         return RetryResult(
@@ -168,7 +167,7 @@ class _Attempt:
         assert context is not None  # noqa: S101 (admit gives one or the other)
         called_after = self.clock.monotonic()
         timeout = rules.call_timeout(timedelta(seconds=called_after - self.claimed_after), self.policy)
-        if timeout < min(_SHORTEST_CALL, self.policy.deadline / 2):
+        if timeout < min(SHORTEST_CALL, self.policy.deadline / 2):
             self._give_back()
         try:
             answer = self.ai.generate(
@@ -219,7 +218,8 @@ class _Attempt:
         return timedelta(seconds=self.clock.monotonic() - monotonic)
 
 
-def _at_random() -> float:
+def at_random() -> float:
+    """Say where in its range a wait lies."""
     import random  # noqa: PLC0415 (importing ai_retry shall be quick)
 
     return random.random()  # noqa: S311 (spreads waits, guards nothing)
@@ -234,14 +234,15 @@ _NO_TIME_TO_CALL = Failure(
 )
 
 
-def _load(storage: Storage, user_id: UUID, generation_id: UUID, policy: RetryPolicy) -> Snapshot:
+def load(storage: Storage, user_id: UUID, generation_id: UUID, policy: RetryPolicy) -> Snapshot:
+    """Read the snapshot; ``GenerationNotFound`` when the user has none such."""
     snapshot = storage.load(user_id, generation_id, policy.quota)
     if snapshot is None:
         raise GenerationNotFound(generation_id)
     return snapshot
 
 
-def _replay(snapshot: Snapshot, idempotency_key: str) -> RetryResult | None:
+def replay_of(snapshot: Snapshot, idempotency_key: str) -> RetryResult | None:
     """What an earlier request with this key achieved: the key belongs to the latest attempt made with it."""
     made = [attempt for attempt in snapshot.attempts if attempt.idempotency_key == idempotency_key]
     if not made or made[-1].outcome is not Outcome.SUCCEEDED or snapshot.session is None:
@@ -253,6 +254,17 @@ def _replay(snapshot: Snapshot, idempotency_key: str) -> RetryResult | None:
         attempt=made[-1].number,
         replayed=True,
     )
+
+
+def check_names(**names: str | None) -> None:
+    """Refuse what nobody could read in a log.
+
+    Raises:
+        ValueError: names it.
+    """
+    for name, text in names.items():
+        if text is not None and not (text.isprintable() and 1 <= len(text) <= _LONGEST_NAME):
+            raise ValueError(f"{name} must have 1 to {_LONGEST_NAME} printable characters")
 
 
 def as_uuid(value: UUID | str, name: str) -> UUID:

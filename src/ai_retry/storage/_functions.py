@@ -5,7 +5,7 @@ a failure of the call means (``failure_of_sqlstate``) stands here, once for all 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn, TypeAlias
 from uuid import UUID
@@ -32,8 +32,10 @@ from ai_retry.domain.model import (
     Settled,
     Snapshot,
 )
+from ai_retry.domain.queue_model import Parked
 from ai_retry.storage._rows import (
     Json,
+    admission_arguments,
     answer_row,
     claim_arguments,
     instant,
@@ -58,9 +60,10 @@ _TRANSIENT = (
 _UNKNOWN = ("08", "57P", "XX", "58")  # the link or the server went away, perhaps after the commit
 _FOR_OPERATORS = (
     (
-        ("42883", "42P01", "42703", "3F000", "42501", "28"),
-        "the database refused a function of ai-retry: apply the migrations and use the service role",
+        ("42883", "42P01", "42703", "3F000"),
+        "the database does not know what ai-retry asks for: apply the migrations of this version",
     ),
+    (("42501", "28"), "the database refused ai-retry's role: use the service role, or grant it what it needs"),
     (("25000", "25006"), "ai-retry's role must be able to write, in read committed transactions"),
     (("23", "P0"), "the app's tables refuse what ai-retry writes: the database's log says why"),
 )
@@ -87,38 +90,37 @@ class FunctionStorage:
 
     def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
         """See the port."""
+        claim = self._claim("ai_retry_claim", admission, token, lease, {})
+        assert not isinstance(claim, Parked)  # noqa: S101 - only what names a route is parked
+        return claim
+
+    def _claim(
+        self, function: str, admission: Admission, token: UUID, lease: timedelta, queued: Json
+    ) -> Claim | Parked | None:
         answer = self._call(
-            "ai_retry_claim",
+            function,
             {
-                "p_user_id": str(admission.user_id),
-                "p_generation_id": str(admission.generation_id),
+                **admission_arguments(admission),
                 "p_token": str(token),
-                "p_number": admission.number,
-                "p_version": admission.version,
-                "p_as_of": admission.as_of.isoformat(),
                 "p_lease_seconds": lease.total_seconds(),
                 "p_abandoned_wait_seconds": admission.abandoned_wait.total_seconds(),
-                "p_max_live": admission.max_live,
-                "p_max_used": admission.max_used,
-                "p_window_seconds": admission.quota_rule.window.total_seconds(),
-                "p_count_own_successes": admission.quota_rule.count_own_successes,
-                "p_charge": admission.charge,
-                "p_idempotency_key": admission.idempotency_key,
-                "p_waived": ",".join(sorted(admission.waived)),
-                "p_operator": admission.operator,
                 "p_answer_from": admission.stored_answer.number if admission.stored_answer else None,
+                **queued,
             },
         )
         if answer["status"] == "not_found":
             raise GenerationNotFound(admission.generation_id)
         if answer["status"] == "stale":
             return None
+        if answer["status"] == "parked":
+            return Parked(retry_after=timedelta(seconds=answer["retry_after_seconds"]))
         return Claim(
             user_id=admission.user_id,
             generation_id=admission.generation_id,
             number=answer["number"],
             token=token,
             lease_expires_at=instant(answer["lease_expires_at"]),
+            outage_failures=answer.get("outage_failures", 0),
         )
 
     def succeed(
@@ -161,9 +163,20 @@ class FunctionStorage:
 
     def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
         """See the port."""
+        self._fail("ai_retry_fail", claim, failure, duration, delay, {})
+
+    def _fail(
+        self,
+        function: str,
+        claim: Claim,
+        failure: Failure,
+        duration: timedelta | None,
+        delay: timedelta,
+        queued: Json,
+    ) -> None:
         timed_out = failure.code is FailureCode.TIMEOUT
         result = self._call(
-            "ai_retry_fail",
+            function,
             {
                 **claim_arguments(claim),
                 "p_status": GenerationStatus.TIMEOUT if timed_out else GenerationStatus.ERROR,
@@ -178,10 +191,21 @@ class FunctionStorage:
                 "p_usage": json.dumps(usage_row(failure.usage)) if failure.usage else None,
                 "p_provider_id": storable(failure.provider_id),
                 "p_wire_requests": failure.wire_requests,
+                **queued,
             },
         )
         if result["status"] != "failed":
             _raise_unsettled(claim, result)
+
+    def inspect(self) -> Json:
+        """Tell what stands in the database: see ``ai_retry_inspect``. Reads only."""
+        facts: Json = self._call("ai_retry_inspect", {})
+        return facts
+
+    def books(self) -> Sequence[Json]:
+        """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only."""
+        violations: Sequence[Json] = self._call("ai_retry_books", {})
+        return violations
 
 
 def _settled(result: Json) -> Settled:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import (
+    Admission,
     Answer,
     Attempt,
     Claim,
@@ -44,6 +45,25 @@ def claim_arguments(claim: Claim) -> Json:
         "p_user_id": str(claim.user_id),
         "p_generation_id": str(claim.generation_id),
         "p_token": str(claim.token),
+    }
+
+
+def admission_arguments(admission: Admission) -> Json:
+    """Arguments that every opening of an attempt takes."""
+    return {
+        "p_user_id": str(admission.user_id),
+        "p_generation_id": str(admission.generation_id),
+        "p_number": admission.number,
+        "p_version": admission.version,
+        "p_as_of": admission.as_of.isoformat(),
+        "p_max_live": admission.max_live,
+        "p_max_used": admission.max_used,
+        "p_window_seconds": admission.quota_rule.window.total_seconds(),
+        "p_count_own_successes": admission.quota_rule.count_own_successes,
+        "p_charge": admission.charge,
+        "p_idempotency_key": admission.idempotency_key,
+        "p_waived": ",".join(sorted(admission.waived)),
+        "p_operator": admission.operator,
     }
 
 
@@ -93,7 +113,7 @@ def read_snapshot(row: Json) -> Snapshot:
         generation=read_generation(row["generation"]),
         attempts=_attempts(row["attempts"]),
         live=row["live"],
-        live_until=_maybe_instant(row["live_until"]),
+        live_until=maybe_instant(row["live_until"]),
         quota=read_quota(row["quota"]),
         stored_answer=_stored_answer(row["stored_answer"]),
         session=row["session"],
@@ -112,7 +132,7 @@ def read_generation(row: Json) -> Generation:
         session_id=UUID(row["session_id"]) if row["session_id"] else None,
         duration=None if row["duration_ms"] is None else timedelta(milliseconds=float(row["duration_ms"])),
         created_at=instant(row["created_at"]),
-        updated_at=_maybe_instant(row["updated_at"]),
+        updated_at=maybe_instant(row["updated_at"]),
     )
 
 
@@ -129,15 +149,17 @@ def _attempts(rows: Sequence[Json]) -> Sequence[Attempt]:
         Attempt(
             number=row["number"],
             started_at=instant(row["started_at"]),
-            lease_expires_at=instant(row["lease_expires_at"]),
+            lease_expires_at=maybe_instant(row["lease_expires_at"]),
             outcome=Outcome(row["outcome"]) if row["outcome"] else None,
-            closed_at=_maybe_instant(row["closed_at"]),
+            closed_at=maybe_instant(row["closed_at"]),
             code=row["code"],
             counted=row["counted"],
-            next_attempt_at=_maybe_instant(row["next_attempt_at"]),
+            next_attempt_at=maybe_instant(row["next_attempt_at"]),
             idempotency_key=row["idempotency_key"],
             refused_constraint=row["refused_constraint"],
             provider_outcome=ProviderOutcome(row["provider_outcome"]),
+            accepted_at=maybe_instant(row.get("accepted_at")),  # absent before the queue's migration
+            expires_at=maybe_instant(row.get("expires_at")),
         )
         for row in rows
     )
@@ -150,7 +172,7 @@ def read_quota(row: Json) -> Quota:
         window=timedelta(seconds=row["window_seconds"]),
         captured=row["captured"],
         held=row["held"],
-        resets_at=_maybe_instant(row["resets_at"]),
+        resets_at=maybe_instant(row["resets_at"]),
     )
 
 
@@ -163,14 +185,15 @@ def _stored_answer(row: Json | None) -> StoredAnswer | None:
         answer=Answer(
             output=row["output"],
             model=row["model"],
-            usage=None if usage is None else _usage(usage),
+            usage=None if usage is None else read_usage(usage),
             provider_id=row["provider_id"],
             wire_requests=0,
         ),
     )
 
 
-def _usage(row: Json) -> Usage:
+def read_usage(row: Json) -> Usage:
+    """Read what ``usage_row`` wrote."""
     cost = row["cost"]
     return Usage(
         prompt_tokens=row["prompt_tokens"],
@@ -185,7 +208,8 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _maybe_instant(text: str | None) -> datetime | None:
+def maybe_instant(text: str | None) -> datetime | None:
+    """Read an instant that may be absent."""
     return None if text is None else instant(text)
 
 

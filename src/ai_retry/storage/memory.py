@@ -65,6 +65,7 @@ class AttemptRow(Attempt):
 
     user_id: UUID
     generation_id: UUID
+    lease_expires_at: datetime  # nothing is queued here
     token: UUID = field(repr=False)
     charge: bool
     waived: frozenset[Waiver]

@@ -11,13 +11,15 @@ from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from ai_retry.domain.errors import AiRetryError, StorageOutcomeUnknown
-from ai_retry.storage._functions import FunctionStorage, failure_of_sqlstate, reply_lost, unreachable
+from ai_retry.storage._functions import failure_of_sqlstate, reply_lost, unreachable
+from ai_retry.storage._queue_functions import FunctionQueueStorage
+from ai_retry.storage._recovery_functions import RecoveryFunctions
 from ai_retry.storage._rows import Json
 
 _LINK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
 
 
-class PostgresStorage(FunctionStorage):
+class PostgresStorage(RecoveryFunctions, FunctionQueueStorage):
     """The storage as a role that may execute the functions (``service_role`` or the migrations' owner).
 
     Args:

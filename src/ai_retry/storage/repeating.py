@@ -25,8 +25,8 @@ from ai_retry.domain.ports import Storage
 from ai_retry.spool import PendingSettle, Spool
 
 _T = TypeVar("_T")
-_READ_FOR = timedelta(seconds=3)  # load and claim: a user is waiting, and an admission is stale after ten seconds
-_SETTLE_FOR = timedelta(seconds=20)  # something was paid for; about what the lease still lasts
+READ_FOR = timedelta(seconds=3)  # load and claim: a user is waiting, and an admission is stale after ten seconds
+SETTLE_FOR = timedelta(seconds=20)  # something was paid for; about what the lease still lasts
 
 
 class RepeatingStorage:
@@ -46,8 +46,8 @@ class RepeatingStorage:
         storage: Storage,
         spool: Spool | None = None,
         *,
-        read_for: timedelta = _READ_FOR,
-        settle_for: timedelta = _SETTLE_FOR,
+        read_for: timedelta = READ_FOR,
+        settle_for: timedelta = SETTLE_FOR,
     ) -> None:
         self._storage = storage
         self._spool = spool
@@ -59,11 +59,11 @@ class RepeatingStorage:
 
     def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
         """See the port."""
-        return _repeat(lambda: self._storage.load(user_id, generation_id, quota_rule), self._read_for)
+        return repeat(lambda: self._storage.load(user_id, generation_id, quota_rule), self._read_for)
 
     def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
         """See the port."""
-        return _repeat(lambda: self._storage.claim(admission, token=token, lease=lease), self._read_for)
+        return repeat(lambda: self._storage.claim(admission, token=token, lease=lease), self._read_for)
 
     def succeed(
         self,
@@ -88,9 +88,9 @@ class RepeatingStorage:
         )
         spool = self._spool if answer_from is None else None  # a stored answer is safe where it is
         if spool is None:
-            return _repeat(lambda: settle.send(self._storage), self._settle_for)
+            return repeat(lambda: settle.send(self._storage), self._settle_for)
         try:
-            settled = _repeat(
+            settled = repeat(
                 lambda: settle.send(self._storage), self._settle_for, on_failure=lambda: spool.keep(settle)
             )
         except (StorageFailure, NotConfigured):
@@ -104,14 +104,15 @@ class RepeatingStorage:
 
     def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
         """See the port."""
-        _repeat(lambda: self._storage.fail(claim, failure, duration=duration, delay=delay), self._settle_for)
+        repeat(lambda: self._storage.fail(claim, failure, duration=duration, delay=delay), self._settle_for)
 
     def discard_answer(self, user_id: UUID, generation_id: UUID, *, operator: str) -> bool:
         """See the port."""
-        return _repeat(lambda: self._storage.discard_answer(user_id, generation_id, operator=operator), self._read_for)
+        return repeat(lambda: self._storage.discard_answer(user_id, generation_id, operator=operator), self._read_for)
 
 
-def _repeat(call: Callable[[], _T], budget: timedelta, *, on_failure: Callable[[], None] = lambda: None) -> _T:
+def repeat(call: Callable[[], _T], budget: timedelta, *, on_failure: Callable[[], None] = lambda: None) -> _T:
+    """Call until it answers, or fails for good, or the budget is spent; a lost reply outweighs what came after it."""
     unknown: list[StorageOutcomeUnknown] = []
 
     def remember(state: RetryCallState) -> None:

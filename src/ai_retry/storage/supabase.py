@@ -12,7 +12,9 @@ from supabase import create_client
 from supabase.client import ClientOptions
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured
-from ai_retry.storage._functions import FunctionStorage, failure_of_sqlstate, reply_lost, unreachable
+from ai_retry.storage._functions import failure_of_sqlstate, reply_lost, unreachable
+from ai_retry.storage._queue_functions import FunctionQueueStorage
+from ai_retry.storage._recovery_functions import RecoveryFunctions
 from ai_retry.storage._rows import Json
 
 _UNREACHABLE = ("PGRST000", "PGRST001", "PGRST002", "PGRST003")  # the API has no database: PostgREST, errors, group 0
@@ -23,7 +25,7 @@ _GATEWAY = (502, 503, 504)
 _SQLSTATE_LENGTH = 5  # all others are the API's own, or an HTTP status
 
 
-class SupabaseStorage(FunctionStorage):
+class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
     """The storage as ``service_role`` over HTTPS.
 
     Args:

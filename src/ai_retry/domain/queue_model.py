@@ -1,0 +1,70 @@
+"""The nouns of retries that are accepted for later: see ``model``, of which this is a part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from ai_retry.domain.model import Generation, Quota
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedRetry:
+    """A retry that was accepted for later: it ends in a session, or in an error with its reason."""
+
+    generation: Generation  # perhaps without its ``prompt_data``
+    quota: Quota
+    attempt: int  # number of the attempt that waits or runs
+    accepted_at: datetime | None  # None: it runs for somebody who waits for it
+    next_attempt_at: datetime | None  # when the attempt is due; None: it runs
+    expires_at: datetime | None  # until when it is tried
+    as_of: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A hint that it is time to look at a generation."""
+
+    id: int
+    user_id: UUID
+    generation_id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """What a failed call said of its route: leave it alone for a while."""
+
+    wait: timedelta
+    failures: int  # in a row, this one included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """No claim: the route is closed, and the queued attempt waits for it."""
+
+    retry_after: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteState:
+    """A provider and model that are away, or coming back."""
+
+    route: str
+    not_before: datetime
+    failures: int  # in a row
+    slots: int  # calls that may run at once when it opens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueState:
+    """What waits and runs for accepted retries."""
+
+    as_of: datetime
+    configured: bool  # False: there is no pgmq
+    queued: int
+    due: int  # of them, those that a worker could begin now
+    parked: int  # of them, those that wait for a provider
+    running: int
+    oldest_accepted_at: datetime | None
+    poisoned: int  # given up in the last 24 hours, because their workers kept dying
+    outages: Sequence[RouteState]
