@@ -41,6 +41,7 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
     from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
     from ai_retry.providers.validation import check_schema  # noqa: PLC0415 - imports jsonschema
     from ai_retry.storage.repeating_queue import RepeatingQueueStorage  # noqa: PLC0415 - imports tenacity
+    from ai_retry.storage.repeating_recovery import RepeatingRecovery  # noqa: PLC0415 - imports tenacity
 
     settings = settings or Settings.from_env()
     clock = SystemClock()
@@ -64,6 +65,7 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
         return Client(
             storage=storage,
             queue_storage=storage,
+            recovery_storage=RepeatingRecovery(adapter),
             provider=urlsplit(settings.ai_base_url).netloc,
             ai=ai,
             clock=clock,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from ai_retry.clock import SystemClock
@@ -14,15 +14,20 @@ from ai_retry.domain.model import RetryResult, Waiver
 from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry, QueueState
+from ai_retry.domain.recovery import RecoveryStorage
 from ai_retry.domain.retry import RetryStatus, as_uuid
+from ai_retry.recovery.methods import RecoveryMethods
 from ai_retry.slots import CallSlots, SlottedStorage
 from ai_retry.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
+if TYPE_CHECKING:
+    from ai_retry.recovery.parts import Parts
+
 _NO_WAIVERS: frozenset[Waiver] = frozenset()
 
 
-class Client:
+class Client(RecoveryMethods):
     """Retries generations with what it was given; ``connect`` makes one from settings.
 
     Safe to share between threads. Close it, or use it as a context manager, to give back connections.
@@ -38,6 +43,7 @@ class Client:
         context_from: ContextFrom = stored_context,
         max_calls: int = DEFAULT_MAX_CALLS,
         queue_storage: QueueStorage | None = None,
+        recovery_storage: RecoveryStorage | None = None,
         provider: str = "",
         spool: Spool | None = None,
         on_close: Callable[[], None] = lambda: None,
@@ -52,6 +58,7 @@ class Client:
             context_from: reads what to ask out of a generation.
             max_calls: provider calls that run at once through this client.
             queue_storage: where retries wait that are accepted for later; None: none are.
+            recovery_storage: where failed generations are found, and recoveries recorded; None: nowhere.
             provider: names whom ``ai`` asks, so that workers share what they learn of its outages.
             spool: where answers wait that ``storage`` could not settle, for ``settle``.
             on_close: frees what the client was given.
@@ -60,6 +67,7 @@ class Client:
         self._policy, self._context_from = policy, context_from
         self._slots = CallSlots(max_calls)
         self._queue_storage, self._provider = queue_storage, provider
+        self._recovery_storage = recovery_storage
         self._spool = spool
         self._on_close = on_close
 
@@ -196,6 +204,21 @@ class Client:
         if self._queue_storage is None:
             raise NotConfigured("this client was given no queue_storage")
         return self._queue_storage
+
+    def _recovery_parts(self) -> "Parts":
+        from ai_retry.recovery.parts import Parts  # noqa: PLC0415 - retries alone don't need it
+
+        if self._recovery_storage is None:
+            raise NotConfigured("this client was given no recovery_storage")
+        return Parts(
+            storage=self._storage,
+            records=self._recovery_storage,
+            ai=self._ai,
+            clock=self._clock,
+            policy=self._policy,
+            context_from=self._context_from,
+            slots=self._slots,
+        )
 
     def close(self) -> None:
         """Give back connections. A repeat does nothing."""

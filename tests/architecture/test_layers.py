@@ -27,7 +27,9 @@ LAYERS = {
     "config": {"domain"},
     "slots": {"domain"},
     "worker": {"domain"},
-    "client": {"clock", "config", "domain", "slots", "spool", "worker"},
+    "tables": set(),
+    "recovery": {"domain", "slots", "tables"},
+    "client": {"clock", "config", "domain", "recovery", "slots", "spool", "worker"},
     "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config", "spool"},
     "problems": {"domain", "auth"},
     "schemas": {"domain", "problems"},
@@ -35,7 +37,7 @@ LAYERS = {
     "flask": {"auth", "client", "domain", "problems", "schemas", "openapi"},
     "_shipped": set(),
     "doctor": {"domain", "config", "providers", "bootstrap", "_shipped"},
-    "commands": {"_shipped", "bootstrap", "client", "clock", "config", "doctor", "domain", "worker"},
+    "commands": {"_shipped", "bootstrap", "client", "clock", "config", "doctor", "domain", "tables", "worker"},
     "cli": {"commands"},
     "testing": {"domain", "storage"},
 }
@@ -61,11 +63,15 @@ LIBRARIES = {
     "requests": {"auth", "doctor.provider", "providers.deadline", "providers.http"},
     "supabase": {"storage.supabase"},
     "tenacity": {"providers.http", "storage.repeating"},
+    "tqdm": {"recovery.progress"},
     "urllib3": {"providers.deadline", "providers.http"},
     "werkzeug": {"flask"},
 }
 
-HEAVY = ["flask", "httpx", "jsonschema", "jwt", "marshmallow", "psycopg", "pydantic", "requests", "supabase"]
+HEAVY = [
+    *("flask", "httpx", "jsonschema", "jwt", "marshmallow", "matplotlib", "pandas", "psycopg", "pydantic", "requests"),
+    *("supabase", "tqdm"),
+]
 
 MAX_MODULE_LINES = 300
 LONG_MODULES = {

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
+from ai_retry.tables import printable, text_table
 
 if TYPE_CHECKING:
-    from ai_retry.bootstrap import Client
+    from ai_retry.client import Client
+
+__all__ = ["NotReady", "as_json_option", "connected", "print_json", "print_table", "printable", "told"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -55,18 +58,7 @@ def print_json(document: Any) -> None:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print columns side by side; control characters of a cell can't reach the terminal."""
-    cells = [list(header), *([_cell(each) for each in row] for row in rows)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(header))]
-    for row in cells:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value))
+    click.echo(text_table(header, rows))
 
 
 def _plain(value: object) -> str:

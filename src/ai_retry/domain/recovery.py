@@ -1,0 +1,205 @@
+"""Manual recovery: what is looked for, what may be done about what was found, and what a plan has done already.
+
+The rules of a single retry stay in ``policy``: here they are asked about many generations before anybody is called.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+from ai_retry.domain import policy as rules
+from ai_retry.domain.context import stored_context
+from ai_retry.domain.errors import AiRetryError, NotConfigured, QuotaExhausted
+from ai_retry.domain.model import Attempt, GenerationStatus, Outcome, QuotaRule, Snapshot, Usage, Waiver
+from ai_retry.domain.policy import ContextFrom, RetryPolicy
+
+FAILED = frozenset({GenerationStatus.ERROR, GenerationStatus.TIMEOUT})
+FINDABLE = frozenset(GenerationStatus) - {GenerationStatus.SUCCESS}
+NO_WAIVERS: frozenset[Waiver] = frozenset()
+_SETTLED = (Outcome.SUCCEEDED, Outcome.FAILED)
+
+
+class Decision(StrEnum):
+    """What can be done about a generation."""
+
+    NOW = "now"  # a retry would be admitted
+    LATER = "later"  # a rule refuses it, and will not for ever
+    NEVER = "never"  # nobody but an operator can change that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which failed generations are looked for; None: any."""
+
+    until: datetime  # failed before; never after the search began, so that later failures don't slip in
+    since: datetime | None = None  # failed then, or after
+    statuses: frozenset[GenerationStatus] = FAILED
+    codes: frozenset[str] | None = None  # of the last error
+    models: frozenset[str] | None = None  # that the generation names
+    user_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastError:
+    """What went wrong last: of our last attempt that failed, else what the app recorded."""
+
+    code: str
+    at: datetime | None
+    reason: str | None = None  # one cleaned line; the app's own messages are left out, since a prompt may stand there
+    ours: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundRow:
+    """A generation as a search tells it: all that ``admit`` needs, and its last error."""
+
+    failed_at: datetime
+    snapshot: Snapshot
+    error: LastError | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """A place in the order of a search: failed later, then greater id, comes first."""
+
+    at: datetime
+    id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPage:
+    """Some of what was found, newest first; perhaps none although more follow."""
+
+    as_of: datetime
+    rows: Sequence[FoundRow]
+    next: Cursor | None  # where the next page begins; None: this was the last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanAttempt:
+    """The last attempt that a plan made at a generation."""
+
+    generation_id: UUID
+    number: int
+    outcome: Outcome | None  # None: open
+    code: str | None
+    started_at: datetime
+    closed_at: datetime | None
+    next_attempt_at: datetime | None
+    usage: Usage | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the plan is done with the generation: see ``settled_attempt``."""
+        return self.outcome in _SETTLED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEstimate:
+    """What a call took in the past, on average; None: unknown."""
+
+    tokens: Decimal | None
+    cost: Decimal | None
+
+
+class RecoveryStorage(Protocol):
+    """What recovery needs of a storage, beyond ``Storage``. One method is one transaction; all are safe to repeat.
+
+    Raises:
+        StorageFailure: safe to repeat, whatever it says.
+        NotConfigured: the storage lacks its schema.
+    """
+
+    def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
+        """Read a page of failed generations, newest first, looking at no more than ``page`` of them.
+
+        Pages follow each other by ``before``: no generation is told twice, and none that stays as it is is left out.
+        With a page of 0 it tells its time alone.
+        """
+        ...
+
+    def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | None:
+        """Read one generation of whatever user and status; None when there is none."""
+        ...
+
+    def find_attempts(self, key: str, *, after: UUID | None, page: int) -> Sequence[PlanAttempt]:
+        """Read the last attempt with this idempotency key of each generation, by the generations' ids."""
+        ...
+
+    def estimate(self) -> Mapping[str | None, CallEstimate]:
+        """Tell what calls took in the past, for each model that generations name (None: the default)."""
+        ...
+
+    def record_recovery(
+        self, run_id: UUID, *, plan_id: str, operator: str, plan: Mapping[str, Any], counts: Mapping[str, Any] | None
+    ) -> str | None:
+        """Record that a run began or, with its counts, that it ended: then also an event for each user concerned.
+
+        Returns:
+            The name of what refused those events, if the app did; they are left out then, and that is recorded.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What ``admit`` says of a generation, and why."""
+
+    decision: Decision
+    refusal: AiRetryError | None = field(default=None)
+
+    @property
+    def code(self) -> str | None:
+        """The refusal's code; None: a retry would be admitted."""
+        return self.refusal.code if self.refusal else None
+
+
+def judge(
+    snapshot: Snapshot,
+    policy: RetryPolicy,
+    *,
+    context_from: ContextFrom = stored_context,
+    waive: frozenset[Waiver] = NO_WAIVERS,
+    charge: bool = True,
+    set_aside: int = 0,
+) -> Verdict:
+    """Ask ``admit`` whether the generation could be retried now.
+
+    Args:
+        snapshot: what the storage holds.
+        policy: the numbers.
+        context_from: reads the context.
+        waive: limits that an operator lifts.
+        charge: False: the quota is not asked.
+        set_aside: units of the user's quota that a plan means to hold for other generations of theirs.
+    """
+    quota = replace(snapshot.quota, held=snapshot.quota.held + set_aside)
+    try:
+        rules.admit(replace(snapshot, quota=quota), policy, context_from=context_from, waive=waive, charge=charge)
+    except AiRetryError as refusal:
+        return Verdict(_kind(refusal, quota.limit), refusal)
+    return Verdict(Decision.NOW)
+
+
+def _kind(refusal: AiRetryError, limit: int) -> Decision:
+    passes = limit > 0 if isinstance(refusal, QuotaExhausted) else refusal.retry_after is not None
+    return Decision.LATER if passes and not isinstance(refusal, NotConfigured) else Decision.NEVER
+
+
+def settled_attempt(snapshot: Snapshot, key: str) -> Attempt | None:
+    """Return the attempt with which a plan's work at this generation is done; None: it is still to be done.
+
+    A plan makes one settled attempt at each generation. Of its last attempt (by the plan's key) after a kill:
+
+    - succeeded or failed: done, whatever came of it; another plan may try again;
+    - open under a valid lease: somebody works on it; ``admit`` refuses until it is settled, or its lease is over;
+    - open beyond its lease, or abandoned: its worker died. Nobody can tell what the provider did, and the user has
+      nothing, so the plan goes on with it: with the answer, if it came late and was kept, else with another call under
+      the same provider key.
+    """
+    made = [each for each in snapshot.attempts if each.idempotency_key == key]
+    return made[-1] if made and made[-1].outcome in _SETTLED else None

@@ -1,0 +1,163 @@
+"""What failed: a search that can be walked through again and again, a page at a time."""
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from ai_retry.domain.model import GenerationStatus, QuotaRule
+from ai_retry.domain.recovery import FAILED, FINDABLE, Filter, FoundRow, judge
+from ai_retry.domain.retry import as_uuid
+from ai_retry.recovery.generation import COLUMNS, FoundGeneration, told
+from ai_retry.recovery.parts import Parts, notebook_library
+from ai_retry.recovery.summary import Summary, summarise
+from ai_retry.tables import html_table, text_table
+
+When: TypeAlias = datetime | timedelta | str
+Words: TypeAlias = str | Collection[str]
+
+_PAGE = 200  # generations that one read looks at
+_SHOWN = 20
+_AGO = re.compile(r"(\d{1,6})\s*([mhd])")
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+class Found:
+    """Failed generations, newest first. Iterating reads them again, a page at a time: memory stays the same.
+
+    What fails after the search was made is not among them; what was retried since tells how it stands now, or is gone.
+    """
+
+    def __init__(self, parts: Parts, wanted: Filter) -> None:
+        self.filter = wanted
+        self._parts = parts
+
+    def rows(self, quota_rule: QuotaRule | None = None) -> Iterator[FoundRow]:
+        """Read what was found, with all that a decision needs; the quota by this rule, or by the client's."""
+        rule, before = quota_rule or self._parts.policy.quota, None
+        while True:
+            page = self._parts.records.find(self.filter, before=before, page=_PAGE, quota_rule=rule)
+            yield from page.rows
+            if page.next is None:
+                return
+            before = page.next
+
+    def __iter__(self) -> Iterator[FoundGeneration]:
+        """Tell each, and what a retry would be answered now."""
+        for row in self.rows():
+            yield told(row, judge(row.snapshot, self._parts.policy, context_from=self._parts.context_from))
+
+    def first(self, count: int) -> list[FoundGeneration]:
+        """Tell the newest ones."""
+        return list(islice(self, count))
+
+    def summary(self) -> Summary:
+        """Count by code, model, user and decision, in one pass."""
+        return summarise(self)
+
+    def to_frame(self) -> Any:
+        """Return a ``pandas.DataFrame``, a row for each generation."""
+        pandas = notebook_library("pandas")
+        return pandas.DataFrame(([getattr(each, column) for column in COLUMNS] for each in self), columns=list(COLUMNS))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw failures over time by code, and return the ``matplotlib`` axes."""
+        from ai_retry.recovery.pictures import failures_over_time  # noqa: PLC0415 - imports matplotlib
+
+        return failures_over_time(((each.failed_at, each.code or "unknown") for each in self), ax)
+
+    def __repr__(self) -> str:
+        shown = self.first(_SHOWN + 1)
+        return f"{text_table(COLUMNS, _cells(shown[:_SHOWN]))}\n{self._footer(shown)}"
+
+    def _repr_html_(self) -> str:
+        shown = self.first(_SHOWN + 1)
+        return html_table(COLUMNS, _cells(shown[:_SHOWN]), caption="Failed generations", footer=self._footer(shown))
+
+    def _footer(self, shown: list[FoundGeneration]) -> str:
+        more = f"the newest {_SHOWN}; there are more" if len(shown) > _SHOWN else f"{len(shown)} in all"
+        return f"{more}; failed before {self.filter.until:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _cells(shown: list[FoundGeneration]) -> list[list[object]]:
+    return [[getattr(each, column) for column in COLUMNS] for each in shown]
+
+
+def search(
+    parts: Parts,
+    *,
+    since: When | None = None,
+    until: When | None = None,
+    code: Words | None = None,
+    status: Words | None = None,
+    user_id: UUID | str | None = None,
+    model: Words | None = None,
+) -> Found:
+    """Begin a search; its end is the storage's now, or ``until`` when that is earlier.
+
+    Raises:
+        ValueError: names the argument and what it may be.
+        StorageFailure: safe to repeat.
+        NotConfigured: the migrations are not applied.
+    """
+    statuses = FAILED if status is None else _statuses(status)
+    wanted = Filter(
+        until=datetime.max.replace(tzinfo=UTC),
+        statuses=statuses,
+        codes=_words(code, "code"),
+        models=_words(model, "model"),
+        user_id=None if user_id is None else as_uuid(user_id, "user_id"),
+    )
+    for value, name in ((since, "since"), (until, "until")):
+        _instant(value, name, wanted.until)  # told before anything is read
+    now = parts.records.find(wanted, before=None, page=0, quota_rule=parts.policy.quota).as_of
+    end = min(now, _instant(until, "until", now) or now)
+    begin = _instant(since, "since", now)
+    if begin is not None and begin >= end:
+        raise ValueError("since must be earlier than until, and than now")
+    return Found(parts, replace(wanted, since=begin, until=end))
+
+
+def _words(value: Words | None, name: str) -> frozenset[str] | None:
+    if value is None:
+        return None
+    words = frozenset([value] if isinstance(value, str) else value)
+    if not words or not all(isinstance(each, str) and each for each in words):
+        raise ValueError(f"{name} must be a text, or some of them")
+    return words
+
+
+def _statuses(value: Words) -> frozenset[GenerationStatus]:
+    words = _words(value, "status") or frozenset()
+    if not words <= FINDABLE:
+        raise ValueError(f"status must be of {', '.join(sorted(FINDABLE))}")
+    return frozenset(GenerationStatus(each) for each in words)
+
+
+def _instant(value: When | None, name: str, now: datetime) -> datetime | None:
+    """Read an instant: aware, an ISO 8601 text with its offset, or how long ago (a timedelta, or 90m, 24h, 7d)."""
+    if isinstance(value, str):
+        value = _read(value, name)
+    if isinstance(value, timedelta):
+        if value <= timedelta(0):
+            raise ValueError(f"{name} must be how long ago it was: a positive timedelta")
+        return now - value
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError(f"{name} must have an offset from UTC, such as 2026-01-31T02:00+00:00, or be 90m, 24h or 7d")
+    return value.astimezone(UTC)
+
+
+def _read(text: str, name: str) -> datetime | timedelta:
+    if ago := _AGO.fullmatch(text.strip()):
+        return int(ago[1]) * _UNITS[ago[2]]
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be an instant such as 2026-01-31T02:00+00:00, or how long ago: 90m, 24h, 7d"
+        ) from None

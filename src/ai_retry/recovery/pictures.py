@@ -1,0 +1,78 @@
+"""Pictures for a notebook."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ai_retry.recovery.parts import notebook_library
+
+_BINS = 60  # at most, over the time that a picture shows
+_WIDTHS = (1, 5, 15, 60, 360, 1440, 10080)  # minutes
+_MINUTE = timedelta(minutes=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def failures_over_time(failures: Iterable[tuple[datetime, str]], ax: Any = None) -> Any:
+    """Draw stacked bars: when it failed, and with which code. Memory grows with minutes and codes alone."""
+    minutes = Counter(((at - _EPOCH) // _MINUTE, code) for at, code in failures)
+    span = max(m for m, _ in minutes) - min(m for m, _ in minutes) + 1 if minutes else 1
+    width = next((each for each in _WIDTHS if span <= each * _BINS), _WIDTHS[-1])
+    binned = Counter[tuple[int, str]]()
+    for (minute, code), count in minutes.items():
+        binned[minute // width, code] += count
+    ax = _axes(ax)
+    below = Counter[int]()
+    for code, _ in _totals(binned).most_common():
+        bins = sorted(each for each, its_code in binned if its_code == code)
+        ax.bar(
+            [_EPOCH + each * width * _MINUTE for each in bins],
+            [binned[each, code] for each in bins],
+            width=timedelta(minutes=width * 0.9),
+            bottom=[below[each] for each in bins],
+            align="edge",
+            label=code,
+        )
+        below.update({each: binned[each, code] for each in bins})
+    ax.set_title("Failed generations")
+    ax.set_ylabel(f"per {_name(width)}")
+    ax.set_xlabel("UTC")
+    return _finished(ax, legend=bool(binned))
+
+
+def outcomes(counts: Mapping[str, int], ax: Any = None) -> Any:
+    """Draw horizontal bars: how generations ended."""
+    ax = _axes(ax)
+    names = list(counts)[::-1]
+    bars = ax.barh(names, [counts[name] for name in names])
+    ax.bar_label(bars, padding=3)
+    ax.set_title("How the selected generations ended")
+    ax.set_xlabel("generations")
+    ax.margins(x=0.15)
+    return _finished(ax, legend=False)
+
+
+def _totals(binned: Mapping[tuple[int, str], int]) -> Counter[str]:
+    totals = Counter[str]()
+    for (_, code), count in binned.items():
+        totals[code] += count
+    return totals
+
+
+def _axes(ax: Any) -> Any:
+    return ax if ax is not None else notebook_library("matplotlib.pyplot").subplots(figsize=(9, 3.5))[1]
+
+
+def _finished(ax: Any, *, legend: bool) -> Any:
+    if legend:
+        ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(axis="x", labelrotation=0)
+    return ax
+
+
+def _name(minutes: int) -> str:
+    for size, name in ((1440, "day"), (60, "hour")):
+        if minutes % size == 0:
+            return name if minutes == size else f"{minutes // size} {name}s"
+    return "minute" if minutes == 1 else f"{minutes} minutes"

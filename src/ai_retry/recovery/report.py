@@ -1,0 +1,161 @@
+"""What a plan has done: read from the attempts themselves, so that it is complete whoever ran it, and how often."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from ai_retry.domain.model import Outcome, Usage
+from ai_retry.domain.recovery import PlanAttempt
+from ai_retry.recovery.parts import Parts, notebook_library
+from ai_retry.tables import html_table, text_table
+
+_SHOWN = 20
+_NO_USAGE = Usage()
+_WORST_FIRST = {"failed": 0, "left": 1, "succeeded": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Why a run left a generation as it was."""
+
+    code: str
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportLine:
+    """What became of one selected generation."""
+
+    generation_id: UUID
+    user_id: UUID
+    outcome: str  # succeeded, failed, or left
+    code: str | None  # why it failed or was left
+    attempt: int | None  # number of the plan's attempt; None: it made none
+    took: timedelta | None  # from claim to settle
+    tokens: int | None
+    cost: Decimal | None
+    retry_at: datetime | None  # when another plan could try again, as far as it is known
+
+
+COLUMNS = tuple(each.name for each in fields(ReportLine))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Each selected generation's end, and what the plan did not select, with the reasons."""
+
+    plan_key: str
+    lines: tuple[ReportLine, ...]
+    not_selected: Mapping[str, int]  # decision and reason: how many
+    stopped: str | None = None  # why the run ended before its time
+    events_refused_by: str | None = None  # what of the app's refused the events for its users
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Counts of succeeded, failed and left; tokens and cost as far as the provider told them, else None."""
+        ended = Counter(line.outcome for line in self.lines)
+        tokens = [line.tokens for line in self.lines if line.tokens is not None]
+        costs = [line.cost for line in self.lines if line.cost is not None]
+        return {
+            **{outcome: ended[outcome] for outcome in ("succeeded", "failed", "left")},
+            "tokens": sum(tokens) if tokens else None,
+            "cost": sum(costs, Decimal(0)) if costs else None,
+        }
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How often which code is why a selected generation has no session."""
+        codes = Counter(f"{line.outcome}: {line.code}" for line in self.lines if line.outcome != "succeeded")
+        return dict(codes.most_common())
+
+    def to_frame(self) -> Any:
+        """Return a ``pandas.DataFrame``, a row for each selected generation."""
+        rows = ([getattr(line, column) for column in COLUMNS] for line in self.lines)
+        return notebook_library("pandas").DataFrame(rows, columns=list(COLUMNS))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw how the generations ended, and return the ``matplotlib`` axes."""
+        from ai_retry.recovery.pictures import outcomes  # noqa: PLC0415 - imports matplotlib
+
+        return outcomes({"succeeded": self.totals["succeeded"], **self.reasons}, ax)
+
+    def _summary(self) -> list[tuple[str, object]]:
+        stopped = [("stopped", self.stopped)] if self.stopped else []
+        return [*self.totals.items(), *self.reasons.items(), *stopped, *self.not_selected.items()]
+
+    def _worst(self) -> list[list[object]]:
+        worst = sorted(self.lines, key=lambda line: _WORST_FIRST[line.outcome])[:_SHOWN]
+        return [[getattr(line, column) for column in COLUMNS] for line in worst]
+
+    def __repr__(self) -> str:
+        return f"Report of {self.plan_key}\n{text_table(('what', 'count'), self._summary())}"
+
+    def _repr_html_(self) -> str:
+        more = f"{_SHOWN} of {len(self.lines)}, what failed first" if len(self.lines) > _SHOWN else ""
+        return html_table(("what", "count"), self._summary(), caption=f"Report of {self.plan_key}") + html_table(
+            COLUMNS, self._worst(), caption="Generations", footer=more
+        )
+
+
+def report_of(
+    parts: Parts,
+    key: str,
+    selected: Sequence[tuple[UUID, UUID]],
+    left: Mapping[UUID, Left],
+    *,
+    not_selected: Mapping[str, int],
+    stopped: str | None = None,
+    events_refused_by: str | None = None,
+) -> Report:
+    """Read what became of the selected generations.
+
+    Args:
+        parts: where to read.
+        key: of the plan's attempts.
+        selected: user and id of each generation.
+        left: why a run left some of them.
+        not_selected: decision and reason of the others.
+        stopped: why the run ended before its time.
+        events_refused_by: see ``Report``.
+    """
+    attempts = {attempt.generation_id: attempt for attempt in parts.attempts_of(key)}
+    lines = tuple(_line(user, each, attempts.get(each), left.get(each)) for user, each in selected)
+    return Report(
+        plan_key=key,
+        lines=lines,
+        not_selected=not_selected,
+        stopped=stopped,
+        events_refused_by=events_refused_by,
+    )
+
+
+def _line(user_id: UUID, generation_id: UUID, attempt: PlanAttempt | None, left: Left | None) -> ReportLine:
+    usage = (attempt.usage if attempt else None) or _NO_USAGE
+    outcome = str(attempt.outcome) if attempt and attempt.settled else "left"
+    code, retry_at = _why(attempt, left)
+    return ReportLine(
+        generation_id=generation_id,
+        user_id=user_id,
+        outcome=outcome,
+        code=code,
+        attempt=attempt.number if attempt else None,
+        took=attempt.closed_at - attempt.started_at if attempt and attempt.closed_at else None,
+        tokens=usage.total_tokens,
+        cost=usage.cost,
+        retry_at=retry_at,
+    )
+
+
+def _why(attempt: PlanAttempt | None, left: Left | None) -> tuple[str | None, datetime | None]:
+    """Tell why there is no session: the attempt's own failure, else the run's reason, else what the rows show."""
+    if attempt is not None and attempt.outcome is Outcome.SUCCEEDED:
+        return None, None
+    if attempt is not None and attempt.settled:
+        return attempt.code, attempt.next_attempt_at
+    if left is not None:
+        return left.code, left.retry_at
+    return ("NOT_FINISHED", attempt.next_attempt_at) if attempt is not None else ("NOT_TRIED", None)

@@ -1,0 +1,211 @@
+"""A run of a plan: it feeds workers one generation at a time, at the pace that the provider bears.
+
+One thread decides what starts when; workers only retry. Nothing is queued in front of a worker, so that whatever ends
+the run leaves no more than the calls that are under way.
+"""
+
+import getpass
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from decimal import Decimal
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID, uuid4
+
+from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.pace import Pace
+from ai_retry.domain.retry import check_names
+from ai_retry.recovery.line import Line, Task
+from ai_retry.recovery.parts import Parts
+from ai_retry.recovery.progress import Progress
+from ai_retry.recovery.report import Left, Report, report_of
+from ai_retry.recovery.worker import Ended, Worker
+
+if TYPE_CHECKING:
+    from ai_retry.recovery.plan import Plan
+
+_RATE = re.compile(r"(\d{1,6})/(second|minute|hour)")
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+_LOOK_AGAIN = 1.0  # seconds, at most, between two looks at the clock
+
+
+def run_plan(
+    parts: Parts,
+    plan: "Plan",
+    *,
+    max_workers: int,
+    rate: str | None,
+    on_outage: Literal["pause", "stop"],
+    operator: str | None,
+) -> Report:
+    """See ``Plan.run``."""
+    if not 1 <= max_workers <= parts.slots.limit:
+        raise ValueError(f"max_workers must be from 1 to {parts.slots.limit}, the client's max_calls")
+    if on_outage not in ("pause", "stop"):
+        raise ValueError('on_outage must be "pause" or "stop"')
+    operator = operator or _this_user()
+    check_names(operator=operator)
+    pace = Pace(max_workers, interval=_interval(rate), stop_on_outage=on_outage == "stop")
+    record = _Record(parts, plan, operator)
+    record.write(None)
+    return _Run(parts, plan, operator, pace, max_workers, record).run()
+
+
+class _Record:
+    """Who ran what, for audits."""
+
+    def __init__(self, parts: Parts, plan: "Plan", operator: str) -> None:
+        self._parts, self._plan, self._operator = parts, plan, operator
+        self._run_id = uuid4()
+
+    def write(self, counts: Mapping[str, Any] | None) -> str | None:
+        document = self._plan.describe()
+        return self._parts.records.record_recovery(
+            self._run_id, plan_id=self._plan.id, operator=self._operator, plan=_plain(document), counts=counts
+        )
+
+
+class _Run:
+    """The thread that decides what starts when."""
+
+    def __init__(
+        self, parts: Parts, plan: "Plan", operator: str, pace: Pace, max_workers: int, record: _Record
+    ) -> None:
+        self._parts, self._plan, self._pace, self._record = parts, plan, pace, record
+        self._max_workers = max_workers
+        self._worker = Worker(parts, plan.terms, key=plan.key, operator=operator)
+        self._ends = SimpleQueue[Ended]()
+        self._left: dict[UUID, Left] = {}
+        self._running = 0
+        self._spent = Decimal(0)
+        self._line = Line([], max_of_user=1)
+
+    def run(self) -> Report:
+        done = self._done_before()
+        left = [Task(user, each) for user, each in self._plan.selected if each not in done]
+        self._line = Line(left, max_of_user=self._plan.terms.policy.max_parallel)
+        try:
+            with (
+                Progress(len(self._plan.selected), done=len(done)) as progress,
+                ThreadPoolExecutor(self._max_workers, thread_name_prefix="ai-retry") as pool,
+            ):
+                self._work(pool, progress)
+        except BaseException:
+            with suppress(AiRetryError):  # the record says that it did not end, then
+                self._report("INTERRUPTED")
+            raise
+        return self._report(self._pace.stopped)
+
+    def _done_before(self) -> set[UUID]:
+        """Return what earlier runs of this plan settled, and add up what they spent."""
+        done = set()
+        for attempt in self._parts.attempts_of(self._plan.key):
+            self._spent += attempt.usage.cost or 0 if attempt.usage else 0
+            if attempt.settled:
+                done.add(attempt.generation_id)
+        return done
+
+    def _work(self, pool: ThreadPoolExecutor, progress: Progress) -> None:
+        """Start what may start, and wait for what runs, until there is neither."""
+        try:
+            while self._running or (self._line and self._pace.stopped is None):
+                wait = self._start(pool)
+                self._take_end(wait, progress)
+        except BaseException:
+            self._pace.stopped = "INTERRUPTED"
+            while self._running:  # what was started is paid for: it is finished, and recorded
+                self._take_end(None, progress)
+            raise
+
+    def _start(self, pool: ThreadPoolExecutor) -> float | None:
+        """Start all that may start now; tell the seconds until more may, None: when something has ended."""
+        while True:
+            now = self._parts.clock.monotonic()
+            wait = self._pace.wait(now, self._running)
+            if wait != 0:
+                return wait
+            if not self._affordable():
+                if not self._running:
+                    self._pace.stopped = "MAX_COST"
+                return None
+            task = self._line.next(now)
+            if task is None:
+                return self._line.wait(now)
+            self._running += 1
+            started_in = self._pace.start(now)
+            pool.submit(self._worker.work, task, started_in, self._ends.put)
+
+    def _affordable(self) -> bool:
+        """Whether another call fits below ``max_cost``, as far as past calls tell what one costs."""
+        ceiling, estimates = self._plan.terms.max_cost, self._plan.estimates
+        if ceiling is None:
+            return True
+        of_one = (estimates.cost or Decimal(0)) / max(1, estimates.calls)
+        return self._spent + of_one * (self._running + 1) <= ceiling
+
+    def _take_end(self, wait: float | None, progress: Progress) -> None:
+        """Take one end, or wait for as long as nothing can start."""
+        if wait is None and not self._running:
+            return
+        try:
+            ended = self._ends.get(timeout=_LOOK_AGAIN if wait is None else min(wait, _LOOK_AGAIN))
+        except Empty:
+            return
+        self._running -= 1
+        now = self._parts.clock.monotonic()
+        self._pace.end(ended.signal, now, started_in=ended.started_in, retry_after=ended.retry_after)
+        self._spent += ended.cost
+        if ended.again_after is not None and self._line.put_back(ended.task, now, after=ended.again_after):
+            return
+        self._line.ended(ended.task)
+        if ended.left is not None:
+            self._left[ended.task.generation_id] = ended.left
+        progress.count(ended.outcome, self._pace)
+        if ended.crash is not None:
+            raise ended.crash
+
+    def _report(self, stopped: str | None) -> Report:
+        """Record the end, and read what was done."""
+        if stopped is not None:
+            for task in self._line.rest():
+                self._left.setdefault(task.generation_id, Left(stopped))
+        report = self._read(stopped, None)
+        refused_by = self._record.write({**_plain(report.totals), "stopped": stopped, "reasons": report.reasons})
+        return self._read(stopped, refused_by) if refused_by else report
+
+    def _read(self, stopped: str | None, refused_by: str | None) -> Report:
+        return report_of(
+            self._parts,
+            self._plan.key,
+            self._plan.selected,
+            self._left,
+            not_selected=self._plan.not_selected,
+            stopped=stopped,
+            events_refused_by=refused_by,
+        )
+
+
+def _interval(rate: str | None) -> float:
+    """Read ``60/minute``: seconds between two starts."""
+    if rate is None:
+        return 0.0
+    match = _RATE.fullmatch(rate) if isinstance(rate, str) else None
+    if match is None or int(match[1]) == 0:
+        raise ValueError('rate must be a number of calls per second, minute or hour, such as "60/minute"')
+    return _SECONDS[match[2]] / int(match[1])
+
+
+def _this_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise ValueError("operator must be given: this machine does not say who you are") from None
+
+
+def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _plain(each) if isinstance(each, Mapping) else float(each) if isinstance(each, Decimal) else each
+        for name, each in document.items()
+    }

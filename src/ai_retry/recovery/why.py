@@ -1,0 +1,154 @@
+"""Why a generation can or can't be retried, in words that a support person can send on."""
+
+import html
+import textwrap
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from ai_retry.domain.errors import (
+    AiRetryError,
+    AlreadySucceeded,
+    AttemptsExhausted,
+    BackoffNotElapsed,
+    GenerationNotFound,
+    QuotaExhausted,
+    RetryInProgress,
+    TooManyParallel,
+)
+from ai_retry.domain.model import Outcome, Snapshot
+from ai_retry.domain.policy import RetryPolicy, counted_attempts
+from ai_retry.domain.recovery import Decision, FoundRow, LastError, Verdict, judge
+from ai_retry.domain.retry import as_uuid
+from ai_retry.recovery.parts import Parts
+from ai_retry.tables import printable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Where a generation stands. ``str`` of it is the paragraph."""
+
+    generation_id: UUID
+    user_id: UUID
+    decision: Decision
+    code: str | None  # of the rule that refuses a retry; None: it would be admitted
+    retry_at: datetime | None  # when to come back, as far as it is known
+    last_error: LastError | None
+    text: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return textwrap.fill(self.text, 100)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.text)}</p>"
+
+
+def explain(parts: Parts, generation_id: UUID | str) -> Explanation:
+    """See ``Client.why``."""
+    generation_id = as_uuid(generation_id, "generation_id")
+    row = parts.records.find_one(generation_id, parts.policy.quota)
+    if row is None:
+        raise GenerationNotFound(generation_id)
+    verdict = judge(row.snapshot, parts.policy, context_from=parts.context_from)
+    wait = verdict.refusal.retry_after if verdict.refusal else None
+    return Explanation(
+        generation_id=generation_id,
+        user_id=row.snapshot.generation.user_id,
+        decision=verdict.decision,
+        code=verdict.code,
+        retry_at=row.snapshot.as_of + wait if wait is not None else None,
+        last_error=row.error,
+        text=" ".join(_sentences(row, verdict, parts.policy)),
+    )
+
+
+def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy) -> list[str]:
+    snapshot, refusal = row.snapshot, verdict.refusal
+    sentences = [f"As of {_utc(snapshot.as_of)}, generation {snapshot.generation.id} {_decided(verdict)}."]
+    if refusal is not None:
+        sentences.append(_rule(refusal, snapshot, policy))
+        if refusal.retry_after is not None:
+            sentences.append(
+                f"Come back at {_utc(snapshot.as_of + refusal.retry_after)}, in {_span(refusal.retry_after)}."
+            )
+    if snapshot.stored_answer is not None:
+        sentences.append(
+            f"The answer that attempt {snapshot.stored_answer.number} paid for is kept, and the next retry uses it."
+        )
+    if not isinstance(refusal, AlreadySucceeded):
+        counted = counted_attempts(snapshot)
+        sentences.append(f"It has used {counted} of {policy.max_attempts} attempts, the original one included.")
+        sentences.append(_last(row))
+    return sentences
+
+
+def _decided(verdict: Verdict) -> str:
+    if isinstance(verdict.refusal, AlreadySucceeded):
+        return "has its session; there is nothing to retry (ALREADY_SUCCEEDED)"
+    ways = {
+        Decision.NOW: "can be retried now",
+        Decision.LATER: "can't be retried now, but later",
+        Decision.NEVER: "can't be retried as things are",
+    }
+    return ways[verdict.decision] + (f" ({verdict.code})" if verdict.code else "")
+
+
+def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str:
+    """Say which rule refuses, with its numbers."""
+    quota = snapshot.quota
+    match refusal:
+        case AlreadySucceeded():
+            rule = _success(snapshot)
+        case BackoffNotElapsed():
+            rule = f"After attempt {snapshot.attempts[-1].number} there is a wait that is not over"
+        case RetryInProgress():
+            rule = f"Somebody is working on it: a lease lasts {_span(policy.lease)} at most"
+        case TooManyParallel():
+            rule = f"Its user has {snapshot.live} retries running, and at most {policy.max_parallel} run at once"
+        case QuotaExhausted():
+            rule = (
+                f"Its user has spent {quota.captured} of {quota.limit} units in the last {_span(quota.window)}, "
+                f"and {quota.held} more are held by running retries"
+            )
+        case AttemptsExhausted():
+            hard = counted_attempts(snapshot) < policy.max_attempts
+            within = f", of {policy.hard_cap} in {_span(policy.hard_cap_window)}" if hard else ""
+            rule = f"All its attempts are used up{within}; an operator can allow more"
+        case _:
+            rule = printable(refusal).rstrip(".")
+    return f"{rule}."
+
+
+def _success(snapshot: Snapshot) -> str:
+    ours = next((each for each in snapshot.attempts if each.outcome is Outcome.SUCCEEDED), None)
+    made_by = f"attempt {ours.number}" if ours is not None else "the app's own call"
+    session_id = snapshot.generation.session_id
+    return f"The session was made by {made_by}" + (f": {session_id}" if session_id else "")
+
+
+def _last(row: FoundRow) -> str:
+    error = row.error
+    if error is None:
+        return "No error of it is recorded."
+    at = f", at {_utc(error.at)}" if error.at else ""
+    told_by = "" if error.ours else " (told by the app)"
+    reason = f": {printable(error.reason).rstrip('.')}" if error.reason else ""
+    return f"The last error{at}, was {printable(error.code)}{told_by}{reason}."
+
+
+def _utc(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _span(duration: timedelta) -> str:
+    """Write a duration in its two largest units: 1 h 30 min."""
+    seconds = max(1, round(duration.total_seconds()))
+    parts = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= size:
+            parts.append(f"{seconds // size} {unit}")
+            seconds %= size
+    return " ".join(parts[:2])
