@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, pau
 from tests.support.app_server import running_app
 from tests.support.model_server import running_model
 from tests.support.stack import SignedInUser, running_stack
+from tests.support.worker_process import running_worker
 
 CONTEXT = {
     "messages": [
@@ -87,24 +88,27 @@ class Story:
     calls: ScriptedServer
     failures: list[str] = field(default_factory=list)
 
-    def ask(self, why: str, path: str, expected: int, *, token: str | None, method: str = "POST") -> requests.Response:
-        """Make one exchange, print it, and check its status."""
-        response = self.send(path, token=token, method=method)
-        self.show(why, method, path, response)
+    def ask(
+        self, why: str, path: str, expected: int, *, token: str | None, method: str = "POST", later: bool = False
+    ) -> requests.Response:
+        """Make one exchange, print it, and check its status; ``later`` prefers an answer before it is tried."""
+        response = self.send(path, token=token, method=method, later=later)
+        self.show(why, f"{method} {path}{'  Prefer: respond-async' if later else ''}", response)
         if response.status_code != expected:
             raise Unexpected(f"{why}: expected {expected}, got {response.status_code}")
         return response
 
-    def send(self, path: str, *, token: str | None, method: str = "POST") -> requests.Response:
+    def send(self, path: str, *, token: str | None, method: str = "POST", later: bool = False) -> requests.Response:
         """Make one exchange in silence."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers |= {"Prefer": "respond-async"} if later else {}
         return requests.request(method, self.app + path, headers=headers, timeout=60)
 
-    def show(self, why: str, method: str, path: str, response: requests.Response) -> None:
+    def show(self, why: str, request: str, response: requests.Response) -> None:
         """Print an exchange in three lines."""
         body = response.json()
         wait = f"  Retry-After: {response.headers['Retry-After']}" if "Retry-After" in response.headers else ""
-        print(f"\n# {why}\n{method} {path}\n  -> {response.status_code}{wait}  {json.dumps(_short(body))}")
+        print(f"\n# {why}\n{request}\n  -> {response.status_code}{wait}  {json.dumps(_short(body))}")
 
     def check(self, claim: str, *, holds: bool) -> None:
         """State what must be true now."""
@@ -139,15 +143,17 @@ def tell(cleanup: ExitStack, *, with_model: bool) -> None:
     answers = ModelAnswers(cleanup.enter_context(running_model())) if with_model else Answers()
     provider = cleanup.enter_context(ScriptedServer(default=answers))
     settings = {name: value for name, value in stack.env().items() if name != "DATABASE_URL"}
-    app = cleanup.enter_context(running_app(settings | {"AI_BASE_URL": provider.base_url, "AI_MODEL": "demo"}))
+    settings |= {"AI_BASE_URL": provider.base_url, "AI_MODEL": "demo"}
+    app = cleanup.enter_context(running_app(settings))
     database = cleanup.enter_context(psycopg.connect(stack.database_url, autocommit=True))
     story = Story(app=app, calls=provider)
     ada = stack.sign_up("ada@example.com", "correct horse battery staple")
     bob = stack.sign_up("bob@example.com", "correct horse battery staple")
-    generation, someone_elses, second = (failed_generation(database, user) for user in (ada, bob, ada))
+    generation, someone_elses, second, third = (failed_generation(database, user) for user in (ada, bob, ada, ada))
     refused_at_the_door(story, ada, generation, someone_elses)
     failed_waited_retried(story, ada, generation, answers)
     two_clicks_at_once(story, ada, second)
+    accepted_for_later(story, ada, third, settings)
     show_rows(database, ada)
 
 
@@ -195,11 +201,31 @@ def two_clicks_at_once(story: Story, ada: SignedInUser, generation: UUID) -> Non
         clicks = [threads.submit(click) for _ in range(2)]
         responses = sorted((each.result() for each in clicks), key=lambda response: response.status_code)
     for response in responses:
-        story.show("Two clicks at once on a second generation.", "POST", retry_path(generation), response)
+        story.show("Two clicks at once on a second generation.", f"POST {retry_path(generation)}", response)
     story.check("one 200 and one 429", holds=[each.status_code for each in responses] == [200, 429])
     story.check("one call of the provider", holds=len(story.calls.requests) == before + 1)
     quota = _quota(responses[0])
     story.check("charged once", holds=quota["remaining"] == quota["limit"] - 2)
+
+
+def accepted_for_later(story: Story, ada: SignedInUser, generation: UUID, settings: Mapping[str, str]) -> None:
+    """Accepted at once, run by a worker, charged once."""
+    token, path, state = ada.access_token, retry_path(generation), f"/sessions/ai/{generation}"
+    accepted = story.ask("A third one, for later: accepted.", path, 202, token=token, later=True)
+    story.check("its unit of quota is held", holds=_quota(accepted)["remaining"] == _quota(accepted)["limit"] - 3)
+    story.ask("Once more: the same state, nothing is sent.", path, 202, token=token, later=True)
+    story.ask("Now, and not later: it is being worked on.", path, 429, token=token)
+    story.ask("Where does it stand? Nobody works yet.", state, 200, token=token, method="GET")
+    print("\n... starting a worker: ai-retry worker ...")
+    with running_worker(settings) as worker:
+        deadline = time.monotonic() + 30
+        while story.send(state, token=token, method="GET").json()["data"]["generation"]["status"] != "success":
+            if worker.poll() is not None or time.monotonic() > deadline:
+                raise Unexpected("the worker made no session")
+            time.sleep(0.1)
+    done = story.ask("A moment later: its session.", state, 200, token=token, method="GET")
+    story.check("it was charged once", holds=_quota(done)["remaining"] == _quota(done)["limit"] - 3)
+    story.check("told to stop, the worker exited with 0", holds=worker.returncode == 0)
 
 
 def show_rows(database: psycopg.Connection, user: SignedInUser) -> None:

@@ -39,7 +39,7 @@ def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None =
                     *("--timeout", "60", "--worker-tmp-dir", scratch, "adapters.flask_app:create_app()"),
                 ],
                 cwd=REPOSITORY,
-                env=_clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1"},
+                env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -58,7 +58,8 @@ def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None =
             SCAN.read_file("gunicorn", log)
 
 
-def _clean(environ: Mapping[str, str]) -> dict[str, str]:
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without settings of ours."""
     return {name: value for name, value in environ.items() if not name.startswith(("AI_", "SUPABASE_", "DATABASE_"))}
 
 
