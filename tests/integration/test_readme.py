@@ -188,3 +188,19 @@ def test_named_commands_exist(target: str) -> None:
     """The two commands of the README are targets of the Makefile."""
     assert f"make {target} " in README
     assert re.search(rf"^{target}:", Path(REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_queue_example_accepts_and_takes_back(
+    stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example for later accepts a retry, and takes it back."""
+    generation_id = failed_generation(stack, user)
+    environment.setenv("AI_BASE_URL", "http://127.0.0.1:9")
+
+    with run(example("python", "client.enqueue"), user_id=user.id, generation_id=generation_id):
+        pass
+
+    assert capsys.readouterr().out.startswith("accepted: queued due at 2")
+    with psycopg.connect(stack.database_url) as connection:
+        query = "select status from public.generations where id = %s"
+        assert connection.execute(query, [generation_id]).fetchone() == ("error",)
