@@ -21,11 +21,22 @@ class MigrationsDiffer(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """How one migration stands in a directory."""
+
+    name: str
+    state: str  # same, missing or different
+
+
+@dataclass(frozen=True, slots=True)
 class Copied:
     """What became of one migration."""
 
     name: str
     action: str  # copied, unchanged or overwritten
+
+
+_ACTIONS = {"missing": "copied", "same": "unchanged", "different": "overwritten"}
 
 
 def migrations() -> list[Path]:
@@ -50,19 +61,23 @@ def copy_migrations(directory: Path, *, force: bool = False) -> list[Copied]:
     Raises:
         MigrationsDiffer: there are such files and ``force`` is not set; checked before the first is copied.
     """
-    files = migrations()
-    plan = [Copied(each.name, _action(each, directory / each.name)) for each in files]
-    differing = [each.name for each in plan if each.action == "overwritten"]
+    compared = compare(directory)
+    differing = [each.name for each in compared if each.state == "different"]
     if differing and not force:
         raise MigrationsDiffer(differing)
     directory.mkdir(parents=True, exist_ok=True)
-    for file, each in zip(files, plan, strict=True):
-        if each.action != "unchanged":
+    for file, each in zip(migrations(), compared, strict=True):
+        if each.state != "same":
             (directory / file.name).write_bytes(file.read_bytes())
-    return plan
+    return [Copied(each.name, _ACTIONS[each.state]) for each in compared]
 
 
-def _action(file: Path, target: Path) -> str:
+def compare(directory: Path) -> list[Compared]:
+    """Compare a directory with the migrations, byte by byte; its other files are nobody's business."""
+    return [Compared(file.name, _state(file, directory / file.name)) for file in migrations()]
+
+
+def _state(file: Path, target: Path) -> str:
     if not target.exists():
-        return "copied"
-    return "unchanged" if target.read_bytes() == file.read_bytes() else "overwritten"
+        return "missing"
+    return "same" if target.read_bytes() == file.read_bytes() else "different"

@@ -89,7 +89,7 @@ class _Reader:
     def _provider(self) -> dict[str, Any]:
         base_url = self._get("AI_BASE_URL", _http_url) or OPENROUTER
         if not is_loopback(base_url):
-            self._need("AI_API_KEY", "the AI provider's key; only a provider on this machine goes without")
+            self._need("AI_API_KEY", "the AI provider's key, which only a provider on this machine goes without")
         return {
             "ai_base_url": base_url,
             "ai_api_key": self._get("AI_API_KEY", _word),

@@ -1,5 +1,6 @@
 """What the command line promises: it copies the shipped migrations, and destroys nothing."""
 
+import json
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ai_retry import _shipped
-from ai_retry.commands import cli
 from ai_retry.cli import main
+from ai_retry.commands import cli
 
 
 def run(*arguments: str | Path) -> Result:
@@ -111,6 +112,37 @@ def test_package_without_migrations_says_so(tmp_path: Path, monkeypatch: pytest.
 
     assert result.exit_code == 1
     assert "holds no migrations" in result.output
+
+
+def test_check_is_content_with_what_copy_made(tmp_path: Path, shipped: list[Path]) -> None:
+    """After a copy nothing is missing or different, whatever else is in the directory."""
+    run("migrations", "copy", tmp_path / "migrations")
+    (tmp_path / "migrations" / "20250101000000_apps_own.sql").write_text("-- own")
+
+    result = run("migrations", "check", tmp_path / "migrations")
+
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [f"same        {tmp_path / 'migrations' / file.name}" for file in shipped]
+
+
+def test_check_names_what_is_missing_or_different(tmp_path: Path, shipped: list[Path]) -> None:
+    """A missing file and a changed one are named, with exit status 1; nothing is written."""
+    (tmp_path / shipped[1].name).write_text("-- changed by me")
+
+    result, for_programs = run("migrations", "check", tmp_path), run("migrations", "check", tmp_path, "--json")
+
+    assert (result.exit_code, for_programs.exit_code) == (1, 1)
+    assert result.output.splitlines() == [
+        f"missing     {tmp_path / shipped[0].name}",
+        f"different   {tmp_path / shipped[1].name}",
+    ]
+    assert [each["state"] for each in json.loads(for_programs.output)] == ["missing", "different"]
+    assert not (tmp_path / shipped[0].name).exists()
+
+
+def test_check_of_no_directory_is_wrong_usage(tmp_path: Path, shipped: list[Path]) -> None:
+    """A directory that is not there is a mistake of the caller's."""
+    assert run("migrations", "check", tmp_path / "absent").exit_code == 2
 
 
 def test_version_is_the_packages() -> None:

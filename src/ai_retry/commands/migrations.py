@@ -1,10 +1,13 @@
 """``ai-retry migrations``: the SQL that ships with the package."""
 
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from ai_retry import _shipped
+from ai_retry.commands._shared import as_json_option, print_json
 
 
 @click.group()
@@ -27,3 +30,22 @@ def copy(directory: Path, *, force: bool) -> None:
         raise click.ClickException(f"{error}{hint}") from error
     for each in copied:
         click.echo(f"{each.action:<11} {directory / each.name}")
+
+
+@migrations.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@as_json_option
+def check(directory: Path, *, as_json: bool) -> None:
+    """Compare DIRECTORY with the migrations of this version, as a rule after an upgrade.
+
+    Exit code 1: some are missing or different; `ai-retry migrations copy` mends that. What stands in the database is
+    checked by `ai-retry doctor`.
+    """
+    compared = _shipped.compare(directory)
+    if as_json:
+        print_json([asdict(each) for each in compared])
+    else:
+        for each in compared:
+            click.echo(f"{each.state:<11} {directory / each.name}")
+    if any(each.state != "same" for each in compared):
+        sys.exit(1)

@@ -97,7 +97,7 @@ class HttpAiProvider:
         self._model = model
         self._headers = {"Accept": "application/json", "User-Agent": "ai-retry", **(headers or {})}
         self._query = dict(query or {})
-        self._auth = _Auth(auth_header, api_key)
+        self._auth = KeyAuth(auth_header, api_key)
         _check_headers(self._headers)
         _check_headers(self._auth.headers)
         self._secrets = [value for name, value in self._headers.items() if _SECRET_HEADER.search(name)]
@@ -216,14 +216,15 @@ class HttpAiProvider:
         return Reply(status=response.status_code, headers=headers, body=bytes(body), ending=ending)
 
 
-class _Auth(AuthBase):
-    """Given even without a key, since ``requests`` would then look into a netrc file."""
+class KeyAuth(AuthBase):
+    """Carries the key. Given even without one, since ``requests`` would then look into a netrc file."""
 
     def __init__(self, header: str, api_key: str | None) -> None:
         bearer = "Bearer " if header.lower() == "authorization" else ""
         self.headers = {header: f"{bearer}{api_key}"} if api_key else {}
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Put the header on a request, as ``requests`` wants it."""
         request.headers.update(self.headers)
         return request
 

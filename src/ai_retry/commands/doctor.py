@@ -1,0 +1,52 @@
+"""``ai-retry doctor``: what is wrong with a set-up, and what to do."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ai_retry.commands._shared import NotReady, as_json_option, print_json, printable
+
+if TYPE_CHECKING:
+    from ai_retry.doctor import Examination
+
+
+@click.command()
+@as_json_option
+def doctor(*, as_json: bool) -> None:
+    """Check configuration, connection, migrations, grants, row level security, seam, queue, clock and provider.
+
+    Reads only; the provider is asked for its models, which costs nothing. Exit code 0: retries work (there may be
+    hints); 1: a problem; 3: the configuration or the connection is at fault, and what lies behind was not looked at.
+    """
+    from ai_retry.clock import SystemClock  # noqa: PLC0415 - `migrations` needs no configuration
+    from ai_retry.doctor import examine  # noqa: PLC0415 - imports requests
+
+    examination = examine(clock=SystemClock())
+    if as_json:
+        print_json(_document(examination))
+    else:
+        _print(examination)
+    if examination.problems:
+        sys.exit(NotReady.exit_code if examination.skipped else 1)
+
+
+def _document(examination: "Examination") -> dict[str, Any]:
+    from ai_retry.doctor import Check  # noqa: PLC0415
+
+    return {
+        "ok": not examination.problems,
+        "checks": {check: examination.result(check) for check in Check},
+        "findings": [asdict(each) for each in examination.findings],
+    }
+
+
+def _print(examination: "Examination") -> None:
+    from ai_retry.doctor import Check  # noqa: PLC0415
+
+    for check in Check:
+        click.echo(f"{examination.result(check):<8}  {check}")
+        for finding in examination.of(check):
+            click.echo(f"            {printable(finding.problem)}")
+            click.echo(f"            -> {printable(finding.remedy)}")

@@ -1,0 +1,98 @@
+"""Examines a set-up: fetches the facts, has them judged, changes nothing."""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ai_retry import _shipped, bootstrap
+from ai_retry.config import Settings
+from ai_retry.doctor import outside, shipped
+from ai_retry.doctor.database import Case, judge
+from ai_retry.doctor.model import Check, Database, Finding, Level
+from ai_retry.doctor.outside import Reach
+from ai_retry.doctor.provider import ask
+from ai_retry.domain.errors import AiRetryError, NotConfigured
+from ai_retry.domain.ports import Clock
+
+_PATIENCE = 3.0  # seconds for a plain connection
+_PORTS = {"http": 80, "https": 443, "postgres": 5432, "postgresql": 5432}
+_IN_THE_DATABASE = {Check.MIGRATIONS, Check.GRANTS, Check.ROW_LEVEL_SECURITY, Check.SEAM, Check.QUEUE, Check.CLOCK}
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was looked at, and what is wrong."""
+
+    findings: tuple[Finding, ...]
+    skipped: frozenset[Check]  # could not be looked at, because of another finding
+
+    def result(self, check: Check) -> str:
+        """Sum a check up: ok, hint, problem or skipped."""
+        if check in self.skipped:
+            return "skipped"
+        levels = {each.level for each in self.of(check)}
+        return next((str(level) for level in Level if level in levels), "ok")
+
+    def of(self, check: Check) -> list[Finding]:
+        """The findings of one check."""
+        return [each for each in self.findings if each.check is check]
+
+    @property
+    def problems(self) -> list[Finding]:
+        """The findings that are more than a hint."""
+        return [each for each in self.findings if each.level is Level.PROBLEM]
+
+
+def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examination:
+    """Look at everything that can be looked at. Reads only, safe at any time; raises nothing for what it finds.
+
+    Args:
+        environ: the settings, as ``connect`` reads them.
+        clock: this machine's time, to be compared with the database's.
+    """
+    try:
+        settings = Settings.from_env(environ)
+    except NotConfigured as error:
+        findings = tuple(outside.configuration(error))
+        return Examination(findings, frozenset(Check) - {Check.CONFIGURATION})
+    around = [*outside.spool(settings.spool_dir), *_provider(settings)]
+    try:
+        with closing(bootstrap.open_storage(settings)) as storage:
+            before = clock.now()
+            database = Database.from_row(storage.inspect())
+            after = clock.now()
+    except (AiRetryError, KeyError, TypeError, ValueError) as error:
+        return Examination((*around, _unasked(settings, error)), frozenset(_IN_THE_DATABASE))
+    case = Case(database, shipped.read(_shipped.migrations()), models_are_restricted=settings.ai_models is not None)
+    return Examination((*around, *judge(case), *outside.clock(before, database.as_of, after)), frozenset())
+
+
+def _unasked(settings: Settings, error: Exception) -> Finding:
+    if not isinstance(error, AiRetryError):
+        error = NotConfigured("ai_retry_inspect is of another version: apply the migrations of this one")
+    variable = "SUPABASE_URL" if settings.database_url is None else "DATABASE_URL"
+    return outside.connection(error, variable, reach(settings.database_url or str(settings.supabase_url)))
+
+
+def _provider(settings: Settings) -> Iterator[Finding]:
+    asked = ask(settings)
+    far = Reach.OPEN if asked.status is not None else reach(settings.ai_base_url)
+    return outside.provider(asked, far)
+
+
+def reach(url: str) -> Reach:
+    """Try a plain connection to the host and port of an address, without a proxy."""
+    try:
+        parts = urlsplit(url)
+        place = (parts.hostname or "localhost", parts.port or _PORTS.get(parts.scheme, 443))
+        with socket.create_connection(place, timeout=_PATIENCE):
+            return Reach.OPEN
+    except (socket.gaierror, UnicodeError):
+        return Reach.UNKNOWN_HOST
+    except ConnectionRefusedError:
+        return Reach.REFUSED
+    except (OSError, ValueError):
+        return Reach.SILENT

@@ -1,0 +1,111 @@
+"""Judges what lies around the database: configuration, connection, clocks and the AI provider."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from ai_retry.doctor.model import Check, Finding, Level
+from ai_retry.domain.errors import AiRetryError, NotConfigured
+
+_LEEWAY = timedelta(seconds=10)  # of ``auth`` for the times of an access token
+_SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
+_README = "README, Configuration"
+
+
+class Reach(StrEnum):
+    """How far a plain connection gets."""
+
+    OPEN = "a server answers there"
+    REFUSED = "nothing listens there"
+    SILENT = "nobody answers there"
+    UNKNOWN_HOST = "there is no such host"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How the provider answered a cheap question."""
+
+    status: int | None  # None: no answer
+    certificate_refused: bool = False
+
+
+def configuration(error: NotConfigured) -> Iterator[Finding]:
+    """One finding for each variable that is missing, malformed or unknown."""
+    for problem in str(error.details["missing"]).split("; "):
+        yield Finding(Check.CONFIGURATION, problem, f"mend it in the environment; {_README}, explains every variable")
+
+
+def spool(directory: Path | None) -> Iterator[Finding]:
+    """Can paid answers be kept there?"""
+    if directory is None:
+        return
+    nearest = next(each for each in (directory, *directory.parents) if each.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        yield Finding(
+            Check.CONFIGURATION,
+            "AI_RETRY_SPOOL_DIR is no directory that this user can write",
+            "make it, owned by the user who runs the app, on a disk that is kept",
+        )
+
+
+def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
+    """Say why the database could not be asked.
+
+    Args:
+        error: what the storage raised; one that an operator can mend says how after a colon.
+        variable: the one that holds the address.
+        reach: how far a plain connection to that address gets.
+    """
+    if isinstance(error, NotConfigured):
+        problem, _, remedy = str(error.details["missing"]).partition(": ")
+        return Finding(Check.CONNECTION, problem, remedy or f"see {_README}")
+    if reach is not Reach.OPEN:
+        return Finding(
+            Check.CONNECTION,
+            f"the database can't be reached: {reach}",
+            f"check host and port in {variable}, that the project is not paused, and the network between",
+        )
+    return Finding(
+        Check.CONNECTION,
+        f"a server answers at the address in {variable}, but the database could not be asked: {error}",
+        f"check user, password and database in {variable}, and whether the server still has connections to give",
+    )
+
+
+def clock(before: datetime, as_of: datetime, after: datetime) -> Iterator[Finding]:
+    """Compare this machine's time around a question with the database's time in it."""
+    ahead, behind = before - as_of, as_of - after
+    apart = max(ahead, behind)
+    if apart > _LEEWAY:
+        yield Finding(
+            Check.CLOCK,
+            f"this machine's clock is {apart.total_seconds():.0f} s {'ahead of' if ahead > behind else 'behind'} the "
+            "database's: good access tokens are refused, or expired ones taken; nothing else rests on it",
+            "synchronise the clocks (NTP)",
+        )
+
+
+def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
+    """Judge the provider's answer."""
+    match asked.status:
+        case None if asked.certificate_refused:
+            yield _of_provider("its certificate is refused", "mend it, or name its authority in REQUESTS_CA_BUNDLE")
+        case None:
+            remedy = "check AI_BASE_URL, the network, and HTTPS_PROXY and NO_PROXY if there is a proxy"
+            yield _of_provider(f"it gives no answer: {reach}", remedy)
+        case 401 | 403:
+            remedy = "set AI_API_KEY to a valid key with credit; AI_AUTH_HEADER names the header that carries it"
+            yield _of_provider(f"it refuses the key ({asked.status})", remedy)
+        case status if status // 100 == _REDIRECT:
+            remedy = "set AI_BASE_URL to the address it points at: redirects are not followed"
+            yield _of_provider(f"it redirects ({status})", remedy)
+        case status if status // 100 != _SUCCESS:
+            remedy = "ask again later; if it stays, check AI_BASE_URL: chat/completions is asked below it"
+            yield _of_provider(f"it is there, and answers {status} when asked for its models", remedy, Level.HINT)
+
+
+def _of_provider(problem: str, remedy: str, level: Level = Level.PROBLEM) -> Finding:
+    return Finding(Check.PROVIDER, problem, remedy, level)

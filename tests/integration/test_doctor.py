@@ -1,0 +1,578 @@
+"""`ai-retry doctor` on broken set-ups: it says what is wrong with each, and what it says to do mends it."""
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, LiteralString
+from uuid import uuid4
+
+import jwt
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+from psycopg import sql
+
+from ai_retry import _shipped
+from ai_retry.clock import SystemClock
+from ai_retry.commands import cli
+from ai_retry.doctor import Check, Examination, Finding, Level, examine
+from ai_retry.doctor.shipped import read
+from ai_retry.domain.ports import Clock
+from ai_retry.testing.provider import ScriptedServer, reply, reset
+from tests.integration.test_migrations import AN_APP
+from tests.support.migrations import apply_migrations
+from tests.support.stack import MIGRATIONS, Stack
+
+HERE = SystemClock()
+SEAM = "public.ai_retry_create_session(public.generations, jsonb)"
+
+
+class _Models(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        """Answer with an empty list."""
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[str]:
+    """The address of a provider that lists its models for whoever asks, as often as they do."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Models) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+def settings(database_url: str, provider: str, role: str = "service_role") -> dict[str, str]:
+    """An environment whose connections run as a role, with no more rights than it has."""
+    return {"DATABASE_URL": f"{database_url}?options=-c%20role%3D{role}", "AI_BASE_URL": provider}
+
+
+def executed(database_url: str, *statements: str) -> None:
+    """Run statements as the owner of everything."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def the(examination: Examination) -> Finding:
+    """The only finding."""
+    (finding,) = examination.findings
+    return finding
+
+
+def migrations_from(directory: Path, *names: str) -> Path:
+    """Make a directory of those shipped migrations whose name holds one of the words."""
+    directory.mkdir()
+    for path in _shipped.migrations():
+        if any(name in path.name for name in names):
+            (directory / path.name).write_bytes(path.read_bytes())
+    return directory
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One way to break a database, and what the doctor must say of it."""
+
+    statements: tuple[str, ...]
+    check: Check
+    problem: str  # a pattern
+    remedy: str = "^run: "  # a pattern
+    level: Level = Level.PROBLEM
+    mended: bool = True  # by the SQL in the remedy
+
+
+BROKEN: Mapping[str, Damage] = {
+    "two functions of one name": Damage(
+        ("create function public.ai_retry_reap(p_most integer) returns integer language sql set search_path = ''"
+         " as 'select 0'", "revoke all on function public.ai_retry_reap(integer) from public, anon, authenticated",
+         "grant execute on function public.ai_retry_reap(integer) to service_role"),
+        Check.MIGRATIONS, "there are 2 functions ai_retry_reap", r"drop function .*reap\(p_most integer\)",
+    ),
+    "a function with its owner's rights": Damage(
+        ("alter function public.ai_retry_reap() security definer",),
+        Check.GRANTS, "ai_retry_reap runs with its owner's rights",
+    ),
+    "a function with its caller's search_path": Damage(
+        ("alter function public.ai_retry_reap() reset search_path",),
+        Check.GRANTS, "ai_retry_reap finds tables and functions by its caller's search_path",
+    ),
+    "users may execute a function": Damage(
+        ("grant execute on function public.ai_retry_reap() to anon",),
+        Check.GRANTS, "^anon may execute ai_retry_reap",
+    ),
+    "the service role may not execute a function": Damage(
+        ("revoke execute on function public.ai_retry_reap() from service_role",),
+        Check.GRANTS, "service_role may not execute ai_retry_reap",
+    ),
+    "users may read the attempts": Damage(
+        ("grant select (stored_answer) on table public.ai_retry_attempts to authenticated",),
+        Check.GRANTS, "end users may select in public.ai_retry_attempts",
+    ),
+    "the service role may not update generations": Damage(
+        ("revoke update on table public.generations from service_role",),
+        Check.GRANTS, "service_role may not update in public.generations",
+    ),
+    "no row level security on our table": Damage(
+        ("alter table public.ai_retry_quotas disable row level security",),
+        Check.ROW_LEVEL_SECURITY, "it is off on public.ai_retry_quotas",
+    ),
+    "no row level security on the app's table": Damage(
+        ("alter table public.generations disable row level security",),
+        Check.ROW_LEVEL_SECURITY, "any user may select everybody's rows",
+    ),
+    "users may write generations": Damage(
+        ('create policy "write own" on public.generations for all to authenticated using (auth.uid() = user_id)',
+         "grant update (prompt_data) on public.generations to authenticated"),
+        Check.ROW_LEVEL_SECURITY, 'the policy "write own" lets end users write', "set AI_MODELS", Level.HINT,
+        mended=False,
+    ),
+    "no seam": Damage(
+        (f"drop function {SEAM}",),
+        Check.SEAM, "there is no function public.ai_retry_create_session", "README", mended=False,
+    ),
+    "a seam that returns something else": Damage(
+        (f"drop function {SEAM}", f"create function {SEAM} returns text language sql as 'select null::text'",
+         f"revoke all on function {SEAM} from public, anon, authenticated",
+         f"grant execute on function {SEAM} to service_role"),
+        Check.SEAM, "that returns jsonb", "README", mended=False,
+    ),
+    "users may execute the seam": Damage(
+        (f"grant execute on function {SEAM} to authenticated",),
+        Check.SEAM, "authenticated may execute ai_retry_create_session: sessions that nobody was charged for",
+    ),
+    "the service role may not execute the seam": Damage(
+        (f"revoke execute on function {SEAM} from service_role",),
+        Check.SEAM, "service_role may not execute ai_retry_create_session",
+    ),
+    "no pgmq": Damage(
+        ("drop schema pgmq cascade",),
+        Check.QUEUE, "pgmq .* is not there", "load pgmq", Level.HINT, mended=False,
+    ),
+    "no queue": Damage(
+        ("select pgmq.drop_queue('ai_retry')",),
+        Check.QUEUE, "the queue ai_retry is not made", r"select public.ai_retry_create_queue\(\)", Level.HINT,
+    ),
+    "a queue that the service role may not use": Damage(
+        ("revoke usage on schema pgmq from service_role",),
+        Check.QUEUE, "service_role may not use the queue", r"select public.ai_retry_create_queue\(\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN.keys())
+def test_broken_database_is_told_and_mended(migrated_database: str, provider: str, damage: Damage) -> None:
+    """Each kind of damage is the one finding, and where the remedy is SQL it leaves nothing to find."""
+    executed(migrated_database, *damage.statements)
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert (finding.check, finding.level) == (damage.check, damage.level)
+    assert re.search(damage.problem, finding.problem)
+    assert re.search(damage.remedy, finding.remedy)
+    if damage.mended:
+        mend = re.search(r"(?:run|owner): (.*?)(?:, with .*)?$", finding.remedy)
+        assert mend is not None
+        executed(migrated_database, *mend[1].split("; "))
+        assert examine(settings(migrated_database, provider), clock=HERE).findings == ()
+
+
+def again(database_url: str, finding: Finding) -> None:
+    """Run the migration that a finding names, and all later ones."""
+    found = re.search(r"\d+_\w+\.sql", finding.problem + finding.remedy)
+    assert found is not None
+    executed(database_url, *(path.read_text() for path in _shipped.migrations() if path.name >= found[0]))
+
+
+CHANGED: Mapping[str, tuple[str, str]] = {
+    "a function changed by hand": (
+        "create or replace function public.ai_retry_has_success(p_generation_id uuid) returns boolean language sql"
+        " set search_path = '' as 'select false'",
+        "not as shipped: ai_retry_has_success; changed by hand",
+    ),
+    "a function that is gone": (
+        "drop function public.ai_retry_passes(text)",
+        "is not applied, or not whole: ai_retry_passes missing or older",
+    ),
+    "an index that is gone": (
+        "drop index public.ai_retry_attempts_one_open_per_generation_idx",
+        "ai_retry_attempts_one_open_per_generation_idx missing",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "problem"), CHANGED.values(), ids=CHANGED.keys())
+def test_changed_migration_is_told_and_mended(
+    migrated_database: str, provider: str, statement: str, problem: str
+) -> None:
+    """What is not as shipped is named with its migration; running that and the later ones again mends it."""
+    executed(migrated_database, statement)
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+    again(migrated_database, finding)
+
+    assert finding.check is Check.MIGRATIONS
+    assert problem in finding.problem
+    assert examine(settings(migrated_database, provider), clock=HERE).findings == ()
+
+
+def test_missing_constraint_is_told(migrated_database: str, provider: str) -> None:
+    """A constraint of ours that somebody dropped is named."""
+    executed(migrated_database, "alter table public.ai_retry_attempts drop constraint charged_success_is_captured")
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert finding.check is Check.MIGRATIONS
+    assert "charged_success_is_captured missing" in finding.problem
+
+
+def test_missing_table_of_the_app_is_told(migrated_database: str, provider: str) -> None:
+    """A table that the app dropped is named."""
+    executed(migrated_database, "drop table public.events")
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert (finding.check, finding.problem) == (Check.MIGRATIONS, "there is no table public.events")
+
+
+@pytest.mark.parametrize("path", [path for path in _shipped.migrations()[1:-1] if "doctor" not in path.name], ids=str)
+def test_unapplied_migration_is_named(bare_database: str, provider: str, tmp_path: Path, path: Path) -> None:
+    """A migration that was never applied, though others were, is named; nothing is said to be changed by hand."""
+    others = [each.name for each in _shipped.migrations() if each != path]
+    apply_migrations(bare_database, migrations_from(tmp_path / "some", *others))
+
+    findings = examine(settings(bare_database, provider), clock=HERE).of(Check.MIGRATIONS)
+
+    assert [each.problem for each in findings if "changed by hand" in each.problem] == []
+    assert any(each.problem.startswith(f"{path.name} is not applied") for each in findings)
+
+
+@pytest.mark.parametrize("applied", [(), ("ai_retry.sql",)], ids=["no migration", "an older version's"])
+def test_missing_migrations_are_told(
+    bare_database: str, provider: str, tmp_path: Path, applied: tuple[str, ...]
+) -> None:
+    """Without this version's migrations nothing in the database can be judged, and the remedy is to apply them."""
+    apply_migrations(bare_database, migrations_from(tmp_path / "some", *applied))
+
+    examination = examine(settings(bare_database, provider), clock=HERE)
+
+    assert "does not know what ai-retry asks for" in the(examination).problem
+    assert "apply the migrations of this version" in the(examination).remedy
+    assert Check.MIGRATIONS in examination.skipped
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "problem"),
+    [
+        ("default_transaction_read_only", "on", "the database takes no writes"),
+        ("default_transaction_isolation", "serializable", "transactions run in serializable"),
+    ],
+)
+def test_database_that_can_t_be_written_is_told(
+    migrated_database: str, provider: str, setting: LiteralString, value: str, problem: str
+) -> None:
+    """A setting of the database under which no claim can be made is named."""
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("alter database {} set {} = {}").format(
+                sql.Identifier(connection.info.dbname), sql.Identifier(setting), sql.Literal(value)
+            )
+        )
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert finding.check is Check.CONNECTION
+    assert problem in finding.problem
+
+
+def test_role_that_sees_no_rows_is_told(migrated_database: str, provider: str) -> None:
+    """A role with all grants, to which row level security applies, would find no generation."""
+    role = f"doctor_{uuid4().hex}"
+    executed(migrated_database, f"create role {role} in role service_role inherit")
+    try:
+        examination = examine(settings(migrated_database, provider, role), clock=HERE)
+    finally:
+        executed(migrated_database, f"drop role {role}")
+
+    assert f"it hides rows from {role} in ai_retry_attempts" in the(examination).problem
+    assert "bypassrls" in the(examination).remedy
+
+
+class OtherClock(SystemClock):
+    """A machine whose clock is wrong."""
+
+    def __init__(self, ahead: timedelta) -> None:
+        self._ahead = ahead
+
+    def now(self) -> datetime:
+        """The wrong time."""
+        return datetime.now(UTC) + self._ahead
+
+
+@pytest.mark.parametrize(
+    ("clock", "found"),
+    [
+        (OtherClock(timedelta(hours=1)), r"clock is 3(600|599) s ahead of"),
+        (OtherClock(-timedelta(hours=1)), r"clock is 3(600|599) s behind"),
+        (OtherClock(timedelta(seconds=5)), None),
+    ],
+    ids=["ahead", "behind", "nearly right"],
+)
+def test_clock_is_compared_with_the_databases(
+    migrated_database: str, provider: str, clock: Clock, found: str | None
+) -> None:
+    """A clock that is more than ten seconds off is a problem, for access tokens alone; less is none."""
+    examination = examine(settings(migrated_database, provider), clock=clock)
+
+    if found is None:
+        assert examination.findings == ()
+    else:
+        assert the(examination).check is Check.CLOCK
+        assert re.search(found, the(examination).problem)
+        assert "NTP" in the(examination).remedy
+
+
+def closed_port() -> int:
+    """A port of this machine where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem", "level"),
+    [
+        (reply(401), r"refuses the key \(401\)", Level.PROBLEM),
+        (reply(403), r"refuses the key \(403\)", Level.PROBLEM),
+        (reply(307, headers={"Location": "/v1/models"}), r"it redirects \(307\)", Level.PROBLEM),
+        (reply(404), "answers 404", Level.HINT),
+        (reply(503), "answers 503", Level.HINT),
+        (reset(), "it gives no answer: a server answers there", Level.PROBLEM),
+    ],
+    ids=["key refused", "key forbidden", "redirect", "no list of models", "overloaded", "connection reset"],
+)
+def test_provider_that_refuses_is_told(migrated_database: str, answer: Any, problem: str, level: Level) -> None:
+    """What the provider answers to a question that costs nothing is judged; it is asked once, with the key."""
+    with ScriptedServer(answer) as server:
+        environ = settings(migrated_database, server.base_url) | {"AI_API_KEY": "key-of-the-test"}
+        finding = the(examine(environ, clock=HERE))
+        (request,) = server.requests
+
+    assert (finding.check, finding.level) == (Check.PROVIDER, level)
+    assert re.search(problem, finding.problem)
+    assert (request.method, request.path) == ("GET", "/v1/models")
+    assert request.headers["authorization"] == "Bearer key-of-the-test"
+    assert "key-of-the-test" not in str(finding)
+
+
+def test_absent_provider_is_told(migrated_database: str) -> None:
+    """A provider where nothing listens is a problem."""
+    finding = the(examine(settings(migrated_database, f"http://127.0.0.1:{closed_port()}/v1"), clock=HERE))
+
+    assert (finding.check, finding.problem) == (Check.PROVIDER, "it gives no answer: nothing listens there")
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("postgresql://ada:secret@127.0.0.1:{port}/app", "can't be reached: nothing listens there"),
+        ("postgresql://ada:secret@no-such-host.invalid/app", "can't be reached: there is no such host"),
+    ],
+    ids=["database down", "wrong host"],
+)
+def test_database_out_of_reach_is_told(provider: str, address: str, problem: str) -> None:
+    """A database that can't be reached is told with the reason; what lies in it is skipped; no password is shown."""
+    environ = {"DATABASE_URL": address.format(port=closed_port()), "AI_BASE_URL": provider}
+
+    examination = examine(environ, clock=HERE)
+
+    assert the(examination).check is Check.CONNECTION
+    assert problem in the(examination).problem
+    assert "DATABASE_URL" in the(examination).remedy
+    assert "secret" not in str(the(examination))
+    assert {Check.MIGRATIONS, Check.GRANTS, Check.CLOCK} <= examination.skipped
+
+
+def test_unknown_user_of_the_database_is_told(migrated_database: str, provider: str) -> None:
+    """A server that is there, but takes no connection of this user, is told apart from one that is not there."""
+    address = migrated_database.replace("postgres@", "nobody-of-that-name:secret@")
+
+    finding = the(examine({"DATABASE_URL": address, "AI_BASE_URL": provider}, clock=HERE))
+
+    assert "a server answers at the address in DATABASE_URL, but" in finding.problem
+    assert "check user, password and database" in finding.remedy
+    assert "secret" not in str(finding)
+
+
+def over_data_api(stack: Stack, provider: str) -> dict[str, str]:
+    """The environment of an app without a direct connection."""
+    return {name: value for name, value in stack.env().items() if name != "DATABASE_URL"} | {"AI_BASE_URL": provider}
+
+
+def test_wrong_key_of_the_data_api_is_told(stack: Stack, provider: str) -> None:
+    """A key that the Data API does not know is told."""
+    environ = over_data_api(stack, provider) | {"SUPABASE_SECRET_KEY": "sb_secret_of_another_project"}
+
+    finding = the(examine(environ, clock=HERE))
+
+    assert finding.check is Check.CONNECTION
+    assert "SUPABASE_SECRET_KEY" in finding.remedy
+
+
+def test_anonymous_key_of_the_data_api_is_told(stack: Stack, provider: str) -> None:
+    """An older project's anonymous key in the place of the secret one is told: its role may execute nothing of ours."""
+    key = jwt.encode({"role": "anon", "exp": 4102444800}, stack.jwt_secret, algorithm="HS256")
+    environ = over_data_api(stack, provider) | {"SUPABASE_SECRET_KEY": key}
+
+    finding = the(examine(environ, clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.CONNECTION, Level.PROBLEM)
+    assert "refused" in finding.problem
+    assert "service role" in finding.remedy or "SUPABASE_SECRET_KEY" in finding.remedy
+
+
+def test_configuration_is_told_whole(provider: str) -> None:
+    """Everything that is wrong in the environment is told at once, each with its variable; the rest is skipped."""
+    examination = examine({"AI_RETRY_QUOTA_LIMITS": "5", "SUPABASE_URL": "example"}, clock=HERE)
+
+    assert [each.problem.split()[0] for each in examination.findings] == [
+        "SUPABASE_URL", "SUPABASE_SECRET_KEY", "AI_API_KEY", "AI_RETRY_QUOTA_LIMITS",
+    ]  # fmt: skip
+    assert examination.skipped == set(Check) - {Check.CONFIGURATION}
+
+
+def test_spool_that_is_no_directory_is_told(migrated_database: str, provider: str, tmp_path: Path) -> None:
+    """A spool below a file could keep no answer."""
+    (tmp_path / "file").touch()
+    environ = settings(migrated_database, provider) | {"AI_RETRY_SPOOL_DIR": str(tmp_path / "file" / "spool")}
+
+    finding = the(examine(environ, clock=HERE))
+
+    assert (finding.check, "AI_RETRY_SPOOL_DIR" in finding.problem) == (Check.CONFIGURATION, True)
+
+
+def test_sound_setup_has_no_findings(migrated_database: str, provider: str, tmp_path: Path) -> None:
+    """A project with all migrations has nothing to find, as service_role and as the owner."""
+    environ = settings(migrated_database, provider) | {"AI_RETRY_SPOOL_DIR": str(tmp_path / "not-made-yet")}
+
+    assert examine(environ, clock=HERE) == Examination((), frozenset())
+    assert examine(environ | {"DATABASE_URL": migrated_database}, clock=HERE) == Examination((), frozenset())
+
+
+def test_sound_setup_over_the_data_api_has_no_problems(stack: Stack, provider: str) -> None:
+    """Over the Data API everything is looked at, too."""
+    examination = examine(over_data_api(stack, provider), clock=HERE)
+
+    assert (examination.findings, examination.skipped) == ((), frozenset())
+
+
+def test_app_of_its_own_has_no_problems(bare_database: str, provider: str) -> None:
+    """An app that was there before, with a seam of its own, is sound; what its policies open is a hint."""
+    executed(
+        bare_database,
+        AN_APP,
+        f"create function {SEAM} returns jsonb language sql as 'select null::jsonb'",
+        f"revoke all on function {SEAM} from public, anon, authenticated",
+        f"grant execute on function {SEAM} to service_role",
+    )
+    apply_migrations(bare_database, MIGRATIONS)
+
+    examination = examine(settings(bare_database, provider) | {"AI_MODELS": "small"}, clock=HERE)
+
+    assert examination.problems == []
+    hint = next(each for each in examination.findings if each.check is Check.ROW_LEVEL_SECURITY)
+    assert "AI_MODELS" not in hint.remedy
+
+
+def test_files_with_carriage_returns_are_the_same(bare_database: str, provider: str, tmp_path: Path) -> None:
+    """Migrations that an editor or git gave other line ends to are as shipped."""
+    for path in _shipped.migrations():
+        (tmp_path / path.name).write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    apply_migrations(bare_database, tmp_path)
+
+    assert examine(settings(bare_database, provider), clock=HERE).findings == ()
+
+
+def test_every_function_is_known_to_the_doctor(migrated_database: str) -> None:
+    """What is read out of the migrations' text is what they make: each function but the seam, table and constraint."""
+    shipped = read(_shipped.migrations())
+
+    with psycopg.connect(migrated_database) as connection:
+        functions = connection.execute(
+            "select distinct proname from pg_proc where pronamespace = 'public'::regnamespace"
+            " and proname like 'ai\\_retry\\_%' and proname <> 'ai_retry_create_session'"
+        ).fetchall()
+        tables = connection.execute(
+            "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
+            " and relname like 'ai\\_retry\\_%'"
+        ).fetchall()
+        checks = connection.execute(
+            "select conname from pg_constraint where contype = 'c' and conrelid::regclass::text like 'ai\\_retry\\_%'"
+        ).fetchall()
+
+    assert set(shipped.functions) == {name for (name,) in functions}
+    assert set(shipped.tables) == {name for (name,) in tables}
+    assert set(shipped.constraints) == {name for (name,) in checks}
+
+
+def run(environ: Mapping[str, str], *arguments: str) -> Result:
+    """Run the command line with these settings alone."""
+    return CliRunner(env={"SUPABASE_URL": None, "SUPABASE_SECRET_KEY": None, **environ}).invoke(cli, arguments)
+
+
+def test_command_tells_people(migrated_database: str, provider: str) -> None:
+    """The command prints each check with its result, each finding with its remedy, and exits with 1 for a problem."""
+    executed(migrated_database, "alter table public.ai_retry_quotas disable row level security")
+
+    result = run(settings(migrated_database, provider), "doctor")
+
+    assert result.exit_code == 1
+    assert [line for line in result.output.splitlines() if not line.startswith(("ok ", "hint "))] == [
+        "problem   row level security",
+        "            it is off on public.ai_retry_quotas",
+        "            -> run: alter table public.ai_retry_quotas enable row level security",
+    ]
+
+
+def test_command_tells_programs(migrated_database: str, provider: str) -> None:
+    """With --json a program gets the same; a sound set-up exits with 0."""
+    result = run(settings(migrated_database, provider), "doctor", "--json")
+
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["ok"], document["findings"]) == (True, [])
+    assert document["checks"] == {str(check): "ok" for check in Check}
+
+
+def test_command_without_settings_exits_with_3() -> None:
+    """Without any setting the command names the variables and exits with 3, as all commands do."""
+    result = run({}, "doctor")
+
+    assert result.exit_code == 3
+    assert "SUPABASE_URL is missing" in result.output
+    assert "skipped   migrations" in result.output
+
+
+def test_command_lets_no_control_character_through(migrated_database: str, provider: str) -> None:
+    """A policy's name can't reach the terminal as a command to it."""
+    executed(
+        migrated_database,
+        'create policy "\x1b[2J" on public.generations for update to authenticated using (true)',
+        "grant update on public.generations to authenticated",
+    )
+
+    result = run(settings(migrated_database, provider), "doctor")
+
+    assert result.exit_code == 0
+    assert "lets end users write" in result.output
+    assert "\x1b" not in result.output
