@@ -37,7 +37,7 @@ LAYERS = {
     "flask": {"auth", "client", "domain", "problems", "schemas", "openapi"},
     "_shipped": set(),
     "doctor": {"domain", "config", "providers", "bootstrap", "_shipped"},
-    "commands": {"_shipped", "bootstrap", "client", "clock", "config", "doctor", "domain", "tables", "worker"},
+    "commands": {"_shipped", "bootstrap", "client", "clock", "config", "doctor", "domain", "recovery", "tables", "worker"},
     "cli": {"commands"},
     "testing": {"domain", "storage"},
 }

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import click
 
-from ai_retry.commands import books, doctor, migrations, queue, settle, worker
+from ai_retry.commands import books, doctor, find, migrations, queue, recover, retry, settle, why, worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,9 +20,13 @@ def cli() -> None:
 for _command in (
     books.books,
     doctor.doctor,
+    find.find,
     migrations.migrations,
     queue.queue,
+    recover.recover,
+    retry.retry,
     settle.settle,
+    why.why,
     worker.worker,
 ):
     cli.add_command(_command)

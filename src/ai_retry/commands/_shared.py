@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,7 +14,7 @@ from ai_retry.tables import printable, text_table
 if TYPE_CHECKING:
     from ai_retry.client import Client
 
-__all__ = ["NotReady", "as_json_option", "connected", "print_json", "print_table", "printable", "told"]
+__all__ = ["NotReady", "as_json_option", "connected", "plain", "print_json", "print_table", "printable", "told"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -53,7 +53,7 @@ def as_json_option(command: _F) -> _F:
 
 def print_json(document: Any) -> None:
     """Print one document: instants in ISO 8601, other values as their text."""
-    click.echo(json.dumps(document, indent=2, default=_plain))
+    click.echo(json.dumps(document, indent=2, default=plain))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -61,5 +61,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
     click.echo(text_table(header, rows))
 
 
-def _plain(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+def plain(value: object) -> object:
+    """Write a value that JSON has no word for: instants in ISO 8601, durations in seconds, others as their text."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.total_seconds() if isinstance(value, timedelta) else str(value)

@@ -1,6 +1,7 @@
 """What failed: a search that can be walked through again and again, a page at a time."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -50,13 +51,28 @@ class Found:
         for row in self.rows():
             yield told(row, judge(row.snapshot, self._parts.policy, context_from=self._parts.context_from))
 
+    def _together(self) -> Iterator[FoundGeneration]:
+        """Tell each, after those before it have taken their units."""
+        taken = Counter[UUID]()
+        for row in self.rows():
+            user_id = row.snapshot.generation.user_id
+            verdict = judge(
+                row.snapshot, self._parts.policy, context_from=self._parts.context_from, set_aside=taken[user_id]
+            )
+            if verdict.refusal is None:
+                taken[user_id] += 1
+            yield told(row, verdict)
+
     def first(self, count: int) -> list[FoundGeneration]:
         """Tell the newest ones."""
         return list(islice(self, count))
 
     def summary(self) -> Summary:
-        """Count by code, model, user and decision, in one pass."""
-        return summarise(self)
+        """Count by code, model, user and decision, in one pass.
+
+        Where a user's quota is enough for some of their generations alone, so many can be retried now, as in a plan.
+        """
+        return summarise(self._together())
 
     def to_frame(self) -> Any:
         """Return a ``pandas.DataFrame``, a row for each generation."""

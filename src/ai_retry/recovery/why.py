@@ -17,7 +17,7 @@ from ai_retry.domain.errors import (
     TooManyParallel,
 )
 from ai_retry.domain.model import Outcome, Snapshot
-from ai_retry.domain.policy import RetryPolicy, counted_attempts
+from ai_retry.domain.policy import RetryPolicy, counted_attempts, queued_attempt
 from ai_retry.domain.recovery import Decision, FoundRow, LastError, Verdict, judge
 from ai_retry.domain.retry import as_uuid
 from ai_retry.recovery.parts import Parts
@@ -104,6 +104,9 @@ def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str
             rule = _success(snapshot)
         case BackoffNotElapsed():
             rule = f"After attempt {snapshot.attempts[-1].number} there is a wait that is not over"
+        case RetryInProgress() if (queued := queued_attempt(snapshot)) is not None:
+            due = f", from {_utc(queued.next_attempt_at)} on" if queued.next_attempt_at else ""
+            rule = f"Attempt {queued.number} was accepted for later and waits for a worker{due}"
         case RetryInProgress():
             rule = f"Somebody is working on it: a lease lasts {_span(policy.lease)} at most"
         case TooManyParallel():
