@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := .cache/peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test check pages fuzz fuzz-provider faults race late-finisher mutants stack-up stack-down clean
+.PHONY: help setup demo demo-model test check pages fuzz fuzz-provider faults race late-finisher bench mutants stack-up stack-down clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ race: $(READY) ## 50 processes click at the same generations for 30 s
 
 late-finisher: $(READY) $(PEERS)/.ready ## Who accepts the finish of a worker given up for dead? Ours and three peers
 	@$(BIN)/python -m benchmarks.late_finisher
+
+bench: $(READY) $(PEERS)/.ready ## Measure: rates beside three peers, WAL, endpoint, growth; make bench QUICK=1 for a first look
+	@$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(ARGS)
 
 $(PEERS)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(PEERS)

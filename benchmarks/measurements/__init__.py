@@ -1,0 +1,1 @@
+"""One module per measurement: ``measure(stack, sizes)`` returns its section of the report."""
