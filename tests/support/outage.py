@@ -55,8 +55,14 @@ def failed_generations(
     rows = connection.execute(
         _FAIL,
         {
-            **{"count": count, "users": users or count, "status": status, "code": code, "model": model},
-            **{"ago": ago, "spread": spread, "prompt_data": None if prompt_data is None else Jsonb(prompt_data)},
+            "count": count,
+            "users": users or count,
+            "status": status,
+            "code": code,
+            "model": model,
+            "ago": ago,
+            "spread": spread,
+            "prompt_data": None if prompt_data is None else Jsonb(prompt_data),
         },
     ).fetchall()
     return [UUID(str(row[0])) for row in rows]
