@@ -19,7 +19,7 @@ _OPTIONS = (
     click.option(
         "--status",
         multiple=True,
-        type=click.Choice(sorted(FINDABLE)),
+        type=click.Choice([each.value for each in sorted(FINDABLE)]),
         help=f"{' and '.join(sorted(FAILED))} if not given; processing finds what a dead worker left.{_MANY}",
     ),
     click.option("--user", "user_id", metavar="ID", help="Whose."),

@@ -24,7 +24,10 @@ _INTERRUPTED = 130
 @selection_options
 @click.option("--max-attempts", type=click.IntRange(min=1), help="Allow so many attempts for this plan.")
 @click.option(
-    "--waive", multiple=True, type=click.Choice(sorted(Waiver)), help="Lift a limit; recorded with your name."
+    "--waive",
+    multiple=True,
+    type=click.Choice([each.value for each in sorted(Waiver)]),
+    help="Lift a limit; recorded with your name.",
 )
 @click.option("--no-charge", is_flag=True, help="Users get their sessions without spending their quota; recorded.")
 @click.option("--max-cost", type=float, help="At most, in the provider's currency, as past attempts let expect.")

@@ -179,8 +179,8 @@ class StoredAnswer:
 class QuotaRule:
     """How much a user may generate: ``limit`` units in any ``window``, unless the user has an override."""
 
-    limit: int = 5
-    window: timedelta = timedelta(hours=24)
+    limit: int = 5  # units; 0: none
+    window: timedelta = timedelta(hours=24)  # rolling: a unit comes back when it is this old
     count_own_successes: bool = True  # the app's successes that no attempt of ours made
 
 

@@ -54,14 +54,14 @@ class RetryPolicy:
 
     max_attempts: int = 4  # counted ones: the app's original and three retries
     hard_cap: int = 20  # attempts of ours per generation in any ``hard_cap_window``, counted or not
-    hard_cap_window: timedelta = timedelta(hours=24)
-    backoff_base: timedelta = timedelta(seconds=2)
-    backoff_cap: timedelta = timedelta(minutes=5)
+    hard_cap_window: timedelta = timedelta(hours=24)  # in which ``hard_cap`` counts
+    backoff_base: timedelta = timedelta(seconds=2)  # the first wait, at most; each further one doubles it
+    backoff_cap: timedelta = timedelta(minutes=5)  # the longest wait of our own
     max_wait: timedelta = timedelta(hours=24)  # of what a provider may ask
     max_parallel: int = 2  # live attempts per user
     quota: QuotaRule = field(default_factory=QuotaRule)
     deadline: timedelta = timedelta(seconds=15)  # for the provider's call, in-call repeats included
-    lease: timedelta = timedelta(seconds=35)
+    lease: timedelta = timedelta(seconds=35)  # of one attempt, from its claim until others may take over
     settle_margin: timedelta = timedelta(seconds=5)  # of the lease, left for settling
     max_queued: timedelta = timedelta(hours=24)  # for which an accepted retry is tried
     max_abandoned: int = 3  # of an accepted retry's attempts in a row, before it is given up
@@ -126,8 +126,8 @@ def admit(
         _refuse_ended(snapshot, policy)
     context = None if snapshot.stored_answer else context_from(generation)
     _refuse_exhausted(snapshot, policy)
-    if Waiver.BACKOFF not in waive and purpose is not Purpose.ENQUEUE:
-        _refuse_too_soon(snapshot)
+    if Waiver.BACKOFF not in waive:
+        _refuse_too_soon(snapshot, later=policy.max_queued if purpose is Purpose.ENQUEUE else timedelta(0))
     if purpose is not Purpose.ENQUEUE:
         _refuse_too_many(snapshot, policy)
     ask_quota = charge and Waiver.QUOTA not in waive and not running
@@ -328,9 +328,10 @@ def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
         raise RetryPoisoned(policy.max_abandoned)
 
 
-def _refuse_too_soon(snapshot: Snapshot) -> None:
+def _refuse_too_soon(snapshot: Snapshot, *, later: timedelta) -> None:
+    """Who is accepted for later may wait for less than that, and be tried in time."""
     due_at = next_attempt_at(snapshot)
-    if due_at is not None and due_at > snapshot.as_of:
+    if due_at is not None and due_at > snapshot.as_of and due_at >= snapshot.as_of + later:
         raise BackoffNotElapsed(due_at, retry_after=due_at - snapshot.as_of)
 
 
