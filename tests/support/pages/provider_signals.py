@@ -1,11 +1,9 @@
-"""Pages of the documentation that are generated from the code; `make pages` writes them, a test keeps them equal."""
+"""How a provider's answer is judged, from the table that the code uses."""
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 
 from ai_retry.providers import signals
 from ai_retry.providers.signals import Signal
-from tests.support.npm import REPOSITORY
 
 _INTRODUCTION = """# How a provider's answer is judged
 
@@ -27,7 +25,7 @@ Examples of configuration: OpenRouter needs `AI_API_KEY` and perhaps
 """
 
 
-def provider_signals() -> str:
+def render() -> str:
     """Render the table of signals, in the order in which it is searched."""
     return "\n".join(
         [
@@ -58,17 +56,3 @@ def _row(signal: Signal) -> str:
     )
     marks = ("yes" if mark else "" for mark in (signal.not_generated, signal.transient, signal.operator_fault))
     return f"| {signal.shows} | {when} | `{signal.code}` | {' | '.join(marks)} | {signal.source} |"
-
-
-PAGES: Mapping[Path, Callable[[], str]] = {REPOSITORY / "docs" / "provider-signals.md": provider_signals}
-
-
-def main() -> None:
-    """Write every page."""
-    for path, render in PAGES.items():
-        path.write_text(render(), encoding="utf-8")
-        print(path.relative_to(REPOSITORY))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,40 @@
+"""The few forms that the generated pages are made of."""
+
+import re
+from collections.abc import Iterable, Sequence
+from inspect import cleandoc
+
+
+def notice(source: str) -> str:
+    """Say where a page comes from, to those who would edit it."""
+    return f"Generated from {source}; edit that, then run `make pages`."
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lay out a table, and an empty line after it."""
+    return [_line(head), _line(["---"] * len(head)), *map(_line, rows), ""]
+
+
+def one_line(text: str) -> str:
+    """Fold a text to a line of its own."""
+    return " ".join(text.split())
+
+
+def code(text: str) -> str:
+    """Mark a text as code that a cell of a table can hold; nothing when there is none."""
+    return f"`{text.replace(' | ', ' or ').replace('|', ', ')}`" if text else ""
+
+
+def prose(text: str) -> str:
+    """Turn the markup of a docstring into that of a page."""
+    return re.sub(r"\s*^::$|::$", ":", cleandoc(text), flags=re.MULTILINE).replace("``", "`")
+
+
+def page(lines: Iterable[str]) -> str:
+    """Join the lines of a page, without two empty ones in a row or at the end."""
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    assert not any("|" in cell for cell in cells), f"a bar within a cell: {cells}"
+    return f"| {' | '.join(map(one_line, cells))} |"

@@ -1,0 +1,89 @@
+"""The reference of the configuration, from ``Settings`` and ``RetryPolicy``."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import timedelta
+from typing import Any
+
+from ai_retry import config
+from ai_retry.config import Settings
+from ai_retry.domain.policy import DEFAULT_POLICY
+from tests.support.pages.markdown import code, notice, page, table
+from tests.support.pages.sources import meaning, member
+
+_INTRODUCTION = f"""# Configuration
+
+{notice("`ai_retry.config.Settings` and `ai_retry.RetryPolicy`")}
+
+Everything is read from the environment, once, at the start. An empty variable counts as absent. What is missing,
+malformed or misspelt is named in one error, by name and remedy, never with its value.
+
+There are two ways to the database: over the Data API with `SUPABASE_URL` and `SUPABASE_SECRET_KEY`, or straight with
+`DATABASE_URL`, which wins. The blueprint needs `SUPABASE_URL` in any case, to verify access tokens.
+"""
+_FORMS = """## How values are written
+
+- **Addresses** hold no credentials, no query and no fragment; `DATABASE_URL` is a URL that starts with `postgresql://`.
+- **`AI_MODELS`** is a list separated by commas.
+- **`AI_HEADERS`, `AI_QUERY`** are JSON objects of texts: `{"api-version": "2024-10-21"}`.
+- **Durations** are seconds, with a fraction if you like; **booleans** are `true` or `false`.
+- **`AI_RETRY_SPOOL_DIR`** is an absolute path.
+"""
+
+
+def render() -> str:
+    """Render the page."""
+    return page(
+        [
+            _INTRODUCTION,
+            "## Connections",
+            "",
+            *table(("variable", "default", "meaning"), _connections()),
+            "## Rules",
+            "",
+            "The same numbers are the fields of `ai_retry.RetryPolicy`, and of its `quota`.",
+            "",
+            *table(("variable", "default", "meaning"), _rules()),
+            "Numbers that can't work together are refused: the lease must leave room for the deadline and the settle"
+            " margin, and the first wait must not exceed the longest.",
+            "",
+            _FORMS,
+        ]
+    )
+
+
+def _connections() -> Iterator[tuple[str, ...]]:
+    for each in fields(Settings):
+        if each.name != "policy":
+            prefix = "AI_RETRY_" if each.name in ("max_calls", "spool_dir") else ""
+            yield _row(f"{prefix}{each.name}".upper(), each.default, f"config.Settings.{each.name}")
+
+
+def _rules() -> Iterator[tuple[str, ...]]:
+    for owner, defaults, prefix in (
+        ("domain.policy.RetryPolicy", DEFAULT_POLICY, ""),
+        ("domain.model.QuotaRule", DEFAULT_POLICY.quota, "quota_"),
+    ):
+        for variable, (name, _) in config._variables(defaults, prefix).items():
+            yield _row(variable, getattr(defaults, name), f"{owner}.{name}")
+
+
+def _row(variable: str, default: Any, path: str) -> tuple[str, ...]:
+    return code(variable), code(_written(default)), _of_a_variable(meaning(member(path)))
+
+
+def _of_a_variable(text: str) -> str:
+    """Tell of a variable what is told of a field."""
+    return text.replace("``", "`").replace("None", "unset").replace("database_url", "`DATABASE_URL`")
+
+
+def _written(default: Any) -> str:
+    match default:
+        case bool():
+            return str(default).lower()
+        case int() | str():
+            return str(default)
+        case timedelta():
+            return f"{default.total_seconds():g}"
+        case _:
+            return ""
