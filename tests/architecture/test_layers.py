@@ -68,7 +68,7 @@ LIBRARIES = {
     "postgrest": {"storage.supabase"},
     "psycopg": {"storage.postgres"},
     "psycopg_pool": {"storage.postgres"},
-    "pytest": {"testing.contract"},
+    "pytest": {"testing.contract", "testing.queue_contract"},
     "re2": {"providers.validation"},
     "referencing": {"providers.validation"},
     "requests": {"auth", "doctor.provider", "providers.deadline", "providers.http"},
@@ -91,6 +91,7 @@ LONG_MODULES = {
     "providers/signals.py": "the table of what providers say, row by row",
     "storage/memory.py": "the executable reference of one port, with its tables",
     "testing/contract.py": "the list of a storage's promises",
+    "testing/queue_contract.py": "the list of those of a storage with a queue",
     "testing/provider.py": "a server of one file, that tests can read in one go",
 }
 

@@ -398,7 +398,7 @@ class StorageMachine(RuleBasedStateMachine):
         snapshot = self._load(generation_id)
         assert snapshot.stored_answer is None
         assert snapshot.attempts[-1].outcome is None
-        assert snapshot.attempts[-1].lease_expires_at > snapshot.as_of
+        assert (snapshot.attempts[-1].lease_expires_at or snapshot.as_of) > snapshot.as_of
 
     def _used(self, user_id: UUID, snapshot: Snapshot, window: timedelta | None = None) -> tuple[int, int, int]:
         """Captured, held and live as the rows tell them, at the snapshot's time."""

@@ -15,7 +15,10 @@ from ai_retry.testing.contract import PROMPT_DATA, Row
 
 _INSTANTS = {
     "generations": ("created_at", "updated_at"),
-    "ai_retry_attempts": ("started_at", "lease_expires_at", "closed_at", "next_attempt_at", "captured_at"),
+    "ai_retry_attempts": (
+        *("started_at", "lease_expires_at", "closed_at", "next_attempt_at", "captured_at"),
+        *("accepted_at", "expires_at"),
+    ),
 }
 
 # A sessions table refuses the sessions of some users, as an app's own constraint would.

@@ -338,7 +338,7 @@ class TestLeftBehind:
     def test_status_left_by_us_is_nobodys(self, columns: dict[str, Any], touched_before: timedelta) -> None:
         """What was last touched at the end of our attempt, or before, was left by us."""
         attempt = an_attempt(**columns)
-        ours_until = min(attempt.closed_at or AS_OF, attempt.lease_expires_at)
+        ours_until = min(attempt.closed_at or AS_OF, attempt.lease_expires_at or AS_OF)
         generation = a_generation(status=GenerationStatus.PROCESSING, updated_at=ours_until - touched_before)
 
         assert admit(a_snapshot(generation=generation, attempts=(attempt,))).number == 3

@@ -1,0 +1,31 @@
+"""Retries that are accepted for later, over the Data API, keep their contract."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from ai_retry.storage.supabase import SupabaseStorage
+from ai_retry.testing.queue_contract import QueueStorageContract, QueueWorld
+from tests.support.queue_world import SqlQueueWorld
+from tests.support.stack import Stack
+from tests.support.world import REFUSALS
+
+
+@pytest.fixture(scope="module")
+def storage(stack: Stack) -> Iterator[SupabaseStorage]:
+    """One for the module."""
+    storage = SupabaseStorage(stack.url, stack.secret_key)
+    yield storage
+    storage.close()
+
+
+class TestSupabaseQueue(QueueStorageContract):
+    """All promises, on a real pgmq."""
+
+    @pytest.fixture
+    def world(self, stack: Stack, storage: SupabaseStorage) -> Iterator[QueueWorld]:
+        """New users in the stack's database, and an empty queue."""
+        with psycopg.connect(stack.database_url, autocommit=True) as connection:
+            connection.execute(REFUSALS)
+            yield SqlQueueWorld(storage, connection)
