@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ai_retry.recovery.parts import Parts
 
 _NO_WAIVERS: frozenset[Waiver] = frozenset()
+_LONGEST_ROUTE = 255  # characters: users may name the model, and an index holds it
 
 
 class Client(RecoveryMethods):
@@ -165,7 +166,7 @@ class Client(RecoveryMethods):
             clock=self._clock,
             policy=self._policy,
             context_from=self._context_from,
-            route_of=lambda context: f"{self._provider}/{context.model or 'default'}",
+            route_of=lambda context: f"{self._provider}/{context.model or 'default'}"[:_LONGEST_ROUTE],
             concurrency=concurrency,
             tidy=self.settle,
         )

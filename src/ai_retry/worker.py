@@ -17,14 +17,14 @@ from ai_retry.domain.model import Context
 from ai_retry.domain.policy import ContextFrom, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue import run_queued
-from ai_retry.domain.queued_attempt import QueueOutcome
 from ai_retry.domain.queue_model import Message, QueueState
+from ai_retry.domain.queued_attempt import QueueOutcome
 
 DEFAULT_CONCURRENCY: Final = 8
 _POLL: Final = timedelta(seconds=2)  # one long poll: shorter than the Data API's patience
 _VISIBILITY_MARGIN: Final = timedelta(seconds=5)  # beyond the lease
 _TIDY_EVERY: Final = 30.0  # seconds
-_TIDY_USERS: Final = 100  # who get their lost message back at once
+_TIDY_USERS: Final = 100  # who get their lost message back, or are reaped, at once
 _STORAGE_WAITS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the storage is away
 _CRASHED_WAIT: Final = timedelta(seconds=60)  # before a message is looked at again that met a bug
 _log = logging.getLogger("ai_retry")
@@ -142,17 +142,29 @@ class _Run:
             _log.error("event=worker_failed code=%s generation_id=%s", error.code, message.generation_id)
 
     def _tidy(self) -> None:
-        """Every half minute: lost messages, the spool, and a line about outages."""
+        """Every half minute: what is overdue, lost messages, the spool, and a line about outages.
+
+        What fails waits for the next time: messages don't wait for it.
+        """
         worker = self._worker
         now = worker.clock.monotonic()
         if now - self._tidied_at < _TIDY_EVERY:
             return
-        resent = worker.storage.resend(max_live=worker.policy.max_parallel, limit=_TIDY_USERS)
-        if resent:
-            _log.warning("event=messages_lost users=%s", resent)
-        worker.tidy()
-        self._tell_outages(worker.storage.queue_state())
         self._tidied_at = now
+        try:
+            self._reap()
+            resent = worker.storage.resend(max_live=worker.policy.max_parallel, limit=_TIDY_USERS)
+            if resent:
+                _log.warning("event=messages_lost users=%s", resent)
+            worker.tidy()
+            self._tell_outages(worker.storage.queue_state())
+        except StorageFailure as error:
+            _log.error("event=tidy_failed code=%s", error.code)
+
+    def _reap(self) -> None:
+        for _ in range(_TIDY_USERS):
+            if self._stop.is_set() or not self._worker.storage.reap():
+                return
 
     def _tell_outages(self, state: QueueState) -> None:
         for each in state.outages:

@@ -119,8 +119,8 @@ as $$
     operator, accepted_at, expires_at, status_before, message_id
   ) values (
     p_attempt.user_id, p_attempt.generation_id, p_attempt.number + 1, 'queued', pg_catalog.gen_random_uuid(), p_at,
-    p_due_at, p_attempt.idempotency_key, p_attempt.charge, p_attempt.waived, p_attempt.operator, p_attempt.accepted_at,
-    p_attempt.expires_at, p_status_before, p_attempt.message_id
+    least(p_due_at, p_attempt.expires_at), p_attempt.idempotency_key, p_attempt.charge, p_attempt.waived,
+    p_attempt.operator, p_attempt.accepted_at, p_attempt.expires_at, p_status_before, p_attempt.message_id
   )
 $$;
 comment on function public.ai_retry_requeue(public.ai_retry_attempts, timestamptz, text, timestamptz) is
@@ -188,6 +188,9 @@ security invoker
 set search_path = ''
 as $$
 begin
+  if p_message_id is null then
+    return;  -- who had no place in line leaves none
+  end if;
   perform pgmq.delete('ai_retry', p_message_id);
   update public.ai_retry_attempts a set message_id = null
     where a.user_id = p_user_id and a.outcome is null and a.message_id = p_message_id;
@@ -196,6 +199,21 @@ end
 $$;
 comment on function public.ai_retry_pass_message(uuid, bigint, timestamptz) is
   'Ends a message; its place goes to the user''s queued attempt that is due first.';
+
+create or replace function public.ai_retry_hide_message(p_attempt public.ai_retry_attempts, p_at timestamptz)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+begin
+  perform pgmq.set_vt(
+    'ai_retry', p_attempt.message_id, greatest(0, ceil(extract(epoch from p_attempt.next_attempt_at - p_at)))::integer);
+end
+$$;
+comment on function public.ai_retry_hide_message(public.ai_retry_attempts, timestamptz) is
+  'Hides an attempt''s message until the attempt is due.';
 
 create or replace function public.ai_retry_note_outage(
   p_route text, p_wait_seconds double precision, p_failures integer, p_at timestamptz
@@ -385,7 +403,8 @@ begin
   end if;
   select * into v_attempt from public.ai_retry_attempts a
     where a.generation_id = p_generation_id and a.outcome is null;
-  if p_queued and (v_attempt.state is distinct from 'queued' or v_attempt.number <> p_number)
+  if p_queued and (
+      v_attempt.state is distinct from 'queued' or v_attempt.number <> p_number or v_attempt.expires_at <= v_now)
     or not p_queued and v_attempt.state is not null
     or public.ai_retry_version(p_user_id, p_generation_id, v_generation.status) is distinct from p_version
     or (
@@ -404,9 +423,10 @@ begin
     v_wait := public.ai_retry_route_wait(p_route, v_now) + p_spread_seconds;
     if v_wait is not null then
       update public.ai_retry_attempts a
-        set next_attempt_at = v_now + pg_catalog.make_interval(secs => v_wait), route = p_route
-        where a.token = v_attempt.token;
-      perform pgmq.set_vt('ai_retry', v_attempt.message_id, ceil(v_wait)::integer);
+        set next_attempt_at = least(v_now + pg_catalog.make_interval(secs => v_wait), a.expires_at), route = p_route
+        where a.token = v_attempt.token
+        returning * into v_attempt;
+      perform public.ai_retry_hide_message(v_attempt, v_now);
       return pg_catalog.jsonb_build_object('status', 'parked', 'retry_after_seconds', v_wait);
     end if;
   end if;
@@ -568,7 +588,8 @@ begin
   -- What the provider did is true whatever became of the attempt; the rest is decided while it is open, once.
   update public.ai_retry_attempts a
     set model = v_answer ->> 'model', usage = nullif(v_answer -> 'usage', 'null'),
-      provider_id = v_answer ->> 'provider_id', wire_requests = greatest(a.wire_requests, p_wire_requests),
+      provider_id = v_answer ->> 'provider_id', wire_requests = case when a.outcome is null then a.wire_requests + p_wire_requests
+        else greatest(a.wire_requests, p_wire_requests) end,
       provider_outcome = case when p_answer_from is null then 'generated' else 'not_generated' end,
       answer_from = p_answer_from,
       stored_answer = case
@@ -655,7 +676,8 @@ begin
   -- What the provider did is true whatever became of the attempt; the rest only while it is open.
   update public.ai_retry_attempts a
     set model = p_model, usage = p_usage::jsonb, provider_id = p_provider_id,
-      wire_requests = greatest(a.wire_requests, p_wire_requests), provider_outcome = p_provider_outcome,
+      wire_requests = case when a.outcome is null then a.wire_requests + p_wire_requests
+        else greatest(a.wire_requests, p_wire_requests) end, provider_outcome = p_provider_outcome,
       state = 'closed', outcome = coalesce(a.outcome, 'failed'), closed_at = coalesce(a.closed_at, v_now),
       code = case when a.outcome is null then p_code else a.code end,
       reason = case when a.outcome is null then p_reason else a.reason end,
@@ -672,7 +694,7 @@ begin
       p_status, v_now);
     if p_outage_wait_seconds is not null then
       perform public.ai_retry_note_outage(v_attempt.route, p_outage_wait_seconds, p_outage_failures, v_now);
-    else
+    elsif p_provider_outcome <> 'unknown' then
       perform public.ai_retry_note_answer(v_attempt.route, v_attempt.started_at);
     end if;
   end if;
@@ -729,27 +751,35 @@ begin
     order by coalesce(a.lease_expires_at, a.expires_at)
   loop
     -- Waits for nobody: who is busy now is tidied another time, or by the user's next claim.
-    continue when not pg_catalog.pg_try_advisory_xact_lock(
-      pg_catalog.hashtextextended('ai_retry:' || v_attempt.user_id::text, 0));
-    perform from public.generations g where g.id = v_attempt.generation_id;
-    if found then
-      select * into v_generation from public.generations g
-        where g.id = v_attempt.generation_id for no key update skip locked;
-      continue when not found;
-    end if;
-    perform pg_catalog.set_config('lock_timeout', '25ms', true);
-    if v_attempt.state = 'queued' then
-      perform public.ai_retry_cancel(
-        v_attempt.user_id, v_attempt.generation_id, 'RETRY_EXPIRED', 'The accepted retry was not finished in time.');
-      return 1;
-    end if;
-    if v_generation.id is not null and v_generation.status = 'processing' then
-      perform public.ai_retry_record_failure(
-        v_generation, v_attempt.number, case when v_attempt.accepted_at is null then 'timeout' else 'queued' end,
-        'LEASE_LOST', 'The attempt was not finished in time.', null, v_now);
-    end if;
-    perform public.ai_retry_abandon(array[v_attempt.token], v_now);
-    return 1;  -- one per transaction: nobody waits for more than one row of ours
+    begin
+      continue when not pg_catalog.pg_try_advisory_xact_lock(
+        pg_catalog.hashtextextended('ai_retry:' || v_attempt.user_id::text, 0));
+      v_generation := null;
+      perform from public.generations g where g.id = v_attempt.generation_id;
+      if found then
+        select * into v_generation from public.generations g
+          where g.id = v_attempt.generation_id for no key update skip locked;
+        continue when not found;
+      end if;
+      perform pg_catalog.set_config('lock_timeout', '25ms', true);
+      select * into v_attempt from public.ai_retry_attempts a
+        where a.token = v_attempt.token and a.outcome is null;
+      continue when not found;  -- somebody else's since
+      if v_attempt.state = 'queued' then
+        perform public.ai_retry_cancel(
+          v_attempt.user_id, v_attempt.generation_id, 'RETRY_EXPIRED', 'The accepted retry was not finished in time.');
+        return 1;
+      end if;
+      if v_generation.status = 'processing' then
+        perform public.ai_retry_record_failure(
+          v_generation, v_attempt.number, case when v_attempt.accepted_at is null then 'timeout' else 'queued' end,
+          'LEASE_LOST', 'The attempt was not finished in time.', null, v_now);
+      end if;
+      perform public.ai_retry_abandon(array[v_attempt.token], v_now);
+      return 1;  -- one per transaction: nobody waits for more than one row of ours
+    exception when lock_not_available then
+      continue;  -- the user is just being deleted, say
+    end;
   end loop;
   return 0;
 end
@@ -795,8 +825,8 @@ begin
   if not found then
     v_expired := array(
       select a.token from public.ai_retry_attempts a
-      where a.generation_id = p_generation_id and a.outcome is null and a.state = 'running'
-        and a.lease_expires_at <= v_now);
+      where (a.user_id = p_user_id or a.generation_id = p_generation_id)
+        and a.outcome is null and a.state = 'running' and a.lease_expires_at <= v_now);
     perform public.ai_retry_abandon(v_expired, v_now);
     if v_now > p_as_of + interval '10 seconds'
       or exists (select from public.ai_retry_attempts a where a.generation_id = p_generation_id and a.outcome is null)
@@ -866,9 +896,14 @@ begin
   v_found := found;
   perform pg_catalog.set_config('lock_timeout', '25ms', true);
   v_now := pg_catalog.clock_timestamp();
+  -- A dead worker's attempt is one that waits for another worker.
+  perform public.ai_retry_abandon(array(
+    select a.token from public.ai_retry_attempts a
+    where a.generation_id = p_generation_id and a.user_id = p_user_id and a.outcome is null and a.state = 'running'
+      and a.lease_expires_at <= v_now), v_now);
   select * into v_attempt from public.ai_retry_attempts a
     where a.generation_id = p_generation_id and a.user_id = p_user_id and a.outcome is null;
-  if not found or v_attempt.state = 'running' and v_attempt.lease_expires_at <= v_now then
+  if not found then
     return pg_catalog.jsonb_build_object('status', 'nothing');
   elsif v_attempt.state = 'running' then
     return pg_catalog.jsonb_build_object(
@@ -917,7 +952,7 @@ begin
   update public.ai_retry_attempts a
     set state = 'queued', token = pg_catalog.gen_random_uuid(), lease_expires_at = null, reason = p_reason,
       wire_requests = a.wire_requests + p_wire_requests, provider_outcome = 'not_generated',
-      next_attempt_at = v_now + pg_catalog.make_interval(secs => p_delay_seconds)
+      next_attempt_at = least(v_now + pg_catalog.make_interval(secs => p_delay_seconds), a.expires_at)
     where a.token = p_token and a.generation_id = p_generation_id and a.state = 'running' and a.accepted_at is not null
     returning * into v_attempt;
   if not found then
@@ -925,7 +960,7 @@ begin
   end if;
   update public.generations g set status = 'queued', updated_at = v_now
     where g.id = p_generation_id and g.user_id = p_user_id and g.status = 'processing';
-  perform pgmq.set_vt('ai_retry', v_attempt.message_id, ceil(p_delay_seconds)::integer);
+  perform public.ai_retry_hide_message(v_attempt, v_now);
   if p_outage_wait_seconds is not null then
     perform public.ai_retry_note_outage(v_attempt.route, p_outage_wait_seconds, p_outage_failures, v_now);
   end if;
@@ -958,6 +993,9 @@ begin
   for v_message in
     select m.msg_id, m.message
     from pgmq.read_with_poll('ai_retry', p_visibility_seconds, p_limit, p_poll_seconds, 100) m
+    union all  -- who may not wait at all does not even look there
+    select m.msg_id, m.message
+    from pgmq.read('ai_retry', p_visibility_seconds, p_limit) m where p_poll_seconds = 0
   loop
     if v_message.message ->> 'user_id' ~ c_uuid and v_message.message ->> 'generation_id' ~ c_uuid then
       v_received := v_received || (v_message.message || pg_catalog.jsonb_build_object('message_id', v_message.msg_id));
@@ -984,7 +1022,6 @@ as $$
 declare
   v_attempt public.ai_retry_attempts%rowtype;
   v_now timestamptz;
-  v_due_at timestamptz;
 begin
   perform public.ai_retry_lock(p_user_id);
   v_now := pg_catalog.clock_timestamp();
@@ -994,13 +1031,20 @@ begin
     perform pgmq.delete('ai_retry', p_message_id);
     return pg_catalog.jsonb_build_object('status', 'deleted');
   end if;
-  v_due_at := v_now + pg_catalog.make_interval(secs => p_delay_seconds);
   if v_attempt.state = 'queued' then
-    update public.ai_retry_attempts a set next_attempt_at = v_due_at where a.token = v_attempt.token;
+    -- Never sooner than it was due, and in time to end, if that is still to come.
+    update public.ai_retry_attempts a
+      set next_attempt_at = least(
+        greatest(a.next_attempt_at, v_now + pg_catalog.make_interval(secs => p_delay_seconds)),
+        case when a.expires_at > v_now then a.expires_at end)
+      where a.token = v_attempt.token
+      returning * into v_attempt;
   elsif v_attempt.lease_expires_at > v_now then
-    v_due_at := v_attempt.lease_expires_at;  -- should its worker die
+    v_attempt.next_attempt_at := v_attempt.lease_expires_at;  -- should its worker die
+  else
+    v_attempt.next_attempt_at := v_now + pg_catalog.make_interval(secs => p_delay_seconds);
   end if;
-  perform pgmq.set_vt('ai_retry', p_message_id, greatest(0, ceil(extract(epoch from v_due_at - v_now)))::integer);
+  perform public.ai_retry_hide_message(v_attempt, v_now);
   return pg_catalog.jsonb_build_object('status', 'postponed');
 end
 $$;
@@ -1013,7 +1057,7 @@ language plpgsql
 volatile
 security invoker
 set search_path = ''
-set lock_timeout = '3s'
+set lock_timeout = '5ms'
 as $$
 declare
   v_user_id uuid;
@@ -1039,16 +1083,20 @@ begin
     limit p_limit
   loop
     -- Waits for nobody; one user at a time, in the order of the locks.
-    continue when not pg_catalog.pg_try_advisory_xact_lock(
-      pg_catalog.hashtextextended('ai_retry:' || v_user_id::text, 0));
-    perform public.ai_retry_abandon(array(
-      select a.token from public.ai_retry_attempts a
-      where a.user_id = v_user_id and a.outcome is null and a.state = 'running' and a.lease_expires_at <= v_now), v_now);
-    update public.ai_retry_attempts a set message_id = null
-      where a.user_id = v_user_id and a.outcome is null and a.state = 'queued' and a.message_id is not null
-        and not exists (select from pgmq.q_ai_retry q where q.msg_id = a.message_id);
-    perform public.ai_retry_send_next(v_user_id, v_now);
-    v_sent := v_sent + 1;
+    begin
+      continue when not pg_catalog.pg_try_advisory_xact_lock(
+        pg_catalog.hashtextextended('ai_retry:' || v_user_id::text, 0));
+      perform public.ai_retry_abandon(array(
+        select a.token from public.ai_retry_attempts a
+        where a.user_id = v_user_id and a.outcome is null and a.state = 'running' and a.lease_expires_at <= v_now), v_now);
+      update public.ai_retry_attempts a set message_id = null
+        where a.user_id = v_user_id and a.outcome is null and a.state = 'queued' and a.message_id is not null
+          and not exists (select from pgmq.q_ai_retry q where q.msg_id = a.message_id);
+      perform public.ai_retry_send_next(v_user_id, v_now);
+      v_sent := v_sent + 1;
+    exception when lock_not_available then
+      continue;  -- the user is just being deleted, say
+    end;
   end loop;
   return v_sent;
 end
@@ -1125,9 +1173,10 @@ begin
     select p.oid::regprocedure
     from pg_catalog.pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'ai_retry_requeue', 'ai_retry_abandon', 'ai_retry_send_next', 'ai_retry_pass_message', 'ai_retry_note_outage',
-      'ai_retry_note_answer', 'ai_retry_route_wait', 'ai_retry_leave_queue', 'ai_retry_load', 'ai_retry_open',
-      'ai_retry_claim', 'ai_retry_succeed', 'ai_retry_close', 'ai_retry_fail', 'ai_retry_reap', 'ai_retry_enqueue', 'ai_retry_cancel', 'ai_retry_give_back',
+      'ai_retry_requeue', 'ai_retry_abandon', 'ai_retry_send_next', 'ai_retry_pass_message', 'ai_retry_hide_message',
+      'ai_retry_note_outage', 'ai_retry_note_answer', 'ai_retry_route_wait', 'ai_retry_leave_queue', 'ai_retry_load',
+      'ai_retry_open', 'ai_retry_claim', 'ai_retry_succeed', 'ai_retry_close', 'ai_retry_fail', 'ai_retry_reap',
+      'ai_retry_enqueue', 'ai_retry_cancel', 'ai_retry_give_back',
       'ai_retry_receive', 'ai_retry_postpone', 'ai_retry_resend', 'ai_retry_queue', 'ai_retry_create_queue',
       'ai_retry_publish')
   loop

@@ -228,6 +228,13 @@ class QueueStorage(Storage, Protocol):
         """
         ...
 
+    def reap(self) -> bool:
+        """End one accepted retry whose time is up, or close one attempt whose lease ran out; tell if there was one.
+
+        For any worker, at any time. Waits for nobody.
+        """
+        ...
+
     def queue_state(self) -> QueueState:
         """Tell what waits and what runs. Reads only."""
         ...

@@ -129,6 +129,11 @@ class FunctionQueueStorage(FunctionStorage):
         sent: int = self._call("ai_retry_resend", {"p_max_live": max_live, "p_limit": limit})
         return sent
 
+    def reap(self) -> bool:
+        """See the port."""
+        reaped: int = self._call("ai_retry_reap", {})
+        return reaped > 0
+
     def queue_state(self) -> QueueState:
         """See the port."""
         row = self._call("ai_retry_queue", {})

@@ -81,6 +81,10 @@ class RepeatingQueueStorage(RepeatingStorage):
         """See the port. Once: any worker does the same soon."""
         return self._queue.resend(max_live=max_live, limit=limit)
 
+    def reap(self) -> bool:
+        """See the port. Once: any worker does the same soon."""
+        return self._queue.reap()
+
     def queue_state(self) -> QueueState:
         """See the port."""
         return repeat(self._queue.queue_state, self._read_for)

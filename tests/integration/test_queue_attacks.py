@@ -1,0 +1,230 @@
+"""Accepted retries under attack: each of these once ended in a 202 without end, a unit too many, or a stuck worker."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from ai_retry.clock import SystemClock
+from ai_retry.domain.context import stored_context
+from ai_retry.domain.errors import BackoffNotElapsed, QuotaExhausted
+from ai_retry.domain.model import Answer, Claim, Failure, FailureCode
+from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
+from ai_retry.domain.queue import cancel_retry, enqueue_generation, run_queued
+from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.storage.postgres import PostgresStorage
+from ai_retry.storage.repeating_queue import RepeatingQueueStorage
+from ai_retry.testing.ai import AiStep, ScriptedAiProvider
+from ai_retry.testing.contract import claim_of, fail, load, new_generation
+from ai_retry.testing.queue_contract import enqueue, new_queued, receive, run
+from ai_retry.worker import Worker
+from tests.support.queue_world import SqlQueueWorld
+from tests.support.waiting import eventually
+from tests.support.world import REFUSALS
+
+A_DAY, AN_HOUR, A_MINUTE, A_SECOND = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
+LONG_DEAD = timedelta(minutes=10)  # lease and backoff of a worker that died
+ROUTE = "provider.example/small"
+ANSWER = Answer(output={"title": "Easy run"})
+TURNED_AWAY = Failure(code=FailureCode.RATE_LIMITED, reason="429", transient=True, certainly_not_generated=True)
+
+
+@pytest.fixture
+def connection(migrated_database: str) -> Iterator[psycopg.Connection]:
+    """The owner of a database of one's own."""
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        connection.execute(REFUSALS)
+        yield connection
+
+
+@pytest.fixture
+def world(migrated_database: str, connection: psycopg.Connection) -> Iterator[SqlQueueWorld]:
+    """A storage on it, and the app around it."""
+    storage = PostgresStorage(migrated_database, max_connections=8)
+    yield SqlQueueWorld(storage, connection)
+    storage.close()
+
+
+def work(world: SqlQueueWorld, *script: AiStep, policy: RetryPolicy = DEFAULT_POLICY) -> list[QueueOutcome]:
+    """Do what every message hints at that is there now, once."""
+    ai = ScriptedAiProvider(*script)
+    return [
+        run_queued(
+            message,
+            storage=world.storage,
+            ai=ai,
+            clock=SystemClock(),
+            policy=policy,
+            context_from=stored_context,
+            route_of=lambda _: ROUTE,
+        )
+        for message in receive(world)
+    ]
+
+
+def worker_dies(world: SqlQueueWorld, user_id: UUID, generation_id: UUID) -> Claim:
+    """Let a worker claim a queued attempt, and never be heard of again."""
+    claim = run(world, user_id, generation_id, route=ROUTE)
+    world.advance(LONG_DEAD)
+    return claim
+
+
+@pytest.mark.parametrize("change", ["no attempt is left", "deleted", "success by another hand", "no context"])
+def test_dead_workers_attempt_ends_although_nothing_may_follow(world: SqlQueueWorld, change: str) -> None:
+    """When its worker died and no further attempt is possible, the retry ends: its message does not come for ever."""
+    user_id, generation_id = new_queued(world)
+    worker_dies(world, user_id, generation_id)
+    policy = replace(DEFAULT_POLICY, max_attempts=2) if change == "no attempt is left" else DEFAULT_POLICY
+    if change == "deleted":
+        world.delete_generation(generation_id)
+    elif change == "success by another hand":
+        world.set_generation(generation_id, status="success")
+    elif change == "no context":
+        world.set_generation(generation_id, prompt_data=None)
+
+    assert work(world, policy=policy) == [QueueOutcome.ENDED]
+
+    assert world.messages() == []
+    assert all(row["outcome"] for row in world.attempts(generation_id))
+
+
+def test_dead_workers_attempt_is_taken_back(world: SqlQueueWorld) -> None:
+    """Who takes a retry back whose worker died has taken it back: nobody runs it later."""
+    user_id, generation_id = new_queued(world)
+    worker_dies(world, user_id, generation_id)
+
+    cancel_retry(user_id, generation_id, storage=world.storage)
+
+    assert (world.generation(generation_id)["status"], world.messages()) == ("timeout", [])
+    assert [row["outcome"] for row in world.attempts(generation_id)] == ["abandoned", "cancelled"]
+
+
+def test_dead_workers_unit_is_nobody_elses(world: SqlQueueWorld) -> None:
+    """An accepted retry holds its unit also while nobody has noticed yet that its worker died."""
+    user_id, generation_id = new_generation(world)
+    world.set_quota(user_id, 1, A_DAY)
+    enqueue(world, user_id, generation_id)
+    worker_dies(world, user_id, generation_id)
+
+    with pytest.raises(QuotaExhausted):
+        enqueue_generation(user_id, world.new_generation(user_id), storage=world.storage)
+
+    assert work(world, ANSWER) == [QueueOutcome.SUCCEEDED]
+    assert load(world, user_id, generation_id).quota.captured == 1
+
+
+def test_no_wait_outlasts_the_promise(world: SqlQueueWorld) -> None:
+    """However long a provider asks to wait, an accepted retry is looked at when its time is up, and ends then."""
+    _, generation_id = new_queued(world)
+    world.advance(AN_HOUR)
+    assert work(world, replace(TURNED_AWAY, retry_after=A_DAY)) == [QueueOutcome.PARKED]
+    other_user, other = new_generation(world)
+    enqueue(world, other_user, other, expires_after=AN_HOUR)
+    assert work(world) == [QueueOutcome.PARKED]  # the route is closed for a day
+
+    world.advance(AN_HOUR + A_SECOND)
+    assert work(world) == [QueueOutcome.ENDED]
+    world.advance(A_DAY - 2 * AN_HOUR)
+    assert work(world) == [QueueOutcome.ENDED]
+
+    for each in (generation_id, other):
+        assert world.generation(each)["status"] == "error"
+        assert [log["error_type"] for log in world.error_logs(each)] == ["RETRY_EXPIRED"]
+
+
+def test_wait_beyond_the_promise_is_refused(world: SqlQueueWorld) -> None:
+    """A retry that could only begin when its time is up is not accepted."""
+    user_id, generation_id = new_generation(world)
+    fail(world, claim_of(world, user_id, generation_id), delay=A_DAY)
+    policy = replace(DEFAULT_POLICY, max_queued=AN_HOUR)
+
+    with pytest.raises(BackoffNotElapsed):
+        enqueue_generation(user_id, generation_id, storage=world.storage, policy=policy)
+
+    assert world.attempts(generation_id)[-1]["outcome"] == "failed"
+
+
+def test_returned_message_saves_no_wait(world: SqlQueueWorld) -> None:
+    """A worker that gives a message back, whenever it came, brings no attempt before its time."""
+    user_id, generation_id = new_queued(world)
+    (message,) = receive(world)
+    claim = run(world, user_id, generation_id)
+    world.storage.give_back(claim, delay=AN_HOUR, reason="away", wire_requests=1, outage=None)
+
+    world.storage.postpone(message, delay=timedelta(0))
+
+    assert world.attempts(generation_id)[0]["next_attempt_at"] > load(world, user_id, generation_id).as_of + A_MINUTE
+    assert receive(world) == ()
+
+
+def _a_worker(world: SqlQueueWorld, ai: ScriptedAiProvider) -> Worker:
+    return Worker(
+        storage=RepeatingQueueStorage(world.storage),
+        ai=ai,
+        clock=SystemClock(),
+        policy=DEFAULT_POLICY,
+        context_from=stored_context,
+        route_of=lambda _: ROUTE,
+    )
+
+
+def _run_until(worker: Worker, condition: Any) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=[stop])
+    thread.start()
+    try:
+        eventually(condition)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_worker_ends_what_it_cannot_read(world: SqlQueueWorld, connection: psycopg.Connection) -> None:
+    """A generation whose row nobody understands ends with its time, too: no message needs to be understood for that."""
+    _, generation_id = new_queued(world)
+    connection.execute("alter table public.generations drop constraint status_is_known")
+    world.set_generation(generation_id, status="archived")
+    world.advance(A_DAY + A_SECOND)
+
+    _run_until(_a_worker(world, ScriptedAiProvider()), lambda: world.attempts(generation_id)[0]["outcome"])
+
+    assert world.attempts(generation_id)[0]["code"] == "RETRY_EXPIRED"
+
+
+def test_worker_goes_on_beside_a_row_that_somebody_holds(world: SqlQueueWorld, migrated_database: str) -> None:
+    """A transaction that sits on one user, whose message and worker are lost, keeps nobody else waiting."""
+    user_id, generation_id = new_queued(world)
+    worker_dies(world, user_id, generation_id)
+    world.lose_messages()
+    _, other = new_queued(world)
+
+    with psycopg.connect(migrated_database) as app:
+        app.execute("select from auth.users where id = %s for update", [user_id])
+        _run_until(_a_worker(world, ScriptedAiProvider(ANSWER)), lambda: world.generation(other)["status"] == "success")
+        assert world.storage.reap() is False
+        assert world.storage.resend(max_live=2, limit=100) == 0
+        app.execute("delete from auth.users where id = %s", [user_id])  # nor does it wait for us
+    assert world.attempts(generation_id) == []
+
+
+def test_nobody_is_reaped_in_anothers_place(world: SqlQueueWorld, migrated_database: str) -> None:
+    """A dead worker's attempt whose generation is gone is closed although an older one's row is held; only that one."""
+    user_id, held = new_queued(world)
+    worker_dies(world, user_id, held)
+    other_user, gone = new_queued(world)
+    worker_dies(world, other_user, gone)
+    world.delete_generation(gone)
+
+    with psycopg.connect(migrated_database) as app:
+        app.execute("select from auth.users where id = %s for update", [user_id])
+        assert world.storage.reap()
+        app.rollback()
+
+    assert world.error_logs(held) == []
+    assert [row["outcome"] for row in world.attempts(held)] == [None]
+    assert [row["outcome"] for row in world.attempts(gone)] == ["abandoned", None]
