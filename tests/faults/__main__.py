@@ -1,14 +1,20 @@
-"""Run faults by the hundred: ``python -m tests.faults run --runs 300 --seed N --seconds 540``."""
+"""Run faults by the hundred: ``python -m tests.faults run --runs 300 --seed N --seconds 540``, and ``queue``."""
 
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.faults.campaign import Campaign
 from tests.faults.kinds import KINDS
+from tests.faults.queue_campaign import QueueCampaign
+from tests.faults.queue_plan import Plan
 from tests.faults.stage import a_stage
 from tests.support.stack import running_stack
+
+_Verdict = tuple[Iterable[str], Sequence[str]]  # lines to print, and violations
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,15 +26,29 @@ def main(arguments: Sequence[str]) -> int:
     run.add_argument("--seed", type=int, default=1)
     run.add_argument("--seconds", type=float, default=540, help="begin no run after so many")
     run.add_argument("--kind", help="only kinds whose name holds this")
+    queue = commands.add_parser("queue", help="the same with workers and retries that were accepted for later")
+    queue.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args(arguments)
     logging.disable()  # what psycopg and ai_retry have to say is what we do to them
+    lines, violations = {"run": _run, "queue": _queue}[chosen.command](chosen)
+    for line in lines:
+        print(line)
+    return 1 if violations else 0
+
+
+def _run(chosen: argparse.Namespace) -> _Verdict:
     kinds = [kind for kind in KINDS if (chosen.kind or "") in kind.name]
     with running_stack() as stack, a_stage(stack, chosen.seed) as stage:
         campaign = Campaign(stage, seed=chosen.seed)
         campaign.run(kinds, runs=chosen.runs, seconds=chosen.seconds)
-    for line in campaign.lines():
-        print(line)
-    return 1 if campaign.violations else 0
+    return campaign.lines(), campaign.violations
+
+
+def _queue(chosen: argparse.Namespace) -> _Verdict:
+    with running_stack() as stack, TemporaryDirectory(prefix="ai-retry-faults-") as directory:
+        campaign = QueueCampaign(stack, Plan(), Path(directory), seed=chosen.seed)
+        campaign.run()
+    return campaign.lines(), campaign.violations
 
 
 if __name__ == "__main__":

@@ -168,17 +168,24 @@ class ScriptedServer:
         requests: what arrived, in order.
     """
 
-    def __init__(self, *script: Reply, default: Reply | None = None, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *script: Reply,
+        default: Reply | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        port: int = 0,
+    ) -> None:
         """Get ready; listening begins with the ``with`` block.
 
         Args:
             script: what to play.
             default: what to play after its end, as often as asked.
             ssl_context: speak TLS with the certificate of this server-side context.
+            port: where to listen, such as where an earlier one did; a free one when 0.
         """
         self.requests: list[Request] = []
         self.connections = 0
-        self.port = 0
+        self.port = port
         self._script = list(script)
         self._default = default
         self._ssl_context = ssl_context
@@ -196,7 +203,8 @@ class ScriptedServer:
 
     def __enter__(self) -> Self:
         """Begin to listen."""
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", self.port))
         self.port = int(self._listener.getsockname()[1])
         self._listener.listen(128)
         self._listener.settimeout(_POLL_SECONDS)

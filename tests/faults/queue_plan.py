@@ -1,0 +1,60 @@
+"""The numbers of the game with workers: leases and waits so short that what a dead worker left is soon resolved."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+MAX_PARALLEL = 2
+LEASE = timedelta(seconds=3)
+MAX_ATTEMPTS = 6
+SETTINGS: Mapping[str, str] = {
+    "AI_MODEL": "any",
+    "AI_RETRY_MAX_ATTEMPTS": f"{MAX_ATTEMPTS}",
+    "AI_RETRY_MAX_PARALLEL": f"{MAX_PARALLEL}",
+    "AI_RETRY_BACKOFF_BASE_SECONDS": "0.5",
+    "AI_RETRY_BACKOFF_CAP_SECONDS": "2",
+    "AI_RETRY_OUTAGE_CAP_SECONDS": "2",
+    "AI_RETRY_DEADLINE_SECONDS": "1.5",
+    "AI_RETRY_SETTLE_MARGIN_SECONDS": "0.5",
+    "AI_RETRY_LEASE_SECONDS": f"{LEASE.total_seconds():g}",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How many of what, and when: seconds after the first retry is accepted."""
+
+    users: int = 50
+    generations: int = 500
+    greedy: int = 108  # of them the first user's, accepted before anybody else's
+    workers: int = 4
+    concurrency: int = 4
+    kills: tuple[float, ...] = tuple(2.0 * n for n in range(1, 31))
+    restarts: tuple[float, ...] = (9.0, 33.0)  # of PostgreSQL: a crash, then an orderly one, and so on
+    refused: tuple[float, float] | None = (16.0, 22.0)  # the provider is gone: nobody listens
+    unavailable: tuple[float, float] | None = (40.0, 44.0)  # the provider answers 503
+    losses: tuple[float, ...] = (4.0, 12.0, 24.0)
+    lost: int = 10  # messages, each time
+    duplications: tuple[float, ...] = (5.0, 13.0, 25.0)
+    duplicated: int = 20
+    aged: bool = False  # what was lost was lost a minute ago
+    longest: float = 240.0  # until everything has ended
+
+
+SMALL = Plan(
+    users=10,
+    generations=60,
+    greedy=15,
+    workers=2,
+    concurrency=6,
+    kills=(4.0,),
+    restarts=(2.5,),
+    refused=None,
+    unavailable=None,
+    losses=(3.5,),
+    lost=4,
+    duplications=(1.5,),
+    duplicated=8,
+    aged=True,
+    longest=60.0,
+)
