@@ -1,7 +1,6 @@
 """A run of a plan: it feeds workers one generation at a time, at the pace that the provider bears.
 
-One thread decides what starts when; workers only retry. Nothing is queued in front of a worker, so that whatever ends
-the run leaves no more than the calls that are under way.
+Nothing is queued in front of a worker, so that whatever ends the run leaves no more than the calls that are under way.
 """
 
 import getpass
@@ -11,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
 from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID, uuid4
 
@@ -45,7 +45,7 @@ def run_plan(
         raise ValueError(f"max_workers must be from 1 to {parts.slots.limit}, the client's max_calls")
     if on_outage not in ("pause", "stop"):
         raise ValueError('on_outage must be "pause" or "stop"')
-    operator = operator or _this_user()
+    operator = _this_user() if operator is None else operator
     check_names(operator=operator)
     pace = Pace(max_workers, interval=_interval(rate), stop_on_outage=on_outage == "stop")
     record = _Record(parts, plan, operator)
@@ -68,7 +68,7 @@ class _Record:
 
 
 class _Run:
-    """The thread that decides what starts when."""
+    """One thread decides what starts when; the caller's only shows the progress, and may be interrupted anywhere."""
 
     def __init__(
         self, parts: Parts, plan: "Plan", operator: str, pace: Pace, max_workers: int, record: _Record
@@ -77,26 +77,32 @@ class _Run:
         self._max_workers = max_workers
         self._worker = Worker(parts, plan.terms, key=plan.key, operator=operator)
         self._ends = SimpleQueue[Ended]()
+        self._outcomes = SimpleQueue[str | None]()  # for the progress; None: that was all
         self._left: dict[UUID, Left] = {}
         self._running = 0
         self._spent = Decimal(0)
-        self._line = Line([], max_of_user=1)
+        self._crash: BaseException | None = None
+        done = self._done_before()
+        left = [Task(user, each) for user, each in plan.selected if each not in done]
+        self._done, self._line = len(done), Line(left, max_of_user=plan.terms.policy.max_parallel)
 
     def run(self) -> Report:
-        done = self._done_before()
-        left = [Task(user, each) for user, each in self._plan.selected if each not in done]
-        self._line = Line(left, max_of_user=self._plan.terms.policy.max_parallel)
+        """Retry all that is left to do, and report; after an interruption, once what was under way has ended."""
+        scheduler = Thread(target=self._schedule, name="ai-retry-run")
         try:
-            with (
-                Progress(len(self._plan.selected), done=len(done)) as progress,
-                ThreadPoolExecutor(self._max_workers, thread_name_prefix="ai-retry") as pool,
-            ):
-                self._work(pool, progress)
-        except BaseException:
-            with suppress(AiRetryError):  # the record says that it did not end, then
-                self._report("INTERRUPTED")
-            raise
-        return self._report(self._pace.stopped)
+            with Progress(len(self._plan.selected), done=self._done) as progress:
+                scheduler.start()
+                while (outcome := self._outcomes.get()) is not None:
+                    progress.count(outcome, self._pace)
+        except BaseException as interruption:  # noqa: BLE001 - raised again below
+            self._pace.stopped, self._crash = "INTERRUPTED", interruption
+        if scheduler.is_alive():
+            scheduler.join()
+        if self._crash is None:
+            return self._report(self._pace.stopped)
+        with suppress(AiRetryError):  # then the record says that it did not end
+            self._report("INTERRUPTED")
+        raise self._crash
 
     def _done_before(self) -> set[UUID]:
         """Return what earlier runs of this plan settled, and add up what they spent."""
@@ -107,17 +113,14 @@ class _Run:
                 done.add(attempt.generation_id)
         return done
 
-    def _work(self, pool: ThreadPoolExecutor, progress: Progress) -> None:
-        """Start what may start, and wait for what runs, until there is neither."""
+    def _schedule(self) -> None:
+        """Start what may start, and take what ends, until there is neither; what was started is always finished."""
         try:
-            while self._running or (self._line and self._pace.stopped is None):
-                wait = self._start(pool)
-                self._take_end(wait, progress)
-        except BaseException:
-            self._pace.stopped = "INTERRUPTED"
-            while self._running:  # what was started is paid for: it is finished, and recorded
-                self._take_end(None, progress)
-            raise
+            with ThreadPoolExecutor(self._max_workers, thread_name_prefix="ai-retry") as pool:
+                while self._running or (self._line and self._pace.stopped is None):
+                    self._take_end(self._start(pool))
+        finally:
+            self._outcomes.put(None)
 
     def _start(self, pool: ThreadPoolExecutor) -> float | None:
         """Start all that may start now; tell the seconds until more may, None: when something has ended."""
@@ -145,7 +148,7 @@ class _Run:
         of_one = (estimates.cost or Decimal(0)) / max(1, estimates.calls)
         return self._spent + of_one * (self._running + 1) <= ceiling
 
-    def _take_end(self, wait: float | None, progress: Progress) -> None:
+    def _take_end(self, wait: float | None) -> None:
         """Take one end, or wait for as long as nothing can start."""
         if wait is None and not self._running:
             return
@@ -162,9 +165,9 @@ class _Run:
         self._line.ended(ended.task)
         if ended.left is not None:
             self._left[ended.task.generation_id] = ended.left
-        progress.count(ended.outcome, self._pace)
+        self._outcomes.put(ended.outcome)
         if ended.crash is not None:
-            raise ended.crash
+            self._crash, self._pace.stopped = ended.crash, "INTERRUPTED"
 
     def _report(self, stopped: str | None) -> Report:
         """Record the end, and read what was done."""

@@ -1,0 +1,277 @@
+"""What failed is found newest first, page by page, and shown without a prompt, in a terminal and in a notebook."""
+
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import matplotlib as mpl
+import psycopg
+import pytest
+
+from ai_retry.client import Client
+from ai_retry.domain.errors import GenerationNotFound, NotConfigured
+from ai_retry.domain.model import Answer, Outcome
+from ai_retry.domain.recovery import Decision
+from ai_retry.recovery import found as found_module
+from ai_retry.storage.supabase import SupabaseStorage
+from ai_retry.testing.ai import ScriptedAiProvider
+from tests.support.outage import failed_generations, recovering_client
+from tests.support.stack import Stack
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+NOBODY = ScriptedAiProvider()
+
+mpl.use("agg")
+
+
+@pytest.fixture
+def database(migrated_database: str) -> Iterator[psycopg.Connection]:
+    """A database of one's own."""
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def client(migrated_database: str) -> Iterator[Client]:
+    """A client of that database."""
+    with recovering_client(migrated_database, NOBODY) as client:
+        yield client
+
+
+def ids(found: Any) -> list[UUID]:
+    """List what was found."""
+    return [each.generation_id for each in found]
+
+
+def test_newest_first_across_pages(
+    database: psycopg.Connection, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages follow each other without a gap and without a repeat, also where many failed in the same instant."""
+    monkeypatch.setattr(found_module, "_PAGE", 7)
+    older = failed_generations(database, 30)
+    failed_generations(database, 40, ago=HOUR, spread=timedelta(0))
+    database.execute(
+        "update public.generations set updated_at = '2026-01-01T12:00Z' where created_at > now() - interval '2h'"
+    )
+    rows = database.execute("select id from public.generations order by updated_at desc, id desc").fetchall()
+
+    listed = ids(client.find())
+
+    assert listed == [UUID(str(row[0])) for row in rows]
+    assert [each for each in listed if each in older] == older[::-1]
+
+
+def test_filters_choose(database: psycopg.Connection, client: Client) -> None:
+    """Each filter chooses by its field, alone and with others; instants, texts and durations are the same."""
+    errors = failed_generations(database, 5, ago=5 * HOUR, spread=HOUR)
+    timeouts = failed_generations(
+        database, 3, ago=2 * HOUR, spread=HOUR, status="timeout", code="AI_TIMEOUT", model="large"
+    )
+    failed_generations(database, 2, status="success")
+    stuck = failed_generations(database, 1, status="processing", ago=9 * HOUR)
+    row = database.execute("select user_id from public.generations where id = %s", [errors[2]]).fetchone()
+    assert row is not None
+
+    assert ids(client.find()) == [*timeouts[::-1], *errors[::-1]]
+    assert ids(client.find(status="timeout")) == timeouts[::-1]
+    assert ids(client.find(status={"error", "timeout"}, code=["AI_TIMEOUT", "OTHER"])) == timeouts[::-1]
+    assert ids(client.find(model="large")) == timeouts[::-1]
+    assert ids(client.find(model="large", code="AI_UNAVAILABLE")) == []
+    assert ids(client.find(user_id=row[0])) == [errors[2]]
+    assert ids(client.find(since="3h")) == ids(client.find(since=timedelta(hours=3))) == timeouts[::-1]
+    instant = datetime.now(UTC) - 3 * HOUR
+    assert ids(client.find(since=instant)) == ids(client.find(since=instant.isoformat())) == timeouts[::-1]
+    assert ids(client.find(until=instant)) == errors[::-1]
+    assert ids(client.find(status="processing")) == stuck
+
+
+def test_later_failures_don_t_slip_in(database: psycopg.Connection, client: Client) -> None:
+    """What fails after the search was made is in the next search, however often this one is walked through."""
+    before = failed_generations(database, 3)
+    found = client.find()
+    after = failed_generations(database, 2, ago=timedelta(0), spread=timedelta(0))
+
+    assert ids(found) == ids(found) == before[::-1]
+    assert set(ids(client.find())) == {*before, *after}
+
+
+def test_found_says_what_can_be_done(database: psycopg.Connection, client: Client) -> None:
+    """Each says what a retry would be answered, from the same ``admit``; the app's own error is its code."""
+    failed_generations(database, 1, ago=3 * HOUR)
+    failed_generations(database, 1, ago=2 * HOUR, prompt_data={"messages": []}, code=None)
+
+    missing, good = client.find()
+
+    assert (good.decision, good.reason, good.code, good.attempts) == (Decision.NOW, None, "AI_UNAVAILABLE", 1)
+    assert (missing.decision, missing.reason, missing.code) == (Decision.NEVER, "CONTEXT_MISSING", None)
+
+
+def test_summary_counts(database: psycopg.Connection, client: Client) -> None:
+    """A summary counts by code, model, user and decision; a user's quota is enough for so many, as in a plan."""
+    failed_generations(database, 7, users=1)
+    failed_generations(database, 2, code="AI_TIMEOUT", model="large")
+
+    summary = client.find().summary()
+
+    assert summary.total == 9
+    assert summary.by_code == {"AI_UNAVAILABLE": 7, "AI_TIMEOUT": 2}
+    assert summary.by_model == {"small": 7, "large": 2}
+    assert sorted(summary.by_user.values()) == [1, 1, 7]
+    assert summary.by_decision == {Decision.NOW: 7, Decision.LATER: 2, Decision.NEVER: 0}
+    assert summary.by_reason[Decision.LATER, "QUOTA_EXHAUSTED"] == 2
+    assert len(client.plan(client.find()).selected) == 7
+    assert "QUOTA_EXHAUSTED" in repr(summary)
+    assert "<table>" in summary._repr_html_()
+
+
+def test_nothing_found_is_no_error(client: Client) -> None:
+    """Where nothing failed, everything is empty: table, summary, frame, picture and plan."""
+    found = client.find()
+
+    assert list(found) == []
+    assert "0 in all" in repr(found)
+    assert found.summary().total == 0
+    assert "No failed generations" in repr(found.summary())
+    assert next(iter(found.to_frame().columns)) == "failed_at"
+    assert found.plot().get_title() == "Failed generations"
+    assert client.plan(found).run(operator="ada").totals["succeeded"] == 0
+
+
+def test_tables_are_safe(database: psycopg.Connection, client: Client) -> None:
+    """What an app or a user wrote is escaped in a notebook and harmless in a terminal; no prompt is shown."""
+    failed_generations(database, 1, model="<script>alert(1)</script>\x1b[31m", code="<b>odd</b>")
+    found = client.find()
+
+    page = found._repr_html_() + found.summary()._repr_html_() + client.plan(found)._repr_html_()
+    text = repr(found) + repr(found.summary()) + repr(client.plan(found)) + page
+
+    assert "<script>" not in page
+    assert "<b>odd" not in page
+    assert "&lt;script&gt;" in page
+    assert "\x1b" not in text
+    assert "a prompt that" not in text
+    assert "own words" not in text
+
+
+def test_long_table_says_that_there_is_more(database: psycopg.Connection, client: Client) -> None:
+    """A table shows the newest twenty and says that there are more."""
+    failed_generations(database, 21)
+
+    assert len(repr(client.find()).splitlines()) == 22
+    assert "the newest 20; there are more" in repr(client.find())
+
+
+def test_frame_has_a_row_each(database: psycopg.Connection, client: Client) -> None:
+    """``to_frame`` gives a row for each, with instants that pandas understands."""
+    failed_generations(database, 5, code="AI_TIMEOUT")
+
+    frame = client.find().to_frame()
+
+    assert len(frame) == 5
+    assert str(frame["failed_at"].dtype).startswith("datetime64")
+    assert set(frame["code"]) == {"AI_TIMEOUT"}
+    assert set(frame["decision"]) == {"now"}
+
+
+def test_picture_shows_failures_over_time_by_code(database: psycopg.Connection, client: Client) -> None:
+    """The picture stacks codes over time, and its bars add up to all that failed."""
+    failed_generations(database, 20, spread=HOUR)
+    failed_generations(database, 10, spread=HOUR, code="AI_TIMEOUT")
+
+    axes = client.find().plot()
+
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["AI_UNAVAILABLE", "AI_TIMEOUT"]
+    assert sum(bar.get_height() for bar in axes.patches) == 30
+
+
+def test_memory_does_not_grow_with_what_is_found(database: psycopg.Connection, client: Client) -> None:
+    """Walking through ten times as many takes no more memory than one page does."""
+    peaks = []
+    for count in (400, 3600):
+        failed_generations(database, count, users=50)
+        tracemalloc.start()
+        assert sum(1 for _ in client.find()) in (400, 4000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+    assert peaks[1] < peaks[0] + 1_000_000
+
+
+def test_found_over_the_data_api(stack: Stack) -> None:
+    """Search, plan, attempts and explanation work through the Data API as they do directly."""
+    storage = SupabaseStorage(stack.url, stack.secret_key)
+    with psycopg.connect(stack.database_url, autocommit=True) as connection:
+        (generation_id,) = failed_generations(connection, 1)
+        row = connection.execute("select user_id from public.generations where id = %s", [generation_id]).fetchone()
+    assert row is not None
+    ai = ScriptedAiProvider(Answer(output={"title": "x"}))
+    with Client(storage=storage, recovery_storage=storage, ai=ai, on_close=storage.close) as client:
+        found = client.find(user_id=row[0], since="1d", code="AI_UNAVAILABLE")
+        assert ids(found) == [generation_id]
+        report = client.plan(found).run(operator="ada")
+        assert [line.outcome for line in report.lines] == [Outcome.SUCCEEDED]
+        assert client.why(generation_id).code == "ALREADY_SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"since": "yesterday"}, "since must be an instant such as"),
+        ({"since": datetime(2026, 1, 1)}, "since must have an offset"),  # noqa: DTZ001
+        ({"until": "2026-01-01"}, "until must have an offset"),
+        ({"since": timedelta(0)}, "since must be how long ago"),
+        ({"since": "1h", "until": "2h"}, "since must be earlier than until"),
+        ({"status": "success"}, "status must be of error, processing, queued, timeout"),
+        ({"code": ""}, "code must be a text"),
+        ({"model": []}, "model must be a text"),
+        ({"user_id": "7"}, "user_id must be a UUID"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_arguments_are_named(client: Client, arguments: dict[str, Any], problem: str) -> None:
+    """A wrong argument is a ``ValueError`` that names it and what it may be."""
+    with pytest.raises(ValueError, match=problem):
+        client.find(**arguments)
+
+
+def test_client_without_recovery_says_so(stack: Stack) -> None:
+    """A client that was given no recovery storage says so, rather than failing somehow."""
+    storage = SupabaseStorage(stack.url, stack.secret_key)
+    with Client(storage=storage, ai=NOBODY, on_close=storage.close) as client, pytest.raises(NotConfigured):
+        client.find()
+
+
+def test_why_tells_the_decision_and_its_numbers(database: psycopg.Connection, client: Client) -> None:
+    """One paragraph: what was decided, by which rule with which numbers, when to come back, and the last real error."""
+    good, waiting, exhausted = failed_generations(database, 3)
+    database.execute(
+        "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at, outcome, code,"
+        " reason, closed_at, next_attempt_at, counted) select g.user_id, g.id, n, 'closed', gen_random_uuid(),"
+        " clock_timestamp(), 'failed', 'AI_TIMEOUT', 'no complete answer within 15 s', clock_timestamp(),"
+        " clock_timestamp() + interval '4 minutes', true from public.generations g, generate_series(2, 4) n"
+        " where g.id = %s and n = 2 or g.id = %s",
+        [waiting, exhausted],
+    )
+
+    assert "can be retried now. It has used 1 of 4 attempts" in str(client.why(good))
+    assert "was AI_UNAVAILABLE (told by the app)." in str(client.why(good))
+    told = client.why(waiting)
+    assert (told.decision, told.code) == (Decision.LATER, "RETRY_TOO_SOON")
+    assert "After attempt 2 there is a wait that is not over. Come back at" in told.text
+    assert "in 4 min." in told.text or "in 3 min 59 s." in told.text
+    assert "was AI_TIMEOUT: no complete answer within 15 s." in told.text
+    assert "can't be retried as things are (RETRY_LIMIT_REACHED)" in str(client.why(exhausted))
+    for generation_id in (good, waiting, exhausted):
+        assert "own words" not in str(client.why(generation_id))
+        assert "a prompt that" not in str(client.why(generation_id))
+
+
+def test_why_of_nothing_is_not_found(client: Client) -> None:
+    """An id of no generation is not found; what is no id is a ``ValueError``."""
+    with pytest.raises(GenerationNotFound):
+        client.why(uuid4())
+    with pytest.raises(ValueError, match="generation_id must be a UUID"):
+        client.why("7")
