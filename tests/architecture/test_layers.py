@@ -54,7 +54,7 @@ LAYERS = {
 }
 
 # Adapters of the same port know nothing of each other.
-SEPARATE = [("storage.memory", "storage.postgres", "storage.supabase")]
+SEPARATE = [("storage.memory", "storage.postgres", "storage.supabase"), ("storage.memory_queue", "storage.postgres")]
 
 # Who may import which library; the rest of ours is the standard library.
 LIBRARIES = {
@@ -90,6 +90,7 @@ LONG_MODULES = {
     "auth.py": "tokens, keys and Auth's answers are one subject; half of it is contract",
     "providers/signals.py": "the table of what providers say, row by row",
     "storage/memory.py": "the executable reference of one port, with its tables",
+    "storage/memory_queue.py": "the same, of the port with a queue",
     "testing/contract.py": "the list of a storage's promises",
     "testing/queue_contract.py": "the list of those of a storage with a queue",
     "testing/provider.py": "a server of one file, that tests can read in one go",

@@ -56,7 +56,3 @@ class SqlQueueWorld(SqlWorld):
     def lose_messages(self) -> None:
         """Empty the table."""
         self._connection.execute("delete from pgmq.q_ai_retry")
-
-    def reap(self) -> int:
-        """Call what pg_cron calls."""
-        return int(self._rows("select public.ai_retry_reap() as reaped")[0]["reaped"])

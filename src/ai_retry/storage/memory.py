@@ -39,7 +39,7 @@ from ai_retry.domain.model import (
 )
 from ai_retry.domain.ports import Clock
 
-_OLDEST_ADMISSION = timedelta(seconds=10)
+OLDEST_ADMISSION = timedelta(seconds=10)
 _UNKNOWN = ProviderOutcome.UNKNOWN
 
 Session: TypeAlias = Mapping[str, Any]
@@ -65,7 +65,6 @@ class AttemptRow(Attempt):
 
     user_id: UUID
     generation_id: UUID
-    lease_expires_at: datetime  # nothing is queued here
     token: UUID = field(repr=False)
     charge: bool
     waived: frozenset[Waiver]
@@ -77,6 +76,9 @@ class AttemptRow(Attempt):
     wire_requests: int = 0
     discarded_at: datetime | None = None
     discarded_by: str | None = None
+    status_before: GenerationStatus | None = None  # of a queued one: what the generation says if it is taken back
+    message_id: int | None = None
+    route: str | None = None
 
     def as_attempt(self) -> Attempt:
         """The part that the domain sees."""
@@ -117,7 +119,7 @@ class InMemoryStorage:
                 generation=generation,
                 attempts=tuple(row.as_attempt() for row in self._attempts_of(generation_id)),
                 live=len(live),
-                live_until=min((row.lease_expires_at for row in live), default=None),
+                live_until=min((row.lease_expires_at for row in live if row.lease_expires_at), default=None),
                 quota=self._quota(user_id, quota_rule, now),
                 stored_answer=self._stored_answer(generation),
                 session=self._session_of(generation),
@@ -130,8 +132,8 @@ class InMemoryStorage:
             now = self._clock.now()
             if token in self.attempts:
                 row = self.attempts[token]
-                return _claim_of(row) if row.generation_id == admission.generation_id else None
-            if now - admission.as_of > _OLDEST_ADMISSION:
+                return claim_of(row) if row.generation_id == admission.generation_id else None
+            if now - admission.as_of > OLDEST_ADMISSION:
                 return None
             generation = self._find(admission.user_id, admission.generation_id)
             if generation is None:
@@ -157,7 +159,7 @@ class InMemoryStorage:
             )
             self.attempts[token] = row
             self._update(generation, now, GenerationStatus.PROCESSING)
-            return _claim_of(row)
+            return claim_of(row)
 
     def succeed(
         self,
@@ -237,7 +239,12 @@ class InMemoryStorage:
         return sorted(rows, key=lambda row: row.number)
 
     def _live(self, user_id: UUID, now: datetime) -> list[AttemptRow]:
-        return [row for row in self.attempts.values() if row.user_id == user_id and _is_live(row, now)]
+        return [row for row in self.attempts.values() if row.user_id == user_id and is_live(row, now)]
+
+    def _holds(self, user_id: UUID, now: datetime) -> list[AttemptRow]:
+        """Who holds a unit: what may still succeed."""
+        ours = (row for row in self.attempts.values() if row.user_id == user_id)
+        return [row for row in ours if row.charge and (row.is_queued or is_live(row, now))]
 
     def _stored_answer(self, generation: Generation) -> StoredAnswer | None:
         for row in reversed(self._attempts_of(generation.id)):
@@ -271,7 +278,7 @@ class InMemoryStorage:
         override = self.quotas.get(user_id, rule)
         rule = replace(rule, limit=override.limit, window=override.window)
         captured = self._captured(user_id, rule, now)[: rule.limit]
-        held = [row.lease_expires_at for row in self._live(user_id, now) if row.charge]
+        held = [row.lease_expires_at for row in self._holds(user_id, now)]
         return Quota(
             limit=rule.limit,
             window=rule.window,
@@ -300,24 +307,31 @@ class InMemoryStorage:
     def _close_expired(self, generation: Generation, now: datetime) -> None:
         for row in list(self.attempts.values()):
             its = row.user_id == generation.user_id or row.generation_id == generation.id
-            if its and row.outcome is None and not _is_live(row, now):
-                due_at = row.next_attempt_at
-                self._close(
-                    row, now, LeaseLost.code, outcome=Outcome.ABANDONED, counted=row.counted, next_attempt_at=due_at
-                )
+            if its:
+                self._abandon(row, now)
+
+    def _abandon(self, row: AttemptRow, now: datetime) -> None:
+        """Close an attempt if its lease ran out."""
+        if row.outcome is None and not row.is_queued and not is_live(row, now):
+            due_at = row.next_attempt_at
+            self._close(
+                row, now, LeaseLost.code, outcome=Outcome.ABANDONED, counted=row.counted, next_attempt_at=due_at
+            )
 
     def _still_admitted(self, admission: Admission, generation: Generation, now: datetime) -> bool:
         if admission.version != self._version(generation):
             return False
         if any(row.outcome is None for row in self._attempts_of(generation.id)):
             return False
-        live = self._live(admission.user_id, now)
-        if len(live) >= admission.max_live:
+        if len(self._live(admission.user_id, now)) >= admission.max_live:
             return False
+        return self._has_unit(admission, now)
+
+    def _has_unit(self, admission: Admission, now: datetime) -> bool:
         if admission.max_used is None:
             return True
         captured = self._captured(admission.user_id, admission.quota_rule, now)
-        return len(captured) + sum(row.charge for row in live) < admission.max_used
+        return len(captured) + len(self._holds(admission.user_id, now)) < admission.max_used
 
     # What a settle does
 
@@ -328,6 +342,9 @@ class InMemoryStorage:
         row = self.attempts.get(claim.token)
         generation = self._find(claim.user_id, claim.generation_id)
         if row is not None and row.outcome is not Outcome.SUCCEEDED and row.stored_answer is None:
+            asked = row.wire_requests  # before it was given back, or what a late answer told already
+            wire_requests = facts["wire_requests"] + asked if row.outcome is None else facts["wire_requests"]
+            facts = {**facts, "wire_requests": max(asked, wire_requests)}
             row = self.attempts[row.token] = replace(row, **facts)
         if row is not None and generation is not None:
             return row, generation
@@ -431,12 +448,14 @@ class InMemoryStorage:
         self.events.append({**ids, "event_type": event_type, "created_at": now})
 
 
-def _is_live(row: AttemptRow, now: datetime) -> bool:
+def is_live(row: AttemptRow, now: datetime) -> bool:
     """Whether it is open under a valid lease; one that ends now has ended."""
-    return row.outcome is None and row.lease_expires_at > now
+    return row.outcome is None and row.lease_expires_at is not None and row.lease_expires_at > now
 
 
-def _claim_of(row: AttemptRow) -> Claim:
+def claim_of(row: AttemptRow) -> Claim:
+    """What its worker was given."""
+    assert row.lease_expires_at is not None  # noqa: S101 (whoever's token it is has claimed)
     return Claim(
         user_id=row.user_id,
         generation_id=row.generation_id,
@@ -446,12 +465,12 @@ def _claim_of(row: AttemptRow) -> Claim:
     )
 
 
-def _resets_at(rule: QuotaRule, captured: Sequence[datetime], held: Sequence[datetime]) -> datetime | None:
-    """When the next unit comes back; ``captured`` is newest first, ``held`` are ends of leases."""
+def _resets_at(rule: QuotaRule, captured: Sequence[datetime], held: Sequence[datetime | None]) -> datetime | None:
+    """When the next unit comes back; ``captured`` is newest first, ``held`` are ends of leases, None while queued."""
     if rule.limit == 0:
         return None
     if len(held) >= rule.limit:
-        return min(held)
+        return min((end for end in held if end is not None), default=None)
     if len(captured) + len(held) >= rule.limit:
         return captured[rule.limit - len(held) - 1] + rule.window
     return captured[-1] + rule.window if captured else None
