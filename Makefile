@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .cache/peers
+OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test check pages fuzz fuzz-provider faults race late-finisher bench mutants stack-up stack-down clean
+.PHONY: help setup demo demo-model test test-oldest check dist pages fuzz fuzz-provider faults race late-finisher bench mutants stack-up stack-down clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,22 @@ check: $(READY) ## Lint, types, migrations judged by Supabase's advisors, and th
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m tests.support.judges
+
+dist: $(READY) ## Build what is published, twice; try it on every Python here, and each extra alone
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dist
+	@$(BIN)/python -m tests.support.distribution
+
+test-oldest: $(OLDEST)/.ready ## Run unit and storage tests with the oldest libraries that are supported
+	$(OLDEST)/bin/python -m pytest tests/unit tests/contract tests/integration/test_data_api.py $(ARGS)
+
+$(OLDEST)/.ready: pyproject.toml constraints.txt constraints-min.txt
+	$(or $(shell command -v python3.11),$(PYTHON)) -m venv --clear $(OLDEST)
+	awk -F== 'NR == FNR { low[tolower($$1)]; next } !(tolower($$1) in low)' constraints-min.txt constraints.txt > $(OLDEST)/others.txt
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-min.txt --constraint $(OLDEST)/others.txt \
+		--group test --editable '.[cli,flask,notebook,postgres]'
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt pgmq # for its SQL alone
+	@touch $@
 
 pages: $(READY) ## Write the documentation's generated pages
 	@$(BIN)/python -m tests.support.pages

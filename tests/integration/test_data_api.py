@@ -27,6 +27,9 @@ def settle(storage: SupabaseStorage) -> None:
     )
 
 
+ERROR = {"code": "?", "message": "it failed", "details": None, "hint": None}  # an error of the API has these four
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "repeatable"),
     [
@@ -38,10 +41,10 @@ def settle(storage: SupabaseStorage) -> None:
         (close(), "STORAGE_OUTCOME_UNKNOWN", True),
         (stall(), "STORAGE_OUTCOME_UNKNOWN", True),
         (reply(429, body="slow down"), "STORAGE_UNAVAILABLE", True),
-        (reply(500, json={"code": "55P03", "message": "lock timeout"}), "STORAGE_UNAVAILABLE", True),
+        (reply(500, json=ERROR | {"code": "55P03"}), "STORAGE_UNAVAILABLE", True),
         (reply(401, json={"message": "Invalid API key", "hint": "x"}), "NOT_CONFIGURED", False),
-        (reply(404, json={"code": "PGRST202", "message": "no function"}), "NOT_CONFIGURED", False),
-        (reply(403, json={"code": "42501", "message": "permission denied"}), "NOT_CONFIGURED", False),
+        (reply(404, json=ERROR | {"code": "PGRST202"}), "NOT_CONFIGURED", False),
+        (reply(403, json=ERROR | {"code": "42501"}), "NOT_CONFIGURED", False),
     ],
     ids=["502", "503", "504", "500", "own-code", "closed", "stalled", "429", "55P03", "401", "404", "403"],
 )

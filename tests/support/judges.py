@@ -4,8 +4,6 @@
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 
+from tests.support.distribution import Objection, build, environment, install, judge_bare_wheel, run
 from tests.support.npm import REPOSITORY, install_node_packages, node
 from tests.support.stack import MIGRATIONS, running_stack
 
@@ -22,22 +21,12 @@ _MEANT = {
     "unused_index": "of foreign keys, for cascades: nothing was deleted yet",
 }
 _STACKS_OWN = "supabase_lite_row_level_security"  # a table of the local stack's, not of the migrations
-_PROBE = """
-import sys, ai_retry
-heavy = {"flask", "supabase", "requests", "pydantic", "psycopg", "jsonschema"} & set(sys.modules)
-assert not heavy, heavy
-assert ai_retry.retry_generation and ai_retry.connect
-"""
-
-
-class Objection(Exception):
-    """What a judge has to say."""
 
 
 def judge_migrations_style() -> str:
     """Lint the migrations with squawk."""
     files = sorted(str(path) for path in MIGRATIONS.glob("*.sql"))
-    _run([str(Path(sys.executable).parent / "squawk"), *files])
+    run([str(Path(sys.executable).parent / "squawk"), *files])
     return "squawk: nothing to say about the migrations"
 
 
@@ -48,7 +37,7 @@ def judge_schema() -> str:
     with running_stack() as stack:
         url = stack.create_database("judged", migrated=True)
         where = ["--db-url", f"{url}?sslmode=disable"]
-        advice = _run([*command, "db", "advisors", *where, "--level", "info"])
+        advice = run([*command, "db", "advisors", *where, "--level", "info"])
         ours = [each for each in _advice(advice) if not each["cache_key"].endswith(_STACKS_OWN)]
         unmeant = [each["cache_key"] for each in ours if each["name"] not in _MEANT]
         if unmeant:
@@ -59,35 +48,24 @@ def judge_schema() -> str:
             ).fetchone()
         if available is None:
             return "supabase db advisors: no issues; db lint: not here, this PostgreSQL has no plpgsql_check"
-        _run([*command, "db", "lint", *where, "--schema", "public", "--fail-on", "warning"])
+        run([*command, "db", "lint", *where, "--schema", "public", "--fail-on", "warning"])
         return "supabase db advisors and db lint: no issues"
 
 
 def judge_wheel() -> str:
-    """Build the wheel and try it in environments that have nothing, and nothing but its extra."""
+    """Build the wheel and try it without anything but its extra; `make dist` tries more."""
     with tempfile.TemporaryDirectory(prefix="ai-retry-wheel-") as scratch:
-        _run([sys.executable, "-m", "build", "--outdir", scratch, "--wheel", str(REPOSITORY)])
+        build(Path(scratch), "--wheel")
         wheel = next(Path(scratch).glob("*.whl"))
-        empty = _environment(Path(scratch) / "empty")
-        _run([*_pip(empty), "--no-deps", str(wheel)])
-        _run([str(empty), "-c", _PROBE], cwd=scratch)
-        full = _environment(Path(scratch) / "full")
-        _run([*_pip(full), "--constraint", str(REPOSITORY / "constraints.txt"), f"{wheel}[cli]"])
+        judge_bare_wheel(wheel, Path(scratch) / "bare")
+        python = environment(Path(scratch) / "full")
+        install(python, "--constraint", str(REPOSITORY / "constraints.txt"), f"{wheel}[cli]")
         copied = Path(scratch) / "copied"
-        _run([str(full.parent / "ai-retry"), "migrations", "copy", str(copied)], cwd=scratch)
+        run([str(python.parent / "ai-retry"), "migrations", "copy", str(copied)], cwd=Path(scratch))
         for source in MIGRATIONS.glob("*.sql"):
             if (copied / source.name).read_bytes() != source.read_bytes():
                 raise Objection(f"the wheel's {source.name} is not the repository's")
         return f"{wheel.name}: imports in an empty environment; ai-retry migrations copy works"
-
-
-def _environment(directory: Path) -> Path:
-    _run([sys.executable, "-m", "venv", str(directory)])
-    return directory / "bin" / "python"
-
-
-def _pip(python: Path) -> list[str]:
-    return [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
 
 
 def _advice(output: str) -> list[dict[str, str]]:
@@ -96,22 +74,6 @@ def _advice(output: str) -> list[dict[str, str]]:
     if isinstance(document, dict):
         document = next((value for value in document.values() if isinstance(value, list)), [])
     return list(document)
-
-
-def _run(command: list[str], *, cwd: str | None = None) -> str:
-    done = subprocess.run(
-        command,
-        check=False,
-        cwd=cwd or REPOSITORY,
-        env=os.environ | {"DO_NOT_TRACK": "1", "SUPABASE_TELEMETRY_DISABLED": "1", "PYTHONPATH": ""},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    if done.returncode != 0:
-        raise Objection(f"{Path(command[0]).name} {' '.join(command[1:4])}:\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 JUDGES: tuple[Callable[[], str], ...] = (judge_migrations_style, judge_schema, judge_wheel)
