@@ -65,7 +65,8 @@ class Catalogue:
         tables = {name: columns for name, kind, columns in relations if kind != "S"}
         functions = [Function(*row) for row in connection.execute(FUNCTIONS).fetchall()]
         assert set(tables) == OUR_TABLES | APP_TABLES
-        assert {"ai_retry_load", "ai_retry_claim", "ai_retry_create_session"} <= {each.name for each in functions}
+        named = {"ai_retry_load", "ai_retry_claim", "ai_retry_create_session", "ai_retry_enqueue", "ai_retry_publish"}
+        assert named <= {each.name for each in functions}
         return cls(tables, [name for name, kind, _ in relations if kind == "S"], functions)
 
     def columns(self) -> Iterator[tuple[str, str]]:
@@ -91,6 +92,16 @@ def fill(connection: psycopg.Connection, user_id: UUID) -> None:
             " stored_answer) values (%s, %s, 2, 'running', %s, clock_timestamp(), clock_timestamp(), null)",
             [user_id, generation_id, uuid4()],
         ),
+        (
+            "ai_retry_outages (route, not_before, since, failures, slots)"
+            " values (%s, clock_timestamp(), clock_timestamp(), 1, 64)",
+            [f"away/{user_id}"],
+        ),
+        (
+            "ai_retry_recoveries (run_id, plan_id, operator, plan, started_at)"
+            " values (%s, 'x', 'ada', '{}', clock_timestamp())",
+            [uuid4()],
+        ),
     ):
         connection.execute(f"insert into public.{statement}".encode(), arguments)
 
@@ -108,6 +119,18 @@ def rows_of(connection: psycopg.Connection, users: tuple[UUID, ...]) -> object:
         for table in sorted(OUR_TABLES | APP_TABLES)
     }
 
+
+OWNERS_FUNCTIONS = (sql.SQL("select public.ai_retry_create_queue()"), sql.SQL("select public.ai_retry_publish()"))
+QUEUE = (
+    sql.SQL("select * from pgmq.q_ai_retry"),
+    sql.SQL("select * from pgmq.a_ai_retry"),
+    sql.SQL("insert into pgmq.q_ai_retry (vt, message) values (now(), '{}')"),
+    sql.SQL("delete from pgmq.q_ai_retry"),
+    sql.SQL("select pgmq.send('ai_retry', '{}'::jsonb)"),
+    sql.SQL("select pgmq.read('ai_retry', 1, 1)"),
+    sql.SQL("select pgmq.purge_queue('ai_retry')"),
+    sql.SQL("select pgmq.drop_queue('ai_retry')"),
+)
 
 # At the SQL level
 
@@ -133,7 +156,7 @@ class Database:
             self.connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
             yield
 
-    def outcome_of(self, statement: sql.Composed) -> str:
+    def outcome_of(self, statement: sql.SQL | sql.Composed) -> str:
         """Tell the SQLSTATE that a statement ends with; ``done`` when it was executed."""
         try:
             with self.connection.transaction(force_rollback=True):
@@ -246,6 +269,24 @@ def test_no_function_executed_in_sql(database: Database, catalogue: Catalogue, r
 
     assert len(calls) > len(catalogue.functions)
     assert {name: outcome for name, outcome in outcomes.items() if outcome != PERMISSION_DENIED} == {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_queue_is_nobodys_in_sql(database: Database, role: str) -> None:
+    """No end user sees, sends, reads or drops a message."""
+    with database.acting_as(role):
+        outcomes = {str(each): database.outcome_of(each) for each in QUEUE}
+
+    assert set(outcomes.values()) == {PERMISSION_DENIED}
+
+
+def test_owners_functions_are_the_owners(database: Database) -> None:
+    """What changes the schema or the publication is refused to the service role, too; the rest is not."""
+    with database.acting_as("service_role"):
+        outcomes = [database.outcome_of(each) for each in OWNERS_FUNCTIONS]
+        queue = database.outcome_of(sql.SQL("select public.ai_retry_queue()"))
+
+    assert (outcomes, queue) == ([PERMISSION_DENIED] * len(OWNERS_FUNCTIONS), "done")
 
 
 # Over the Data API
