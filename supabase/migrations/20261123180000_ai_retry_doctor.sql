@@ -44,9 +44,13 @@ as $$
       where p.pronamespace = 'public'::pg_catalog.regnamespace and p.proname like 'ai\_retry\_%'
     ),
     'seam', exists (
+      -- Not by signature: below PostgreSQL 16 that is an error where there is no table generations.
       select from pg_catalog.pg_proc p
-      where p.oid = pg_catalog.to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)')
+      join pg_catalog.pg_class g on g.reltype = p.proargtypes[0]
+      where p.pronamespace = 'public'::pg_catalog.regnamespace and p.proname = 'ai_retry_create_session'
+        and p.pronargs = 2 and p.proargtypes[1] = 'jsonb'::pg_catalog.regtype
         and p.prorettype = 'jsonb'::pg_catalog.regtype
+        and g.relnamespace = p.pronamespace and g.relname = 'generations'
     ),
     'tables', (
       select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(

@@ -5,7 +5,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,8 +22,11 @@ from ai_retry import _shipped
 from ai_retry.clock import SystemClock
 from ai_retry.commands import cli
 from ai_retry.doctor import Check, Examination, Finding, Level, examine
+from ai_retry.doctor.database import Case, judge
+from ai_retry.doctor.model import Database
 from ai_retry.doctor.shipped import read
 from ai_retry.domain.ports import Clock
+from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import ScriptedServer, reply, reset
 from tests.integration.test_migrations import AN_APP
 from tests.support.migrations import apply_migrations
@@ -246,7 +249,9 @@ def test_missing_table_of_the_app_is_told(migrated_database: str, provider: str)
     assert (finding.check, finding.problem) == (Check.MIGRATIONS, "there is no table public.events")
 
 
-@pytest.mark.parametrize("path", [path for path in _shipped.migrations()[1:-1] if "doctor" not in path.name], ids=str)
+@pytest.mark.parametrize(
+    "path", [path for path in _shipped.migrations()[1:-1] if "doctor" not in path.name], ids=lambda path: path.stem
+)
 def test_unapplied_migration_is_named(bare_database: str, provider: str, tmp_path: Path, path: Path) -> None:
     """A migration that was never applied, though others were, is named; nothing is said to be changed by hand."""
     others = [each.name for each in _shipped.migrations() if each != path]
@@ -294,6 +299,20 @@ def test_database_that_can_t_be_written_is_told(
 
     assert finding.check is Check.CONNECTION
     assert problem in finding.problem
+
+
+def test_old_server_is_told(migrated_database: str) -> None:
+    """PostgreSQL 14 is too old; the facts of a newer one stand for it, but for the version."""
+    storage = PostgresStorage(migrated_database, max_connections=1)
+    database = replace(Database.from_row(storage.inspect()), server_version=140011)
+    storage.close()
+
+    (finding,) = judge(Case(database, read(_shipped.migrations()), models_are_restricted=False))
+
+    assert (finding.problem, finding.remedy) == (
+        "this is PostgreSQL 14",
+        "upgrade the project to PostgreSQL 15 or newer",
+    )
 
 
 def test_role_that_sees_no_rows_is_told(migrated_database: str, provider: str) -> None:
