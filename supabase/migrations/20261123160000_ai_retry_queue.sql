@@ -96,10 +96,17 @@ comment on function public.ai_retry_create_queue() is
   'Makes the queue ai_retry, and says whether there is one: pgmq (Supabase Queues) must be there. A repeat changes nothing. For the owner.';
 
 do $queue$
+declare
+  v_problem text := 'there is no pgmq here';
 begin
-  if not public.ai_retry_create_queue() then
-    raise notice 'ai-retry: there is no pgmq here: queued retries are refused as NOT_CONFIGURED; enable Supabase Queues (or load pgmq.sql), then run: select public.ai_retry_create_queue()';
-  end if;
+  begin
+    if public.ai_retry_create_queue() then
+      return;
+    end if;
+  exception when insufficient_privilege or undefined_function then
+    v_problem := sqlerrm;  -- not this role's, or not pgmq
+  end;
+  raise notice 'ai-retry: %: queued retries are refused as NOT_CONFIGURED; enable Supabase Queues (or load pgmq.sql), then run, as the owner of schema pgmq: select public.ai_retry_create_queue()', v_problem;
 end
 $queue$;
 
@@ -847,11 +854,11 @@ begin
       v_now + pg_catalog.make_interval(secs => p_expires_seconds),
       case when v_generation.status in ('error', 'timeout') then v_generation.status else 'timeout' end
     ) returning * into v_attempt;
-    -- A message for as many as may run at once; the user's others wait until one of them is closed.
+    -- A message for as many as may run at once, those due first; the user's others wait until one of them is closed.
     if (
       select count(*) from public.ai_retry_attempts a
       where a.user_id = p_user_id and a.outcome is null and a.message_id is not null
-        and (a.state = 'running' or a.next_attempt_at <= v_now)
+        and (a.state = 'running' or a.next_attempt_at <= v_attempt.next_attempt_at)
     ) < p_max_live then
       perform public.ai_retry_send_next(p_user_id, v_now);
     end if;
@@ -984,7 +991,7 @@ set search_path = ''
 as $$
 declare
   v_message record;
-  v_received jsonb := '[]';
+  v_received jsonb := '[]'::jsonb;
   c_uuid constant text := '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
 begin
   if to_regclass('pgmq.q_ai_retry') is null then

@@ -162,6 +162,37 @@ def test_returned_message_saves_no_wait(world: SqlQueueWorld) -> None:
     assert receive(world) == ()
 
 
+def test_hundred_that_wait_stand_in_line_as_two(world: SqlQueueWorld) -> None:
+    """Of a user's retries that all wait for the same instant no more have a message than may run; all are served."""
+    user_id = world.new_user()
+    world.set_quota(user_id, 100, A_DAY)
+    generation_ids = [world.new_generation(user_id) for _ in range(6)]
+    for each in generation_ids:
+        fail(world, claim_of(world, user_id, each), delay=AN_HOUR)
+    for each in generation_ids:
+        enqueue(world, user_id, each, policy=DEFAULT_POLICY)
+    assert len(world.messages()) <= DEFAULT_POLICY.max_parallel
+
+    world.advance(AN_HOUR + A_SECOND)
+    done = [work(world, ANSWER, ANSWER) for _ in range(3)]
+
+    assert done == [[QueueOutcome.SUCCEEDED] * 2] * 3
+    assert {world.generation(each)["status"] for each in generation_ids} == {"success"}
+
+
+def test_who_is_due_sooner_waits_for_nobody_due_later(world: SqlQueueWorld) -> None:
+    """A retry that is due at once has its message, however many of its user's wait for later."""
+    user_id = world.new_user()
+    for each in (world.new_generation(user_id) for _ in range(3)):
+        fail(world, claim_of(world, user_id, each), delay=AN_HOUR)
+        enqueue(world, user_id, each, policy=DEFAULT_POLICY)
+    generation_id = world.new_generation(user_id)
+
+    enqueue(world, user_id, generation_id, policy=DEFAULT_POLICY)
+
+    assert [message.generation_id for message in receive(world)] == [generation_id]
+
+
 def _a_worker(world: SqlQueueWorld, ai: ScriptedAiProvider) -> Worker:
     return Worker(
         storage=RepeatingQueueStorage(world.storage),

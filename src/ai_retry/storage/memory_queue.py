@@ -277,9 +277,9 @@ class InMemoryQueueStorage(InMemoryStorage):
     def _running_on(self, route: str | None, now: datetime) -> int:
         return sum(row.route == route and is_live(row, now) for row in self.attempts.values())
 
-    def _in_line(self, user_id: UUID, now: datetime, messages: Any = None) -> int:
-        """Messages of the user that a worker has or could have."""
-        rows = [row for row in self._open(user_id) if row.message_id is not None and _is_due(row, now)]
+    def _in_line(self, user_id: UUID, at: datetime, messages: Any = None) -> int:
+        """Messages of the user that a worker has, or could have by then."""
+        rows = [row for row in self._open(user_id) if row.message_id is not None and _is_due(row, at)]
         return len([row for row in rows if messages is None or row.message_id in messages])
 
     def _is_lost(self, row: AttemptRow, now: datetime) -> bool:
@@ -327,7 +327,7 @@ class InMemoryQueueStorage(InMemoryStorage):
             expires_at=expires_at,
             status_before=generation.status if failed else GenerationStatus.TIMEOUT,
         )
-        if self._in_line(admission.user_id, now) < admission.max_live:
+        if self._in_line(admission.user_id, max(admission.due_at or now, now)) < admission.max_live:
             self._send_next(admission.user_id, now)
         self._update(generation, now, GenerationStatus.QUEUED)
         return self.attempts[token]
