@@ -7,8 +7,9 @@ from typing import Any
 
 from ai_retry.recovery.parts import notebook_library
 
-_BINS = 60  # at most, over the time that a picture shows
-_WIDTHS = (1, 5, 15, 60, 360, 1440, 10080)  # minutes
+_BINS = 120  # at most, over the time that a picture shows
+_WIDTHS = (1, 2, 5, 10, 15, 30, 60, 360, 1440, 10080)  # minutes
+_COLOURS = {"succeeded": "tab:green", "failed": "tab:red", "left": "tab:gray"}
 _MINUTE = timedelta(minutes=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -37,14 +38,17 @@ def failures_over_time(failures: Iterable[tuple[datetime, str]], ax: Any = None)
     ax.set_title("Failed generations")
     ax.set_ylabel(f"per {_name(width)}")
     ax.set_xlabel("UTC")
+    dates = notebook_library("matplotlib.dates")
+    ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(ax.xaxis.get_major_locator()))
     return _finished(ax, legend=bool(binned))
 
 
 def outcomes(counts: Mapping[str, int], ax: Any = None) -> Any:
     """Draw horizontal bars: how generations ended."""
-    ax = _axes(ax)
+    ax = _axes(ax, height=1 + 0.4 * len(counts))
     names = list(counts)[::-1]
-    bars = ax.barh(names, [counts[name] for name in names])
+    colours = [_COLOURS[name.partition(":")[0]] for name in names]
+    bars = ax.barh(names, [counts[name] for name in names], height=0.6, color=colours)
     ax.bar_label(bars, padding=3)
     ax.set_title("How the selected generations ended")
     ax.set_xlabel("generations")
@@ -59,8 +63,8 @@ def _totals(binned: Mapping[tuple[int, str], int]) -> Counter[str]:
     return totals
 
 
-def _axes(ax: Any) -> Any:
-    return ax if ax is not None else notebook_library("matplotlib.pyplot").subplots(figsize=(9, 3.5))[1]
+def _axes(ax: Any, *, height: float = 3.5) -> Any:
+    return ax if ax is not None else notebook_library("matplotlib.pyplot").subplots(figsize=(9, height))[1]
 
 
 def _finished(ax: Any, *, legend: bool) -> Any:
