@@ -4,10 +4,22 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("griffe", reason="pages are generated with the tools of development")
+
+from ai_retry.domain.errors import AiRetryError
 from tests.support.pages import PAGES
+from tests.support.pages.errors import REMEDIES
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_page_equals_what_the_code_renders(path: Path) -> None:
     """The committed page is the one that `make pages` would write."""
     assert path.read_text(encoding="utf-8") == PAGES[path]()
+
+
+def test_remedies_are_those_of_codes_that_exist() -> None:
+    """No remedy is left of a code that is gone; that each code has one, rendering shows."""
+    page = next(page for page in PAGES if page.name == "errors.md").read_text(encoding="utf-8")
+
+    assert all(f"### {code}\n" in page for code in REMEDIES)
+    assert AiRetryError.code in REMEDIES
