@@ -69,7 +69,7 @@ def test_calls_of_one_round_halve_once() -> None:
 def test_rate_limits_in_a_row_wait_longer() -> None:
     """Without a Retry-After the pauses double from one second to a minute, and start anew after a good end."""
     pace = Pace(8)
-    pauses = []
+    pauses: list[float | None] = []
     for _ in range(8):
         end(pace, Signal.TOO_FAST, now=1000.0 * len(pauses))
         pauses.append(pace.wait(1000.0 * len(pauses), 0))
@@ -108,8 +108,7 @@ def test_outage_asks_with_one_call_at_a_time() -> None:
     """The third in a row is an outage: then one call at a time, each after a longer pause, until one goes well."""
     pace = Pace(8)
     end(pace, Signal.AWAY, times=3)
-    assert pace.away
-    assert pace.at_once == 1
+    assert (pace.away, pace.at_once) == (True, 1)
     assert pace.wait(100.0, 1) is None
     assert pace.wait(100.0, 0) == 0.0
 
@@ -117,8 +116,7 @@ def test_outage_asks_with_one_call_at_a_time() -> None:
     assert pace.wait(100.0, 0) == 8.0
 
     end(pace, Signal.WELL, now=200.0)
-    assert not pace.away
-    assert pace.at_once == 2
+    assert (pace.away, pace.at_once) == (False, 2)
 
 
 def test_provider_that_limits_is_back() -> None:
