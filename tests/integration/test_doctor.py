@@ -30,7 +30,8 @@ from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import ScriptedServer, reply, reset
 from tests.integration.test_migrations import AN_APP
 from tests.support.migrations import apply_migrations
-from tests.support.stack import MIGRATIONS, Stack
+from tests.support.stack import MIGRATIONS, Stack, running_stack
+from tests.support.waiting import skipping_without_stack
 
 HERE = SystemClock()
 SEAM = "public.ai_retry_create_session(public.generations, jsonb)"
@@ -274,7 +275,8 @@ def test_missing_migrations_are_told(
 
     assert "does not know what ai-retry asks for" in the(examination).problem
     assert "apply the migrations of this version" in the(examination).remedy
-    assert Check.MIGRATIONS in examination.skipped
+    assert (the(examination).check, examination.result(Check.CONNECTION)) == (Check.MIGRATIONS, "ok")
+    assert Check.GRANTS in examination.skipped
 
 
 @pytest.mark.parametrize(
@@ -436,6 +438,17 @@ def test_unknown_user_of_the_database_is_told(migrated_database: str, provider: 
 def over_data_api(stack: Stack, provider: str) -> dict[str, str]:
     """The environment of an app without a direct connection."""
     return {name: value for name, value in stack.env().items() if name != "DATABASE_URL"} | {"AI_BASE_URL": provider}
+
+
+def test_data_api_without_migrations_is_told(provider: str) -> None:
+    """A project without our migrations, asked over the Data API: apply them, or let the API read the schema again."""
+    with skipping_without_stack(), running_stack(None) as bare:
+        examination = examine(over_data_api(bare, provider), clock=HERE)
+
+    assert the(examination).check is Check.MIGRATIONS
+    assert "the Data API does not know ai-retry's functions" in the(examination).problem
+    assert "apply the migrations of this version" in the(examination).remedy
+    assert "reload schema" in the(examination).remedy
 
 
 def test_wrong_key_of_the_data_api_is_told(stack: Stack, provider: str) -> None:

@@ -65,7 +65,8 @@ def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examina
             database = Database.from_row(storage.inspect())
             after = clock.now()
     except (AiRetryError, KeyError, TypeError, ValueError) as error:
-        return Examination((*around, _unasked(settings, error)), frozenset(_IN_THE_DATABASE))
+        finding = _unasked(settings, error)
+        return Examination((*around, finding), frozenset(_IN_THE_DATABASE - {finding.check}))
     case = Case(database, shipped.read(_shipped.migrations()), models_are_restricted=settings.ai_models is not None)
     return Examination((*around, *judge(case), *outside.clock(before, database.as_of, after)), frozenset())
 

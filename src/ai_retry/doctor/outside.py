@@ -61,7 +61,8 @@ def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
     """
     if isinstance(error, NotConfigured):
         problem, _, remedy = str(error.details["missing"]).partition(": ")
-        return Finding(Check.CONNECTION, problem, remedy or f"see {_README}")
+        check = Check.MIGRATIONS if remedy.startswith("apply the migrations") else Check.CONNECTION
+        return Finding(check, problem, remedy or f"see {_README}")
     if reach is not Reach.OPEN:
         return Finding(
             Check.CONNECTION,

@@ -81,7 +81,8 @@ def _failure_of_api_code(code: str) -> AiRetryError:
     if code in _UNREACHABLE or code == _TOO_MANY:
         return unreachable(code)
     if code in _SCHEMA_CACHE:
-        return NotConfigured(f"the Data API does not know ai-retry's functions ({code}): apply the migrations")
+        remedy = "apply the migrations of this version; if they are, run: notify pgrst, 'reload schema'"
+        return NotConfigured(f"the Data API does not know ai-retry's functions ({code}): {remedy}")
     if code in _REFUSED:
         return NotConfigured(f"the Data API refused the request ({code}): check SUPABASE_URL and SUPABASE_SECRET_KEY")
     return failure_of_sqlstate(code) if len(code) == _SQLSTATE_LENGTH else reply_lost(code)
