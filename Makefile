@@ -8,7 +8,7 @@ PEERS := .cache/peers
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-oldest check dist pages fuzz fuzz-provider faults race late-finisher bench mutants stack-up stack-down clean
+.PHONY: help setup demo demo-model test test-oldest check dist docs pages fuzz fuzz-provider faults race late-finisher bench mutants stack-up stack-down clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt constraints-min.txt
 		--group test --editable '.[cli,flask,notebook,postgres]'
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt pgmq # for its SQL alone
 	@touch $@
+
+docs: $(READY) ## Build the documentation's site into .cache/site; a broken link or an orphan fails
+	@$(BIN)/python -m tests.support.site
 
 pages: $(READY) ## Write the documentation's generated pages
 	@$(BIN)/python -m tests.support.pages
