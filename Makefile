@@ -8,7 +8,7 @@ PEERS := .cache/peers
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-oldest check dist docs pages fuzz fuzz-provider faults race late-finisher bench mutants stack-up stack-down clean
+.PHONY: help setup demo demo-model test test-oldest check dist docs pages fuzz fuzz-provider faults race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,12 @@ faults: $(READY) ## Kill, cut and restart by the hundred; check that nothing hap
 
 race: $(READY) ## 50 processes click at the same generations for 30 s
 	@$(BIN)/python -m tests.faults.race --seconds 30
+
+recovery-proof: $(READY) ## Recover 10,000 generations: throughput, memory, and a kill in the middle
+	@$(BIN)/python -m tests.recovery_proof
+
+notebook: $(READY) ## Execute examples/recovery.ipynb and keep it with its outputs
+	@$(BIN)/python -m tests.support.notebooks
 
 late-finisher: $(READY) $(PEERS)/.ready ## Who accepts the finish of a worker given up for dead? Ours and three peers
 	@$(BIN)/python -m benchmarks.late_finisher

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from ai_retry.client import Client
 from ai_retry.testing.provider import ScriptedServer, chat, reply
 from tests.support.npm import REPOSITORY
+from tests.support.outage import failed_generations
 from tests.support.stack import SignedInUser, Stack
 
 README = (REPOSITORY / "README.md").read_text()
@@ -132,6 +133,26 @@ def test_notebook_example_recovers(stack: Stack, user: SignedInUser, environment
             [generation_id],
         ).fetchone()
     assert attempt == ("succeeded", ["backoff"], "ada@example.com", None)
+
+
+def test_recovery_example_recovers(
+    migrated_database: str, environment: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example after an outage shows what happened and what would be done, does it, and reports."""
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        failed_generations(connection, 2)
+    environment.chdir(tmp_path)
+    environment.setenv("DATABASE_URL", migrated_database)
+    with ScriptedServer(default=chat(OUTPUT)) as provider:
+        environment.setenv("AI_BASE_URL", provider.base_url)
+
+        with run(example("python", "client.find(since")):
+            pass
+
+    printed = capsys.readouterr().out
+    assert "2 failed, of 2 users" in printed
+    assert re.search(r"succeeded +2\n", printed)
+    assert (tmp_path / "recovery.json").exists()
 
 
 def test_context_example_asks(stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch) -> None:
