@@ -788,6 +788,11 @@ begin
       continue;  -- the user is just being deleted, say
     end;
   end loop;
+  -- Users may name the models: of those that nobody asks any more nothing is kept.
+  delete from public.ai_retry_outages o
+    where o.route in (
+      select r.route from public.ai_retry_outages r where r.not_before < v_now - interval '1 day'
+      for update skip locked);
   return 0;
 end
 $$;

@@ -193,6 +193,21 @@ def test_who_is_due_sooner_waits_for_nobody_due_later(world: SqlQueueWorld) -> N
     assert [message.generation_id for message in receive(world)] == [generation_id]
 
 
+def test_routes_that_nobody_asks_are_forgotten(world: SqlQueueWorld) -> None:
+    """Users may invent models: what was learnt of one is gone a day after it was last away, and not before."""
+    new_queued(world)
+    assert work(world, TURNED_AWAY) == [QueueOutcome.PARKED]
+    world.advance(A_DAY - A_MINUTE)
+    world.storage.reap()
+    assert [outage.route for outage in world.storage.queue_state().outages] == [ROUTE]
+
+    world.advance(2 * A_MINUTE)
+    while world.storage.reap():
+        pass
+
+    assert world.storage.queue_state().outages == ()
+
+
 def _a_worker(world: SqlQueueWorld, ai: ScriptedAiProvider) -> Worker:
     return Worker(
         storage=RepeatingQueueStorage(world.storage),
