@@ -1,6 +1,7 @@
 """What the app would have written before a retry: users, failed generations, and a past."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -8,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from ai_retry.domain.model import Answer, Context, Usage
 
-PROMPT_DATA = {
+PROMPT_DATA: dict[str, Any] = {
     "messages": [
         {"role": "system", "content": "You write short training sessions as JSON."},
         {"role": "user", "content": "An easy run for a beginner."},
@@ -87,9 +88,11 @@ def new_users(database: psycopg.Connection, count: int) -> list[UUID]:
     return [row[0] for row in rows]
 
 
-def failed_generations(database: psycopg.Connection, count: int) -> list[tuple[UUID, UUID]]:
+def failed_generations(
+    database: psycopg.Connection, count: int, prompt_data: object = PROMPT_DATA
+) -> list[tuple[UUID, UUID]]:
     """Add failed generations, each with a user of its own; return users and generations."""
-    return [(row[0], row[1]) for row in database.execute(_FAILED, [count, Jsonb(PROMPT_DATA)])]
+    return [(row[0], row[1]) for row in database.execute(_FAILED, [count, Jsonb(prompt_data)])]
 
 
 def failed_generations_of(database: psycopg.Connection, users: list[UUID]) -> list[tuple[UUID, UUID]]:

@@ -30,6 +30,7 @@ class Result:
     seconds: float
     sizes: Sizes
     sections: Mapping[str, Section]
+    introduction: str = _INTRODUCTION
 
 
 def write(result: Result, folder: Path, *, complete: bool) -> Iterator[Path]:
@@ -49,7 +50,7 @@ def text(result: Result) -> str:
     described = ", ".join(f"{name} {value}" for name, value in result.described.items())
     loads = ", ".join(f"{load:g}" for load in result.loads)
     lines = [
-        _INTRODUCTION,
+        result.introduction,
         f"Measured on {datetime.now(UTC):%Y-%m-%d} in {result.seconds:.0f} s on {described}. Load average before and "
         f"after each part, ours included: {loads}.",
     ]
