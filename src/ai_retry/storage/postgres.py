@@ -4,6 +4,7 @@ Every call is one statement in autocommit, so it works through a transaction poo
 prepared statement, no LISTEN. What the statements mean stands in ``_functions``.
 """
 
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -49,12 +50,7 @@ class PostgresStorage(RecoveryFunctions, FunctionQueueStorage):
         self._pool.close()
 
     def _call_function(self, function: str, arguments: Json) -> Any:
-        statement = sql.SQL("select public.{}({})").format(
-            sql.Identifier(function),
-            sql.SQL(", ").join(
-                sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
-            ),
-        )
+        statement = _statement(function, tuple(arguments))
         failure: AiRetryError
         try:
             with self._pool.connection() as connection:
@@ -74,3 +70,10 @@ class PostgresStorage(RecoveryFunctions, FunctionQueueStorage):
             # Its text may hold a row, so neither it nor its chain leaves this function.
             failure = failure_of_sqlstate(error.sqlstate or "22000")  # without one: a value that can't be sent
         raise failure
+
+
+@cache
+def _statement(function: str, names: tuple[str, ...]) -> bytes:
+    """Write the call of a function; once, since composing it costs as much as reading its answer."""
+    arguments = [sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in names]
+    return sql.SQL("select public.{}({})").format(sql.Identifier(function), sql.SQL(", ").join(arguments)).as_bytes()
