@@ -1,8 +1,7 @@
 """The README's examples run as they stand there."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -13,29 +12,15 @@ from psycopg.types.json import Jsonb
 
 from ai_retry.client import Client
 from ai_retry.testing.provider import ScriptedServer, chat, reply
+from tests.support.examples import example as example_of
+from tests.support.examples import run
 from tests.support.npm import REPOSITORY
 from tests.support.outage import failed_generations
 from tests.support.stack import SignedInUser, Stack
 
-README = (REPOSITORY / "README.md").read_text()
+README = REPOSITORY / "README.md"
 OUTPUT = {"title": "Easy run"}
-
-
-def example(language: str, containing: str) -> str:
-    """Return the README's one code block with these words."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-    (block,) = [block for block in blocks if containing in block]
-    return str(block)
-
-
-@contextmanager
-def run(code: str, **names: object) -> Iterator[dict[str, object]]:
-    """Run an example with the names that a reader is supposed to have; close its client in the end."""
-    names = {"__name__": "__main__", **names}
-    exec(compile(code, "README.md", "exec"), names)
-    yield names
-    if isinstance(client := names.get("client"), Client):
-        client.close()
+example = partial(example_of, README)
 
 
 @pytest.fixture
@@ -207,7 +192,7 @@ def test_reaper_example_tidies_everything(migrated_database: str) -> None:
 @pytest.mark.parametrize("target", ["demo", "test"])
 def test_named_commands_exist(target: str) -> None:
     """The two commands of the README are targets of the Makefile."""
-    assert f"make {target} " in README
+    assert f"make {target} " in README.read_text()
     assert re.search(rf"^{target}:", Path(REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
 
 

@@ -1,0 +1,84 @@
+"""What pages name exists: commands and their options, variables, and configuration of other programs."""
+
+import configparser
+import json
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from ai_retry import config
+from ai_retry.commands import cli
+from ai_retry.domain.policy import DEFAULT_POLICY
+from tests.support.examples import PAGES, example, examples
+from tests.support.npm import REPOSITORY
+
+QUEUE = REPOSITORY / "docs" / "how-to" / "queue.md"
+_COMMAND = re.compile(r"(?:^|[/ =])ai-retry (?P<words>[a-z].*?)(?= 2>| &| \|| #|$)", re.MULTILINE)
+COMMANDS = sorted(
+    {
+        words
+        for page in PAGES
+        for each in examples(page)
+        if each.language in {"sh", "ini", "yaml"}
+        for words in _COMMAND.findall(each.code)
+    }
+)
+
+
+def parse(command: click.Command, words: list[str], parent: click.Context | None = None) -> None:
+    """Let click parse a command line, down to its last word, without running it."""
+    if isinstance(command, click.Group):
+        name, *words = words
+        parse(command.commands[name], words, click.Context(command, info_name=command.name, parent=parent))
+    else:
+        command.make_context(command.name, words, parent=parent)
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_of_pages_are_understood(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ``ai-retry`` that a page shows has these arguments and options."""
+    monkeypatch.chdir(REPOSITORY)
+
+    parse(cli, shlex.split(words))
+
+
+def test_commands_were_found() -> None:
+    """The test above has something to do."""
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_variables_of_pages_exist(page: Path) -> None:
+    """Each of our variables that a page names is read."""
+    known = {*config._variables(DEFAULT_POLICY), *config._variables(DEFAULT_POLICY.quota, "quota_")}
+    known |= {"AI_RETRY_MAX_CALLS", "AI_RETRY_SPOOL_DIR"}
+
+    assert set(re.findall(r"\bAI_RETRY_[A-Z_]+[A-Z]\b", page.read_text(encoding="utf-8"))) <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_json_of_pages_is_json(page: Path) -> None:
+    """Each block of JSON can be parsed."""
+    for each in examples(page):
+        if each.language == "json":
+            json.loads(each.code)
+
+
+def test_unit_of_systemd_lets_attempts_end() -> None:
+    """The unit gives a worker more than a lease to stop."""
+    unit = configparser.ConfigParser()
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(example(QUEUE, "ini", "ExecStart"))
+
+    assert int(unit["Service"]["TimeoutStopSec"]) > DEFAULT_POLICY.lease.total_seconds()
+
+
+def test_service_of_compose_lets_attempts_end() -> None:
+    """The service does, too, and its file is YAML."""
+    yaml = pytest.importorskip("yaml")
+    service = yaml.safe_load(example(QUEUE, "yaml", "stop_grace_period"))["services"]["retries"]
+
+    assert int(service["stop_grace_period"].removesuffix("s")) > DEFAULT_POLICY.lease.total_seconds()
