@@ -49,8 +49,10 @@ create table if not exists public.ai_retry_outages (
   not_before timestamptz not null,
   since timestamptz not null,
   failures integer not null,
+  doubts integer not null default 0,
   slots integer not null,
-  constraint failures_are_counted check (failures >= 1),
+  constraint failures_are_not_negative check (failures >= 0),
+  constraint doubts_are_not_negative check (doubts >= 0),
   constraint slots_are_positive check (slots >= 1)
 );
 alter table public.ai_retry_outages enable row level security;
@@ -60,9 +62,17 @@ comment on table public.ai_retry_outages is
   'ai-retry: providers and models that are unavailable, or coming back; queued retries wait for them. Operators only.';
 comment on column public.ai_retry_outages.route is 'Provider and model.';
 comment on column public.ai_retry_outages.not_before is 'Until when nobody is sent there.';
-comment on column public.ai_retry_outages.since is 'When the latest failure said so; answers to older calls prove nothing.';
-comment on column public.ai_retry_outages.failures is 'Failures in a row: the longer the outage, the rarer the probes.';
-comment on column public.ai_retry_outages.slots is 'Calls that may run at once when it opens again; each answer doubles them.';
+comment on column public.ai_retry_outages.since is
+  'When the latest failure said so; answers to older calls prove nothing. -infinity: none did, there are doubts alone.';
+comment on column public.ai_retry_outages.failures is
+  'Failures in a row, no answer between them: the longer the outage, the rarer the probes.';
+comment on column public.ai_retry_outages.doubts is
+  'Failures in a row that each may have been the fault of one request; many of them are an outage.';
+comment on column public.ai_retry_outages.slots is
+  'Calls that may run at once when it opens again; each answer doubles them. From 64 on there is no limit.';
+
+create index if not exists ai_retry_attempts_route_idx
+  on public.ai_retry_attempts (route, state) where outcome is null and route is not null;
 
 -- 2. The queue. Callable again by the migrations' owner when pgmq comes later.
 
@@ -235,12 +245,27 @@ as $$
   values (p_route, p_at + pg_catalog.make_interval(secs => p_wait_seconds), p_at, p_failures, 1)
   on conflict (route) do update
     set not_before = greatest(o.not_before, excluded.not_before), since = excluded.since,
-      failures = greatest(o.failures, excluded.failures), slots = 1
+      failures = greatest(o.failures, excluded.failures), doubts = 0, slots = 1
 $$;
 comment on function public.ai_retry_note_outage(text, double precision, integer, timestamptz) is
   'Closes a route for a while. Failures of calls that ran side by side count as one.';
 
-create or replace function public.ai_retry_note_answer(p_route text, p_started_at timestamptz)
+create or replace function public.ai_retry_note_doubt(p_route text, p_at timestamptz)
+returns integer
+language sql
+volatile
+security invoker
+set search_path = ''
+as $$
+  insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
+  values (p_route, p_at, '-infinity', 0, 1, 64)
+  on conflict (route) do update set doubts = o.doubts + 1
+  returning o.doubts
+$$;
+comment on function public.ai_retry_note_doubt(text, timestamptz) is
+  'Notes a failure that may have been the fault of its request; answers how many there were since the last answer.';
+
+create or replace function public.ai_retry_note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
 language plpgsql
 volatile
@@ -249,19 +274,40 @@ set search_path = ''
 as $$
 declare
   v_slots integer;
+  v_free integer;
 begin
   select o.slots into v_slots from public.ai_retry_outages o
     where o.route = p_route and o.since <= p_started_at
     for update skip locked;  -- who is just noting the same needs no help
-  if v_slots >= 64 then
+  if not found then
+    return;
+  end if;
+  select case when v_slots < 64 then least(v_slots * 2, 64) - count(*) else 64 end into v_free from public.ai_retry_attempts a
+    where a.route = p_route and a.outcome is null and a.state = 'running' and a.lease_expires_at > p_at;
+  -- Wakes as many as may run now: every user's first one before anybody's second.
+  update pgmq.q_ai_retry q set vt = p_at
+    where q.msg_id in (
+      select w.msg_id
+      from (
+        select m.msg_id, row_number() over (partition by a.user_id order by a.accepted_at) as place, a.accepted_at
+        from public.ai_retry_attempts a
+        join pgmq.q_ai_retry m on m.msg_id = a.message_id
+        where a.route = p_route and a.outcome is null and a.state = 'queued' and a.next_attempt_at <= p_at and m.vt > p_at
+      ) s
+      join pgmq.q_ai_retry w on w.msg_id = s.msg_id
+      order by s.place, s.accepted_at
+      limit greatest(0, v_free)
+      for update of w skip locked);
+  if v_slots >= 64 and not found then
     delete from public.ai_retry_outages o where o.route = p_route;
-  elsif found then
-    update public.ai_retry_outages o set slots = o.slots * 2, failures = 1 where o.route = p_route;
+  else
+    update public.ai_retry_outages o set slots = least(o.slots * 2, 64), failures = 0, doubts = 0 where o.route = p_route;
   end if;
 end
 $$;
-comment on function public.ai_retry_note_answer(text, timestamptz) is
-  'A provider that was away answered: twice as many calls may run; after the seventh doubling as many as like.';
+comment on function public.ai_retry_note_answer(text, timestamptz, timestamptz) is
+  'A provider that was away answered: twice as many calls may run, and those who wait for it are woken; after the '
+  'seventh doubling, when nobody waits any more, the outage is over.';
 
 create or replace function public.ai_retry_route_wait(p_route text, p_at timestamptz)
 returns double precision
@@ -278,7 +324,13 @@ begin
     return null;
   elsif v_outage.not_before > p_at then
     return extract(epoch from v_outage.not_before - p_at);
-  elsif not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry_route:' || p_route, 0)) or (
+  elsif v_outage.slots >= 64 then
+    return null;
+  elsif v_outage.slots = 1
+    and not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry_route:' || p_route, 0))
+  then
+    return 0;
+  elsif (
     select count(*) from public.ai_retry_attempts a
     where a.outcome is null and a.state = 'running' and a.route = p_route and a.lease_expires_at > p_at
   ) >= v_outage.slots then
@@ -288,7 +340,8 @@ begin
 end
 $$;
 comment on function public.ai_retry_route_wait(text, timestamptz) is
-  'How many seconds a route stays closed; 0 when all its slots are taken; null when it is open. One claim at a time counts.';
+  'How many seconds a route stays closed; 0 when all its slots are taken; null when it is open. One claim at a time may '
+  'become its only probe.';
 
 create or replace function public.ai_retry_leave_queue(
   p_attempt public.ai_retry_attempts, p_due_at timestamptz, p_status_before text, p_at timestamptz
@@ -427,12 +480,17 @@ begin
   end if;
 
   if p_route is not null then
-    v_wait := public.ai_retry_route_wait(p_route, v_now) + p_spread_seconds;
+    v_wait := public.ai_retry_route_wait(p_route, v_now);
     if v_wait is not null then
       update public.ai_retry_attempts a
         set next_attempt_at = least(v_now + pg_catalog.make_interval(secs => v_wait), a.expires_at), route = p_route
         where a.token = v_attempt.token
         returning * into v_attempt;
+      -- It is due when the route opens; but the more wait for that, the rarer each of them looks.
+      v_wait := v_wait + p_spread_seconds * (
+        select count(*) from public.ai_retry_attempts a
+        where a.route = p_route and a.outcome is null and a.state = 'queued');
+      v_attempt.next_attempt_at := least(v_now + pg_catalog.make_interval(secs => v_wait), v_attempt.expires_at);
       perform public.ai_retry_hide_message(v_attempt, v_now);
       return pg_catalog.jsonb_build_object('status', 'parked', 'retry_after_seconds', v_wait);
     end if;
@@ -628,7 +686,7 @@ begin
     perform public.ai_retry_leave_queue(
       v_attempt, case v_status when 'session_rejected' then v_now + pg_catalog.make_interval(secs => v_wait) end,
       'error', v_now);
-    perform public.ai_retry_note_answer(v_attempt.route, v_attempt.started_at);
+    perform public.ai_retry_note_answer(v_attempt.route, v_attempt.started_at, v_now);
   end if;
   if v_status = 'succeeded' then
     return public.ai_retry_settled(
@@ -644,7 +702,7 @@ create or replace function public.ai_retry_close(
   p_user_id uuid, p_generation_id uuid, p_token uuid, p_status text, p_code text, p_message text, p_reason text,
   p_counted boolean, p_provider_outcome text, p_delay_seconds double precision, p_duration_ms integer, p_model text,
   p_usage text, p_provider_id text, p_wire_requests integer,
-  p_requeue boolean, p_outage_wait_seconds double precision, p_outage_failures integer
+  p_requeue boolean, p_outage_wait_seconds double precision, p_outage_failures integer, p_outage_doubts integer
 )
 returns jsonb
 language plpgsql
@@ -700,9 +758,11 @@ begin
         then v_now + pg_catalog.make_interval(secs => p_delay_seconds) end,
       p_status, v_now);
     if p_outage_wait_seconds is not null then
-      perform public.ai_retry_note_outage(v_attempt.route, p_outage_wait_seconds, p_outage_failures, v_now);
+      if p_outage_doubts <= 1 or public.ai_retry_note_doubt(v_attempt.route, v_now) >= p_outage_doubts then
+        perform public.ai_retry_note_outage(v_attempt.route, p_outage_wait_seconds, p_outage_failures, v_now);
+      end if;
     elsif p_provider_outcome <> 'unknown' then
-      perform public.ai_retry_note_answer(v_attempt.route, v_attempt.started_at);
+      perform public.ai_retry_note_answer(v_attempt.route, v_attempt.started_at, v_now);
     end if;
   end if;
 
@@ -717,7 +777,7 @@ end
 $$;
 comment on function public.ai_retry_close(
   uuid, uuid, uuid, text, text, text, text, boolean, text, double precision, integer, text, text, text, integer,
-  boolean, double precision, integer
+  boolean, double precision, integer, integer
 ) is
   'Closes the attempt without a session: gives its unit back, or opens the next attempt of an accepted retry, which '
   'keeps it. Idempotent by token.';
@@ -735,7 +795,7 @@ set search_path = ''
 as $$
   select public.ai_retry_close(
     p_user_id, p_generation_id, p_token, p_status, p_code, p_message, p_reason, p_counted, p_provider_outcome,
-    p_delay_seconds, p_duration_ms, p_model, p_usage, p_provider_id, p_wire_requests, false, null, null)
+    p_delay_seconds, p_duration_ms, p_model, p_usage, p_provider_id, p_wire_requests, false, null, null, null)
 $$;
 
 create or replace function public.ai_retry_reap()
@@ -964,7 +1024,7 @@ begin
   update public.ai_retry_attempts a
     set state = 'queued', token = pg_catalog.gen_random_uuid(), lease_expires_at = null, reason = p_reason,
       wire_requests = a.wire_requests + p_wire_requests, provider_outcome = 'not_generated',
-      next_attempt_at = least(v_now + pg_catalog.make_interval(secs => p_delay_seconds), a.expires_at)
+      route = case when p_outage_wait_seconds is not null then a.route end, next_attempt_at = least(v_now + pg_catalog.make_interval(secs => p_delay_seconds), a.expires_at)
     where a.token = p_token and a.generation_id = p_generation_id and a.state = 'running' and a.accepted_at is not null
     returning * into v_attempt;
   if not found then
@@ -1127,8 +1187,8 @@ as $$
   select pg_catalog.jsonb_build_object(
     'as_of', t.as_of, 'configured', pg_catalog.to_regclass('pgmq.q_ai_retry') is not null,
     'queued', count(*) filter (where a.state = 'queued'),
-    'due', count(*) filter (where a.state = 'queued' and a.next_attempt_at <= t.as_of),
-    'parked', count(*) filter (where a.state = 'queued' and a.route is not null and a.next_attempt_at > t.as_of),
+    'due', count(*) filter (where a.state = 'queued' and a.route is null and a.next_attempt_at <= t.as_of),
+    'parked', count(*) filter (where a.state = 'queued' and a.route is not null),
     'running', count(*) filter (where a.state = 'running'),
     'oldest_accepted_at', min(a.accepted_at),
     'poisoned', (
@@ -1137,7 +1197,7 @@ as $$
     'outages', (
       select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
         'route', o.route, 'not_before', o.not_before, 'failures', o.failures, 'slots', o.slots) order by o.route), '[]')
-      from public.ai_retry_outages o))
+      from public.ai_retry_outages o where o.since > '-infinity'))
   from (select pg_catalog.clock_timestamp() as as_of offset 0) t
   left join public.ai_retry_attempts a on a.outcome is null and a.accepted_at is not null
   group by t.as_of
@@ -1186,8 +1246,8 @@ begin
     from pg_catalog.pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
       'ai_retry_requeue', 'ai_retry_abandon', 'ai_retry_send_next', 'ai_retry_pass_message', 'ai_retry_hide_message',
-      'ai_retry_note_outage', 'ai_retry_note_answer', 'ai_retry_route_wait', 'ai_retry_leave_queue', 'ai_retry_load',
-      'ai_retry_open', 'ai_retry_claim', 'ai_retry_succeed', 'ai_retry_close', 'ai_retry_fail', 'ai_retry_reap',
+      'ai_retry_note_outage', 'ai_retry_note_doubt', 'ai_retry_note_answer', 'ai_retry_route_wait',
+      'ai_retry_leave_queue', 'ai_retry_load', 'ai_retry_open', 'ai_retry_claim', 'ai_retry_succeed', 'ai_retry_close', 'ai_retry_fail', 'ai_retry_reap',
       'ai_retry_enqueue', 'ai_retry_cancel', 'ai_retry_give_back',
       'ai_retry_receive', 'ai_retry_postpone', 'ai_retry_resend', 'ai_retry_queue', 'ai_retry_create_queue',
       'ai_retry_publish')

@@ -122,6 +122,7 @@ class Failure:
     transient: bool  # the identical request may succeed later
     certainly_not_generated: bool  # positive evidence that no token was produced
     operator_fault: bool = False  # no credit, bad key, model missing: not the user's doing
+    overloaded: bool = False  # it takes nobody's requests now, whatever is asked
     retry_after: timedelta | None = None  # what the provider asked to wait
     model: str | None = None
     usage: Usage | None = None

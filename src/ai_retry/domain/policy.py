@@ -39,6 +39,7 @@ from ai_retry.domain.model import (
 
 ContextFrom: TypeAlias = Callable[[Generation], Context]
 
+OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's making, that are an outage
 BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether someone else has finished
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
@@ -65,7 +66,7 @@ class RetryPolicy:
     settle_margin: timedelta = timedelta(seconds=5)  # of the lease, left for settling
     max_queued: timedelta = timedelta(hours=24)  # for which an accepted retry is tried
     max_abandoned: int = 3  # of an accepted retry's attempts in a row, before it is given up
-    outage_cap: timedelta = timedelta(seconds=30)  # the longest wait between two probes of a provider that is away
+    outage_cap: timedelta = timedelta(seconds=10)  # the longest wait between two probes of a provider that is away
 
     def __post_init__(self) -> None:
         """Refuse numbers that can't work together."""
@@ -244,10 +245,16 @@ def storable(output: object) -> bool:
     return re.search(r"(?<!\\)(?:\\\\)*\\u0000", text) is None
 
 
-def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
-    """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``."""
+def attempts_left(
+    snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY, *, spared: bool = False
+) -> bool:
+    """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``.
+
+    ``spared``: it is not counted, whatever the failure says of itself.
+    """
     recent = _recent_attempts(snapshot, policy) + 1
-    return counted_attempts(snapshot) + failure.counted < policy.max_attempts and recent < policy.hard_cap
+    counted = counted_attempts(snapshot) + (failure.counted and not spared)
+    return counted < policy.max_attempts and recent < policy.hard_cap
 
 
 def outage_wait(failures: int, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY, *, fraction: float) -> timedelta:
@@ -262,8 +269,14 @@ def outage_wait(failures: int, failure: Failure, policy: RetryPolicy = DEFAULT_P
 
 
 def is_outage(failure: Failure) -> bool:
-    """Whether a failure speaks of the provider, or the operator's account there, rather than of this generation."""
+    """Whether a failure speaks of the provider, or the operator's account there, perhaps of nothing else."""
     return failure.operator_fault or failure.code in (FailureCode.RATE_LIMITED, FailureCode.UNAVAILABLE)
+
+
+def outage_doubts(failure: Failure) -> int:
+    """How many failures like this one in a row are an outage: one, unless the request itself may have caused it."""
+    certain = failure.certainly_not_generated or failure.operator_fault or failure.overloaded
+    return 1 if certain or failure.code is FailureCode.RATE_LIMITED else OUTAGE_DOUBTS
 
 
 def _begun(snapshot: Snapshot) -> Sequence[Attempt]:

@@ -149,15 +149,15 @@ class QueueStorage(Storage, Protocol):
     ) -> Claim | Parked | None:
         """Turn the queued attempt to running, as ``claim`` opens one.
 
-        Expired attempts are closed first. ``Parked`` when ``route`` is closed or all its slots are taken: then the
-        attempt is due when it opens, plus ``spread``.
+        Expired attempts are closed first. ``Parked`` when ``route`` is closed or all its slots are taken: the attempt
+        is due when it opens, its message comes later by its ``spread``.
 
         Args:
             admission: of the purpose ``RUN_QUEUED``.
             token: the worker's; it replaces the queued attempt's.
             lease: how long the worker may take.
             route: provider and model that will be asked; None when nobody will be.
-            spread: keeps those who wait for the same route from coming back at once.
+            spread: for each that waits for the same route, so much later this one looks again; who answers wakes it.
 
         Raises:
             GenerationNotFound: it is gone.
@@ -175,7 +175,8 @@ class QueueStorage(Storage, Protocol):
     ) -> None:
         """Close the attempt as ``fail`` does, and open the next queued one, due after ``delay``: the unit stays held.
 
-        The generation says ``queued``. With ``outage`` the attempt's route is closed for a while.
+        The generation says ``queued``. With ``outage`` the attempt's route is closed for a while: if that is certain,
+        no attempt is used up; else when so many in a row ended like this one.
 
         Raises:
             LeaseLost, AlreadySucceeded, GenerationNotFound: as ``fail``; nothing goes on.

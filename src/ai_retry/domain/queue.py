@@ -27,11 +27,20 @@ from ai_retry.domain.errors import (
     RetryRefused,
     SessionRejected,
 )
-from ai_retry.domain.model import Admission, Claim, Context, Purpose, RetryResult, Snapshot, Waiver
+from ai_retry.domain.model import (
+    Admission,
+    Claim,
+    Context,
+    GenerationStatus,
+    Purpose,
+    RetryResult,
+    Snapshot,
+    Waiver,
+)
 from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue_model import Message, Parked, QueuedRetry
-from ai_retry.domain.queued_attempt import OUTAGE_SPREAD, GoesOn, QueuedAttempt, QueueOutcome
+from ai_retry.domain.queued_attempt import OUTAGE_PACE, GoesOn, QueuedAttempt, QueueOutcome
 from ai_retry.domain.retry import (
     CLAIM_TRIES,
     SHORTEST_CALL,
@@ -185,7 +194,7 @@ class _Job:
             token=uuid4(),
             lease=self.policy.lease,
             route=None if admission.context is None else self.route_of(admission.context),
-            spread=OUTAGE_SPREAD * self.jitter(),
+            spread=OUTAGE_PACE * self.jitter(),
         )
 
     def _run_claimed(
@@ -230,7 +239,7 @@ def _waits_for_worker(snapshot: Snapshot) -> bool:
 def _standing(snapshot: Snapshot) -> QueuedRetry | None:
     """Tell of the attempt that is queued, or running under a living lease, if there is one."""
     last = snapshot.attempts[-1] if snapshot.attempts else None
-    if last is None or last.outcome is not None:
+    if last is None or last.outcome is not None or snapshot.generation.status is GenerationStatus.SUCCESS:
         return None
     if last.lease_expires_at is not None and last.lease_expires_at <= snapshot.as_of and last.accepted_at is None:
         return None

@@ -36,6 +36,12 @@ class Outage:
 
     wait: timedelta
     failures: int  # in a row, this one included
+    doubts: int = 1  # calls that fail like this one in a row, before it is believed; 1: at once
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether this failure alone is proof."""
+        return self.doubts <= 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

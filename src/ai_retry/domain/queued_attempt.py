@@ -11,7 +11,8 @@ from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Outage
 from ai_retry.domain.retry import SHORTEST_CALL, RunningAttempt
 
-OUTAGE_SPREAD: Final = timedelta(seconds=5)  # over which those who wait for a provider come back
+OUTAGE_SPREAD: Final = timedelta(seconds=5)  # over which those who were turned away come back
+OUTAGE_PACE: Final = timedelta(milliseconds=200)  # so far apart look those who wait for a provider
 
 
 class QueueOutcome(StrEnum):
@@ -42,7 +43,7 @@ class QueuedAttempt(RunningAttempt):
 
     def _fail(self, failure: Failure, duration: timedelta | None) -> timedelta | None:
         outage = self._outage(failure)
-        if outage is not None and failure.certainly_not_generated:
+        if outage is not None and self._is_innocent(failure):
             self._park(failure, outage)
         wait = rules.wait_after(self.claim.number, failure, self.policy, fraction=self.jitter())
         if not self._goes_on(failure, wait, outage):
@@ -62,19 +63,26 @@ class QueuedAttempt(RunningAttempt):
         self.storage.give_back(self.claim, delay=delay, reason=reason, wire_requests=wire_requests, outage=outage)
         raise GoesOn(QueueOutcome.PARKED)
 
+    def _is_innocent(self, failure: Failure) -> bool:
+        """Whether the request itself can't have caused the failure: then the attempt is as if it had not begun."""
+        turned_away = failure.certainly_not_generated and not failure.operator_fault
+        return turned_away or self.claim.outage_failures > 0  # where nobody is answered
+
     def _goes_on(self, failure: Failure, wait: timedelta, outage: Outage | None) -> bool:
         """Whether the next attempt may succeed, and is in time."""
         queued = rules.queued_attempt(self.snapshot)
         expires_at = queued.expires_at if queued is not None else None
         in_time = expires_at is None or self.snapshot.as_of + wait < expires_at
+        spared = outage is not None and outage.is_certain
         return (
             (failure.transient or outage is not None)
             and in_time
-            and rules.attempts_left(self.snapshot, failure, self.policy)
+            and rules.attempts_left(self.snapshot, failure, self.policy, spared=spared)
         )
 
     def _outage(self, failure: Failure) -> Outage | None:
         if not rules.is_outage(failure):
             return None
         failures = self.claim.outage_failures + 1
-        return Outage(wait=rules.outage_wait(failures, failure, self.policy, fraction=self.jitter()), failures=failures)
+        wait = rules.outage_wait(failures, failure, self.policy, fraction=self.jitter())
+        return Outage(wait=wait, failures=failures, doubts=rules.outage_doubts(failure))

@@ -172,6 +172,7 @@ def _failure(found: _Finding, reply: Reply, now: datetime, redactor: Redactor, t
         transient=signal.transient,
         certainly_not_generated=signal.not_generated,
         operator_fault=signal.operator_fault,
+        overloaded=signal.overloaded,
         retry_after=retry_after(reply.headers, found.error.data, now) if signal.transient else None,
         model=told["model"],
         usage=used if spent else None,  # zeros are told of what nobody counted, too

@@ -25,6 +25,7 @@ class Signal:
     not_generated: bool = False  # positive evidence that no token was produced
     transient: bool = False  # the identical request may succeed later
     operator_fault: bool = False
+    overloaded: bool = False  # nobody's requests are taken now, whatever they ask
     statuses: Collection[int] = ()
     words: Set[str] = frozenset()  # in lower case
     phrases: Set[str] = frozenset()  # in lower case, where no machine word tells
@@ -184,6 +185,7 @@ STATUS: tuple[Signal, ...] = (
     _passing(
         "the provider is overloaded",
         FailureCode.UNAVAILABLE,
+        overloaded=True,
         statuses=(503, 529),
         source="OpenAI, Error codes; Anthropic, Errors: nobody promises that nothing was generated",
     ),

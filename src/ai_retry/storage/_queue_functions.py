@@ -65,7 +65,14 @@ class FunctionQueueStorage(FunctionStorage):
         outage: Outage | None,
     ) -> None:
         """See the port."""
-        self._fail("ai_retry_close", claim, failure, duration, delay, {"p_requeue": True, **_outage_arguments(outage)})
+        spared = outage is not None and outage.is_certain
+        queued = {
+            "p_requeue": True,
+            "p_counted": failure.counted and not spared,
+            "p_outage_doubts": outage.doubts if outage else None,
+            **_outage_arguments(outage),
+        }
+        self._fail("ai_retry_close", claim, failure, duration, delay, queued)
 
     def give_back(
         self, claim: Claim, *, delay: timedelta, reason: str, wire_requests: int, outage: Outage | None

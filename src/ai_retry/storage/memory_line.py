@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ai_retry.domain.queue_model import Outage, RouteState
 
 _ALL_SLOTS = 64  # the answer to one of so many calls opens the route for good
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class RouteRow(RouteState):
     """A route that is away, or coming back."""
 
     since: datetime  # when the latest failure said so; answers to older calls prove nothing
+    doubts: int = 0  # failures in a row that each may have been the fault of one request
 
 
 class Routes:
@@ -63,8 +65,10 @@ class Routes:
         self.rows: dict[str, RouteRow] = {}
 
     def close(self, route: str, outage: Outage, now: datetime) -> None:
-        """Close a route for a while; failures of calls that ran side by side count as one."""
+        """Close a route for a while, once that is believed; failures of calls that ran side by side count as one."""
         before = self.rows.get(route)
+        if not outage.is_certain and not self._is_believed(route, outage, now):
+            return
         until = now + outage.wait
         self.rows[route] = RouteRow(
             route=route,
@@ -74,15 +78,28 @@ class Routes:
             since=now,
         )
 
-    def answered(self, route: str | None, asked_at: datetime) -> None:
-        """Let twice as many run, or as many as like in the end."""
+    def _is_believed(self, route: str, outage: Outage, now: datetime) -> bool:
+        row = self.rows.get(route) or RouteRow(
+            route=route, not_before=now, failures=0, slots=_ALL_SLOTS, since=_LONG_AGO
+        )
+        self.rows[route] = row = replace(row, doubts=row.doubts + 1)
+        return row.doubts >= outage.doubts
+
+    def answered(self, route: str | None, asked_at: datetime) -> int:
+        """Let twice as many run, or as many as like in the end; tell how many, 0 when the route was not away."""
         row = self.rows.get(route) if route is not None else None
         if row is None or row.since > asked_at:
-            return
+            return 0
+        slots = min(_ALL_SLOTS, row.slots * 2)
         if row.slots >= _ALL_SLOTS:
             del self.rows[row.route]
         else:
-            self.rows[row.route] = replace(row, slots=row.slots * 2, failures=1)
+            self.rows[row.route] = replace(row, slots=slots, failures=0, doubts=0)
+        return slots
+
+    def away(self) -> Sequence[RouteState]:
+        """Routes that a failure has closed, by name."""
+        return [row for _, row in sorted(self.rows.items()) if row.since > _LONG_AGO]
 
     def wait(self, route: str | None, running: int, now: datetime) -> timedelta | None:
         """How long a route stays closed; zero when as many run as may; None when it is open."""
@@ -91,7 +108,7 @@ class Routes:
             return None
         if row.not_before > now:
             return row.not_before - now
-        return timedelta(0) if running >= row.slots else None
+        return timedelta(0) if running >= row.slots < _ALL_SLOTS else None
 
     def failures(self, route: str | None) -> int:
         """Failures in a row, as far as known."""

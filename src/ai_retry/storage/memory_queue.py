@@ -3,6 +3,7 @@
 Every method takes the one lock, where the functions of the migration take their user's; nobody waits for it long.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -101,8 +102,10 @@ class InMemoryQueueStorage(InMemoryStorage):
                 return None
             wait = self.routes.wait(route, self._running_on(route, now), now)
             if wait is not None:
-                self._put_off(replace(row, route=route), now + wait + spread)
-                return Parked(retry_after=wait + spread)
+                self._put_off(replace(row, route=route), now + wait)
+                wait += spread * len(self._parked(route))
+                self.line.hide(row.message_id, min(now + wait, row.expires_at or now + wait))
+                return Parked(retry_after=wait)
             called = admission.stored_answer is None
             del self.attempts[row.token]
             self.attempts[token] = row = replace(
@@ -148,11 +151,19 @@ class InMemoryQueueStorage(InMemoryStorage):
         with self._lock, self._leaving(claim, status, {failure.code.value}) as row:
             try:
                 super().fail(claim, failure, duration=duration, delay=delay)
+                if outage is not None and outage.is_certain and row is not None:
+                    self.attempts[claim.token] = replace(self.attempts[claim.token], counted=False)
             finally:
                 self._note_end(row, failure, outage)
 
     def give_back(
-        self, claim: Claim, *, delay: timedelta, reason: str, wire_requests: int, outage: Outage | None  # noqa: ARG002
+        self,
+        claim: Claim,
+        *,
+        delay: timedelta,
+        reason: str,  # noqa: ARG002
+        wire_requests: int,
+        outage: Outage | None,
     ) -> None:
         """Take lease and token away; reasons are not kept here."""
         with self._lock:
@@ -166,6 +177,7 @@ class InMemoryQueueStorage(InMemoryStorage):
                 lease_expires_at=None,
                 wire_requests=row.wire_requests + wire_requests,
                 provider_outcome=ProviderOutcome.NOT_GENERATED,
+                route=row.route if outage is not None else None,
             )
             self._put_off(row, now + delay)
             generation = self._find(claim.user_id, claim.generation_id)
@@ -251,18 +263,18 @@ class InMemoryQueueStorage(InMemoryStorage):
             now = self._clock.now()
             rows = [row for row in self.attempts.values() if row.outcome is None and row.accepted_at is not None]
             queued = [row for row in rows if row.is_queued]
-            due = [row for row in queued if row.next_attempt_at is not None and row.next_attempt_at <= now]
+            due = [row for row in queued if row.route is None and _is_due(row, now)]
             ended = [row.closed_at for row in self.attempts.values() if row.code == RetryPoisoned.code]
             return QueueState(
                 as_of=now,
                 configured=self.has_queue,
                 queued=len(queued),
                 due=len(due),
-                parked=sum(row.route is not None and row not in due for row in queued),
+                parked=sum(row.route is not None for row in queued),
                 running=len(rows) - len(queued),
                 oldest_accepted_at=min((row.accepted_at for row in rows if row.accepted_at), default=None),
                 poisoned=sum(at is not None and at > now - timedelta(hours=24) for at in ended),
-                outages=tuple(self.routes.rows[route] for route in sorted(self.routes.rows)),
+                outages=tuple(self.routes.away()),
             )
 
     # What stands
@@ -276,6 +288,21 @@ class InMemoryQueueStorage(InMemoryStorage):
 
     def _running_on(self, route: str | None, now: datetime) -> int:
         return sum(row.route == route and is_live(row, now) for row in self.attempts.values())
+
+    def _parked(self, route: str | None) -> list[AttemptRow]:
+        return [row for row in self.attempts.values() if row.is_queued and row.route == route is not None]
+
+    def _wake(self, route: str | None, count: int, now: datetime) -> None:
+        """Show the messages of so many who wait for a route: every user's first before anybody's second."""
+        places = Counter[UUID]()
+        ordered = []
+        for row in sorted(self._parked(route), key=lambda row: row.accepted_at or now):
+            message = self.line.rows.get(row.message_id or 0)
+            if message is not None and message.visible_at > now and _is_due(row, now):
+                places[row.user_id] += 1
+                ordered.append((places[row.user_id], row.accepted_at or now, message.id))
+        for _, _, message_id in sorted(ordered)[: max(0, count)]:
+            self.line.hide(message_id, now)
 
     def _in_line(self, user_id: UUID, at: datetime, messages: Any = None) -> int:
         """Messages of the user that a worker has, or could have by then."""
@@ -440,7 +467,9 @@ class InMemoryQueueStorage(InMemoryStorage):
 
     def _note_answer(self, row: AttemptRow | None) -> None:
         if row is not None and self.attempts[row.token].outcome is not None:
-            self.routes.answered(row.route, row.started_at)
+            now = self._clock.now()
+            slots = self.routes.answered(row.route, row.started_at)
+            self._wake(row.route, slots - self._running_on(row.route, now), now)
 
     def _note_end(self, row: AttemptRow | None, failure: Failure, outage: Outage | None) -> None:
         if outage is not None and row is not None and row.route is not None:

@@ -274,6 +274,11 @@ def an_outage(wait: timedelta = SHORT, failures: int = 1) -> Outage:
     return Outage(wait=wait, failures=failures)
 
 
+def a_doubt(doubts: int) -> Outage:
+    """Give what a failed call says of its route that may be the fault of its request."""
+    return Outage(wait=SHORT, failures=1, doubts=doubts)
+
+
 def new_route() -> str:
     """Name a provider and model that no other test asks."""
     return f"provider.example/{uuid4()}"
@@ -1662,6 +1667,68 @@ class OutageContract:
         assert isinstance(self._try_new(world, route), Parked)
         world.advance(SHORT)
         assert self._slots(world, route) == 1
+
+    def test_answer_wakes_who_waits(self, world: QueueWorld) -> None:
+        """Who waits for a route need not look whether it is open: an answer wakes as many as may run."""
+        route = new_route()
+        give_back(world, new_running(world, route=route), outage=an_outage())
+        others = [new_queued(world) for _ in range(3)]
+        for other in others:
+            try_run(world, admission_to_run(world, *other), route=route, spread=A_MINUTE)
+        world.advance(SHORT)
+        probe = new_running(world, route=route)
+
+        succeed(world, probe)
+
+        assert set(ready(world)) & {generation_id for _, generation_id in others} == {others[0][1], others[1][1]}
+
+    def test_answer_wakes_every_users_first(self, world: QueueWorld) -> None:
+        """Of those who wait, a user's second is woken after everybody's first."""
+        route = new_route()
+        give_back(world, new_running(world, route=route), outage=an_outage())
+        user_id, first = new_queued(world)
+        second = world.new_generation(user_id)
+        enqueue(world, user_id, second)
+        other_user_id, other = new_queued(world)
+        for each in ((user_id, first), (user_id, second), (other_user_id, other)):
+            try_run(world, admission_to_run(world, *each), route=route, spread=A_MINUTE)
+        world.advance(SHORT)
+
+        succeed(world, new_running(world, route=route))
+
+        assert set(ready(world)) & {first, second, other} == {first, other}
+
+    def test_doubts_close_a_route_when_there_are_many(self, world: QueueWorld) -> None:
+        """Failures that each may be the fault of one request close the route when so many came in a row; they count."""
+        route = new_route()
+        for _ in range(2):
+            retry_later(world, claim := new_running(world, route=route), outage=a_doubt(3))
+            assert world.attempts(claim.generation_id)[0]["counted"]
+            assert self._slots(world, route) is None
+        assert new_running(world, route=route).outage_failures == 0
+
+        retry_later(world, new_running(world, route=route), outage=a_doubt(3))
+
+        assert self._slots(world, route) == 1
+        assert isinstance(self._try_new(world, route), Parked)
+
+    def test_answer_ends_doubts(self, world: QueueWorld) -> None:
+        """An answer between them takes failures their weight."""
+        route = new_route()
+        retry_later(world, new_running(world, route=route), outage=a_doubt(2))
+        succeed(world, new_running(world, route=route))
+
+        retry_later(world, new_running(world, route=route), outage=a_doubt(2))
+
+        assert isinstance(self._try_new(world, route), Claim)
+
+    def test_certain_outage_uses_up_no_attempt(self, world: QueueWorld) -> None:
+        """A failure that proves an outage is none of the generation's, whatever it may have cost."""
+        claim = new_running(world, route=new_route())
+
+        retry_later(world, claim, FAILURE, outage=an_outage())
+
+        assert not world.attempts(claim.generation_id)[0]["counted"]
 
     def test_failures_side_by_side_count_as_one(self, world: QueueWorld) -> None:
         """Calls that ran together and failed together are one failure, with the longest of their waits."""
