@@ -8,7 +8,7 @@ PEERS := .cache/peers
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-oldest check dist docs pages fuzz fuzz-provider faults race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean
+.PHONY: help setup demo demo-model test test-oldest check dist docs pages fuzz fuzz-provider faults race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,10 +76,13 @@ race: $(READY) ## 50 processes click at the same generations for 30 s
 	@$(BIN)/python -m tests.faults.race --seconds 30
 
 recovery-proof: $(READY) ## Recover 10,000 generations: throughput, memory, and a kill in the middle
-	@$(BIN)/python -m tests.recovery_proof
+	@$(BIN)/python -m benchmarks.recovery_proof
 
 notebook: $(READY) ## Execute examples/recovery.ipynb and keep it with its outputs
 	@$(BIN)/python -m tests.support.notebooks
+
+bench-queue: $(READY) $(PEERS)/.ready ## From accepted to settled, beside three engines: rate and latency (QUICK=1: a look)
+	@$(BIN)/python -m benchmarks.bench_queue $(if $(QUICK),--quick)
 
 late-finisher: $(READY) $(PEERS)/.ready ## Who accepts the finish of a worker given up for dead? Ours and three peers
 	@$(BIN)/python -m benchmarks.late_finisher

@@ -6,7 +6,7 @@ The charge is made in the transaction of ``archive`` and only if it returned Tru
 import time
 
 from pgmq import Message, PGMQueue
-from pgmq.install import get_embedded_install_sql, get_embedded_sql_version, install_pgmq_sql
+from pgmq.install import get_embedded_sql_version
 
 from benchmarks.engines.ledger import Ledger, Order, Report, charge, play, versions
 
@@ -16,7 +16,6 @@ VISIBLE_AGAIN = 1  # seconds
 
 def scenario(url: str, order: Order) -> Report:
     """A reads and stalls past the timeout, B reads the same message; both archive it."""
-    install_pgmq_sql(get_embedded_install_sql(), dsn=url)
     ledger = Ledger(url)
     queue = PGMQueue(conn_string=url, init_extension=False)
     try:

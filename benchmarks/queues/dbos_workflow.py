@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from dbos import DBOS, DBOSClient, DBOSConfig, Queue
+from dbos import DBOS, DBOSClient, DBOSConfig
 
 from benchmarks.queues.protocol import POLL, THREADS, Span, serve, versions, work
 
@@ -63,8 +63,8 @@ def _launch(url: str, executor: str, *, listen: bool) -> None:
             return int(call_step(number))
 
         DBOS.workflow(name="retry_generation")(retry_generation)
-        Queue(QUEUE, worker_concurrency=THREADS, polling_interval_sec=POLL)
     DBOS.launch()
+    DBOS.register_queue(QUEUE, worker_concurrency=THREADS, polling_interval_sec=POLL)
 
 
 def run_worker(url: str) -> None:

@@ -4,7 +4,7 @@ import sys
 import time
 
 from pgmq import Message, PGMQueue
-from pgmq.install import get_embedded_install_sql, get_embedded_sql_version, install_pgmq_sql
+from pgmq.install import get_embedded_sql_version
 
 from benchmarks.rates.protocol import serve, spread, versions
 
@@ -19,7 +19,6 @@ class Pgmq:
     name = f"{versions('pgmq')} (pgmq.sql {get_embedded_sql_version()})"
 
     def __init__(self, url: str) -> None:
-        install_pgmq_sql(get_embedded_install_sql(), dsn=url)
         self._queue = PGMQueue(conn_string=url, init_extension=False, pool_size=MOST_WORKERS)
         self._queue.create_queue(QUEUE)
 
