@@ -45,15 +45,17 @@ def example(page: Path, language: str, containing: str) -> str:
     return found
 
 
-def execute(code: str, names: dict[str, object]) -> None:
-    """Run a block of Python with the names that a reader has by then; what it defines is added to them."""
+def execute(code: str, names: dict[str, object] | None = None) -> dict[str, object]:
+    """Run a block of Python with the names that a reader has by then; return them with what it defined added."""
+    names = {} if names is None else names
+    names.setdefault("__name__", "__main__")
     exec(compile(code, "<example>", "exec"), names)
+    return names
 
 
 @contextmanager
 def run(code: str, **names: object) -> Iterator[dict[str, object]]:
     """Run an example with the names that a reader is supposed to have; close its client in the end."""
-    names = {"__name__": "__main__", **names}
     execute(code, names)
     yield names
     if isinstance(client := names.get("client"), Client):
