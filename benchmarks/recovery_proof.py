@@ -1,0 +1,228 @@
+"""Ten thousand failed generations are recovered: how fast, with how much memory, and what a kill in the middle changes.
+
+``make recovery-proof`` prints the throughput beside its two limits (workers / latency, and what the database does on
+this machine for pgbench, which has the same calls to make), the peak memory beside that of a thousand generations, and
+who was called twice after a kill.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from ai_retry.domain.model import Answer, Context, Usage
+from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
+from ai_retry.recovery.report import Report
+from benchmarks.server import program
+from tests.support.outage import failed_generations, recovering_client
+from tests.support.stack import Stack, running_stack
+
+WORKERS = 32
+LATENCY = 0.05
+_CONNECTIONS = 16  # of our storage's pool
+_MEMORY_MIB = 50
+_SHARE = 0.9
+
+_ATTEMPT = """
+select nextval('proof_sequence') as n \\gset
+select id, user_id from proof_rows where n = :n \\gset
+select r ->> 'version' as version, r ->> 'as_of' as as_of
+  from (select public.ai_retry_load(:user_id, :id, 5, 86400, true) as r) l \\gset
+select gen_random_uuid() as token \\gset
+select public.ai_retry_claim(:user_id, :id, :token, 2, :version, :as_of, 35, 2, 2, 5, 86400, true, true, 'plan:pgbench',
+  '', 'pgbench', null);
+select public.ai_retry_succeed(:user_id, :id, :token, '{"output": {"title": "x"}}', null, 1, 50, 'refused', 2, 300, 5,
+  86400, true);
+"""
+
+
+class LoggingProvider:
+    """Answers after 50 ms, and notes in a file who was called, and who got an answer: a kill loses no line."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:  # noqa: ARG002
+        """Answer one call."""
+        generation_id = context.messages[0]["content"]
+        os.write(self._log, f"called {generation_id}\n".encode())
+        time.sleep(LATENCY)
+        os.write(self._log, f"answered {generation_id}\n".encode())
+        return Answer(output={"title": "x"}, usage=Usage(total_tokens=100))
+
+
+def recover(database_url: str, plan_file: Path, log: Path, lease: timedelta) -> None:
+    """Be the process that recovers: make the plan, or go on with it; print what it took."""
+    policy = RetryPolicy(lease=lease, deadline=lease / 2, settle_margin=lease / 8)
+    with recovering_client(database_url, LoggingProvider(log), policy=policy) as client:
+        began = time.perf_counter()
+        plan = client.load_plan(plan_file) if plan_file.exists() else client.plan(client.find())
+        plan.save(plan_file)
+        planned = time.perf_counter()
+        report = plan.run(max_workers=WORKERS, operator="proof")
+        ended = time.perf_counter()
+    took = {
+        "plan_seconds": planned - began,
+        "run_seconds": ended - planned,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "processor_seconds": time.process_time(),
+        "totals": report.totals,
+        "complete": _complete(report),
+    }
+    print(json.dumps(took, default=str))
+
+
+def _complete(report: Report) -> bool:
+    return all(line.outcome == "succeeded" and line.took is not None and line.tokens for line in report.lines)
+
+
+@contextmanager
+def outage(stack: Stack, name: str, count: int) -> Iterator[str]:
+    """Give a database in which so many generations have failed, each asking with its own id."""
+    url = stack.create_database(name, migrated=True)
+    with psycopg.connect(url, autocommit=True) as connection:
+        failed_generations(connection, count)
+        connection.execute(
+            "update public.generations set prompt_data = jsonb_build_object('messages', jsonb_build_array("
+            "jsonb_build_object('role', 'user', 'content', id::text)))"
+        )
+        connection.execute("vacuum analyze")
+        connection.execute("checkpoint")
+    yield url
+    stack.drop_database(name)
+
+
+def _process(url: str, scratch: Path, lease: timedelta = DEFAULT_POLICY.lease) -> list[str]:
+    files = [str(scratch / "plan.json"), str(scratch / "log")]
+    return [sys.executable, "-m", "benchmarks.recovery_proof", url, *files, str(lease.total_seconds())]
+
+
+def timed_run(stack: Stack, count: int) -> dict[str, Any]:
+    """Recover so many in a process of their own."""
+    with outage(stack, f"proof_{count}", count) as url, tempfile.TemporaryDirectory() as scratch:
+        done = subprocess.run(_process(url, Path(scratch)), check=True, stdout=subprocess.PIPE, text=True)
+    took: dict[str, Any] = json.loads(done.stdout)
+    if took["totals"]["succeeded"] != count or not took["complete"]:
+        raise AssertionError(f"not all were recovered: {took}")
+    return took
+
+
+def database_limit(stack: Stack, count: int) -> float:
+    """Let pgbench make the same three calls for each generation, over as many connections; attempts a second."""
+    with outage(stack, "proof_pgbench", count) as url, tempfile.TemporaryDirectory() as scratch:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "create table proof_rows as select row_number() over () as n, id, user_id from public.generations"
+            )
+            connection.execute("alter table proof_rows add primary key (n)")
+            connection.execute("create sequence proof_sequence")
+        script = Path(scratch) / "attempt.sql"
+        script.write_text(_ATTEMPT)
+        command = [program("pgbench"), "--no-vacuum", "--protocol=prepared", f"--file={script}"]
+        each = count // _CONNECTIONS
+        began = time.perf_counter()
+        subprocess.run(
+            [*command, f"--client={_CONNECTIONS}", "--jobs=2", f"--transactions={each}", url],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        seconds = time.perf_counter() - began
+        with psycopg.connect(url) as connection:
+            row = connection.execute("select count(*) from public.sessions").fetchone()
+        if row != (each * _CONNECTIONS,):
+            raise AssertionError(f"pgbench made {row} sessions of {each * _CONNECTIONS}")
+    return each * _CONNECTIONS / seconds
+
+
+@dataclass(frozen=True)
+class KilledRun:
+    """What a kill in the middle left, and what the next run made of it."""
+
+    called_before: int
+    called_twice: set[str]
+    abandoned: set[str]  # whose first attempt was under way: nobody can tell what became of it
+    succeeded: int
+    sessions: int
+    complete: bool  # the report has all that was selected, and nothing else was called
+
+    @property
+    def sound(self) -> bool:
+        """Whether nobody was called twice but those whose call died with the process, and all have one session."""
+        twice_for_a_reason = self.called_twice <= self.abandoned and len(self.abandoned) <= WORKERS
+        return twice_for_a_reason and self.complete and self.sessions == self.succeeded
+
+
+def killed_run(stack: Stack, count: int, *, after: int, lease: timedelta = DEFAULT_POLICY.lease) -> KilledRun:
+    """Kill the process with SIGKILL after so many calls, and run the plan again."""
+    with outage(stack, "proof_killed", count) as url, tempfile.TemporaryDirectory() as place:
+        scratch = Path(place)
+        log = scratch / "log"
+        command = _process(url, scratch, lease)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+            while not log.exists() or log.read_bytes().count(b"called") < after:
+                if first.poll() is not None:
+                    raise AssertionError("it ended before it was killed")
+                time.sleep(0.02)
+            first.send_signal(signal.SIGKILL)
+        called_before = len(_called(log))
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        took = json.loads(done.stdout)
+        calls = Counter(_called(log))
+        with psycopg.connect(url) as connection:
+            rows = connection.execute("select generation_id::text, outcome from public.ai_retry_attempts").fetchall()
+            sessions = connection.execute("select id from public.sessions").fetchall()
+    return KilledRun(
+        called_before=called_before,
+        called_twice={each for each, times in calls.items() if times > 1},
+        abandoned={each for each, outcome in rows if outcome == "abandoned"},
+        succeeded=sum(outcome == "succeeded" for _, outcome in rows),
+        sessions=len(sessions),
+        complete=took["complete"] and took["totals"]["succeeded"] == count == len(calls),
+    )
+
+
+def _called(log: Path) -> list[str]:
+    return [line.split()[1] for line in log.read_text().splitlines() if line.startswith("called")]
+
+
+def main(count: int = 10_000, small: int = 1_000) -> int:
+    """Prove it, and print the figures."""
+    with running_stack() as stack:
+        limit = database_limit(stack, count)
+        base, took = timed_run(stack, small), timed_run(stack, count)
+        killed = killed_run(stack, count, after=count // 2)
+    rate, ideal = count / took["run_seconds"], WORKERS / LATENCY
+    lower, more = min(limit, ideal), took["peak_mib"] - base["peak_mib"]
+    twice, abandoned = len(killed.called_twice), len(killed.abandoned)
+    for line in (
+        f"{count} generations in {took['run_seconds']:.1f} s: {rate:.0f} a second, with {WORKERS} workers",
+        f"  workers / latency {ideal:.0f} a second; the database's limit, by pgbench, {limit:.0f} a second",
+        f"  {100 * rate / lower:.0f} % of the lower (the aim: 90); Python's processor: {took['processor_seconds']:.1f} s",
+        f"  planned before in {took['plan_seconds']:.1f} s",
+        f"peak memory {took['peak_mib']:.0f} MiB: {more:+.0f} MiB on that of {small} (the aim: {_MEMORY_MIB} at most)",
+        f"killed after {killed.called_before} calls, and run again: {killed.succeeded} succeeded",
+        f"  called twice: {twice}, of {abandoned} whose attempt was under way at the kill; sound: {killed.sound}",
+    ):
+        print(line)
+    return 0 if killed.sound and more <= _MEMORY_MIB and rate >= _SHARE * lower else 1
+
+
+if __name__ == "__main__":
+    if arguments := sys.argv[1:]:
+        recover(arguments[0], Path(arguments[1]), Path(arguments[2]), timedelta(seconds=float(arguments[3])))
+    else:
+        sys.exit(main())
