@@ -184,7 +184,8 @@ def _idempotency_key() -> str | None:
 def _prefers_async() -> bool:
     """Read ``Prefer``, of which there may be several; what else is preferred is ignored (RFC 7240, section 2)."""
     preferences = parse_list_header(request.headers.get("Prefer", ""))
-    return any(each.partition(";")[0].strip().lower() == "respond-async" for each in preferences)
+    names = (each.partition(";")[0].strip().lower() for each in preferences)
+    return any(each.removesuffix('=""') == "respond-async" for each in names)  # an empty value is none
 
 
 def _request_id() -> str:

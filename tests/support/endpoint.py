@@ -64,6 +64,8 @@ class Endpoint:
     stack: Stack
     answers: PlannedAnswers
     database: psycopg.Connection
+    env: Mapping[str, str] = field(repr=False)
+    """The app's settings."""
     tokens: list[str] = field(default_factory=list, repr=False)
     prompts: dict[UUID, str] = field(default_factory=dict, repr=False)
 
@@ -141,4 +143,4 @@ def running_endpoint(stack: Stack, settings: Mapping[str, str], log: Path, *, di
             running_app(env, log=log) as url,
             psycopg.connect(stack.database_url, autocommit=True) as database,
         ):
-            yield Endpoint(url, log, stack, answers, database)
+            yield Endpoint(url, log, stack, answers, database, env)

@@ -19,13 +19,18 @@ update public.ai_retry_attempts
 """
 
 
+def empty_queue(connection: psycopg.Connection) -> None:
+    """Leave no message, no outage and no open attempt of earlier tests: a worker would take care of them."""
+    connection.execute(_EMPTY)
+
+
 class SqlQueueWorld(SqlWorld):
     """Implements ``ai_retry.testing.queue_contract.QueueWorld``; ends what other worlds left open or in the queue."""
 
     def __init__(self, storage: QueueStorage, connection: psycopg.Connection) -> None:
         super().__init__(storage, connection)
         self._queue_storage = storage
-        connection.execute(_EMPTY)
+        empty_queue(connection)
 
     @property
     def storage(self) -> QueueStorage:
