@@ -67,6 +67,14 @@ def test_json_of_pages_is_json(page: Path) -> None:
             json.loads(each.code)
 
 
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """Each link to a file of the repository does; those of the site's pages are checked with the site."""
+    links = re.findall(r"\]\(([^):]+?)(?:#[^)]*)?\)", (REPOSITORY / "README.md").read_text(encoding="utf-8"))
+
+    assert len(links) > 10
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
 def test_unit_of_systemd_lets_attempts_end() -> None:
     """The unit gives a worker more than a lease to stop."""
     unit = configparser.ConfigParser()
