@@ -1,4 +1,4 @@
-"""Run faults by the hundred: ``python -m tests.faults run --runs 300 --seed N --seconds 540``, and ``queue``."""
+"""Run faults by the hundred: ``python -m tests.faults run --runs 300``; with workers: ``queue``, ``outage``."""
 
 import argparse
 import logging
@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from tests.faults.campaign import Campaign
 from tests.faults.kinds import KINDS
 from tests.faults.queue_campaign import QueueCampaign
+from tests.faults.queue_outage import Outage, OutagePlan
 from tests.faults.queue_plan import Plan
 from tests.faults.stage import a_stage
 from tests.support.stack import running_stack
@@ -28,9 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     run.add_argument("--kind", help="only kinds whose name holds this")
     queue = commands.add_parser("queue", help="the same with workers and retries that were accepted for later")
     queue.add_argument("--seed", type=int, default=1)
+    outage = commands.add_parser("outage", help="queued retries while their provider is away")
+    outage.add_argument("--seed", type=int, default=1)
+    outage.add_argument("--seconds", type=float, default=OutagePlan().seconds)
+    outage.add_argument("--workers", type=int, default=OutagePlan().workers)
     chosen = parser.parse_args(arguments)
     logging.disable()  # what psycopg and ai_retry have to say is what we do to them
-    lines, violations = {"run": _run, "queue": _queue}[chosen.command](chosen)
+    lines, violations = {"run": _run, "queue": _queue, "outage": _outage}[chosen.command](chosen)
     for line in lines:
         print(line)
     return 1 if violations else 0
@@ -49,6 +54,14 @@ def _queue(chosen: argparse.Namespace) -> _Verdict:
         campaign = QueueCampaign(stack, Plan(), Path(directory), seed=chosen.seed)
         campaign.run()
     return campaign.lines(), campaign.violations
+
+
+def _outage(chosen: argparse.Namespace) -> _Verdict:
+    plan = OutagePlan(seconds=chosen.seconds, workers=chosen.workers)
+    with running_stack() as stack, TemporaryDirectory(prefix="ai-retry-faults-") as directory:
+        outage = Outage(stack, plan, Path(directory), seed=chosen.seed)
+        outage.run()
+    return outage.lines(), outage.violations
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class OutagePlan:
     concurrency: int = 8
     thinking: tuple[float, float] = (0.5, 1.5)  # seconds of a call
     base: float = 2.0  # seconds of the policy's backoff and outages
-    cap: float = 30.0
+    cap: float = 10.0
 
     @property
     def most_probes(self) -> int:

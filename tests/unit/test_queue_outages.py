@@ -1,0 +1,143 @@
+"""What a failed call says of its provider, and what it costs the retry that made it: the rules, on the reference."""
+
+from uuid import UUID
+
+import pytest
+
+from ai_retry.clock import SystemClock
+from ai_retry.domain.model import Failure, FailureCode
+from ai_retry.domain.policy import OUTAGE_DOUBTS, RetryPolicy
+from ai_retry.domain.ports import AiProvider
+from ai_retry.domain.queue import run_queued
+from ai_retry.domain.queue_model import Message, QueueState
+from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.testing.ai import AiStep, ScriptedAiProvider
+from ai_retry.testing.queue_contract import MemoryQueueWorld, new_queued, receive
+from tests.support.builders import a_failure, an_answer
+
+ROUTE = "provider.example/small"
+POLICY = RetryPolicy(max_attempts=4, hard_cap=6, max_parallel=8)
+BROKEN = a_failure()  # nobody knows whose fault it was
+OVERLOADED = a_failure(overloaded=True)
+ANSWER = an_answer()
+UNREACHABLE = a_failure(certainly_not_generated=True, wire_requests=0)
+FORBIDDEN = a_failure(
+    FailureCode.REJECTED, reason="403", transient=False, certainly_not_generated=True, operator_fault=True
+)
+
+
+@pytest.fixture
+def world() -> MemoryQueueWorld:
+    """Memory, and a clock of its own."""
+    return MemoryQueueWorld()
+
+
+def do(world: MemoryQueueWorld, message: Message, ai: AiProvider) -> QueueOutcome:
+    """Do what a message hints at."""
+    return run_queued(
+        message,
+        storage=world.storage,
+        ai=ai,
+        clock=SystemClock(),
+        policy=POLICY,
+        route_of=lambda _: ROUTE,
+        jitter=lambda: 1.0,
+    )
+
+
+def work(world: MemoryQueueWorld, *script: AiStep) -> list[QueueOutcome]:
+    """Do what every message hints at that can be seen now."""
+    ai = ScriptedAiProvider(*script)
+    outcomes = [do(world, message, ai) for message in receive(world, limit=100)]
+    ai.assert_finished()
+    return outcomes
+
+
+def go_on(world: MemoryQueueWorld) -> None:
+    """Let every wait end."""
+    world.advance(POLICY.backoff_cap)
+
+
+def state(world: MemoryQueueWorld) -> QueueState:
+    """Tell what waits, and which routes are away."""
+    return world.storage.queue_state()
+
+
+def tries(world: MemoryQueueWorld, generation_id: UUID) -> list[tuple[int, bool]]:
+    """Tell the closed attempts' numbers, and whether they count."""
+    return [(row["number"], row["counted"]) for row in world.attempts(generation_id) if row["outcome"] is not None]
+
+
+def test_who_reaches_nobody_has_tried_nothing(world: MemoryQueueWorld) -> None:
+    """A provider that can't be reached is away at once; the attempt waits under its own number."""
+    _, generation_id = new_queued(world)
+
+    assert work(world, UNREACHABLE) == [QueueOutcome.PARKED]
+
+    assert (tries(world, generation_id), len(state(world).outages)) == ([], 1)
+
+
+def test_overloaded_provider_costs_no_attempt(world: MemoryQueueWorld) -> None:
+    """A provider that takes nobody's requests is away at once, too; that may have cost something, but counts not."""
+    _, generation_id = new_queued(world)
+
+    assert work(world, OVERLOADED) == [QueueOutcome.GOES_ON]
+
+    assert (tries(world, generation_id), len(state(world).outages)) == ([(2, False)], 1)
+
+
+@pytest.mark.parametrize("failure", [BROKEN, OVERLOADED, FORBIDDEN], ids=lambda failure: failure.reason)
+def test_probes_cost_no_attempt(world: MemoryQueueWorld, failure: Failure) -> None:
+    """Where nobody is answered a failure is not the request's: whoever probes waits on, for as long as it takes."""
+    _, generation_id = new_queued(world)
+    work(world, UNREACHABLE)
+
+    for _ in range(2 * POLICY.hard_cap):
+        go_on(world)
+        assert work(world, failure) == [QueueOutcome.PARKED]
+
+    go_on(world)
+    assert work(world, ANSWER) == [QueueOutcome.SUCCEEDED]
+    assert tries(world, generation_id) == [(2, True)]
+
+
+def test_broken_requests_close_no_route(world: MemoryQueueWorld) -> None:
+    """One generation's failures use up its attempts, and hold up nobody else."""
+    _, generation_id = new_queued(world)
+
+    for outcome in (QueueOutcome.GOES_ON, QueueOutcome.GOES_ON, QueueOutcome.FAILED):
+        assert work(world, BROKEN) == [outcome]
+        assert state(world).outages == ()
+        go_on(world)
+
+    assert tries(world, generation_id) == [(2, True), (3, True), (4, True)]
+    new_queued(world)
+    assert work(world, ANSWER) == [QueueOutcome.SUCCEEDED]
+
+
+def test_many_broken_requests_are_an_outage(world: MemoryQueueWorld) -> None:
+    """So many in a row, and no answer between them, are the provider's: the others wait and lose no attempt."""
+    generations = [new_queued(world)[1] for _ in range(OUTAGE_DOUBTS + 2)]
+
+    outcomes = work(world, *[BROKEN] * OUTAGE_DOUBTS)
+
+    assert outcomes == [QueueOutcome.GOES_ON] * OUTAGE_DOUBTS + [QueueOutcome.PARKED] * 2
+    assert len(state(world).outages) == 1
+    assert [tries(world, each) for each in generations] == [[(2, True)]] * OUTAGE_DOUBTS + [[]] * 2
+
+
+@pytest.mark.parametrize("failure", [OVERLOADED, FORBIDDEN], ids=lambda failure: failure.reason)
+def test_who_alone_is_turned_away_has_an_end(world: MemoryQueueWorld, failure: Failure) -> None:
+    """Who closes the route again and again while others are answered does not do so for ever: the hard cap ends it."""
+    _, generation_id = new_queued(world)
+    others = []
+    while world.generation(generation_id)["status"] != "error":
+        others.append(new_queued(world)[1])
+        for message in receive(world, limit=100):
+            answers = failure if message.generation_id == generation_id else ANSWER
+            do(world, message, ScriptedAiProvider(default=answers))
+        go_on(world)
+        assert len(others) < 10 * POLICY.hard_cap
+
+    assert len(tries(world, generation_id)) == POLICY.hard_cap
+    assert sum(world.generation(each)["status"] == "success" for each in others) > len(others) / 2
