@@ -69,7 +69,7 @@ def test_json_of_pages_is_json(page: Path) -> None:
 
 def test_links_of_the_readme_lead_somewhere() -> None:
     """Each link to a file of the repository does; those of the site's pages are checked with the site."""
-    links = re.findall(r"\]\(([^):]+?)(?:#[^)]*)?\)", (REPOSITORY / "README.md").read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", (REPOSITORY / "README.md").read_text(encoding="utf-8"))
 
     assert len(links) > 10
     assert [link for link in links if not (REPOSITORY / link).exists()] == []
