@@ -322,7 +322,7 @@ def bad_tokens(house: House, door: Door) -> dict[str, str]:
 
 
 def test_bad_tokens_all_answered_alike(house: House, door: Door) -> None:
-    """Whatever is wrong with a token, the answer is the same 401, for reading and retrying, and nothing is read."""
+    """Whatever is wrong with a token, the answer is the same 401, for whatever is asked, and nothing is read."""
     generation_id = house.add_generation(house.user)
     path = f"/sessions/ai/{generation_id}"
     bare = door.send("GET", path)
@@ -335,6 +335,7 @@ def test_bad_tokens_all_answered_alike(house: House, door: Door) -> None:
         for name, token in tokens.items():
             answers[f"GET {name}"] = door.send("GET", path, token)
             answers[f"POST {name}"] = door.send("POST", f"{path}/retry", token)
+            answers[f"DELETE {name}"] = door.send("DELETE", f"{path}/retry", token)
 
     statements = house.statements_of(knock)
 
@@ -405,12 +406,12 @@ def test_flood_of_unknown_keys_costs_one_fetch(house: House) -> None:
 # Other users' ids
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 @pytest.mark.parametrize("status", ["error", "success", "processing"])
 def test_foreign_id_looks_like_an_absent_one(house: House, door: Door, method: str, status: str) -> None:
     """Somebody else's generation and one that never was: same status, headers, body and statements."""
     foreign, absent = house.add_generation(house.other, status), uuid4()
-    token, suffix = door.token(), "/retry" if method == "POST" else ""
+    token, suffix = door.token(), "" if method == "GET" else "/retry"
     answers: dict[UUID, Answer] = {}
 
     def ask(generation_id: UUID) -> None:
@@ -461,7 +462,7 @@ def test_strange_paths_never_break(house: House, door: Door) -> None:
     answers = {
         (method, path): door.send(method, path, token).status
         for path in strange_paths(generation_id)
-        for method in ("GET", "POST")
+        for method in ("GET", "POST", "DELETE")
     }
 
     assert {key: status for key, status in answers.items() if status not in {308, 400, 404, 405}} == {}
@@ -471,7 +472,7 @@ def test_strange_paths_never_break(house: House, door: Door) -> None:
 def test_wrong_methods_are_405(house: House, door: Door) -> None:
     """A method that a route does not have is the host's 405 or, unknown to the server, its 400; never more."""
     path = f"/sessions/ai/{house.add_generation(house.user)}"
-    methods = ("PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "BREW", "GETGET")
+    methods = ("PUT", "PATCH", "TRACE", "PROPFIND", "BREW", "GETGET")
 
     answers = {
         (method, target): door.send(method, target, door.token()).status
@@ -480,7 +481,7 @@ def test_wrong_methods_are_405(house: House, door: Door) -> None:
     }
 
     assert {key: status for key, status in answers.items() if status not in {400, 405}} == {}
-    assert door.send("POST", path, door.token()).status == 405
+    assert {door.send(method, path, door.token()).status for method in ("POST", "DELETE")} == {405}
     assert door.send("GET", f"{path}/retry", door.token()).status == 405
 
 
@@ -519,6 +520,41 @@ def test_strange_headers_never_break(house: House, door: Door, name: str, value:
 
     assert 400 <= answer.status < 500
     assert answer.headers.get("x-request-id") != value
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_foreign_queued_retry_looks_like_an_absent_one(house: House, door: Door, method: str) -> None:
+    """Whether somebody else's generation is queued is told to nobody, and it stays queued."""
+    foreign, absent = house.add_generation(house.other), uuid4()
+    headers = [("Prefer", "respond-async")]
+    others = Door(door.url, house.other, door.issuer, door.secret, door.asymmetric)
+    path = f"/sessions/ai/{foreign}/retry"
+    assert others.send("POST", path, others.token(), headers).status == 202
+
+    of_foreign = door.send(method, path, door.token(), headers)
+    of_absent = door.send(method, f"/sessions/ai/{absent}/retry", door.token(), headers)
+
+    assert of_foreign.status == 404
+    assert of_foreign.but_for(foreign) == of_absent.but_for(absent)
+    row = "select state from public.ai_retry_attempts where generation_id = %s"
+    assert house.database.execute(row, [foreign]).fetchall() == [("queued",)]
+
+
+@pytest.mark.parametrize(
+    "prefer",
+    [
+        *("\xff\xfe", "ключ", '"', '"respond-async', 'respond-async="', "respond-async;" * 500, "," * 4000, "=;=,;="),
+        *("respond-async; wait=" + "9" * 4000, "respond-async=false", "respond-async=1; ;", "\t respond-async \t"),
+    ],
+    ids=lambda text: text[:24].encode("unicode_escape").decode(),
+)
+def test_strange_preferences_never_break(house: House, door: Door, prefer: str) -> None:
+    """Whatever is preferred, in any form, a retry is answered: now or, if that was asked, later."""
+    target = f"/sessions/ai/{house.add_generation(house.user)}/retry"
+    encoded = prefer.encode("utf-8" if max(map(ord, prefer)) > 255 else "latin-1").decode("latin-1")
+
+    assert door.send("POST", target, door.token(), [("Prefer", encoded)]).status in {200, 202}
+    assert door.send("DELETE", target, door.token(), [("Prefer", encoded)]).status == 200
 
 
 def test_bodies_are_ignored(house: House, door: Door) -> None:

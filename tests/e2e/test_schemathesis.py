@@ -30,7 +30,8 @@ from ai_retry.testing.provider import ScriptedServer, chat
 from tests.support.stack import SignedInUser, Stack
 from tests.unit.http_edge import closed_document
 
-WITH_ID = ("GET /sessions/ai/{generationId}", "POST /sessions/ai/{generationId}/retry")
+RETRY = "/sessions/ai/{generationId}/retry"
+WITH_ID = ("GET /sessions/ai/{generationId}", f"POST {RETRY}", f"DELETE {RETRY}")
 WITHOUT = ("GET /healthz", "GET /sessions/ai/openapi.json")  # there is no wrong way to ask for these
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 STATUSES = ("error", "timeout", "success", "queued", "processing")
@@ -119,7 +120,7 @@ def test_generated_requests_answered_as_documented(
         seen.add(project.check(case, token=project.user.access_token if signed_in else None))
 
     play()
-    assert seen <= ({200, 400, 401, 404} if label in WITH_ID else {200})
+    assert seen <= ({200, 202, 400, 401, 404} if label in WITH_ID else {200})
 
 
 @pytest.mark.parametrize("label", WITH_ID)
@@ -141,7 +142,28 @@ def test_stored_generations_answered_as_documented(project: Project, label: str)
         seen.add(project.check(case, token=project.user.access_token))
 
     play()
-    assert seen >= ({200, 404} if label.startswith("GET") else {200, 404, 409, 429})
+    assert seen >= ({200, 404, 409, 429} if label.startswith("POST") else {200, 404})
+
+
+def test_accepted_retries_answered_as_documented(project: Project) -> None:
+    """Whatever order generations are accepted for later, asked about, waited for and taken back in: documented."""
+    seen: set[tuple[str, int]] = set()
+    steps = st.lists(st.sampled_from(("later", "now", "GET", "DELETE")), min_size=2, max_size=6)
+
+    @BOUNDED
+    @given(steps=steps, status=st.sampled_from(STATUSES), data=st.data())
+    def play(steps: list[str], status: str, data: st.DataObject) -> None:
+        generation_id = str(project.add_generation(project.user, status))
+        for step in steps:
+            label = WITH_ID[0] if step == "GET" else f"{'DELETE' if step == 'DELETE' else 'POST'} {RETRY}"
+            case = data.draw(project.operation(label).as_strategy(POSITIVE))
+            case.path_parameters["generationId"] = generation_id
+            if label.startswith("POST"):
+                case.headers["Prefer"] = "respond-async" if step == "later" else "wait=1"
+            seen.add((step, project.check(case, token=project.user.access_token)))
+
+    play()
+    assert seen >= {("later", 202), ("later", 409), ("now", 200), ("now", 429), ("GET", 200), ("DELETE", 200)}
 
 
 @pytest.mark.parametrize(
