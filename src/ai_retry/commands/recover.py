@@ -81,7 +81,7 @@ def recover(
                 print_json(plan.describe()) if as_json else click.echo(repr(plan))
             if dry_run:
                 return
-            if not yes:
+            if plan.selected and not yes:
                 click.confirm(f"Retry {len(plan.selected)} generations?", abort=True, err=as_json)
             report = _run(plan, max_workers=max_workers, rate=rate, on_outage=on_outage, operator=operator)
     _tell(report, as_json=as_json)
