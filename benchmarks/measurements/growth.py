@@ -152,7 +152,8 @@ class _Database:
         return ", ".join(told), ", ".join(used)
 
     def _scans(self, query: str) -> dict[str, tuple[int, ...]]:
-        """Read the counters; idle connections tell theirs with a statement, and once a second at most."""
+        """Read the counters; connections tell theirs after a statement, and once a second at most."""
+        self.connection.execute("select pg_stat_force_next_flush()")
         for _ in range(2):
             time.sleep(1.2)
             self.storage.load(self.modest, self.modest, _WIDE.quota)
