@@ -69,8 +69,10 @@ fuzz: $(READY) ## Run the storage's state machine longer, on memory and on Postg
 fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-provider N=100 (times as many as a test)
 	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py --timeout 3600
 
-faults: $(READY) ## Kill, cut and restart by the hundred; check that nothing happened twice and nothing was lost
+faults: $(READY) ## Kill, cut and restart by the hundred, workers too; check that nothing happened twice and nothing was lost
 	@$(BIN)/python -m tests.faults run --runs 300 --seed $(or $(SEED),1) --seconds 540
+	@$(BIN)/python -m tests.faults queue --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.faults outage --seed $(or $(SEED),1)
 
 race: $(READY) ## 50 processes click at the same generations for 30 s
 	@$(BIN)/python -m tests.faults.race --seconds 30
