@@ -897,7 +897,7 @@ begin
   if not found then
     v_expired := array(
       select a.token from public.ai_retry_attempts a
-      where (a.user_id = p_user_id or a.generation_id = p_generation_id)
+      where (a.generation_id = p_generation_id or a.user_id = p_user_id and a.accepted_at is not null)
         and a.outcome is null and a.state = 'running' and a.lease_expires_at <= v_now);
     perform public.ai_retry_abandon(v_expired, v_now);
     if v_now > p_as_of + interval '10 seconds'
@@ -971,11 +971,11 @@ begin
   -- A dead worker's attempt is one that waits for another worker.
   perform public.ai_retry_abandon(array(
     select a.token from public.ai_retry_attempts a
-    where a.generation_id = p_generation_id and a.user_id = p_user_id and a.outcome is null and a.state = 'running'
-      and a.lease_expires_at <= v_now), v_now);
+    where a.generation_id = p_generation_id and a.user_id = p_user_id and a.accepted_at is not null
+      and a.outcome is null and a.state = 'running' and a.lease_expires_at <= v_now), v_now);
   select * into v_attempt from public.ai_retry_attempts a
     where a.generation_id = p_generation_id and a.user_id = p_user_id and a.outcome is null;
-  if not found then
+  if not found or v_attempt.lease_expires_at <= v_now then
     return pg_catalog.jsonb_build_object('status', 'nothing');
   elsif v_attempt.state = 'running' then
     return pg_catalog.jsonb_build_object(
@@ -1160,7 +1160,8 @@ begin
         pg_catalog.hashtextextended('ai_retry:' || v_user_id::text, 0));
       perform public.ai_retry_abandon(array(
         select a.token from public.ai_retry_attempts a
-        where a.user_id = v_user_id and a.outcome is null and a.state = 'running' and a.lease_expires_at <= v_now), v_now);
+        where a.user_id = v_user_id and a.accepted_at is not null and a.outcome is null and a.state = 'running'
+          and a.lease_expires_at <= v_now), v_now);
       update public.ai_retry_attempts a set message_id = null
         where a.user_id = v_user_id and a.outcome is null and a.state = 'queued' and a.message_id is not null
           and not exists (select from pgmq.q_ai_retry q where q.msg_id = a.message_id);

@@ -104,6 +104,22 @@ def test_dead_workers_attempt_is_taken_back(world: SqlQueueWorld) -> None:
     assert [row["outcome"] for row in world.attempts(generation_id)] == ["abandoned", "cancelled"]
 
 
+@pytest.mark.parametrize("step", ["cancel", "enqueue another"])
+def test_who_somebody_waited_for_is_left_to_the_reaper(world: SqlQueueWorld, step: str) -> None:
+    """What closes a dead attempt that nobody accepted for later tells the app: it says processing no longer."""
+    user_id, generation_id = new_generation(world)
+    claim_of(world, user_id, generation_id)
+    world.advance(LONG_DEAD)
+
+    if step == "cancel":
+        cancel_retry(user_id, generation_id, storage=world.storage)
+    else:
+        enqueue(world, user_id, world.new_generation(user_id))
+
+    assert world.storage.reap()
+    assert world.generation(generation_id)["status"] == "timeout"
+
+
 def test_dead_workers_unit_is_nobody_elses(world: SqlQueueWorld) -> None:
     """An accepted retry holds its unit also while nobody has noticed yet that its worker died."""
     user_id, generation_id = new_generation(world)

@@ -191,11 +191,11 @@ class InMemoryQueueStorage(InMemoryStorage):
         with self._lock:
             now = self._clock.now()
             for row in self._attempts_of(generation_id):
-                if row.user_id == user_id:
+                if row.user_id == user_id and row.accepted_at is not None:
                     self._abandon(row, now)
             for row in self._open(user_id):
                 if row.generation_id == generation_id and row.lease_expires_at is not None:
-                    return row.lease_expires_at - now
+                    return row.lease_expires_at - now if is_live(row, now) else None
                 if row.generation_id == generation_id:
                     self._end(row, reason, now)
             return None
