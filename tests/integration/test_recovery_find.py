@@ -269,6 +269,54 @@ def test_why_tells_the_decision_and_its_numbers(database: psycopg.Connection, cl
         assert "a prompt that" not in str(client.why(generation_id))
 
 
+def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> None:
+    """Whoever works on it, whatever fills the quota, and however many tries are used up: the numbers are told."""
+    running, queued, beside, capped, done = failed_generations(database, 5, users=5)
+    open_attempt = (
+        "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
+        " lease_expires_at, next_attempt_at, accepted_at, expires_at) select user_id, coalesce(%s, id), 2, %s,"
+        " gen_random_uuid(), clock_timestamp(), %s, clock_timestamp() + interval '1 hour', clock_timestamp(),"
+        " clock_timestamp() + interval '1 day' from public.generations where id = %s"
+    )
+    lease = datetime.now(UTC) + timedelta(seconds=30)
+    database.execute(open_attempt, [None, "running", lease, running])
+    database.execute(open_attempt, [None, "queued", None, queued])
+    for _ in range(2):
+        database.execute(open_attempt, [uuid4(), "running", lease, beside])
+    database.execute(
+        "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at, outcome,"
+        " closed_at, counted) select user_id, id, n, 'closed', gen_random_uuid(), clock_timestamp(), 'failed',"
+        " clock_timestamp(), false from public.generations, generate_series(2, 21) n where id = %s",
+        [capped],
+    )
+    database.execute("update public.generations set status = 'success' where id = %s", [done])
+
+    assert "Somebody is working on it: a lease lasts 35 s at most. Come back at" in client.why(running).text
+    assert "Attempt 2 was accepted for later and waits for a worker, from 20" in client.why(queued).text
+    assert "Its user has 2 retries running, and at most 2 run at once." in client.why(beside).text
+    assert "All its attempts are used up, of 20 in 1 d; an operator can allow more." in client.why(capped).text
+    assert "has its session; there is nothing to retry" in client.why(done).text
+    assert "The session was made by the app's own call." in client.why(done).text
+    assert "&lt;" not in client.why(done)._repr_html_()
+    assert len(repr(client.why(capped)).splitlines()[0]) <= 100
+
+
+def test_why_tells_the_quota(database: psycopg.Connection, client: Client) -> None:
+    """A used-up quota is told in units, spent and held, with the time when one comes back."""
+    (generation_id,) = failed_generations(database, 1)
+    database.execute(
+        "insert into public.generations (user_id, status) select user_id, 'success' from public.generations,"
+        " generate_series(1, 5) where id = %s",
+        [generation_id],
+    )
+
+    told = client.why(generation_id)
+
+    assert "has spent 5 of 5 units in the last 1 d, and 0 more are held by running retries." in told.text
+    assert told.retry_at is not None
+    assert timedelta(hours=23) < told.retry_at - datetime.now(UTC) < timedelta(hours=25)
+
+
 def test_why_of_nothing_is_not_found(client: Client) -> None:
     """An id of no generation is not found; what is no id is a ``ValueError``."""
     with pytest.raises(GenerationNotFound):

@@ -1,6 +1,7 @@
 """A plan retries what it selected, once each, at the pace that the provider bears; and says all that it did."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ import psycopg
 import pytest
 
 from ai_retry.client import Client
-from ai_retry.domain.errors import RetryRefused
+from ai_retry.domain.errors import RetryRefused, StorageUnavailable
 from ai_retry.domain.model import Answer, Failure, FailureCode, QuotaRule, Usage
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.testing.ai import AiCall, ScriptedAiProvider
@@ -136,6 +137,7 @@ def test_report_is_complete_whoever_asks(database: psycopg.Connection, connect: 
     assert told.to_frame()["outcome"].value_counts().to_dict() == {"succeeded": 3, "failed": 1}
     assert "AI_REJECTED" in repr(told)
     assert "AI_REJECTED" in told._repr_html_()
+    assert [bar.get_width() for bar in told.plot().patches] == [1, 3]
 
 
 def test_interrupted_run_goes_on(database: psycopg.Connection, connect: Connect) -> None:
@@ -289,6 +291,9 @@ def test_operator_lifts_limits_by_name(database: psycopg.Connection, connect: Co
         )
         report = plan.run(operator="ada")
 
+    assert re.search(
+        r"terms +max_attempts +9\n(.*\n)*terms +waived +backoff\nterms +of one user, at most +3", repr(plan)
+    )
     made = [row for row in attempts(database) if row["number"] == 3]
     assert plan.counts == {("now", None): 3, ("later", "PER_USER"): 6}
     assert report.totals["succeeded"] == len(made) == 3
@@ -394,6 +399,44 @@ def test_operators_fault_stops(database: psycopg.Connection, connect: Connect) -
 
     assert report.stopped == "OPERATOR_NEEDED"
     assert len(ai.calls) <= 5
+
+
+def test_seam_that_is_missing_stops(database: psycopg.Connection, connect: Connect) -> None:
+    """Where an operator has to set something up first, nobody is called, and the run stops after a few."""
+    failed_generations(database, 30)
+    ai = ScriptedAiProvider()
+    with connect(ai) as client:
+        plan = client.plan(client.find())
+        database.execute("drop function public.ai_retry_create_session(public.generations, jsonb)")
+        report = plan.run(max_workers=2, operator="ada")
+        assert client.plan(client.find()).counts == {("never", "NOT_CONFIGURED"): 30}
+
+    assert report.stopped == "OPERATOR_NEEDED"
+    assert set(report.reasons) == {"left: NOT_CONFIGURED", "left: OPERATOR_NEEDED"}
+    assert attempts(database) == []
+
+
+def test_database_that_is_away_is_waited_for(
+    database: psycopg.Connection, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that can't be reached for a while is an outage like the provider's: nothing is lost by it."""
+    failed_generations(database, 12)
+    away = iter(range(9))
+    with connect(ScriptedAiProvider(default=ANSWER), clock=HastyClock(), policy=PATIENT) as client:
+        plan = client.plan(client.find())
+        load = client._storage.load
+
+        def sometimes(*arguments: Any) -> Any:
+            if next(away, None) is not None:
+                raise StorageUnavailable("08006", retry_after=timedelta(seconds=1))
+            return load(*arguments)
+
+        monkeypatch.setattr(client._storage, "load", sometimes)
+        report = plan.run(max_workers=4, operator="ada")
+
+    assert report.totals["succeeded"] + report.totals["left"] == 12
+    assert report.totals["failed"] == 0
+    assert set(report.reasons) <= {"left: STORAGE_UNAVAILABLE"}
 
 
 def test_rate_limit_slows_down(database: psycopg.Connection, connect: Connect) -> None:
