@@ -1146,11 +1146,13 @@ begin
       or a.state = 'running' and a.accepted_at is not null and a.lease_expires_at <= v_now - interval '1 minute')
       and not exists (select from pgmq.q_ai_retry q where q.msg_id = a.message_id)
     group by a.user_id
-    -- Who has enough messages in line waits for them.
+    -- Who has enough messages in line waits for them; a few more, where these wait for a provider: another may be well.
     having (
-      select count(*) from public.ai_retry_attempts o join pgmq.q_ai_retry q on q.msg_id = o.message_id
-      where o.user_id = a.user_id and o.outcome is null and (o.state = 'running' or o.next_attempt_at <= v_now)
-    ) < p_max_live
+      select count(*) filter (where o.state = 'running' or o.next_attempt_at <= v_now) < p_max_live
+        and count(*) filter (where o.state = 'queued' and o.route is not null) < 8 * p_max_live
+      from public.ai_retry_attempts o join pgmq.q_ai_retry q on q.msg_id = o.message_id
+      where o.user_id = a.user_id and o.outcome is null
+    )
     order by min(a.next_attempt_at)
     limit p_limit
   loop

@@ -228,7 +228,7 @@ class InMemoryQueueStorage(InMemoryStorage):
             now = self._clock.now()
             lost = [row for row in self.attempts.values() if self._is_lost(row, now)]
             users = dict.fromkeys(row.user_id for row in sorted(lost, key=lambda row: row.next_attempt_at or now))
-            served = [each for each in users if self._in_line(each, now, self.line.rows) < max_live][:limit]
+            served = [each for each in users if self._has_room(each, max_live, now)][:limit]
             for user_id in served:
                 for row in self._open(user_id):
                     self._abandon(row, now)
@@ -308,6 +308,12 @@ class InMemoryQueueStorage(InMemoryStorage):
         """Messages of the user that a worker has, or could have by then."""
         rows = [row for row in self._open(user_id) if row.message_id is not None and _is_due(row, at)]
         return len([row for row in rows if messages is None or row.message_id in messages])
+
+    def _has_room(self, user_id: UUID, max_live: int, now: datetime) -> bool:
+        """Whether few messages of the user stand in line; a few more may wait for a provider."""
+        waiting = [row for row in self._open(user_id) if row.is_queued and row.message_id in self.line.rows]
+        parked = sum(row.route is not None for row in waiting)
+        return self._in_line(user_id, now, self.line.rows) < max_live and parked < 8 * max_live
 
     def _is_lost(self, row: AttemptRow, now: datetime) -> bool:
         since = row.next_attempt_at if row.is_queued else row.lease_expires_at if row.accepted_at else None
