@@ -274,8 +274,8 @@ def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> N
     running, queued, beside, capped, done = failed_generations(database, 5, users=5)
     open_attempt = (
         "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
-        " lease_expires_at, next_attempt_at, accepted_at, expires_at, status_before) select user_id, coalesce(%s, id), 2, %s,"
-        " gen_random_uuid(), clock_timestamp(), %s, clock_timestamp() + interval '1 hour', clock_timestamp(),"
+        " lease_expires_at, next_attempt_at, accepted_at, expires_at, status_before) select user_id, coalesce(%s, id),"
+        " 2, %s, gen_random_uuid(), clock_timestamp(), %s, clock_timestamp() + interval '1 hour', clock_timestamp(),"
         " clock_timestamp() + interval '1 day', 'error' from public.generations where id = %s"
     )
     lease = datetime.now(UTC) + timedelta(seconds=30)
