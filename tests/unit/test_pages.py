@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("griffe", reason="pages are generated with the tools of development")
 
+import ai_retry
 from ai_retry.domain.errors import AiRetryError
 from tests.support.pages import PAGES
 from tests.support.pages.errors import REMEDIES
@@ -15,6 +16,13 @@ from tests.support.pages.errors import REMEDIES
 def test_page_equals_what_the_code_renders(path: Path) -> None:
     """The committed page is the one that `make pages` would write."""
     assert path.read_text(encoding="utf-8") == PAGES[path]()
+
+
+def test_facade_is_documented() -> None:
+    """Every name of ``ai_retry`` stands in the reference."""
+    page = next(page for page in PAGES if page.name == "python.md").read_text(encoding="utf-8")
+
+    assert [name for name in ai_retry.__all__ if f"`from ai_retry import {name}`" not in page] == []
 
 
 def test_remedies_are_those_of_codes_that_exist() -> None:
