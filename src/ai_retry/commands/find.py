@@ -14,7 +14,7 @@ from ai_retry.commands._shared import as_json_option, connected, plain
 @selection_options
 @as_json_option
 def find(*, as_json: bool, **options: Any) -> None:
-    """Find failed generations of all users: counts, and the newest of them. Reads only.
+    """Find failed generations of all users: the newest of them, and counts. Reads only.
 
     With --json all of them are printed, newest first, one JSON object a line.
     """
@@ -24,6 +24,5 @@ def find(*, as_json: bool, **options: Any) -> None:
             for each in found:
                 click.echo(json.dumps(asdict(each), default=plain))
             return
+        click.echo(f"{found!r}\n")  # at once; counting takes a while where there are many
         click.echo(repr(found.summary()))
-        click.echo()
-        click.echo(repr(found))
