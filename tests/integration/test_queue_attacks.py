@@ -153,6 +153,20 @@ def test_no_wait_outlasts_the_promise(world: SqlQueueWorld) -> None:
         assert [log["error_type"] for log in world.error_logs(each)] == ["RETRY_EXPIRED"]
 
 
+def test_one_requests_wait_is_not_everybodys(world: SqlQueueWorld) -> None:
+    """A provider that asks one request to wait for hours is asked by others after minutes, by that one after hours."""
+    _, asked_to_wait = new_queued(world)
+    assert work(world, replace(TURNED_AWAY, retry_after=9 * AN_HOUR)) == [QueueOutcome.PARKED]
+    new_queued(world)
+
+    world.advance(DEFAULT_POLICY.backoff_cap)
+
+    assert work(world, ANSWER) == [QueueOutcome.SUCCEEDED]
+    world.advance(9 * AN_HOUR)
+    assert work(world, ANSWER) == [QueueOutcome.SUCCEEDED]
+    assert world.generation(asked_to_wait)["status"] == "success"
+
+
 def test_wait_beyond_the_promise_is_refused(world: SqlQueueWorld) -> None:
     """A retry that could only begin when its time is up is not accepted."""
     user_id, generation_id = new_generation(world)

@@ -197,8 +197,13 @@ def wait_after(
     """
     longest = ceiling(number, policy)
     backoff = longest * (0.5 + fraction / 2)
+    return max(backoff, asked_wait(failure, policy))
+
+
+def asked_wait(failure: Failure | None, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
+    """Wait that the provider asked this request for, at most ``policy.max_wait``."""
     asked = failure.retry_after if failure and failure.retry_after else timedelta(0)
-    return max(backoff, min(asked, policy.max_wait))
+    return min(asked, policy.max_wait)
 
 
 def call_timeout(elapsed: timedelta, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
@@ -261,11 +266,10 @@ def outage_wait(failures: int, failure: Failure, policy: RetryPolicy = DEFAULT_P
     """Until the next probe of a provider that is away, after so many failures in a row.
 
     Doubles from the backoff's base to ``policy.outage_cap``, uniform in its upper half; what the provider asked for is
-    a floor, itself at most ``policy.max_wait``.
+    a floor, itself at most ``policy.backoff_cap``: it asked one request, perhaps for its size, and others wait, too.
     """
     longest = min(policy.outage_cap, ceiling(failures + 1, policy))
-    asked = failure.retry_after or timedelta(0)
-    return max(longest * (0.5 + fraction / 2), min(asked, policy.max_wait))
+    return max(longest * (0.5 + fraction / 2), min(asked_wait(failure, policy), policy.backoff_cap))
 
 
 def is_outage(failure: Failure) -> bool:

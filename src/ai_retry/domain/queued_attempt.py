@@ -56,8 +56,8 @@ class QueuedAttempt(RunningAttempt):
         self._put_back(SHORTEST_CALL, "no time was left for the call", wire_requests=0, outage=None)
 
     def _park(self, failure: Failure, outage: Outage) -> NoReturn:
-        spread = OUTAGE_SPREAD * self.jitter()
-        self._put_back(outage.wait + spread, failure.reason, wire_requests=failure.wire_requests, outage=outage)
+        delay = max(outage.wait, rules.asked_wait(failure, self.policy)) + OUTAGE_SPREAD * self.jitter()
+        self._put_back(delay, failure.reason, wire_requests=failure.wire_requests, outage=outage)
 
     def _put_back(self, delay: timedelta, reason: str, *, wire_requests: int, outage: Outage | None) -> NoReturn:
         self.storage.give_back(self.claim, delay=delay, reason=reason, wire_requests=wire_requests, outage=outage)
