@@ -258,7 +258,7 @@ def test_run_that_is_ended_goes_on(
         return chat(OUTPUT)
 
     answers.of = answer
-    short = {"DEADLINE": "1", "SETTLE_MARGIN": "0.2", "LEASE": "2", "BACKOFF_BASE": "0.01", "BACKOFF_CAP": "0.02"}
+    short = {"DEADLINE": "2", "SETTLE_MARGIN": "0.5", "LEASE": "6", "BACKOFF_BASE": "0.01", "BACKOFF_CAP": "0.02"}
     environment = {**environment, **{f"AI_RETRY_{name}_SECONDS": value for name, value in short.items()}}
     path = tmp_path / "plan.json"
     command = [str(AI_RETRY), "recover", "--plan", str(path), "--max-workers", "4", "--yes", "--json"]

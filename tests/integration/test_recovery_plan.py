@@ -191,9 +191,9 @@ def test_attempt_of_a_dead_run_is_made_again(database: psycopg.Connection, conne
         """As if the process had died in the call."""
 
     policy = RetryPolicy(
-        deadline=timedelta(seconds=0.5),
-        settle_margin=timedelta(seconds=0.1),
-        lease=timedelta(seconds=1),
+        deadline=timedelta(seconds=1),
+        settle_margin=timedelta(seconds=0.5),
+        lease=timedelta(seconds=4),
         backoff_base=timedelta(milliseconds=10),
         backoff_cap=timedelta(milliseconds=20),
     )
