@@ -1,53 +1,112 @@
-"""``ai-retry worker`` in a real process of its own."""
+"""The real ``ai-retry worker`` as a process, and an AI provider that answers when it is told to."""
 
 import os
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ai_retry.testing.provider import Request, Script, chat
 from tests.support.app_server import clean
 from tests.support.log_scan import SCAN
 from tests.support.npm import REPOSITORY
 from tests.support.processes import die_with_parent
+from tests.support.waiting import eventually
 
-COMMAND = (sys.executable, "-c", "from ai_retry.cli import main; main()", "worker")
+COMMAND = Path(sys.executable).with_name("ai-retry")
+
+
+@dataclass(frozen=True)
+class WorkerProcess:
+    """A running worker."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def has_told(self, text: str) -> bool:
+        """Whether its log holds a text."""
+        return text in self.log.read_text()
+
+    def exit_code(self, within: float = 30) -> int:
+        """Wait for its end."""
+        return self.process.wait(within)
 
 
 @contextmanager
-def running_worker(
-    env: Mapping[str, str], *, concurrency: int = 4, log: Path | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker with this configuration; yield its process. It ends with the block, by SIGTERM, or with us.
+def running_worker(env: Mapping[str, str], log: Path, *, concurrency: int = 4) -> Iterator[WorkerProcess]:
+    """Start a worker; it is ready when the block begins, and told to stop at its end if it is still there.
 
     Args:
-        env: its settings, on top of this process's environment less its own settings.
+        env: its settings.
+        log: where its output is appended.
         concurrency: attempts at once.
-        log: where its output goes; a temporary file when None.
     """
-    with tempfile.TemporaryDirectory(prefix="ai-retry-worker-") as scratch:
-        log = log or Path(scratch) / "worker.log"
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*COMMAND, "--concurrency", str(concurrency)],
-                cwd=REPOSITORY,
-                env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - nothing else runs in the child
-            )
+    started = log.read_text().count("event=worker_started") if log.exists() else 0
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [COMMAND, "worker", "--concurrency", str(concurrency)],
+            cwd=REPOSITORY,
+            env=clean(os.environ) | dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - it asks the kernel, and no more
+        )
+    try:
+        worker = WorkerProcess(process, log)
+        eventually(lambda: process.poll() is not None or log.read_text().count("event=worker_started") > started)
+        yield worker
+    finally:
+        process.terminate()  # who is killed leaves a poll behind, which takes messages for nobody
         try:
-            yield process
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+        SCAN.read_file("worker", log)
+
+
+class Provider:
+    """Answers every request, once the door is open; knows who asked, and how many at once.
+
+    Attributes:
+        prompts: what was asked, in order.
+        most: how many requests stood here at once, at most.
+    """
+
+    def __init__(self, output: Any, *, is_open: bool = True) -> None:
+        self.prompts: list[str] = []
+        self.most = 0
+        self._standing = 0
+        self._output = output
+        self._open = threading.Event()
+        self._lock = threading.Lock()
+        if is_open:
+            self.open()
+
+    def open(self) -> None:
+        """Let everybody in, now and later."""
+        self._open.set()
+
+    def __call__(self, request: Request) -> Script:
+        """Answer one request."""
+        with self._lock:
+            self.prompts.append(request.json()["messages"][-1]["content"])
+            self._standing += 1
+            self.most = max(self.most, self._standing)
+        try:
+            self._open.wait(30)
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(5)
-            SCAN.read_file("worker", log)
+            with self._lock:
+                self._standing -= 1
+        return chat(self._output)
