@@ -23,7 +23,9 @@ from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.contract import claim_of, fail, load, new_generation
 from ai_retry.testing.queue_contract import enqueue, new_queued, receive, run
 from ai_retry.worker import Worker
+from tests.support.migrations import apply_migrations
 from tests.support.queue_world import SqlQueueWorld
+from tests.support.stack import MIGRATIONS
 from tests.support.waiting import eventually
 from tests.support.world import REFUSALS
 
@@ -226,7 +228,7 @@ def test_who_is_due_sooner_waits_for_nobody_due_later(world: SqlQueueWorld) -> N
 def test_routes_that_nobody_asks_are_forgotten(world: SqlQueueWorld) -> None:
     """Users may invent models: what was learnt of one is gone a day after it was last away, and not before."""
     new_queued(world)
-    assert work(world, TURNED_AWAY) == [QueueOutcome.PARKED]
+    assert work(world, replace(TURNED_AWAY, retry_after=A_SECOND)) == [QueueOutcome.PARKED]
     world.advance(A_DAY - A_MINUTE)
     world.storage.reap()
     assert [outage.route for outage in world.storage.queue_state().outages] == [ROUTE]
@@ -304,3 +306,19 @@ def test_nobody_is_reaped_in_anothers_place(world: SqlQueueWorld, migrated_datab
     assert world.error_logs(held) == []
     assert [row["outcome"] for row in world.attempts(held)] == [None]
     assert [row["outcome"] for row in world.attempts(gone)] == ["abandoned", None]
+
+
+def test_migration_bears_a_pgmq_that_is_none(bare_database: str) -> None:
+    """A schema of that name that is not ours to use, or is something else, leaves a notice and no queue."""
+    notices: list[str] = []
+    with psycopg.connect(bare_database, autocommit=True) as owner:
+        owner.execute("drop schema pgmq cascade")
+        owner.execute("create schema pgmq")
+
+    apply_migrations(bare_database, MIGRATIONS, on_notice=notices.append)
+
+    (notice,) = (notice for notice in notices if "NOT_CONFIGURED" in notice)
+    assert "ai_retry_create_queue" in notice
+    storage = PostgresStorage(bare_database)
+    assert not storage.queue_state().configured
+    storage.close()
