@@ -233,37 +233,35 @@ comment on function public.ai_retry_hide_message(public.ai_retry_attempts, times
   'Hides an attempt''s message until the attempt is due.';
 
 create or replace function public.ai_retry_note_outage(
-  p_route text, p_wait_seconds double precision, p_failures integer, p_at timestamptz
+  p_route text, p_wait_seconds double precision, p_failures integer, p_doubts integer, p_at timestamptz
 )
 returns void
-language sql
+language plpgsql
 volatile
 security invoker
 set search_path = ''
 as $$
-  insert into public.ai_retry_outages as o (route, not_before, since, failures, slots)
-  values (p_route, p_at + pg_catalog.make_interval(secs => p_wait_seconds), p_at, p_failures, 1)
-  on conflict (route) do update
-    set not_before = greatest(o.not_before, excluded.not_before), since = excluded.since,
-      failures = greatest(o.failures, excluded.failures), doubts = 0, slots = 1
+declare
+  v_doubts integer := 1;
+begin
+  if p_doubts > 1 then
+    insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
+    values (p_route, p_at, '-infinity', 0, 1, 64)
+    on conflict (route) do update set doubts = o.doubts + 1
+    returning o.doubts into v_doubts;
+  end if;
+  if v_doubts >= p_doubts then
+    insert into public.ai_retry_outages as o (route, not_before, since, failures, slots)
+    values (p_route, p_at + pg_catalog.make_interval(secs => p_wait_seconds), p_at, p_failures, 1)
+    on conflict (route) do update
+      set not_before = greatest(o.not_before, excluded.not_before), since = excluded.since,
+        failures = greatest(o.failures, excluded.failures), doubts = 0, slots = 1;
+  end if;
+end
 $$;
-comment on function public.ai_retry_note_outage(text, double precision, integer, timestamptz) is
-  'Closes a route for a while. Failures of calls that ran side by side count as one.';
-
-create or replace function public.ai_retry_note_doubt(p_route text, p_at timestamptz)
-returns integer
-language sql
-volatile
-security invoker
-set search_path = ''
-as $$
-  insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
-  values (p_route, p_at, '-infinity', 0, 1, 64)
-  on conflict (route) do update set doubts = o.doubts + 1
-  returning o.doubts
-$$;
-comment on function public.ai_retry_note_doubt(text, timestamptz) is
-  'Notes a failure that may have been the fault of its request; answers how many there were since the last answer.';
+comment on function public.ai_retry_note_outage(text, double precision, integer, integer, timestamptz) is
+  'Closes a route for a while, once so many failures came since its last answer. Those of calls that ran side by side '
+  'count as one.';
 
 create or replace function public.ai_retry_note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
@@ -758,9 +756,8 @@ begin
         then v_now + pg_catalog.make_interval(secs => p_delay_seconds) end,
       p_status, v_now);
     if p_outage_wait_seconds is not null then
-      if p_outage_doubts <= 1 or public.ai_retry_note_doubt(v_attempt.route, v_now) >= p_outage_doubts then
-        perform public.ai_retry_note_outage(v_attempt.route, p_outage_wait_seconds, p_outage_failures, v_now);
-      end if;
+      perform public.ai_retry_note_outage(
+        v_attempt.route, p_outage_wait_seconds, p_outage_failures, p_outage_doubts, v_now);
     elsif p_provider_outcome <> 'unknown' then
       perform public.ai_retry_note_answer(v_attempt.route, v_attempt.started_at, v_now);
     end if;
@@ -1003,7 +1000,7 @@ comment on function public.ai_retry_cancel(uuid, uuid, text, text) is
 
 create or replace function public.ai_retry_give_back(
   p_user_id uuid, p_generation_id uuid, p_token uuid, p_delay_seconds double precision, p_reason text,
-  p_wire_requests integer, p_outage_wait_seconds double precision, p_outage_failures integer
+  p_wire_requests integer, p_outage_wait_seconds double precision, p_outage_failures integer, p_outage_doubts integer
 )
 returns jsonb
 language plpgsql
@@ -1034,13 +1031,14 @@ begin
     where g.id = p_generation_id and g.user_id = p_user_id and g.status = 'processing';
   perform public.ai_retry_hide_message(v_attempt, v_now);
   if p_outage_wait_seconds is not null then
-    perform public.ai_retry_note_outage(v_attempt.route, p_outage_wait_seconds, p_outage_failures, v_now);
+    perform public.ai_retry_note_outage(
+      v_attempt.route, p_outage_wait_seconds, p_outage_failures, p_outage_doubts, v_now);
   end if;
   return pg_catalog.jsonb_build_object('status', 'given_back');
 end
 $$;
 comment on function public.ai_retry_give_back(
-  uuid, uuid, uuid, double precision, text, integer, double precision, integer
+  uuid, uuid, uuid, double precision, text, integer, double precision, integer, integer
 ) is
   'Turns a running attempt that certainly did not generate back to queued, due after the delay: no attempt is used up. '
   'Closes its route if that is away. A repeat changes nothing.';
@@ -1249,7 +1247,7 @@ begin
     from pg_catalog.pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
       'ai_retry_requeue', 'ai_retry_abandon', 'ai_retry_send_next', 'ai_retry_pass_message', 'ai_retry_hide_message',
-      'ai_retry_note_outage', 'ai_retry_note_doubt', 'ai_retry_note_answer', 'ai_retry_route_wait',
+      'ai_retry_note_outage', 'ai_retry_note_answer', 'ai_retry_route_wait',
       'ai_retry_leave_queue', 'ai_retry_load', 'ai_retry_open', 'ai_retry_claim', 'ai_retry_succeed', 'ai_retry_close', 'ai_retry_fail', 'ai_retry_reap',
       'ai_retry_enqueue', 'ai_retry_cancel', 'ai_retry_give_back',
       'ai_retry_receive', 'ai_retry_postpone', 'ai_retry_resend', 'ai_retry_queue', 'ai_retry_create_queue',

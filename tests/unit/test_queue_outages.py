@@ -1,12 +1,13 @@
 """What a failed call says of its provider, and what it costs the retry that made it: the rules, on the reference."""
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.model import Failure, FailureCode
-from ai_retry.domain.policy import OUTAGE_DOUBTS, RetryPolicy
+from ai_retry.domain.policy import OUTAGE_DOUBTS, OUTAGE_REFUSALS, RetryPolicy
 from ai_retry.domain.ports import AiProvider
 from ai_retry.domain.queue import run_queued
 from ai_retry.domain.queue_model import Message, QueueState
@@ -21,6 +22,7 @@ BROKEN = a_failure()  # nobody knows whose fault it was
 OVERLOADED = a_failure(overloaded=True)
 ANSWER = an_answer()
 UNREACHABLE = a_failure(certainly_not_generated=True, wire_requests=0)
+LIMITED = a_failure(FailureCode.RATE_LIMITED, reason="429", certainly_not_generated=True)
 FORBIDDEN = a_failure(
     FailureCode.REJECTED, reason="403", transient=False, certainly_not_generated=True, operator_fault=True
 )
@@ -78,12 +80,38 @@ def test_who_reaches_nobody_has_tried_nothing(world: MemoryQueueWorld) -> None:
 
 
 def test_overloaded_provider_costs_no_attempt(world: MemoryQueueWorld) -> None:
-    """A provider that takes nobody's requests is away at once, too; that may have cost something, but counts not."""
+    """That it takes nobody's requests may have cost something, but counts not."""
     _, generation_id = new_queued(world)
 
     assert work(world, OVERLOADED) == [QueueOutcome.GOES_ON]
 
-    assert (tries(world, generation_id), len(state(world).outages)) == ([(2, False)], 1)
+    assert tries(world, generation_id) == [(2, False)]
+
+
+@pytest.mark.parametrize("failure", [OVERLOADED, LIMITED, FORBIDDEN], ids=lambda failure: failure.reason)
+def test_few_that_are_turned_away_are_an_outage(world: MemoryQueueWorld, failure: Failure) -> None:
+    """One that is turned away among many holds up nobody; a few in a row, and no answer between them, do."""
+    for _ in range(OUTAGE_REFUSALS - 1):
+        new_queued(world)
+        work(world, failure)
+    new_queued(world)
+    assert (work(world, ANSWER), state(world).outages) == ([QueueOutcome.SUCCEEDED], ())
+
+    for _ in range(OUTAGE_REFUSALS):
+        new_queued(world)
+        work(world, failure)
+
+    new_queued(world)
+    assert work(world) == [QueueOutcome.PARKED]
+
+
+def test_provider_that_asks_to_wait_is_obeyed(world: MemoryQueueWorld) -> None:
+    """Who says how long to wait has said it to everybody."""
+    new_queued(world)
+    work(world, replace(LIMITED, retry_after=POLICY.backoff_cap))
+
+    new_queued(world)
+    assert work(world) == [QueueOutcome.PARKED]
 
 
 @pytest.mark.parametrize("failure", [BROKEN, OVERLOADED, FORBIDDEN], ids=lambda failure: failure.reason)

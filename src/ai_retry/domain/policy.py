@@ -39,7 +39,8 @@ from ai_retry.domain.model import (
 
 ContextFrom: TypeAlias = Callable[[Generation], Context]
 
-OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's making, that are an outage
+OUTAGE_REFUSALS = 3  # requests in a row, no answer between them, that are turned away where there is an outage
+OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's making
 BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether someone else has finished
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
@@ -255,7 +256,7 @@ def attempts_left(
 ) -> bool:
     """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``.
 
-    ``spared``: it is not counted, whatever the failure says of itself.
+    ``spared``: it is not counted, although it may have generated.
     """
     recent = _recent_attempts(snapshot, policy) + 1
     counted = counted_attempts(snapshot) + (failure.counted and not spared)
@@ -278,9 +279,20 @@ def is_outage(failure: Failure) -> bool:
 
 
 def outage_doubts(failure: Failure) -> int:
-    """How many failures like this one in a row are an outage: one, unless the request itself may have caused it."""
-    certain = failure.certainly_not_generated or failure.operator_fault or failure.overloaded
-    return 1 if certain or failure.code is FailureCode.RATE_LIMITED else OUTAGE_DOUBTS
+    """How many failures in a row it takes to believe in an outage when one like this comes.
+
+    One, when nobody was there, or the provider itself asks everybody to wait. More, when others may well be answered:
+    a request that is turned away now and then; or when the request itself may have broken something.
+    """
+    if failure.retry_after or _found_nobody(failure):
+        return 1
+    turned_away = failure.certainly_not_generated or failure.operator_fault or failure.overloaded
+    return OUTAGE_REFUSALS if turned_away or failure.code is FailureCode.RATE_LIMITED else OUTAGE_DOUBTS
+
+
+def _found_nobody(failure: Failure) -> bool:
+    """Whether not a byte was sent, for no operator's reason."""
+    return failure.wire_requests == 0 and failure.code is FailureCode.UNAVAILABLE and failure.transient
 
 
 def _begun(snapshot: Snapshot) -> Sequence[Attempt]:

@@ -175,8 +175,8 @@ class QueueStorage(Storage, Protocol):
     ) -> None:
         """Close the attempt as ``fail`` does, and open the next queued one, due after ``delay``: the unit stays held.
 
-        The generation says ``queued``. With ``outage`` the attempt's route is closed for a while: if that is certain,
-        no attempt is used up; else when so many in a row ended like this one.
+        The generation says ``queued``. With ``outage`` the attempt's route is closed for a while, as soon as that
+        is believed. A provider that is overloaded uses up no attempt.
 
         Raises:
             LeaseLost, AlreadySucceeded, GenerationNotFound: as ``fail``; nothing goes on.

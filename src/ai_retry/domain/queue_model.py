@@ -36,12 +36,7 @@ class Outage:
 
     wait: timedelta
     failures: int  # in a row, this one included
-    doubts: int = 1  # calls that fail like this one in a row, before it is believed; 1: at once
-
-    @property
-    def is_certain(self) -> bool:
-        """Whether this failure alone is proof."""
-        return self.doubts <= 1
+    doubts: int = 1  # failures in a row, no answer between them, before it is believed; 1: at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

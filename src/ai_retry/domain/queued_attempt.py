@@ -73,16 +73,16 @@ class QueuedAttempt(RunningAttempt):
         queued = rules.queued_attempt(self.snapshot)
         expires_at = queued.expires_at if queued is not None else None
         in_time = expires_at is None or self.snapshot.as_of + wait < expires_at
-        spared = outage is not None and outage.is_certain
         return (
             (failure.transient or outage is not None)
             and in_time
-            and rules.attempts_left(self.snapshot, failure, self.policy, spared=spared)
+            and rules.attempts_left(self.snapshot, failure, self.policy, spared=failure.overloaded)
         )
 
     def _outage(self, failure: Failure) -> Outage | None:
         if not rules.is_outage(failure):
             return None
-        failures = self.claim.outage_failures + 1
+        before = self.claim.outage_failures
+        failures = before + 1
         wait = rules.outage_wait(failures, failure, self.policy, fraction=self.jitter())
-        return Outage(wait=wait, failures=failures, doubts=rules.outage_doubts(failure))
+        return Outage(wait=wait, failures=failures, doubts=1 if before else rules.outage_doubts(failure))

@@ -65,13 +65,8 @@ class FunctionQueueStorage(FunctionStorage):
         outage: Outage | None,
     ) -> None:
         """See the port."""
-        spared = outage is not None and outage.is_certain
-        queued = {
-            "p_requeue": True,
-            "p_counted": failure.counted and not spared,
-            "p_outage_doubts": outage.doubts if outage else None,
-            **_outage_arguments(outage),
-        }
+        counted = failure.counted and not failure.overloaded
+        queued = {"p_requeue": True, "p_counted": counted, **_outage_arguments(outage)}
         self._fail("ai_retry_close", claim, failure, duration, delay, queued)
 
     def give_back(
@@ -181,4 +176,5 @@ def _outage_arguments(outage: Outage | None) -> Json:
     return {
         "p_outage_wait_seconds": outage.wait.total_seconds() if outage else None,
         "p_outage_failures": outage.failures if outage else None,
+        "p_outage_doubts": outage.doubts if outage else None,
     }

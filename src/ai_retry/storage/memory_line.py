@@ -67,7 +67,7 @@ class Routes:
     def close(self, route: str, outage: Outage, now: datetime) -> None:
         """Close a route for a while, once that is believed; failures of calls that ran side by side count as one."""
         before = self.rows.get(route)
-        if not outage.is_certain and not self._is_believed(route, outage, now):
+        if outage.doubts > 1 and not self._is_believed(route, outage, now):
             return
         until = now + outage.wait
         self.rows[route] = RouteRow(

@@ -151,7 +151,7 @@ class InMemoryQueueStorage(InMemoryStorage):
         with self._lock, self._leaving(claim, status, {failure.code.value}) as row:
             try:
                 super().fail(claim, failure, duration=duration, delay=delay)
-                if outage is not None and outage.is_certain and row is not None:
+                if failure.overloaded and row is not None:
                     self.attempts[claim.token] = replace(self.attempts[claim.token], counted=False)
             finally:
                 self._note_end(row, failure, outage)

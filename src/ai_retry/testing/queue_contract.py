@@ -1722,11 +1722,11 @@ class OutageContract:
 
         assert isinstance(self._try_new(world, route), Claim)
 
-    def test_certain_outage_uses_up_no_attempt(self, world: QueueWorld) -> None:
-        """A failure that proves an outage is none of the generation's, whatever it may have cost."""
+    def test_overloaded_provider_uses_up_no_attempt(self, world: QueueWorld) -> None:
+        """That a provider takes nobody's requests is no fault of the generation's, whatever it may have cost."""
         claim = new_running(world, route=new_route())
 
-        retry_later(world, claim, FAILURE, outage=an_outage())
+        retry_later(world, claim, replace(FAILURE, overloaded=True), outage=an_outage())
 
         assert not world.attempts(claim.generation_id)[0]["counted"]
 
