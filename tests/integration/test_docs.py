@@ -102,6 +102,10 @@ def shell(script: str, folder: Path, *, within: float = 100) -> str:
     )
     try:
         printed, _ = started.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        printed, _ = started.communicate()
+        pytest.fail(f"not within {within:g} s:\n{printed}")
     finally:
         with suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)  # whatever it left in the background
@@ -151,7 +155,7 @@ def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
     with skipping_without_stack(), running_stack() as stack:
         env = "".join(f"{name}={value}\n" for name, value in stack.env().items())
         (tmp_path / ".stack" / "env").write_text(env)
-        printed = shell(script, tmp_path)
+        printed = shell(script, tmp_path, within=250)
 
     told = ("can be retried now", "AI_UNAVAILABLE", '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
     positions = [printed.index(each) for each in told]
