@@ -360,55 +360,249 @@ $$;
 comment on function public.ai_retry_leave_queue(public.ai_retry_attempts, timestamptz, text, timestamptz) is
   'What follows the closing of an accepted retry''s attempt: its next one, due then, unless that is null; and the message.';
 
--- 4. Functions of the first migration that know of queued attempts now. ai_retry_claim and ai_retry_fail keep their
+-- 4. What every attempt calls, in PL/pgSQL, which keeps its plans: PostgreSQL up to 17 plans functions in SQL at each call.
+
+create or replace function public.ai_retry_version(p_user_id uuid, p_generation_id uuid, p_status text)
+returns text
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select pg_catalog.format('%s/%s/%s/%s/%s', p_status, coalesce(max(a.number), 1),
+      (array_agg(extract(epoch from a.next_attempt_at) order by a.number desc))[1],
+      max(a.number) filter (where a.stored_answer is not null),
+      (select (q.quota_limit, q.window_seconds) from public.ai_retry_quotas q where q.user_id = p_user_id))
+    from public.ai_retry_attempts a
+    where a.generation_id = p_generation_id
+  );
+end
+$$;
+
+create or replace function public.ai_retry_used(
+  p_user_id uuid, p_limit integer, p_window_seconds double precision, p_count_own_successes boolean, p_at timestamptz
+)
+returns table (captured integer, held integer, resets_at timestamptz)
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return query
+  with windowed as (
+    select u.spent_at
+    from (
+      select a.captured_at as spent_at
+      from public.ai_retry_attempts a
+      where a.user_id = p_user_id and a.captured_at > p_at - pg_catalog.make_interval(secs => p_window_seconds)
+      union all
+      select least(g.created_at, p_at)  -- the app's instants may be any, also infinite
+      from public.generations g
+      where p_count_own_successes
+        and g.user_id = p_user_id and g.created_at > p_at - pg_catalog.make_interval(secs => p_window_seconds)
+        and g.status = 'success'
+        and not exists (
+          select from public.ai_retry_attempts a where a.generation_id = g.id and a.outcome = 'succeeded'
+        )
+    ) u
+    order by u.spent_at desc
+    limit p_limit
+  ),
+  holds as (
+    select count(*)::integer as held, min(a.lease_expires_at) as first_end
+    from public.ai_retry_attempts a
+    where a.user_id = p_user_id and a.outcome is null and a.charge
+      and (a.state = 'queued' or a.lease_expires_at > p_at)
+  ),
+  counted as (
+    select count(*)::integer as captured, min(w.spent_at) as oldest from windowed w
+  )
+  select c.captured, h.held,
+    case
+      when p_limit = 0 then null
+      when h.held >= p_limit then h.first_end
+      when c.captured + h.held >= p_limit then pg_catalog.make_interval(secs => p_window_seconds) + (
+        select w.spent_at from windowed w order by w.spent_at desc offset p_limit - h.held - 1 limit 1
+      )
+      else c.oldest + pg_catalog.make_interval(secs => p_window_seconds)
+    end
+  from counted c, holds h;
+end
+$$;
+
+create or replace function public.ai_retry_quota(
+  p_user_id uuid, p_limit integer, p_window_seconds double precision, p_count_own_successes boolean, p_at timestamptz
+)
+returns jsonb
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select pg_catalog.jsonb_build_object(
+      'limit', r.quota_limit, 'window_seconds', r.window_seconds,
+      'captured', u.captured, 'held', u.held, 'resets_at', u.resets_at)
+    from (
+      select coalesce(q.quota_limit, p_limit) as quota_limit, coalesce(q.window_seconds, p_window_seconds) as window_seconds
+      from (select) nothing
+      left join public.ai_retry_quotas q on q.user_id = p_user_id
+    ) r,
+    lateral public.ai_retry_used(p_user_id, r.quota_limit, r.window_seconds, p_count_own_successes, p_at) u
+  );
+end
+$$;
+
+create or replace function public.ai_retry_generation(p_generation public.generations)
+returns jsonb
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select pg_catalog.jsonb_build_object(
+      'id', p_generation.id, 'user_id', p_generation.user_id, 'status', p_generation.status,
+      'model', p_generation.model, 'prompt_data', p_generation.prompt_data, 'session_id', p_generation.session_id,
+      'duration_ms', p_generation.duration_ms, 'created_at', p_generation.created_at,
+      'updated_at', p_generation.updated_at)
+  );
+end
+$$;
+
+create or replace function public.ai_retry_session(p_session_id uuid, p_user_id uuid)
+returns jsonb
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    -- Users may be able to write generations.session_id: somebody else's session is none.
+    select row_of.session
+    from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = p_session_id) row_of
+    where coalesce(row_of.session ->> 'user_id', p_user_id::text) = p_user_id::text
+  );
+end
+$$;
+
+create or replace function public.ai_retry_settled(
+  p_generation public.generations, p_session jsonb, p_limit integer, p_window_seconds double precision,
+  p_count_own_successes boolean, p_at timestamptz
+)
+returns jsonb
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select pg_catalog.jsonb_build_object(
+      'status', 'succeeded',
+      'generation', public.ai_retry_generation(p_generation) - 'prompt_data',
+      'session', p_session,
+      'quota', public.ai_retry_quota(p_generation.user_id, p_limit, p_window_seconds, p_count_own_successes, p_at))
+  );
+end
+$$;
+
+create or replace function public.ai_retry_has_success(p_generation_id uuid)
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select exists (
+      select from public.ai_retry_attempts a where a.generation_id = p_generation_id and a.outcome = 'succeeded'
+    )
+  );
+end
+$$;
+
+create or replace function public.ai_retry_record_event(
+  p_generation public.generations, p_number integer, p_event_type text, p_code text, p_at timestamptz
+)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+begin
+  insert into public.events (user_id, event_type, event_data, created_at)
+  values (
+    p_generation.user_id, p_event_type,
+    pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+      'generation_id', p_generation.id, 'session_id', p_generation.session_id, 'attempt', p_number, 'code', p_code)),
+    p_at
+  );
+end
+$$;
+
+-- 5. Functions of the first migration that know of queued attempts now. ai_retry_claim and ai_retry_fail keep their
 -- arguments; what they share with a worker's claim and failure stands in ai_retry_open and ai_retry_close.
 
 create or replace function public.ai_retry_load(
   p_user_id uuid, p_generation_id uuid, p_limit integer, p_window_seconds double precision, p_count_own_successes boolean
 )
 returns jsonb
-language sql
+language plpgsql
 stable
 security invoker
 set search_path = ''
 set lock_timeout = '3s'
+set plan_cache_mode = 'force_generic_plan'
 as $$
-  select pg_catalog.jsonb_build_object(
-    'as_of', t.as_of,
-    'version', public.ai_retry_version(g.user_id, g.id, g.status),
-    'generation', public.ai_retry_generation(g),
-    'attempts', (
-      select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-        'number', a.number, 'started_at', a.started_at, 'lease_expires_at', a.lease_expires_at,
-        'outcome', a.outcome, 'closed_at', a.closed_at, 'code', a.code, 'counted', a.counted,
-        'next_attempt_at', a.next_attempt_at, 'idempotency_key', a.idempotency_key,
-        'refused_constraint', a.refused_constraint, 'provider_outcome', a.provider_outcome,
-        'accepted_at', a.accepted_at, 'expires_at', a.expires_at) order by a.number), '[]')
-      from public.ai_retry_attempts a where a.generation_id = g.id
-    ),
-    'live', l.live, 'live_until', l.live_until,
-    'quota', public.ai_retry_quota(g.user_id, p_limit, p_window_seconds, p_count_own_successes, t.as_of),
-    'stored_answer', (
-      select a.stored_answer || pg_catalog.jsonb_build_object('number', a.number)
-      from public.ai_retry_attempts a
-      where a.generation_id = g.id and a.user_id = g.user_id and a.stored_answer is not null
-      order by a.number desc limit 1
-    ),
-    'session', public.ai_retry_session(coalesce(
-      (select a.session_id from public.ai_retry_attempts a where a.generation_id = g.id and a.outcome = 'succeeded'),
-      g.session_id), g.user_id),
-    'can_create_session', exists (
-      select from pg_catalog.pg_proc p
-      where p.oid = pg_catalog.to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)')
-        and p.prorettype = 'jsonb'::pg_catalog.regtype))
-  from (select pg_catalog.clock_timestamp() as as_of offset 0) t,
-    public.generations g,
-    lateral (
-      select count(*)::integer as live, min(a.lease_expires_at) as live_until
-      from public.ai_retry_attempts a
-      where a.user_id = g.user_id and a.outcome is null and a.lease_expires_at > t.as_of
-    ) l
-  where g.id = p_generation_id and g.user_id = p_user_id
+begin
+  return (
+    select pg_catalog.jsonb_build_object(
+      'as_of', t.as_of,
+      'version', public.ai_retry_version(g.user_id, g.id, g.status),
+      'generation', public.ai_retry_generation(g),
+      'attempts', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'number', a.number, 'started_at', a.started_at, 'lease_expires_at', a.lease_expires_at,
+          'outcome', a.outcome, 'closed_at', a.closed_at, 'code', a.code, 'counted', a.counted,
+          'next_attempt_at', a.next_attempt_at, 'idempotency_key', a.idempotency_key,
+          'refused_constraint', a.refused_constraint, 'provider_outcome', a.provider_outcome,
+          'accepted_at', a.accepted_at, 'expires_at', a.expires_at) order by a.number), '[]')
+        from public.ai_retry_attempts a where a.generation_id = g.id
+      ),
+      'live', l.live, 'live_until', l.live_until,
+      'quota', public.ai_retry_quota(g.user_id, p_limit, p_window_seconds, p_count_own_successes, t.as_of),
+      'stored_answer', (
+        select a.stored_answer || pg_catalog.jsonb_build_object('number', a.number)
+        from public.ai_retry_attempts a
+        where a.generation_id = g.id and a.user_id = g.user_id and a.stored_answer is not null
+        order by a.number desc limit 1
+      ),
+      'session', public.ai_retry_session(coalesce(
+        (select a.session_id from public.ai_retry_attempts a where a.generation_id = g.id and a.outcome = 'succeeded'),
+        g.session_id), g.user_id),
+      'can_create_session', exists (
+        select from pg_catalog.pg_proc p
+        where p.oid = pg_catalog.to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)')
+          and p.prorettype = 'jsonb'::pg_catalog.regtype))
+    from (select pg_catalog.clock_timestamp() as as_of offset 0) t,
+      public.generations g,
+      lateral (
+        select count(*)::integer as live, min(a.lease_expires_at) as live_until
+        from public.ai_retry_attempts a
+        where a.user_id = g.user_id and a.outcome is null and a.lease_expires_at > t.as_of
+      ) l
+    where g.id = p_generation_id and g.user_id = p_user_id
+  );
+end
 $$;
 
 create or replace function public.ai_retry_open(
@@ -424,6 +618,7 @@ volatile
 security invoker
 set search_path = ''
 set lock_timeout = '3s'
+set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_generation public.generations%rowtype;
@@ -537,15 +732,17 @@ create or replace function public.ai_retry_claim(
   p_idempotency_key text, p_waived text, p_operator text, p_answer_from integer
 )
 returns jsonb
-language sql
+language plpgsql
 volatile
 security invoker
 set search_path = ''
 as $$
-  select public.ai_retry_open(
+begin
+  return public.ai_retry_open(
     p_user_id, p_generation_id, p_token, p_number, p_version, p_as_of, p_lease_seconds, p_abandoned_wait_seconds,
     p_max_live, p_max_used, p_window_seconds, p_count_own_successes, p_charge, p_idempotency_key, p_waived, p_operator,
-    p_answer_from, false, null, 0)
+    p_answer_from, false, null, 0);
+end
 $$;
 
 create or replace function public.ai_retry_succeed(
@@ -560,6 +757,7 @@ volatile
 security invoker
 set search_path = ''
 set lock_timeout = '3s'
+set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_answer constant jsonb := p_answer::jsonb;
@@ -708,6 +906,7 @@ volatile
 security invoker
 set search_path = ''
 set lock_timeout = '3s'
+set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_generation public.generations%rowtype;
@@ -785,14 +984,16 @@ create or replace function public.ai_retry_fail(
   p_usage text, p_provider_id text, p_wire_requests integer
 )
 returns jsonb
-language sql
+language plpgsql
 volatile
 security invoker
 set search_path = ''
 as $$
-  select public.ai_retry_close(
+begin
+  return public.ai_retry_close(
     p_user_id, p_generation_id, p_token, p_status, p_code, p_message, p_reason, p_counted, p_provider_outcome,
-    p_delay_seconds, p_duration_ms, p_model, p_usage, p_provider_id, p_wire_requests, false, null, null, null)
+    p_delay_seconds, p_duration_ms, p_model, p_usage, p_provider_id, p_wire_requests, false, null, null, null);
+end
 $$;
 
 create or replace function public.ai_retry_reap()
@@ -857,7 +1058,7 @@ comment on function public.ai_retry_reap() is
   'For pg_cron: closes one attempt whose lease ran out, or one accepted retry whose time is up, and tells the app; '
   'answers how many (0 or 1). Only tidies. Call it in transactions of their own until it answers 0.';
 
--- 5. Accepting, taking back, and what a worker needs.
+-- 6. Accepting, taking back, and what a worker needs.
 
 create or replace function public.ai_retry_enqueue(
   p_user_id uuid, p_generation_id uuid, p_token uuid, p_number integer, p_version text, p_as_of timestamptz,
@@ -871,6 +1072,7 @@ volatile
 security invoker
 set search_path = ''
 set lock_timeout = '3s'
+set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_generation public.generations%rowtype;
@@ -1236,7 +1438,7 @@ comment on function public.ai_retry_publish() is
   'Lets browsers subscribe to generations by Realtime, under the table''s own policies; says whether that was new. For the '
   'owner, when asked for. No table of ours ever joins.';
 
--- 6. Only the service role may execute ours; the last two are the owner's alone.
+-- 7. Only the service role may execute ours; the last two are the owner's alone.
 
 do $grants$
 declare
@@ -1246,7 +1448,8 @@ begin
     select p.oid::regprocedure
     from pg_catalog.pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'ai_retry_requeue', 'ai_retry_abandon', 'ai_retry_send_next', 'ai_retry_pass_message', 'ai_retry_hide_message',
+      'ai_retry_version', 'ai_retry_used', 'ai_retry_quota', 'ai_retry_generation', 'ai_retry_session',
+      'ai_retry_settled', 'ai_retry_has_success', 'ai_retry_record_event', 'ai_retry_requeue', 'ai_retry_abandon', 'ai_retry_send_next', 'ai_retry_pass_message', 'ai_retry_hide_message',
       'ai_retry_note_outage', 'ai_retry_note_answer', 'ai_retry_route_wait',
       'ai_retry_leave_queue', 'ai_retry_load', 'ai_retry_open', 'ai_retry_claim', 'ai_retry_succeed', 'ai_retry_close', 'ai_retry_fail', 'ai_retry_reap',
       'ai_retry_enqueue', 'ai_retry_cancel', 'ai_retry_give_back',
