@@ -131,6 +131,7 @@ class QueueCampaign:
             self._rows("select * from public.sessions"),
             self._rows("select generation_id from public.generation_error_logs"),
             self.provider.calls,
+            self.provider.left_at,
         )
         if any(self.fleet.exits):
             self.violations.append(f"workers that nobody killed exited with {sorted(set(self.fleet.exits))}")

@@ -16,6 +16,7 @@ from tests.faults.queue_provider import QueueCall
 
 Row = Mapping[str, Any]
 GIVEN_UP = ("RETRY_POISONED", "RETRY_EXPIRED")  # reasons that need no used-up attempts
+_TO_SETTLE = 1.0  # seconds, from the end of a call to its attempt's, on a busy machine
 _CLAIM_TO_CALL = 1.0  # seconds by which a lease may have begun before its call, on a busy machine
 
 # Each holds at every moment; a row is a violation.
@@ -52,8 +53,12 @@ def violations(
     sessions: Sequence[Row],
     errors: Sequence[Row],
     calls: Sequence[QueueCall],
+    left_at: Sequence[float] = (),
 ) -> Iterator[str]:
-    """Name each promise that was broken, when everything has ended."""
+    """Name each promise that was broken, when everything has ended.
+
+    ``left_at``: when the provider went away; requests that were on their way it has never read.
+    """
     by_generation: dict[UUID, list[Row]] = defaultdict(list)
     for row in sorted(attempts, key=lambda row: row["number"]):
         by_generation[row["generation_id"]].append(row)
@@ -64,7 +69,7 @@ def violations(
         )
         yield from (f"{each}: {said}" for said in _one_after_the_other(by_generation[each]))
     yield from _sessions(attempts, sessions, calls)
-    yield from _calls(by_generation, calls)
+    yield from _calls(by_generation, calls, left_at)
 
 
 def _ends_as_promised(generation: Row, attempts: Sequence[Row], told: bool) -> Iterator[str]:
@@ -114,18 +119,29 @@ def _sessions(attempts: Sequence[Row], sessions: Sequence[Row], calls: Sequence[
             yield f"{count} sessions of answer {serial}"
 
 
-def _calls(by_generation: Mapping[UUID, Sequence[Row]], calls: Sequence[QueueCall]) -> Iterator[str]:
+def _calls(
+    by_generation: Mapping[UUID, Sequence[Row]], calls: Sequence[QueueCall], left_at: Sequence[float]
+) -> Iterator[str]:
     of_generation: dict[UUID, list[QueueCall]] = defaultdict(list)
     for call in sorted(calls, key=lambda call: call.began):
         of_generation[call.generation_id].append(call)
     for generation_id, made in of_generation.items():
         told = sum(row["wire_requests"] for row in by_generation[generation_id])
+        unread = sum(_was_cut(row, left_at) for row in by_generation[generation_id])
         untold = sum(row["outcome"] == "abandoned" for row in by_generation[generation_id])
-        if not told <= len(made) <= told + 3 * untold:  # a call repeats what was certainly not generated, twice
+        if (
+            not told - unread <= len(made) <= told + 3 * untold
+        ):  # a call repeats what was certainly not generated, twice
             yield f"{generation_id}: {len(made)} calls, but {told} told and {untold} abandoned"
         for earlier, later in pairwise(made):
             if later.began < min(earlier.ended, earlier.began + LEASE.total_seconds() - _CLAIM_TO_CALL):
                 yield f"{generation_id}: two calls at once"
+
+
+def _was_cut(row: Row, left_at: Sequence[float]) -> bool:
+    """Whether the attempt's connection broke when the provider left."""
+    ended = row["closed_at"].timestamp() if row["code"] == "AI_UNAVAILABLE" and row["closed_at"] else None
+    return ended is not None and any(0 <= ended - at < _TO_SETTLE for at in left_at)
 
 
 def fairness(users: Mapping[UUID, Sequence[UUID]], attempts: Sequence[Row]) -> dict[UUID, tuple[int, float]]:

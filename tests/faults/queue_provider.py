@@ -52,6 +52,7 @@ class MoodyProvider:
     def __init__(self, seed: int, *, failing: float, thinking: tuple[float, float]) -> None:
         self.calls: list[QueueCall] = []
         self.hopeless: set[UUID] = set()
+        self.left_at: list[float] = []  # wall clock
         self._random, self._failing, self._thinking = Random(seed), failing, thinking
         self._serials = itertools.count(1)
         self._lock = threading.Lock()
@@ -81,6 +82,7 @@ class MoodyProvider:
     def go(self) -> None:
         """Be gone: connections are cut, new ones refused."""
         if self._server is not None:
+            self.left_at.append(time.time())
             self._server.__exit__(None, None, None)
             self._server = None
 
