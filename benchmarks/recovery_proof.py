@@ -36,6 +36,12 @@ _CONNECTIONS = 16  # of our storage's pool
 _MEMORY_MIB = 50
 _SHARE = 0.9
 
+_HISTORY = """
+insert into public.ai_retry_attempts (
+  user_id, generation_id, number, state, token, started_at, lease_expires_at, outcome, closed_at, next_attempt_at)
+select user_id, gen_random_uuid(), 2, 'closed', gen_random_uuid(), old, old, 'failed', old, old
+from public.generations, lateral (select clock_timestamp() - interval '9 days' as old) o
+"""
 _ATTEMPT = """
 select nextval('proof_sequence') as n \\gset
 select id, user_id from proof_rows where n = :n \\gset
@@ -91,10 +97,14 @@ def _complete(report: Report) -> bool:
 
 @contextmanager
 def outage(stack: Stack, name: str, count: int) -> Iterator[str]:
-    """Give a database in which so many generations have failed, each asking with its own id."""
+    """Give a database in which so many generations have failed, each asking with its own id; and one old attempt each.
+
+    An empty table would be planned for as one that stays empty.
+    """
     url = stack.create_database(name, migrated=True)
     with psycopg.connect(url, autocommit=True) as connection:
         failed_generations(connection, count)
+        connection.execute(_HISTORY)
         connection.execute(
             "update public.generations set prompt_data = jsonb_build_object('messages', jsonb_build_array("
             "jsonb_build_object('role', 'user', 'content', id::text)))"
@@ -182,7 +192,9 @@ def killed_run(stack: Stack, count: int, *, after: int, lease: timedelta = DEFAU
         took = json.loads(done.stdout)
         calls = Counter(_called(log))
         with psycopg.connect(url) as connection:
-            rows = connection.execute("select generation_id::text, outcome from public.ai_retry_attempts").fetchall()
+            rows = connection.execute(
+                "select generation_id::text, outcome from public.ai_retry_attempts where idempotency_key like 'plan:%'"
+            ).fetchall()
             sessions = connection.execute("select id from public.sessions").fetchall()
     return KilledRun(
         called_before=called_before,
