@@ -10,9 +10,8 @@ set statement_timeout = '60s';
 
 do $index$
 begin
-  create index if not exists ai_retry_generations_failed_idx
-    on public.generations ((coalesce(updated_at, created_at)) desc, id desc)
-    where status in ('queued', 'processing', 'error', 'timeout');
+  -- Of columns that nobody updates: a status that changes, the app's own included, costs no entry here.
+  create index if not exists ai_retry_generations_created_at_idx on public.generations (created_at desc, id desc);
   if not exists (
     select from pg_catalog.pg_index i
     where i.indrelid = 'public.generation_error_logs'::regclass and i.indpred is null and i.indisvalid
@@ -92,18 +91,23 @@ set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
+  c_look constant integer := 50;  -- times as many are looked at, since most have succeeded
   v_found jsonb;
 begin
-  with page as (
-    select g.id, g.user_id, coalesce(g.updated_at, g.created_at) as failed_at
+  with looked as (
+    select g.id, g.user_id, g.created_at, g.updated_at, g.status, g.model
     from public.generations g
-    where g.status in ('queued', 'processing', 'error', 'timeout')
-      and p_statuses::jsonb ? g.status
-      and (coalesce(g.updated_at, g.created_at), g.id) < (p_before_at, p_before_id)
-      and coalesce(g.updated_at, g.created_at) >= coalesce(p_since, '-infinity')
+    where (g.created_at, g.id) < (p_before_at, p_before_id)
+      and g.created_at >= coalesce(p_since, '-infinity')
       and (p_user_id is null or g.user_id = p_user_id)
-      and (p_models is null or p_models::jsonb ? g.model)
-    order by coalesce(g.updated_at, g.created_at) desc, g.id desc
+    order by g.created_at desc, g.id desc
+    limit p_page * c_look
+  ),
+  page as (
+    select l.id, l.user_id, l.created_at, coalesce(l.updated_at, l.created_at) as failed_at
+    from looked l
+    where p_statuses::jsonb ? l.status and (p_models is null or p_models::jsonb ? l.model)
+    order by l.created_at desc, l.id desc
     limit p_page
   )
   select pg_catalog.jsonb_build_object(
@@ -112,11 +116,15 @@ begin
       pg_catalog.jsonb_build_object(
         'failed_at', f.failed_at, 'error', f.error,
         'snapshot', public.ai_retry_load(f.user_id, f.id, p_limit, p_window_seconds, p_count_own_successes))
-      order by f.failed_at desc, f.id desc
+      order by f.created_at desc, f.id desc
     ) filter (where p_codes is null or p_codes::jsonb ? (f.error ->> 'code')), '[]'),
-    'next', case when count(*) = p_page then (
-      select pg_catalog.jsonb_build_object('at', l.failed_at, 'id', l.id) from page l order by l.failed_at, l.id limit 1
-    ) end)
+    'next', case
+      when count(*) = p_page then (
+        select pg_catalog.jsonb_build_object('at', l.created_at, 'id', l.id) from page l order by l.created_at, l.id limit 1
+      )
+      when (select count(*) from looked) = p_page * c_look then (
+        select pg_catalog.jsonb_build_object('at', l.created_at, 'id', l.id) from looked l order by l.created_at, l.id limit 1
+      ) end)
   into v_found
   from (select p.*, public.ai_retry_last_error(p.id) as error from page p) f;
   return v_found;
@@ -125,8 +133,8 @@ $$;
 comment on function public.ai_retry_find(
   timestamptz, text, text, text, uuid, timestamptz, uuid, integer, integer, double precision, boolean
 ) is
-  'One page of failed generations before an instant and id, newest first, each with what a decision needs. It looks at '
-  'p_page generations at most, so that a page may be short of codes; next is null at the end. Writes nothing.';
+  'One page of failed generations made before an instant and id, newest first, each with what a decision needs. It looks '
+  'at 50 times p_page generations at most, so that a page may be short; next is null at the end. Writes nothing.';
 
 create or replace function public.ai_retry_find_one(
   p_generation_id uuid, p_limit integer, p_window_seconds double precision, p_count_own_successes boolean
@@ -269,8 +277,8 @@ begin
 end
 $grants$;
 
-comment on index public.ai_retry_generations_failed_idx is
-  'ai-retry: what has not succeeded, newest first, so that a million of them are read page by page.';
+comment on index public.ai_retry_generations_created_at_idx is
+  'ai-retry: generations newest first, so that a million of them are read page by page.';
 comment on index public.ai_retry_attempts_plan_idx is 'ai-retry: the attempts of a recovery plan.';
 
 reset lock_timeout;

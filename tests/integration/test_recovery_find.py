@@ -54,9 +54,9 @@ def test_newest_first_across_pages(
     older = failed_generations(database, 30)
     failed_generations(database, 40, ago=HOUR, spread=timedelta(0))
     database.execute(
-        "update public.generations set updated_at = '2026-01-01T12:00Z' where created_at > now() - interval '2h'"
+        "update public.generations set created_at = now() - interval '1h' where created_at > now() - interval '2h'"
     )
-    rows = database.execute("select id from public.generations order by updated_at desc, id desc").fetchall()
+    rows = database.execute("select id from public.generations order by created_at desc, id desc").fetchall()
 
     listed = ids(client.find())
 

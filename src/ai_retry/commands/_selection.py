@@ -11,10 +11,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _MANY = " May be given several times."
 
 _OPTIONS = (
-    click.option(
-        "--since", metavar="WHEN", help="Failed then or later: 90m, 24h, 7d (ago), or 2026-01-31T02:00+00:00."
-    ),
-    click.option("--until", metavar="WHEN", help="Failed before; now if not given."),
+    click.option("--since", metavar="WHEN", help="Made then or later: 90m, 24h, 7d (ago), or 2026-01-31T02:00+00:00."),
+    click.option("--until", metavar="WHEN", help="Made before; now if not given."),
     click.option("--code", multiple=True, metavar="CODE", help=f"Of the last error, such as AI_UNAVAILABLE.{_MANY}"),
     click.option(
         "--status",

@@ -35,8 +35,8 @@ class Decision(StrEnum):
 class Filter:
     """Which failed generations are looked for; None: any."""
 
-    until: datetime  # failed before; never after the search began, so that later failures don't slip in
-    since: datetime | None = None  # failed then, or after
+    until: datetime  # made before; never after the search began, so that later ones don't slip in
+    since: datetime | None = None  # made then, or after
     statuses: frozenset[GenerationStatus] = FAILED
     codes: frozenset[str] | None = None  # of the last error
     models: frozenset[str] | None = None  # that the generation names
@@ -64,7 +64,7 @@ class FoundRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """A place in the order of a search: failed later, then greater id, comes first."""
+    """A place in the order of a search: made later, then greater id, comes first."""
 
     at: datetime
     id: UUID
@@ -115,7 +115,7 @@ class RecoveryStorage(Protocol):
     """
 
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
-        """Read a page of failed generations, newest first, looking at no more than ``page`` of them.
+        """Read a page of at most ``page`` failed generations, newest first; it may be short, since no read is long.
 
         Pages follow each other by ``before``: no generation is told twice, and none that stays as it is is left out.
         With a page of 0 it tells its time alone.

@@ -95,7 +95,7 @@ class Found:
 
     def _footer(self, shown: list[FoundGeneration]) -> str:
         more = f"the newest {_SHOWN}; there are more" if len(shown) > _SHOWN else f"{len(shown)} in all"
-        return f"{more}; failed before {self.filter.until:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{more}; made before {self.filter.until:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _cells(shown: list[FoundGeneration]) -> list[list[object]]:

@@ -35,8 +35,8 @@ class RecoveryMethods(ABC):
         """Find failed generations of all users, newest first. Reads only, a page at a time, when it is looked at.
 
         Args:
-            since: failed then or later: an aware instant, ISO 8601 with its offset, a timedelta (ago), or 90m, 24h, 7d.
-            until: failed before; the storage's now when None.
+            since: made then or later: an aware instant, ISO 8601 with its offset, a timedelta (ago), or 90m, 24h, 7d.
+            until: made before; the storage's now when None.
             code: of the last error, such as ``AI_UNAVAILABLE``; one or some, like ``status`` and ``model``.
             status: ``error`` and ``timeout`` when None; ``processing`` finds what a dead worker left.
             user_id: whose.
