@@ -244,6 +244,9 @@ as $$
 declare
   v_doubts integer := 1;
 begin
+  if p_route is null then
+    return;  -- nobody was asked
+  end if;
   if p_doubts > 1 then
     insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
     values (p_route, p_at, '-infinity', 0, 1, 64)
