@@ -159,7 +159,7 @@ def test_admission_breaks_no_rule(snapshot: Snapshot, waived: set[Waiver], charg
 
     last = snapshot.attempts[-1] if snapshot.attempts else None
     assert snapshot.generation.status is not GenerationStatus.SUCCESS
-    assert last is None or last.outcome is not None or last.lease_expires_at <= snapshot.as_of
+    assert last is None or last.outcome is not None or (last.lease_expires_at or snapshot.as_of) <= snapshot.as_of
     assert snapshot.can_create_session
     assert (admission.context is None) == (snapshot.stored_answer is not None)
     assert snapshot.stored_answer or counted_attempts(snapshot) < DEFAULT_POLICY.max_attempts

@@ -359,10 +359,12 @@ class StorageMachine(RuleBasedStateMachine):
             before = self._fates()
             with suppress(AiRetryError):
                 call()
-            changed = {attempt for attempt, fate in self._fates().items() if fate != before[attempt]}
+            now = self._fates()
+            changed = {attempt for attempt, fate in before.items() if now[attempt] != fate}
             assert changed <= {(claim.generation_id, claim.number)}
             assert all(before[attempt][0] is None for attempt in changed)
-            assert self._fates()[claim.generation_id, claim.number][0] is not None
+            row = self.world.attempts(claim.generation_id)[claim.number - 2]
+            assert row["outcome"] is not None or row["token"] != claim.token  # else it was given back
 
         self.calls.append(settle)
         settle()
@@ -404,11 +406,13 @@ class StorageMachine(RuleBasedStateMachine):
         """Captured, held and live as the rows tell them, at the snapshot's time."""
         since = snapshot.as_of - (window or snapshot.quota.window)
         rows = [row for one in self._generations_of(user_id) for row in self.world.attempts(one)]
-        live = [row for row in rows if row["outcome"] is None and row["lease_expires_at"] > snapshot.as_of]
+        queued = [row for row in rows if row["outcome"] is None and row["lease_expires_at"] is None]
+        running = [row for row in rows if row["outcome"] is None and row not in queued]
+        live = [row for row in running if row["lease_expires_at"] > snapshot.as_of]
         captured = [row for row in rows if row["captured_at"] is not None and row["captured_at"] > since]
         own = [one for one in self._generations_of(user_id) if one in self.present and self._is_own_success(one)]
         recent = [one for one in own if self.world.generation(one)["created_at"] > since]
-        return len(captured) + len(recent), sum(row["charge"] for row in live), len(live)
+        return len(captured) + len(recent), sum(row["charge"] for row in (*live, *queued)), len(live)
 
     def _is_own_success(self, generation_id: UUID) -> bool:
         ours = any(row["outcome"] == "succeeded" for row in self.world.attempts(generation_id))
