@@ -13,17 +13,17 @@ class Progress:
     """A bar of ``tqdm``; without that library, none."""
 
     def __init__(self, total: int, *, done: int) -> None:
-        self._counts = Counter[str]()
+        self._done = done
         self._bar = _bar(total, done)
 
-    def count(self, outcome: str, pace: Pace) -> None:
-        """Count one more that ended."""
-        self._counts[outcome] += 1
-        if self._bar is not None:
-            state = "provider away" if pace.away else f"{pace.at_once} at once"
-            counts = " ".join(f"{name} {count}" for name, count in sorted(self._counts.items()))
-            self._bar.set_postfix_str(f"{counts}, {state}", refresh=False)
-            self._bar.update()
+    def show(self, outcomes: Counter[str], pace: Pace) -> None:
+        """Show how many ended, and how."""
+        if self._bar is None:
+            return
+        state = "provider away" if pace.away else f"{pace.at_once} at once"
+        counts = " ".join(f"{name} {count}" for name, count in sorted(outcomes.copy().items()))
+        self._bar.set_postfix_str(f"{counts}, {state}" if counts else state, refresh=False)
+        self._bar.update(self._done + outcomes.total() - self._bar.n)
 
     def __enter__(self) -> Self:
         return self

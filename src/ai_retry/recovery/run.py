@@ -5,12 +5,13 @@ Nothing is queued in front of a worker, so that whatever ends the run leaves no 
 
 import getpass
 import re
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID, uuid4
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _RATE = re.compile(r"(\d{1,6})/(second|minute|hour)")
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 _LOOK_AGAIN = 1.0  # seconds, at most, between two looks at the clock
+_LOOK = 0.1  # seconds between two looks at the progress
 
 
 def run_plan(
@@ -77,7 +79,8 @@ class _Run:
         self._max_workers = max_workers
         self._worker = Worker(parts, plan.terms, key=plan.key, operator=operator)
         self._ends = SimpleQueue[Ended]()
-        self._outcomes = SimpleQueue[str | None]()  # for the progress; None: that was all
+        self._outcomes = Counter[str]()
+        self._finished = Event()  # joining a thread is not safe against an interruption, waiting for an event is
         self._left: dict[UUID, Left] = {}
         self._running = 0
         self._spent = Decimal(0)
@@ -92,12 +95,13 @@ class _Run:
         try:
             with Progress(len(self._plan.selected), done=self._done) as progress:
                 scheduler.start()
-                while (outcome := self._outcomes.get()) is not None:
-                    progress.count(outcome, self._pace)
+                while not self._finished.wait(_LOOK):
+                    progress.show(self._outcomes, self._pace)
+                progress.show(self._outcomes, self._pace)
         except BaseException as interruption:  # noqa: BLE001 - raised again below
             self._pace.stopped, self._crash = "INTERRUPTED", interruption
-        if scheduler.is_alive():
-            scheduler.join()
+        if scheduler.ident is not None:
+            self._finished.wait()
         if self._crash is None:
             return self._report(self._pace.stopped)
         with suppress(AiRetryError):  # then the record says that it did not end
@@ -119,8 +123,10 @@ class _Run:
             with ThreadPoolExecutor(self._max_workers, thread_name_prefix="ai-retry") as pool:
                 while self._running or (self._line and self._pace.stopped is None):
                     self._take_end(self._start(pool))
+        except BaseException as defect:  # noqa: BLE001 - the caller raises it
+            self._crash = defect
         finally:
-            self._outcomes.put(None)
+            self._finished.set()
 
     def _start(self, pool: ThreadPoolExecutor) -> float | None:
         """Start all that may start now; tell the seconds until more may, None: when something has ended."""
@@ -165,7 +171,7 @@ class _Run:
         self._line.ended(ended.task)
         if ended.left is not None:
             self._left[ended.task.generation_id] = ended.left
-        self._outcomes.put(ended.outcome)
+        self._outcomes[ended.outcome] += 1
         if ended.crash is not None:
             self._crash, self._pace.stopped = ended.crash, "INTERRUPTED"
 
