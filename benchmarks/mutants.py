@@ -19,6 +19,7 @@ LONGEST_RUN = 30 * 60  # seconds
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in ("policy", "retry", "errors", "context", "model", "storable")),
     *(f"tests/unit/test_{name}.py" for name in ("provider_key", "error_texts", "retry_edges")),
+    *(f"tests/unit/test_{name}.py" for name in ("queue", "queue_policy", "queue_outages")),
     "tests/property/test_policy.py",
 )
 
