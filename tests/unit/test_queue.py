@@ -10,6 +10,7 @@ import pytest
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
     AlreadySucceeded,
+    AttemptsExhausted,
     ContextMissing,
     GenerationNotFound,
     NotConfigured,
@@ -20,7 +21,7 @@ from ai_retry.domain.model import Admission, Context, FailureCode, Generation, R
 from ai_retry.domain.policy import ContextFrom, RetryPolicy
 from ai_retry.domain.queue import cancel_retry, enqueue_generation, run_queued
 from ai_retry.domain.queue_model import QueuedRetry
-from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.domain.queued_attempt import OUTAGE_PACE, QueueOutcome
 from ai_retry.storage.memory_queue import InMemoryQueueStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
@@ -120,6 +121,8 @@ def test_second_click_is_told_the_same(world: MemoryQueueWorld) -> None:
     assert isinstance(second, QueuedRetry)
     assert replace(second, as_of=first.as_of, generation=first.generation, quota=first.quota) == first
     assert second.as_of == first.as_of + SECOND
+    assert (second.generation.id, second.generation.status.value, second.quota.held) == (generation_id, "queued", 1)
+    assert isinstance(last_attempt(world, generation_id)["token"], UUID)
     assert outcomes(world, generation_id) == [None]
 
 
@@ -205,18 +208,33 @@ def test_rules_refuse_before_anything_is_written(world: MemoryQueueWorld) -> Non
 
 
 @pytest.mark.parametrize(
-    ("ids", "options"),
+    ("name", "ids", "options"),
     [
-        (("x", str(uuid4())), {}),
-        ((str(uuid4()), "x"), {}),
-        ((uuid4(), uuid4()), {"idempotency_key": "a\nb"}),
-        ((uuid4(), uuid4()), {"operator": ""}),
+        ("user_id", ("x", str(uuid4())), {}),
+        ("generation_id", (str(uuid4()), "x"), {}),
+        ("idempotency_key", (uuid4(), uuid4()), {"idempotency_key": "a\nb"}),
+        ("operator", (uuid4(), uuid4()), {"operator": ""}),
     ],
 )
-def test_bad_arguments_are_refused(world: MemoryQueueWorld, ids: tuple[Any, Any], options: dict[str, Any]) -> None:
-    """What is no id and no name is told before anything is read."""
-    with pytest.raises(ValueError, match="must"):
+def test_bad_arguments_are_refused(
+    world: MemoryQueueWorld, name: str, ids: tuple[Any, Any], options: dict[str, Any]
+) -> None:
+    """What is no id and no name is told, by its name, before anything is read."""
+    with pytest.raises(ValueError, match=f"^{name} must"):
         accept(world, *ids, **options)
+
+
+def test_the_callers_policy_and_context_decide(world: MemoryQueueWorld) -> None:
+    """Who accepts asks the numbers, and the app's own function, that the worker will ask."""
+    user_id, generation_id = new_generation(world)
+
+    def no_context(_: Generation) -> Context:
+        raise ContextMissing("it was archived")
+
+    with pytest.raises(ContextMissing):
+        accept(world, user_id, generation_id, context_from=no_context)
+    with pytest.raises(AttemptsExhausted):
+        accept(world, user_id, generation_id, policy=replace(POLICY, max_attempts=1))
 
 
 class Restless(InMemoryQueueStorage):
@@ -279,10 +297,10 @@ def test_running_one_is_not_taken_back(world: MemoryQueueWorld, passed: timedelt
     assert outcomes(world, generation_id) == [None]
 
 
-@pytest.mark.parametrize("ids", [("x", str(uuid4())), (str(uuid4()), "x")])
-def test_taking_back_needs_ids(world: MemoryQueueWorld, ids: tuple[str, str]) -> None:
-    """What is no id is told."""
-    with pytest.raises(ValueError, match="must be a UUID"):
+@pytest.mark.parametrize(("name", "ids"), [("user_id", ("x", str(uuid4()))), ("generation_id", (str(uuid4()), "x"))])
+def test_taking_back_needs_ids(world: MemoryQueueWorld, name: str, ids: tuple[str, str]) -> None:
+    """What is no id is told, by its name."""
+    with pytest.raises(ValueError, match=f"^{name} must be a UUID"):
         cancel_retry(*ids, storage=world.storage)
 
 
@@ -370,7 +388,7 @@ def test_lease_that_is_used_up_is_given_back(world: MemoryQueueWorld) -> None:
     assert do(world, clock=clock) == [QueueOutcome.PARKED]
 
     (row,) = world.attempts(generation_id)
-    assert is_queued(row)
+    assert (is_queued(row), row["wire_requests"]) == (True, 0)
     assert row["next_attempt_at"] == world.clock.now() + SECOND
 
 
@@ -472,10 +490,11 @@ def test_message_that_hints_at_nothing_is_dropped(world: MemoryQueueWorld) -> No
     succeed(world, run(world, ended_user, ended))
     world.set_generation(ended, status="error")
     claim_of(world, other_user, waited_for)
-    for owner, one in ((user_id, generation_id), (other_user, waited_for)):
+    world.advance(POLICY.lease)
+    for owner, one in ((user_id, generation_id), (other_user, waited_for), (ended_user, ended)):
         world.send_message({"user_id": str(owner), "generation_id": str(one)})
 
-    assert do(world) == [QueueOutcome.NOTHING] * 2
+    assert do(world) == [QueueOutcome.NOTHING] * 3
     assert (waiting(world), world.attempts(generation_id)) == ([], [])
 
 
@@ -488,6 +507,16 @@ def test_message_of_a_running_attempt_waits_for_its_lease(world: MemoryQueueWorl
 
     assert last_attempt(world, generation_id)["token"] == claim.token
     assert (waiting(world), ready(world)) == ([generation_id], [])
+
+
+def test_attempt_whose_lease_just_ended_waits_for_a_worker(world: MemoryQueueWorld) -> None:
+    """At the very end of its lease an attempt is nobody's: its message waits for the backoff, and comes again."""
+    user_id, generation_id = accepted(world)
+    run(world, user_id, generation_id)
+    world.advance(ROOMY.lease)
+
+    assert do(world) == [QueueOutcome.POSTPONED]
+    assert waiting(world) == [generation_id]
 
 
 def test_early_message_waits_for_its_time(world: MemoryQueueWorld) -> None:
@@ -618,6 +647,86 @@ def test_closed_route_parks(world: MemoryQueueWorld) -> None:
     assert [is_queued(last_attempt(world, each)) for each in (first, second)] == [True, True]
     world.advance(timedelta(minutes=1))
     assert do(world, ANSWER, ANSWER) == [QueueOutcome.SUCCEEDED] * 2
+
+
+AWAY = a_failure(certainly_not_generated=True, wire_requests=0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "numbers", "wait"),
+    [
+        (AWAY, {}, 1.5),
+        (AWAY, {"outage_cap": SECOND}, 0.75),
+        (replace(AWAY, retry_after=60 * SECOND), {}, 60),
+        (replace(AWAY, retry_after=60 * SECOND), {"max_wait": 30 * SECOND}, 30),
+    ],
+)
+def test_parked_attempt_waits_for_its_route(
+    world: MemoryQueueWorld, failure: Any, numbers: dict[str, Any], wait: float
+) -> None:
+    """Turned away, it waits as long as its route is closed, or as it was asked to, and is spread over some seconds."""
+    policy = replace(POLICY, **numbers)
+    _, generation_id = accepted(world, policy=policy)
+
+    assert do(world, failure, policy=policy, jitter=0.5) == [QueueOutcome.PARKED]
+
+    now = world.clock.now()
+    assert last_attempt(world, generation_id)["next_attempt_at"] == now + timedelta(seconds=wait + 2.5)
+    (outage,) = world.storage.queue_state().outages
+    assert (outage.not_before, outage.failures) == (now + timedelta(seconds=wait), 1)
+
+
+def test_outage_that_goes_on_is_believed_at_once(world: MemoryQueueWorld) -> None:
+    """Where nobody was answered yet, any failure is one more of the provider's; the next probe is rarer."""
+    accepted(world)
+    do(world, AWAY)
+    world.advance(timedelta(minutes=1))
+
+    assert do(world, a_failure()) == [QueueOutcome.PARKED]
+
+    (outage,) = world.storage.queue_state().outages
+    assert (outage.failures, outage.not_before) == (2, world.clock.now() + 4 * SECOND)
+
+
+def test_parked_attempts_look_apart(world: MemoryQueueWorld) -> None:
+    """Who waits for a closed route looks again when it opens, the more wait the later, each a little apart."""
+    accepted(world)
+    do(world, replace(AWAY, retry_after=60 * SECOND), jitter=0.0)
+    accepted(world)
+    (outage,) = world.storage.queue_state().outages
+
+    assert do(world, jitter=0.5) == [QueueOutcome.PARKED]
+
+    visible_at = max(row.visible_at for row in world.tables.line.rows.values())
+    assert visible_at == outage.not_before + 2 * OUTAGE_PACE / 2
+
+
+def test_wait_of_a_failure_is_the_providers(world: MemoryQueueWorld) -> None:
+    """What a provider asked for is waited, up to the policy's longest wait."""
+    policy = replace(POLICY, max_wait=30 * SECOND)
+    _, generation_id = accepted(world, policy=policy)
+
+    do(world, replace(FAILED, retry_after=60 * SECOND), policy=policy)
+
+    assert last_attempt(world, generation_id)["next_attempt_at"] == world.clock.now() + 30 * SECOND
+
+
+@pytest.mark.parametrize("failure", [FAILED, REJECTED])
+def test_failed_call_tells_how_long_it_took(world: MemoryQueueWorld, failure: Any) -> None:
+    """The app's row says how long the last call took, whether another follows or not."""
+    _, generation_id = accepted(world)
+
+    do(world, failure, clock=SlowClock(steps=SECOND))
+
+    assert world.generation(generation_id)["duration_ms"] == 1000
+
+
+def test_overload_is_no_last_attempt(world: MemoryQueueWorld) -> None:
+    """A provider that takes nobody's requests ends no retry, although its attempts would be used up."""
+    policy = replace(POLICY, max_attempts=2)
+    accepted(world, policy=policy)
+
+    assert do(world, a_failure(overloaded=True), policy=policy) == [QueueOutcome.GOES_ON]
 
 
 def test_jitter_is_random_where_none_is_given(world: MemoryQueueWorld) -> None:
