@@ -44,8 +44,8 @@ machine, in turns. The numbers compare; on another machine all of them are other
 CALM_GAP = 0.05  # seconds between two, where the time that one takes is measured
 NOTES = [
     "A worker is a process with eight threads (Procrastinate: eight coroutines). The rate is that of a heap of jobs, "
-    "from the first that was enqueued to the last that was settled, enqueued by four threads while the workers run; the "
-    "times are those of jobs that come twenty a second, one by one.",
+    "from the first that was enqueued to the last that was settled, enqueued by four threads while the workers run; "
+    "the times are those of jobs that come twenty a second, one by one.",
     "Ours claims under a lease, holds and captures the user's quota, writes session and event and ends the message, in "
     "the settling transaction. pgmq alone keeps nothing of a job that was deleted. Procrastinate is woken by LISTEN; "
     "the others look every tenth of a second (DBOS every second unless told).",

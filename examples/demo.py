@@ -7,11 +7,13 @@ Flask app under gunicorn; tells a story to them over HTTP; checks every answer; 
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 from uuid import UUID, uuid4
@@ -217,15 +219,18 @@ def accepted_for_later(story: Story, ada: SignedInUser, generation: UUID, settin
     story.ask("Now, and not later: it is being worked on.", path, 429, token=token)
     story.ask("Where does it stand? Nobody works yet.", state, 200, token=token, method="GET")
     print("\n... starting a worker: ai-retry worker ...")
-    with running_worker(settings) as worker:
+    with (
+        tempfile.TemporaryDirectory(prefix="ai-retry-demo-") as scratch,
+        running_worker(settings, Path(scratch) / "worker.log") as worker,
+    ):
         deadline = time.monotonic() + 30
         while story.send(state, token=token, method="GET").json()["data"]["generation"]["status"] != "success":
-            if worker.poll() is not None or time.monotonic() > deadline:
+            if worker.process.poll() is not None or time.monotonic() > deadline:
                 raise Unexpected("the worker made no session")
             time.sleep(0.1)
     done = story.ask("A moment later: its session.", state, 200, token=token, method="GET")
     story.check("it was charged once", holds=_quota(done)["remaining"] == _quota(done)["limit"] - 3)
-    story.check("told to stop, the worker exited with 0", holds=worker.returncode == 0)
+    story.check("told to stop, the worker exited with 0", holds=worker.process.returncode == 0)
 
 
 def show_rows(database: psycopg.Connection, user: SignedInUser) -> None:
