@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,26 +37,44 @@ class WorkerProcess:
         """Whether its log holds a text."""
         return text in self.log.read_text()
 
+    def poll(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self.process.poll()
+
+    @property
+    def returncode(self) -> int | None:
+        """The same, as it was when somebody last looked."""
+        return self.process.returncode
+
     def exit_code(self, within: float = 30) -> int:
         """Wait for its end."""
         return self.process.wait(within)
 
 
 @contextmanager
-def running_worker(env: Mapping[str, str], log: Path, *, concurrency: int = 4) -> Iterator[WorkerProcess]:
+def running_worker(env: Mapping[str, str], log: Path | None = None, *, concurrency: int = 4) -> Iterator[WorkerProcess]:
     """Start a worker; it is ready when the block begins, and told to stop at its end if it is still there.
 
     Args:
         env: its settings.
-        log: where its output is appended.
+        log: where its output is appended; a temporary file when None.
         concurrency: attempts at once.
     """
+    with (
+        tempfile.TemporaryDirectory(prefix="ai-retry-worker-") as scratch,
+        _worker(env, log or Path(scratch) / "worker.log", concurrency) as worker,
+    ):
+        yield worker
+
+
+@contextmanager
+def _worker(env: Mapping[str, str], log: Path, concurrency: int) -> Iterator[WorkerProcess]:
     started = log.read_text().count("event=worker_started") if log.exists() else 0
     with log.open("ab") as output:
         process = subprocess.Popen(
             [COMMAND, "worker", "--concurrency", str(concurrency)],
             cwd=REPOSITORY,
-            env=clean(os.environ) | dict(env),
+            env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

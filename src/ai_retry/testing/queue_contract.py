@@ -235,8 +235,10 @@ def cancel(world: QueueWorld, user_id: UUID, generation_id: UUID, reason: AiRetr
 
 
 def receive(world: QueueWorld, *, limit: int = 10) -> Sequence[Message]:
-    """Read what is ready, without waiting."""
-    return world.storage.receive(limit=limit, visibility=VISIBILITY, poll=AT_ONCE)
+    """Read what is ready, without waiting; the oldest first, which within one answer is no promise."""
+    return tuple(
+        sorted(world.storage.receive(limit=limit, visibility=VISIBILITY, poll=AT_ONCE), key=lambda each: each.id)
+    )
 
 
 def waiting(world: QueueWorld) -> list[UUID | None]:
