@@ -285,9 +285,10 @@ begin
   end if;
   select case when v_slots < 64 then least(v_slots * 2, 64) - count(*) else 64 end into v_free from public.ai_retry_attempts a
     where a.route = p_route and a.outcome is null and a.state = 'running' and a.lease_expires_at > p_at;
-  -- Wakes as many as may run now: every user's first one before anybody's second.
+  -- Wakes as many as may run now: every user's first one before anybody's second. An array is selected once; a plan
+  -- may run what stands after "in" again and again, and lock others every time.
   update pgmq.q_ai_retry q set vt = p_at
-    where q.msg_id in (
+    where q.msg_id = any (array(
       select w.msg_id
       from (
         select m.msg_id, row_number() over (partition by a.user_id order by a.accepted_at) as place, a.accepted_at
@@ -298,7 +299,7 @@ begin
       join pgmq.q_ai_retry w on w.msg_id = s.msg_id
       order by s.place, s.accepted_at
       limit greatest(0, v_free)
-      for update of w skip locked);
+      for update of w skip locked));
   if v_slots >= 64 and not found then
     delete from public.ai_retry_outages o where o.route = p_route;
   else
