@@ -56,5 +56,5 @@ SMALL = Plan(
     duplications=(1.5,),
     duplicated=8,
     aged=True,
-    longest=60.0,
+    longest=240.0,
 )

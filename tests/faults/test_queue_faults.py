@@ -23,6 +23,7 @@ GENERATION = UUID("6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11")
 SESSION = UUID("0b54ad2c-73b0-4a52-8d6c-0f6f0a1d3c11")
 
 
+@pytest.mark.timeout(300)
 def test_faults_under_workers_break_no_promise(tmp_path: Path) -> None:
     """Every accepted retry ends as promised, whatever is killed, restarted, lost and doubled; each success once."""
     with skipping_without_stack(), running_stack() as stack:
