@@ -27,7 +27,7 @@ def test_never_too_many_and_never_stuck(workers: int, ends: list[tuple[Signal, f
         wait = pace.wait(now, 0)
         assert 1 <= pace.at_once <= workers
         assert (wait is None) == (pace.stopped is not None)
-        assert wait is None or wait <= LONGEST
+        assert wait is None or wait <= LONGEST + 1e-6  # of floats
 
 
 @given(workers=st.integers(1, 32), ends=ENDS)
