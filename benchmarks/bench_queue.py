@@ -67,6 +67,7 @@ class Process:
 
     def __init__(self, module: str, *arguments: str) -> None:
         python = sys.executable if module == "ours" else str(PEERS)
+        self._module = module
         self._process = subprocess.Popen(
             [python, "-m", f"benchmarks.queues.{module}", *arguments],
             cwd=REPOSITORY,
@@ -85,15 +86,18 @@ class Process:
         return self._told()
 
     def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.communicate()
+        """End it: it is asked first."""
+        try:
+            self._process.communicate(timeout=3)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
     def _told(self) -> Mapping[str, float]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"an engine ended: {self._process.args!r}")
+            raise RuntimeError(f"an engine ended: {self._module}")
         told: Mapping[str, float] = json.loads(line)
         return told
 

@@ -37,6 +37,7 @@ class Ours:
     def __init__(self, storage: QueueStorage, database_url: str) -> None:
         self._storage = storage
         self._database = psycopg.connect(database_url, autocommit=True)
+        storage.queue_state()  # several first requests at once are more than Supabase Lite bears
 
     def prepare(self, count: int) -> Sequence[Any]:
         """See the protocol."""
@@ -57,8 +58,8 @@ def storage_of(address: str) -> QueueStorage:
     return SupabaseStorage(f"http{url}", key) if url else PostgresStorage(address, max_connections=THREADS + 2)
 
 
-def run_worker(storage: QueueStorage) -> None:
-    """Run a worker for ever."""
+def run_worker(storage: QueueStorage, stop: threading.Event) -> None:
+    """Run a worker until it is told to stop: one that is killed leaves a poll that takes messages for nobody."""
     logging.getLogger("ai_retry").setLevel(logging.CRITICAL)
     Worker(
         storage=storage,
@@ -68,11 +69,12 @@ def run_worker(storage: QueueStorage) -> None:
         context_from=stored_context,
         route_of=lambda context: str(context.model),
         concurrency=THREADS,
-    ).run(threading.Event())
+    ).run(stop)
 
 
 if __name__ == "__main__":
     if sys.argv[2] == "work":
-        work(lambda: run_worker(storage_of(sys.argv[1])))
+        stop = threading.Event()
+        work(lambda: run_worker(storage_of(sys.argv[1]), stop), stop.set)
     else:
         serve(Ours(storage_of(sys.argv[1]), sys.argv[3]))

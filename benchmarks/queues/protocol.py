@@ -47,13 +47,17 @@ def serve(driver: Driver) -> None:
         _tell({"seconds": ended - began, "p50": _rank(waits, 50), "p99": _rank(waits, 99)})
 
 
-def work(run: Callable[[], object]) -> None:
-    """Say that we are ready, work in a thread, and end when stdin does."""
+def work(run: Callable[[], object], stop: Callable[[], object] | None = None) -> None:
+    """Say that we are ready, work in a thread, and end when stdin does: at once, or as ``stop`` asks."""
     import threading  # noqa: PLC0415 - drivers need it not
 
-    threading.Thread(target=run, daemon=True).start()
+    working = threading.Thread(target=run, daemon=True)
+    working.start()
     _tell({"ready": True})
     sys.stdin.read()
+    if stop is not None:
+        stop()
+        working.join(5)
 
 
 def versions(*packages: str) -> str:
