@@ -88,7 +88,7 @@ class Process:
     def close(self) -> None:
         """End it: it is asked first."""
         try:
-            self._process.communicate(timeout=3)
+            self._process.communicate(timeout=8)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
