@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from hypothesis import settings
 
@@ -17,6 +18,7 @@ pytest.register_assert_rewrite("ai_retry.testing.contract", "ai_retry.testing.qu
 from tests.support import log_scan
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import skipping_without_stack
+from tests.support.world import owner_of
 
 _LISTENING = pytest.MonkeyPatch()
 
@@ -75,6 +77,13 @@ def stack() -> Iterator[Stack]:
 def migrated_database(stack: Stack) -> Iterator[str]:
     """The URL of a new database that has our migrations."""
     yield from _database(stack, migrated=True)
+
+
+@pytest.fixture
+def connection(migrated_database: str) -> Iterator[psycopg.Connection]:
+    """The owner of that database."""
+    with owner_of(migrated_database) as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.contract import StorageContract, World
 from tests.support.stack import Stack
-from tests.support.world import REFUSALS, SqlWorld
+from tests.support.world import SqlWorld, owner_of
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +24,5 @@ class TestPostgresStorage(StorageContract):
     @pytest.fixture
     def world(self, stack: Stack, storage: PostgresStorage) -> Iterator[World]:
         """New users in the stack's database."""
-        with psycopg.connect(stack.database_url, autocommit=True) as connection:
-            connection.execute(REFUSALS)
+        with owner_of(stack.database_url) as connection:
             yield SqlWorld(storage, connection)

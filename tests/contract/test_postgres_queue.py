@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.queue_contract import QueueStorageContract, QueueWorld
 from tests.support.queue_world import SqlQueueWorld
 from tests.support.stack import Stack
-from tests.support.world import REFUSALS
+from tests.support.world import owner_of
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +25,5 @@ class TestPostgresQueue(QueueStorageContract):
     @pytest.fixture
     def world(self, stack: Stack, storage: PostgresStorage) -> Iterator[QueueWorld]:
         """New users in the stack's database, and an empty queue."""
-        with psycopg.connect(stack.database_url, autocommit=True) as connection:
-            connection.execute(REFUSALS)
+        with owner_of(stack.database_url) as connection:
             yield SqlQueueWorld(storage, connection)

@@ -11,15 +11,14 @@ from ai_retry.commands import cli
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.contract import claim_of, new_generation, succeed
 from tests.support.stack import Stack
-from tests.support.world import REFUSALS, SqlWorld
+from tests.support.world import SqlWorld, owner_of
 
 
 @pytest.fixture
 def world(migrated_database: str) -> Iterator[SqlWorld]:
     """A database with one success in its books."""
     storage = PostgresStorage(migrated_database, max_connections=2)
-    with psycopg.connect(migrated_database, autocommit=True) as connection:
-        connection.execute(REFUSALS)
+    with owner_of(migrated_database) as connection:
         world = SqlWorld(storage, connection)
         succeed(world, claim_of(world, *new_generation(world)))
         yield world

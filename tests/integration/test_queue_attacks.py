@@ -27,21 +27,12 @@ from tests.support.migrations import apply_migrations
 from tests.support.queue_world import SqlQueueWorld
 from tests.support.stack import MIGRATIONS
 from tests.support.waiting import eventually
-from tests.support.world import REFUSALS
 
 A_DAY, AN_HOUR, A_MINUTE, A_SECOND = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
 LONG_DEAD = timedelta(minutes=10)  # lease and backoff of a worker that died
 ROUTE = "provider.example/small"
 ANSWER = Answer(output={"title": "Easy run"})
 TURNED_AWAY = Failure(code=FailureCode.RATE_LIMITED, reason="429", transient=True, certainly_not_generated=True)
-
-
-@pytest.fixture
-def connection(migrated_database: str) -> Iterator[psycopg.Connection]:
-    """The owner of a database of one's own."""
-    with psycopg.connect(migrated_database, autocommit=True) as connection:
-        connection.execute(REFUSALS)
-        yield connection
 
 
 @pytest.fixture

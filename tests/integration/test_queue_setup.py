@@ -16,7 +16,7 @@ from ai_retry.testing.queue_contract import new_queued, run, try_enqueue
 from tests.support.migrations import apply_migrations, load_pgmq
 from tests.support.queue_world import SqlQueueWorld
 from tests.support.stack import MIGRATIONS
-from tests.support.world import REFUSALS, SqlWorld
+from tests.support.world import SqlWorld, owner_of
 
 CREATE_QUEUE = "select public.ai_retry_create_queue()"
 PUBLISH = "select public.ai_retry_publish()"
@@ -36,9 +36,8 @@ def project(url: str) -> Iterator[tuple[PostgresStorage, psycopg.Connection]]:
     """Connect the storage, and the owner."""
     with (
         closing(PostgresStorage(url, max_connections=2)) as storage,
-        psycopg.connect(url, autocommit=True) as connection,
+        owner_of(url) as connection,
     ):
-        connection.execute(REFUSALS)
         yield storage, connection
 
 

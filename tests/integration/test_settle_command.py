@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
-import psycopg
 import pytest
 
 from ai_retry.bootstrap import connect, settle
@@ -20,15 +19,14 @@ from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.repeating import RepeatingStorage
 from ai_retry.testing.contract import claim_of, new_generation
 from tests.support.stack import Stack
-from tests.support.world import REFUSALS, SqlWorld
+from tests.support.world import SqlWorld, owner_of
 
 
 @pytest.fixture
 def world(stack: Stack) -> Iterator[SqlWorld]:
     """The stack's database and the app around it."""
     storage = PostgresStorage(stack.database_url, max_connections=2)
-    with psycopg.connect(stack.database_url, autocommit=True) as connection:
-        connection.execute(REFUSALS)
+    with owner_of(stack.database_url) as connection:
         yield SqlWorld(storage, connection)
     storage.close()
 

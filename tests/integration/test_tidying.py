@@ -13,18 +13,10 @@ from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.contract import claim_of, load, new_generation, succeed
 from tests.support.books import violations
 from tests.support.stack import Stack
-from tests.support.world import REFUSALS, SqlWorld
+from tests.support.world import SqlWorld
 
 LEASE = timedelta(seconds=35)
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-def connection(migrated_database: str) -> Iterator[psycopg.Connection]:
-    """The owner of a database of one's own."""
-    with psycopg.connect(migrated_database, autocommit=True) as connection:
-        connection.execute(REFUSALS)
-        yield connection
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tests.support.queue_world import SqlQueueWorld
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import eventually, skipping_without_stack
 from tests.support.worker_process import COMMAND, Provider, running_worker
-from tests.support.world import REFUSALS
+from tests.support.world import owner_of
 
 AI_KEY = "sk-test-7c1d0e5f9a8b3c46"
 SECRET_PROMPT = "worker-prompt-that-no-log-may-hold"
@@ -94,9 +94,8 @@ def site_of(stack: Stack, database_url: str, log: Path, *, direct: bool) -> Iter
         del env["DATABASE_URL"]
     with (
         closing(PostgresStorage(database_url, max_connections=8)) as storage,
-        psycopg.connect(database_url, autocommit=True) as connection,
+        owner_of(database_url) as connection,
     ):
-        connection.execute(REFUSALS)
         yield Site(SqlQueueWorld(storage, connection), connection, env, log)
 
 

@@ -5,7 +5,7 @@ the end of every history time goes on, and each accepted retry must end by itsel
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +15,6 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, multiple, rule, run_state_machine_as_test
 
@@ -30,6 +29,7 @@ from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.contract import Row
 from ai_retry.testing.queue_contract import MemoryQueueWorld, QueueWorld, is_queued, receive
 from tests.property.test_storage_machine import (
+    HUNTING,
     POLICY,
     SETTINGS,
     Killed,
@@ -44,7 +44,6 @@ from tests.property.test_storage_machine import (
 from tests.support.books import violations
 from tests.support.builders import a_failure, an_answer
 from tests.support.queue_world import SqlQueueWorld
-from tests.support.world import REFUSALS
 
 HISTORIES = int(os.environ.get("FUZZ", "10"))
 WHILE = timedelta(minutes=6)  # longer than any backoff, lease, outage or visibility of the machine
@@ -311,14 +310,6 @@ def test_accepted_retries_balance_and_end_in_memory() -> None:
     run_state_machine_as_test(queue_machine_on(MemoryQueueWorld), settings=SETTINGS)
 
 
-@pytest.fixture
-def connection(migrated_database: str) -> Iterator[psycopg.Connection]:
-    """The owner of a database of one's own."""
-    with psycopg.connect(migrated_database, autocommit=True) as connection:
-        connection.execute(REFUSALS)
-        yield connection
-
-
 @pytest.mark.timeout(3600)
 def test_accepted_retries_balance_and_end_on_postgres(migrated_database: str, connection: psycopg.Connection) -> None:
     """PostgreSQL keeps every invariant through any history, every 202 ends, and the documented books agree."""
@@ -359,15 +350,5 @@ class LosesMessages(InMemoryQueueStorage):
 @pytest.mark.parametrize("storage_type", [ForgetsQueuedHolds, ForgetsTheDead, LosesMessages])
 def test_machine_catches_broken_queue(storage_type: type[InMemoryQueueStorage]) -> None:
     """The machine fails on a queue that breaks one promise; otherwise it would prove nothing."""
-    hunting = settings(
-        SETTINGS,
-        max_examples=400,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        report_multiple_bugs=False,
-        print_blob=False,
-    )
-
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(queue_machine_on(lambda: MemoryQueueWorld(storage_type)), settings=hunting)
+        run_state_machine_as_test(queue_machine_on(lambda: MemoryQueueWorld(storage_type)), settings=HUNTING)

@@ -54,6 +54,15 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+HUNTING = settings(  # a mistake that was made on purpose: found in the same way every time, and not made small
+    SETTINGS,
+    max_examples=400,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    print_blob=False,
+)
 SHORT_WAIT, LONG_WAIT = timedelta(seconds=2), timedelta(minutes=5)
 MAX_GENERATIONS = 5
 
@@ -483,15 +492,5 @@ class IgnoresStoredAnswers(InMemoryStorage):
 )
 def test_machine_catches_broken_storage(storage_type: type[InMemoryStorage]) -> None:
     """The machine fails on a storage that breaks one promise; otherwise it would prove nothing."""
-    hunting = settings(
-        SETTINGS,
-        max_examples=400,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        report_multiple_bugs=False,
-        print_blob=False,
-    )
-
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(machine_on(lambda: MemoryWorld(storage_type)), settings=hunting)
+        run_state_machine_as_test(machine_on(lambda: MemoryWorld(storage_type)), settings=HUNTING)

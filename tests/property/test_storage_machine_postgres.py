@@ -1,7 +1,6 @@
 """The same machine on PostgreSQL: what holds in memory holds where it matters."""
 
 import os
-from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -10,17 +9,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from ai_retry.storage.postgres import PostgresStorage
 from tests.property.test_storage_machine import SETTINGS, machine_on
 from tests.support.books import violations
-from tests.support.world import REFUSALS, SqlWorld
+from tests.support.world import SqlWorld
 
 HISTORIES = int(os.environ.get("FUZZ", "15"))
-
-
-@pytest.fixture
-def connection(migrated_database: str) -> Iterator[psycopg.Connection]:
-    """The owner of a database of one's own."""
-    with psycopg.connect(migrated_database, autocommit=True) as connection:
-        connection.execute(REFUSALS)
-        yield connection
 
 
 @pytest.mark.timeout(3600)

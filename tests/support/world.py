@@ -1,6 +1,7 @@
 """The world around a storage over SQL, for the storage contract: the app, its owner and the passing of time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -41,6 +42,14 @@ end
 $$;
 create or replace trigger refuse before insert on public.sessions for each row execute function refusals.refuse();
 """
+
+
+@contextmanager
+def owner_of(database_url: str) -> Iterator[psycopg.Connection]:
+    """Connect as the owner of a database with our migrations, whose sessions table can be told to refuse."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(REFUSALS)
+        yield connection
 
 
 class SqlWorld:
