@@ -243,7 +243,7 @@ def status_response(status: RetryStatus, request_id: str) -> dict[str, Any]:
     queued = queued_attempt(snapshot)
     data = {
         "session": snapshot.session,
-        "generation": _generation(snapshot.generation, snapshot.attempts[-1].number if snapshot.attempts else 1),
+        "generation": _generation(snapshot.generation, snapshot.last_attempt.number if snapshot.last_attempt else 1),
         "retry": {
             "possible": refusal is None,
             "possible_at": None if wait is None else snapshot.as_of + wait,

@@ -216,6 +216,11 @@ class Snapshot:
     session: Mapping[str, Any] | None = field(repr=False)  # the generation's session, as it is now
     can_create_session: bool  # the app's seam is in place
 
+    @property
+    def last_attempt(self) -> Attempt | None:
+        """The latest attempt of ours, whatever became of it."""
+        return self.attempts[-1] if self.attempts else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:

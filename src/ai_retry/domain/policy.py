@@ -160,7 +160,7 @@ def admit(
 
 def queued_attempt(snapshot: Snapshot) -> Attempt | None:
     """Return the attempt that waits for a worker, if there is one."""
-    last = snapshot.attempts[-1] if snapshot.attempts else None
+    last = snapshot.last_attempt
     return last if last is not None and last.is_queued else None
 
 
@@ -177,7 +177,7 @@ def counted_attempts(snapshot: Snapshot) -> int:
 
 def next_attempt_at(snapshot: Snapshot) -> datetime | None:
     """When the backoff of the last attempt ends, or when a queued one is due; None before the first one."""
-    return snapshot.attempts[-1].next_attempt_at if snapshot.attempts else None
+    return snapshot.last_attempt.next_attempt_at if snapshot.last_attempt else None
 
 
 def ceiling(number: int, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
@@ -316,7 +316,7 @@ def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
     """Until when the generation is somebody's: our open attempt's, or the app's own call's."""
     generation = snapshot.generation
     touched_at = min(generation.updated_at or generation.created_at, snapshot.as_of)  # the app's may be any
-    last = snapshot.attempts[-1] if snapshot.attempts else None
+    last = snapshot.last_attempt
     if last is not None and last.outcome is None:
         lease_expires_at = last.lease_expires_at or snapshot.as_of + BUSY_WAIT  # queued: a worker may begin any time
         if lease_expires_at > snapshot.as_of:

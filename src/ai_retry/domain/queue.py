@@ -230,7 +230,7 @@ class _Job:
 
 def _waits_for_worker(snapshot: Snapshot) -> bool:
     """Whether an accepted retry has an attempt that no worker has, or whose worker was given up for dead."""
-    last = snapshot.attempts[-1] if snapshot.attempts else None
+    last = snapshot.last_attempt
     if last is None or last.outcome is not None or last.accepted_at is None:
         return False
     return last.lease_expires_at is None or last.lease_expires_at <= snapshot.as_of
@@ -238,7 +238,7 @@ def _waits_for_worker(snapshot: Snapshot) -> bool:
 
 def _standing(snapshot: Snapshot) -> QueuedRetry | None:
     """Tell of the attempt that is queued, or running under a living lease, if there is one."""
-    last = snapshot.attempts[-1] if snapshot.attempts else None
+    last = snapshot.last_attempt
     if last is None or last.outcome is not None or snapshot.generation.status is GenerationStatus.SUCCESS:
         return None
     if last.lease_expires_at is not None and last.lease_expires_at <= snapshot.as_of and last.accepted_at is None:
