@@ -1,22 +1,18 @@
 """The processes of ``benchmarks.rates``, and pgbench: each does as many attempts as it is told."""
 
-import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import psycopg
 
+from benchmarks.line_process import PEERS, LineProcess
 from benchmarks.server import program
-from tests.support.processes import tail
 from tests.support.stack import Stack
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-PEERS = REPOSITORY / ".cache" / "peers" / "bin" / "python"
 OURS, FLOOR = "ours", "floor"
 MODULES = {
     OURS: "ours",
@@ -51,26 +47,14 @@ class AtWork(Protocol):
 class Worker:
     """An engine in a process of its own."""
 
-    def __init__(self, process: "subprocess.Popen[str]", database_url: str, log: Path) -> None:
+    def __init__(self, process: LineProcess, database_url: str) -> None:
         self._process = process
-        self._log = log
         self.database_url = database_url
-        self.name: str = self._told()["engine"]
+        self.name: str = process.said["engine"]
 
     def run(self, workers: int, count: int) -> float:
         """See ``AtWork``."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"workers": workers, "count": count}) + "\n")
-        self._process.stdin.flush()
-        return float(self._told()["seconds"])
-
-    def _told(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"an engine ended\n{tail(self._log)}")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        return float(self._process.ask(workers=workers, count=count)["seconds"])
 
 
 class Floor:
@@ -117,25 +101,7 @@ def engines_at_work(stack: Stack, prefix: str) -> Iterator[Mapping[str, AtWork]]
         working: dict[str, AtWork] = {FLOOR: floor}
         for name, module in MODULES.items():
             url = stack.create_database(f"{prefix}_{name}", migrated=name == OURS)
-            working[name] = started.enter_context(_worker(module, url, folder / f"{name}.log"))
+            process = LineProcess(f"rates.{module}", url, ours=name == OURS)
+            started.callback(process.close)
+            working[name] = Worker(process, url)
         yield working
-
-
-@contextmanager
-def _worker(module: str, url: str, log: Path) -> Iterator[Worker]:
-    python = sys.executable if module == MODULES[OURS] else str(PEERS)
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(
-            [python, "-m", f"benchmarks.rates.{module}", url],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as process,
-    ):
-        try:
-            yield Worker(process, url, log)
-        finally:
-            process.kill()

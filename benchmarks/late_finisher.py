@@ -8,18 +8,17 @@ The peers are found in ``.cache/peers``; what they mean stands in ``docs/late-fi
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
-from pathlib import Path
 
 from benchmarks.engines.ledger import Ledger, Report
+from benchmarks.line_process import PEERS
+from benchmarks.report import table
+from tests.support.npm import REPOSITORY
 from tests.support.stack import Stack, running_stack
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-PEERS = REPOSITORY / ".cache" / "peers" / "bin" / "python"
 LONGEST_RUN = 50  # seconds, of one engine in one order
 ENGINES = ("ours", "procrastinate_jobs", "pgmq_queue", "dbos_workflow")
 ORDERS = {"while": "while B is at work", "after": "after B has finished"}
@@ -73,7 +72,7 @@ def main() -> int:
         print(f"late-finisher: failed: {error}", file=sys.stderr)
         return 1
     print(f"late-finisher, {datetime.now(UTC):%Y-%m-%d}\n")
-    print("\n".join(_table(lines)))
+    print("\n".join(table(HEADER, [line.cells() for line in lines])))
     print("\ncalls: requests at the provider; charges: units that the user paid.")
     return 0
 
@@ -92,15 +91,6 @@ def _play(stack: Stack, engine: str, order: str) -> Line:
     if ran.returncode:
         raise RuntimeError(f"{engine}, {order}:\n{ran.stdout}{ran.stderr}")
     return Line(order, Report(**json.loads(ran.stdout.splitlines()[-1])), *Ledger(url).counts())
-
-
-def _table(lines: list[Line]) -> Iterator[str]:
-    rows = [HEADER, *(line.cells() for line in lines)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    for index, row in enumerate(rows):
-        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        if index == 0:
-            yield "|" + "|".join("-" * (width + 2) for width in widths) + "|"
 
 
 if __name__ == "__main__":

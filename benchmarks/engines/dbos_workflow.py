@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
-from benchmarks.engines.ledger import WAIT, Ledger, Order, Report, play, versions
+from benchmarks.engines.ledger import WAIT, Ledger, Order, Report, play
+from benchmarks.rates.protocol import versions
 
 WORKFLOW = "generation-1"
 

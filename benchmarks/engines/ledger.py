@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Literal
 
 import psycopg
@@ -82,11 +81,6 @@ class Ledger:
 def charge(connection: psycopg.Connection, worker: str) -> None:
     """Charge the user in the transaction of this connection."""
     connection.execute("insert into late_finisher.charges values (%s)", [worker])
-
-
-def versions(*packages: str) -> str:
-    """Name packages with the versions that are installed."""
-    return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
 def play(scenario: Callable[[str, Order], Report]) -> None:

@@ -17,7 +17,8 @@ from ai_retry.domain.model import Answer, Context
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.retry import retry_generation
 from ai_retry.storage.postgres import PostgresStorage
-from benchmarks.engines.ledger import WAIT, Ledger, Order, Report, play, versions
+from benchmarks.engines.ledger import WAIT, Ledger, Order, Report, play
+from benchmarks.rates.protocol import versions
 from tests.support.world import REFUSALS, SqlWorld
 
 POLICY = RetryPolicy(

@@ -8,7 +8,8 @@ import time
 from pgmq import Message, PGMQueue
 from pgmq.install import get_embedded_sql_version
 
-from benchmarks.engines.ledger import Ledger, Order, Report, charge, play, versions
+from benchmarks.engines.ledger import Ledger, Order, Report, charge, play
+from benchmarks.rates.protocol import versions
 
 QUEUE = "retries"
 VISIBLE_AGAIN = 1  # seconds

@@ -11,7 +11,8 @@ from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 
-from benchmarks.engines.ledger import Ledger, Order, Report, play, versions
+from benchmarks.engines.ledger import Ledger, Order, Report, play
+from benchmarks.rates.protocol import versions
 
 STALLED_AFTER = 1.0  # seconds without a heartbeat
 

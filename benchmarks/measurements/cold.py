@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from statistics import median
 
 import psycopg
@@ -14,9 +13,9 @@ from benchmarks.app_rows import failed_generations
 from benchmarks.sampling import short
 from benchmarks.section import Section
 from benchmarks.sizes import Sizes
+from tests.support.npm import REPOSITORY
 from tests.support.stack import Stack
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 _STEPS = ("import ai_retry", "connect()", "first retry", "second retry")
 _PROGRAM = """
 import json, sys, time

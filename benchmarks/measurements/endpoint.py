@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat, takewhile
-from pathlib import Path
 from uuid import UUID
 
 import jwt
@@ -24,9 +23,9 @@ from benchmarks.sampling import median, percentile, short
 from benchmarks.section import Section
 from benchmarks.sizes import Sizes
 from tests.support.app_server import running_app
+from tests.support.npm import REPOSITORY
 from tests.support.stack import Stack
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PROVIDER_MS = 200
 CLIENTS = 64
 THREADS = 72  # of gunicorn's one worker: the calls, and some for refusals

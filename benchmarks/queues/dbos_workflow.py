@@ -9,7 +9,8 @@ from typing import Any
 import psycopg
 from dbos import DBOS, DBOSClient, DBOSConfig
 
-from benchmarks.queues.protocol import POLL, THREADS, Span, serve, versions, work
+from benchmarks.queues.protocol import POLL, THREADS, Span, serve, work
+from benchmarks.rates.protocol import versions
 
 QUEUE = "retries"
 _SPANS = """

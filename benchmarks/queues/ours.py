@@ -21,7 +21,8 @@ from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.worker import Worker
 from benchmarks.app_rows import AT_ONCE, failed_generations
-from benchmarks.queues.protocol import THREADS, Span, serve, versions, work
+from benchmarks.queues.protocol import THREADS, Span, serve, work
+from benchmarks.rates.protocol import versions
 
 _SPANS = """
 select extract(epoch from accepted_at)::float8, extract(epoch from closed_at)::float8

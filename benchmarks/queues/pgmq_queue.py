@@ -10,7 +10,8 @@ from typing import Any
 from pgmq import Message, PGMQueue
 from pgmq.install import get_embedded_sql_version
 
-from benchmarks.queues.protocol import POLL, THREADS, Span, serve, versions, work
+from benchmarks.queues.protocol import POLL, THREADS, Span, serve, work
+from benchmarks.rates.protocol import versions
 
 QUEUE = "retries"
 VISIBLE_AGAIN = 40  # seconds

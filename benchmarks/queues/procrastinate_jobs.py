@@ -9,7 +9,8 @@ from typing import Any
 import psycopg
 from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 
-from benchmarks.queues.protocol import PRODUCERS, THREADS, Span, serve, versions, work
+from benchmarks.queues.protocol import PRODUCERS, THREADS, Span, serve, work
+from benchmarks.rates.protocol import versions
 
 _SPANS = """
 select extract(epoch from d.at)::float8, extract(epoch from s.at)::float8

@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from typing import Any, Protocol
+
+from benchmarks.rates.protocol import tell
 
 THREADS = 8  # of a worker
 PRODUCERS = 4  # threads that enqueue
@@ -38,13 +39,13 @@ class Driver(Protocol):
 
 def serve(driver: Driver) -> None:
     """Say who we are, then do what the lines of stdin ask for until it ends."""
-    _tell({"engine": driver.name})
+    tell({"engine": driver.name})
     for line in sys.stdin:
         asked = json.loads(line)
         spans = _driven(driver, asked["count"], asked["gap"])
         waits = sorted(settled - enqueued for enqueued, settled in spans)
         began, ended = min(enqueued for enqueued, _ in spans), max(settled for _, settled in spans)
-        _tell({"seconds": ended - began, "p50": _rank(waits, 50), "p99": _rank(waits, 99)})
+        tell({"seconds": ended - began, "p50": _rank(waits, 50), "p99": _rank(waits, 99)})
 
 
 def work(run: Callable[[], object], stop: Callable[[], object] | None = None) -> None:
@@ -53,16 +54,11 @@ def work(run: Callable[[], object], stop: Callable[[], object] | None = None) ->
 
     working = threading.Thread(target=run, daemon=True)
     working.start()
-    _tell({"ready": True})
+    tell({"ready": True})
     sys.stdin.read()
     if stop is not None:
         stop()
         working.join(5)
-
-
-def versions(*packages: str) -> str:
-    """Name packages with the versions that are installed."""
-    return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
 def _driven(driver: Driver, count: int, gap: float) -> Sequence[Span]:
@@ -86,7 +82,3 @@ def _driven(driver: Driver, count: int, gap: float) -> Sequence[Span]:
 
 def _rank(waits: Sequence[float], percent: float) -> float:
     return waits[max(1, math.ceil(len(waits) * percent / 100)) - 1]
-
-
-def _tell(what: dict[str, Any]) -> None:
-    print(json.dumps(what), flush=True)

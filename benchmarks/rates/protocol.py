@@ -24,10 +24,10 @@ class Engine(Protocol):
 
 def serve(engine: Engine) -> None:
     """Say who we are, then run what the lines of stdin ask for until it ends."""
-    _tell({"engine": engine.name})
+    tell({"engine": engine.name})
     for line in sys.stdin:
         asked = json.loads(line)
-        _tell({"seconds": engine.run(asked["workers"], asked["count"])})
+        tell({"seconds": engine.run(asked["workers"], asked["count"])})
 
 
 def spread(one: Callable[[Any], object], items: list[Any], workers: int) -> None:
@@ -46,5 +46,6 @@ def versions(*packages: str) -> str:
     return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
-def _tell(what: dict[str, Any]) -> None:
+def tell(what: dict[str, Any]) -> None:
+    """Answer."""
     print(json.dumps(what), flush=True)
