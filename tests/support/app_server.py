@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support.log_scan import SCAN
 from tests.support.npm import REPOSITORY
-from tests.support.processes import StackUnavailable, die_with_parent, tail
+from tests.support.processes import StackUnavailable, die_with_parent, end, tail
 
 _LISTENING = re.compile(rb"Listening at: (http://127\.0\.0\.1:\d+)")
 
@@ -49,12 +49,7 @@ def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None =
         try:
             yield _address(process, log)
         finally:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(5)
+            end(process, within=15)
             SCAN.read_file("gunicorn", log)
 
 

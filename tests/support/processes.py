@@ -45,6 +45,16 @@ def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
     return ask_kernel
 
 
+def end(process: "subprocess.Popen[bytes]", *, within: float) -> None:
+    """Tell a process to stop, and kill it if it has not by then."""
+    process.terminate()
+    try:
+        process.wait(within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+
+
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nobody listens on.
 

@@ -16,7 +16,7 @@ from ai_retry.testing.provider import Request, Script, chat
 from tests.support.app_server import clean
 from tests.support.log_scan import SCAN
 from tests.support.npm import REPOSITORY
-from tests.support.processes import die_with_parent
+from tests.support.processes import die_with_parent, end
 from tests.support.waiting import eventually
 
 COMMAND = Path(sys.executable).with_name("ai-retry")
@@ -86,12 +86,7 @@ def _worker(env: Mapping[str, str], log: Path, concurrency: int) -> Iterator[Wor
         eventually(lambda: process.poll() is not None or log.read_text().count("event=worker_started") > started)
         yield worker
     finally:
-        process.terminate()  # who is killed leaves a poll behind, which takes messages for nobody
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        end(process, within=20)  # who is killed leaves a poll behind, which takes messages for nobody
         SCAN.read_file("worker", log)
 
 
