@@ -1,4 +1,4 @@
-"""The line of generations that wait for a worker: none of a user who has enough running, none before its time."""
+"""The line of generations that wait for their turn: none of a user who has enough running, none before its time."""
 
 import heapq
 from collections import Counter, defaultdict, deque

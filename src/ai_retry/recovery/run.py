@@ -1,6 +1,6 @@
-"""A run of a plan: it feeds workers one generation at a time, at the pace that the provider bears.
+"""A run of a plan: it gives generations to threads one at a time, at the pace that the provider bears.
 
-Nothing is queued in front of a worker, so that whatever ends the run leaves no more than the calls that are under way.
+Nothing is queued in front of a thread, so that whatever ends the run leaves no more than the calls that are under way.
 """
 
 import getpass
@@ -22,7 +22,7 @@ from ai_retry.recovery.line import Line, Task
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.progress import Progress
 from ai_retry.recovery.report import Left, Report, report_of
-from ai_retry.recovery.worker import Ended, Worker
+from ai_retry.recovery.retrier import Ended, Retrier
 
 if TYPE_CHECKING:
     from ai_retry.recovery.plan import Plan
@@ -77,7 +77,7 @@ class _Run:
     ) -> None:
         self._parts, self._plan, self._pace, self._record = parts, plan, pace, record
         self._max_workers = max_workers
-        self._worker = Worker(parts, plan.terms, key=plan.key, operator=operator)
+        self._retrier = Retrier(parts, plan.terms, key=plan.key, operator=operator)
         self._ends = SimpleQueue[Ended]()
         self._outcomes = Counter[str]()
         self._finished = Event()  # joining a thread is not safe against an interruption, waiting for an event is
@@ -144,7 +144,7 @@ class _Run:
                 return self._line.wait(now)
             self._running += 1
             started_in = self._pace.start(now)
-            pool.submit(self._worker.work, task, started_in, self._ends.put)
+            pool.submit(self._retrier.retry, task, started_in, self._ends.put)
 
     def _affordable(self) -> bool:
         """Whether another call fits below ``max_cost``, as far as past calls tell what one costs."""

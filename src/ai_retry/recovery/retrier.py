@@ -1,7 +1,7 @@
-"""What a worker does with one generation: a retry under the plan's terms, and what its end means for the run."""
+"""One generation of a plan: a retry under the plan's terms, and what its end means for the run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -28,6 +28,7 @@ from ai_retry.domain.model import (
     Usage,
 )
 from ai_retry.domain.pace import Signal
+from ai_retry.domain.ports import Storage
 from ai_retry.domain.recovery import settled_attempt
 from ai_retry.domain.retry import retry_generation
 from ai_retry.recovery.line import Task
@@ -55,7 +56,7 @@ class Ended:
     retry_after: float = 0.0  # what the provider asked to wait, in seconds
     again_after: float | None = None  # seconds after which the refusal may have passed; None: it does not pass
     left: Left | None = None
-    cost: Decimal = field(default=Decimal(0))
+    cost: Decimal = Decimal(0)
     crash: BaseException | None = None  # no error of ours: a defect, perhaps of the app's ``context_from``
 
 
@@ -67,23 +68,17 @@ class _SettledBefore(Exception):
         self.outcome = outcome
 
 
-class _PlanStorage(SlottedStorage):
+class _WatchedStorage:
     """A storage, for one retry of a plan: it sees what is settled already, whether a claim was made, and the usage."""
 
-    def __init__(self, parts: Parts, key: str) -> None:
-        super().__init__(parts.storage, parts.slots)
-        self._storage, self._key = parts.storage, key
-        self.load, self.succeed, self.fail = self._load_unless_settled, self._succeed, self._fail
+    def __init__(self, storage: Storage, key: str) -> None:
+        self.discard_answer = storage.discard_answer
         self.as_of: datetime | None = None
         self.claimed = False
         self.usage: Usage | None = None
+        self._storage, self._key = storage, key
 
-    def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
-        claim = super().claim(admission, token=token, lease=lease)
-        self.claimed = claim is not None
-        return claim
-
-    def _load_unless_settled(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
+    def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
         # A claim is refused when another attempt was made since, so that what is seen here is still so.
         snapshot = self._storage.load(user_id, generation_id, quota_rule)
         if snapshot is not None:
@@ -92,22 +87,27 @@ class _PlanStorage(SlottedStorage):
                 raise _SettledBefore(attempt.outcome)
         return snapshot
 
-    def _succeed(self, claim: Claim, answer: Answer, *, answer_from: int | None, **rest: Any) -> Settled:
+    def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
+        claim = self._storage.claim(admission, token=token, lease=lease)
+        self.claimed = claim is not None
+        return claim
+
+    def succeed(self, claim: Claim, answer: Answer, *, answer_from: int | None, **rest: Any) -> Settled:
         self.usage = answer.usage if answer_from is None else None
         return self._storage.succeed(claim, answer, answer_from=answer_from, **rest)
 
-    def _fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
+    def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
         self.usage = failure.usage
         self._storage.fail(claim, failure, duration=duration, delay=delay)
 
 
-class Worker:
+class Retrier:
     """Retries under a plan's terms. Safe to share between threads."""
 
     def __init__(self, parts: Parts, terms: Terms, *, key: str, operator: str) -> None:
         self._parts, self._terms, self._key, self._operator = parts, terms, key, operator
 
-    def work(self, task: Task, started_in: int, tell: Callable[[Ended], None]) -> None:
+    def retry(self, task: Task, started_in: int, tell: Callable[[Ended], None]) -> None:
         """Retry, and tell the end: exactly one, whatever happens."""
         try:
             ended = self._retry(task, started_in)
@@ -116,7 +116,8 @@ class Worker:
         tell(ended)
 
     def _retry(self, task: Task, started_in: int) -> Ended:
-        with _PlanStorage(self._parts, self._key) as storage:
+        watched = _WatchedStorage(self._parts.storage, self._key)
+        with SlottedStorage(watched, self._parts.slots) as storage:
             try:
                 retry_generation(
                     task.user_id,
@@ -134,28 +135,28 @@ class Worker:
             except _SettledBefore as before:
                 ended = Ended(task=task, started_in=started_in, outcome=str(before.outcome))
             except AiRetryError as error:
-                ended = Ended(task=task, started_in=started_in, **_end_of(error, storage))
+                ended = _end_of(error, watched, Ended(task=task, started_in=started_in, outcome="left"))
             else:
                 ended = Ended(task=task, started_in=started_in, outcome="succeeded", signal=Signal.WELL)
-            cost = storage.usage.cost if storage.usage else None
+        cost = watched.usage.cost if watched.usage else None
         return replace(ended, cost=cost or Decimal(0))
 
 
-def _end_of(error: AiRetryError, storage: _PlanStorage) -> dict[str, Any]:
+def _end_of(error: AiRetryError, watched: _WatchedStorage, end: Ended) -> Ended:
     """Say what an error means: the attempt failed, the refusal passes, or the generation is left as it is."""
     if isinstance(error, GenerationFailed):
         failure = error.failure
         asked = failure.retry_after.total_seconds() if failure.retry_after else 0.0
         signal = Signal.REFUSING if failure.operator_fault else _SIGNALS.get(failure.code, Signal.WELL)
-        return {"outcome": "failed", "signal": signal, "retry_after": asked}
+        return replace(end, outcome="failed", signal=signal, retry_after=asked)
     if isinstance(error, SessionRejected):
-        return {"outcome": "failed", "signal": Signal.WELL}
+        return replace(end, outcome="failed", signal=Signal.WELL)
     wait = error.retry_after
-    left = Left(error.code, storage.as_of + wait if storage.as_of and wait is not None else None)
+    left = Left(error.code, watched.as_of + wait if watched.as_of and wait is not None else None)
     if isinstance(error, NotConfigured):
-        return {"outcome": "left", "left": left, "signal": Signal.REFUSING}
+        return replace(end, left=left, signal=Signal.REFUSING)
     signal = Signal.AWAY if isinstance(error, StorageFailure) else Signal.NOTHING
     # After a claim nobody knows yet what became of the attempt: the next run of the plan goes on with it.
-    passes = wait is not None and not storage.claimed and not isinstance(error, LeaseLost)
+    passes = wait is not None and not watched.claimed and not isinstance(error, LeaseLost)
     again = wait.total_seconds() if wait is not None and passes else None
-    return {"outcome": "left", "left": left, "signal": signal, "again_after": again}
+    return replace(end, left=left, signal=signal, again_after=again)
