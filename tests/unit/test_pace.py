@@ -2,13 +2,13 @@
 
 import pytest
 
-from ai_retry.domain.pace import Pace, Signal
+from ai_retry.domain.pace import CallEnd, Pace
 
 
-def end(pace: Pace, signal: Signal, *, now: float = 0.0, times: int = 1, retry_after: float = 0.0) -> None:
+def end(pace: Pace, call_end: CallEnd, *, now: float = 0.0, times: int = 1, retry_after: float = 0.0) -> None:
     """Let calls start and end one after the other."""
     for _ in range(times):
-        pace.end(signal, now, started_in=pace.start(now), retry_after=retry_after)
+        pace.end(call_end, now, started_in=pace.start(now), retry_after=retry_after)
 
 
 def test_begins_with_a_few_and_grows_to_all_workers() -> None:
@@ -16,10 +16,10 @@ def test_begins_with_a_few_and_grows_to_all_workers() -> None:
     pace = Pace(32)
     assert pace.at_once == 4
 
-    end(pace, Signal.WELL)
+    end(pace, CallEnd.WELL)
     assert pace.at_once == 5
 
-    end(pace, Signal.WELL, times=100)
+    end(pace, CallEnd.WELL, times=100)
     assert pace.at_once == 32
 
 
@@ -45,9 +45,9 @@ def test_rate_spaces_the_starts() -> None:
 def test_rate_limit_halves_and_waits_as_asked() -> None:
     """A call too many halves what runs at once, and nobody starts before the provider's Retry-After."""
     pace = Pace(32)
-    end(pace, Signal.WELL, times=28)
+    end(pace, CallEnd.WELL, times=28)
 
-    end(pace, Signal.TOO_FAST, now=5.0, retry_after=7.0)
+    end(pace, CallEnd.TOO_FAST, now=5.0, retry_after=7.0)
 
     assert pace.at_once == 16
     assert pace.wait(5.0, 0) == 7.0
@@ -56,11 +56,11 @@ def test_rate_limit_halves_and_waits_as_asked() -> None:
 def test_calls_of_one_round_halve_once() -> None:
     """All calls that were under way when the provider limited requests are one answer, but each Retry-After counts."""
     pace = Pace(32)
-    end(pace, Signal.WELL, times=28)
+    end(pace, CallEnd.WELL, times=28)
     rounds = [pace.start(0.0) for _ in range(32)]
 
     for place, started_in in enumerate(rounds):
-        pace.end(Signal.TOO_FAST, 0.0, started_in=started_in, retry_after=float(place))
+        pace.end(CallEnd.TOO_FAST, 0.0, started_in=started_in, retry_after=float(place))
 
     assert pace.at_once == 16
     assert pace.wait(0.0, 0) == 31.0
@@ -71,25 +71,25 @@ def test_rate_limits_in_a_row_wait_longer() -> None:
     pace = Pace(8)
     pauses: list[float | None] = []
     for _ in range(8):
-        end(pace, Signal.TOO_FAST, now=1000.0 * len(pauses))
+        end(pace, CallEnd.TOO_FAST, now=1000.0 * len(pauses))
         pauses.append(pace.wait(1000.0 * len(pauses), 0))
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
 
-    end(pace, Signal.WELL, now=9000.0)
-    end(pace, Signal.TOO_FAST, now=9000.0)
+    end(pace, CallEnd.WELL, now=9000.0)
+    end(pace, CallEnd.TOO_FAST, now=9000.0)
     assert pace.wait(9000.0, 0) == 1.0
 
 
 def test_grows_slowly_where_it_was_too_fast() -> None:
     """Beyond half of what was too much, a whole round of good ends makes room for one more."""
     pace = Pace(32)
-    end(pace, Signal.WELL, times=28)
-    end(pace, Signal.TOO_FAST)
+    end(pace, CallEnd.WELL, times=28)
+    end(pace, CallEnd.TOO_FAST)
     assert pace.at_once == 16
 
-    end(pace, Signal.WELL, now=100.0, times=15)
+    end(pace, CallEnd.WELL, now=100.0, times=15)
     assert pace.at_once == 16
-    end(pace, Signal.WELL, now=100.0, times=3)
+    end(pace, CallEnd.WELL, now=100.0, times=3)
     assert pace.at_once == 17
 
 
@@ -97,8 +97,8 @@ def test_single_failures_are_no_outage() -> None:
     """Two calls that found the provider away, with a good one between each pair, are not an outage."""
     pace = Pace(8)
     for _ in range(10):
-        end(pace, Signal.AWAY, times=2)
-        end(pace, Signal.WELL)
+        end(pace, CallEnd.AWAY, times=2)
+        end(pace, CallEnd.WELL)
 
     assert not pace.away
     assert pace.stopped is None
@@ -107,24 +107,24 @@ def test_single_failures_are_no_outage() -> None:
 def test_outage_asks_with_one_call_at_a_time() -> None:
     """The third in a row is an outage: then one call at a time, each after a longer pause, until one goes well."""
     pace = Pace(8)
-    end(pace, Signal.AWAY, times=3)
+    end(pace, CallEnd.AWAY, times=3)
     assert (pace.away, pace.at_once) == (True, 1)
     assert pace.wait(100.0, 1) is None
     assert pace.wait(100.0, 0) == 0.0
 
-    end(pace, Signal.AWAY, now=100.0)
+    end(pace, CallEnd.AWAY, now=100.0)
     assert pace.wait(100.0, 0) == 8.0
 
-    end(pace, Signal.WELL, now=200.0)
+    end(pace, CallEnd.WELL, now=200.0)
     assert (pace.away, pace.at_once) == (False, 2)
 
 
 def test_provider_that_limits_is_back() -> None:
     """After an outage, a provider that asks for patience is there again."""
     pace = Pace(8)
-    end(pace, Signal.AWAY, times=3)
+    end(pace, CallEnd.AWAY, times=3)
 
-    end(pace, Signal.TOO_FAST, now=100.0, retry_after=30.0)
+    end(pace, CallEnd.TOO_FAST, now=100.0, retry_after=30.0)
 
     assert not pace.away
     assert pace.at_once == 1
@@ -135,7 +135,7 @@ def test_outage_stops_where_asked_to() -> None:
     """With ``stop_on_outage`` nothing starts any more, and the reason is told."""
     pace = Pace(8, stop_on_outage=True)
 
-    end(pace, Signal.AWAY, times=3)
+    end(pace, CallEnd.AWAY, times=3)
 
     assert pace.stopped == "OUTAGE"
     assert pace.wait(1e9, 0) is None
@@ -144,26 +144,26 @@ def test_outage_stops_where_asked_to() -> None:
 def test_operators_fault_stops() -> None:
     """Three calls in a row that fail for the operator's reasons stop the run: a bad key is bad for all."""
     pace = Pace(8)
-    end(pace, Signal.REFUSING, times=2)
-    end(pace, Signal.WELL)
-    end(pace, Signal.REFUSING, times=2)
+    end(pace, CallEnd.REFUSING, times=2)
+    end(pace, CallEnd.WELL)
+    end(pace, CallEnd.REFUSING, times=2)
     assert pace.stopped is None
 
-    end(pace, Signal.REFUSING)
+    end(pace, CallEnd.REFUSING)
 
     assert pace.stopped == "OPERATOR_NEEDED"
 
 
-@pytest.mark.parametrize("signal", [Signal.AWAY, Signal.REFUSING])
-def test_who_did_not_call_says_nothing(signal: Signal) -> None:
+@pytest.mark.parametrize("call_end", [CallEnd.AWAY, CallEnd.REFUSING])
+def test_who_did_not_call_says_nothing(call_end: CallEnd) -> None:
     """A generation that needed no call neither ends a row of failures nor makes one."""
     pace = Pace(8)
-    end(pace, signal, times=2)
-    end(pace, Signal.NOTHING, times=5)
+    end(pace, call_end, times=2)
+    end(pace, CallEnd.NOTHING, times=5)
     before = pace.at_once
 
-    end(pace, Signal.NOTHING)
+    end(pace, CallEnd.NOTHING)
 
     assert (pace.at_once, pace.away, pace.stopped) == (before, False, None)
-    end(pace, signal)
+    end(pace, call_end)
     assert pace.away or pace.stopped

@@ -13,7 +13,7 @@ _SHORTEST_PAUSE = 1.0  # seconds; doubles
 _LONGEST_PAUSE = 60.0
 
 
-class Signal(Enum):
+class CallEnd(Enum):
     """What the end of a call says about the provider."""
 
     WELL = auto()  # it answers, be it with a refusal of this one request
@@ -67,17 +67,17 @@ class Pace:
         self._next_slot = max(now, self._next_slot) + self._interval
         return self._round
 
-    def end(self, signal: Signal, now: float, *, started_in: int, retry_after: float = 0.0) -> None:
+    def end(self, call_end: CallEnd, now: float, *, started_in: int, retry_after: float = 0.0) -> None:
         """Note how a call ended; ``retry_after`` is what the provider asked to wait, in seconds."""
-        if signal is Signal.NOTHING:
+        if call_end is CallEnd.NOTHING:
             return
-        self._refusing_in_a_row = self._refusing_in_a_row + 1 if signal is Signal.REFUSING else 0
+        self._refusing_in_a_row = self._refusing_in_a_row + 1 if call_end is CallEnd.REFUSING else 0
         if self._refusing_in_a_row >= _REFUSALS:
             self.stopped = "OPERATOR_NEEDED"
-        if signal in (Signal.WELL, Signal.REFUSING):
+        if call_end in (CallEnd.WELL, CallEnd.REFUSING):
             self._speed_up()
         else:
-            self._slow_down(signal, now, started_in, retry_after)
+            self._slow_down(call_end, now, started_in, retry_after)
 
     def _speed_up(self) -> None:
         if self.away:
@@ -86,10 +86,10 @@ class Pace:
         more = 1.0 if self._at_once < self._calm_below else 1.0 / self._at_once
         self._at_once = min(self._max, self._at_once + more)
 
-    def _slow_down(self, signal: Signal, now: float, started_in: int, retry_after: float) -> None:
+    def _slow_down(self, call_end: CallEnd, now: float, started_in: int, retry_after: float) -> None:
         self._not_before = max(self._not_before, now + retry_after)
-        self._away_in_a_row = self._away_in_a_row + 1 if signal is Signal.AWAY else 0
-        if signal is Signal.TOO_FAST and self.away:
+        self._away_in_a_row = self._away_in_a_row + 1 if call_end is CallEnd.AWAY else 0
+        if call_end is CallEnd.TOO_FAST and self.away:
             self.away, self._at_once = False, 1.0  # it is back, and asks for patience
         if started_in == self._round:  # else this end belongs to what was answered already
             self._round += 1

@@ -27,7 +27,7 @@ from ai_retry.domain.model import (
     Snapshot,
     Usage,
 )
-from ai_retry.domain.pace import Signal
+from ai_retry.domain.pace import CallEnd
 from ai_retry.domain.ports import Storage
 from ai_retry.domain.recovery import settled_attempt
 from ai_retry.domain.retry import retry_generation
@@ -37,11 +37,11 @@ from ai_retry.recovery.plan_file import Terms
 from ai_retry.recovery.report import Left
 from ai_retry.slots import SlottedStorage
 
-_SIGNALS: Final[Mapping[FailureCode, Signal]] = {
-    FailureCode.RATE_LIMITED: Signal.TOO_FAST,
-    FailureCode.UNAVAILABLE: Signal.AWAY,
-    FailureCode.TIMEOUT: Signal.AWAY,
-    FailureCode.LEASE_LOST: Signal.NOTHING,
+_CALL_ENDS: Final[Mapping[FailureCode, CallEnd]] = {
+    FailureCode.RATE_LIMITED: CallEnd.TOO_FAST,
+    FailureCode.UNAVAILABLE: CallEnd.AWAY,
+    FailureCode.TIMEOUT: CallEnd.AWAY,
+    FailureCode.LEASE_LOST: CallEnd.NOTHING,
 }
 
 
@@ -52,7 +52,7 @@ class Ended:
     task: Task
     started_in: int  # the round of the pace
     outcome: str  # succeeded, failed or left
-    signal: Signal = Signal.NOTHING
+    call_end: CallEnd = CallEnd.NOTHING
     retry_after: float = 0.0  # what the provider asked to wait, in seconds
     again_after: float | None = None  # seconds after which the refusal may have passed; None: it does not pass
     left: Left | None = None
@@ -137,7 +137,7 @@ class Retrier:
             except AiRetryError as error:
                 ended = _end_of(error, watched, Ended(task=task, started_in=started_in, outcome="left"))
             else:
-                ended = Ended(task=task, started_in=started_in, outcome="succeeded", signal=Signal.WELL)
+                ended = Ended(task=task, started_in=started_in, outcome="succeeded", call_end=CallEnd.WELL)
         cost = watched.usage.cost if watched.usage else None
         return replace(ended, cost=cost or Decimal(0))
 
@@ -147,16 +147,16 @@ def _end_of(error: AiRetryError, watched: _WatchedStorage, end: Ended) -> Ended:
     if isinstance(error, GenerationFailed):
         failure = error.failure
         asked = failure.retry_after.total_seconds() if failure.retry_after else 0.0
-        signal = Signal.REFUSING if failure.operator_fault else _SIGNALS.get(failure.code, Signal.WELL)
-        return replace(end, outcome="failed", signal=signal, retry_after=asked)
+        call_end = CallEnd.REFUSING if failure.operator_fault else _CALL_ENDS.get(failure.code, CallEnd.WELL)
+        return replace(end, outcome="failed", call_end=call_end, retry_after=asked)
     if isinstance(error, SessionRejected):
-        return replace(end, outcome="failed", signal=Signal.WELL)
+        return replace(end, outcome="failed", call_end=CallEnd.WELL)
     wait = error.retry_after
     left = Left(error.code, watched.as_of + wait if watched.as_of and wait is not None else None)
     if isinstance(error, NotConfigured):
-        return replace(end, left=left, signal=Signal.REFUSING)
-    signal = Signal.AWAY if isinstance(error, StorageFailure) else Signal.NOTHING
+        return replace(end, left=left, call_end=CallEnd.REFUSING)
+    call_end = CallEnd.AWAY if isinstance(error, StorageFailure) else CallEnd.NOTHING
     # After a claim nobody knows yet what became of the attempt: the next run of the plan goes on with it.
     passes = wait is not None and not watched.claimed and not isinstance(error, LeaseLost)
     again = wait.total_seconds() if wait is not None and passes else None
-    return replace(end, left=left, signal=signal, again_after=again)
+    return replace(end, left=left, call_end=call_end, again_after=again)

@@ -164,7 +164,7 @@ class _Run:
             return
         self._running -= 1
         now = self._parts.clock.monotonic()
-        self._pace.end(ended.signal, now, started_in=ended.started_in, retry_after=ended.retry_after)
+        self._pace.end(ended.call_end, now, started_in=ended.started_in, retry_after=ended.retry_after)
         self._spent += ended.cost
         if ended.again_after is not None and self._line.put_back(ended.task, now, after=ended.again_after):
             return

@@ -20,7 +20,7 @@ class MessageRow:
     visible_at: datetime
 
 
-class Line:
+class Messages:
     """Messages, the oldest first, some of them hidden for a while."""
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ from ai_retry.storage.memory import (
     is_live,
     new_session,
 )
-from ai_retry.storage.memory_line import Line, Routes
+from ai_retry.storage.memory_line import Messages, Routes
 
 _LOST_AFTER = timedelta(minutes=1)
 
@@ -58,7 +58,7 @@ class InMemoryQueueStorage(InMemoryStorage):
 
     def __init__(self, clock: Clock, *, create_session: CreateSession = new_session) -> None:
         super().__init__(clock, create_session=create_session)
-        self.line = Line()
+        self.line = Messages()
         self.routes = Routes()
         self.has_queue = True  # False stands for a database without pgmq
 
