@@ -24,7 +24,6 @@ from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 if TYPE_CHECKING:
     from ai_retry.recovery.parts import Parts
 
-_NO_WAIVERS: frozenset[Waiver] = frozenset()
 _LONGEST_ROUTE = 255  # characters: users may name the model, and an index holds it
 
 
@@ -78,7 +77,7 @@ class Client(RecoveryMethods):
         generation_id: UUID | str,
         *,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = _NO_WAIVERS,
+        waive: frozenset[Waiver] = frozenset(),
         charge: bool = True,
         operator: str | None = None,
     ) -> RetryResult:
@@ -110,7 +109,7 @@ class Client(RecoveryMethods):
         generation_id: UUID | str,
         *,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = _NO_WAIVERS,
+        waive: frozenset[Waiver] = frozenset(),
         charge: bool = True,
         operator: str | None = None,
     ) -> QueuedRetry | RetryResult:

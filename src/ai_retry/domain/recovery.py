@@ -19,7 +19,6 @@ from ai_retry.domain.policy import ContextFrom, RetryPolicy
 
 FAILED = frozenset({GenerationStatus.ERROR, GenerationStatus.TIMEOUT})
 FINDABLE = frozenset(GenerationStatus) - {GenerationStatus.SUCCESS}
-NO_WAIVERS: frozenset[Waiver] = frozenset()
 _SETTLED = (Outcome.SUCCEEDED, Outcome.FAILED)
 
 
@@ -163,7 +162,7 @@ def judge(
     policy: RetryPolicy,
     *,
     context_from: ContextFrom = stored_context,
-    waive: frozenset[Waiver] = NO_WAIVERS,
+    waive: frozenset[Waiver] = frozenset(),
     charge: bool = True,
     set_aside: int = 0,
 ) -> Verdict:
