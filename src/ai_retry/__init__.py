@@ -4,8 +4,9 @@
 bring their own storage, provider and clock. Importing this package imports the domain alone.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
     AiRetryError,
     GenerationFailed,
@@ -24,11 +25,12 @@ from ai_retry.domain.model import (
     RetryResult,
     Waiver,
 )
-from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.policy import ContextFrom, RetryPolicy
 from ai_retry.domain.retry import retry_generation, retry_status
 
 if TYPE_CHECKING:
     from ai_retry.client import Client
+    from ai_retry.config import Settings
 
 __all__ = [
     "AiRetryError",
@@ -52,8 +54,8 @@ __all__ = [
 ]
 
 
-def connect(*args: Any, **kwargs: Any) -> "Client":
-    """Wire a client from the environment; see ``ai_retry.bootstrap.connect``, whose arguments it takes."""
+def connect(settings: "Settings | None" = None, *, context_from: ContextFrom = stored_context) -> "Client":
+    """Make a client from the environment, or from ``settings``; see ``ai_retry.bootstrap.connect``."""
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
 
-    return bootstrap.connect(*args, **kwargs)
+    return bootstrap.connect(settings, context_from=context_from)
