@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 from uuid import UUID
 
 from ai_retry.clock import SystemClock
@@ -17,12 +17,10 @@ from ai_retry.domain.queue_model import QueuedRetry, QueueState
 from ai_retry.domain.recovery import RecoveryStorage
 from ai_retry.domain.retry import RetryStatus, as_uuid
 from ai_retry.recovery.methods import RecoveryMethods
+from ai_retry.recovery.parts import Parts
 from ai_retry.slots import CallSlots, SlottedStorage
 from ai_retry.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
-
-if TYPE_CHECKING:
-    from ai_retry.recovery.parts import Parts
 
 _LONGEST_ROUTE = 255  # characters: users may name the model, and an index holds it
 
@@ -205,9 +203,7 @@ class Client(RecoveryMethods):
             raise NotConfigured("this client was given no queue_storage")
         return self._queue_storage
 
-    def _recovery_parts(self) -> "Parts":
-        from ai_retry.recovery.parts import Parts  # noqa: PLC0415 - retries alone don't need it
-
+    def _recovery_parts(self) -> Parts:
         if self._recovery_storage is None:
             raise NotConfigured("this client was given no recovery_storage")
         return Parts(

@@ -14,6 +14,7 @@ from ai_retry.domain.recovery import FAILED, FINDABLE, Filter, FoundRow, judge
 from ai_retry.domain.retry import as_uuid
 from ai_retry.recovery.generation import COLUMNS, FoundGeneration, told
 from ai_retry.recovery.parts import Parts, notebook_library
+from ai_retry.recovery.pictures import failures_over_time
 from ai_retry.recovery.summary import Summary, summarise
 from ai_retry.tables import html_table, text_table
 
@@ -81,8 +82,6 @@ class Found:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw failures over time by code, and return the ``matplotlib`` axes."""
-        from ai_retry.recovery.pictures import failures_over_time  # noqa: PLC0415 - imports matplotlib
-
         return failures_over_time(((each.failed_at, each.code or "unknown") for each in self), ax)
 
     def __repr__(self) -> str:

@@ -4,34 +4,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ai_retry.domain.policy import RetryPolicy
-
-if TYPE_CHECKING:
-    from ai_retry.recovery.found import Found, When, Words
-    from ai_retry.recovery.parts import Parts
-    from ai_retry.recovery.plan import Plan
-    from ai_retry.recovery.why import Explanation
+from ai_retry.recovery.found import Found, When, Words, search
+from ai_retry.recovery.parts import Parts
+from ai_retry.recovery.plan import Plan, load_plan, make_plan
+from ai_retry.recovery.why import Explanation, explain
 
 
 class RecoveryMethods(ABC):
     """The methods of a client for recovery; ``_recovery_parts`` says with what."""
 
     @abstractmethod
-    def _recovery_parts(self) -> "Parts": ...
+    def _recovery_parts(self) -> Parts: ...
 
     def find(
         self,
         *,
-        since: "When | None" = None,
-        until: "When | None" = None,
-        code: "Words | None" = None,
-        status: "Words | None" = None,
+        since: When | None = None,
+        until: When | None = None,
+        code: Words | None = None,
+        status: Words | None = None,
         user_id: UUID | str | None = None,
-        model: "Words | None" = None,
-    ) -> "Found":
+        model: Words | None = None,
+    ) -> Found:
         """Find failed generations of all users, newest first. Reads only, a page at a time, when it is looked at.
 
         Args:
@@ -47,22 +44,20 @@ class RecoveryMethods(ABC):
             StorageFailure: safe to repeat.
             NotConfigured: the migrations are not applied, or this client can't find.
         """
-        from ai_retry.recovery.found import search  # noqa: PLC0415 - retries alone don't need it
-
         return search(
             self._recovery_parts(), since=since, until=until, code=code, status=status, user_id=user_id, model=model
         )
 
     def plan(
         self,
-        found: "Found",
+        found: Found,
         *,
         policy: RetryPolicy | None = None,
         max_cost: Decimal | float | None = None,
         per_user: int | None = None,
         waive: Collection[str] = (),
         charge: bool = True,
-    ) -> "Plan":
+    ) -> Plan:
         """Freeze what can be retried now, and tell what that would take. Nothing is written, nobody is called.
 
         What is selected is what ``run`` retries, be it in this process or in another one.
@@ -79,8 +74,6 @@ class RecoveryMethods(ABC):
             ValueError: names the argument and what it may be.
             StorageFailure: safe to repeat.
         """
-        from ai_retry.recovery.plan import make_plan  # noqa: PLC0415
-
         return make_plan(
             self._recovery_parts(),
             found,
@@ -91,18 +84,16 @@ class RecoveryMethods(ABC):
             charge=charge,
         )
 
-    def load_plan(self, path: Path | str) -> "Plan":
+    def load_plan(self, path: Path | str) -> Plan:
         """Read a plan that was saved; running it goes on where it stopped.
 
         Raises:
             ValueError: the file is no plan, or was changed.
             OSError: it can't be read.
         """
-        from ai_retry.recovery.plan import load_plan  # noqa: PLC0415
-
         return load_plan(self._recovery_parts(), path)
 
-    def why(self, generation_id: UUID | str) -> "Explanation":
+    def why(self, generation_id: UUID | str) -> Explanation:
         """Explain in one paragraph where a generation of any user stands, and what can be done. Reads only.
 
         Raises:
@@ -110,6 +101,4 @@ class RecoveryMethods(ABC):
             ValueError: the id is not a UUID.
             StorageFailure: safe to repeat.
         """
-        from ai_retry.recovery.why import explain  # noqa: PLC0415
-
         return explain(self._recovery_parts(), generation_id)

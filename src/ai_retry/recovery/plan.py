@@ -15,6 +15,7 @@ from ai_retry.recovery.found import Found
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan_file import Frozen, Terms, keep, read_file
 from ai_retry.recovery.report import Report, report_of
+from ai_retry.recovery.run import run_plan
 from ai_retry.tables import html_table, text_table
 
 Reason: TypeAlias = tuple[Decision, str | None]
@@ -99,8 +100,6 @@ class Plan:
             ValueError: names the argument.
             StorageFailure: the run could not be recorded, or the report not read; safe to repeat.
         """
-        from ai_retry.recovery.run import run_plan  # noqa: PLC0415 - a plan can be looked at without
-
         return run_plan(self._parts, self, max_workers=max_workers, rate=rate, on_outage=on_outage, operator=operator)
 
     def report(self) -> Report:

@@ -11,6 +11,7 @@ from uuid import UUID
 from ai_retry.domain.model import Outcome, Usage
 from ai_retry.domain.recovery import PlanAttempt
 from ai_retry.recovery.parts import Parts, notebook_library
+from ai_retry.recovery.pictures import outcomes
 from ai_retry.tables import html_table, text_table
 
 _SHOWN = 20
@@ -79,8 +80,6 @@ class Report:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw how the generations ended, and return the ``matplotlib`` axes."""
-        from ai_retry.recovery.pictures import outcomes  # noqa: PLC0415 - imports matplotlib
-
         return outcomes({"succeeded": self.totals["succeeded"], **self.reasons}, ax)
 
     def _summary(self) -> list[tuple[str, object]]:
