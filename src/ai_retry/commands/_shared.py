@@ -4,17 +4,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from ai_retry import bootstrap
+from ai_retry.client import Client
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
-from ai_retry.tables import printable, text_table
-
-if TYPE_CHECKING:
-    from ai_retry.client import Client
-
-__all__ = ["NotReady", "as_json_option", "connected", "plain", "print_json", "print_table", "printable", "told"]
+from ai_retry.tables import text_table
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -38,10 +35,8 @@ def told() -> Iterator[None]:
 
 
 @contextmanager
-def connected() -> Iterator["Client"]:
+def connected() -> Iterator[Client]:
     """Give a client of the environment's settings; errors are told."""
-    from ai_retry import bootstrap  # noqa: PLC0415 - `migrations` needs no configuration
-
     with told(), bootstrap.connect() as client:
         yield client
 

@@ -5,7 +5,9 @@ from contextlib import closing
 
 import click
 
+from ai_retry import bootstrap
 from ai_retry.commands._shared import as_json_option, print_json, print_table, told
+from ai_retry.config import Settings
 
 _SECONDS = 65.0  # longer than the function's own timeout
 
@@ -17,9 +19,6 @@ def books(*, as_json: bool) -> None:
 
     Reads only, and may run at any time. Exit code 0: the books balance; 1: they don't.
     """
-    from ai_retry import bootstrap  # noqa: PLC0415 - `migrations` needs no configuration
-    from ai_retry.config import Settings  # noqa: PLC0415
-
     with told(), closing(bootstrap.open_storage(Settings.from_env(), timeout=_SECONDS)) as storage:
         violations = storage.books()
     if as_json:

@@ -2,14 +2,14 @@
 
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ai_retry.commands._shared import NotReady, as_json_option, print_json, printable
-
-if TYPE_CHECKING:
-    from ai_retry.doctor import Examination
+from ai_retry.clock import SystemClock
+from ai_retry.commands._shared import NotReady, as_json_option, print_json
+from ai_retry.doctor import Check, Examination, examine
+from ai_retry.tables import printable
 
 
 @click.command()
@@ -20,9 +20,6 @@ def doctor(*, as_json: bool) -> None:
     Reads only; the provider is asked for its models, which costs nothing. Exit code 0: retries work (there may be
     hints); 1: a problem; 3: the configuration or the connection is at fault, and what lies behind was not looked at.
     """
-    from ai_retry.clock import SystemClock  # noqa: PLC0415 - `migrations` needs no configuration
-    from ai_retry.doctor import examine  # noqa: PLC0415 - imports requests
-
     examination = examine(clock=SystemClock())
     if as_json:
         print_json(_document(examination))
@@ -32,9 +29,7 @@ def doctor(*, as_json: bool) -> None:
         sys.exit(NotReady.exit_code if examination.skipped else 1)
 
 
-def _document(examination: "Examination") -> dict[str, Any]:
-    from ai_retry.doctor import Check  # noqa: PLC0415
-
+def _document(examination: Examination) -> dict[str, Any]:
     return {
         "ok": not examination.problems,
         "checks": {check: examination.result(check) for check in Check},
@@ -42,9 +37,7 @@ def _document(examination: "Examination") -> dict[str, Any]:
     }
 
 
-def _print(examination: "Examination") -> None:
-    from ai_retry.doctor import Check  # noqa: PLC0415
-
+def _print(examination: Examination) -> None:
     for check in Check:
         click.echo(f"{examination.result(check):<8}  {check}")
         for finding in examination.of(check):

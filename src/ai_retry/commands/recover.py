@@ -3,19 +3,18 @@
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ai_retry import bootstrap
+from ai_retry.client import Client
 from ai_retry.commands._selection import selection_options, wanted
 from ai_retry.commands._shared import as_json_option, print_json, told
+from ai_retry.config import Settings
 from ai_retry.domain.model import Waiver
-
-if TYPE_CHECKING:
-    from ai_retry.client import Client
-    from ai_retry.config import Settings
-    from ai_retry.recovery.plan import Plan
-    from ai_retry.recovery.report import Report
+from ai_retry.recovery.plan import Plan
+from ai_retry.recovery.report import Report
 
 _INTERRUPTED = 130
 
@@ -70,9 +69,6 @@ def recover(
 
     Exit code 1: a selected generation has no session now, or you said no. 130: interrupted.
     """
-    from ai_retry import bootstrap  # noqa: PLC0415 - imports what connects
-    from ai_retry.config import Settings  # noqa: PLC0415
-
     with told():
         settings = Settings.from_env()
         with bootstrap.connect(settings) as client:
@@ -84,10 +80,10 @@ def recover(
             if plan.selected and not yes:
                 click.confirm(f"Retry {len(plan.selected)} generations?", abort=True, err=as_json)
             report = _run(plan, max_workers=max_workers, rate=rate, on_outage=on_outage, operator=operator)
-    _tell(report, as_json=as_json)
+    _tell(plan, report, as_json=as_json)
 
 
-def _plan(client: "Client", settings: "Settings", path: Path | None, options: dict[str, Any]) -> "Plan":
+def _plan(client: Client, settings: Settings, path: Path | None, options: dict[str, Any]) -> Plan:
     """Go on with the plan of a file, or make one, and keep it."""
     if path is not None and path.exists():
         if any(options.values()):
@@ -108,7 +104,7 @@ def _plan(client: "Client", settings: "Settings", path: Path | None, options: di
     return plan
 
 
-def _run(plan: "Plan", **how: Any) -> "Report":
+def _run(plan: Plan, **how: Any) -> Report:
     try:
         return plan.run(**how)
     except KeyboardInterrupt:
@@ -117,12 +113,12 @@ def _run(plan: "Plan", **how: Any) -> "Report":
         sys.exit(_INTERRUPTED)
 
 
-def _tell(report: "Report", *, as_json: bool) -> None:
+def _tell(plan: Plan, report: Report, *, as_json: bool) -> None:
     totals = report.totals
     if as_json:
         print_json(
             {
-                "plan_id": report.plan_key.removeprefix("plan:"),
+                "plan_id": plan.id,
                 "totals": totals,
                 "stopped": report.stopped,
                 "not_selected": report.not_selected,

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import click
 
+from ai_retry import bootstrap
 from ai_retry.commands._shared import told
 
 
@@ -14,8 +15,6 @@ def settle() -> None:
 
     A repeat is safe at any time, also beside a running app. Exit code 1: some are left, or can't be read.
     """
-    from ai_retry import bootstrap  # noqa: PLC0415 - `migrations` needs no configuration
-
     with told():
         report = bootstrap.settle()
     for name, count in asdict(report).items():

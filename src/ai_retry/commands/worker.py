@@ -1,5 +1,6 @@
 """``ai-retry worker``: runs accepted retries until it is told to stop."""
 
+import logging
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ from types import FrameType
 
 import click
 
+from ai_retry import bootstrap
 from ai_retry.commands._shared import told
 from ai_retry.worker import DEFAULT_CONCURRENCY
 
@@ -26,10 +28,6 @@ def worker(*, concurrency: int) -> None:
     SIGTERM or Ctrl-C stops reading, lets what runs end within its deadline, and exits with 0. A second one stops at
     once: what was running goes on elsewhere when its lease ends. Nothing is lost either way.
     """
-    import logging  # noqa: PLC0415 - configured here alone
-
-    from ai_retry import bootstrap  # noqa: PLC0415 - imports what connects
-
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ai_retry").setLevel(logging.INFO)
     with told(), bootstrap.worker(concurrency=concurrency) as running:

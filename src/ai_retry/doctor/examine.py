@@ -13,7 +13,6 @@ from ai_retry.doctor import outside, shipped
 from ai_retry.doctor.database import Case, judge
 from ai_retry.doctor.model import Check, Database, Finding, Level
 from ai_retry.doctor.outside import Reach
-from ai_retry.doctor.provider import ask
 from ai_retry.domain.errors import AiRetryError, NotConfigured
 from ai_retry.domain.ports import Clock
 
@@ -79,6 +78,8 @@ def _unasked(settings: Settings, error: Exception) -> Finding:
 
 
 def _provider(settings: Settings) -> Iterator[Finding]:
+    from ai_retry.doctor.provider import ask  # noqa: PLC0415 - imports requests
+
     asked = ask(settings)
     far = Reach.OPEN if asked.status is not None else reach(settings.ai_base_url)
     return outside.provider(asked, far)
