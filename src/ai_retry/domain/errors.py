@@ -30,7 +30,7 @@ beside a running one. Constructors take data and build the message; no message h
 import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 from uuid import UUID
 
 from ai_retry.domain.model import Failure
@@ -56,18 +56,12 @@ class AiRetryError(Exception):
         self.details: dict[str, Any] = dict(details or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by state, since constructors take data rather than the message."""
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-    @classmethod
-    def _from_state(cls, args: tuple[Any, ...], state: dict[str, Any]) -> Self:
-        error = cls.__new__(cls, *args)
-        error.__dict__.update(state)
-        return error
+        """Copy and pickle past the constructors, which take data rather than the message."""
+        return _unconstructed, (type(self), self.args), self.__dict__
 
 
-def _rebuild(cls: type[AiRetryError], args: tuple[Any, ...], state: dict[str, Any]) -> AiRetryError:
-    return cls._from_state(args, state)
+def _unconstructed(cls: type[AiRetryError], args: tuple[Any, ...]) -> AiRetryError:
+    return cls.__new__(cls, *args)
 
 
 class GenerationNotFound(AiRetryError):
