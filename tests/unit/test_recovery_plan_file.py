@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from ai_retry.domain.model import GenerationStatus, QuotaRule, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.recovery import FINDABLE, Filter
+from ai_retry.recovery.parts import Parts
+from ai_retry.recovery.plan import load_plan
 from ai_retry.recovery.plan_file import Frozen, Terms, keep, read_file
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -47,7 +49,7 @@ TERMS = st.builds(
 
 def frozen(wanted: Filter | None = None, terms: Terms | None = None, selected: Any = SELECTED) -> Frozen:
     """Freeze something."""
-    return Frozen.of(wanted or Filter(until=NOW), terms or Terms(policy=RetryPolicy()), selected)
+    return Frozen(wanted or Filter(until=NOW), terms or Terms(policy=RetryPolicy()), selected)
 
 
 @given(wanted=FILTERS, terms=TERMS, selected=st.lists(st.tuples(st.uuids(), st.uuids()), max_size=5))
@@ -109,6 +111,23 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
 
     with pytest.raises(ValueError, match=r"other\.json is no plan"):
         read_file(path)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"counts": [], "estimates": {}},
+        {"counts": [], "estimates": {"calls": 1, "tokens": 1, "cost": "much"}},
+        {"counts": [["soon", None, 1]], "estimates": {"calls": 1, "tokens": None, "cost": None}},
+    ],
+)
+def test_file_whose_counts_were_changed_is_refused(tmp_path: Path, rest: dict[str, Any]) -> None:
+    """What the plan's id does not cover may be wrong, too: that is the same clear error."""
+    path = tmp_path / "plan.json"
+    keep(path, frozen(), **rest)
+
+    with pytest.raises(ValueError, match=r"plan\.json is no plan, or was changed"):
+        load_plan(cast("Parts", None), path)
 
 
 def test_file_is_its_owners(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ The rules of a single retry stay in ``policy``: here they are asked about many g
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -149,7 +149,7 @@ class Verdict:
     """What ``admit`` says of a generation, and why."""
 
     decision: Decision
-    refusal: AiRetryError | None = field(default=None)
+    refusal: AiRetryError | None = None
 
     @property
     def code(self) -> str | None:

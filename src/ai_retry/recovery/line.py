@@ -3,7 +3,7 @@
 import heapq
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 _LONGEST_WAIT = 60.0  # seconds, for a refusal that passes by itself, all waits of one generation together
@@ -15,7 +15,7 @@ class Task:
 
     user_id: UUID
     generation_id: UUID
-    refused_at: float | None = field(default=None)  # monotonic: when it was refused first
+    refused_at: float | None = None  # monotonic: when it was refused first
 
 
 class Line:

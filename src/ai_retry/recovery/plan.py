@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,7 +13,7 @@ from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.recovery import CallEstimate, Decision, Filter, FoundRow, judge
 from ai_retry.recovery.found import Found
 from ai_retry.recovery.parts import Parts
-from ai_retry.recovery.plan_file import Frozen, Terms, keep, read_file
+from ai_retry.recovery.plan_file import Frozen, Terms, intact, keep, read_file
 from ai_retry.recovery.report import Report, report_of
 from ai_retry.recovery.run import run_plan
 from ai_retry.tables import html_table, text_table
@@ -112,12 +112,8 @@ class Plan:
         No prompt and no answer stands there, but the ids of users do.
         """
         counts = [[decision, reason, count] for (decision, reason), count in self.counts.items()]
-        estimates = {
-            "calls": self.estimates.calls,
-            "tokens": self.estimates.tokens,
-            "cost": None if self.estimates.cost is None else str(self.estimates.cost),
-        }
-        keep(Path(path), self._frozen, counts=counts, estimates=estimates)
+        cost = None if self.estimates.cost is None else str(self.estimates.cost)
+        keep(Path(path), self._frozen, counts=counts, estimates=asdict(self.estimates) | {"cost": cost})
 
     def describe(self) -> dict[str, Any]:
         """Tell the plan as JSON, without the selection."""
@@ -130,11 +126,7 @@ class Plan:
                 {"decision": decision, "reason": reason, "count": count}
                 for (decision, reason), count in self.counts.items()
             ],
-            "estimates": {
-                "calls": self.estimates.calls,
-                "tokens": self.estimates.tokens,
-                "cost": self.estimates.cost,
-            },
+            "estimates": asdict(self.estimates),
         }
 
     @property
@@ -191,7 +183,7 @@ def make_plan(
         choice.consider(row)
     return Plan(
         parts,
-        Frozen.of(found.filter, terms, choice.selected),
+        Frozen(found.filter, terms, choice.selected),
         counts=dict(sorted(choice.counts.items(), key=lambda each: (list(Decision).index(each[0][0]), -each[1]))),
         estimates=Estimates(
             calls=choice.calls,
@@ -208,18 +200,13 @@ def load_plan(parts: Parts, path: Path | str) -> Plan:
         ValueError: the file is no plan of ours, or was changed.
         OSError: it can't be read.
     """
-    frozen, document = read_file(Path(path))
-    cost = document["estimates"]["cost"]
-    return Plan(
-        parts,
-        frozen,
-        counts={(Decision(decision), reason): count for decision, reason, count in document["counts"]},
-        estimates=Estimates(
-            calls=document["estimates"]["calls"],
-            tokens=document["estimates"]["tokens"],
-            cost=None if cost is None else Decimal(cost),
-        ),
-    )
+    path = Path(path)
+    frozen, document = read_file(path)
+    with intact(path):
+        estimates = document["estimates"]
+        cost = None if estimates["cost"] is None else Decimal(estimates["cost"])
+        counts = {(Decision(decision), reason): count for decision, reason, count in document["counts"]}
+        return Plan(parts, frozen, counts=counts, estimates=Estimates(**{**estimates, "cost": cost}))
 
 
 class _Choice:

@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -51,22 +53,19 @@ class Terms:
             yield "of one user, at most", self.per_user
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
 class Frozen:
     """Filter, terms and selection, which the id is a hash of."""
 
     filter: Filter
     terms: Terms
     selected: tuple[tuple[UUID, UUID], ...]  # user and id of each generation
-    id: str = field(default="")
 
-    @classmethod
-    def of(cls, wanted: Filter, terms: Terms, selected: tuple[tuple[UUID, UUID], ...]) -> "Frozen":
-        """Freeze, and name it."""
-        unnamed = cls(filter=wanted, terms=terms, selected=selected)
-        text = json.dumps(unnamed.document(), sort_keys=True, separators=(",", ":"))
-        name = hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
-        return cls(filter=wanted, terms=terms, selected=selected, id=name)
+    @cached_property
+    def id(self) -> str:
+        """The plan's name: 32 hexadecimal digits."""
+        text = json.dumps(self.document(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
 
     def terms_document(self) -> dict[str, Any]:
         """Tell filter and terms as JSON."""
@@ -118,15 +117,25 @@ def read_file(path: Path) -> tuple[Frozen, dict[str, Any]]:
         ValueError: it is no plan of ours, or was changed.
         OSError: it can't be read.
     """
-    try:
+    with intact(path):
         document = json.loads(path.read_text())
-        frozen = Frozen.of(_filter(document["filter"]), _terms(document), _selected(document["selected"]))
-        sound = document["format"] == _FORMAT and frozen.id == document["id"]
+        frozen = Frozen(_filter(document["filter"]), _terms(document), _selected(document["selected"]))
+        if document["format"] != _FORMAT or frozen.id != document["id"]:
+            raise ValueError("its id is another one's")
+        return frozen, document
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Read a plan's file in this block: whatever fails there for its content is one clear error.
+
+    Raises:
+        ValueError: it is no plan of ours, or was changed.
+    """
+    try:
+        yield
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
-        sound = False
-    if not sound:
-        raise ValueError(f"{path} is no plan, or was changed since it was saved: make a new one")
-    return frozen, document
+        raise ValueError(f"{path} is no plan, or was changed since it was saved: make a new one") from None
 
 
 def _filter(row: Mapping[str, Any]) -> Filter:
