@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -402,6 +403,23 @@ def test_upgrade_of_the_how_to_brings_the_migrations(folder: Path) -> None:
     shell("\n".join(lines), folder)
 
     assert newest.exists()
+
+
+def test_reaper_of_the_how_to_tidies_everything(migrated_database: str) -> None:
+    """What the example lets pg_cron run closes every expired attempt, each in a transaction of its own."""
+    (job,) = re.findall(r"\$job\$(.*?)\$job\$", example(HOW_TO / "operate.md", "sql", "cron.schedule"), flags=re.DOTALL)
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        connection.execute("insert into auth.users (id) select gen_random_uuid() from generate_series(1, 5)")
+        connection.execute(
+            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
+            " lease_expires_at) select id, gen_random_uuid(), 2, 'running', gen_random_uuid(),"
+            " clock_timestamp() - interval '1 minute', clock_timestamp() - interval '1 second' from auth.users"
+        )
+
+        connection.execute(str(job).encode())
+
+        outcomes = connection.execute("select distinct outcome from public.ai_retry_attempts").fetchall()
+    assert outcomes == [("abandoned",)]
 
 
 def test_override_of_the_quota_page_counts(migrated_database: str) -> None:

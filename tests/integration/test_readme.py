@@ -172,23 +172,6 @@ def test_seam_example_is_sound(bare_database: str) -> None:
     assert allowed == (False,)
 
 
-def test_reaper_example_tidies_everything(migrated_database: str) -> None:
-    """What the example lets pg_cron run closes every expired attempt, each in a transaction of its own."""
-    (job,) = re.findall(r"\$job\$(.*?)\$job\$", example("sql", "cron.schedule"), flags=re.DOTALL)
-    with psycopg.connect(migrated_database, autocommit=True) as connection:
-        connection.execute("insert into auth.users (id) select gen_random_uuid() from generate_series(1, 5)")
-        connection.execute(
-            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
-            " lease_expires_at) select id, gen_random_uuid(), 2, 'running', gen_random_uuid(),"
-            " clock_timestamp() - interval '1 minute', clock_timestamp() - interval '1 second' from auth.users"
-        )
-
-        connection.execute(str(job).encode())
-
-        outcomes = connection.execute("select distinct outcome from public.ai_retry_attempts").fetchall()
-    assert outcomes == [("abandoned",)]
-
-
 @pytest.mark.parametrize("target", ["demo", "test"])
 def test_named_commands_exist(target: str) -> None:
     """The two commands of the README are targets of the Makefile."""
