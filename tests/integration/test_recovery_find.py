@@ -302,17 +302,24 @@ def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> N
 
 
 def test_why_tells_the_quota(database: psycopg.Connection, client: Client) -> None:
-    """A used-up quota is told in units, spent and held, with the time when one comes back."""
+    """A used-up quota is told in units, spent and held, also by a queued retry, with the time when one comes back."""
     (generation_id,) = failed_generations(database, 1)
     database.execute(
         "insert into public.generations (user_id, status) select user_id, 'success' from public.generations,"
-        " generate_series(1, 5) where id = %s",
+        " generate_series(1, 4) where id = %s",
+        [generation_id],
+    )
+    database.execute(
+        "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
+        " next_attempt_at, accepted_at, expires_at, status_before) select user_id, gen_random_uuid(), 2, 'queued',"
+        " gen_random_uuid(), clock_timestamp(), clock_timestamp(), clock_timestamp(),"
+        " clock_timestamp() + interval '1 day', 'error' from public.generations where id = %s",
         [generation_id],
     )
 
     told = client.why(generation_id)
 
-    assert "has spent 5 of 5 units in the last 1 d, and 0 more are held by running retries." in told.text
+    assert "has spent 4 of 5 units in the last 1 d, and holds 1 more for retries that wait or run." in told.text
     assert told.retry_at is not None
     assert timedelta(hours=23) < told.retry_at - datetime.now(UTC) < timedelta(hours=25)
 

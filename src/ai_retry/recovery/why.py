@@ -114,7 +114,7 @@ def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str
         case QuotaExhausted():
             rule = (
                 f"Its user has spent {quota.captured} of {quota.limit} units in the last {_span(quota.window)}, "
-                f"and {quota.held} more are held by running retries"
+                f"and holds {quota.held} more for retries that wait or run"
             )
         case AttemptsExhausted():
             hard = counted_attempts(snapshot) < policy.max_attempts
