@@ -29,7 +29,7 @@ _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 _MAX_TOKEN, _MAX_KID, _MAX_BODY, _MIN_SECRET = 8 * 1024, 256, 64 * 1024, 32
 _YEAR_10000: Final = 253_402_300_800
 _JWS: Final = jwt.PyJWS(options={"verify_signature": True, "enforce_minimum_key_length": True})
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("ai_retry")
 
 
 class Unauthenticated(Exception):
@@ -178,7 +178,7 @@ class JwksCache:
                 self._known = replace(self._known, tried_at=now)
                 self._known = _Known(self._fetch(), fetched_at=now, tried_at=now)
         except AuthUnavailable as error:
-            _log.warning("the project's signing keys could not be fetched: %s", error.reason)
+            _log.warning("event=signing_keys_failed reason=%s", error.reason)
         finally:
             self._fetching.release()
 

@@ -484,7 +484,8 @@ class TestKeyCache:
         with pytest.raises(AuthUnavailable):
             verify.verify(signed(claims))
 
-        assert "ConnectionError" in caplog.text
+        assert [each.getMessage() for each in caplog.records] == ["event=signing_keys_failed reason=ConnectionError"]
+        assert caplog.records[0].name == "ai_retry"
 
     def test_silent_server_is_unavailability(self, project: Project, clock: Time) -> None:
         """A server that accepts and says nothing is given up after the timeout."""
