@@ -35,13 +35,13 @@ test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for 
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(ARGS)
 	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
 
-check: $(READY) ## Lint, types, migrations judged by Supabase's advisors, and the built wheel in an empty environment
+check: $(READY) ## Lint, types, and migrations judged by squawk and Supabase's advisors
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m tests.support.judges
 
-dist: $(READY) ## Build what is published, twice; try it on every Python here, and each extra alone
+dist: $(READY) ## Build what is published, twice; try it in empty environments: every Python here, each extra alone
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dist
 	@$(BIN)/python -m tests.support.distribution
 

@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from ai_retry.testing.provider import ScriptedServer, chat, reply
+from tests.support.judging import Objection, ask, run
 from tests.support.npm import REPOSITORY
 from tests.support.stack import MIGRATIONS, Stack, running_stack
 
@@ -41,46 +42,20 @@ assert ai_retry.retry_generation and ai_retry.connect
 """
 
 
-class Objection(Exception):
-    """What a judge has to say."""
-
-
-def run(command: list[str], *, cwd: Path = REPOSITORY, env: Mapping[str, str] | None = None, expected: int = 0) -> str:
-    """Run a command and return what it printed; another exit code is an objection."""
-    done = subprocess.run(
-        command,
-        check=False,
-        cwd=cwd,
-        env=env or os.environ | {"DO_NOT_TRACK": "1", "SUPABASE_TELEMETRY_DISABLED": "1", "PYTHONPATH": ""},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    if done.returncode != expected:
-        raise Objection(f"{Path(command[0]).name} {' '.join(command[1:4])}:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
 def build(directory: Path, *what: str) -> None:
-    """Build into a directory: the sdist and, out of it, the wheel; or only what is named, out of the tree.
-
-    Files are dated by the last commit, so that everybody's build is the same.
-    """
-    date = run(["git", "log", "-1", "--format=%ct"]).strip()
-    env = os.environ | {"SOURCE_DATE_EPOCH": date}
-    run([sys.executable, "-m", "build", "--outdir", str(directory), *what, str(REPOSITORY)], env=env)
+    """Build into a directory: the sdist and, out of it, the wheel; or only what is named, out of the tree."""
+    run([sys.executable, "-m", "build", "--outdir", str(directory), *what, str(REPOSITORY)])
 
 
 def environment(directory: Path, python: str = sys.executable) -> Path:
-    """Make an environment with nothing in it; return its Python."""
-    run([python, "-m", "venv", str(directory)])
+    """Make an environment with nothing in it, not even pip; return its Python."""
+    run([python, "-m", "venv", "--without-pip", str(directory)])
     return directory / "bin" / "python"
 
 
 def install(python: Path, *what: str) -> None:
-    """Install into an environment."""
-    run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what])
+    """Install into an environment, with our own pip: making one in each takes longer than most installs."""
+    run([sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *what])
 
 
 def judge_builds() -> Iterator[str]:
@@ -113,12 +88,15 @@ def judge_interpreters() -> Iterator[str]:
     """On every Python here, in an empty environment: doctor, the wheel's own migrations, README's first example."""
     with tempfile.TemporaryDirectory(prefix="ai-retry-dist-") as scratch:
         copied = Path(scratch) / "migrations"
-        pythons = {version: Path(scratch) / version for version in interpreters()}
+        places = {}
         for version, python in interpreters().items():
-            install(environment(pythons[version], python), *_CONSTRAINTS, f"{_wheel()}[cli,postgres]")
-        _command(pythons["3.11"], {}, "migrations", "copy", str(copied))
+            places[version] = Path(scratch) / version
+            install(environment(places[version], python), *_CONSTRAINTS, f"{_wheel()}[cli,postgres]")
+        anyone = next(iter(places.values()))
+        _command(anyone, {}, "migrations", "copy", str(copied))
+        _command(anyone, {}, "migrations", "check", str(MIGRATIONS))  # byte by byte
         with running_stack(copied) as stack:
-            for version, place in pythons.items():
+            for version, place in places.items():
                 _try(place, stack)
                 yield f"Python {version}: ai-retry doctor without and with a project; README's first example"
 
@@ -157,7 +135,10 @@ def judge_extras() -> Iterator[str]:
     if set(declared) != set(_EXTRAS):
         raise Objection(f"not tried: {set(declared) ^ set(_EXTRAS)}")
     with tempfile.TemporaryDirectory(prefix="ai-retry-dist-") as scratch:
-        judge_bare_wheel(_wheel(), Path(scratch) / "bare")
+        python = environment(Path(scratch) / "bare")
+        install(python, "--no-deps", str(_wheel()))
+        run([str(python), "-c", _WITHOUT], cwd=Path(scratch))
+        yield "no extra: imports without any dependency, and loads nothing heavy"
         for extra, code in _EXTRAS.items():
             python = environment(Path(scratch) / extra)
             install(python, *_CONSTRAINTS, f"{_wheel()}[{extra}]")
@@ -165,21 +146,14 @@ def judge_extras() -> Iterator[str]:
             yield f"extra {extra}: installs alone"
 
 
-def judge_bare_wheel(wheel: Path, directory: Path) -> None:
-    """Install the wheel without any dependency: it imports, and loads nothing heavy."""
-    python = environment(directory)
-    install(python, "--no-deps", str(wheel))
-    run([str(python), "-c", _WITHOUT], cwd=directory)
-
-
 def interpreters() -> dict[str, str]:
-    """Find every supported Python of this machine, on the path or kept by pyenv."""
-    found = {}
+    """Find every supported Python of this machine: this one, on the path, kept by pyenv."""
+    found = {f"3.{sys.version_info.minor}": sys.executable}
     for minor in range(_OLDEST, _NEWEST):
         kept = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3.{minor}"))
         for candidate in (shutil.which(f"python3.{minor}"), *kept):
             if candidate and subprocess.run([candidate, "-c", ""], check=False, capture_output=True).returncode == 0:
-                found[f"3.{minor}"] = str(candidate)
+                found.setdefault(f"3.{minor}", str(candidate))
     return found
 
 
@@ -199,20 +173,5 @@ def _missing(needed: set[str], there: set[str], name: str) -> None:
         raise Objection(f"{name} lacks {', '.join(sorted(needed - there))}")
 
 
-JUDGES: tuple[Callable[[], Iterator[str]], ...] = (judge_builds, judge_contents, judge_interpreters, judge_extras)
-
-
-def main() -> int:
-    """Build, and ask every judge."""
-    for judge in JUDGES:
-        try:
-            for said in judge():
-                print(said, flush=True)
-        except Objection as objection:
-            print(objection, file=sys.stderr)
-            return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ask(judge_builds, judge_contents, judge_interpreters, judge_extras))
