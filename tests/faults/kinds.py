@@ -18,7 +18,7 @@ class Kind:
     point: str | None = None  # where the worker signals itself
     signal: int = SIGKILL
     rule: Rule | None = None  # what its link does
-    held: str | None = None  # what becomes of a call that waits in the database: see ``harness``
+    held: str | None = None  # what becomes of a call that waits in the database: see ``Run._hold``
     provider: tuple[str, ...] = ()  # how it behaves before it answers
     provider_down: bool = False
     full_pool: str | None = None

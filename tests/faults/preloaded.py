@@ -1,7 +1,8 @@
 """What the forkserver imports once for all workers. Imported by nobody else: who does, ends with its parent."""
 
-from tests.faults import clicker, ending, worker
+from tests.faults import clicker, worker
+from tests.support.processes import ends_with_parent
 
 __all__ = ["clicker", "worker"]
 
-ending.ends_with_parent()
+ends_with_parent()

@@ -22,7 +22,7 @@ class Rule:
     Does one of: ``cut`` (the link, before the call gets through), ``outage`` (the same, and nobody gets through for
     ``seconds``), ``lose reply`` (the call gets through, its reply does not), ``stall`` (the call gets through after
     ``seconds``), ``late reply``, ``kill before``, ``kill after`` (the reply has left the server, the worker never sees
-    it), ``hold`` (see the harness: the call waits in the database meanwhile).
+    it), ``hold`` (the call waits in the database meanwhile).
     """
 
     function: str

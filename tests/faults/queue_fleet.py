@@ -1,21 +1,16 @@
 """The real ``ai-retry worker``, several times: started, killed, started again, stopped."""
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Self
 
-from tests.support.app_server import clean
 from tests.support.log_scan import SCAN
-from tests.support.npm import REPOSITORY
-from tests.support.processes import die_with_parent
+from tests.support.worker_process import start_worker
 
-_COMMAND = Path(sys.executable).with_name("ai-retry")
 _PATIENCE = 20.0  # seconds until a worker that was told to stop has stopped
 
 
@@ -33,7 +28,7 @@ class Fleet:
         self.kills = 0
         self.exits: list[int] = []  # of those that ended by themselves, or when they were told to
         self.log = directory / "workers.log"
-        self._env = clean(os.environ) | dict(env)
+        self._env = env
         self._workers, self._concurrency = workers, concurrency
         self._running: list[subprocess.Popen[bytes]] = []
 
@@ -61,7 +56,7 @@ class Fleet:
             self.exits.append(process.returncode)
             self._running.remove(process)
         while len(self._running) < self._workers:
-            self._running.append(self._start())
+            self._running.append(start_worker(self._env, self.log, self._concurrency))
 
     def kill_one(self, random: Random) -> None:
         """Kill one without a warning, and start another."""
@@ -70,16 +65,3 @@ class Fleet:
         victim.wait()
         self.kills += 1
         self.fill()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [_COMMAND, "worker", "--concurrency", str(self._concurrency)],
-                cwd=REPOSITORY,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - it asks the kernel, and no more
-            )

@@ -3,8 +3,6 @@
 import itertools
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -40,7 +38,7 @@ class QueueCall:
 
 
 class MoodyProvider:
-    """Answers, or fails with a probability; ``gone`` and ``unavailable`` make it do neither for a while.
+    """Answers, or fails with a probability; for a while it may be gone, or unavailable.
 
     Args:
         seed: of its moods.
@@ -89,13 +87,6 @@ class MoodyProvider:
     def be_unavailable(self, yes: bool) -> None:
         """Answer every request with 503, or no longer."""
         self._is_unavailable = yes
-
-    @contextmanager
-    def gone(self) -> Iterator[None]:
-        """Be gone meanwhile."""
-        self.go()
-        yield
-        self.come()
 
     def _play(self, request: Request) -> Script:
         generation_id = UUID(request.json()["messages"][0]["content"])

@@ -37,12 +37,17 @@ def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
     parent = os.getpid()
 
     def ask_kernel() -> None:
-        if _libc is not None:
-            _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(1)
+        ends_with_parent(death_signal)
+        if _libc is not None and os.getppid() != parent:
+            os._exit(1)
 
     return ask_kernel
+
+
+def ends_with_parent(death_signal: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel to signal this very process when its parent dies, where it can."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
 
 
 def end(process: "subprocess.Popen[bytes]", *, within: float) -> None:

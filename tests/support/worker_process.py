@@ -37,18 +37,24 @@ class WorkerProcess:
         """Whether its log holds a text."""
         return text in self.log.read_text()
 
-    def poll(self) -> int | None:
-        """Its exit code, None while it runs."""
-        return self.process.poll()
-
-    @property
-    def returncode(self) -> int | None:
-        """The same, as it was when somebody last looked."""
-        return self.process.returncode
-
     def exit_code(self, within: float = 30) -> int:
         """Wait for its end."""
         return self.process.wait(within)
+
+
+def start_worker(env: Mapping[str, str], log: Path, concurrency: int) -> "subprocess.Popen[bytes]":
+    """Start a worker with these settings and no others of ours; who starts it ends it, and it ends with the thread."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [COMMAND, "worker", "--concurrency", str(concurrency)],
+            cwd=REPOSITORY,
+            env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - it asks the kernel, and no more
+        )
 
 
 @contextmanager
@@ -70,17 +76,7 @@ def running_worker(env: Mapping[str, str], log: Path | None = None, *, concurren
 @contextmanager
 def _worker(env: Mapping[str, str], log: Path, concurrency: int) -> Iterator[WorkerProcess]:
     started = log.read_text().count("event=worker_started") if log.exists() else 0
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [COMMAND, "worker", "--concurrency", str(concurrency)],
-            cwd=REPOSITORY,
-            env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - it asks the kernel, and no more
-        )
+    process = start_worker(env, log, concurrency)
     try:
         worker = WorkerProcess(process, log)
         eventually(lambda: process.poll() is not None or log.read_text().count("event=worker_started") > started)
