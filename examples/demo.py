@@ -7,13 +7,11 @@ Flask app under gunicorn; tells a story to them over HTTP; checks every answer; 
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from threading import Barrier
 from typing import Any
 from uuid import UUID, uuid4
@@ -84,11 +82,10 @@ class Unexpected(Exception):
 
 @dataclass
 class Story:
-    """Tells it: one request at a time, with the reason and what came back."""
+    """Tells it: each request, with the reason and what came back."""
 
     app: str
     calls: ScriptedServer
-    failures: list[str] = field(default_factory=list)
 
     def ask(
         self, why: str, path: str, expected: int, *, token: str | None, method: str = "POST", later: bool = False
@@ -110,7 +107,9 @@ class Story:
         """Print an exchange in three lines."""
         body = response.json()
         wait = f"  Retry-After: {response.headers['Retry-After']}" if "Retry-After" in response.headers else ""
-        print(f"\n# {why}\n{request}\n  -> {response.status_code}{wait}  {json.dumps(_short(body))}")
+        print(
+            f"\n# {why}\n{request}\n  -> {response.status_code}{wait}  {json.dumps(_short(body), ensure_ascii=False)}"
+        )
 
     def check(self, claim: str, *, holds: bool) -> None:
         """State what must be true now."""
@@ -219,10 +218,7 @@ def accepted_for_later(story: Story, ada: SignedInUser, generation: UUID, settin
     story.ask("Now, and not later: it is being worked on.", path, 429, token=token)
     story.ask("Where does it stand? Nobody works yet.", state, 200, token=token, method="GET")
     print("\n... starting a worker: ai-retry worker ...")
-    with (
-        tempfile.TemporaryDirectory(prefix="ai-retry-demo-") as scratch,
-        running_worker(settings, Path(scratch) / "worker.log") as worker,
-    ):
+    with running_worker(settings) as worker:
         deadline = time.monotonic() + 30
         while story.send(state, token=token, method="GET").json()["data"]["generation"]["status"] != "success":
             if worker.process.poll() is not None or time.monotonic() > deadline:
@@ -274,8 +270,8 @@ def failed_generation(database: psycopg.Connection, user: SignedInUser) -> UUID:
     """Store a generation as the app does, after its own call failed."""
     generation_id = uuid4()
     database.execute(
-        "insert into public.generations (id, user_id, status, model, prompt_data) values (%s, %s, 'error', %s, %s)",
-        [generation_id, user.id, None, Jsonb(CONTEXT)],
+        "insert into public.generations (id, user_id, status, prompt_data) values (%s, %s, 'error', %s)",
+        [generation_id, user.id, Jsonb(CONTEXT)],
     )
     return generation_id
 
@@ -291,7 +287,7 @@ def _quota(response: requests.Response) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-    """Cut long texts, so that an exchange fits a few lines."""
+    """Cut ids, so that an exchange fits a few lines."""
     if isinstance(value, dict):
         return {name: _short(each) for name, each in value.items()}
     return value[:8] + "…" if isinstance(value, str) and len(value) == len(str(UUID(int=0))) else value
