@@ -599,7 +599,10 @@ def test_context_is_the_apps_to_read(world: MemoryQueueWorld) -> None:
     ai = ScriptedAiProvider(ANSWER)
     (message,) = receive(world)
     parts: dict[str, Any] = {"storage": world.storage, "clock": ManualClock(), "policy": POLICY}
-    assert run_queued(message, ai=ai, context_from=context_from, **parts) is QueueOutcome.SUCCEEDED
+    assert (
+        run_queued(message, route_of=lambda _: ROUTE, ai=ai, context_from=context_from, **parts)
+        is QueueOutcome.SUCCEEDED
+    )
     assert [call.context.model for call in ai.calls] == ["large"]
 
     _, generation_id = accepted(world, context_from=stored_context)
@@ -619,11 +622,19 @@ class Routed(InMemoryQueueStorage):
 
 
 def test_route_is_named_by_who_is_asked(world: MemoryQueueWorld) -> None:
-    """A route is the model, or what the worker calls it; where nobody is asked there is none."""
+    """A route is what the worker calls whom the context asks; where nobody is asked there is none."""
     world = MemoryQueueWorld(Routed)
     user_id, _ = accepted(world)
     message = receive(world)[0]
-    run_queued(message, storage=world.storage, ai=ScriptedAiProvider(FAILED), clock=ManualClock(), policy=POLICY)
+    ai = ScriptedAiProvider(FAILED)
+    run_queued(
+        message,
+        storage=world.storage,
+        ai=ai,
+        clock=ManualClock(),
+        route_of=lambda context: f"here/{context.model}",
+        policy=POLICY,
+    )
     world.advance(timedelta(minutes=1))
     world.refuse_sessions("title_is_short")
     do(world, ANSWER)
@@ -631,7 +642,7 @@ def test_route_is_named_by_who_is_asked(world: MemoryQueueWorld) -> None:
     world.advance(timedelta(minutes=1))
     do(world)
 
-    assert world.tables.asked == ["small", ROUTE, None]  # type: ignore[attr-defined]
+    assert world.tables.asked == ["here/small", ROUTE, None]  # type: ignore[attr-defined]
     assert len(world.sessions(user_id)) == 1
 
 
@@ -734,6 +745,6 @@ def test_jitter_is_random_where_none_is_given(world: MemoryQueueWorld) -> None:
     _, generation_ids = zip(*(new_queued(world) for _ in range(5)), strict=True)
     ai = ScriptedAiProvider(default=FAILED)
     for message in receive(world):
-        run_queued(message, storage=world.storage, ai=ai, clock=ManualClock(), policy=POLICY)
+        run_queued(message, storage=world.storage, ai=ai, clock=ManualClock(), route_of=lambda _: ROUTE, policy=POLICY)
 
     assert len({last_attempt(world, each)["next_attempt_at"] for each in generation_ids}) > 1

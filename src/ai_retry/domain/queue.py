@@ -122,9 +122,9 @@ def run_queued(
     storage: QueueStorage,
     ai: AiProvider,
     clock: Clock,
+    route_of: Callable[[Context], str],
     policy: RetryPolicy = DEFAULT_POLICY,
     context_from: ContextFrom = stored_context,
-    route_of: Callable[[Context], str] = lambda context: str(context.model),
     jitter: Callable[[], float] | None = None,
 ) -> QueueOutcome:
     """Do what a message hints at: run its generation's queued attempt, put it back, or drop a hint that is none.
@@ -134,9 +134,9 @@ def run_queued(
         storage: where attempts and messages live.
         ai: whom to ask.
         clock: measures durations; instants are the storage's.
+        route_of: names the provider and model that a context asks; those that share a name share their outages.
         policy: the numbers behind the rules.
         context_from: reads what to ask out of the generation.
-        route_of: names the provider and model that a context asks; those that share a name share their outages.
         jitter: where in its range a wait lies, in [0, 1]; at random when None.
 
     Raises:
