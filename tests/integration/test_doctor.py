@@ -483,10 +483,11 @@ def test_configuration_is_told_whole(provider: str) -> None:
     assert examination.skipped == set(Check) - {Check.CONFIGURATION}
 
 
-def test_spool_that_is_no_directory_is_told(migrated_database: str, provider: str, tmp_path: Path) -> None:
-    """A spool below a file could keep no answer."""
+@pytest.mark.parametrize("place", ["file/spool", "x" * 300])
+def test_spool_that_is_no_directory_is_told(migrated_database: str, provider: str, tmp_path: Path, place: str) -> None:
+    """A spool below a file, or where this user can't even look, could keep no answer."""
     (tmp_path / "file").touch()
-    environ = settings(migrated_database, provider) | {"AI_RETRY_SPOOL_DIR": str(tmp_path / "file" / "spool")}
+    environ = settings(migrated_database, provider) | {"AI_RETRY_SPOOL_DIR": str(tmp_path / place)}
 
     finding = the(examine(environ, clock=HERE))
 

@@ -40,15 +40,23 @@ def configuration(error: NotConfigured) -> Iterator[Finding]:
 
 def spool(directory: Path | None) -> Iterator[Finding]:
     """Can paid answers be kept there?"""
-    if directory is None:
-        return
-    nearest = next(each for each in (directory, *directory.parents) if each.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    if directory is not None and not _can_be_written(directory):
         yield Finding(
             Check.CONFIGURATION,
             "AI_RETRY_SPOOL_DIR is no directory that this user can write",
             "make it, owned by the user who runs the app, on a disk that is kept",
         )
+
+
+def _can_be_written(directory: Path) -> bool:
+    """Whether it is there for this user, or can be made; what can't even be looked at is not."""
+    try:
+        directory.stat()
+    except FileNotFoundError:
+        return _can_be_written(directory.parent)
+    except OSError:
+        return False
+    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
 
 
 def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
