@@ -8,7 +8,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
@@ -67,10 +67,8 @@ def _told(process: "subprocess.Popen[str]") -> dict[str, str]:
     return told
 
 
-def work(url: str, name: str) -> None:
-    """Be one of the two processes."""
-    ledger = Ledger(url)
-    seen: list[str] = []
+def _workflow(ledger: Ledger, name: str, seen: list[str]) -> Callable[[], str]:
+    """Register the workflow with its two steps; what a run of it saw is added to ``seen``."""
 
     def call_provider() -> str:
         ledger.call(name)
@@ -96,7 +94,14 @@ def work(url: str, name: str) -> None:
             ledger.signal(f"{name} went on")
         return answer
 
-    workflow = DBOS.workflow(name="retry_generation")(retry_generation)
+    workflow: Callable[[], str] = DBOS.workflow(name="retry_generation")(retry_generation)
+    return workflow
+
+
+def work(url: str, name: str) -> None:
+    """Be one of the two processes."""
+    seen: list[str] = []
+    workflow = _workflow(Ledger(url), name, seen)
     config: DBOSConfig = {
         "name": "late-finisher",
         "system_database_url": url,

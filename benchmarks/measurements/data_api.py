@@ -19,6 +19,7 @@ from tests.support.stack import Stack
 WORKERS = (1, 8)
 _TRIAL = 32
 _CALLS = 3  # of functions, per attempt
+_ATTEMPT, _NOTHING = "attempt, Data API", "three calls of nothing, Data API"
 
 # A function that does nothing, called with about as many bytes as the middle one of an attempt's three.
 _ECHO = """
@@ -38,22 +39,18 @@ NOTES = [
 
 def measure(stack: Stack, sizes: Sizes) -> Section:
     """Take turns with calls of nothing, and with the direct connection."""
-    with _nothing(stack), psycopg.connect(stack.database_url, autocommit=True):
+    with _nothing(stack):
         api = SupabaseStorage(stack.url, stack.secret_key)
         direct = PostgresStorage(stack.database_url)
         ways: dict[str, Callable[[int, int], float]] = {
-            "attempt, Data API": Ours(api, stack.database_url).run,
-            "three calls of nothing, Data API": lambda workers, count: _call_nothing(api, workers, count),
+            _ATTEMPT: Ours(api, stack.database_url).run,
+            _NOTHING: lambda workers, count: _call_nothing(api, workers, count),
             "attempt, direct": Ours(direct, stack.database_url).run,
         }
         found = _milliseconds(ways, sizes)
         api.close()
         direct.close()
-    shares = {
-        workers: 1 - median(found["three calls of nothing, Data API", workers]) / median(found[way, workers])
-        for way in ["attempt, Data API"]
-        for workers in WORKERS
-    }
+    shares = {workers: 1 - median(found[_NOTHING, workers]) / median(found[_ATTEMPT, workers]) for workers in WORKERS}
     rows = [(way, *(_cell(found[way, workers], workers) for workers in WORKERS)) for way in ways]
     rows.append(("share of the attempt that is ours", *(f"{shares[workers]:.0%}" for workers in WORKERS)))
     return Section(

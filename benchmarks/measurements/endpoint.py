@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat, takewhile
+from statistics import median
 from uuid import UUID
 
 import jwt
@@ -19,7 +20,7 @@ import psycopg
 
 from benchmarks.app_rows import failed_generations
 from benchmarks.clients import Reply, Request, closed_loop, post
-from benchmarks.sampling import median, percentile, short
+from benchmarks.sampling import percentile, short
 from benchmarks.section import Section
 from benchmarks.sizes import Sizes
 from tests.support.app_server import running_app

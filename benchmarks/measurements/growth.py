@@ -1,7 +1,7 @@
 """Does it stay as fast when there is much? A large database, a user with a long past, an idle transaction."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -62,12 +62,7 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
         }
         large.attempts_of_anybody(_ATTEMPTS)  # plans are cached then
         scans, indexes = large.scans_of(_ATTEMPTS)
-        for work in ways.values():
-            work()  # to warm up
-        found: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(max(sizes.rounds, _FEWEST_ROUNDS)):
-            for way, work in ways.items():
-                found[way].append(1000 * work())
+        found = _in_turns(ways, max(sizes.rounds, _FEWEST_ROUNDS))
         held_before, held_after = small.with_idle_transaction(sizes.held)
     medians = {way: median(samples) for way, samples in found.items()}
     few, many, one_finished, all_finished = medians.values()
@@ -93,6 +88,17 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
         ],
         data={"ms": found, "scans": scans, "indexes": indexes, "idle": {"before": held_before, "after": held_after}},
     )
+
+
+def _in_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Warm up, then give the milliseconds of each in every round."""
+    for work in ways.values():
+        work()
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, work in ways.items():
+            found[way].append(1000 * work())
+    return found
 
 
 @dataclass(frozen=True)

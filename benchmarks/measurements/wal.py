@@ -39,13 +39,7 @@ NOTES = [
 def measure(stack: Stack, _: Sizes) -> Section:
     """Count without full_page_writes, on a server of its own, and ours with them, too."""
     with running_stack(postgres_settings={"fsync": "on", "full_page_writes": "off"}) as bare:
-        with engines_at_work(bare, "wal") as engines:
-            names = {key: engine.name for key, engine in engines.items()}
-            found: dict[str, Written] = {}
-            for key in (key for key in engines if key != OURS):
-                engine = engines[key]
-                engine.run(1, _WARM_UP)
-                found[key] = written(engine.database_url, partial(engine.run, 1, _ATTEMPTS), _ATTEMPTS)
+        names, found = _peers(bare)
         ours = _ours(bare)
         long_answer = _ours(bare, output=OUTPUT | {"text": _long_text()})
         long_prompt = _ours(bare, prompt_data=PROMPT_DATA | _long_prompt())
@@ -82,6 +76,17 @@ def measure(stack: Stack, _: Sizes) -> Section:
             "records": ours.records,
         },
     )
+
+
+def _peers(stack: Stack) -> tuple[dict[str, str], dict[str, Written]]:
+    """Count all engines but ours; name ours, too."""
+    found: dict[str, Written] = {}
+    with engines_at_work(stack, "wal") as engines:
+        for key, engine in engines.items():
+            if key != OURS:
+                engine.run(1, _WARM_UP)
+                found[key] = written(engine.database_url, partial(engine.run, 1, _ATTEMPTS), _ATTEMPTS)
+        return {key: engine.name for key, engine in engines.items()}, found
 
 
 def _ours(stack: Stack, output: object = OUTPUT, prompt_data: object = PROMPT_DATA) -> Written:
