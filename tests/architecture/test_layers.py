@@ -66,7 +66,7 @@ LIBRARIES = {
     "jwt": {"auth"},
     "marshmallow": {"flask", "schemas"},
     "postgrest": {"storage.supabase"},
-    "psycopg": {"storage.postgres"},
+    "psycopg": {"storage._function_connection"},
     "psycopg_pool": {"storage.postgres"},
     "pytest": {"testing.contract", "testing.queue_contract"},
     "re2": {"providers.validation"},

@@ -342,7 +342,8 @@ class TestConnect:
     def test_missing_driver_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without psycopg the error says what to install."""
         monkeypatch.setitem(sys.modules, "psycopg", None)
-        monkeypatch.delitem(sys.modules, "ai_retry.storage.postgres", raising=False)
+        for module in ("postgres", "_function_connection"):
+            monkeypatch.delitem(sys.modules, f"ai_retry.storage.{module}", raising=False)
 
         with pytest.raises(NotConfigured, match=r"pip install 'ai-retry\[postgres\]'"):
             connect(DIRECT)

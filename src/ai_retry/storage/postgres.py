@@ -1,17 +1,15 @@
 """``Storage`` over a direct PostgreSQL connection, with psycopg.
 
-Every call is one statement in autocommit, so it works through a transaction pooler too: no session state, no named
-prepared statement, no LISTEN. What the statements mean stands in ``_functions``.
+Every call is one statement in autocommit, so it works through a transaction pooler too: no session state that matters,
+no LISTEN. What the functions mean stands in ``_functions``, how one is called in ``_function_connection``.
 """
 
-from functools import cache
 from typing import Any
 
-import psycopg
-from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from ai_retry.domain.errors import AiRetryError, StorageOutcomeUnknown
+from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage._functions import failure_of_sqlstate, reply_lost, unreachable
 from ai_retry.storage._queue_functions import FunctionQueueStorage
 from ai_retry.storage._recovery_functions import RecoveryFunctions
@@ -33,7 +31,8 @@ class PostgresStorage(RecoveryFunctions, FunctionQueueStorage):
         super().__init__(self._call_function)
         self._pool = ConnectionPool(
             conninfo,
-            kwargs={"autocommit": True, "prepare_threshold": None, **_LINK},
+            connection_class=FunctionConnection,
+            kwargs={"autocommit": True, "prepare_threshold": None, "client_encoding": "utf8", **_LINK},
             min_size=0,
             max_size=max_connections,
             timeout=pool_timeout,
@@ -50,30 +49,14 @@ class PostgresStorage(RecoveryFunctions, FunctionQueueStorage):
         self._pool.close()
 
     def _call_function(self, function: str, arguments: Json) -> Any:
-        statement = _statement(function, tuple(arguments))
         failure: AiRetryError
         try:
             with self._pool.connection() as connection:
-                try:
-                    row = connection.execute(statement, arguments).fetchone()
-                except (psycopg.errors.DatatypeMismatch, psycopg.errors.FeatureNotSupported):
-                    connection.close()  # plans of changed columns go with their connection
-                    raise
-                return row[0] if row else None
+                return connection.call(function, arguments)
         except PoolTimeout:
             failure = unreachable("no connection")
-        except psycopg.OperationalError as error:
+        except CallFailed as error:
             failure = failure_of_sqlstate(error.sqlstate) if error.sqlstate else reply_lost("connection lost")
             if isinstance(failure, StorageOutcomeUnknown):
                 self._pool.check()  # one dead connection is seldom alone: after a restart all of them are
-        except psycopg.Error as error:
-            # Its text may hold a row, so neither it nor its chain leaves this function.
-            failure = failure_of_sqlstate(error.sqlstate or "22000")  # without one: a value that can't be sent
         raise failure
-
-
-@cache
-def _statement(function: str, names: tuple[str, ...]) -> bytes:
-    """Write the call of a function; once, since composing it costs as much as reading its answer."""
-    arguments = [sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in names]
-    return sql.SQL("select public.{}({})").format(sql.Identifier(function), sql.SQL(", ").join(arguments)).as_bytes()

@@ -1,0 +1,107 @@
+"""A PostgreSQL connection that calls functions, each prepared once under a name that tells its text.
+
+Such a name makes prepared statements safe behind a transaction pooler: whoever prepared it on the server's connection
+that a call happens to get, it is the same statement. A pooler that loses them is noticed, and gets none any more.
+
+It talks to libpq through ``psycopg.pq``: one call, one wait, and the interpreter is free meanwhile.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from json import loads
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import DiagnosticField, ExecStatus
+from psycopg.pq.abc import PGconn, PGresult
+
+# PostgreSQL documentation, appendix A
+_DUPLICATE_STATEMENT: Final = "42P05"
+_UNKNOWN_STATEMENT: Final = "26000"
+_NOT_TEXT: Final = "22021"
+_COLUMN_CHANGED: Final = ("42804", "0A000")  # under a plan, which goes with its connection
+
+
+class CallFailed(Exception):
+    """The database refused the call, or its reply was lost."""
+
+    def __init__(self, sqlstate: str | None) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate: Final = sqlstate
+        """None: the connection was lost, perhaps after the commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    name: bytes
+    text: bytes
+
+
+class FunctionConnection(psycopg.Connection[Any]):
+    """For autocommit: every call is one statement, and so one transaction."""
+
+    def __init__(self, pgconn: PGconn) -> None:
+        super().__init__(pgconn)
+        self._known: set[bytes] = set()
+        self._prepares = True
+
+    def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
+        """Call ``public.<function>`` with named arguments; return its JSON.
+
+        Raises:
+            CallFailed: with the SQLSTATE; never with a text, which may hold a row.
+        """
+        statement = _statement(function, tuple(arguments))
+        result = self._run(statement, [_sent(value) for value in arguments.values()])
+        if result.status != ExecStatus.TUPLES_OK:
+            failure = CallFailed(_sqlstate(result))
+            if failure.sqlstate in _COLUMN_CHANGED:
+                self.close()
+            raise failure
+        value = result.get_value(0, 0)
+        return None if value is None else loads(value)
+
+    def _run(self, statement: _Statement, values: list[bytes | None]) -> PGresult:
+        if self._prepares and statement.name not in self._known:
+            prepared = self.pgconn.prepare(statement.name, statement.text)
+            if prepared.status != ExecStatus.COMMAND_OK and _sqlstate(prepared) != _DUPLICATE_STATEMENT:
+                return prepared  # what is wrong with the call; nothing has run
+            self._known.add(statement.name)
+        if self._prepares:
+            result = self.pgconn.exec_prepared(statement.name, values)  # type: ignore[arg-type]  # None is NULL
+            if _sqlstate(result) != _UNKNOWN_STATEMENT:
+                return result
+            self._prepares = False  # behind a pooler that loses them; nothing has run
+        return self.pgconn.exec_params(statement.text, values)
+
+
+@cache
+def _statement(function: str, names: tuple[str, ...]) -> _Statement:
+    """Write the call of a function; once, since composing it costs as much as reading its answer."""
+    arguments = [
+        sql.SQL("{} => {}").format(sql.Identifier(name), sql.SQL(f"${number}")) for number, name in enumerate(names, 1)
+    ]
+    text = sql.SQL("select public.{}({})").format(sql.Identifier(function), sql.SQL(", ").join(arguments)).as_bytes()
+    return _Statement(name=f"{function}_{sha256(text).hexdigest()[:16]}".encode(), text=text)
+
+
+def _sent(value: object) -> bytes | None:
+    """Write a value in PostgreSQL's text format; the function's signature says its type."""
+    if value is None:
+        return None
+    text = str(value)
+    try:
+        sent = text.encode()
+    except UnicodeEncodeError:
+        sent = b"\0"
+    if b"\0" in sent:
+        raise CallFailed(_NOT_TEXT)
+    return sent
+
+
+def _sqlstate(result: PGresult) -> str | None:
+    field = result.error_field(DiagnosticField.SQLSTATE)
+    return field.decode() if field else None
