@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -22,6 +23,7 @@ from ai_retry.domain.ports import Storage
 
 _log = logging.getLogger("ai_retry")
 _SUFFIX = ".settle.json"
+_REMEDY = "let AI_RETRY_SPOOL_DIR name one that this user may write"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +76,16 @@ class Spool:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise NotConfigured(f"the spool directory can't be made ({error.strerror})") from None
+            raise NotConfigured(f"the spool directory can't be made ({error.strerror}): {_REMEDY}") from None
         if not os.access(directory, os.W_OK | os.X_OK):
-            raise NotConfigured("the spool directory can't be written")
+            raise NotConfigured(f"the spool directory can't be written: {_REMEDY}")
 
     def keep(self, settle: PendingSettle) -> None:
-        """Write it to disk, whole or not at all. A repeat changes nothing. A full disk is logged, not raised."""
-        target = self._path(settle.claim.token)
-        if target.exists():
-            return
-        partial = self._directory / f"{uuid4()}.partial"
+        """Write it to disk, whole or not at all. A repeat changes nothing. A refusing disk is logged, not raised."""
+        target, partial = self._path(settle.claim.token), self._directory / f"{uuid4()}.partial"
         try:
+            if target.exists():
+                return
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 json.dump(_to_json(settle), file)
@@ -93,12 +94,16 @@ class Spool:
             partial.rename(target)
             self._sync_directory()
         except OSError as error:
-            partial.unlink(missing_ok=True)
             _log.error("event=spool_failed errno=%s", error.errno)
+            with suppress(OSError):
+                partial.unlink()
 
     def remove(self, token: UUID) -> None:
-        """Forget it; nothing happens when it is not there."""
-        self._path(token).unlink(missing_ok=True)
+        """Forget it; nothing happens when it is not there. One that can't be removed is logged, and only sent again."""
+        try:
+            self._path(token).unlink(missing_ok=True)
+        except OSError as error:
+            _log.error("event=spool_failed errno=%s", error.errno)
 
     def send_again(self, storage: Storage) -> SpoolReport:
         """Settle what is here, once each; stop when the storage is away, pass over what it can't take.

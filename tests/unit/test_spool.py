@@ -187,6 +187,20 @@ def test_foreign_and_torn_files_are_left_alone(world: FailingWorld, tmp_path: Pa
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_broken_spool_breaks_no_settle(world: FailingWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A directory that became unusable is told in the log, and the settle is repeated all the same."""
+    user_id, generation_id = new_generation(world)
+    spool = Spool(tmp_path / "spool")
+    (tmp_path / "spool").rmdir()
+    (tmp_path / "spool").touch()
+    world.failures = [StorageOutcomeUnknown("cut", retry_after=SOON)]
+
+    settle(world, spool, claim_of(world, user_id, generation_id))
+
+    assert len(world.sessions(user_id)) == 1
+    assert {each.getMessage().split()[0] for each in caplog.records} == {"event=spool_failed"}
+
+
 def test_second_keep_changes_nothing(tmp_path: Path) -> None:
     """The first answer kept for a token stays the one."""
     claim = a_claim()
