@@ -48,7 +48,7 @@ def migrations() -> list[Path]:
     for place in _PLACES:
         if files := sorted(place.glob("*.sql")):
             return files
-    raise FileNotFoundError("this installation of ai-retry holds no migrations")
+    raise FileNotFoundError("this installation of ai-retry holds no migrations: install it again")
 
 
 def copy_migrations(directory: Path, *, force: bool = False) -> list[Copied]:

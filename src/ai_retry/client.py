@@ -200,12 +200,12 @@ class Client(RecoveryMethods):
 
     def _queue(self) -> QueueStorage:
         if self._queue_storage is None:
-            raise NotConfigured("this client was given no queue_storage")
+            raise NotConfigured("this client was given no queue_storage: pass one, or use ai_retry.connect()")
         return self._queue_storage
 
     def _recovery_parts(self) -> Parts:
         if self._recovery_storage is None:
-            raise NotConfigured("this client was given no recovery_storage")
+            raise NotConfigured("this client was given no recovery_storage: pass one, or use ai_retry.connect()")
         return Parts(
             storage=self._storage,
             records=self._recovery_storage,

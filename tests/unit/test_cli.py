@@ -104,14 +104,15 @@ def test_checkout_ships_its_migrations() -> None:
     assert any(name.endswith("_ai_retry.sql") for name in names)
 
 
-def test_package_without_migrations_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["copy", "check"])
+def test_package_without_migrations_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     """An installation that lost its migrations says so in one line."""
     monkeypatch.setattr(_shipped, "_PLACES", (tmp_path,))
 
-    result = run("migrations", "copy", tmp_path / "target")
+    result = run("migrations", command, tmp_path)
 
     assert result.exit_code == 1
-    assert "holds no migrations" in result.output
+    assert result.output == "Error: this installation of ai-retry holds no migrations: install it again\n"
 
 
 def test_check_is_content_with_what_copy_made(tmp_path: Path, shipped: list[Path]) -> None:

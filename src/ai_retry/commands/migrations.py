@@ -1,6 +1,8 @@
 """``ai-retry migrations``: the SQL that ships with the package."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,11 +25,8 @@ def copy(directory: Path, *, force: bool) -> None:
 
     Then apply them as your own: supabase db push. A repeat changes nothing.
     """
-    try:
+    with _files_told():
         copied = _shipped.copy_migrations(directory, force=force)
-    except (_shipped.MigrationsDiffer, OSError) as error:
-        hint = "; nothing was copied. --force overwrites." if isinstance(error, _shipped.MigrationsDiffer) else ""
-        raise click.ClickException(f"{error}{hint}") from error
     for each in copied:
         click.echo(f"{each.action:<11} {directory / each.name}")
 
@@ -41,7 +40,8 @@ def check(directory: Path, *, as_json: bool) -> None:
     Exit code 1: some are missing or different; `ai-retry migrations copy` mends that. What stands in the database is
     checked by `ai-retry doctor`.
     """
-    compared = _shipped.compare(directory)
+    with _files_told():
+        compared = _shipped.compare(directory)
     if as_json:
         print_json([asdict(each) for each in compared])
     else:
@@ -49,3 +49,14 @@ def check(directory: Path, *, as_json: bool) -> None:
             click.echo(f"{each.state:<11} {directory / each.name}")
     if any(each.state != "same" for each in compared):
         sys.exit(1)
+
+
+@contextmanager
+def _files_told() -> Iterator[None]:
+    """Turn what is wrong with files into one line."""
+    try:
+        yield
+    except _shipped.MigrationsDiffer as error:
+        raise click.ClickException(f"{error}; nothing was copied. --force overwrites.") from error
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
