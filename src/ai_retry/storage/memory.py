@@ -40,7 +40,6 @@ from ai_retry.domain.model import (
 from ai_retry.domain.ports import Clock
 
 OLDEST_ADMISSION = timedelta(seconds=10)
-_UNKNOWN = ProviderOutcome.UNKNOWN
 
 Session: TypeAlias = Mapping[str, Any]
 CreateSession: TypeAlias = Callable[[Generation, Any], Session]  # may raise SessionRefused; ``id`` is a UUID's text
@@ -141,6 +140,7 @@ class InMemoryStorage:
             self._close_expired(generation, now)
             if not self._still_admitted(admission, generation, now):
                 return None
+            called = admission.stored_answer is None
             row = AttemptRow(
                 user_id=admission.user_id,
                 generation_id=admission.generation_id,
@@ -154,8 +154,8 @@ class InMemoryStorage:
                 waived=admission.waived,
                 operator=admission.operator,
                 # Who uses a stored answer calls nobody: should it be abandoned, it has cost nothing.
-                counted=admission.stored_answer is None,
-                provider_outcome=_UNKNOWN if admission.stored_answer is None else ProviderOutcome.NOT_GENERATED,
+                counted=called,
+                provider_outcome=ProviderOutcome.UNKNOWN if called else ProviderOutcome.NOT_GENERATED,
             )
             self.attempts[token] = row
             self._update(generation, now, GenerationStatus.PROCESSING)
@@ -217,15 +217,14 @@ class InMemoryStorage:
     def discard_answer(self, user_id: UUID, generation_id: UUID, *, operator: str) -> bool:
         """Clear it and record who did."""
         with self._lock:
+            now = self._clock.now()
             stored = [
                 row
                 for row in self._attempts_of(generation_id)
                 if row.user_id == user_id and row.stored_answer is not None
             ]
             for row in stored:
-                self.attempts[row.token] = replace(
-                    row, stored_answer=None, discarded_at=self._clock.now(), discarded_by=operator
-                )
+                self.attempts[row.token] = replace(row, stored_answer=None, discarded_at=now, discarded_by=operator)
             return bool(stored)
 
     # What stands

@@ -25,7 +25,7 @@ from ai_retry.domain.ports import Storage
 from ai_retry.spool import PendingSettle, Spool
 
 _T = TypeVar("_T")
-READ_FOR = timedelta(seconds=3)  # load and claim: a user is waiting, and an admission is stale after ten seconds
+READ_FOR = timedelta(seconds=3)  # a user is waiting, and an admission is stale after ten seconds
 SETTLE_FOR = timedelta(seconds=20)  # something was paid for; about what the lease still lasts
 
 
@@ -37,8 +37,8 @@ class RepeatingStorage:
     Args:
         storage: does the work.
         spool: keeps an answer on this machine from the first settle that fails until it is settled; None: nowhere.
-        read_for: how long ``load`` and ``claim`` are repeated, twice at least.
-        settle_for: how long ``succeed`` and ``fail`` are repeated, twice at least.
+        read_for: how long a call is repeated that is no settle, twice at least.
+        settle_for: how long a settle is repeated, twice at least.
     """
 
     def __init__(
