@@ -24,20 +24,22 @@ def stage(stack: Stack) -> Iterator[Stage]:
 
 
 def findings(stage: Stage, *kinds: Kind) -> list[str]:
-    """Make one run of each kind."""
+    """Make one run of each kind; a fault that did not happen would prove nothing."""
     campaign = Campaign(stage, seed=SEED)
     campaign.run(kinds, runs=len(kinds), seconds=60)
+    sure = [history for history in campaign.histories if history.kind.rival != "at once"]  # else the rival may be first
     assert len(campaign.histories) == len(kinds)
+    assert [history.kind.name for history in sure if not history.hit] == []
     return campaign.violations
 
 
-def test_killed_anywhere_breaks_no_promise(stage: Stage) -> None:
-    """A worker that is killed at any named point leaves a generation that is charged once and has one session."""
+def test_killed_at_named_points_breaks_no_promise(stage: Stage) -> None:
+    """Killed at every second of the named points, a worker leaves a generation charged once, with one session."""
     assert findings(stage, *KILLED[::2]) == []
 
 
 def test_faults_of_links_and_providers_break_none(stage: Stage) -> None:
-    """Nor do cut links, lost replies, sleeping processes and failing providers."""
+    """Nor do, of each four, one: cut links, lost replies, sleeping processes and failing providers."""
     assert findings(stage, *OTHERS[::4]) == []
 
 
