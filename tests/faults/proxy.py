@@ -1,6 +1,7 @@
 """A TCP proxy in front of PostgreSQL or the Data API that cuts, swallows and delays at a named call.
 
-It knows no protocol: a call is recognised by its function's name, which stands in the bytes of both.
+A call is recognised by its function's name, which stands in the bytes of both protocols. A message to PostgreSQL that
+prepares a call is none: nothing has run then.
 """
 
 import select
@@ -95,7 +96,7 @@ class Proxy:
         """Tell whether this call is one of the rule's."""
         rule = self._rule
         with self._lock:
-            if rule is None or self.fired >= rule.times or rule.function.encode() not in data:
+            if rule is None or self.fired >= rule.times or rule.function.encode() not in data or _prepares(data):
                 return None
             self.fired += 1
         return rule
@@ -165,3 +166,9 @@ class _Link:
             time.sleep(rule.seconds)
         self._client.sendall(data)
         return True
+
+
+def _prepares(data: bytes) -> bool:
+    """Whether this is PostgreSQL's Parse and then Sync, without the Execute that would make it a call."""
+    length = 1 + int.from_bytes(data[1:5])
+    return data[:1] == b"P" and data[length:] == b"S\0\0\0\4"
