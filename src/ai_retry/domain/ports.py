@@ -35,10 +35,11 @@ class Storage(Protocol):
     def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
         """Open the admitted attempt under a lease that ends ``lease`` after the storage's now.
 
-        First, every open attempt of this user whose lease has run out is closed as abandoned. Then the attempt is
-        opened only if the version is still the admission's, the user has fewer than ``max_live`` live attempts and
-        fewer than ``max_used`` captured and held units, and the admission is at most ten seconds old; otherwise
-        None: load and admit again. The generation says ``processing``.
+        First, every open attempt of this user whose lease has run out is closed as abandoned, and the app is told: its
+        generation says ``timeout``, with an error log and an event. Then the attempt is opened only if the version is
+        still the admission's, the user has fewer than ``max_live`` live attempts and fewer than ``max_used`` captured
+        and held units, and the admission is at most ten seconds old; otherwise None: load and admit again. The
+        generation says ``processing``.
 
         Atomic, also against claims of the same user's other generations. A repeat with the same token returns the
         same claim and opens nothing, whatever became of the attempt since.

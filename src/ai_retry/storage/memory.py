@@ -310,12 +310,21 @@ class InMemoryStorage:
                 self._abandon(row, now)
 
     def _abandon(self, row: AttemptRow, now: datetime) -> None:
-        """Close an attempt if its lease ran out."""
-        if row.outcome is None and not row.is_queued and not is_live(row, now):
-            due_at = row.next_attempt_at
-            self._close(
-                row, now, LeaseLost.code, outcome=Outcome.ABANDONED, counted=row.counted, next_attempt_at=due_at
-            )
+        """Close an attempt if its lease ran out, and tell the app."""
+        if row.outcome is not None or row.is_queued or is_live(row, now):
+            return
+        generation = self.generations.get(row.generation_id)
+        if generation is not None and generation.status is GenerationStatus.PROCESSING:
+            status = GenerationStatus.TIMEOUT if row.accepted_at is None else GenerationStatus.QUEUED
+            self._record_failure(generation, now, status, None, LeaseLost.code, "The attempt was not finished in time.")
+        self._close(
+            row,
+            now,
+            LeaseLost.code,
+            outcome=Outcome.ABANDONED,
+            counted=row.counted,
+            next_attempt_at=row.next_attempt_at,
+        )
 
     def _still_admitted(self, admission: Admission, generation: Generation, now: datetime) -> bool:
         if admission.version != self._version(generation):

@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 from ai_retry.domain.errors import (
     AiRetryError,
     GenerationNotFound,
-    LeaseLost,
     NotConfigured,
     RetryExpired,
     RetryPoisoned,
@@ -249,11 +248,6 @@ class InMemoryQueueStorage(InMemoryStorage):
             if row.is_queued:
                 self._end(row, RetryExpired(), now)
                 return True
-            generation = self.generations.get(row.generation_id)
-            if generation is not None and generation.status is GenerationStatus.PROCESSING:
-                status = GenerationStatus.TIMEOUT if row.accepted_at is None else GenerationStatus.QUEUED
-                message = "The attempt was not finished in time."
-                self._record_failure(generation, now, status, None, LeaseLost.code, message)
             self._abandon(row, now)
             return True
 

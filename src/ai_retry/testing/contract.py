@@ -620,6 +620,32 @@ class ClaimContract:
         assert [row["captured_at"] for row in rows] == [None, None]
         assert [row["provider_outcome"] for row in rows] == ["unknown", "unknown"]
 
+    def test_claim_tells_the_app_of_expired_attempts(self, world: World) -> None:
+        """No generation says processing when nobody works on it: each is told once, its own before it begins anew."""
+        user_id = world.new_user()
+        first, second = (claim_of(world, user_id, world.new_generation(user_id)).generation_id for _ in range(2))
+        world.advance(POLICY.lease)
+
+        claim_of(world, user_id, first)
+
+        assert [world.generation(each)["status"] for each in (first, second)] == ["processing", "timeout"]
+        assert [[log["error_type"] for log in world.error_logs(each)] for each in (first, second)] == [
+            ["LEASE_LOST"]
+        ] * 2
+        assert [event["event_type"] for event in world.events(user_id)] == ["ai_generation_failed"] * 2
+
+    def test_claim_tells_nothing_of_what_the_app_decided(self, world: World) -> None:
+        """A generation that the app has given another status meanwhile keeps it."""
+        user_id = world.new_user()
+        expired = claim_of(world, user_id, world.new_generation(user_id))
+        world.set_generation(expired.generation_id, status="error")
+        world.advance(POLICY.lease)
+
+        claim_of(world, user_id, world.new_generation(user_id))
+
+        assert world.generation(expired.generation_id)["status"] == "error"
+        assert world.error_logs(expired.generation_id) == []
+
     def test_claim_leaves_valid_leases(self, world: World) -> None:
         """A claim closes no attempt whose lease is valid."""
         user_id = world.new_user()
@@ -1287,7 +1313,7 @@ class FailContract:
         assert outcomes(world, generation_id) == ["failed"]
 
     def test_fail_raises_when_abandoned(self, world: World) -> None:
-        """An abandoned attempt stays abandoned, and the newer one open."""
+        """An abandoned attempt stays abandoned, and the newer one open; the app was told once."""
         user_id, generation_id = new_generation(world)
         older = claim_of(world, user_id, generation_id)
         world.advance(POLICY.lease)
@@ -1299,7 +1325,7 @@ class FailContract:
         assert caught.value.details["answer_kept"] is False
         assert outcomes(world, generation_id) == ["abandoned", None]
         assert world.generation(generation_id)["status"] == "processing"
-        assert world.error_logs(generation_id) == []
+        assert [log["error_type"] for log in world.error_logs(generation_id)] == ["LEASE_LOST"]
 
     def test_fail_after_success_raises(self, world: World) -> None:
         """A success stays a success."""
