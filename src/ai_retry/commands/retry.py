@@ -1,5 +1,7 @@
 """``ai-retry retry``: one generation, tried again as its user would."""
 
+from math import ceil
+
 import click
 
 from ai_retry.commands._shared import as_json_option, connected, print_json
@@ -25,7 +27,8 @@ def retry(generation_id: str, *, user_id: str | None, queued: bool, as_json: boo
         except (NotConfigured, StorageFailure):
             raise
         except AiRetryError as error:
-            wait = f" Again after {error.retry_after.total_seconds():.0f} s." if error.retry_after is not None else ""
+            seconds = None if error.retry_after is None else max(1, ceil(error.retry_after.total_seconds()))
+            wait = f" Again after {seconds} s." if seconds else ""
             raise click.ClickException(f"{error.code}: {error}{wait}") from None
     document = {
         "generation_id": str(result.generation.id),
