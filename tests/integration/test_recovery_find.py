@@ -88,6 +88,18 @@ def test_filters_choose(database: psycopg.Connection, client: Client) -> None:
     assert ids(client.find(status="processing")) == stuck
 
 
+def test_error_without_a_type_is_found_as_shown(database: psycopg.Connection, client: Client) -> None:
+    """An app may log errors that have no type: they are shown as UNKNOWN, and found by that code."""
+    nameless = failed_generations(database, 1)
+    failed_generations(database, 1)
+    database.execute("alter table public.generation_error_logs alter error_type drop not null")
+    database.execute("update public.generation_error_logs set error_type = null where generation_id = %s", nameless)
+
+    (found,) = client.find(code="UNKNOWN")
+
+    assert (found.generation_id, found.code) == (nameless[0], "UNKNOWN")
+
+
 def test_later_failures_don_t_slip_in(database: psycopg.Connection, client: Client) -> None:
     """What fails after the search was made is in the next search, however often this one is walked through."""
     before = failed_generations(database, 3)
