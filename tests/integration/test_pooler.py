@@ -67,6 +67,16 @@ def test_missing_function_may_come(caller: FunctionConnection) -> None:
     assert caller.call("not_there_yet", {}) == {"there": True}
 
 
+def test_function_may_get_other_types(caller: FunctionConnection) -> None:
+    """A function that was made anew, with another type of an argument, is found by who had prepared its call."""
+    caller.execute("create function public.told(p_it text) returns jsonb return to_jsonb(p_it)")
+    assert caller.call("told", {"p_it": "1"}) == "1"
+    caller.execute("drop function public.told")
+    caller.execute("create function public.told(p_it jsonb) returns jsonb return p_it")
+
+    assert caller.call("told", {"p_it": "1"}) == 1
+
+
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"], ids=["nul", "surrogate"])
 def test_text_that_no_database_holds_is_not_sent(caller: FunctionConnection, text: str) -> None:
     """It is refused before it is cut off at its NUL, say, and the connection goes on."""

@@ -3,10 +3,10 @@
 Such a name makes prepared statements safe behind a transaction pooler: whoever prepared it on the server's connection
 that a call happens to get, it is the same statement. A pooler that loses them is noticed, and gets none any more.
 
-It talks to libpq through ``psycopg.pq``: one call, one wait, and the interpreter is free meanwhile.
+It talks to libpq through ``psycopg.pq``: one call, one wait. Other threads run meanwhile, and signals are handled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -14,15 +14,16 @@ from json import loads
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql
+from psycopg import sql, waiting
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 # PostgreSQL documentation, appendix A
 _DUPLICATE_STATEMENT: Final = "42P05"
-_UNKNOWN_STATEMENT: Final = "26000"
+_USELESS_STATEMENT: Final = ("26000", "42883")  # it is gone, or knows other types of the arguments
 _NOT_TEXT: Final = "22021"
 _COLUMN_CHANGED: Final = ("42804", "0A000")  # under a plan, which goes with its connection
+_SIGNALS_EVERY: Final = 0.1  # seconds, for a signal that another thread got
 
 
 class CallFailed(Exception):
@@ -65,17 +66,41 @@ class FunctionConnection(psycopg.Connection[Any]):
         return None if value is None else loads(value)
 
     def _run(self, statement: _Statement, values: list[bytes | None]) -> PGresult:
+        pgconn = self.pgconn
         if self._prepares and statement.name not in self._known:
-            prepared = self.pgconn.prepare(statement.name, statement.text)
+            prepared = self._reply(pgconn.send_prepare, statement.name, statement.text)
             if prepared.status != ExecStatus.COMMAND_OK and _sqlstate(prepared) != _DUPLICATE_STATEMENT:
                 return prepared  # what is wrong with the call; nothing has run
             self._known.add(statement.name)
         if self._prepares:
-            result = self.pgconn.exec_prepared(statement.name, values)  # type: ignore[arg-type]  # None is NULL
-            if _sqlstate(result) != _UNKNOWN_STATEMENT:
+            result = self._reply(pgconn.send_query_prepared, statement.name, values)
+            if _sqlstate(result) not in _USELESS_STATEMENT:
                 return result
-            self._prepares = False  # behind a pooler that loses them; nothing has run
-        return self.pgconn.exec_params(statement.text, values)
+            self._prepares = False  # behind a pooler that loses them, say; nothing has run
+        return self._reply(pgconn.send_query_params, statement.text, values)
+
+    def _reply(self, send: Callable[..., None], *what: object) -> PGresult:
+        """Send and wait; who is interrupted has no connection any more: its reply would be the next call's."""
+        try:
+            send(*what)
+            if self.pgconn.flush() == 0:
+                waiting.wait(_reply_begins(), self.pgconn.socket, interval=_SIGNALS_EVERY)
+            result = last = self.pgconn.get_result()
+            while last:
+                result, last = last, self.pgconn.get_result()
+        except psycopg.OperationalError:
+            self.close()
+            raise CallFailed(None) from None
+        except BaseException:
+            self.close()
+            raise
+        assert result  # noqa: S101 - libpq makes one even of a lost connection
+        return result
+
+
+def _reply_begins() -> Generator[waiting.Wait, object, None]:
+    while not (yield waiting.Wait.R):
+        pass
 
 
 @cache
