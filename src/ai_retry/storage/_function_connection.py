@@ -6,7 +6,7 @@ that a call happens to get, it is the same statement. A pooler that loses them i
 It talks to libpq through ``psycopg.pq``: one call, one wait. Other threads run meanwhile, and signals are handled.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -14,7 +14,7 @@ from json import loads
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql, waiting
+from psycopg import generators, sql, waiting
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
@@ -83,24 +83,16 @@ class FunctionConnection(psycopg.Connection[Any]):
         """Send and wait; who is interrupted has no connection any more: its reply would be the next call's."""
         try:
             send(*what)
-            if self.pgconn.flush() == 0:
-                waiting.wait(_reply_begins(), self.pgconn.socket, interval=_SIGNALS_EVERY)
-            result = last = self.pgconn.get_result()
-            while last:
-                result, last = last, self.pgconn.get_result()
+            results: list[PGresult] = waiting.wait(
+                generators.execute(self.pgconn), self.pgconn.socket, interval=_SIGNALS_EVERY
+            )
+            return results[-1]
         except psycopg.OperationalError:
             self.close()
             raise CallFailed(None) from None
         except BaseException:
             self.close()
             raise
-        assert result  # noqa: S101 - libpq makes one even of a lost connection
-        return result
-
-
-def _reply_begins() -> Generator[waiting.Wait, object, None]:
-    while not (yield waiting.Wait.R):
-        pass
 
 
 @cache
