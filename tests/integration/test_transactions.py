@@ -16,14 +16,17 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from ai_retry.client import Client
+from ai_retry.clock import SystemClock
 from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.ports import Storage
+from ai_retry.domain.retry import retry_generation
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.contract import ANSWER, FAILURE, PROMPT_DATA
+from benchmarks.app_rows import AT_ONCE, failed_generations
 from tests.support.stack import Stack, running_stack
-from tests.support.waiting import skipping_without_stack
+from tests.support.waiting import eventually, skipping_without_stack
 
 pytestmark = pytest.mark.stack
 
@@ -167,3 +170,35 @@ def test_failure_takes_two_writing_transactions(storage: Storage, database: psyc
     costs = metered_retry(storage, database, FAILURE)
 
     assert [(cost.call, cost.commits, cost.ids) for cost in costs] == [("load", 0, 0), ("claim", 1, 1), ("fail", 1, 2)]
+
+
+OTHERS = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+READS = """
+select (select sum(idx_tup_read) from pg_stat_user_indexes where relname = 'ai_retry_attempts')
+  + (select sum(seq_tup_read) from pg_stat_user_tables where relname = 'ai_retry_attempts')
+"""
+
+
+def test_idle_transaction_makes_no_attempt_read_more(quiet_stack: Stack) -> None:
+    """What an idle transaction keeps from being cleaned up is read by its own user's attempts, not by everybody's."""
+    url = quiet_stack.create_database("idle", migrated=True)
+    with psycopg.connect(url, autocommit=True) as database, psycopg.connect(url) as idle:
+        database.execute("analyze")  # while nothing is open: the planner takes every partial index for empty
+        idle.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        idle.execute("select count(*) from public.generations")
+
+        def reads_of(attempts: int) -> int:
+            before = database.execute(READS).fetchone()
+            with closing(PostgresStorage(url)) as storage:
+                for row in failed_generations(database, attempts):
+                    retry_generation(*row, storage=storage, ai=AT_ONCE, clock=SystemClock())
+            eventually(lambda: database.execute(OTHERS).fetchone() == (1,))  # counted when its connection ended
+            after = database.execute(READS).fetchone()
+            assert before is not None
+            assert after is not None
+            return int(after[0] - before[0]) // attempts
+
+        first, later = reads_of(10), [reads_of(300), reads_of(10)][-1]
+
+    quiet_stack.drop_database("idle")
+    assert later <= 2 * first
