@@ -18,6 +18,7 @@ from ai_retry.domain.policy import DEFAULT_POLICY
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue import enqueue_generation
 from ai_retry.storage.postgres import PostgresStorage
+from ai_retry.storage.repeating_queue import RepeatingQueueStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.worker import Worker
 from benchmarks.app_rows import AT_ONCE, failed_generations
@@ -54,9 +55,11 @@ class Ours:
 
 
 def storage_of(address: str) -> QueueStorage:
-    """Open the storage that the address names."""
+    """Open the storage that the address names; as a client has it, what is safe to repeat is repeated."""
     key, _, url = address.partition("@http")
-    return SupabaseStorage(f"http{url}", key) if url else PostgresStorage(address, max_connections=THREADS + 2)
+    if url:
+        return RepeatingQueueStorage(SupabaseStorage(f"http{url}", key))
+    return RepeatingQueueStorage(PostgresStorage(address, max_connections=THREADS + 2))
 
 
 def run_worker(storage: QueueStorage, stop: threading.Event) -> None:
