@@ -50,7 +50,7 @@ class FunctionConnection(psycopg.Connection[Any]):
         self._prepares = True
 
     def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
-        """Call ``public.<function>`` with named arguments; return its JSON.
+        """Call ``public.<function>`` with named arguments; return what it answers, as JSON has it.
 
         Raises:
             CallFailed: with the SQLSTATE; never with a text, which may hold a row.
@@ -101,7 +101,8 @@ def _statement(function: str, names: tuple[str, ...]) -> _Statement:
     arguments = [
         sql.SQL("{} => {}").format(sql.Identifier(name), sql.SQL(f"${number}")) for number, name in enumerate(names, 1)
     ]
-    text = sql.SQL("select public.{}({})").format(sql.Identifier(function), sql.SQL(", ").join(arguments)).as_bytes()
+    call = sql.SQL("select pg_catalog.to_jsonb(public.{}({}))")  # some answer with a text or a number
+    text = call.format(sql.Identifier(function), sql.SQL(", ").join(arguments)).as_bytes()
     return _Statement(name=f"{function}_{sha256(text).hexdigest()[:16]}".encode(), text=text)
 
 
