@@ -285,10 +285,9 @@ begin
   end if;
   select case when v_slots < 64 then least(v_slots * 2, 64) - count(*) else 64 end into v_free from public.ai_retry_attempts a
     where a.route = p_route and a.outcome is null and a.state = 'running' and a.lease_expires_at > p_at;
-  -- Wakes as many as may run now: every user's first one before anybody's second. An array is selected once; a plan
-  -- may run what stands after "in" again and again, and lock others every time.
+  -- Wakes as many as may run now: every user's first one before anybody's second.
   update pgmq.q_ai_retry q set vt = p_at
-    where q.msg_id = any (array(
+    where q.msg_id in (
       select w.msg_id
       from (
         select m.msg_id, row_number() over (partition by a.user_id order by a.accepted_at) as place, a.accepted_at
@@ -299,7 +298,7 @@ begin
       join pgmq.q_ai_retry w on w.msg_id = s.msg_id
       order by s.place, s.accepted_at
       limit greatest(0, v_free)
-      for update of w skip locked));
+      for update of w skip locked);
   if v_slots >= 64 and not found then
     delete from public.ai_retry_outages o where o.route = p_route;
   else
@@ -609,29 +608,6 @@ begin
 end
 $$;
 
-create or replace function public.ai_retry_still_admitted(
-  p_user_id uuid, p_generation public.generations, p_version text, p_max_used integer, p_window_seconds double precision,
-  p_count_own_successes boolean, p_at timestamptz
-)
-returns boolean
-language plpgsql
-stable
-security invoker
-set search_path = ''
-as $$
-begin
-  return public.ai_retry_version(p_user_id, p_generation.id, p_generation.status) is not distinct from p_version
-    and (p_max_used is null or (
-      select u.captured + u.held
-      from public.ai_retry_used(p_user_id, p_max_used, p_window_seconds, p_count_own_successes, p_at) u
-    ) < p_max_used);
-end
-$$;
-comment on function public.ai_retry_still_admitted(
-  uuid, public.generations, text, integer, double precision, boolean, timestamptz
-) is
-  'Whether what an admission rested on is still true: the version, and fewer units captured and held than its ceiling.';
-
 create or replace function public.ai_retry_open(
   p_user_id uuid, p_generation_id uuid, p_token uuid, p_number integer, p_version text, p_as_of timestamptz,
   p_lease_seconds double precision, p_abandoned_wait_seconds double precision, p_max_live integer,
@@ -686,12 +662,15 @@ begin
   if p_queued and (
       v_attempt.state is distinct from 'queued' or v_attempt.number <> p_number or v_attempt.expires_at <= v_now)
     or not p_queued and v_attempt.state is not null
+    or public.ai_retry_version(p_user_id, p_generation_id, v_generation.status) is distinct from p_version
     or (
       select count(*) from public.ai_retry_attempts a
       where a.user_id = p_user_id and a.outcome is null and a.state = 'running'
     ) >= p_max_live
-    or not public.ai_retry_still_admitted(
-      p_user_id, v_generation, p_version, p_max_used, p_window_seconds, p_count_own_successes, v_now)
+    or p_max_used is not null and (
+      select u.captured + u.held
+      from public.ai_retry_used(p_user_id, p_max_used, p_window_seconds, p_count_own_successes, v_now) u
+    ) >= p_max_used
   then
     return pg_catalog.jsonb_build_object('status', 'stale');
   end if;
@@ -873,8 +852,7 @@ begin
   -- What the provider did is true whatever became of the attempt; the rest is decided while it is open, once.
   update public.ai_retry_attempts a
     set model = v_answer ->> 'model', usage = nullif(v_answer -> 'usage', 'null'),
-      provider_id = v_answer ->> 'provider_id',
-      wire_requests = case when a.outcome is null then a.wire_requests + p_wire_requests
+      provider_id = v_answer ->> 'provider_id', wire_requests = case when a.outcome is null then a.wire_requests + p_wire_requests
         else greatest(a.wire_requests, p_wire_requests) end,
       provider_outcome = case when p_answer_from is null then 'generated' else 'not_generated' end,
       answer_from = p_answer_from,
@@ -964,8 +942,7 @@ begin
   update public.ai_retry_attempts a
     set model = p_model, usage = p_usage::jsonb, provider_id = p_provider_id,
       wire_requests = case when a.outcome is null then a.wire_requests + p_wire_requests
-        else greatest(a.wire_requests, p_wire_requests) end,
-      provider_outcome = p_provider_outcome,
+        else greatest(a.wire_requests, p_wire_requests) end, provider_outcome = p_provider_outcome,
       state = 'closed', outcome = coalesce(a.outcome, 'failed'), closed_at = coalesce(a.closed_at, v_now),
       code = case when a.outcome is null then p_code else a.code end,
       reason = case when a.outcome is null then p_reason else a.reason end,
@@ -1127,8 +1104,11 @@ begin
     perform public.ai_retry_abandon(v_expired, v_now);
     if v_now > p_as_of + interval '10 seconds'
       or exists (select from public.ai_retry_attempts a where a.generation_id = p_generation_id and a.outcome is null)
-      or not public.ai_retry_still_admitted(
-        p_user_id, v_generation, p_version, p_max_used, p_window_seconds, p_count_own_successes, v_now)
+      or public.ai_retry_version(p_user_id, p_generation_id, v_generation.status) is distinct from p_version
+      or p_max_used is not null and (
+        select u.captured + u.held
+        from public.ai_retry_used(p_user_id, p_max_used, p_window_seconds, p_count_own_successes, v_now) u
+      ) >= p_max_used
     then
       return pg_catalog.jsonb_build_object('status', 'stale');
     end if;
@@ -1246,8 +1226,7 @@ begin
   update public.ai_retry_attempts a
     set state = 'queued', token = pg_catalog.gen_random_uuid(), lease_expires_at = null, reason = p_reason,
       wire_requests = a.wire_requests + p_wire_requests, provider_outcome = 'not_generated',
-      route = case when p_outage_wait_seconds is not null then a.route end,
-      next_attempt_at = least(v_now + pg_catalog.make_interval(secs => p_delay_seconds), a.expires_at)
+      route = case when p_outage_wait_seconds is not null then a.route end, next_attempt_at = least(v_now + pg_catalog.make_interval(secs => p_delay_seconds), a.expires_at)
     where a.token = p_token and a.generation_id = p_generation_id and a.state = 'running' and a.accepted_at is not null
     returning * into v_attempt;
   if not found then
@@ -1473,12 +1452,12 @@ begin
     from pg_catalog.pg_proc p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
       'ai_retry_version', 'ai_retry_used', 'ai_retry_quota', 'ai_retry_generation', 'ai_retry_session',
-      'ai_retry_settled', 'ai_retry_has_success', 'ai_retry_record_event', 'ai_retry_requeue', 'ai_retry_abandon',
-      'ai_retry_send_next', 'ai_retry_pass_message', 'ai_retry_hide_message', 'ai_retry_note_outage',
-      'ai_retry_note_answer', 'ai_retry_route_wait', 'ai_retry_leave_queue', 'ai_retry_load', 'ai_retry_still_admitted',
-      'ai_retry_open', 'ai_retry_claim', 'ai_retry_succeed', 'ai_retry_close', 'ai_retry_fail', 'ai_retry_reap',
-      'ai_retry_enqueue', 'ai_retry_cancel', 'ai_retry_give_back', 'ai_retry_receive', 'ai_retry_postpone',
-      'ai_retry_resend', 'ai_retry_queue', 'ai_retry_create_queue', 'ai_retry_publish')
+      'ai_retry_settled', 'ai_retry_has_success', 'ai_retry_record_event', 'ai_retry_requeue', 'ai_retry_abandon', 'ai_retry_send_next', 'ai_retry_pass_message', 'ai_retry_hide_message',
+      'ai_retry_note_outage', 'ai_retry_note_answer', 'ai_retry_route_wait',
+      'ai_retry_leave_queue', 'ai_retry_load', 'ai_retry_open', 'ai_retry_claim', 'ai_retry_succeed', 'ai_retry_close', 'ai_retry_fail', 'ai_retry_reap',
+      'ai_retry_enqueue', 'ai_retry_cancel', 'ai_retry_give_back',
+      'ai_retry_receive', 'ai_retry_postpone', 'ai_retry_resend', 'ai_retry_queue', 'ai_retry_create_queue',
+      'ai_retry_publish')
   loop
     execute format('revoke all on function %s from public, anon, authenticated', v_function);
     if v_function::text like '%create_queue(%' or v_function::text like '%publish(%' then

@@ -121,13 +121,9 @@ as $$
     ))
 $$;
 
--- Replaced functions keep their grants; once more, for a database that lost them.
-
-revoke all on function
-  public.ai_retry_abandon(uuid[], timestamptz), public.ai_retry_reap(), public.ai_retry_last_error(uuid)
+revoke all on function public.ai_retry_abandon, public.ai_retry_reap, public.ai_retry_last_error
 from public, anon, authenticated;
-grant execute on function
-  public.ai_retry_abandon(uuid[], timestamptz), public.ai_retry_reap(), public.ai_retry_last_error(uuid)
+grant execute on function public.ai_retry_abandon, public.ai_retry_reap, public.ai_retry_last_error
 to service_role;
 
 reset lock_timeout;

@@ -22,6 +22,31 @@ begin
 end
 $index$;
 
+-- Claim and enqueue compare what an admission rested on in one place.
+
+create or replace function public.ai_retry_still_admitted(
+  p_user_id uuid, p_generation public.generations, p_version text, p_max_used integer, p_window_seconds double precision,
+  p_count_own_successes boolean, p_at timestamptz
+)
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return public.ai_retry_version(p_user_id, p_generation.id, p_generation.status) is not distinct from p_version
+    and (p_max_used is null or (
+      select u.captured + u.held
+      from public.ai_retry_used(p_user_id, p_max_used, p_window_seconds, p_count_own_successes, p_at) u
+    ) < p_max_used);
+end
+$$;
+comment on function public.ai_retry_still_admitted(
+  uuid, public.generations, text, integer, double precision, boolean, timestamptz
+) is
+  'Whether what an admission rested on is still true: the version, and fewer units captured and held than its ceiling.';
+
 create or replace function public.ai_retry_open(
   p_user_id uuid, p_generation_id uuid, p_token uuid, p_number integer, p_version text, p_as_of timestamptz,
   p_lease_seconds double precision, p_abandoned_wait_seconds double precision, p_max_live integer,
@@ -215,6 +240,57 @@ begin
     'quota', public.ai_retry_quota(p_user_id, p_limit, p_window_seconds, p_count_own_successes, v_now));
 end
 $$;
+
+-- An answer wakes no more than may run, whatever the plan.
+
+create or replace function public.ai_retry_note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+declare
+  v_slots integer;
+  v_free integer;
+begin
+  select o.slots into v_slots from public.ai_retry_outages o
+    where o.route = p_route and o.since <= p_started_at
+    for update skip locked;  -- who is just noting the same needs no help
+  if not found then
+    return;
+  end if;
+  select case when v_slots < 64 then least(v_slots * 2, 64) - count(*) else 64 end into v_free from public.ai_retry_attempts a
+    where a.route = p_route and a.outcome is null and a.state = 'running' and a.lease_expires_at > p_at;
+  -- Wakes as many as may run now: every user's first one before anybody's second. An array is selected once; a plan
+  -- may run what stands after "in" again and again, and lock others every time.
+  update pgmq.q_ai_retry q set vt = p_at
+    where q.msg_id = any (array(
+      select w.msg_id
+      from (
+        select m.msg_id, row_number() over (partition by a.user_id order by a.accepted_at) as place, a.accepted_at
+        from public.ai_retry_attempts a
+        join pgmq.q_ai_retry m on m.msg_id = a.message_id
+        where a.route = p_route and a.outcome is null and a.state = 'queued' and a.next_attempt_at <= p_at and m.vt > p_at
+      ) s
+      join pgmq.q_ai_retry w on w.msg_id = s.msg_id
+      order by s.place, s.accepted_at
+      limit greatest(0, v_free)
+      for update of w skip locked));
+  if v_slots >= 64 and not found then
+    delete from public.ai_retry_outages o where o.route = p_route;
+  else
+    update public.ai_retry_outages o set slots = least(o.slots * 2, 64), failures = 0, doubts = 0 where o.route = p_route;
+  end if;
+end
+$$;
+
+revoke all on function
+  public.ai_retry_still_admitted, public.ai_retry_open, public.ai_retry_enqueue, public.ai_retry_note_answer
+from public, anon, authenticated;
+grant execute on function
+  public.ai_retry_still_admitted, public.ai_retry_open, public.ai_retry_enqueue, public.ai_retry_note_answer
+to service_role;
 
 reset lock_timeout;
 reset statement_timeout;
