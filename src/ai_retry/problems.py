@@ -5,7 +5,6 @@ what an unexpected one becomes. No text of an exception that is not ours leaves 
 prompt or a token.
 """
 
-import math
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from ai_retry.auth import AuthUnavailable, Unauthenticated
-from ai_retry.domain.errors import AiRetryError, GenerationFailed, StorageUnavailable
+from ai_retry.domain.errors import AiRetryError, GenerationFailed, StorageUnavailable, whole_seconds
 
 _SECOND: Final = timedelta(seconds=1)
 
@@ -30,8 +29,8 @@ class Problem:
 
     @property
     def retry_after_seconds(self) -> int | None:
-        """Whole seconds, rounded up and at least 1 (RFC 9110, section 10.2.3)."""
-        return None if self.retry_after is None else max(1, math.ceil(self.retry_after / _SECOND))
+        """The wait, as the header tells it."""
+        return None if self.retry_after is None else whole_seconds(self.retry_after)
 
     @property
     def wire_details(self) -> dict[str, Any]:

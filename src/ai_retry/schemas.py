@@ -6,12 +6,12 @@ document is generated from them. No rule and no framework belongs here.
 
 import re
 from datetime import timedelta
-from math import ceil
 from typing import Any, Final
 from uuid import UUID
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
+from ai_retry.domain.errors import whole_seconds
 from ai_retry.domain.model import Generation, GenerationStatus, Quota, RetryResult
 from ai_retry.domain.policy import queued_attempt
 from ai_retry.domain.queue_model import QueuedRetry
@@ -233,7 +233,7 @@ def queued_response(queued: QueuedRetry, request_id: str) -> tuple[dict[str, Any
     """Render a retry that was accepted for later, and in how many seconds it pays to ask again."""
     data = {"session": None, "generation": _generation(queued.generation, queued.attempt)}
     wait = (queued.next_attempt_at or queued.as_of) - queued.as_of
-    return _dump(QueuedResponse(), data, _quota_meta(request_id, queued.quota)), max(1, ceil(wait.total_seconds()))
+    return _dump(QueuedResponse(), data, _quota_meta(request_id, queued.quota)), whole_seconds(wait)
 
 
 def status_response(status: RetryStatus, request_id: str) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """``ai-retry retry``: one generation, tried again as its user would."""
 
-from math import ceil
-
 import click
 
 from ai_retry.commands._shared import as_json_option, connected, print_json
-from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
+from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, whole_seconds
 from ai_retry.domain.model import RetryResult
 
 
@@ -27,8 +25,7 @@ def retry(generation_id: str, *, user_id: str | None, queued: bool, as_json: boo
         except (NotConfigured, StorageFailure):
             raise
         except AiRetryError as error:
-            seconds = None if error.retry_after is None else max(1, ceil(error.retry_after.total_seconds()))
-            wait = f" Again after {seconds} s." if seconds else ""
+            wait = "" if error.retry_after is None else f" Again after {whole_seconds(error.retry_after)} s."
             raise click.ClickException(f"{error.code}: {error}{wait}") from None
     document = {
         "generation_id": str(result.generation.id),

@@ -110,7 +110,7 @@ class BackoffNotElapsed(RetryRefused):
 
     def __init__(self, next_attempt_at: datetime, *, retry_after: timedelta) -> None:
         super().__init__(
-            f"Too soon: the next attempt is possible in {_seconds(retry_after)} s.",
+            f"Too soon: the next attempt is possible in {whole_seconds(retry_after)} s.",
             retry_after=retry_after,
             details={"next_attempt_at": next_attempt_at},
         )
@@ -276,5 +276,6 @@ class StorageOutcomeUnknown(StorageFailure):
     code = "STORAGE_OUTCOME_UNKNOWN"
 
 
-def _seconds(duration: timedelta) -> int:
-    return math.ceil(duration / timedelta(seconds=1))
+def whole_seconds(wait: timedelta) -> int:
+    """Tell a wait as clients and people read it: rounded up, and at least 1 (RFC 9110, section 10.2.3)."""
+    return max(1, math.ceil(wait / timedelta(seconds=1)))
