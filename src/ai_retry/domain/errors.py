@@ -215,6 +215,7 @@ class LeaseLost(AiRetryError):
     """The attempt was closed, or its time was up, before it could be settled. It charged nothing."""
 
     code = "LEASE_LOST"
+    summary: ClassVar[str] = "The attempt was not finished in time."  # what the app's users may read
 
     def __init__(self, *, answer_kept: bool, retry_after: timedelta | None = None) -> None:
         kept = "; its answer is kept for the next one" if answer_kept else ""

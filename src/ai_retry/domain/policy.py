@@ -42,6 +42,7 @@ ContextFrom: TypeAlias = Callable[[Generation], Context]
 OUTAGE_REFUSALS = 3  # requests in a row, no answer between them, that are turned away where there is an outage
 OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's making
 BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether someone else has finished
+SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
 
@@ -288,6 +289,12 @@ def outage_doubts(failure: Failure) -> int:
         return 1
     turned_away = failure.certainly_not_generated or failure.operator_fault or failure.overloaded
     return OUTAGE_REFUSALS if turned_away or failure.code is FailureCode.RATE_LIMITED else OUTAGE_DOUBTS
+
+
+def wait_left(closed: Attempt) -> timedelta:
+    """The wait that followed an attempt when it was closed."""
+    assert closed.closed_at is not None  # noqa: S101 (it is closed)
+    return max((closed.next_attempt_at or closed.closed_at) - closed.closed_at, timedelta(0))
 
 
 def _found_nobody(failure: Failure) -> bool:

@@ -37,13 +37,12 @@ from ai_retry.domain.model import (
     Snapshot,
     Waiver,
 )
-from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
+from ai_retry.domain.policy import DEFAULT_POLICY, SHORTEST_CALL, ContextFrom, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue_model import Message, Parked, QueuedRetry
 from ai_retry.domain.queued_attempt import OUTAGE_PACE, GoesOn, QueuedAttempt, QueueOutcome
 from ai_retry.domain.retry import (
     CLAIM_TRIES,
-    SHORTEST_CALL,
     as_uuid,
     at_random,
     check_names,

@@ -31,12 +31,11 @@ from ai_retry.domain.model import (
     Snapshot,
     Waiver,
 )
-from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
+from ai_retry.domain.policy import DEFAULT_POLICY, SHORTEST_CALL, ContextFrom, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
 
 CLAIM_TRIES = 3  # a snapshot that is stale three times in a row means that others are at work
 _LONGEST_NAME = 255  # characters of an idempotency key or an operator
-SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,58 @@
+"""The synchronous driver of the loops: it does, step by step, what a loop yields."""
+
+from typing import Any
+
+from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Postpone, PutBack, Renew, Settle
+from ai_retry.domain.change_storage import ChangeStorage
+from ai_retry.domain.errors import GenerationFailed, StorageFailure
+from ai_retry.domain.loop import Call, Load, Loop, Result, Step
+from ai_retry.domain.model import Answer, Failure, QuotaRule
+from ai_retry.domain.ports import AiProvider
+
+
+def drive(loop: Loop[Result], *, storage: ChangeStorage, ai: AiProvider, rule: QuotaRule) -> Result:
+    """Run a loop to its end; return or raise what it does.
+
+    Args:
+        loop: such as ``retrying``.
+        storage: repeats changes whose reply was lost by itself; what it raises is thrown into the loop.
+        ai: is asked for the loop's calls; its failures are results.
+        rule: which units count as used.
+    """
+    try:
+        step = next(loop)
+        while True:
+            try:
+                result = _do(step, storage, ai, rule)
+            except StorageFailure as failure:
+                step = loop.throw(failure)
+            else:
+                step = loop.send(result)
+    except StopIteration as done:
+        value: Result = done.value
+        return value
+
+
+def _do(step: Step, storage: ChangeStorage, ai: AiProvider, rule: QuotaRule) -> Any:
+    result: Any = None
+    match step:
+        case Load():
+            result = storage.load(step.user_id, step.generation_id, rule, step.token)
+        case Begin() | CloseOver():
+            result = storage.begin(step)
+        case Settle():
+            result = storage.settle(step)
+        case PutBack() | Postpone() | Renew() | Discard():
+            result = storage.amend(step)
+        case Keep():
+            storage.keep(step)
+        case _:
+            result = _call(step, ai)
+    return result
+
+
+def _call(step: Call, ai: AiProvider) -> Answer | Failure:
+    try:
+        return ai.generate(step.context, timeout=step.timeout, idempotency_key=step.idempotency_key)
+    except GenerationFailed as failed:
+        return failed.failure
