@@ -105,11 +105,11 @@ class _Kept:
     path: Path
 
     def terms(self, _usual: RetryPolicy) -> Terms:
-        with _file_told(self.path):
+        with _file_errors(self.path):
             return read_file(self.path)[0].terms
 
     def plan(self, client: Client, _usual: RetryPolicy) -> Plan:
-        with _file_told(self.path):
+        with _file_errors(self.path):
             return client.load_plan(self.path)
 
 
@@ -128,7 +128,7 @@ class _New:
     def plan(self, client: Client, usual: RetryPolicy) -> Plan:
         plan = client.plan(client.find(**self.selection), everything=self.everything, **self._arguments(usual))
         if self.path is not None:
-            with _file_told(self.path):
+            with _file_errors(self.path):
                 plan.save(self.path)
         return plan
 
@@ -160,7 +160,7 @@ def _given(value: object) -> bool:
 
 
 def _is_there(path: Path) -> bool:
-    with _file_told(path):
+    with _file_errors(path):
         return path.exists()
 
 
@@ -177,8 +177,8 @@ def _which(path: Path | None) -> str:
 
 
 @contextmanager
-def _file_told(path: Path) -> Iterator[None]:
-    """Turn what is wrong with the plan's file into one line."""
+def _file_errors(path: Path) -> Iterator[None]:
+    """Report what is wrong with the plan's file in one line."""
     try:
         yield
     except OSError as error:
