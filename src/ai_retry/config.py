@@ -23,6 +23,8 @@ OPENROUTER: Final = "https://openrouter.ai/api/v1"
 DEFAULT_MAX_CALLS: Final = 32
 _PREFIX: Final = "AI_RETRY_"
 _MIN_JWT_SECRET: Final = 32  # bytes; RFC 7518, section 3.2
+_LONE_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
+_UNTIL_HOST: Final = re.compile(r"\w+://[^@/]*@")
 _T = TypeVar("_T")
 
 
@@ -222,7 +224,11 @@ def _project_url(text: str) -> str:
 
 
 def _postgres_url(text: str) -> str:
-    return _matching(r"postgres(ql)?://\S+", text, "must be an address that starts with postgresql://")
+    """Refuse what libpq would take apart elsewhere than its author: the first "@" or "/" ends its user and password."""
+    _matching(r"postgres(ql)?://\S+", text, "must be an address that starts with postgresql://")
+    if _LONE_PERCENT.search(text) or "@" in _UNTIL_HOST.sub("", text):
+        raise ValueError('is ambiguous: percent-encode the password in it ("@" is %40, "/" is %2F, "%" is %25)')
+    return text
 
 
 def _absolute_path(text: str) -> Path:

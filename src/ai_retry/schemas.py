@@ -13,6 +13,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from ai_retry.domain.errors import whole_seconds
 from ai_retry.domain.model import Generation, GenerationStatus, Quota, RetryResult
+from ai_retry.domain.names import PLAN_PREFIX
 from ai_retry.domain.policy import queued_attempt
 from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.retry import RetryStatus
@@ -21,6 +22,7 @@ from ai_retry.problems import Problem, camel_case, instant, problem_of
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _BARE_KEY: Final = re.compile(r"[!#-~][!-~]{0,254}")
 _QUOTED_KEY: Final = re.compile(r'"((?:[!#-\[\]-~]|\\["\\]){1,255})"')
+_PLANS_KEY: Final = re.compile(f'"?{PLAN_PREFIX}')
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
@@ -34,12 +36,14 @@ class CanonicalUuid(fields.UUID):
 
 
 class IdempotencyKey(fields.String):
-    """A key, bare or as the string of the IETF draft: ``"k"`` and ``k`` are the same key.
+    """A user's key, bare or as the string of the IETF draft: ``"k"`` and ``k`` are the same key.
 
     See draft-ietf-httpapi-idempotency-key-header and, for strings, RFC 9651, section 3.3.3.
     """
 
     def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str:
+        if _PLANS_KEY.match(value):
+            raise ValidationError("a key of recovery plans")
         if _BARE_KEY.fullmatch(value):
             return str(value)
         quoted = _QUOTED_KEY.fullmatch(value)
@@ -88,8 +92,9 @@ class RetryHeaders(_Camel):
     idempotency_key = IdempotencyKey(
         data_key="Idempotency-Key",
         metadata=_about(
-            "Repeats with a key whose attempt succeeded are answered with its session, as it is now.",
-            pattern=f"^(?:{_BARE_KEY.pattern}|{_QUOTED_KEY.pattern})$",
+            "Repeats with a key whose attempt succeeded are answered with its session, as it is now. A key that begins "
+            f"with {PLAN_PREFIX} marks the attempts of recovery plans, and is refused.",
+            pattern=f"^(?!{_PLANS_KEY.pattern})(?:{_BARE_KEY.pattern}|{_QUOTED_KEY.pattern})$",
         ),
     )
     prefer = fields.String(

@@ -690,7 +690,7 @@ def test_connections_are_kept_and_shared() -> None:
 
 def test_idle_connections_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was idle for long is replaced, since the server may be closing it just now."""
-    monkeypatch.setattr("ai_retry.providers.deadline._IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("ai_retry.deadline._IDLE_SECONDS", 0.0)
     with ScriptedServer(chat({"title": "x"}), chat({"title": "x"})) as server, provider(server.base_url) as ai:
         outcomes = [ask(ai), ask(ai)]
 

@@ -134,7 +134,7 @@ def test_summary_counts(database: psycopg.Connection, client: Client) -> None:
     assert sorted(summary.by_user.values()) == [1, 1, 7]
     assert summary.by_decision == {Decision.NOW: 7, Decision.LATER: 2, Decision.NEVER: 0}
     assert summary.by_reason[Decision.LATER, "QUOTA_EXHAUSTED"] == 2
-    assert len(client.plan(client.find()).selected) == 7
+    assert len(client.plan(client.find(), everything=True).selected) == 7
     assert "QUOTA_EXHAUSTED" in repr(summary)
     assert "<table>" in summary._repr_html_()
 
@@ -149,13 +149,13 @@ def test_nothing_found_is_no_error(client: Client) -> None:
     assert "No failed generations" in repr(found.summary())
     assert next(iter(found.to_frame().columns)) == "failed_at"
     assert found.plot().get_title() == "Failed generations"
-    assert client.plan(found).run(operator="ada").totals["succeeded"] == 0
+    assert client.plan(found, everything=True).run(operator="ada").totals["succeeded"] == 0
 
 
 def test_tables_are_safe(database: psycopg.Connection, client: Client) -> None:
     """What an app or a user wrote is escaped in a notebook and harmless in a terminal; no prompt is shown."""
     failed_generations(database, 1, model="<script>alert(1)</script>\x1b[31m", code="<b>odd</b>")
-    found = client.find()
+    found = client.find(since="7d")
 
     page = found._repr_html_() + found.summary()._repr_html_() + client.plan(found)._repr_html_()
     text = repr(found) + repr(found.summary()) + repr(client.plan(found)) + page

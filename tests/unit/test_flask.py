@@ -364,6 +364,9 @@ KEYS = {
     r'"a\"b\\c"': 'a"b\\c',
     "!" * 255: "!" * 255,
     '"' + r"\"" * 255 + '"': '"' * 255,
+    "plan": "plan",
+    "Plan:k": "Plan:k",
+    "my-plan:k": "my-plan:k",
 }
 BAD_KEYS = [
     "",
@@ -403,6 +406,19 @@ class TestIdempotencyKey:
         response = api.retry(ID, {**api.authorization, "Idempotency-Key": header.encode().decode("latin-1")})
 
         assert (response.status_code, code_of(response)) == (400, "INVALID_IDEMPOTENCY_KEY")
+
+    @pytest.mark.parametrize("header", ["plan:0123", '"plan:0123"', "plan:", '"plan:\\"k"'])
+    @pytest.mark.parametrize("prefer", [{}, {"Prefer": "respond-async"}], ids=["now", "later"])
+    def test_key_of_a_plan_is_400(self, header: str, prefer: dict[str, str]) -> None:
+        """A user can't pass an attempt off as a recovery plan's; the answer says why, and nothing is written."""
+        api = edge(ANSWER)
+
+        response = api.retry(api.add_generation(), {**api.authorization, **prefer, "Idempotency-Key": header})
+
+        assert (response.status_code, code_of(response)) == (400, "INVALID_IDEMPOTENCY_KEY")
+        assert response.json is not None
+        assert "must not begin with plan:" in response.json["error"]["message"]
+        assert list(api.storage.attempts.values()) == []
 
 
 class TestStatus:

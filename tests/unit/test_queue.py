@@ -203,7 +203,7 @@ def test_rules_refuse_before_anything_is_written(world: MemoryQueueWorld) -> Non
         accept(world, user_id, uuid4())
     world.tables.has_queue = False
     with pytest.raises(NotConfigured):
-        accept(world, user_id, generation_id, waive=frozenset({Waiver.QUOTA}))
+        accept(world, user_id, generation_id, waive=frozenset({Waiver.QUOTA}), operator="ann")
     assert world.attempts(generation_id) == []
 
 

@@ -12,7 +12,8 @@ import pytest
 from ai_retry.domain.model import Answer, Failure, FailureCode, ProviderOutcome, Usage
 from ai_retry.providers import signals
 from ai_retry.providers.classify import Ending, Reply, classify
-from ai_retry.providers.redaction import DROPPED, Redactor
+from ai_retry.providers.redaction import Redactor
+from ai_retry.secrecy import DROPPED
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PROMPT = [

@@ -37,6 +37,7 @@ from ai_retry.domain.model import (
     Snapshot,
     Waiver,
 )
+from ai_retry.domain.names import check_key, check_operator, lifting
 from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue_model import Message, Parked, QueuedRetry
@@ -46,7 +47,6 @@ from ai_retry.domain.retry import (
     SHORTEST_CALL,
     as_uuid,
     at_random,
-    check_names,
     load,
     replay_of,
 )
@@ -76,13 +76,15 @@ def enqueue_generation(
         Where it stands; or the result that an earlier request with the same ``idempotency_key`` achieved.
 
     Raises:
-        ValueError: an id is not a UUID, or a name not printable; nothing was read.
+        ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
+            nothing was read.
         RetryRefused: a rule refuses it now; nothing was written.
         NotConfigured: there is no queue.
         AiRetryError: see ``ai_retry.domain.errors`` for the others.
     """
     user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
-    check_names(idempotency_key=idempotency_key, operator=operator)
+    check_key(idempotency_key)
+    check_operator(operator, lifted=lifting(waive=waive, charge=charge))
     for _ in range(CLAIM_TRIES):
         snapshot = load(storage, user_id, generation_id, policy)
         if idempotency_key is not None and (replay := replay_of(snapshot, idempotency_key)):

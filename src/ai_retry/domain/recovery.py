@@ -41,6 +41,14 @@ class Filter:
     models: frozenset[str] | None = None  # that the generation names
     user_id: UUID | None = None
 
+    @property
+    def narrows(self) -> bool:
+        """Whether it leaves out what failed long ago, elsewhere or of another cause.
+
+        An end does not (all that was before it stays), and a status does not (each of them is a failure).
+        """
+        return not (self.since is None and self.codes is None and self.models is None and self.user_id is None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastError:

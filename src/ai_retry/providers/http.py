@@ -20,12 +20,12 @@ from requests.auth import AuthBase
 from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
 from ai_retry.domain.errors import ContextMissing, GenerationFailed
 from ai_retry.domain.model import Answer, Context, Failure
 from ai_retry.domain.ports import Clock
 from ai_retry.providers import signals
 from ai_retry.providers.classify import Ending, Reply, classify
-from ai_retry.providers.deadline import Deadline, DeadlineAdapter, bounded_by
 from ai_retry.providers.redaction import Redactor
 from ai_retry.providers.signals import Signal
 from ai_retry.providers.validation import check_schema

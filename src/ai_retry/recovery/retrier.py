@@ -27,6 +27,7 @@ from ai_retry.domain.model import (
     Snapshot,
     Usage,
 )
+from ai_retry.domain.names import PlanKey
 from ai_retry.domain.pace import CallEnd
 from ai_retry.domain.ports import Storage
 from ai_retry.domain.recovery import settled_attempt
@@ -104,7 +105,7 @@ class _WatchedStorage:
 class Retrier:
     """Retries under a plan's terms. Safe to share between threads."""
 
-    def __init__(self, parts: Parts, terms: Terms, *, key: str, operator: str) -> None:
+    def __init__(self, parts: Parts, terms: Terms, *, key: PlanKey, operator: str) -> None:
         self._parts, self._terms, self._key, self._operator = parts, terms, key, operator
 
     def retry(self, task: Task, started_in: int, tell: Callable[[Ended], None]) -> None:

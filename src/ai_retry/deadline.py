@@ -25,6 +25,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
 from ai_retry.domain.ports import Clock
+from ai_retry.secrecy import guard_logs
 
 _CONNECT_SECONDS = 5.0  # at most for one address; longer means that nobody is there
 _IDLE_SECONDS = 4.0  # servers close idle connections, some after 5 s, and a request sent just then would be in doubt
@@ -156,10 +157,14 @@ _POOLS = {"http": _Pool, "https": _TlsPool}
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """A transport of ``requests`` that must be used within ``bounded_by``; it repeats nothing by itself."""
+    """A transport of ``requests`` that must be used within ``bounded_by``; it repeats nothing by itself.
+
+    The queries of the addresses that it asks, which may hold keys, are kept out of the logs of ``urllib3``.
+    """
 
     def __init__(self, *, pool_size: int) -> None:
         """Keep at most ``pool_size`` idle connections per host; more may be in use at once."""
+        guard_logs()
         super().__init__(pool_connections=4, pool_maxsize=pool_size, max_retries=0, pool_block=False)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
