@@ -75,7 +75,7 @@ LIBRARIES = {
     "supabase": {"storage.supabase"},
     "tenacity": {"providers.http", "storage.repeating"},
     "tqdm": {"recovery.progress"},
-    "urllib3": {"providers.deadline", "providers.http"},
+    "urllib3": {"doctor.provider", "providers.deadline", "providers.http"},
     "werkzeug": {"flask"},
 }
 

@@ -65,17 +65,12 @@ def _unfinished(choice: Choice, added: Collection[str]) -> Finding | None:
     if choice.refused:
         return Finding(answer_signals.REFUSED, detail=choice.refused)
     for signal in (answer_signals.REFUSED, answer_signals.PARTIAL, answer_signals.TOO_LONG, answer_signals.ABORTED):
-        partial = signal is answer_signals.PARTIAL
-        if partial and choice.error is not None:
-            return _partial(choice, added)
-        for field_name, word in choice.words:
-            if word in signal.words:
-                return _partial(choice, added) if partial else Finding(signal, detail=f"{field_name} {word}")
+        says = next((f"{name} {word}" for name, word in choice.words if word in signal.words), "")
+        if signal is answer_signals.PARTIAL and (says or choice.error is not None):
+            return _inside(read_error({"error": choice.error}), added, partial=bool(choice.content.strip()))
+        if says:
+            return Finding(signal, detail=says)
     return None
-
-
-def _partial(choice: Choice, added: Collection[str]) -> Finding:
-    return _inside(read_error({"error": choice.error}), added, partial=bool(choice.content.strip()))
 
 
 def _inside(error: ErrorBody, added: Collection[str], *, began: bool = True, partial: bool = False) -> Finding:

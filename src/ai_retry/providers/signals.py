@@ -82,6 +82,8 @@ SILENT = _passing(
     source="dropping the connection does not stop the work (OpenRouter, Streaming)",
 )
 
+BEFORE = (UNREACHABLE, CERTIFICATE, UNSENDABLE, DROPPED, SILENT)
+
 # A status that is not 2xx, or the same inside a 2xx. The first row that applies counts. Rows with status 200 are for an
 # error inside a 2xx that names no status and comes with neither choices nor usage. Machine words come before phrases,
 # and phrases before bare statuses: texts mislead.
