@@ -92,16 +92,17 @@ def _inside(error: ErrorBody, added: Collection[str], *, began: bool = True, par
 def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Finding:
     """Read the output from a choice that is neither refused nor known to be cut."""
     unusual = _unusual_end(choice)
-    text = wrapping.bare_text(choice.content)
-    if choice.kind or not text.strip():
-        detail = f"content is {choice.kind}" if choice.kind else ""
-        return unusual or Finding(answer_signals.NO_TEXT if choice.kind else answer_signals.NO_CONTENT, detail=detail)
+    if choice.kind:
+        return unusual or Finding(answer_signals.NO_TEXT, detail=f"content is {choice.kind}")
+    bare = wrapping.bare_text(choice.content) if schema is None else wrapping.bare_json(choice.content)
+    if not bare.strip():
+        return unusual or Finding(answer_signals.NO_CONTENT)
     if schema is None and unusual:
         return unusual
     try:
         if schema is None:
-            return (validation.storable(text),)
-        output = _json(choice.content)
+            return (validation.storable(bare),)
+        output = _json(wrapping.trimmed(choice.content), bare)
         validation.validate(output, schema)
     except validation.InvalidOutput as problem:
         broken = problem.broken and not choice.reason
@@ -111,17 +112,16 @@ def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Findin
     return (output,) if whole or unusual is None else unusual
 
 
-def _json(content: str) -> Any:
-    """Read the JSON that ``content`` is; else the JSON in what models put around it.
+def _json(content: str, bare: str) -> Any:
+    """Read the JSON that ``content`` is, since its strings may hold any tag; else the JSON that is left in ``bare``.
 
     Raises:
         InvalidOutput: neither is JSON.
     """
-    whole, bare = wrapping.trimmed(content), wrapping.bare_json(content)
     try:
-        return validation.parse(whole)
+        return validation.parse(content)
     except validation.InvalidOutput:
-        if bare == whole:
+        if bare == content:
             raise
     return validation.parse(bare)
 
