@@ -129,7 +129,7 @@ UNKNOWN_END = Signal(
     "the answer ended for an unknown reason",
     FailureCode.INCOMPLETE,
     source="a finish reason in none of these rows: it may be a refusal, or what this provider always says, so the same"
-    " request is not repeated",
+    " request is not repeated; with a schema, a valid object or list is whole by itself and was paid for, so it counts",
 )
 BROKEN = _passing(
     "the answer breaks off",

@@ -87,7 +87,7 @@ def _content(content: Any) -> tuple[str, str, str]:
         parts = [mapping(part) for part in content]
         texts = [part.get("text") for part in parts if part.get("type", "text") in _TEXT_PARTS]
         refused = any(word(part.get("type")) == "refusal" or not _is_blank(part.get("refusal")) for part in parts)
-        return "".join(text for text in texts if isinstance(text, str)), "", "a part of type refusal" * refused
+        return "".join(text for text in texts if isinstance(text, str)), "", "a part of type refusal" if refused else ""
     if content is None or isinstance(content, str):
         return content or "", "", ""
     return "", _kind(content), ""

@@ -35,7 +35,7 @@ class Signal:
     not_generated: bool = False  # positive evidence that no token was produced
     transient: bool = False  # the identical request may succeed later
     operator_fault: bool = False
-    overloaded: bool = False  # nobody's requests are taken now, whatever they ask
+    overloaded: bool = False  # it takes no request now, whatever is asked
     statuses: Collection[int] = ()
     words: Set[str] = frozenset()  # in lower case
     phrases: Set[str] = frozenset()  # in lower case, for what some providers say in words only
@@ -66,7 +66,7 @@ CERTIFICATE = Signal(
     FailureCode.UNAVAILABLE,
     not_generated=True,
     operator_fault=True,
-    source="TLS; no request was sent, and somebody must act",
+    source="TLS; no request was sent, and the operator must act",
 )
 UNSENDABLE = _operators(
     "the request can't be made", source="address, proxy, model, schema or parameters as configured; no request was sent"
@@ -254,7 +254,7 @@ STATUS: tuple[Signal, ...] = (
         FailureCode.UNAVAILABLE,
         overloaded=True,
         statuses=(503, 529),
-        source="OpenAI, Error codes; Anthropic, Errors: nobody promises that nothing was generated",
+        source="OpenAI, Error codes; Anthropic, Errors: no document promises that nothing was generated",
     ),
     Signal(
         "the provider refused the request",
