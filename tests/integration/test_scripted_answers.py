@@ -167,7 +167,7 @@ ROWS: dict[str, Good | Bad] = {
     "Azure's filter is down": whole(choice(JSON, content_filter_results={"error": {"code": "content_filter_error"}})),
     "blocked prompt": refused(reply(json={"choices": [], "promptFeedback": {"blockReason": "SAFETY"}}), "prompt"),
     "filter inside an error": refused(reply(json={"error": {"code": "content_filter", "message": "No"}}), "moderation"),
-    # What stands around an answer.
+    # What is around an answer.
     "thoughts, text": text(choice("<think>Knee…</think>\n\nRun!"), "Run!"),
     "thoughts only": invalid(choice("<think>Knee…</think>\n"), "empty", text=True),
     "thoughts, never closed": invalid(choice("<think>Knee… Run!"), "empty", text=True),

@@ -421,7 +421,7 @@ def test_error_object_may_have_generated(message: str, operator: bool) -> None:
 
 
 def test_number_beside_an_error_text_counts() -> None:
-    """A text with a status beside it is judged by that status, also inside a 200."""
+    """An error text with a status beside it is judged by that status, also inside a 200."""
     assert failure(200, {"error": "No", "code": 429}).code is FailureCode.RATE_LIMITED
     assert not failure(200, {"error": "No", "code": 429}).certainly_not_generated
 

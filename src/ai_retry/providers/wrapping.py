@@ -48,7 +48,7 @@ _LANGUAGE = "json"
 def bare_text(content: str) -> str:
     """Return ``content`` without thoughts before it, end tokens after it and a byte order mark.
 
-    Fences stay, and so does white space that stands beside nothing of these. A tag of thoughts that is opened before
+    Fences stay, and so does white space that is next to none of these. A tag of thoughts that is opened before
     any text begins thoughts; thoughts that are never closed leave no answer. A closing tag without an opening one
     ends thoughts, too, since some templates write the opening one into the prompt. Other tags are text: an answer may
     speak of them.
@@ -117,7 +117,7 @@ def _without_end_tokens(content: str) -> str:
 
 
 def _without_fence(text: str) -> str:
-    """Return what stands in a fence that is all of ``text``, else ``text``."""
+    """Return the inside of a fence that is all of ``text``, else ``text``."""
     if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
         return text
     inner = text[len(_FENCE) : -len(_FENCE)]
