@@ -94,15 +94,15 @@ def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Findin
     unusual = _unusual_end(choice)
     if choice.kind:
         return unusual or Finding(answer_signals.NO_TEXT, detail=f"content is {choice.kind}")
-    bare = wrapping.bare_text(choice.content) if schema is None else wrapping.bare_json(choice.content)
-    if not bare.strip():
+    text = wrapping.bare_text(choice.content) if schema is None else wrapping.trimmed(choice.content)
+    if not text.strip():
         return unusual or Finding(answer_signals.NO_CONTENT)
     if schema is None and unusual:
         return unusual
     try:
         if schema is None:
-            return (validation.storable(bare),)
-        output = _json(wrapping.trimmed(choice.content), bare)
+            return (validation.storable(text),)
+        output = _json(text)
         validation.validate(output, schema)
     except validation.InvalidOutput as problem:
         broken = problem.broken and not choice.reason
@@ -112,17 +112,20 @@ def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Findin
     return (output,) if whole or unusual is None else unusual
 
 
-def _json(content: str, bare: str) -> Any:
-    """Read the JSON that ``content`` is, since its strings may hold any tag; else the JSON that is left in ``bare``.
+def _json(text: str) -> Any:
+    """Read the JSON that ``text`` is, since its strings may hold any tag; else the JSON without what is around it.
 
     Raises:
         InvalidOutput: neither is JSON.
     """
     try:
-        return validation.parse(content)
+        return validation.parse(text)
     except validation.InvalidOutput:
-        if bare == content:
+        bare = wrapping.bare_json(text)
+        if bare == text:
             raise
+    if not bare:
+        raise validation.InvalidOutput("there is nothing but thoughts")
     return validation.parse(bare)
 
 

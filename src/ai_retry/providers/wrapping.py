@@ -22,6 +22,7 @@ _CLOSING = (
     r"<\|channel\|>final<\|message\|>",
 )
 _TAG = re.compile(rf"(?P<opening>{'|'.join(_OPENING)})|(?:{'|'.join(_CLOSING)})", re.IGNORECASE)
+_TAG_BEGINS = re.compile(r"[<\[◁]")
 _QUOTES = ("``", '""', "''")  # around a tag: it is mentioned, not used
 _BLANK = string.whitespace + "\ufeff"
 _BLANKS = re.compile(rf"[{_BLANK}]*+")
@@ -71,6 +72,8 @@ def trimmed(content: str) -> str:
 def _after_thoughts(content: str) -> int:
     """Find where the answer begins: 0 without thoughts, the end if they are not closed."""
     begins, inside, mentioned = 0, False, 0
+    if not _TAG_BEGINS.search(content):  # by far the most contents; this search is ten times as fast
+        return begins
     first = _first(content, 0)
     for tag in _TAG.finditer(content):
         if content[max(0, tag.start() - 1) : tag.start()] + content[tag.end() : tag.end() + 1] in _QUOTES:
