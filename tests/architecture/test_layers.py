@@ -77,7 +77,7 @@ LIBRARIES = {
     "supabase": {"storage.supabase"},
     "tenacity": {"providers.http", "storage.repeating"},
     "tqdm": {"recovery.progress"},
-    "urllib3": {"deadline", "providers.http"},
+    "urllib3": {"deadline", "doctor.provider", "providers.http"},
     "werkzeug": {"flask"},
 }
 

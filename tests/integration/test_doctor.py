@@ -27,7 +27,7 @@ from ai_retry.doctor.model import Database
 from ai_retry.doctor.shipped import read
 from ai_retry.domain.ports import Clock
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.testing.provider import ScriptedServer, reply, reset
+from ai_retry.testing.provider import Request, Script, ScriptedServer, reply, reset
 from tests.integration.test_migrations import AN_APP
 from tests.support.migrations import apply_migrations
 from tests.support.stack import MIGRATIONS, Stack, running_stack
@@ -364,6 +364,9 @@ def test_clock_is_compared_with_the_databases(
         assert "NTP" in the(examination).remedy
 
 
+OTHER_BASES = ["/v1/v1/models", "/v1/api/v1/models"]  # where a list of models is looked for, from the base /v1
+
+
 def closed_port() -> int:
     """A port of this machine where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -383,16 +386,73 @@ def closed_port() -> int:
     ids=["key refused", "key forbidden", "redirect", "no list of models", "overloaded", "connection reset"],
 )
 def test_provider_that_refuses_is_told(migrated_database: str, answer: Any, problem: str, level: Level) -> None:
-    """What the provider answers to a question that costs nothing is judged; it is asked once, with the key."""
-    with ScriptedServer(answer) as server:
+    """What the provider answers to a question that costs nothing is judged; the question carries the key."""
+    with ScriptedServer(answer, default=reply(404)) as server:
         environ = settings(migrated_database, server.base_url) | {"AI_API_KEY": "key-of-the-test"}
         finding = the(examine(environ, clock=HERE))
-        (request,) = server.requests
+        request, *others = server.requests
 
+    assert [each.path for each in others] == (OTHER_BASES if "404" in problem else [])
     assert (finding.check, finding.level) == (Check.PROVIDER, level)
     assert re.search(problem, finding.problem)
     assert (request.method, request.path) == ("GET", "/v1/models")
     assert request.headers["authorization"] == "Bearer key-of-the-test"
+    assert "key-of-the-test" not in str(finding)
+
+
+LISTED = reply(json={"object": "list", "data": [{"id": "small"}]})
+
+
+def lm_studio(request: Request) -> Script:
+    """Answer as LM Studio does: status 200 everywhere, and an error text where there is no API."""
+    said = f"Unexpected endpoint or method. ({request.method} {request.path})"
+    return LISTED if request.path == "/v1/models" else reply(json={"error": said})
+
+
+def web_site(request: Request) -> Script:
+    """Answer as a provider's web site does, whose API is below /api/v1."""
+    return LISTED if request.path == "/api/v1/models" else reply(body="<!DOCTYPE html><html>Welcome</html>")
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong", "right"),
+    [
+        (lm_studio, "", "/v1"),
+        (lm_studio, "/v1/chat/completions", "/v1"),
+        (lm_studio, "/v1/models", "/v1"),
+        (web_site, "", "/api/v1"),
+        (lambda request: LISTED if request.path == "/v1/models" else reply(404), "", "/v1"),
+    ],
+    ids=["no /v1", "whole address", "list of models", "web site", "not found"],
+)
+def test_wrong_base_address_is_corrected(migrated_database: str, answer: Any, wrong: str, right: str) -> None:
+    """Where something else than the API answers, and its list of models is near by, the remedy names the address."""
+    with ScriptedServer(default=answer) as server:
+        site = server.base_url.removesuffix("/v1")
+        environ = settings(migrated_database, site + wrong) | {"AI_API_KEY": "key-of-the-test"}
+        finding = the(examine(environ, clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.PROVIDER, Level.PROBLEM)
+    assert finding.remedy == f"set AI_BASE_URL to {site}{right}, where the list of models answers"
+    assert "key-of-the-test" not in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (reply(body="<html>Please log in</html>"), "a web page answered, not the API"),
+        (reply(json={"error": "Unexpected endpoint (GET /x) by key-of-the-test"}), "Unexpected endpoint (GET /x)"),
+    ],
+    ids=["web page", "error text"],
+)
+def test_base_address_without_api_is_a_problem(migrated_database: str, answer: Any, says: str) -> None:
+    """A success that is no list of models, and no API near by, is a problem of AI_BASE_URL, and shows no key."""
+    with ScriptedServer(default=answer) as server:
+        environ = settings(migrated_database, server.base_url) | {"AI_API_KEY": "key-of-the-test"}
+        finding = the(examine(environ, clock=HERE))
+
+    assert says in finding.problem
+    assert "AI_BASE_URL" in finding.remedy
     assert "key-of-the-test" not in str(finding)
 
 

@@ -45,7 +45,7 @@ class HttpAiProvider:
     """The port ``AiProvider`` over ``POST {base_url}/chat/completions``.
 
     A context with a ``response_schema`` is asked for with ``response_format`` (strict JSON schema), and the output is
-    the JSON value, validated. Without one, the output is the content as it came: a JSON string.
+    the JSON value, validated. Without one, the output is the content, without thoughts: a JSON string.
 
     A request is sent again within the call only if the provider certainly did not generate and the cause may pass:
     after its ``Retry-After`` plus full jitter, at most ``max_requests`` in all, and only while at least half of the
