@@ -34,7 +34,7 @@ CONTEXT = {
     "parameters": {"max_tokens": 80, "temperature": 0},
     "response_schema": {
         "type": "object",
-        "properties": {"title": {"type": "string", "maxLength": 60}, "minutes": {"type": "integer"}},
+        "properties": {"title": {"type": "string", "pattern": "^.{1,60}$"}, "minutes": {"type": "integer"}},
         "required": ["title", "minutes"],
         "additionalProperties": False,
     },

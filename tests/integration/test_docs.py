@@ -38,7 +38,7 @@ from tests.support.waiting import eventually, skipping_without_stack
 
 DOCS = REPOSITORY / "docs"
 HOW_TO = DOCS / "how-to"
-OUTPUT = {"title": "Easy run", "plan": {}}
+OUTPUT = {"title": "Easy run", "plan": {"weeks": 4}}
 QUESTION = {"question": "How far?"}
 
 
@@ -237,7 +237,7 @@ def test_sessions_table_of_the_how_to_keeps_what_it_refuses(
     user_id = new_user(bare_database)
     prompt = {
         "messages": [{"role": "user", "content": "plan"}],
-        "response_schema": json.loads(example(page, "json", "maxLength")),
+        "response_schema": json.loads(example(page, "json", "pattern")),
     }
     generation_id = insert_failed(bare_database, user_id, prompt)
 

@@ -27,7 +27,7 @@ from ai_retry.domain.errors import (
     StorageUnavailable,
     TooManyParallel,
 )
-from ai_retry.domain.model import Context, Generation, Waiver
+from ai_retry.domain.model import Context, Generation, ResponseFormat, Waiver
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
 from ai_retry.slots import CallSlots
 from ai_retry.storage.memory import InMemoryStorage, SessionRefused
@@ -219,6 +219,17 @@ class TestUsableContext:
         with pytest.raises(ContextMissing, match="no model"):
             self.context(None, models=None, default=None)
 
+    def test_reserved_field_is_refused(self) -> None:
+        """A context's ``extra_body`` can't replace the model, past the list of those that are allowed."""
+
+        def context_from(generation: Generation) -> Context:
+            return replace(stored_context(generation), extra_body={"model": "enormous"})
+
+        with pytest.raises(ContextMissing, match=r"extra_body must not hold model \(") as refused:
+            usable_context(context_from, models=None, default_model="small", check_schema=dict)(a_generation())
+
+        assert "enormous" not in str(refused.value)
+
     def test_schema_is_checked_when_there_is_one(self) -> None:
         """The schema goes to the check, and what the check raises is the refusal."""
         seen: list[Mapping[str, Any]] = []
@@ -229,6 +240,11 @@ class TestUsableContext:
         context_from(a_generation(prompt_data={"messages": MESSAGES, "response_schema": schema}))
 
         assert seen == [schema]
+
+
+def titled(generation: Generation) -> Context:
+    """Read a context, and ask for a title."""
+    return replace(stored_context(generation), response_schema={"required": ["title"]})
 
 
 @pytest.fixture
@@ -261,8 +277,10 @@ class TestConnect:
                 ai_headers={"X-Title": "Training"},
                 ai_query={"api-version": "1"},
                 ai_auth_header="api-key",
+                ai_response_format=ResponseFormat.JSON_OBJECT,
+                ai_extra_body={"max_tokens": 800},
             )
-            with connect(settings) as client:
+            with connect(settings, context_from=titled) as client:
                 client.retry_generation(USER_ID, generation.id)
 
         (request,) = server.requests
@@ -271,6 +289,8 @@ class TestConnect:
         assert request.headers["x-title"] == "Training"
         assert "authorization" not in request.headers
         assert request.json()["model"] == "default-model"
+        assert request.json()["max_tokens"] == 800
+        assert request.json()["response_format"] == {"type": "json_object"}
 
     @pytest.mark.parametrize(
         ("columns", "problem"),

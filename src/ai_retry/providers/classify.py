@@ -4,7 +4,7 @@ Pure: no I/O and no clock. It finds the facts in the order that tells most (a st
 content, a finish reason beats whether the content parses); what they mean stands in ``signals``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -61,7 +61,14 @@ class _Finding:
 _Output: TypeAlias = tuple[Any]  # of one element, to tell an output that is null from none
 
 
-def classify(reply: Reply, *, schema: Mapping[str, Any] | None, now: datetime, redactor: Redactor) -> Answer | Failure:
+def classify(
+    reply: Reply,
+    *,
+    schema: Mapping[str, Any] | None,
+    now: datetime,
+    redactor: Redactor,
+    added: Collection[str] = (),  # noqa: ARG001
+) -> Answer | Failure:
     """Judge an answer.
 
     Args:
@@ -69,6 +76,7 @@ def classify(reply: Reply, *, schema: Mapping[str, Any] | None, now: datetime, r
         schema: that the output must be valid under; None: the output is the content, as a text.
         now: for waits that are told as an instant.
         redactor: cleans what the provider wrote.
+        added: the request's fields that the deployment, and no user, has put there.
     """
     text = read_text(reply.body)
     document = parse(text)
