@@ -28,6 +28,7 @@ from ai_retry.domain.errors import (
     TooManyParallel,
 )
 from ai_retry.domain.model import Context, Generation, ResponseFormat, Waiver
+from ai_retry.providers import dialect
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
 from ai_retry.slots import CallSlots
 from ai_retry.storage.memory import InMemoryStorage, SessionRefused
@@ -291,6 +292,30 @@ class TestConnect:
         assert request.json()["model"] == "default-model"
         assert request.json()["max_tokens"] == 800
         assert request.json()["response_format"] == {"type": "json_object"}
+
+    def test_schema_is_checked_once_for_all(self, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Status pages, the retry and its request ask about the same schema, and it is checked once."""
+        checked: list[Any] = []
+        fault = dialect.fault
+
+        def counted(schema: Mapping[str, Any]) -> str | None:
+            checked.append(schema)
+            return fault(schema)
+
+        monkeypatch.setattr(dialect, "fault", counted)
+        schema = {"title": "checked once for all", "required": ["title"]}
+        prompt = {"messages": MESSAGES, "response_schema": schema}
+        generation = a_generation(prompt_data=prompt, created_at=SystemClock().now() - timedelta(hours=1))
+        storage.generations[generation.id] = generation
+
+        with ScriptedServer(chat({"title": "Intervals"})) as server:
+            settings = replace(HOSTED, ai_base_url=server.base_url)
+            with connect(settings) as client:
+                for _ in range(3):
+                    client.status(USER_ID, generation.id)
+                client.retry_generation(USER_ID, generation.id)
+
+        assert checked == [schema]
 
     @pytest.mark.parametrize(
         ("columns", "problem"),
