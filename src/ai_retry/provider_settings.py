@@ -41,5 +41,5 @@ def _json_object(text: str, problem: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise ValueError(problem) from None
     if not isinstance(value, dict):
-        raise ValueError(problem)  # noqa: TRY004 - of a setting, whatever is wrong with it
+        raise ValueError(problem)  # noqa: TRY004 - one kind of error for every wrong value
     return value

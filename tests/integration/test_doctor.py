@@ -515,7 +515,7 @@ def test_spool_that_is_no_directory_is_told(migrated_database: str, provider: st
 def test_schema_outside_subset_is_a_hint(
     migrated_database: str, provider: str, response_format: str, schemas: list[Any], problem: str | None
 ) -> None:
-    """Where schemas are sent, those of the newest failed generations that can't be strict are told, with the place."""
+    """Where schemas are sent, those of the newest failed generations that can't be strict are named, with the place."""
     with psycopg.connect(migrated_database) as connection:
         for schema in schemas:
             for message in ({"role": "user", "content": "plan"}, {"role": "user"}):  # the other one can't be read

@@ -101,7 +101,7 @@ def test_reserved_field_is_not_sent() -> None:
 @pytest.mark.parametrize(
     "quoted", ["the key sk-0123456789abcdef is wrong", "unknown: a short title of the whole session"]
 )
-def test_extra_secret_and_schema_in_prompt_are_not_told(quoted: str) -> None:
+def test_secrets_and_quoted_schema_reach_no_reason(quoted: str) -> None:
     """A provider that quotes a key of the extra fields, or the schema in the message, does not get it into a log."""
     outcome, _ = ask(
         reply(400, json={"error": {"message": quoted}}),

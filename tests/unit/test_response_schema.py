@@ -10,6 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from ai_retry.domain.errors import ContextMissing
 from ai_retry.providers import dialect, response_schema
@@ -222,7 +225,32 @@ def test_schema_that_is_no_json_is_refused(schema: Any) -> None:
     assert re.sub("<.*>", "", refusal(schema)) == "response_schema: it can't be written as JSON"
 
 
-def test_names_like_texts_are_not_told() -> None:
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.sampled_from(["object", "array", "string", "#", "#/$defs/a", "("]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*Draft202012Validator.VALIDATORS, "$defs", "$schema", "$id", "a"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    schema=st.dictionaries(st.sampled_from([*Draft202012Validator.VALIDATORS, "$defs", "$schema"]), _JSON), output=_JSON
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_schema_is_refused_or_applied(schema: dict[str, Any], output: Any) -> None:
+    """Whatever a user writes is a refusal, or a schema under which any output is valid or has a problem."""
+    with suppress(ContextMissing):
+        problem = schema_of(schema).problem(output)
+
+        assert problem is None or len(problem) < 2000
+
+
+def test_name_like_a_prompt_is_hidden() -> None:
     """A name too long to be one, as a prompt in its place would be, is not in the pointer."""
     name = "my whole secret prompt, which somebody wrote as a name"
 

@@ -88,8 +88,8 @@ def test_first_thing_outside_is_named(schema: dict[str, Any], outside: str) -> N
     assert not schema_of(schema).strict
 
 
-def test_keyword_like_a_text_is_not_told() -> None:
-    """A word that a user wrote in a keyword's place is not told beyond the length of a name."""
+def test_keyword_like_a_prompt_is_hidden() -> None:
+    """What a user wrote in a keyword's place is hidden when it is longer than a name."""
     assert first_outside(
         closed(a={"type": "string", "my secret prompt, in place of a keyword": 1})
     ) == "/properties/a/" + ("my secret prompt, in place of a keyword")

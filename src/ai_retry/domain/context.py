@@ -39,7 +39,7 @@ def reserved_fields(extra_body: Mapping[str, Any]) -> str | None:
 
 
 def refuse_reserved(extra_body: Mapping[str, Any]) -> None:
-    """Let an ``extra_body`` of a context pass.
+    """Refuse an ``extra_body`` of a context that replaces what is not its own.
 
     Raises:
         ContextMissing: it holds a field that it must not hold.

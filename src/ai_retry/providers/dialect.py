@@ -33,7 +33,7 @@ _REFERENCES = ("$ref", "$dynamicRef")
 
 
 class TooMuchWork(Exception):
-    """A validation takes more steps than any honest one."""
+    """A validation takes more steps than a real answer under a real schema needs."""
 
 
 def subschemas(schema: Any) -> Iterator[tuple[Path, Any]]:
@@ -91,8 +91,8 @@ def first_error(validator: Any, instance: Any) -> ValidationError | None:
 def pointer(path: Path, *, known: frozenset[str] | None = None) -> str:
     """Write a JSON pointer (RFC 6901).
 
-    ``*`` is written for a name that could be a text rather than a name, or that is not among the ``known`` ones; ``…``
-    for what follows the first parts of a long pointer.
+    ``*`` replaces a name that is too long to be one, or that is not among the ``known`` ones;
+    ``…`` replaces what follows the first parts of a long pointer.
     """
     parts = ["*" if _is_private(part, known) else str(part) for part in islice(path, _LONGEST_PATH)]
     parts += ["…"] if len(path) > _LONGEST_PATH else []

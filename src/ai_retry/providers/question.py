@@ -30,7 +30,7 @@ class Question:
 
     body: Mapping[str, Any] = field(repr=False)
     added: frozenset[str]  # the fields that the deployment, and no user, has put there
-    secrets: Sequence[str] = field(repr=False)  # in its fields; never to be told
+    secrets: Sequence[str] = field(repr=False)  # in its fields; no reason or log may hold them
 
 
 def question(
@@ -52,7 +52,7 @@ def question(
 
 
 def secrets_in(fields: Mapping[str, Any]) -> list[str]:
-    """List the texts, at any depth, whose names say that they are secret."""
+    """List the strings, at any depth, whose names say that they are secret."""
     return list(_secrets(fields))
 
 

@@ -95,7 +95,7 @@ _TOO_DEEP = "it is nested too deeply"
 
 
 def _check(text: str) -> ResponseSchema | str:
-    """Check a schema, read anew so that it is ours; a text is the reason to refuse it."""
+    """Check a schema, read anew so that it is ours; a string is the reason to refuse it."""
     try:
         schema = json.loads(text)
         count = sum(isinstance(each, Mapping) for _, each in dialect.subschemas(schema))
