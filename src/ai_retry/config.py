@@ -5,7 +5,6 @@ message holds a value, since the wrong value of one variable may well be the rig
 """
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,8 +15,9 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import QuotaRule
+from ai_retry.domain.model import QuotaRule, ResponseFormat
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
+from ai_retry.provider_settings import extra_body, response_format, texts
 
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 DEFAULT_MAX_CALLS: Final = 32
@@ -45,6 +45,8 @@ class Settings:
     ai_models: frozenset[str] | None = None  # the only ones that generations may name; None: any
     ai_headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # sent with each call
     ai_query: Mapping[str, str] = field(default_factory=dict, repr=False)  # such as Azure's api-version
+    ai_response_format: ResponseFormat = ResponseFormat.JSON_SCHEMA  # how an output under a schema is asked for
+    ai_extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # further fields of each request
     policy: RetryPolicy = DEFAULT_POLICY
     max_calls: int = DEFAULT_MAX_CALLS  # provider calls that run at once in this process
     spool_dir: Path | None = None  # where paid answers wait while the database is away; None: nowhere
@@ -99,7 +101,9 @@ class _Reader:
             "ai_model": self._get("AI_MODEL", _word),
             "ai_models": self._get("AI_MODELS", _words),
             "ai_headers": self._get("AI_HEADERS", _headers) or {},
-            "ai_query": self._get("AI_QUERY", _texts) or {},
+            "ai_query": self._get("AI_QUERY", texts) or {},
+            "ai_response_format": self._get("AI_RESPONSE_FORMAT", response_format) or ResponseFormat.JSON_SCHEMA,
+            "ai_extra_body": self._get("AI_EXTRA_BODY", extra_body) or {},
         }
 
     def _numbers(self) -> dict[str, Any]:
@@ -257,22 +261,11 @@ def _jwt_secret(text: str) -> str:
 
 
 def _headers(text: str) -> dict[str, str]:
-    headers = _texts(text)
+    headers = texts(text)
     for name, value in headers.items():
         _header_name(name)
         _matching(r"[ -~]*", value, "must hold headers of visible ASCII characters")
     return headers
-
-
-def _texts(text: str) -> dict[str, str]:
-    problem = 'must be a JSON object of texts, such as {"name": "value"}'
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError(problem) from None
-    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        raise ValueError(problem)
-    return value
 
 
 def _matching(pattern: str, text: str, problem: str) -> str:

@@ -24,7 +24,7 @@ from ai_retry.client import Client
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import ContextMissing, SessionRejected
 from ai_retry.domain.model import Context, Generation, Waiver
-from ai_retry.testing.provider import ScriptedServer, chat
+from ai_retry.testing.provider import Request, Script, ScriptedServer, chat
 from tests.integration.test_migrations import AN_APP, apply
 from tests.support import site
 from tests.support.builders import a_generation
@@ -38,7 +38,7 @@ from tests.support.waiting import eventually, skipping_without_stack
 
 DOCS = REPOSITORY / "docs"
 HOW_TO = DOCS / "how-to"
-OUTPUT = {"title": "Easy run", "plan": {}}
+OUTPUT = {"title": "Easy run", "plan": {"weeks": 4}}
 QUESTION = {"question": "How far?"}
 
 
@@ -50,9 +50,16 @@ def user(stack: Stack) -> SignedInUser:
 
 @pytest.fixture
 def provider() -> Iterator[ScriptedServer]:
-    """A provider that gives everybody the same answer."""
-    with ScriptedServer(default=chat(OUTPUT)) as provider:
+    """A provider that gives everybody the same answer, as far as their schema asks for it."""
+    with ScriptedServer(default=answered) as provider:
         yield provider
+
+
+def answered(request: Request) -> Script:
+    """Answer with those properties of the output that the request's schema names; without a schema, with all."""
+    schema = request.json().get("response_format", {}).get("json_schema", {}).get("schema", {})
+    names = schema.get("properties", OUTPUT)
+    return chat({name: value for name, value in OUTPUT.items() if name in names})
 
 
 @pytest.fixture
@@ -237,7 +244,7 @@ def test_sessions_table_of_the_how_to_keeps_what_it_refuses(
     user_id = new_user(bare_database)
     prompt = {
         "messages": [{"role": "user", "content": "plan"}],
-        "response_schema": json.loads(example(page, "json", "maxLength")),
+        "response_schema": json.loads(example(page, "json", "pattern")),
     }
     generation_id = insert_failed(bare_database, user_id, prompt)
 

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from ai_retry import _shipped
 from ai_retry.clock import SystemClock
@@ -35,6 +36,15 @@ from tests.support.waiting import skipping_without_stack
 
 HERE = SystemClock()
 SEAM = "public.ai_retry_create_session(public.generations, jsonb)"
+
+
+CLOSED = {
+    "type": "object",
+    "properties": {"title": {"type": "string"}},
+    "required": ["title"],
+    "additionalProperties": False,
+}
+OPEN = {**CLOSED, "properties": {"plan": {"type": "object"}}, "required": ["plan"]}
 
 
 class _Models(BaseHTTPRequestHandler):
@@ -552,6 +562,38 @@ def test_spool_that_is_no_directory_is_told(migrated_database: str, provider: st
     finding = the(examine(environ, clock=HERE))
 
     assert (finding.check, "AI_RETRY_SPOOL_DIR" in finding.problem) == (Check.CONFIGURATION, True)
+
+
+@pytest.mark.parametrize(
+    ("response_format", "schemas", "problem"),
+    [
+        ("json_schema", [OPEN, CLOSED, OPEN], "2 of the newest 3 response schemas of failed generations are outside"),
+        ("json_schema", [CLOSED, {"type": "no-type"}, None], None),
+        ("json_object", [OPEN], None),
+    ],
+)
+def test_schema_outside_subset_is_a_hint(
+    migrated_database: str, provider: str, response_format: str, schemas: list[Any], problem: str | None
+) -> None:
+    """Where schemas are sent, those of the newest failed generations that can't be strict are named, with the place."""
+    with psycopg.connect(migrated_database) as connection:
+        for schema in schemas:
+            for message in ({"role": "user", "content": "plan"}, {"role": "user"}):  # the other one can't be read
+                connection.execute(
+                    "with owner as (insert into auth.users (id) values (gen_random_uuid()) returning id)"
+                    " insert into public.generations (user_id, status, prompt_data) select id, 'error', %s from owner",
+                    [Jsonb({"messages": [message], "response_schema": schema})],
+                )
+
+    examination = examine(settings(migrated_database, provider) | {"AI_RESPONSE_FORMAT": response_format}, clock=HERE)
+
+    if problem is None:
+        assert examination.findings == ()
+    else:
+        finding = the(examination)
+        assert (finding.check, finding.level) == (Check.PROVIDER, Level.HINT)
+        assert finding.problem.startswith(problem)
+        assert "first at /properties/plan/properties:" in finding.problem
 
 
 def test_sound_setup_has_no_findings(migrated_database: str, provider: str, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from ai_retry.domain.errors import (
     StorageUnavailable,
     TooManyParallel,
 )
-from ai_retry.domain.model import Context, Generation, Waiver
+from ai_retry.domain.model import Context, Generation, ResponseFormat, Waiver
+from ai_retry.providers import dialect
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
 from ai_retry.slots import CallSlots
 from ai_retry.storage.memory import InMemoryStorage, SessionRefused
@@ -219,6 +220,17 @@ class TestUsableContext:
         with pytest.raises(ContextMissing, match="no model"):
             self.context(None, models=None, default=None)
 
+    def test_reserved_field_is_refused(self) -> None:
+        """A context's ``extra_body`` can't replace the model, past the list of those that are allowed."""
+
+        def context_from(generation: Generation) -> Context:
+            return replace(stored_context(generation), extra_body={"model": "enormous"})
+
+        with pytest.raises(ContextMissing, match=r"extra_body must not hold model \(") as refused:
+            usable_context(context_from, models=None, default_model="small", check_schema=dict)(a_generation())
+
+        assert "enormous" not in str(refused.value)
+
     def test_schema_is_checked_when_there_is_one(self) -> None:
         """The schema goes to the check, and what the check raises is the refusal."""
         seen: list[Mapping[str, Any]] = []
@@ -229,6 +241,11 @@ class TestUsableContext:
         context_from(a_generation(prompt_data={"messages": MESSAGES, "response_schema": schema}))
 
         assert seen == [schema]
+
+
+def titled(generation: Generation) -> Context:
+    """Read a context, and ask for a title."""
+    return replace(stored_context(generation), response_schema={"required": ["title"]})
 
 
 @pytest.fixture
@@ -261,8 +278,10 @@ class TestConnect:
                 ai_headers={"X-Title": "Training"},
                 ai_query={"api-version": "1"},
                 ai_auth_header="api-key",
+                ai_response_format=ResponseFormat.JSON_OBJECT,
+                ai_extra_body={"max_tokens": 800},
             )
-            with connect(settings) as client:
+            with connect(settings, context_from=titled) as client:
                 client.retry_generation(USER_ID, generation.id)
 
         (request,) = server.requests
@@ -271,6 +290,32 @@ class TestConnect:
         assert request.headers["x-title"] == "Training"
         assert "authorization" not in request.headers
         assert request.json()["model"] == "default-model"
+        assert request.json()["max_tokens"] == 800
+        assert request.json()["response_format"] == {"type": "json_object"}
+
+    def test_schema_is_checked_once_for_all(self, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Status pages, the retry and its request ask about the same schema, and it is checked once."""
+        checked: list[Any] = []
+        fault = dialect.fault
+
+        def counted(schema: Mapping[str, Any]) -> str | None:
+            checked.append(schema)
+            return fault(schema)
+
+        monkeypatch.setattr(dialect, "fault", counted)
+        schema = {"title": "checked once for all", "required": ["title"]}
+        prompt = {"messages": MESSAGES, "response_schema": schema}
+        generation = a_generation(prompt_data=prompt, created_at=SystemClock().now() - timedelta(hours=1))
+        storage.generations[generation.id] = generation
+
+        with ScriptedServer(chat({"title": "Intervals"})) as server:
+            settings = replace(HOSTED, ai_base_url=server.base_url)
+            with connect(settings) as client:
+                for _ in range(3):
+                    client.status(USER_ID, generation.id)
+                client.retry_generation(USER_ID, generation.id)
+
+        assert checked == [schema]
 
     @pytest.mark.parametrize(
         ("columns", "problem"),

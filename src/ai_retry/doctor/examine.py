@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from ai_retry import _shipped, bootstrap
@@ -14,7 +15,9 @@ from ai_retry.doctor.database import Case, judge
 from ai_retry.doctor.model import Check, Database, Finding, Level
 from ai_retry.doctor.outside import Reach
 from ai_retry.domain.errors import AiRetryError, NotConfigured
+from ai_retry.domain.model import ResponseFormat
 from ai_retry.domain.ports import Clock
+from ai_retry.domain.recovery import RecoveryStorage
 
 _PATIENCE = 3.0  # seconds for a plain connection
 _PORTS = {"http": 80, "https": 443, "postgres": 5432, "postgresql": 5432}
@@ -63,6 +66,7 @@ def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examina
             before = clock.now()
             database = Database.from_row(storage.inspect())
             after = clock.now()
+            around += _questions(settings, storage, database.as_of)
     except (AiRetryError, KeyError, TypeError, ValueError) as error:
         finding = _unasked(settings, error)
         return Examination((*around, finding), frozenset(_IN_THE_DATABASE - {finding.check}))
@@ -83,6 +87,13 @@ def _provider(settings: Settings) -> Iterator[Finding]:
     asked = ask(settings)
     far = Reach.OPEN if asked.status is not None else reach(settings.ai_base_url)
     return outside.provider(asked, far)
+
+
+def _questions(settings: Settings, storage: RecoveryStorage, until: datetime) -> Iterator[Finding]:
+    from ai_retry.doctor.questions import newest, strictness  # noqa: PLC0415 - imports jsonschema
+
+    if settings.ai_response_format is ResponseFormat.JSON_SCHEMA:
+        yield from strictness(newest(storage, until))
 
 
 def reach(url: str) -> Reach:

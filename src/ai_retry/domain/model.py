@@ -52,6 +52,14 @@ class FailureCode(StrEnum):
     LEASE_LOST = "LEASE_LOST"  # the time was up before the call; nothing was sent
 
 
+class ResponseFormat(StrEnum):
+    """How a provider is asked for an output under a schema; whatever it answers is validated here."""
+
+    JSON_SCHEMA = "json_schema"  # in the field response_format, with the schema
+    JSON_OBJECT = "json_object"  # in the field response_format, and the schema in the system message
+    NONE = "none"  # not at all: the app's own prompt says it
+
+
 class Purpose(StrEnum):
     """What somebody asks ``admit`` about."""
 
@@ -90,6 +98,7 @@ class Context:
     model: str | None  # None: the provider adapter's configured default
     parameters: Mapping[str, Any] = field(default_factory=dict)  # sampling parameters, such as temperature
     response_schema: Mapping[str, Any] | None = field(default=None, repr=False)  # JSON Schema of the output
+    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # from code: further fields of the request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -230,7 +230,7 @@ def provider_key(snapshot: Snapshot, context: Context) -> str:
         str(snapshot.generation.id),
         asked_first_in,
         context.model,
-        *map(dict, (*context.messages, context.parameters, context.response_schema or {})),
+        *map(dict, (*context.messages, context.parameters, context.response_schema or {}, context.extra_body)),
     ]
     return hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
 
