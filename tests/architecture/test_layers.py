@@ -26,7 +26,7 @@ LAYERS = {
     "clock": set(),
     "config": {"domain"},
     "slots": {"domain"},
-    "worker": {"domain"},
+    "worker": {"domain", "tables"},
     "tables": set(),
     "recovery": {"domain", "slots", "tables"},
     "client": {"clock", "config", "domain", "recovery", "slots", "spool", "worker"},

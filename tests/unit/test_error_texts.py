@@ -30,7 +30,7 @@ from tests.support.builders import AS_OF, GENERATION_ID, MESSAGES, SECOND, a_fai
 TEXTS: list[tuple[Callable[[], AiRetryError], str]] = [
     (lambda: GenerationNotFound(GENERATION_ID), f"No generation {GENERATION_ID}."),
     (lambda: AlreadySucceeded(GENERATION_ID), f"Generation {GENERATION_ID} has already succeeded."),
-    (lambda: BackoffNotElapsed(AS_OF, retry_after=SECOND), "Too soon: the next attempt is possible in 1 s."),
+    (lambda: BackoffNotElapsed(AS_OF, wait=SECOND), "Too soon: the next attempt is possible in 1 s."),
     (lambda: RetryInProgress(retry_after=SECOND), "This generation is being worked on."),
     (lambda: TooManyParallel(2, retry_after=SECOND), "At most 2 retries run at once."),
     (lambda: QuotaExhausted(limit=5, resets_at=None, retry_after=None), "The quota of 5 is used up."),

@@ -66,7 +66,7 @@ CONTRACT: list[tuple[AiRetryError, int, str, int | None, dict[str, Any]]] = [
     (errors.AlreadySucceeded(ID, ID), 409, "ALREADY_SUCCEEDED", None, {"sessionId": str(ID)}),
     (errors.AlreadySucceeded(ID), 409, "ALREADY_SUCCEEDED", None, {}),
     (
-        errors.BackoffNotElapsed(INSTANT, retry_after=WAIT),
+        errors.BackoffNotElapsed(INSTANT, wait=WAIT),
         429,
         "RETRY_TOO_SOON",
         3,

@@ -18,10 +18,11 @@ from ai_retry.domain.errors import (
     RetryInProgress,
 )
 from ai_retry.domain.model import Admission, Context, FailureCode, Generation, RetryResult, Waiver
-from ai_retry.domain.policy import ContextFrom, RetryPolicy
+from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import cancel_retry, enqueue_generation, run_queued
 from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.queued_attempt import OUTAGE_PACE, QueueOutcome
+from ai_retry.domain.reader import ContextFrom
 from ai_retry.storage.memory_queue import InMemoryQueueStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock

@@ -104,16 +104,21 @@ class RetryRefused(AiRetryError):
 
 
 class BackoffNotElapsed(RetryRefused):
-    """The wait after the last attempt is not over."""
+    """The wait after the last attempt is not over.
+
+    Where waiting does not cure what failed, ``retry_after`` is None: the next attempt would fail again, and may cost.
+    """
 
     code = "RETRY_TOO_SOON"
 
-    def __init__(self, next_attempt_at: datetime, *, retry_after: timedelta) -> None:
+    def __init__(self, next_attempt_at: datetime, *, wait: timedelta, helps: bool = True) -> None:
+        possible = f"Too soon: the next attempt is possible in {whole_seconds(wait)} s"
         super().__init__(
-            f"Too soon: the next attempt is possible in {whole_seconds(retry_after)} s.",
-            retry_after=retry_after,
+            f"{possible}." if helps else f"{possible}, but waiting does not cure what failed.",
+            retry_after=wait if helps else None,
             details={"next_attempt_at": next_attempt_at},
         )
+        self.wait = wait
 
 
 class RetryInProgress(RetryRefused):
@@ -130,7 +135,7 @@ class TooManyParallel(RetryRefused):
 
     code = "TOO_MANY_PARALLEL_RETRIES"
 
-    def __init__(self, max_parallel: int, *, retry_after: timedelta) -> None:
+    def __init__(self, max_parallel: int, *, retry_after: timedelta | None) -> None:
         super().__init__(
             f"At most {max_parallel} retries run at once.",
             retry_after=retry_after,
@@ -167,7 +172,8 @@ class GenerationFailed(AiRetryError):
     """The provider gave no usable answer.
 
     Raised by a provider with what it knows, and by ``retry_generation`` once the attempt is recorded; then
-    ``retry_after`` is the wait before the next attempt, None when there is none.
+    ``retry_after`` is the wait before the next attempt, None when there is none, or when waiting does not cure what
+    failed (``Failure.passes``).
     """
 
     http_status = 502
