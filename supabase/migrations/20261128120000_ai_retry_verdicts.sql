@@ -174,11 +174,12 @@ create or replace function public.ai_retry_requeue(
   p_attempt public.ai_retry_attempts, p_due_at timestamptz, p_status_before text, p_at timestamptz
 )
 returns void
-language sql
+language plpgsql
 volatile
 security invoker
 set search_path = ''
 as $$
+begin
   insert into public.ai_retry_attempts (
     user_id, generation_id, number, state, token, started_at, next_attempt_at, idempotency_key, charge, waived,
     operator, accepted_at, expires_at, status_before, message_id, context_reader
@@ -187,7 +188,8 @@ as $$
     least(p_due_at, p_attempt.expires_at), p_attempt.idempotency_key, p_attempt.charge, p_attempt.waived,
     p_attempt.operator, p_attempt.accepted_at, p_attempt.expires_at, p_status_before, p_attempt.message_id,
     p_attempt.context_reader
-  )
+  );
+end
 $$;
 
 create or replace function public.ai_retry_accept(
