@@ -84,6 +84,8 @@ def read_context(reader: ContextFrom, generation: Generation) -> Context:
 
 def place_of(error: BaseException) -> str | None:
     """Return the name of the file, and the line, where an exception was raised."""
+    if isinstance(error, SyntaxError) and error.filename is not None:  # raised by the import, of that place
+        return f"{Path(error.filename).name}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
 
