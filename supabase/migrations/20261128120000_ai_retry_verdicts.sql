@@ -79,6 +79,7 @@ $$;
 
 -- Writes. With two more arguments it is a new function: the old one goes. ai_retry_fail, which calls it, stays.
 
+-- squawk-ignore ban-drop-function
 drop function if exists public.ai_retry_close(
   uuid, uuid, uuid, text, text, text, text, boolean, text, double precision, integer, text, text, text, integer,
   boolean, double precision, integer, integer
