@@ -98,16 +98,27 @@ class AlreadySucceeded(AiRetryError):
 
 
 class RetryRefused(AiRetryError):
-    """A rule refuses the retry now. Nothing was written and nobody was called."""
+    """A rule refuses the retry now. Nothing was written and nobody was called.
+
+    ``wait`` lasts until the rule no longer refuses; it is ``retry_after``, too, where coming back then may help.
+    """
 
     http_status = 429
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        wait: timedelta | None = None,
+        helps: bool = True,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=wait if helps else None, details=details)
+        self.wait = wait
+
 
 class BackoffNotElapsed(RetryRefused):
-    """The wait after the last attempt is not over.
-
-    Where waiting does not cure what failed, ``retry_after`` is None: the next attempt would fail again, and may cost.
-    """
+    """The wait after the last attempt is not over."""
 
     code = "RETRY_TOO_SOON"
 
@@ -115,10 +126,10 @@ class BackoffNotElapsed(RetryRefused):
         possible = f"Too soon: the next attempt is possible in {whole_seconds(wait)} s"
         super().__init__(
             f"{possible}." if helps else f"{possible}, but waiting does not cure what failed.",
-            retry_after=wait if helps else None,
+            wait=wait,
+            helps=helps,
             details={"next_attempt_at": next_attempt_at},
         )
-        self.wait = wait
 
 
 class RetryInProgress(RetryRefused):
@@ -126,8 +137,8 @@ class RetryInProgress(RetryRefused):
 
     code = "RETRY_IN_PROGRESS"
 
-    def __init__(self, *, retry_after: timedelta) -> None:
-        super().__init__("This generation is being worked on.", retry_after=retry_after)
+    def __init__(self, *, wait: timedelta) -> None:
+        super().__init__("This generation is being worked on.", wait=wait)
 
 
 class TooManyParallel(RetryRefused):
@@ -135,10 +146,11 @@ class TooManyParallel(RetryRefused):
 
     code = "TOO_MANY_PARALLEL_RETRIES"
 
-    def __init__(self, max_parallel: int, *, retry_after: timedelta | None) -> None:
+    def __init__(self, max_parallel: int, *, wait: timedelta, helps: bool = True) -> None:
         super().__init__(
             f"At most {max_parallel} retries run at once.",
-            retry_after=retry_after,
+            wait=wait,
+            helps=helps,
             details={"max_parallel": max_parallel},
         )
 
@@ -148,10 +160,11 @@ class QuotaExhausted(RetryRefused):
 
     code = "QUOTA_EXHAUSTED"
 
-    def __init__(self, *, limit: int, resets_at: datetime | None, retry_after: timedelta | None) -> None:
+    def __init__(self, *, limit: int, resets_at: datetime | None, wait: timedelta | None, helps: bool = True) -> None:
         super().__init__(
             f"The quota of {limit} is used up.",
-            retry_after=retry_after,
+            wait=wait,
+            helps=helps,
             details={"limit": limit, "resets_at": resets_at},
         )
 

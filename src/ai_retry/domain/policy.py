@@ -317,7 +317,7 @@ def _is_success(snapshot: Snapshot) -> bool:
 def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
     until = _busy_until(snapshot, policy)
     if until is not None and until > snapshot.as_of:
-        raise RetryInProgress(retry_after=min(until - snapshot.as_of, BUSY_WAIT))
+        raise RetryInProgress(wait=min(until - snapshot.as_of, BUSY_WAIT))
 
 
 def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
@@ -385,13 +385,11 @@ def _refuse_too_soon(snapshot: Snapshot, *, later: timedelta) -> None:
 def _refuse_too_many(snapshot: Snapshot, policy: RetryPolicy) -> None:
     if snapshot.live >= policy.max_parallel:
         until = (snapshot.live_until or snapshot.as_of) - snapshot.as_of
-        wait = min(until, BUSY_WAIT) if waiting_helps(snapshot) else None
-        raise TooManyParallel(policy.max_parallel, retry_after=wait)
+        raise TooManyParallel(policy.max_parallel, wait=min(until, BUSY_WAIT), helps=waiting_helps(snapshot))
 
 
 def _refuse_without_quota(snapshot: Snapshot) -> None:
     quota = snapshot.quota
     if quota.remaining == 0:
-        resets = quota.limit and quota.resets_at and waiting_helps(snapshot)
-        wait = quota.resets_at - snapshot.as_of if resets and quota.resets_at else None
-        raise QuotaExhausted(limit=quota.limit, resets_at=quota.resets_at, retry_after=wait)
+        wait = quota.resets_at - snapshot.as_of if quota.limit and quota.resets_at else None
+        raise QuotaExhausted(limit=quota.limit, resets_at=quota.resets_at, wait=wait, helps=waiting_helps(snapshot))

@@ -101,7 +101,7 @@ def enqueue_generation(
         accepted = storage.enqueue(admission, token=uuid4(), expires_after=policy.max_queued)
         if accepted is not None:
             return accepted
-    raise RetryInProgress(retry_after=SHORTEST_CALL)
+    raise RetryInProgress(wait=SHORTEST_CALL)
 
 
 def cancel_retry(user_id: UUID | str, generation_id: UUID | str, *, storage: QueueStorage) -> None:
@@ -115,7 +115,7 @@ def cancel_retry(user_id: UUID | str, generation_id: UUID | str, *, storage: Que
     """
     running_for = storage.cancel(as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id"), reason=None)
     if running_for is not None:
-        raise RetryInProgress(retry_after=min(running_for, rules.BUSY_WAIT))
+        raise RetryInProgress(wait=min(running_for, rules.BUSY_WAIT))
 
 
 def run_queued(
@@ -229,10 +229,11 @@ class _Job:
         self.storage.postpone(self.message, delay=delay)
         return outcome
 
-    def _until(self, refusal: AiRetryError) -> timedelta:
+    def _until(self, refusal: RetryRefused) -> timedelta:
+        wait = refusal.wait or SHORTEST_CALL
         if isinstance(refusal, BackoffNotElapsed):
-            return refusal.wait
-        return (refusal.retry_after or SHORTEST_CALL) * (0.5 + self.jitter() / 2)
+            return wait
+        return wait * (0.5 + self.jitter() / 2)
 
 
 def _waits_for_worker(snapshot: Snapshot) -> bool:

@@ -108,7 +108,7 @@ def retry_generation(
                 snapshot, admission, claim, claimed_after, storage, ai, clock, policy, jitter or at_random
             )
             return attempt.run()
-    raise RetryInProgress(retry_after=SHORTEST_CALL)
+    raise RetryInProgress(wait=SHORTEST_CALL)
 
 
 def retry_status(

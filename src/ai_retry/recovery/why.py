@@ -112,7 +112,7 @@ def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str
         case AlreadySucceeded():
             rule = _success(snapshot)
         case BackoffNotElapsed():
-            end = "" if refusal.retry_after else f"; it ends at {_utc(snapshot.as_of + refusal.wait)}"
+            end = "" if refusal.retry_after else f"; it ends at {_utc(refusal.details['next_attempt_at'])}"
             rule = f"After attempt {snapshot.attempts[-1].number} there is a wait that is not over{end}"
         case RetryInProgress() if (queued := queued_attempt(snapshot)) is not None:
             due = f", from {_utc(queued.next_attempt_at)} on" if queued.next_attempt_at else ""
