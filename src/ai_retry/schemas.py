@@ -140,7 +140,9 @@ class RetryOutlookSchema(_Camel):
     """Whether, and when, a retry is possible."""
 
     possible = fields.Boolean(required=True, metadata=_about("Now."))
-    possible_at = Instant(allow_none=True, description="Earliest instant; null: not foreseeable, or waiting does not help.")
+    possible_at = Instant(
+        allow_none=True, description="Earliest instant; null: not foreseeable, or waiting does not help."
+    )
     refusal = fields.Nested(ErrorSchema, required=True, allow_none=True)
     queued = fields.Nested(QueuedSchema, required=True, allow_none=True)
 

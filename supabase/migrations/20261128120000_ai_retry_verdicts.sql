@@ -15,7 +15,7 @@ alter table public.ai_retry_attempts
   add column if not exists context_reader text;
 
 comment on column public.ai_retry_attempts.transient is
-  'Whether the identical request may succeed later; null where it did not fail, or nobody recorded it.';
+  'Whether the identical request may succeed later; null where it did not fail, or that was not recorded.';
 comment on column public.ai_retry_attempts.operator_fault is
   'Whether an operator has to cure what failed: such an attempt does not count towards the hard cap.';
 comment on column public.ai_retry_attempts.context_reader is

@@ -333,7 +333,7 @@ def test_queue_of_the_how_to_is_set_up_and_published(migrated_database: str) -> 
     assert published == [("generations",)]
 
 
-def test_worker_of_the_how_to_runs_with_own_prompts(
+def test_worker_of_the_how_to_reads_prompts(
     folder: Path, migrated_database: str, environment: pytest.MonkeyPatch, provider: ScriptedServer
 ) -> None:
     """With the variable of the page, in the app's directory, the command runs what was accepted."""

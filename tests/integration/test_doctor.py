@@ -699,7 +699,7 @@ def test_defective_reader_is_a_problem_with_its_place(migrated_database: str, pr
     assert SECRET_PROMPT not in f"{finding}"
 
 
-def test_reader_that_can_t_be_imported_is_told(migrated_database: str, provider: str) -> None:
+def test_reader_that_can_t_be_imported_is_reported(migrated_database: str, provider: str) -> None:
     """The configuration is at fault, and contexts are not tried."""
     environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": "no_such_app.prompts:context_from"}
 
@@ -710,7 +710,7 @@ def test_reader_that_can_t_be_imported_is_told(migrated_database: str, provider:
     assert examination.skipped == {Check.CONTEXTS}
 
 
-def test_row_out_of_range_does_not_stop_the_doctor(migrated_database: str, provider: str) -> None:
+def test_row_out_of_range_is_a_finding(migrated_database: str, provider: str) -> None:
     """A row that the search can't understand is a finding, not a crash."""
     failed(migrated_database, 1, OWN)
     executed(migrated_database, "update public.generations set updated_at = 'infinity'")

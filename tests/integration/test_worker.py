@@ -362,7 +362,7 @@ def test_other_readers_retry_is_left_and_reported(site: Site) -> None:
     assert SECRET_PROMPT not in site.log.read_text()
 
 
-def test_missing_context_is_a_warning_that_names_the_field(site: Site) -> None:
+def test_missing_context_is_logged_with_its_field(site: Site) -> None:
     """The right reader's word ends the accepted retry with its reason, and the log says which field it is about."""
     _, generation_id = site.queued()
     site.world.set_generation(generation_id, prompt_data=Jsonb({"messages": [{"role": 7, "content": SECRET_PROMPT}]}))

@@ -429,7 +429,9 @@ class TestContextReader:
             ("def read(:\n", "read", "importing {name} raised SyntaxError ({name}.py:2)"),
         ],
     )
-    def test_unusable_reader_is_told(self, app: Callable[[str], str], text: str, attribute: str, problem: str) -> None:
+    def test_unusable_reader_is_reported(
+        self, app: Callable[[str], str], text: str, attribute: str, problem: str
+    ) -> None:
         """The error names the variable, what is wrong and what to do; no text of the app's own errors."""
         name = app(text)
 
@@ -441,7 +443,7 @@ class TestContextReader:
         assert caught.value.__cause__ is None
 
     @pytest.mark.parametrize("name", ["no_such_module", "no_such_package.prompts", "ai_retry.no_such_module"])
-    def test_missing_module_is_told(self, name: str) -> None:
+    def test_missing_module_is_reported(self, name: str) -> None:
         """Where no such module can be imported, the error says where it is looked for."""
         with pytest.raises(NotConfigured, match=r"there is no module .*: start where .*PYTHONPATH"):
             connect(replace(HOSTED, context_from=f"{name}:read"))

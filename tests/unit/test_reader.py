@@ -130,7 +130,7 @@ def test_refusal_of_the_reader_passes(refusal: Exception) -> None:
     "error", [KeyError(SECRET), TypeError(SECRET), RecursionError(SECRET), StorageUnavailable(SECRET)]
 )
 @pytest.mark.parametrize("wrap", [lambda reader: reader, wired])
-def test_exception_of_the_reader_is_told_by_type(error: Exception, wrap: Callable[[ContextFrom], ContextFrom]) -> None:
+def test_readers_exception_is_reported_by_type(error: Exception, wrap: Callable[[ContextFrom], ContextFrom]) -> None:
     """Any other exception is a missing context that names reader and type, and holds no text of it."""
 
     def reader(_: Generation) -> Context:

@@ -1,4 +1,4 @@
-"""Where waiting helps: who is told to come back, and what an operator has to cure is not held against a generation."""
+"""Where waiting helps: who is asked to come back, and what an operator has to cure is not held against a generation."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -77,10 +77,8 @@ class TestAfterAFailure:
         assert (error.retry_after is not None) is helps
         assert ("retryAfterSeconds" in problem_of(error).wire_details) is helps
 
-    def test_click_in_the_wait_says_when_only_if_it_helps(
-        self, world: MemoryWorld, failure: Failure, *, helps: bool
-    ) -> None:
-        """A click that comes too soon is told when an attempt is possible, and to come back only if that helps."""
+    def test_early_click_says_when_if_it_helps(self, world: MemoryWorld, failure: Failure, *, helps: bool) -> None:
+        """A click that comes too soon learns when an attempt is possible, and comes back only if that helps."""
         ids = new_generation(world)
         refused(world, ids, failure)
 

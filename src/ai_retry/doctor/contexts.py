@@ -1,4 +1,4 @@
-"""Tries the reader on the newest failed generations, and judges what it says. No content is kept, or told."""
+"""Tries the reader on the newest failed generations, and judges what it says. No content is kept or reported."""
 
 from collections.abc import Iterator
 
@@ -33,7 +33,7 @@ def contexts(
     read, name = len(refusals) - len(unread), reader_name(reader)
     yield Finding(
         Check.CONTEXTS,
-        f"{name} can read {read} of the {len(refusals)} newest failed generations: {_told(first)}",
+        f"{name} can read {read} of the {len(refusals)} newest failed generations: {_reported(first)}",
         f"correct {name if defects else 'these rows, or name another reader in AI_RETRY_CONTEXT_FROM'}; {_SEE}",
         Level.PROBLEM if defects or not read else Level.HINT,
     )
@@ -47,6 +47,6 @@ def _refusal(reader: ContextFrom, generation: Generation) -> ContextMissing | No
     return None
 
 
-def _told(refusal: AiRetryError) -> str:
+def _reported(refusal: AiRetryError) -> str:
     place = f" ({refusal.place})" if isinstance(refusal, ReaderFailed) and refusal.place else ""
     return f"{refusal.details.get('problem', refusal)}{place}"

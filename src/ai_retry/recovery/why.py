@@ -88,7 +88,7 @@ def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy) -> list[str
 
 
 def _cure(snapshot: Snapshot) -> str:
-    """Say that time alone cures nothing; ``waiting_helps`` knows when."""
+    """Say what cures the last failure, where waiting does not."""
     if snapshot.attempts[-1].operator_fault:
         return "Waiting does not cure that: an operator has to act first."
     return "Waiting does not cure that: the same request would fail again."
