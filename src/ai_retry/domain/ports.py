@@ -136,6 +136,7 @@ class QueueStorage(Storage, Protocol):
 
         Under the same conditions as a claim, but for ``max_live``: the user's attempts wait for each other. None: load
         and admit again. The generation says ``queued``. The attempt is due at ``admission.due_at``, at once when None.
+        It records ``admission.context_reader``, which goes with every later attempt of the accepted retry.
 
         A repeat with the same token returns what stands, until a worker began the attempt; then None.
 
