@@ -12,9 +12,10 @@ from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import RetryResult, Waiver
 from ai_retry.domain.names import check_operator
-from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
+from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry, QueueState
+from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
 from ai_retry.domain.retry import RetryStatus, as_uuid
 from ai_retry.recovery.methods import RecoveryMethods

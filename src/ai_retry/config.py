@@ -50,6 +50,7 @@ class Settings:
     policy: RetryPolicy = DEFAULT_POLICY
     max_calls: int = DEFAULT_MAX_CALLS  # provider calls that run at once in this process
     spool_dir: Path | None = None  # where paid answers wait while the database is away; None: nowhere
+    context_from: str | None = None  # package.module:function that reads contexts; None: ``stored_context``
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -107,11 +108,12 @@ class _Reader:
         }
 
     def _numbers(self) -> dict[str, Any]:
-        """Read ``AI_RETRY_…``: one variable for each number of the policy, two more, and nothing else."""
+        """Read ``AI_RETRY_…``: one variable for each number of the policy, three more, and nothing else."""
         policy, quota = _variables(DEFAULT_POLICY), _variables(DEFAULT_POLICY.quota, "quota_")
         known = {variable: parse for variable, (_, parse) in (policy | quota).items()}
         known[_PREFIX + "MAX_CALLS"] = _positive
         known[_PREFIX + "SPOOL_DIR"] = _absolute_path
+        known[_PREFIX + "CONTEXT_FROM"] = _import_string
         for variable in self._values:
             if variable.startswith(_PREFIX) and variable not in known:
                 self._problems.append(f"{variable} is unknown{_meant(variable, known)}")
@@ -120,6 +122,7 @@ class _Reader:
             "policy": self._policy(_chosen(policy, values), _chosen(quota, values)),
             "max_calls": values[_PREFIX + "MAX_CALLS"] or DEFAULT_MAX_CALLS,
             "spool_dir": values[_PREFIX + "SPOOL_DIR"],
+            "context_from": values[_PREFIX + "CONTEXT_FROM"],
         }
 
     def _policy(self, numbers: dict[str, Any], quota: dict[str, Any]) -> RetryPolicy:
@@ -240,6 +243,11 @@ def _absolute_path(text: str) -> Path:
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
     return path
+
+
+def _import_string(text: str) -> str:
+    dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    return _matching(f"{dotted}:{dotted}", text, "must name a function as package.module:function")
 
 
 def _secret_key(text: str) -> str:

@@ -24,6 +24,7 @@ from ai_retry.client import Client
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import ContextMissing, SessionRejected
 from ai_retry.domain.model import Context, Generation, Waiver
+from ai_retry.domain.reader import reader_name
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat
 from tests.integration.test_migrations import AN_APP, apply
 from tests.support import site
@@ -293,6 +294,7 @@ def test_prompts_of_the_how_to_are_read(folder: Path, of_stack: pytest.MonkeyPat
     assert callable(read)
     assert isinstance(client, Client)
     client.close()
+    assert example(page, "sh", "AI_RETRY_CONTEXT_FROM").strip().endswith(f"={reader_name(read)}")
 
     asked = read(a_generation(prompt_data=QUESTION))
     with pytest.raises(ContextMissing, match="question is missing"):
@@ -338,20 +340,19 @@ def test_queue_of_the_how_to_is_set_up_and_published(migrated_database: str) -> 
     assert published == [("generations",)]
 
 
-def test_worker_of_the_how_to_runs_with_prompts_of_its_own(
+def test_worker_of_the_how_to_reads_prompts(
     folder: Path, migrated_database: str, environment: pytest.MonkeyPatch, provider: ScriptedServer
 ) -> None:
-    """The five lines run what was accepted, and end with 0 when told to."""
+    """With the variable of the page, in the app's directory, the command runs what was accepted."""
     save(HOW_TO / "prompts.md", folder)
-    save(HOW_TO / "queue.md", folder)
     environment.setenv("DATABASE_URL", migrated_database)
+    environment.setenv("AI_RETRY_CONTEXT_FROM", "prompts:context_from")
     user_id = new_user(migrated_database)
     generation_id = insert_failed(migrated_database, user_id, QUESTION)
-    names = execute((folder / "prompts.py").read_text())
-    with bootstrap.connect(context_from=names["context_from"]) as client:  # type: ignore[arg-type]
+    with bootstrap.connect() as client:
         client.enqueue(user_id, generation_id)
 
-        worker = subprocess.Popen([sys.executable, "worker.py"], cwd=folder)
+        worker = subprocess.Popen(["ai-retry", "worker", "--concurrency", "8"], cwd=folder)
         try:
             eventually(lambda: client.status(user_id, generation_id).snapshot.generation.status == "success", within=60)
             worker.send_signal(signal.SIGTERM)

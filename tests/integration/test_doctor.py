@@ -31,10 +31,12 @@ from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import Request, Script, ScriptedServer, reply, reset
 from tests.integration.test_migrations import AN_APP
 from tests.support.migrations import apply_migrations
+from tests.support.outage import failed_generations
 from tests.support.stack import MIGRATIONS, Stack, running_stack
 from tests.support.waiting import skipping_without_stack
 
 HERE = SystemClock()
+SECRET_PROMPT = "prompt-that-no-finding-may-hold"
 SEAM = "public.ai_retry_create_session(public.generations, jsonb)"
 
 
@@ -608,7 +610,8 @@ def test_sound_setup_over_the_data_api_has_no_problems(stack: Stack, provider: s
     """Over the Data API everything is looked at, too."""
     examination = examine(over_data_api(stack, provider), clock=HERE)
 
-    assert (examination.findings, examination.skipped) == ((), frozenset())
+    findings = [each for each in examination.findings if each.check is not Check.CONTEXTS]  # of other tests' rows
+    assert (findings, examination.skipped) == ([], frozenset())
 
 
 def test_app_of_its_own_has_no_problems(bare_database: str, provider: str) -> None:
@@ -711,3 +714,110 @@ def test_command_lets_no_control_character_through(migrated_database: str, provi
     assert result.exit_code == 0
     assert "lets end users write" in result.output
     assert "\x1b" not in result.output
+
+
+# Contexts
+
+OWN_PROMPTS = """
+from ai_retry import Context, Generation
+from ai_retry.domain.errors import ContextMissing
+
+
+def context_from(generation: Generation) -> Context:
+    if "question" not in (generation.prompt_data or {}):
+        raise ContextMissing("prompt_data.question is missing")
+    return Context(messages=[{"role": "user", "content": generation.prompt_data["question"]}], model="small")
+
+
+def defective(generation: Generation) -> Context:
+    return Context(messages=generation.prompt_data["question"]["asked"], model="small")
+"""
+OWN = {"question": SECRET_PROMPT}
+
+
+@pytest.fixture
+def own_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with readers of the app's."""
+    name = f"own_prompts_{uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(OWN_PROMPTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def failed(database_url: str, count: int, prompt_data: Any) -> None:
+    """Let so many generations fail."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        failed_generations(connection, count, prompt_data=prompt_data)
+
+
+def test_readable_contexts_are_sound(migrated_database: str, provider: str, own_prompts: str) -> None:
+    """Generations in the app's form are sound for the app's reader."""
+    failed(migrated_database, 25, OWN)
+    environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": f"{own_prompts}:context_from"}
+
+    assert examine(environ, clock=HERE) == Examination((), frozenset())
+
+
+def test_unreadable_contexts_are_counted(migrated_database: str, provider: str, own_prompts: str) -> None:
+    """Some of the newest can't be read: a hint with the count and the field, without content."""
+    failed(migrated_database, 20, OWN)
+    failed(migrated_database, 3, {"asked": SECRET_PROMPT})
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        connection.execute("update public.generations set created_at = now() where prompt_data ? 'asked'")
+    environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": f"{own_prompts}:context_from"}
+
+    finding = the(examine(environ, clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.CONTEXTS, Level.HINT)
+    assert finding.problem == (
+        f"{own_prompts}:context_from can read 17 of the 20 newest failed generations: prompt_data.question is missing"
+    )
+    assert SECRET_PROMPT not in f"{finding}"
+
+
+def test_reader_that_reads_nothing_is_a_problem(migrated_database: str, provider: str) -> None:
+    """The default reader with an app of another form: nothing could be retried, and the remedy names the variable."""
+    failed(migrated_database, 2, OWN)
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.CONTEXTS, Level.PROBLEM)
+    assert "stored_context can read 0 of the 2 newest" in finding.problem
+    assert "prompt_data.messages must be a list" in finding.problem
+    assert "AI_RETRY_CONTEXT_FROM" in finding.remedy
+
+
+def test_defective_reader_is_a_problem_with_its_place(migrated_database: str, provider: str, own_prompts: str) -> None:
+    """A reader that raises is reported by type and line, though others can be read."""
+    failed(migrated_database, 1, OWN)
+    failed(migrated_database, 1, {"question": {"asked": [{"role": "user", "content": SECRET_PROMPT}]}})
+    environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": f"{own_prompts}:defective"}
+
+    finding = the(examine(environ, clock=HERE))
+
+    assert finding.level is Level.PROBLEM
+    assert "can read 1 of the 2 newest" in finding.problem
+    assert f"raised TypeError ({own_prompts}.py:" in finding.problem
+    assert SECRET_PROMPT not in f"{finding}"
+
+
+def test_reader_that_can_t_be_imported_is_reported(migrated_database: str, provider: str) -> None:
+    """The configuration is at fault, and contexts are not tried."""
+    environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": "no_such_app.prompts:context_from"}
+
+    examination = examine(environ, clock=HERE)
+
+    assert the(examination).check is Check.CONFIGURATION
+    assert "AI_RETRY_CONTEXT_FROM: there is no module no_such_app" in the(examination).problem
+    assert examination.skipped == {Check.CONTEXTS}
+
+
+def test_row_out_of_range_is_a_finding(migrated_database: str, provider: str) -> None:
+    """A row that the search can't understand is a finding, not a crash."""
+    failed(migrated_database, 1, OWN)
+    executed(migrated_database, "update public.generations set updated_at = 'infinity'")
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.CONTEXTS, Level.PROBLEM)
+    assert "can't be searched: a row of generations" in finding.problem

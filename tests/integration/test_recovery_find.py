@@ -281,6 +281,36 @@ def test_why_tells_the_decision_and_its_numbers(database: psycopg.Connection, cl
         assert "a prompt that" not in str(client.why(generation_id))
 
 
+@pytest.mark.parametrize(
+    ("operator_fault", "cure"),
+    [(False, "the same request would fail again"), (True, "an operator has to act first")],
+)
+def test_why_sends_nobody_back_in_vain(
+    database: psycopg.Connection, client: Client, *, operator_fault: bool, cure: str
+) -> None:
+    """After a failure that time does not cure the paragraph has no time to come back at, and says what is needed."""
+    waiting, over = failed_generations(database, 2)
+    for generation_id, wait in ((waiting, "4 minutes"), (over, "-1 minutes")):
+        database.execute(
+            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at, outcome,"
+            " code, reason, closed_at, next_attempt_at, transient, operator_fault) select user_id, id, 2, 'closed',"
+            " gen_random_uuid(), clock_timestamp(), 'failed', 'AI_INCOMPLETE', 'cut off', clock_timestamp(),"
+            " clock_timestamp() + %s::interval, false, %s from public.generations where id = %s",
+            [wait, operator_fault, generation_id],
+        )
+
+    during, after = client.why(waiting), client.why(over)
+    found = {each.generation_id: each for each in client.find()}
+
+    assert "there is a wait that is not over; it ends at 20" in during.text
+    assert "Come back" not in during.text + after.text
+    assert during.text.endswith(f"Waiting does not cure that: {cure}.")
+    assert after.text.endswith(f"Waiting does not cure that: {cure}.")
+    assert "can be retried now" in after.text
+    assert (during.retry_at, found[waiting].retry_at) == (None, None)
+    assert (during.decision, found[waiting].decision) == (Decision.LATER, Decision.LATER)
+
+
 def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> None:
     """Whoever works on it, whatever fills the quota, and however many tries are used up: the numbers are told."""
     running, queued, beside, capped, done = failed_generations(database, 5, users=5)

@@ -1,9 +1,10 @@
 """What the wiring promises: the parts that the settings name, one limit on calls, and nothing usable wasted."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
@@ -12,7 +13,7 @@ import pytest
 
 from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
-from ai_retry.bootstrap import connect, usable_context, verifier
+from ai_retry.bootstrap import connect, context_reader, usable_context, verifier
 from ai_retry.client import Client
 from ai_retry.clock import SystemClock
 from ai_retry.config import OPENROUTER, Settings
@@ -28,6 +29,7 @@ from ai_retry.domain.errors import (
     TooManyParallel,
 )
 from ai_retry.domain.model import Context, Generation, ResponseFormat, Waiver
+from ai_retry.domain.reader import reader_name
 from ai_retry.providers import dialect
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
 from ai_retry.slots import CallSlots
@@ -406,6 +408,90 @@ class TestConnect:
     def test_default_provider_is_openrouter(self) -> None:
         """Settings, which import no adapter, and the adapter name the same address."""
         assert OPENROUTER == PROVIDERS_OPENROUTER
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Write a module of the app's, and give its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(text: str) -> str:
+        name = f"app_{uuid4().hex}"
+        (tmp_path / f"{name}.py").write_text(f"from ai_retry.domain.errors import ContextMissing\n{text}")
+        return name
+
+    return write
+
+
+class TestContextReader:
+    """What reads contexts: the function given, else the one that the settings name, else the default."""
+
+    READS = "def read(generation):\n    raise ContextMissing('by the settings')\n"
+
+    @staticmethod
+    def given(_: Generation) -> Context:
+        """Find nothing."""
+        raise ContextMissing("by the argument")
+
+    @pytest.mark.parametrize("is_given", [True, False])
+    def test_given_reader_wins_over_the_settings(self, app: Callable[[str], str], *, is_given: bool) -> None:
+        """An explicit function is the caller's word."""
+        settings = replace(HOSTED, context_from=f"{app(self.READS)}:read")
+
+        reader = context_reader(settings, self.given if is_given else None)
+
+        with pytest.raises(ContextMissing, match="by the argument" if is_given else "by the settings"):
+            reader(a_generation())
+
+    def test_given_reader_spares_the_import(self) -> None:
+        """What the settings name is not even looked at then."""
+        context_reader(replace(HOSTED, context_from="no_such_module:read"), self.given)
+
+    def test_default_reads_the_documented_form(self) -> None:
+        """Without either it is ``stored_context``."""
+        assert reader_name(context_reader(HOSTED)) == reader_name(stored_context)
+
+    def test_attribute_may_lie_deeper(self, app: Callable[[str], str]) -> None:
+        """A method of a class is named with a dot."""
+        name = app("class Reader:\n    @staticmethod\n    def read(generation):\n        raise ContextMissing('x')\n")
+
+        assert reader_name(context_reader(replace(HOSTED, context_from=f"{name}:Reader.read"))) == f"{name}:Reader.read"
+
+    @pytest.mark.parametrize(
+        ("text", "attribute", "problem"),
+        [
+            (READS, "reads", "{name} has no reads: name a function"),
+            (READS, "read.deeper", "{name} has no read.deeper: name a function"),
+            ("read = 7\n", "read", "{name} holds something that can't be called as read"),
+            (
+                "import no_such_library\n",
+                "read",
+                "{name} imports no_such_library, which is not installed ({name}.py:2)",
+            ),
+            ("1 / 0\n", "read", "importing {name} raised ZeroDivisionError ({name}.py:2)"),
+            ("raise ValueError('secret-of-the-app')\n", "read", "importing {name} raised ValueError"),
+            ("raise SystemExit('secret-of-the-app')\n", "read", "importing {name} raised SystemExit"),
+            ("def read(:\n", "read", "importing {name} raised SyntaxError ({name}.py:2)"),
+        ],
+    )
+    def test_unusable_reader_is_reported(
+        self, app: Callable[[str], str], text: str, attribute: str, problem: str
+    ) -> None:
+        """The error names the variable, what is wrong and what to do; no text of the app's own errors."""
+        name = app(text)
+
+        with pytest.raises(NotConfigured) as caught:
+            connect(replace(HOSTED, context_from=f"{name}:{attribute}"))
+
+        assert f"AI_RETRY_CONTEXT_FROM: {problem.format(name=name)}" in str(caught.value)
+        assert "secret-of-the-app" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+    @pytest.mark.parametrize("name", ["no_such_module", "no_such_package.prompts", "ai_retry.no_such_module"])
+    def test_missing_module_is_reported(self, name: str) -> None:
+        """Where no such module can be imported, the error says where it is looked for."""
+        with pytest.raises(NotConfigured, match=r"there is no module .*: start where .*PYTHONPATH"):
+            connect(replace(HOSTED, context_from=f"{name}:read"))
 
 
 def test_system_clock_tells_this_machines_time() -> None:

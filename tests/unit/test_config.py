@@ -44,6 +44,7 @@ EVERYTHING = HOSTED | {
     "AI_RETRY_LEASE_SECONDS": "45",
     "AI_RETRY_SETTLE_MARGIN_SECONDS": "6",
     "AI_RETRY_MAX_CALLS": "8",
+    "AI_RETRY_CONTEXT_FROM": "shop.prompts:Reader.read",
 }
 SECRETS = ("0123456789", "hs256-secret", "db-password")
 
@@ -102,6 +103,7 @@ def test_every_variable_is_read() -> None:
             settle_margin=timedelta(seconds=6),
         ),
         max_calls=8,
+        context_from="shop.prompts:Reader.read",
     )
 
 
@@ -255,3 +257,11 @@ def test_environment_is_read_when_called(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("TEST_STACK", raising=False)
 
     assert Settings.from_env().ai_model == "small"
+
+
+@pytest.mark.parametrize("name", ["prompts", "prompts.read", "prompts:", ":read", "a b:c", "a:b()", "1a:b", "a/b:c"])
+def test_reader_is_named_by_module_and_function(name: str) -> None:
+    """Anything else is refused with the form that is needed."""
+    told = problems(HOSTED | {"AI_RETRY_CONTEXT_FROM": name})
+
+    assert "AI_RETRY_CONTEXT_FROM must name a function as package.module:function" in told

@@ -219,7 +219,9 @@ def test_named_draft_brings_back_no_slow_pattern(place: Any, draft: str) -> None
     assert schema.problem({"a": "a" * 5000 + "b"}) == "/a: pattern"
 
 
-@pytest.mark.parametrize("schema", [{"a": object()}, {"minimum": float("nan")}, {1: {}, "a": {}}], ids=str)
+@pytest.mark.parametrize(
+    "schema", [{"a": object()}, {"minimum": float("nan")}, {1: {}, "a": {}}], ids=["object", "NaN", "names"]
+)
 def test_schema_that_is_no_json_is_refused(schema: Any) -> None:
     """What can't be written as JSON could not be sent either."""
     assert re.sub("<.*>", "", refusal(schema)) == "response_schema: it can't be written as JSON"

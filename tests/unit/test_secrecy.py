@@ -120,7 +120,7 @@ def test_reason_of_a_refused_connection_still_logged(telling_server: int, caplog
     """The pool's warning says what the server said, but for the secret."""
     try_to_connect(f"postgresql://me:{HEAD}@127.0.0.1:{telling_server}/db")
 
-    assert any(f"no user has the password {DROPPED}" in each for each in caplog.messages)
+    assert any("no user has the" in each and DROPPED in each for each in caplog.messages)
 
 
 @pytest.mark.parametrize("character", MISREAD)

@@ -4,23 +4,22 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from ai_retry.doctor.model import Check, Finding, Level
-from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import AiRetryError, ContextMissing
+from ai_retry.domain.errors import AiRetryError, ContextMissing, NotConfigured
 from ai_retry.domain.model import Context, QuotaRule
-from ai_retry.domain.policy import ContextFrom
+from ai_retry.domain.reader import ContextFrom, read_context
 from ai_retry.domain.recovery import Filter, RecoveryStorage
 from ai_retry.providers.response_schema import schema_of
 
 _NEWEST = 10  # generations; a prompt may be large
 
 
-def newest(storage: RecoveryStorage, until: datetime, context_from: ContextFrom = stored_context) -> Iterator[Context]:
+def newest(storage: RecoveryStorage, until: datetime, reader: ContextFrom) -> Iterator[Context]:
     """Read the contexts of the newest failed generations; those that can't be read are left out.
 
     Args:
         storage: where they are; what is wrong with it is another check's finding.
         until: the storage's time.
-        context_from: reads a context.
+        reader: reads a context; what it can't read is another check's finding, too.
     """
     try:
         rows = storage.find(Filter(until=until), before=None, page=_NEWEST, quota_rule=QuotaRule()).rows
@@ -28,8 +27,8 @@ def newest(storage: RecoveryStorage, until: datetime, context_from: ContextFrom 
         return
     for row in rows:
         try:
-            yield context_from(row.snapshot.generation)
-        except ContextMissing:
+            yield read_context(reader, row.snapshot.generation)
+        except (ContextMissing, NotConfigured):
             continue
 
 

@@ -13,9 +13,10 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import AiRetryError, NotConfigured, QuotaExhausted
+from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, QuotaExhausted, RetryRefused
 from ai_retry.domain.model import Attempt, GenerationStatus, Outcome, QuotaRule, Snapshot, Usage, Waiver
-from ai_retry.domain.policy import ContextFrom, RetryPolicy
+from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.reader import ContextFrom
 
 FAILED = frozenset({GenerationStatus.ERROR, GenerationStatus.TIMEOUT})
 FINDABLE = frozenset(GenerationStatus) - {GenerationStatus.SUCCESS}
@@ -193,8 +194,9 @@ def judge(
 
 
 def _kind(refusal: AiRetryError, limit: int) -> Decision:
-    passes = limit > 0 if isinstance(refusal, QuotaExhausted) else refusal.retry_after is not None
-    return Decision.LATER if passes and not isinstance(refusal, NotConfigured) else Decision.NEVER
+    """A rule that refuses for a while does so whether or not it pays to come back."""
+    passes = limit > 0 if isinstance(refusal, QuotaExhausted) else not isinstance(refusal, AttemptsExhausted)
+    return Decision.LATER if passes and isinstance(refusal, RetryRefused) else Decision.NEVER
 
 
 def settled_attempt(snapshot: Snapshot, key: str) -> Attempt | None:

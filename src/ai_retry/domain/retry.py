@@ -32,8 +32,9 @@ from ai_retry.domain.model import (
     Waiver,
 )
 from ai_retry.domain.names import check_key, check_operator, lifting
-from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
+from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
+from ai_retry.domain.reader import ContextFrom
 
 CLAIM_TRIES = 3  # a snapshot that is stale three times in a row means that others are at work
 SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
@@ -110,7 +111,7 @@ def retry_generation(
                 snapshot, admission, claim, claimed_after, storage, ai, clock, policy, jitter or at_random
             )
             return attempt.run()
-    raise RetryInProgress(retry_after=SHORTEST_CALL)
+    raise RetryInProgress(wait=SHORTEST_CALL)
 
 
 def retry_status(
@@ -201,10 +202,10 @@ class RunningAttempt:
         raise LeaseLost(answer_kept=False, retry_after=wait)
 
     def _fail(self, failure: Failure, duration: timedelta | None) -> timedelta | None:
-        """Record the failure; tell the wait before the next attempt, None when there is none."""
+        """Record the failure; return the wait before the next attempt, None where none helps."""
         wait = rules.wait_after(self.claim.number, failure, self.policy, fraction=self.jitter())
         self.storage.fail(self.claim, failure, duration=duration, delay=wait)
-        return wait if rules.attempts_left(self.snapshot, failure, self.policy) else None
+        return wait if failure.passes and rules.attempts_left(self.snapshot, failure, self.policy) else None
 
     def _succeed(self, answer: Answer, duration: timedelta | None) -> Settled:
         return self.storage.succeed(
