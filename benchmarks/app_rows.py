@@ -17,6 +17,24 @@ PROMPT_DATA: dict[str, Any] = {
     "parameters": {"max_tokens": 80, "temperature": 0},
 }
 OUTPUT = {"title": "Easy run", "minutes": 30}
+LARGER_OUTPUT: dict[str, Any] = OUTPUT | {
+    "sport": "running",
+    "level": "beginner",
+    "warm_up": "Walk five minutes.",
+    "main_part": "Run slowly, and walk whenever you like.",
+    "cool_down": "Walk five minutes.",
+    "distance_km": 3.5,
+    "heart_rate": 130,
+    "indoors": False,
+}
+_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+SCHEMA = {
+    "type": "object",
+    "properties": {name: {"type": _TYPES[type(value)]} for name, value in LARGER_OUTPUT.items()},
+    "required": [*LARGER_OUTPUT],
+    "additionalProperties": False,
+}
+PROMPT_WITH_SCHEMA = PROMPT_DATA | {"response_schema": SCHEMA}
 
 _FAILED = """
 with owners as (

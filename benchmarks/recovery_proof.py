@@ -75,7 +75,7 @@ def recover(database_url: str, plan_file: Path, log: Path, lease: timedelta) -> 
     policy = RetryPolicy(lease=lease, deadline=lease / 2, settle_margin=lease / 8)
     with recovering_client(database_url, LoggingProvider(log), policy=policy) as client:
         began = time.perf_counter()
-        plan = client.load_plan(plan_file) if plan_file.exists() else client.plan(client.find())
+        plan = client.load_plan(plan_file) if plan_file.exists() else client.plan(client.find(), everything=True)
         plan.save(plan_file)
         planned = time.perf_counter()
         report = plan.run(max_workers=WORKERS, operator="proof")

@@ -1,4 +1,6 @@
-"""A provider of its own process that answers every call after a fixed time: ``python -m benchmarks.slow_provider MS``.
+"""A provider of its own process that answers each call after a fixed time: ``python -m benchmarks.slow_provider MS``.
+
+A request with a ``response_format`` is answered with the larger output, under its schema of ten properties.
 
 It prints its port, and counts: ``GET /calls`` tells how many it answered.
 """
@@ -7,19 +9,22 @@ import asyncio
 import json
 import sys
 
-_ANSWER = {
-    "id": "gen-1",
-    "object": "chat.completion",
-    "model": "small",
-    "choices": [
-        {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": json.dumps({"title": "Easy run", "minutes": 30})},
-        }
-    ],
-    "usage": {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46},
-}
+from benchmarks.app_rows import LARGER_OUTPUT, OUTPUT
+
+
+def _answer(output: object) -> dict[str, object]:
+    return {
+        "id": "gen-1",
+        "object": "chat.completion",
+        "model": "small",
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": json.dumps(output)}}
+        ],
+        "usage": {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46},
+    }
+
+
+_ANSWER, _LARGER_ANSWER = _answer(OUTPUT), _answer(LARGER_OUTPUT)
 
 
 class Provider:
@@ -41,10 +46,10 @@ class Provider:
                 if head.startswith(b"GET /calls "):
                     writer.write(_response({"calls": self._calls}))
                     continue
-                await reader.readexactly(_length(head))
+                body = await reader.readexactly(_length(head))
                 self._calls += 1
                 await asyncio.sleep(self._seconds)
-                writer.write(_response(_ANSWER))
+                writer.write(_response(_LARGER_ANSWER if b'"response_format"' in body else _ANSWER))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client left

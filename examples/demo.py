@@ -20,6 +20,7 @@ import psycopg
 import requests
 from psycopg.types.json import Jsonb
 
+from ai_retry.domain.model import ResponseFormat
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, pause, reply
 from tests.support.app_server import running_app
 from tests.support.model_server import running_model
@@ -29,12 +30,16 @@ from tests.support.worker_process import running_worker
 CONTEXT = {
     "messages": [
         {"role": "system", "content": "You write short training sessions as JSON."},
+        {"role": "user", "content": "A long ride."},  # two examples, from which even a small model learns the form
+        {"role": "assistant", "content": '{"title": "Long ride", "minutes": 90}'},
+        {"role": "user", "content": "A short swim."},
+        {"role": "assistant", "content": '{"title": "Short swim", "minutes": 20}'},
         {"role": "user", "content": "An easy run for a beginner."},
     ],
     "parameters": {"max_tokens": 80, "temperature": 0},
     "response_schema": {
         "type": "object",
-        "properties": {"title": {"type": "string", "maxLength": 60}, "minutes": {"type": "integer"}},
+        "properties": {"title": {"type": "string", "pattern": "^.{1,60}$"}, "minutes": {"type": "integer"}},
         "required": ["title", "minutes"],
         "additionalProperties": False,
     },
@@ -122,11 +127,18 @@ def main(arguments: Sequence[str]) -> int:
     """Run the demo; 0 when every answer was the expected one."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--model", action="store_true", help="answer with a real small language model")
+    parser.add_argument(
+        "--response-format",
+        type=ResponseFormat,
+        choices=list(ResponseFormat),
+        default=ResponseFormat.JSON_SCHEMA,
+        help="how the provider is asked for JSON: AI_RESPONSE_FORMAT",
+    )
     options = parser.parse_args(arguments)
     began = time.monotonic()
     try:
         with ExitStack() as cleanup:
-            tell(cleanup, with_model=options.model)
+            tell(cleanup, with_model=options.model, response_format=options.response_format)
     except (Unexpected, requests.RequestException, psycopg.Error, AssertionError, RuntimeError) as error:
         print(f"\ndemo: failed: {error}", file=sys.stderr)
         return 1
@@ -137,14 +149,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def tell(cleanup: ExitStack, *, with_model: bool) -> None:
+def tell(cleanup: ExitStack, *, with_model: bool, response_format: ResponseFormat) -> None:
     """Start the parts and go through the story."""
     print("Starting PostgreSQL, Auth and the Data API, an AI provider and the app, all on 127.0.0.1 ...")
     stack = cleanup.enter_context(running_stack())
     answers = ModelAnswers(cleanup.enter_context(running_model())) if with_model else Answers()
     provider = cleanup.enter_context(ScriptedServer(default=answers))
     settings = {name: value for name, value in stack.env().items() if name != "DATABASE_URL"}
-    settings |= {"AI_BASE_URL": provider.base_url, "AI_MODEL": "demo"}
+    settings |= {"AI_BASE_URL": provider.base_url, "AI_MODEL": "demo", "AI_RESPONSE_FORMAT": response_format}
     app = cleanup.enter_context(running_app(settings))
     database = cleanup.enter_context(psycopg.connect(stack.database_url, autocommit=True))
     story = Story(app=app, calls=provider)

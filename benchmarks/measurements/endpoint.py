@@ -16,9 +16,10 @@ from statistics import median
 from uuid import UUID
 
 import jwt
+import psutil
 import psycopg
 
-from benchmarks.app_rows import failed_generations
+from benchmarks.app_rows import LARGER_OUTPUT, PROMPT_DATA, PROMPT_WITH_SCHEMA, failed_generations
 from benchmarks.clients import Reply, Request, closed_loop, post
 from benchmarks.sampling import percentile, short
 from benchmarks.section import Section
@@ -67,9 +68,9 @@ class _Place:
         token = jwt.encode(claims, self.stack.jwt_secret, "HS256")
         return partial(post, self.app, f"/sessions/ai/{generation_id}/retry", token)
 
-    def retries(self, count: int) -> list[Request]:
+    def retries(self, count: int, prompt_data: object = PROMPT_DATA) -> list[Request]:
         """Prepare so many that will succeed, each of another user."""
-        return [self.retry(*row) for row in failed_generations(self.database, count)]
+        return [self.retry(*row) for row in failed_generations(self.database, count, prompt_data)]
 
     def calls(self) -> int:
         """Ask the provider how often it answered."""
@@ -79,14 +80,21 @@ class _Place:
 
 
 def measure(stack: Stack, sizes: Sizes) -> Section:
-    """Put it under three kinds of load."""
+    """Put it under four kinds of load."""
     with _place(stack) as place:
         asyncio.run(closed_loop(CLIENTS, place.retries(CLIENTS)))  # its threads have their connections then
+        plain: list[tuple[float, float]] = []
+        shaped: list[tuple[float, float]] = []
+        for _ in range(sizes.rounds):  # in turns
+            plain.append(_retried(place, sizes, PROMPT_DATA))
+            shaped.append(_retried(place, sizes, PROMPT_WITH_SCHEMA))
         added = [_added(place, sizes) for _ in range(sizes.rounds)]
         refused = [_refused(place, sizes) for _ in range(sizes.rounds)]
         clicked = _clicked(place, sizes.clicks)
     p50, p99, rate, alone = (median(column) for column in zip(*added, strict=True))
     refusals, refused_p99, successes = (median(column) for column in zip(*refused, strict=True))
+    plain_rate, plain_cost = (median(column) for column in zip(*plain, strict=True))
+    shaped_rate, shaped_cost = (median(column) for column in zip(*shaped, strict=True))
     statuses = ", ".join(f"{count} x {status}" for status, count in sorted(clicked.statuses.items()))
     return Section(
         title="The endpoint",
@@ -103,6 +111,10 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
             ("successes meanwhile", f"{short(successes)}/s"),
             (f"one generation, {sizes.clicks} clicks at once: answers", f"{short(clicked.rate)}/s ({statuses})"),
             ("one generation: calls of the provider", str(clicked.calls)),
+            (f"{CLIENTS} clients, no schema: successes", f"{short(plain_rate)}/s"),
+            ("no schema: processor time of the app, per retry", f"{short(plain_cost)} ms"),
+            (f"{CLIENTS} clients, a schema of {len(LARGER_OUTPUT)} properties: successes", f"{short(shaped_rate)}/s"),
+            ("with that schema: processor time of the app, per retry", f"{short(shaped_cost)} ms"),
         ],
         notes=[*NOTES, f"Medians of {sizes.rounds} rounds; the clicks once."],
         data={
@@ -111,6 +123,8 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
             "successes_per_second": rate,
             "refused_per_second": refusals,
             "refused_p99_ms": refused_p99,
+            "plain": {"per_second": plain_rate, "processor_ms": plain_cost},
+            "under_schema": {"per_second": shaped_rate, "processor_ms": shaped_cost},
             "clicks": {"per_second": clicked.rate, "statuses": clicked.statuses, "calls": clicked.calls},
         },
     )
@@ -133,6 +147,21 @@ def _added(place: _Place, sizes: Sizes) -> tuple[float, float, float, float]:
         rate,
         percentile(theirs, 50),
     )
+
+
+def _retried(place: _Place, sizes: Sizes, prompt_data: object) -> tuple[float, float]:
+    """Give successes per second, and the app's processor time for each in ms."""
+    requests = place.retries(max(2 * CLIENTS, int(CLIENTS * _PER_CLIENT * sizes.seconds)), prompt_data)
+    used, began = _processor_seconds(), time.perf_counter()
+    _require(asyncio.run(closed_loop(CLIENTS, requests)), {200})
+    seconds = time.perf_counter() - began
+    return len(requests) / seconds, 1000 * (_processor_seconds() - used) / len(requests)
+
+
+def _processor_seconds() -> float:
+    """Sum up what the app's processes have used so far."""
+    app = [each for each in psutil.Process().children(recursive=True) if "gunicorn" in " ".join(each.cmdline())]
+    return sum(each.cpu_times().user + each.cpu_times().system for each in app)
 
 
 def _refused(place: _Place, sizes: Sizes) -> tuple[float, float, float]:

@@ -25,7 +25,8 @@ from ai_retry.domain.model import (
     RetryResult,
     Waiver,
 )
-from ai_retry.domain.policy import ContextFrom, RetryPolicy
+from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.retry import retry_generation, retry_status
 
 if TYPE_CHECKING:

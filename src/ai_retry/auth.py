@@ -11,22 +11,26 @@ import json
 import logging
 import math
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http.cookiejar import DefaultCookiePolicy
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, Final
 from uuid import UUID
 
 import jwt
 import requests
 
+from ai_retry.clock import SystemClock
+from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
+from ai_retry.domain.ports import Clock
+
 _AUTHENTICATED: Final = "authenticated"
 _ALGORITHMS: Final = {("EC", "P-256"): "ES256", ("RSA", None): "RS256", ("OKP", "Ed25519"): "EdDSA"}
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 _MAX_TOKEN, _MAX_KID, _MAX_BODY, _MIN_SECRET = 8 * 1024, 256, 64 * 1024, 32
+_IDLE_CONNECTIONS: Final = 10  # kept; more may be in use
 _YEAR_10000: Final = 253_402_300_800
 _JWS: Final = jwt.PyJWS(options={"verify_signature": True, "enforce_minimum_key_length": True})
 _log = logging.getLogger("ai_retry")
@@ -57,12 +61,11 @@ class AuthUnavailable(Exception):
 
 
 class _AuthServer:
-    """The two questions that are put to Supabase Auth."""
+    """The two questions that are put to Supabase Auth, each under one deadline."""
 
-    def __init__(
-        self, url: str, *, api_key: str | None, timeout: tuple[float, float], session: requests.Session
-    ) -> None:
-        self._url, self._api_key, self._timeout, self._session = url, api_key, timeout, session
+    def __init__(self, url: str, *, api_key: str | None, timeout: timedelta, clock: Clock) -> None:
+        self._url, self._api_key, self._timeout, self._clock = url, api_key, timeout, clock
+        self._session = _session()
 
     def keys(self) -> dict[str, jwt.PyJWK]:
         """Fetch the project's usable keys by ``kid``."""
@@ -94,19 +97,21 @@ class _AuthServer:
         """
         body = b""
         try:
-            with self._session.get(
-                f"{self._url}/{path}",
-                headers=headers,
-                auth=lambda request: request,
-                timeout=self._timeout,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
+            with (
+                bounded_by(Deadline(self._clock, self._timeout.total_seconds())),
+                self._session.get(
+                    f"{self._url}/{path}",
+                    headers=headers,
+                    auth=lambda request: request,
+                    allow_redirects=False,
+                    stream=True,
+                ) as response,
+            ):
                 for chunk in response.iter_content(_MAX_BODY + 1):
                     body += chunk
                     if len(body) > _MAX_BODY:
                         raise AuthUnavailable("answer too long")
-        except requests.RequestException as error:
+        except (OSError, ValueError) as error:  # every error of requests is an OSError; an unusable proxy a ValueError
             raise AuthUnavailable(type(error).__name__) from None
         try:
             return response.status_code, _json_object(body)
@@ -128,7 +133,8 @@ class JwksCache:
     """The project's public keys by ``kid``.
 
     Fetched when older than ``ttl`` or when a ``kid`` is unknown, but at most once per ``min_interval``, failures
-    included: a flood of invented ids costs one request. Whoever finds a known key never waits for another's fetch.
+    included: a flood of invented ids costs one request. One thread fetches; a reader of a known key never waits for it,
+    and a reader of an unknown key takes its outcome, so that no reader waits longer than one fetch may take.
     Keys outlive failing fetches until ``max_age``; a removed key is refused after the first good fetch past ``ttl``.
     """
 
@@ -147,7 +153,8 @@ class JwksCache:
         self._ttl, self._min_interval = ttl.total_seconds(), min_interval.total_seconds()
         self._max_age, self._patience = max_age.total_seconds(), patience.total_seconds()
         self._known = _Known()
-        self._fetching = Lock()
+        self._fetching: Event | None = None  # set at the end of the fetch that is under way
+        self._lock = Lock()  # of the two above; held for no longer than it takes to look at them
 
     def key(self, kid: str) -> jwt.PyJWK | None:
         """Find a key; None when the project has no such key.
@@ -170,17 +177,29 @@ class JwksCache:
         return (known.keys.get(kid) if age < self._max_age else None), age
 
     def _refresh(self, patience: float) -> None:
-        if not self._fetching.acquire(timeout=patience):
-            return
+        """Fetch the keys if that is due, or wait for the fetch that is under way."""
+        with self._lock:
+            fetching, now = self._fetching, self._monotonic()
+            if fetching is None:
+                if now - self._known.tried_at < self._min_interval:
+                    return
+                self._known, self._fetching = replace(self._known, tried_at=now), Event()
+        if fetching is not None:
+            fetching.wait(patience)
+        else:
+            self._fetch_as_of(now)
+
+    def _fetch_as_of(self, now: float) -> None:
+        known = self._known
         try:
-            now = self._monotonic()
-            if now - self._known.tried_at >= self._min_interval:
-                self._known = replace(self._known, tried_at=now)
-                self._known = _Known(self._fetch(), fetched_at=now, tried_at=now)
+            known = _Known(self._fetch(), fetched_at=now, tried_at=now)
         except AuthUnavailable as error:
             _log.warning("event=signing_keys_failed reason=%s", error.reason)
         finally:
-            self._fetching.release()
+            with self._lock:
+                ended, self._known, self._fetching = self._fetching, known, None
+            assert ended is not None  # noqa: S101 (``_refresh`` put it there, for this thread alone)
+            ended.set()
 
 
 class TokenVerifier:
@@ -206,10 +225,8 @@ class TokenVerifier:
         jwks_ttl: timedelta = timedelta(minutes=10),
         jwks_min_interval: timedelta = timedelta(seconds=30),
         jwks_max_age: timedelta = timedelta(hours=24),
-        timeout: tuple[float, float] = (2, 3),
-        session: requests.Session | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        monotonic: Callable[[], float] = time.monotonic,
+        timeout: timedelta = timedelta(seconds=5),
+        clock: Clock | None = None,
     ) -> None:
         """Connect nothing yet; the first token that needs it does.
 
@@ -224,10 +241,9 @@ class TokenVerifier:
             jwks_ttl: see ``JwksCache``, like the next two.
             jwks_min_interval: see above.
             jwks_max_age: see above.
-            timeout: to connect and between two reads, in seconds.
-            session: to send requests with; the default keeps no cookies.
-            now: wall clock, aware.
-            monotonic: seconds on a clock that never goes back.
+            timeout: for a whole question to Auth: name lookup, connection, TLS, headers and body. A thread that waits
+                for the keys that another one fetches waits no longer either.
+            clock: this machine's when None.
 
         Raises:
             ValueError: the address is not HTTP, or the secret is shorter than RFC 7518, section 3.2 allows.
@@ -238,17 +254,15 @@ class TokenVerifier:
             raise ValueError(f"jwt_secret must have at least {_MIN_SECRET} bytes")
         url = f"{supabase_url.rstrip('/')}/auth/v1"
         self._secret, self._issuer, self._require_issuer = jwt_secret, issuer or url, require_issuer
-        self._leeway, self._now = leeway.total_seconds(), now
-        self._server = _AuthServer(
-            url, api_key=publishable_key, timeout=timeout, session=session or _session_without_cookies()
-        )
+        self._leeway, self._clock = leeway.total_seconds(), clock or SystemClock()
+        self._server = _AuthServer(url, api_key=publishable_key, timeout=timeout, clock=self._clock)
         self._jwks = JwksCache(
             self._server.keys,
             ttl=jwks_ttl,
             min_interval=jwks_min_interval,
             max_age=jwks_max_age,
-            patience=timedelta(seconds=sum(timeout)),
-            monotonic=monotonic,
+            patience=timeout,
+            monotonic=self._clock.monotonic,
         )
 
     def __repr__(self) -> str:
@@ -283,7 +297,7 @@ class TokenVerifier:
 
     def _user_of(self, claims: dict[str, Any], *, issuer_required: bool) -> UUID:
         """Check the claims (RFC 7519, section 4.1) and return the subject."""
-        now = self._now().timestamp()
+        now = self._clock.now().timestamp()
         if now >= _instant(claims.get("exp")) + self._leeway:
             raise Unauthenticated("expired")
         if any(_instant(claims[name]) > now + self._leeway for name in ("nbf", "iat") if name in claims):
@@ -373,8 +387,10 @@ def _uuid(value: Any) -> UUID:
     return parsed
 
 
-def _session_without_cookies() -> requests.Session:
-    """Return a session in which no user's answer leaves anything for the next one's request."""
+def _session() -> requests.Session:
+    """Return a session that keeps the deadline, and in which no user's answer leaves anything for the next request."""
     session = requests.Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, DeadlineAdapter(pool_size=_IDLE_CONNECTIONS))
     return session

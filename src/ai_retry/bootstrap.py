@@ -7,57 +7,54 @@ by the function that needs it, so that ``import ai_retry`` stays light.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from ai_retry.client import Client
 from ai_retry.clock import SystemClock
 from ai_retry.config import Settings, is_loopback
-from ai_retry.domain.context import stored_context
+from ai_retry.domain.context import refuse_reserved, stored_context
 from ai_retry.domain.errors import ContextMissing, NotConfigured
 from ai_retry.domain.model import Context, Generation
-from ai_retry.domain.policy import ContextFrom
+from ai_retry.domain.ports import Clock
+from ai_retry.domain.reader import ContextFrom, place_of, read_context
 from ai_retry.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
+    from ai_retry.providers.http import HttpAiProvider
 
 _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and short enough for a second try
 
 
-def connect(settings: Settings | None = None, *, context_from: ContextFrom = stored_context) -> Client:
+def connect(settings: Settings | None = None, *, context_from: ContextFrom | None = None) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
     Answers that an earlier process left in the spool are settled first, as far as the storage is there.
 
     Args:
         settings: what to connect to; from the environment when None.
-        context_from: reads what to ask out of a generation; its models and schemas are checked all the same.
+        context_from: reads what to ask out of a generation; its models and schemas are checked all the same. None:
+            what the settings name (``AI_RETRY_CONTEXT_FROM``), else ``stored_context``.
 
     Raises:
-        NotConfigured: names every variable that is missing or malformed, or the extra that is not installed.
+        NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` can't be
+            imported, or the extra that is not installed.
     """
-    from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
-    from ai_retry.providers.validation import check_schema  # noqa: PLC0415 - imports jsonschema
     from ai_retry.storage.repeating_queue import RepeatingQueueStorage  # noqa: PLC0415 - imports tenacity
     from ai_retry.storage.repeating_recovery import RepeatingRecovery  # noqa: PLC0415 - imports tenacity
 
     settings = settings or Settings.from_env()
+    reader = context_reader(settings, context_from)
     clock = SystemClock()
     with ExitStack() as opened:
         adapter = opened.enter_context(closing(open_storage(settings)))
         spool = Spool(settings.spool_dir) if settings.spool_dir is not None else None
-        ai = HttpAiProvider(
-            base_url=settings.ai_base_url,
-            api_key=settings.ai_api_key,
-            model=settings.ai_model,
-            headers=settings.ai_headers,
-            query=settings.ai_query,
-            auth_header=settings.ai_auth_header,
-            pool_size=settings.max_calls,
-            clock=clock,
-        )
+        ai = _provider(settings, clock)
         opened.callback(ai.close)
         if spool is not None:
             spool.send_again(adapter)
@@ -70,13 +67,28 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom = sto
             ai=ai,
             clock=clock,
             policy=settings.policy,
-            context_from=usable_context(
-                context_from, models=settings.ai_models, default_model=settings.ai_model, check_schema=check_schema
-            ),
+            context_from=reader,
             max_calls=settings.max_calls,
             spool=spool,
             on_close=opened.pop_all().close,
         )
+
+
+def _provider(settings: Settings, clock: Clock) -> "HttpAiProvider":
+    from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
+
+    return HttpAiProvider(
+        base_url=settings.ai_base_url,
+        api_key=settings.ai_api_key,
+        model=settings.ai_model,
+        headers=settings.ai_headers,
+        query=settings.ai_query,
+        auth_header=settings.ai_auth_header,
+        response_format=settings.ai_response_format,
+        extra_body=settings.ai_extra_body,
+        pool_size=settings.max_calls,
+        clock=clock,
+    )
 
 
 @contextmanager
@@ -84,9 +96,11 @@ def worker(
     settings: Settings | None = None,
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
-    context_from: ContextFrom = stored_context,
+    context_from: ContextFrom | None = None,
 ) -> Iterator[Worker]:
     """Make a worker that runs accepted retries; connections are given back at the end.
+
+    It leaves alone what was accepted with another reader than its own: give it the same settings as the app.
 
     Raises:
         NotConfigured: as ``connect``.
@@ -109,6 +123,57 @@ def settle(settings: Settings | None = None) -> SpoolReport:
         return Spool(settings.spool_dir).send_again(storage)
 
 
+def context_reader(settings: Settings, given: ContextFrom | None = None) -> ContextFrom:
+    """Find what reads contexts: the function given, else the one that the settings name, else ``stored_context``.
+
+    Raises:
+        NotConfigured: the settings name what can't be imported or called; says what to do.
+    """
+    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
+
+    named = settings.context_from
+    reader = given or (imported_reader(named) if named is not None else stored_context)
+    return usable_context(reader, models=settings.ai_models, default_model=settings.ai_model, check_schema=schema_of)
+
+
+def imported_reader(name: str) -> ContextFrom:
+    """Import the reader that ``AI_RETRY_CONTEXT_FROM`` names.
+
+    What its module raises is reported by type and place; its text may hold a secret, and goes no further.
+
+    Raises:
+        NotConfigured: there is no such module or attribute, it can't be called, or importing it failed.
+    """
+    module_name, _, attribute = name.partition(":")
+    found: Any = _module(module_name)
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        lacks = "has no" if found is None else "holds something that can't be called as"
+        raise _unusable_reader(
+            f"{module_name} {lacks} {attribute}: name a function that takes a Generation and returns a Context"
+        )
+    return cast("ContextFrom", found)
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        absent = error.name or name
+        if f"{name}.".startswith(f"{absent}."):
+            problem = f"there is no module {absent}: start where it can be imported, or put its directory on PYTHONPATH"
+        else:
+            problem = f"{name} imports {absent}, which is not installed ({place_of(error)})"
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - code of the app's
+        problem = f"importing {name} raised {type(error).__qualname__} ({place_of(error)}): correct the module"
+    raise _unusable_reader(problem)
+
+
+def _unusable_reader(problem: str) -> NotConfigured:
+    return NotConfigured(f"AI_RETRY_CONTEXT_FROM: {problem}")
+
+
 def usable_context(
     context_from: ContextFrom,
     *,
@@ -125,14 +190,16 @@ def usable_context(
         check_schema: raises ``ContextMissing`` for a JSON Schema that is none.
     """
 
+    @wraps(context_from)  # so that it has the reader's name
     def checked(generation: Generation) -> Context:
-        context = context_from(generation)
+        context = read_context(context_from, generation)
         if context.model is None and default_model is None:
             raise ContextMissing("it names no model, and no default is configured")
         if models is not None and context.model not in models | {None, default_model}:
             raise ContextMissing("its model is not among those that may be used here")
         if context.response_schema is not None:
             check_schema(context.response_schema)
+        refuse_reserved(context.extra_body)
         return context
 
     return checked

@@ -11,9 +11,11 @@ from ai_retry.domain import queue, retry
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import RetryResult, Waiver
-from ai_retry.domain.policy import DEFAULT_POLICY, ContextFrom, RetryPolicy
+from ai_retry.domain.names import check_operator
+from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry, QueueState
+from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
 from ai_retry.domain.retry import RetryStatus, as_uuid
 from ai_retry.recovery.methods import RecoveryMethods
@@ -84,7 +86,8 @@ class Client(RecoveryMethods):
         Raises:
             TooManyParallel: also when ``max_calls`` calls are running here; nothing was written.
             AiRetryError: as told there.
-            ValueError: an id is not a UUID.
+            ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
+                nothing was read.
         """
         with SlottedStorage(self._storage, self._slots) as storage:
             return retry.retry_generation(
@@ -116,7 +119,8 @@ class Client(RecoveryMethods):
         Raises:
             NotConfigured: there is no queue.
             AiRetryError: as told there.
-            ValueError: an id is not a UUID.
+            ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
+                nothing was read.
         """
         return queue.enqueue_generation(
             user_id,
@@ -188,11 +192,11 @@ class Client(RecoveryMethods):
 
         Raises:
             StorageFailure: safe to repeat.
-            ValueError: an id is not a UUID.
+            ValueError: an id is not a UUID, or ``operator`` is blank or can't be read in a log; nothing was read.
         """
-        return self._storage.discard_answer(
-            as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id"), operator=operator
-        )
+        user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
+        check_operator(operator, lifted=["discard_answer"])
+        return self._storage.discard_answer(user_id, generation_id, operator=operator)
 
     def settle(self) -> SpoolReport:
         """Send answers again that wait in the spool because the storage was away. Safe to repeat at any time."""

@@ -5,7 +5,6 @@ message holds a value, since the wrong value of one variable may well be the rig
 """
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,13 +15,16 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import QuotaRule
+from ai_retry.domain.model import QuotaRule, ResponseFormat
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
+from ai_retry.provider_settings import extra_body, response_format, texts
 
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 DEFAULT_MAX_CALLS: Final = 32
 _PREFIX: Final = "AI_RETRY_"
 _MIN_JWT_SECRET: Final = 32  # bytes; RFC 7518, section 3.2
+_LONE_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
+_UNTIL_HOST: Final = re.compile(r"\w+://[^@/]*@")
 _T = TypeVar("_T")
 
 
@@ -43,9 +45,12 @@ class Settings:
     ai_models: frozenset[str] | None = None  # the only ones that generations may name; None: any
     ai_headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # sent with each call
     ai_query: Mapping[str, str] = field(default_factory=dict, repr=False)  # such as Azure's api-version
+    ai_response_format: ResponseFormat = ResponseFormat.JSON_SCHEMA  # how an output under a schema is asked for
+    ai_extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # further fields of each request
     policy: RetryPolicy = DEFAULT_POLICY
     max_calls: int = DEFAULT_MAX_CALLS  # provider calls that run at once in this process
     spool_dir: Path | None = None  # where paid answers wait while the database is away; None: nowhere
+    context_from: str | None = None  # package.module:function that reads contexts; None: ``stored_context``
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -97,15 +102,18 @@ class _Reader:
             "ai_model": self._get("AI_MODEL", _word),
             "ai_models": self._get("AI_MODELS", _words),
             "ai_headers": self._get("AI_HEADERS", _headers) or {},
-            "ai_query": self._get("AI_QUERY", _texts) or {},
+            "ai_query": self._get("AI_QUERY", texts) or {},
+            "ai_response_format": self._get("AI_RESPONSE_FORMAT", response_format) or ResponseFormat.JSON_SCHEMA,
+            "ai_extra_body": self._get("AI_EXTRA_BODY", extra_body) or {},
         }
 
     def _numbers(self) -> dict[str, Any]:
-        """Read ``AI_RETRY_…``: one variable for each number of the policy, two more, and nothing else."""
+        """Read ``AI_RETRY_…``: one variable for each number of the policy, three more, and nothing else."""
         policy, quota = _variables(DEFAULT_POLICY), _variables(DEFAULT_POLICY.quota, "quota_")
         known = {variable: parse for variable, (_, parse) in (policy | quota).items()}
         known[_PREFIX + "MAX_CALLS"] = _positive
         known[_PREFIX + "SPOOL_DIR"] = _absolute_path
+        known[_PREFIX + "CONTEXT_FROM"] = _import_string
         for variable in self._values:
             if variable.startswith(_PREFIX) and variable not in known:
                 self._problems.append(f"{variable} is unknown{_meant(variable, known)}")
@@ -114,6 +122,7 @@ class _Reader:
             "policy": self._policy(_chosen(policy, values), _chosen(quota, values)),
             "max_calls": values[_PREFIX + "MAX_CALLS"] or DEFAULT_MAX_CALLS,
             "spool_dir": values[_PREFIX + "SPOOL_DIR"],
+            "context_from": values[_PREFIX + "CONTEXT_FROM"],
         }
 
     def _policy(self, numbers: dict[str, Any], quota: dict[str, Any]) -> RetryPolicy:
@@ -222,7 +231,11 @@ def _project_url(text: str) -> str:
 
 
 def _postgres_url(text: str) -> str:
-    return _matching(r"postgres(ql)?://\S+", text, "must be an address that starts with postgresql://")
+    """Refuse what libpq would take apart elsewhere than its author: the first "@" or "/" ends its user and password."""
+    _matching(r"postgres(ql)?://\S+", text, "must be an address that starts with postgresql://")
+    if _LONE_PERCENT.search(text) or "@" in _UNTIL_HOST.sub("", text):
+        raise ValueError('is ambiguous: percent-encode the password in it ("@" is %40, "/" is %2F, "%" is %25)')
+    return text
 
 
 def _absolute_path(text: str) -> Path:
@@ -230,6 +243,11 @@ def _absolute_path(text: str) -> Path:
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
     return path
+
+
+def _import_string(text: str) -> str:
+    dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    return _matching(f"{dotted}:{dotted}", text, "must name a function as package.module:function")
 
 
 def _secret_key(text: str) -> str:
@@ -251,22 +269,11 @@ def _jwt_secret(text: str) -> str:
 
 
 def _headers(text: str) -> dict[str, str]:
-    headers = _texts(text)
+    headers = texts(text)
     for name, value in headers.items():
         _header_name(name)
         _matching(r"[ -~]*", value, "must hold headers of visible ASCII characters")
     return headers
-
-
-def _texts(text: str) -> dict[str, str]:
-    problem = 'must be a JSON object of texts, such as {"name": "value"}'
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError(problem) from None
-    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        raise ValueError(problem)
-    return value
 
 
 def _matching(pattern: str, text: str, problem: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ai_retry.auth import AuthUnavailable, Unauthenticated
 from ai_retry.domain.errors import AiRetryError, GenerationFailed, StorageUnavailable, whole_seconds
+from ai_retry.domain.names import PLAN_PREFIX
 
 _SECOND: Final = timedelta(seconds=1)
 
@@ -49,7 +50,10 @@ INVALID_GENERATION_ID: Final = Problem(
 INVALID_IDEMPOTENCY_KEY: Final = Problem(
     code="INVALID_IDEMPOTENCY_KEY",
     http_status=400,
-    message="The Idempotency-Key must be 1 to 255 visible ASCII characters, bare or in double quotes.",
+    message=(
+        "The Idempotency-Key must be 1 to 255 visible ASCII characters, bare or in double quotes, and must not begin "
+        f"with {PLAN_PREFIX}, which marks the attempts of recovery plans."
+    ),
 )
 UNAUTHENTICATED: Final = Problem(
     code="UNAUTHENTICATED", http_status=401, message="A valid access token is needed: Authorization: Bearer <token>."

@@ -4,59 +4,21 @@ They are the one description of the wire: requests are parsed with them, answers
 document is generated from them. No rule and no framework belongs here.
 """
 
-import re
 from datetime import timedelta
 from typing import Any, Final
-from uuid import UUID
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, Schema, fields, validate
 
 from ai_retry.domain.errors import whole_seconds
 from ai_retry.domain.model import Generation, GenerationStatus, Quota, RetryResult
+from ai_retry.domain.names import PLAN_PREFIX
 from ai_retry.domain.policy import queued_attempt
 from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.retry import RetryStatus
-from ai_retry.problems import Problem, camel_case, instant, problem_of
+from ai_retry.problems import Problem, camel_case, problem_of
+from ai_retry.wire_fields import CanonicalUuid, IdempotencyKey, Instant
 
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_BARE_KEY: Final = re.compile(r"[!#-~][!-~]{0,254}")
-_QUOTED_KEY: Final = re.compile(r'"((?:[!#-\[\]-~]|\\["\\]){1,255})"')
 _MILLISECOND: Final = timedelta(milliseconds=1)
-
-
-class CanonicalUuid(fields.UUID):
-    """A UUID in its one canonical text form, in either case (RFC 9562, section 4)."""
-
-    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> UUID:
-        if not isinstance(value, str) or _UUID.fullmatch(value) is None:
-            raise ValidationError("not a canonical UUID")
-        return UUID(value)
-
-
-class IdempotencyKey(fields.String):
-    """A key, bare or as the string of the IETF draft: ``"k"`` and ``k`` are the same key.
-
-    See draft-ietf-httpapi-idempotency-key-header and, for strings, RFC 9651, section 3.3.3.
-    """
-
-    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str:
-        if _BARE_KEY.fullmatch(value):
-            return str(value)
-        quoted = _QUOTED_KEY.fullmatch(value)
-        if quoted is None:
-            raise ValidationError("not an idempotency key")
-        return re.sub(r'\\(["\\])', r"\1", quoted[1])
-
-
-class Instant(fields.String):
-    """An instant in UTC: ``2026-01-31T12:00:00.000000Z``."""
-
-    def __init__(self, *, description: str | None = None, allow_none: bool = False) -> None:
-        metadata = {"format": "date-time"} | ({} if description is None else {"description": description})
-        super().__init__(required=True, allow_none=allow_none, metadata=metadata)
-
-    def _serialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str | None:
-        return None if value is None else instant(value)
 
 
 class _Camel(Schema):
@@ -88,8 +50,9 @@ class RetryHeaders(_Camel):
     idempotency_key = IdempotencyKey(
         data_key="Idempotency-Key",
         metadata=_about(
-            "Repeats with a key whose attempt succeeded are answered with its session, as it is now.",
-            pattern=f"^(?:{_BARE_KEY.pattern}|{_QUOTED_KEY.pattern})$",
+            "Repeats with a key whose attempt succeeded are answered with its session, as it is now. A key that begins "
+            f"with {PLAN_PREFIX} marks the attempts of recovery plans, and is refused.",
+            pattern=IdempotencyKey.PATTERN,
         ),
     )
     prefer = fields.String(
@@ -140,7 +103,9 @@ class RetryOutlookSchema(_Camel):
     """Whether, and when, a retry is possible."""
 
     possible = fields.Boolean(required=True, metadata=_about("Now."))
-    possible_at = Instant(allow_none=True, description="Earliest instant; null: not foreseeable.")
+    possible_at = Instant(
+        allow_none=True, description="Earliest instant; null: not foreseeable, or waiting does not help."
+    )
     refusal = fields.Nested(ErrorSchema, required=True, allow_none=True)
     queued = fields.Nested(QueuedSchema, required=True, allow_none=True)
 

@@ -32,7 +32,7 @@ class CallSlots:
             TooManyParallel: all are taken; come back in a second.
         """
         if not self._free.acquire(blocking=False):
-            raise TooManyParallel(self.limit, retry_after=_FULL_WAIT)
+            raise TooManyParallel(self.limit, wait=_FULL_WAIT)
 
     def give_back(self) -> None:
         """Free a taken slot."""

@@ -10,15 +10,18 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
-from ai_retry.domain.errors import AiRetryError, StorageFailure
+from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
 from ai_retry.domain.model import Context
-from ai_retry.domain.policy import ContextFrom, RetryPolicy
+from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue import run_queued
 from ai_retry.domain.queue_model import Message, QueueState
 from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.domain.reader import ContextFrom, ReaderFailed
+from ai_retry.tables import printable
 
 DEFAULT_CONCURRENCY: Final = 8
 _POLL: Final = timedelta(seconds=2)  # one long poll: shorter than the Data API's patience
@@ -125,6 +128,13 @@ class _Run:
                 policy=worker.policy,
                 context_from=worker.context_from,
                 route_of=worker.route_of,
+                on_end=partial(_log_end, message),
+            )
+        except (NotConfigured, ReaderFailed) as error:
+            place = f" at={error.place}" if isinstance(error, ReaderFailed) and error.place else ""
+            _log.error(
+                "event=worker_failed code=%s generation_id=%s%s reason=%s",
+                *(error.code, message.generation_id, place, printable(error)),
             )
         except AiRetryError as error:
             _log.error("event=worker_failed code=%s generation_id=%s", error.code, message.generation_id)
@@ -178,3 +188,11 @@ class _Run:
         self._failures += 1
         _log.error("event=worker_waits code=%s seconds=%s", error.code, wait)
         self._stop.wait(wait)
+
+
+def _log_end(message: Message, reason: AiRetryError) -> None:
+    """Write why an accepted retry ended without a call; a context that is missing names the field, and no content."""
+    _log.warning(
+        "event=accepted_retry_ended code=%s generation_id=%s reason=%s",
+        *(reason.code, message.generation_id, printable(reason)),
+    )

@@ -1,7 +1,8 @@
 """The provider adapter against a real language model: poor text, real protocol."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -9,16 +10,22 @@ import pytest
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.errors import GenerationFailed
-from ai_retry.domain.model import Answer, Context, FailureCode
+from ai_retry.domain.model import Answer, Context, FailureCode, ResponseFormat
 from ai_retry.providers.http import HttpAiProvider
 from tests.support.model_server import running_model
 
 SCHEMA = {
     "type": "object",
-    "properties": {"title": {"type": "string", "maxLength": 40}, "minutes": {"type": "integer"}},
+    "properties": {"title": {"type": "string", "pattern": "^.{1,40}$"}, "minutes": {"type": "integer"}},
     "required": ["title", "minutes"],
     "additionalProperties": False,
 }
+EXAMPLES = (
+    {"role": "user", "content": "A long ride."},
+    {"role": "assistant", "content": '{"title": "Long ride", "minutes": 90}'},
+    {"role": "user", "content": "A short swim."},
+    {"role": "assistant", "content": '{"title": "Short swim", "minutes": 20}'},
+)
 
 pytestmark = [
     pytest.mark.model,
@@ -30,19 +37,24 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[HttpAiProvider]:
-    """The adapter, asking the model."""
+def model() -> Iterator[str]:
+    """The model's address."""
     with running_model() as base_url:
-        provider = HttpAiProvider(clock=SystemClock(), base_url=base_url, model="small")
+        yield base_url
+
+
+@pytest.fixture
+def provider(model: str) -> Iterator[HttpAiProvider]:
+    """The adapter, asking the model."""
+    with closing(HttpAiProvider(clock=SystemClock(), base_url=model, model="small")) as provider:
         yield provider
-        provider.close()
 
 
-def ask(provider: HttpAiProvider, text: str, **context: Any) -> Answer:
+def ask(provider: HttpAiProvider, text: str, *, examples: Sequence[Mapping[str, str]] = (), **context: Any) -> Answer:
     """Ask for a session."""
     return provider.generate(
         Context(
-            messages=[{"role": "user", "content": text}],
+            messages=[*examples, {"role": "user", "content": text}],
             model=None,
             parameters={"temperature": 0, "max_tokens": 80} | context.get("parameters", {}),
             response_schema=SCHEMA,
@@ -59,6 +71,26 @@ def test_model_answers_under_the_schema(provider: HttpAiProvider) -> None:
     assert set(answer.output) == {"title", "minutes"}
     assert answer.usage is not None
     assert answer.usage.completion_tokens
+
+
+@pytest.mark.parametrize("response_format", ResponseFormat)
+def test_model_answers_in_every_response_format(model: str, response_format: ResponseFormat) -> None:
+    """A model that has seen two examples answers with a valid value, however it is asked for JSON."""
+    ai = HttpAiProvider(clock=SystemClock(), base_url=model, model="small", response_format=response_format)
+    with closing(ai):
+        answer = ask(ai, "An easy run.", examples=EXAMPLES)
+
+    assert set(answer.output) == {"title", "minutes"}
+
+
+@pytest.mark.parametrize("response_format", [ResponseFormat.JSON_OBJECT, ResponseFormat.NONE])
+def test_model_that_misses_the_schema_is_refused(model: str, response_format: ResponseFormat) -> None:
+    """A model that nothing binds to the schema answers otherwise, and that is no answer."""
+    ai = HttpAiProvider(clock=SystemClock(), base_url=model, model="small", response_format=response_format)
+    with closing(ai), pytest.raises(GenerationFailed) as caught:
+        ask(ai, "An easy run for a beginner.")
+
+    assert caught.value.failure.code in (FailureCode.INVALID_OUTPUT, FailureCode.INCOMPLETE)
 
 
 def test_model_that_is_cut_off_is_incomplete(provider: HttpAiProvider) -> None:

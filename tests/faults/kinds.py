@@ -5,7 +5,7 @@ from signal import SIGKILL, SIGSTOP
 
 from tests.faults.proxy import Rule
 
-CLAIM, SUCCEED, FAIL, LOAD = "ai_retry_claim", "ai_retry_succeed", "ai_retry_fail", "ai_retry_load"
+CLAIM, SUCCEED, FAIL, LOAD = "ai_retry_claim", "ai_retry_succeed", "ai_retry_close", "ai_retry_load"
 BOTH = ("postgres", "supabase")
 DIRECT = ("postgres",)  # where Supabase Lite 0.10 would end itself: it bears no terminated back end
 

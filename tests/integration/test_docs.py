@@ -24,7 +24,8 @@ from ai_retry.client import Client
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import ContextMissing, SessionRejected
 from ai_retry.domain.model import Context, Generation, Waiver
-from ai_retry.testing.provider import ScriptedServer, chat
+from ai_retry.domain.reader import reader_name
+from ai_retry.testing.provider import Request, Script, ScriptedServer, chat
 from tests.integration.test_migrations import AN_APP, apply
 from tests.support import site
 from tests.support.builders import a_generation
@@ -38,7 +39,7 @@ from tests.support.waiting import eventually, skipping_without_stack
 
 DOCS = REPOSITORY / "docs"
 HOW_TO = DOCS / "how-to"
-OUTPUT = {"title": "Easy run", "plan": {}}
+OUTPUT = {"title": "Easy run", "plan": {"weeks": 4}}
 QUESTION = {"question": "How far?"}
 
 
@@ -50,9 +51,16 @@ def user(stack: Stack) -> SignedInUser:
 
 @pytest.fixture
 def provider() -> Iterator[ScriptedServer]:
-    """A provider that gives everybody the same answer."""
-    with ScriptedServer(default=chat(OUTPUT)) as provider:
+    """A provider that gives everybody the same answer, as far as their schema asks for it."""
+    with ScriptedServer(default=answered) as provider:
         yield provider
+
+
+def answered(request: Request) -> Script:
+    """Answer with those properties of the output that the request's schema names; without a schema, with all."""
+    schema = request.json().get("response_format", {}).get("json_schema", {}).get("schema", {})
+    names = schema.get("properties", OUTPUT)
+    return chat({name: value for name, value in OUTPUT.items() if name in names})
 
 
 @pytest.fixture
@@ -237,7 +245,7 @@ def test_sessions_table_of_the_how_to_keeps_what_it_refuses(
     user_id = new_user(bare_database)
     prompt = {
         "messages": [{"role": "user", "content": "plan"}],
-        "response_schema": json.loads(example(page, "json", "maxLength")),
+        "response_schema": json.loads(example(page, "json", "pattern")),
     }
     generation_id = insert_failed(bare_database, user_id, prompt)
 
@@ -286,6 +294,7 @@ def test_prompts_of_the_how_to_are_read(folder: Path, of_stack: pytest.MonkeyPat
     assert callable(read)
     assert isinstance(client, Client)
     client.close()
+    assert example(page, "sh", "AI_RETRY_CONTEXT_FROM").strip().endswith(f"={reader_name(read)}")
 
     asked = read(a_generation(prompt_data=QUESTION))
     with pytest.raises(ContextMissing, match="question is missing"):
@@ -331,20 +340,19 @@ def test_queue_of_the_how_to_is_set_up_and_published(migrated_database: str) -> 
     assert published == [("generations",)]
 
 
-def test_worker_of_the_how_to_runs_with_prompts_of_its_own(
+def test_worker_of_the_how_to_reads_prompts(
     folder: Path, migrated_database: str, environment: pytest.MonkeyPatch, provider: ScriptedServer
 ) -> None:
-    """The five lines run what was accepted, and end with 0 when told to."""
+    """With the variable of the page, in the app's directory, the command runs what was accepted."""
     save(HOW_TO / "prompts.md", folder)
-    save(HOW_TO / "queue.md", folder)
     environment.setenv("DATABASE_URL", migrated_database)
+    environment.setenv("AI_RETRY_CONTEXT_FROM", "prompts:context_from")
     user_id = new_user(migrated_database)
     generation_id = insert_failed(migrated_database, user_id, QUESTION)
-    names = execute((folder / "prompts.py").read_text())
-    with bootstrap.connect(context_from=names["context_from"]) as client:  # type: ignore[arg-type]
+    with bootstrap.connect() as client:
         client.enqueue(user_id, generation_id)
 
-        worker = subprocess.Popen([sys.executable, "worker.py"], cwd=folder)
+        worker = subprocess.Popen(["ai-retry", "worker", "--concurrency", "8"], cwd=folder)
         try:
             eventually(lambda: client.status(user_id, generation_id).snapshot.generation.status == "success", within=60)
             worker.send_signal(signal.SIGTERM)

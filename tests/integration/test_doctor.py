@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from ai_retry import _shipped
 from ai_retry.clock import SystemClock
@@ -27,14 +28,25 @@ from ai_retry.doctor.model import Database
 from ai_retry.doctor.shipped import read
 from ai_retry.domain.ports import Clock
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.testing.provider import ScriptedServer, reply, reset
+from ai_retry.testing.provider import Request, Script, ScriptedServer, reply, reset
 from tests.integration.test_migrations import AN_APP
 from tests.support.migrations import apply_migrations
+from tests.support.outage import failed_generations
 from tests.support.stack import MIGRATIONS, Stack, running_stack
 from tests.support.waiting import skipping_without_stack
 
 HERE = SystemClock()
+SECRET_PROMPT = "prompt-that-no-finding-may-hold"
 SEAM = "public.ai_retry_create_session(public.generations, jsonb)"
+
+
+CLOSED = {
+    "type": "object",
+    "properties": {"title": {"type": "string"}},
+    "required": ["title"],
+    "additionalProperties": False,
+}
+OPEN = {**CLOSED, "properties": {"plan": {"type": "object"}}, "required": ["plan"]}
 
 
 class _Models(BaseHTTPRequestHandler):
@@ -364,6 +376,9 @@ def test_clock_is_compared_with_the_databases(
         assert "NTP" in the(examination).remedy
 
 
+OTHER_BASES = ["/v1/v1/models", "/v1/api/v1/models"]  # where a list of models is looked for, from the base /v1
+
+
 def closed_port() -> int:
     """A port of this machine where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -383,16 +398,73 @@ def closed_port() -> int:
     ids=["key refused", "key forbidden", "redirect", "no list of models", "overloaded", "connection reset"],
 )
 def test_provider_that_refuses_is_told(migrated_database: str, answer: Any, problem: str, level: Level) -> None:
-    """What the provider answers to a question that costs nothing is judged; it is asked once, with the key."""
-    with ScriptedServer(answer) as server:
+    """What the provider answers to a question that costs nothing is judged; the question carries the key."""
+    with ScriptedServer(answer, default=reply(404)) as server:
         environ = settings(migrated_database, server.base_url) | {"AI_API_KEY": "key-of-the-test"}
         finding = the(examine(environ, clock=HERE))
-        (request,) = server.requests
+        request, *others = server.requests
 
+    assert [each.path for each in others] == (OTHER_BASES if "404" in problem else [])
     assert (finding.check, finding.level) == (Check.PROVIDER, level)
     assert re.search(problem, finding.problem)
     assert (request.method, request.path) == ("GET", "/v1/models")
     assert request.headers["authorization"] == "Bearer key-of-the-test"
+    assert "key-of-the-test" not in str(finding)
+
+
+LISTED = reply(json={"object": "list", "data": [{"id": "small"}]})
+
+
+def lm_studio(request: Request) -> Script:
+    """Answer as LM Studio does: status 200 everywhere, and an error text where there is no API."""
+    said = f"Unexpected endpoint or method. ({request.method} {request.path})"
+    return LISTED if request.path == "/v1/models" else reply(json={"error": said})
+
+
+def web_site(request: Request) -> Script:
+    """Answer as a provider's web site does, whose API is below /api/v1."""
+    return LISTED if request.path == "/api/v1/models" else reply(body="<!DOCTYPE html><html>Welcome</html>")
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong", "right"),
+    [
+        (lm_studio, "", "/v1"),
+        (lm_studio, "/v1/chat/completions", "/v1"),
+        (lm_studio, "/v1/models", "/v1"),
+        (web_site, "", "/api/v1"),
+        (lambda request: LISTED if request.path == "/v1/models" else reply(404), "", "/v1"),
+    ],
+    ids=["no /v1", "whole address", "list of models", "web site", "not found"],
+)
+def test_wrong_base_address_is_corrected(migrated_database: str, answer: Any, wrong: str, right: str) -> None:
+    """Where something else than the API answers, and its list of models is near by, the remedy names the address."""
+    with ScriptedServer(default=answer) as server:
+        site = server.base_url.removesuffix("/v1")
+        environ = settings(migrated_database, site + wrong) | {"AI_API_KEY": "key-of-the-test"}
+        finding = the(examine(environ, clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.PROVIDER, Level.PROBLEM)
+    assert finding.remedy == f"set AI_BASE_URL to {site}{right}, where the list of models answers"
+    assert "key-of-the-test" not in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (reply(body="<html>Please log in</html>"), "a web page answered, not the API"),
+        (reply(json={"error": "Unexpected endpoint (GET /x) by key-of-the-test"}), "Unexpected endpoint (GET /x)"),
+    ],
+    ids=["web page", "error text"],
+)
+def test_base_address_without_api_is_a_problem(migrated_database: str, answer: Any, says: str) -> None:
+    """A success that is no list of models, and no API near by, is a problem of AI_BASE_URL, and shows no key."""
+    with ScriptedServer(default=answer) as server:
+        environ = settings(migrated_database, server.base_url) | {"AI_API_KEY": "key-of-the-test"}
+        finding = the(examine(environ, clock=HERE))
+
+    assert says in finding.problem
+    assert "AI_BASE_URL" in finding.remedy
     assert "key-of-the-test" not in str(finding)
 
 
@@ -494,6 +566,38 @@ def test_spool_that_is_no_directory_is_told(migrated_database: str, provider: st
     assert (finding.check, "AI_RETRY_SPOOL_DIR" in finding.problem) == (Check.CONFIGURATION, True)
 
 
+@pytest.mark.parametrize(
+    ("response_format", "schemas", "problem"),
+    [
+        ("json_schema", [OPEN, CLOSED, OPEN], "2 of the newest 3 response schemas of failed generations are outside"),
+        ("json_schema", [CLOSED, {"type": "no-type"}, None], None),
+        ("json_object", [OPEN], None),
+    ],
+)
+def test_schema_outside_subset_is_a_hint(
+    migrated_database: str, provider: str, response_format: str, schemas: list[Any], problem: str | None
+) -> None:
+    """Where schemas are sent, those of the newest failed generations that can't be strict are named, with the place."""
+    with psycopg.connect(migrated_database) as connection:
+        for schema in schemas:
+            for message in ({"role": "user", "content": "plan"}, {"role": "user"}):  # the other one can't be read
+                connection.execute(
+                    "with owner as (insert into auth.users (id) values (gen_random_uuid()) returning id)"
+                    " insert into public.generations (user_id, status, prompt_data) select id, 'error', %s from owner",
+                    [Jsonb({"messages": [message], "response_schema": schema})],
+                )
+
+    examination = examine(settings(migrated_database, provider) | {"AI_RESPONSE_FORMAT": response_format}, clock=HERE)
+
+    if problem is None:
+        assert examination.findings == ()
+    else:
+        finding = the(examination)
+        assert (finding.check, finding.level) == (Check.PROVIDER, Level.HINT)
+        assert finding.problem.startswith(problem)
+        assert "first at /properties/plan/properties:" in finding.problem
+
+
 def test_sound_setup_has_no_findings(migrated_database: str, provider: str, tmp_path: Path) -> None:
     """A project with all migrations has nothing to find, as service_role and as the owner."""
     environ = settings(migrated_database, provider) | {"AI_RETRY_SPOOL_DIR": str(tmp_path / "not-made-yet")}
@@ -506,7 +610,8 @@ def test_sound_setup_over_the_data_api_has_no_problems(stack: Stack, provider: s
     """Over the Data API everything is looked at, too."""
     examination = examine(over_data_api(stack, provider), clock=HERE)
 
-    assert (examination.findings, examination.skipped) == ((), frozenset())
+    findings = [each for each in examination.findings if each.check is not Check.CONTEXTS]  # of other tests' rows
+    assert (findings, examination.skipped) == ([], frozenset())
 
 
 def test_app_of_its_own_has_no_problems(bare_database: str, provider: str) -> None:
@@ -609,3 +714,110 @@ def test_command_lets_no_control_character_through(migrated_database: str, provi
     assert result.exit_code == 0
     assert "lets end users write" in result.output
     assert "\x1b" not in result.output
+
+
+# Contexts
+
+OWN_PROMPTS = """
+from ai_retry import Context, Generation
+from ai_retry.domain.errors import ContextMissing
+
+
+def context_from(generation: Generation) -> Context:
+    if "question" not in (generation.prompt_data or {}):
+        raise ContextMissing("prompt_data.question is missing")
+    return Context(messages=[{"role": "user", "content": generation.prompt_data["question"]}], model="small")
+
+
+def defective(generation: Generation) -> Context:
+    return Context(messages=generation.prompt_data["question"]["asked"], model="small")
+"""
+OWN = {"question": SECRET_PROMPT}
+
+
+@pytest.fixture
+def own_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module with readers of the app's."""
+    name = f"own_prompts_{uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(OWN_PROMPTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def failed(database_url: str, count: int, prompt_data: Any) -> None:
+    """Let so many generations fail."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        failed_generations(connection, count, prompt_data=prompt_data)
+
+
+def test_readable_contexts_are_sound(migrated_database: str, provider: str, own_prompts: str) -> None:
+    """Generations in the app's form are sound for the app's reader."""
+    failed(migrated_database, 25, OWN)
+    environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": f"{own_prompts}:context_from"}
+
+    assert examine(environ, clock=HERE) == Examination((), frozenset())
+
+
+def test_unreadable_contexts_are_counted(migrated_database: str, provider: str, own_prompts: str) -> None:
+    """Some of the newest can't be read: a hint with the count and the field, without content."""
+    failed(migrated_database, 20, OWN)
+    failed(migrated_database, 3, {"asked": SECRET_PROMPT})
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        connection.execute("update public.generations set created_at = now() where prompt_data ? 'asked'")
+    environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": f"{own_prompts}:context_from"}
+
+    finding = the(examine(environ, clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.CONTEXTS, Level.HINT)
+    assert finding.problem == (
+        f"{own_prompts}:context_from can read 17 of the 20 newest failed generations: prompt_data.question is missing"
+    )
+    assert SECRET_PROMPT not in f"{finding}"
+
+
+def test_reader_that_reads_nothing_is_a_problem(migrated_database: str, provider: str) -> None:
+    """The default reader with an app of another form: nothing could be retried, and the remedy names the variable."""
+    failed(migrated_database, 2, OWN)
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.CONTEXTS, Level.PROBLEM)
+    assert "stored_context can read 0 of the 2 newest" in finding.problem
+    assert "prompt_data.messages must be a list" in finding.problem
+    assert "AI_RETRY_CONTEXT_FROM" in finding.remedy
+
+
+def test_defective_reader_is_a_problem_with_its_place(migrated_database: str, provider: str, own_prompts: str) -> None:
+    """A reader that raises is reported by type and line, though others can be read."""
+    failed(migrated_database, 1, OWN)
+    failed(migrated_database, 1, {"question": {"asked": [{"role": "user", "content": SECRET_PROMPT}]}})
+    environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": f"{own_prompts}:defective"}
+
+    finding = the(examine(environ, clock=HERE))
+
+    assert finding.level is Level.PROBLEM
+    assert "can read 1 of the 2 newest" in finding.problem
+    assert f"raised TypeError ({own_prompts}.py:" in finding.problem
+    assert SECRET_PROMPT not in f"{finding}"
+
+
+def test_reader_that_can_t_be_imported_is_reported(migrated_database: str, provider: str) -> None:
+    """The configuration is at fault, and contexts are not tried."""
+    environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": "no_such_app.prompts:context_from"}
+
+    examination = examine(environ, clock=HERE)
+
+    assert the(examination).check is Check.CONFIGURATION
+    assert "AI_RETRY_CONTEXT_FROM: there is no module no_such_app" in the(examination).problem
+    assert examination.skipped == {Check.CONTEXTS}
+
+
+def test_row_out_of_range_is_a_finding(migrated_database: str, provider: str) -> None:
+    """A row that the search can't understand is a finding, not a crash."""
+    failed(migrated_database, 1, OWN)
+    executed(migrated_database, "update public.generations set updated_at = 'infinity'")
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.CONTEXTS, Level.PROBLEM)
+    assert "can't be searched: a row of generations" in finding.problem

@@ -26,7 +26,7 @@ from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Answer, QuotaRule
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.retry import RetryStatus
-from ai_retry.providers.validation import check_schema
+from ai_retry.providers.response_schema import schema_of
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.testing.contract import ANSWER, FAILURE, PROMPT_DATA, Row, keep_answer
@@ -102,7 +102,7 @@ class Scene:
 
     def client(self, ai: ScriptedAiProvider, **policy: Any) -> Client:
         """Make what an app's endpoint would call."""
-        context_from = usable_context(stored_context, models=MODELS, default_model=None, check_schema=check_schema)
+        context_from = usable_context(stored_context, models=MODELS, default_model=None, check_schema=schema_of)
         return Client(storage=self.world.storage, ai=ai, policy=RetryPolicy(**policy), context_from=context_from)
 
     def outcome(

@@ -256,7 +256,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Script] | Script, Expected]] = {
     "26 trailing comma": (chat('{"title": "x",}'), invalid),
     "26 an array": (chat([{"title": "x"}]), invalid),
     "26 over the cap": (reply(body=b'{"a": "' + b"x" * 3_000_000 + b'"}'), Expected(INVALID, False, True)),
-    "27 log-in page": (reply(body=HTML, headers={"Content-Type": "text/html"}), Expected(UNAVAILABLE, False, True)),
+    "27 log-in page": (reply(body=HTML, headers={"Content-Type": "text/html"}), rejected),
     "27 redirect": (reply(302, body=HTML, headers={"Location": "/login"}), rejected),
     "27 redirect by 307": (reply(307, headers={"Location": "\xe9\xff://["}), rejected),
 }
@@ -690,7 +690,7 @@ def test_connections_are_kept_and_shared() -> None:
 
 def test_idle_connections_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was idle for long is replaced, since the server may be closing it just now."""
-    monkeypatch.setattr("ai_retry.providers.deadline._IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("ai_retry.deadline._IDLE_SECONDS", 0.0)
     with ScriptedServer(chat({"title": "x"}), chat({"title": "x"})) as server, provider(server.base_url) as ai:
         outcomes = [ask(ai), ask(ai)]
 

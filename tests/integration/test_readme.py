@@ -1,6 +1,7 @@
 """The README's examples run as they stand there."""
 
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ import pytest
 from flask import Flask
 from psycopg.types.json import Jsonb
 
-from ai_retry.client import Client
+from ai_retry import bootstrap
 from ai_retry.testing.provider import ScriptedServer, chat, reply
 from tests.support.examples import example as example_of
 from tests.support.examples import run
@@ -140,14 +141,19 @@ def test_recovery_example_recovers(
     assert (tmp_path / "recovery.json").exists()
 
 
-def test_context_example_asks(stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch) -> None:
-    """The example with an app's own prompts sends the app's question."""
+def test_context_example_asks(
+    stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The example with an app's own prompts, named as the page says, sends the app's question."""
     generation_id = failed_generation(stack, user, {"question": "How far?"})
+    (tmp_path / "prompts.py").write_text(example("python", "def context_from"))
+    environment.syspath_prepend(tmp_path)
+    environment.delitem(sys.modules, "prompts", raising=False)
+    (setting,) = re.findall(r"`(AI_RETRY_CONTEXT_FROM=\S+)`", README.read_text())
+    environment.setenv(*setting.split("=", maxsplit=1))
     with ScriptedServer(chat(OUTPUT)) as provider:
         environment.setenv("AI_BASE_URL", provider.base_url)
-        with run(example("python", "def context_from")) as names:
-            client = names["client"]
-            assert isinstance(client, Client)
+        with bootstrap.connect() as client:
             client.retry_generation(user.id, generation_id)
 
         assert provider.requests[0].json()["messages"] == [{"role": "user", "content": "How far?"}]

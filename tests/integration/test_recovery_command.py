@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -129,12 +130,12 @@ def test_recover_asks_first(database: psycopg.Connection, environment: Environme
     """``recover`` shows the plan and asks; a no, or no answer at all, changes nothing and exits with 1."""
     failed_generations(database, 2)
 
-    no, nobody = run(environment, "recover", answer="n\n"), run(environment, "recover")
+    no, nobody = run(environment, "recover", "--all", answer="n\n"), run(environment, "recover", "--since", "7d")
     assert (no.returncode, nobody.returncode) == (1, 1)
     assert "Retry 2 generations?" in no.stdout
     assert provider.requests == []
 
-    yes = run(environment, "recover", "--operator", "ada", answer="y\n")
+    yes = run(environment, "recover", "--all", "--operator", "ada", answer="y\n")
     assert yes.returncode == 0
     assert re.search(r"succeeded +2\n", yes.stdout)
     assert "\x1b" not in yes.stdout + yes.stderr
@@ -166,7 +167,7 @@ def test_recover_tells_what_failed(database: psycopg.Connection, environment: En
     failed_generations(database, 1)
     answers.of = lambda _: reply(400, json={"error": {"message": "no"}})
 
-    done = run(environment, "recover", "--yes")
+    done = run(environment, "recover", "--all", "--yes")
 
     assert done.returncode == 1
     assert "failed: AI_REJECTED" in done.stdout
@@ -178,7 +179,18 @@ def test_operator_s_terms_are_options(database: psycopg.Connection, environment:
     terms = ["--waive", "quota", "--waive", "backoff", "--no-charge", "--max-attempts", "9", "--per-user", "4"]
 
     done = run(
-        environment, "recover", *terms, "--rate", "100/second", "--max-workers", "2", "--yes", "--operator", "ada"
+        environment,
+        "recover",
+        "--since",
+        "7d",
+        *terms,
+        "--rate",
+        "100/second",
+        "--max-workers",
+        "2",
+        "--yes",
+        "--operator",
+        "ada",
     )
 
     assert done.returncode == 0
@@ -197,8 +209,8 @@ def test_operator_s_terms_are_options(database: psycopg.Connection, environment:
         (["find", "--status", "success"], 2, "Invalid value for '--status'"),
         (["why", "7"], 2, "generation_id must be a UUID"),
         (["retry", "7"], 2, "generation_id must be a UUID"),
-        (["recover", "--yes", "--rate", "fast"], 2, "rate must be"),
-        (["recover", "--yes", "--max-workers", "99"], 2, "max_workers must be from 1 to 32"),
+        (["recover", "--all", "--yes", "--rate", "fast"], 2, "rate must be"),
+        (["recover", "--all", "--yes", "--max-workers", "99"], 2, "max_workers must be from 1 to 32"),
         (["recover", "--waive", "ownership"], 2, "Invalid value for '--waive'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -212,7 +224,7 @@ def test_wrong_usage_is_2(environment: Environment, arguments: list[str], code: 
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [["find"], ["why", str(uuid4())], ["retry", str(uuid4())], ["recover", "--yes"]])
+@pytest.mark.parametrize("command", [["find"], ["why", str(uuid4())], ["retry", str(uuid4())], ["recover", "--all"]])
 def test_no_database_is_3(environment: Environment, command: list[str]) -> None:
     """Without settings, or without a database that answers, the exit code is 3, and one line says what is missing."""
     unset = run({"PATH": environment["PATH"]}, *command)
@@ -231,6 +243,42 @@ def test_plan_that_was_changed_is_refused(environment: Environment, tmp_path: Pa
 
     assert done.returncode == 2
     assert "is no plan, or was changed" in done.stderr
+
+
+def test_mistyped_plan_runs_nothing(
+    database: psycopg.Connection, environment: Environment, provider: ScriptedServer, tmp_path: Path
+) -> None:
+    """A plan whose name is wrong is no plan over all time: nothing is called, written or kept; what is printed runs."""
+    failed_generations(database, 3)
+    path = tmp_path / "my typo.json"
+
+    wrong = run(environment, "recover", "--plan", path, "--yes")
+
+    assert wrong.returncode == 2
+    assert f"there is no file {path}" in wrong.stderr
+    assert (provider.requests, attempts(database), path.exists()) == ([], [], False)
+    (printed,) = [line.strip() for line in wrong.stderr.splitlines() if line.startswith("  ai-retry recover")]
+    right = run(environment, *shlex.split(printed)[1:], "--yes")
+    assert right.returncode == 0
+    assert len(attempts(database)) == 3
+    assert path.exists()
+
+
+def test_limits_of_a_kept_plan_lifted_by_name(
+    database: psycopg.Connection, environment: Environment, provider: ScriptedServer, tmp_path: Path
+) -> None:
+    """A file whose plan lifts a limit is run only with --operator; a plan that lifts none needs no name."""
+    failed_generations(database, 1)
+    path = tmp_path / "plan.json"
+    made = run(environment, "recover", "--all", "--no-charge", "--plan", path, "--dry-run", "--operator", "ada")
+
+    unnamed = run(environment, "recover", "--plan", path, "--yes")
+    assert (made.returncode, unnamed.returncode) == (0, 2)
+    assert "operator must be given with charge=False" in unnamed.stderr
+    assert provider.requests == []
+
+    assert run(environment, "recover", "--plan", path, "--yes", "--operator", "ada").returncode == 0
+    assert [row["operator"] for row in attempts(database)] == ["ada"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda how: how.name)
@@ -263,7 +311,9 @@ def test_run_that_is_ended_goes_on(
     path = tmp_path / "plan.json"
     command = [str(AI_RETRY), "recover", "--plan", str(path), "--max-workers", "4", "--yes", "--json"]
 
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
+    with subprocess.Popen(
+        [*command, "--all"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as first:
         while len(asked) < 12:
             assert first.poll() is None
             time.sleep(0.01)

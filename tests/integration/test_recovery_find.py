@@ -134,7 +134,7 @@ def test_summary_counts(database: psycopg.Connection, client: Client) -> None:
     assert sorted(summary.by_user.values()) == [1, 1, 7]
     assert summary.by_decision == {Decision.NOW: 7, Decision.LATER: 2, Decision.NEVER: 0}
     assert summary.by_reason[Decision.LATER, "QUOTA_EXHAUSTED"] == 2
-    assert len(client.plan(client.find()).selected) == 7
+    assert len(client.plan(client.find(), everything=True).selected) == 7
     assert "QUOTA_EXHAUSTED" in repr(summary)
     assert "<table>" in summary._repr_html_()
 
@@ -149,13 +149,13 @@ def test_nothing_found_is_no_error(client: Client) -> None:
     assert "No failed generations" in repr(found.summary())
     assert next(iter(found.to_frame().columns)) == "failed_at"
     assert found.plot().get_title() == "Failed generations"
-    assert client.plan(found).run(operator="ada").totals["succeeded"] == 0
+    assert client.plan(found, everything=True).run(operator="ada").totals["succeeded"] == 0
 
 
 def test_tables_are_safe(database: psycopg.Connection, client: Client) -> None:
     """What an app or a user wrote is escaped in a notebook and harmless in a terminal; no prompt is shown."""
     failed_generations(database, 1, model="<script>alert(1)</script>\x1b[31m", code="<b>odd</b>")
-    found = client.find()
+    found = client.find(since="7d")
 
     page = found._repr_html_() + found.summary()._repr_html_() + client.plan(found)._repr_html_()
     text = repr(found) + repr(found.summary()) + repr(client.plan(found)) + page
@@ -279,6 +279,36 @@ def test_why_tells_the_decision_and_its_numbers(database: psycopg.Connection, cl
     for generation_id in (good, waiting, exhausted):
         assert "own words" not in str(client.why(generation_id))
         assert "a prompt that" not in str(client.why(generation_id))
+
+
+@pytest.mark.parametrize(
+    ("operator_fault", "cure"),
+    [(False, "the same request would fail again"), (True, "an operator has to act first")],
+)
+def test_why_sends_nobody_back_in_vain(
+    database: psycopg.Connection, client: Client, *, operator_fault: bool, cure: str
+) -> None:
+    """After a failure that time does not cure the paragraph has no time to come back at, and says what is needed."""
+    waiting, over = failed_generations(database, 2)
+    for generation_id, wait in ((waiting, "4 minutes"), (over, "-1 minutes")):
+        database.execute(
+            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at, outcome,"
+            " code, reason, closed_at, next_attempt_at, transient, operator_fault) select user_id, id, 2, 'closed',"
+            " gen_random_uuid(), clock_timestamp(), 'failed', 'AI_INCOMPLETE', 'cut off', clock_timestamp(),"
+            " clock_timestamp() + %s::interval, false, %s from public.generations where id = %s",
+            [wait, operator_fault, generation_id],
+        )
+
+    during, after = client.why(waiting), client.why(over)
+    found = {each.generation_id: each for each in client.find()}
+
+    assert "there is a wait that is not over; it ends at 20" in during.text
+    assert "Come back" not in during.text + after.text
+    assert during.text.endswith(f"Waiting does not cure that: {cure}.")
+    assert after.text.endswith(f"Waiting does not cure that: {cure}.")
+    assert "can be retried now" in after.text
+    assert (during.retry_at, found[waiting].retry_at) == (None, None)
+    assert (during.decision, found[waiting].decision) == (Decision.LATER, Decision.LATER)
 
 
 def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> None:

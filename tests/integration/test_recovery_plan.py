@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -73,7 +74,7 @@ def test_plan_writes_and_calls_nothing(database: psycopg.Connection, connect: Co
     failed_generations(database, 5)
     ai = ScriptedAiProvider()
     with connect(ai) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         repr(plan), plan._repr_html_(), plan.describe(), plan.report()
 
     assert len(plan.selected) == 5
@@ -86,7 +87,7 @@ def test_run_retries_what_the_dry_run_selected(database: psycopg.Connection, con
     """A run retries the selection, once each, with the plan's key and the operator's name; the report has all."""
     failed_generations(database, 12)
     with connect(ScriptedAiProvider(default=ANSWER)) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         plan.save(tmp_path / "plan.json")
         failed_generations(database, 3)
 
@@ -106,14 +107,14 @@ def test_run_again_retries_nothing_twice(database: psycopg.Connection, connect: 
     failed_generations(database, 6)
     fails = failure(FailureCode.INVALID_OUTPUT)
     with connect(ScriptedAiProvider(fails, fails, default=ANSWER), policy=SHORT) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         plan.save(tmp_path / "plan.json")
         first = plan.run(operator="ada")
     ai = ScriptedAiProvider(default=ANSWER)
     with connect(ai, policy=SHORT) as client:
         again = client.load_plan(tmp_path / "plan.json").run(operator="ada")
         assert ai.calls == []
-        other = client.plan(client.find()).run(operator="ada")
+        other = client.plan(client.find(), everything=True).run(operator="ada")
 
     assert (first.totals["succeeded"], first.totals["failed"]) == (4, 2)
     assert again.lines == first.lines
@@ -125,7 +126,7 @@ def test_report_is_complete_whoever_asks(database: psycopg.Connection, connect: 
     """The report is read from the attempts, so that another process, without running, tells the same."""
     failed_generations(database, 4)
     with connect(ScriptedAiProvider(failure(FailureCode.REJECTED), default=ANSWER)) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         plan.save(tmp_path / "plan.json")
         before = plan.report()
         report = plan.run(operator="ada")
@@ -152,7 +153,7 @@ def test_interrupted_run_goes_on(database: psycopg.Connection, connect: Connect)
 
     ai = ScriptedAiProvider(default=answer)
     with connect(ai) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         with pytest.raises(KeyboardInterrupt):
             plan.run(max_workers=4, operator="ada")
         called, middle = len(ai.calls), plan.report()
@@ -172,7 +173,7 @@ def test_two_runs_at_once_retry_nothing_twice(database: psycopg.Connection, conn
     failed_generations(database, 40)
     ai = ScriptedAiProvider(default=ANSWER)
     with connect(ai) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         runs = [threading.Thread(target=plan.run, kwargs={"operator": name}) for name in ("ada", "bob")]
         for run in runs:
             run.start()
@@ -199,7 +200,7 @@ def test_attempt_of_a_dead_run_is_made_again(database: psycopg.Connection, conne
     )
     ai = ScriptedAiProvider(Killed(), default=ANSWER)
     with connect(ai, policy=policy) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         with pytest.raises(Killed):
             plan.run(max_workers=1, operator="ada")
         assert {line.code for line in plan.report().lines} <= {"NOT_FINISHED", "NOT_TRIED", None}
@@ -226,7 +227,7 @@ def test_short_wait_is_waited_for(database: psycopg.Connection, connect: Connect
         connect(ScriptedAiProvider(answer), policy=policy) as user,
         connect(ScriptedAiProvider(default=ANSWER), policy=policy) as operator,
     ):
-        plan = operator.plan(operator.find())
+        plan = operator.plan(operator.find(), everything=True)
         click = threading.Thread(target=user.retry_generation, args=plan.selected[-1])
         click.start()
         assert begun.wait(20)
@@ -243,7 +244,7 @@ def test_long_refusal_leaves_it_with_the_reason(database: psycopg.Connection, co
     failed_generations(database, 4)
     ai = ScriptedAiProvider(default=ANSWER)
     with connect(ai) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         (first, _), (second, _), (_, third), _ = plan.selected
         database.execute("insert into public.ai_retry_quotas values (%s, 0)", [first])
         database.execute("delete from auth.users where id = %s", [second])
@@ -265,7 +266,7 @@ def test_user_gets_no_more_than_the_quota(database: psycopg.Connection, connect:
     """Of a user with more failures than units, so many are selected; no counter is reset, and the books balance."""
     failed_generations(database, 9, users=1)
     with connect(ScriptedAiProvider(default=ANSWER), policy=RetryPolicy(max_parallel=1)) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         report = plan.run(max_workers=8, operator="ada")
 
     assert plan.counts == {("now", None): 5, ("later", "QUOTA_EXHAUSTED"): 4}
@@ -278,13 +279,15 @@ def test_operator_lifts_limits_by_name(database: psycopg.Connection, connect: Co
     failed_generations(database, 9, users=1)
     fails = failure(FailureCode.INVALID_OUTPUT)
     with connect(ScriptedAiProvider(*[fails] * 9, default=ANSWER)) as client:
-        client.plan(client.find(), waive={"quota"}).run(operator="bob")
-        assert client.plan(client.find()).counts == {("later", "RETRY_TOO_SOON"): 9}
-        strict = client.plan(client.find(), policy=RetryPolicy(max_attempts=2), waive={"backoff", "quota"})
+        client.plan(client.find(), everything=True, waive={"quota"}).run(operator="bob")
+        assert client.plan(client.find(), everything=True).counts == {("later", "RETRY_TOO_SOON"): 9}
+        strict = client.plan(
+            client.find(), everything=True, policy=RetryPolicy(max_attempts=2), waive={"backoff", "quota"}
+        )
         assert strict.counts == {("never", "RETRY_LIMIT_REACHED"): 9}
 
         plan = client.plan(
-            client.find(),
+            client.find(since="7d"),
             policy=RetryPolicy(max_attempts=9, quota=QuotaRule(limit=6)),
             waive={"backoff"},
             per_user=3,
@@ -309,7 +312,7 @@ def test_free_sessions_capture_nothing(database: psycopg.Connection, connect: Co
     """With ``charge=False`` users get their sessions, as many as failed, and their quota is untouched."""
     failed_generations(database, 8, users=1)
     with connect(ScriptedAiProvider(default=ANSWER)) as client:
-        found = client.find()
+        found = client.find(since="7d")
         plan = client.plan(found, charge=False)
         report = plan.run(operator="ada")
 
@@ -324,23 +327,23 @@ def test_nothing_else_can_be_lifted(database: psycopg.Connection, connect: Conne
         connect(ScriptedAiProvider()) as client,
         pytest.raises(ValueError, match="waive must be a set of backoff, quota"),
     ):
-        client.plan(client.find(), waive=waive)
+        client.plan(client.find(), everything=True, waive=waive)
 
 
 def test_estimates_are_of_past_attempts(database: psycopg.Connection, connect: Connect) -> None:
     """Calls, tokens and cost are told from what attempts with the same model took; unknown where none did."""
     failed_generations(database, 2)
     with connect(ScriptedAiProvider(default=ANSWER)) as client:
-        first = client.plan(client.find())
+        first = client.plan(client.find(), everything=True)
         assert (first.estimates.calls, first.estimates.tokens, first.estimates.cost) == (2, None, None)
         assert "unknown" in repr(first)
         with pytest.raises(ValueError, match="max_cost can't be kept"):
-            client.plan(client.find(), max_cost=1)
+            client.plan(client.find(), everything=True, max_cost=1)
         first.run(operator="ada")
         failed_generations(database, 10)
 
-        second = client.plan(client.find())
-        capped = client.plan(client.find(), max_cost=0.009)
+        second = client.plan(client.find(), everything=True)
+        capped = client.plan(client.find(), everything=True, max_cost=0.009)
         report = capped.run(operator="ada")
 
     assert (second.estimates.tokens, second.estimates.cost) == (1000, Decimal("0.02"))
@@ -353,9 +356,9 @@ def test_run_stops_at_its_cost(database: psycopg.Connection, connect: Connect) -
     failed_generations(database, 1)
     dear = Answer(output={}, usage=Usage(total_tokens=100, cost=Decimal("0.004")))
     with connect(ScriptedAiProvider(ANSWER, default=dear)) as client:
-        client.plan(client.find()).run(operator="ada")
+        client.plan(client.find(), everything=True).run(operator="ada")
         failed_generations(database, 10)
-        plan = client.plan(client.find(), max_cost=0.02)
+        plan = client.plan(client.find(), everything=True, max_cost=0.02)
         report = plan.run(max_workers=1, operator="ada")
 
     assert len(plan.selected) == 10
@@ -369,7 +372,7 @@ def test_outage_pauses_and_goes_on(database: psycopg.Connection, connect: Connec
     failed_generations(database, 60)
     away = failure(FailureCode.UNAVAILABLE, certainly_not_generated=True)
     with connect(ScriptedAiProvider(*[away] * 8, default=ANSWER), clock=HastyClock(), policy=PATIENT) as client:
-        report = client.plan(client.find()).run(operator="ada")
+        report = client.plan(client.find(), everything=True).run(operator="ada")
 
     assert report.stopped is None
     assert (report.totals["succeeded"], report.totals["failed"], report.totals["left"]) == (52, 8, 0)
@@ -381,7 +384,7 @@ def test_outage_stops_where_asked_to(database: psycopg.Connection, connect: Conn
     away = failure(FailureCode.UNAVAILABLE, certainly_not_generated=True)
     ai = ScriptedAiProvider(default=away)
     with connect(ai, clock=HastyClock(), policy=PATIENT) as client:
-        report = client.plan(client.find()).run(on_outage="stop", operator="ada")
+        report = client.plan(client.find(), everything=True).run(on_outage="stop", operator="ada")
 
     assert report.stopped == "OUTAGE"
     assert report.totals["failed"] == len(ai.calls) <= 6
@@ -395,7 +398,7 @@ def test_operators_fault_stops(database: psycopg.Connection, connect: Connect) -
     no_credit = failure(FailureCode.REJECTED, operator_fault=True, transient=False, certainly_not_generated=True)
     ai = ScriptedAiProvider(default=no_credit)
     with connect(ai) as client:
-        report = client.plan(client.find()).run(max_workers=2, operator="ada")
+        report = client.plan(client.find(), everything=True).run(max_workers=2, operator="ada")
 
     assert report.stopped == "OPERATOR_NEEDED"
     assert len(ai.calls) <= 5
@@ -406,10 +409,10 @@ def test_seam_that_is_missing_stops(database: psycopg.Connection, connect: Conne
     failed_generations(database, 30)
     ai = ScriptedAiProvider()
     with connect(ai) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         database.execute("drop function public.ai_retry_create_session(public.generations, jsonb)")
         report = plan.run(max_workers=2, operator="ada")
-        assert client.plan(client.find()).counts == {("never", "NOT_CONFIGURED"): 30}
+        assert client.plan(client.find(), everything=True).counts == {("never", "NOT_CONFIGURED"): 30}
 
     assert report.stopped == "OPERATOR_NEEDED"
     assert set(report.reasons) == {"left: NOT_CONFIGURED", "left: OPERATOR_NEEDED"}
@@ -423,7 +426,7 @@ def test_database_that_is_away_is_waited_for(
     failed_generations(database, 12)
     away = iter(range(9))
     with connect(ScriptedAiProvider(default=ANSWER), clock=HastyClock(), policy=PATIENT) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         load = client._storage.load
 
         def sometimes(*arguments: Any) -> Any:
@@ -455,7 +458,7 @@ def test_rate_limit_slows_down(database: psycopg.Connection, connect: Connect) -
         return too_fast if most[-1] > 3 and running["now"] >= 3 else ANSWER
 
     with connect(ScriptedAiProvider(default=answer), clock=HastyClock(), policy=PATIENT) as client:
-        report = client.plan(client.find()).run(max_workers=32, operator="ada")
+        report = client.plan(client.find(), everything=True).run(max_workers=32, operator="ada")
 
     assert report.totals["succeeded"] + report.totals["failed"] == 150
     assert report.totals["failed"] < 50
@@ -475,7 +478,7 @@ def test_whatever_happens_each_is_called_once(database: psycopg.Connection, conn
     ]
     ai = ScriptedAiProvider(default=lambda _: random.choices(answers, [10, 1, 2, 1, 1])[0])
     with connect(ai, clock=HastyClock(), policy=replace(PATIENT, max_parallel=5, quota=QuotaRule(limit=9))) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         report = plan.run(max_workers=16, operator="ada")
         again = plan.run(max_workers=16, operator="ada")
 
@@ -493,11 +496,11 @@ def test_stored_answer_costs_no_call(database: psycopg.Connection, connect: Conn
     )
     ai = ScriptedAiProvider(ANSWER)
     with connect(ai, policy=SHORT) as client:
-        refused = client.plan(client.find()).run(operator="ada")
+        refused = client.plan(client.find(), everything=True).run(operator="ada")
         assert refused.reasons == {"failed: SESSION_REJECTED": 1}
         database.execute("alter table public.sessions drop constraint closed_today")
 
-        plan = client.plan(client.find(), waive={"backoff"})
+        plan = client.plan(client.find(), everything=True, waive={"backoff"})
         assert (len(plan.selected), plan.estimates.calls, plan.estimates.cost) == (1, 0, Decimal(0))
         assert "paid for is kept" in client.why(generation_id).text
         report = plan.run(operator="ada")
@@ -511,7 +514,7 @@ def test_defect_of_the_app_ends_the_run(database: psycopg.Connection, connect: C
     failed_generations(database, 30)
     ai = ScriptedAiProvider(default=ANSWER)
     with connect(ai) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
 
         def broken(_: AiCall) -> Answer:
             raise ZeroDivisionError
@@ -552,12 +555,61 @@ def test_app_may_refuse_the_events(database: psycopg.Connection, connect: Connec
         "alter table public.events add constraint known_types check (event_type like 'ai_generation\\_%') not valid"
     )
     with connect(ScriptedAiProvider(default=ANSWER)) as client:
-        report = client.plan(client.find()).run(operator="ada")
+        report = client.plan(client.find(), everything=True).run(operator="ada")
 
     assert (report.totals["succeeded"], report.events_refused_by) == (2, "known_types")
     assert database.execute(
         "select events_refused_by, counts -> 'succeeded' from public.ai_retry_recoveries"
     ).fetchall() == [("known_types", 2)]
+
+
+@pytest.mark.parametrize("operator", [None, "", "  "], ids=["none", "empty", "blank"])
+@pytest.mark.parametrize(
+    ("terms", "names"),
+    [
+        ({"waive": {"quota"}}, "waive"),
+        ({"charge": False}, "charge=False"),
+        ({"policy": RetryPolicy(max_attempts=9)}, "max_attempts"),
+        ({"policy": RetryPolicy(quota=QuotaRule(limit=99)), "waive": {"backoff"}}, "waive and quota"),
+    ],
+    ids=["waive", "charge", "attempts", "quota"],
+)
+def test_limits_lifted_without_a_name_refused(
+    database: psycopg.Connection, connect: Connect, terms: dict[str, Any], names: str, operator: str | None
+) -> None:
+    """A plan that lifts a limit is not run under the name of this machine's user; nothing is recorded or called."""
+    failed_generations(database, 1)
+    ai = ScriptedAiProvider(default=ANSWER)
+    with connect(ai) as client:
+        plan = client.plan(client.find(since="7d"), **terms)
+
+        with pytest.raises(ValueError, match=f"^operator must be given with {names}: "):
+            plan.run(operator=operator)
+
+    assert (list(attempts(database)), list(ai.calls)) == ([], [])
+    assert database.execute("select count(*) from public.ai_retry_recoveries").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("search", [{}, {"until": "1h"}, {"status": "processing"}], ids=["none", "end", "status"])
+def test_plan_over_all_time_asks_for_a_word(connect: Connect, search: dict[str, Any]) -> None:
+    """Whatever failed at any time is planned for only where the caller says so."""
+    with connect(ScriptedAiProvider()) as client:
+        found = client.find(**search)
+
+        with pytest.raises(ValueError, match="pass everything=True"):
+            client.plan(found)
+        assert client.plan(found, everything=True).selected == ()
+
+
+@pytest.mark.parametrize(
+    "search",
+    [{"since": "24h"}, {"code": "AI_TIMEOUT"}, {"model": "m"}, {"user_id": str(uuid4())}],
+    ids=["since", "code", "model", "user"],
+)
+def test_narrow_search_is_planned_for(connect: Connect, search: dict[str, Any]) -> None:
+    """A search by a beginning, a code, a model or a user needs no further word."""
+    with connect(ScriptedAiProvider()) as client:
+        assert client.plan(client.find(**search)).selected == ()
 
 
 @pytest.mark.parametrize(
@@ -570,13 +622,14 @@ def test_app_may_refuse_the_events(database: psycopg.Connection, connect: Connec
         ({"on_outage": "panic"}, 'on_outage must be "pause" or "stop"'),
         ({"operator": ""}, "operator must have 1 to 255 printable characters"),
         ({"operator": "a\nb"}, "operator must have"),
+        ({"operator": "  "}, "operator must not be blank"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_arguments_are_named(connect: Connect, arguments: dict[str, Any], problem: str) -> None:
     """A wrong argument is a ``ValueError`` that names it; nothing has begun then."""
     with connect(ScriptedAiProvider()) as client, pytest.raises(ValueError, match=problem):
-        client.plan(client.find()).run(**{"operator": "ada", **arguments})
+        client.plan(client.find(), everything=True).run(**{"operator": "ada", **arguments})
 
 
 def test_rate_spaces_the_calls(database: psycopg.Connection, connect: Connect) -> None:
@@ -589,7 +642,7 @@ def test_rate_spaces_the_calls(database: psycopg.Connection, connect: Connect) -
         return ANSWER
 
     with connect(ScriptedAiProvider(default=answer)) as client:
-        plan, began = client.plan(client.find()), time.monotonic()
+        plan, began = client.plan(client.find(), everything=True), time.monotonic()
         plan.run(rate="20/second", operator="ada")
 
     assert max(starts) - began >= 4 / 20
@@ -606,7 +659,7 @@ def test_single_retries_go_on_beside_a_run(database: psycopg.Connection, connect
 
     ai = ScriptedAiProvider(default=answer)
     with connect(ai, max_calls=2) as client:
-        plan = client.plan(client.find())
+        plan = client.plan(client.find(), everything=True)
         clicked: list[str] = []
 
         def click() -> None:

@@ -23,10 +23,19 @@ from ai_retry.domain.context import stored_context
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.policy import DEFAULT_POLICY
 from ai_retry.domain.queue_model import Message
+from ai_retry.domain.reader import ContextFrom, reader_name
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.contract import new_generation
 from ai_retry.testing.provider import ScriptedServer
-from ai_retry.testing.queue_contract import VISIBILITY, enqueue, new_queued, ready, waiting
+from ai_retry.testing.queue_contract import (
+    VISIBILITY,
+    admission_to_enqueue,
+    enqueue,
+    new_queued,
+    ready,
+    try_enqueue,
+    waiting,
+)
 from tests.support.app_server import clean
 from tests.support.books import violations
 from tests.support.queue_world import SqlQueueWorld
@@ -59,13 +68,16 @@ class Site:
         ai = {"AI_BASE_URL": provider.base_url, "AI_API_KEY": AI_KEY, "AI_MODEL": "small"}
         return {**self.env, **ai, "AI_RETRY_BACKOFF_BASE_SECONDS": "0.1", **numbers}
 
-    def queued(self, user_id: UUID | None = None, prompt: str = SECRET_PROMPT) -> tuple[UUID, UUID]:
-        """Enqueue a generation that asks this, of this user or a new one; give both ids."""
+    def queued(
+        self, user_id: UUID | None = None, prompt: str = SECRET_PROMPT, reader: ContextFrom = stored_context
+    ) -> tuple[UUID, UUID]:
+        """Enqueue a generation that asks this, of this user or a new one, by an app with this reader; give both ids."""
         user_id = user_id or self.world.new_user()
         generation_id = self.world.new_generation(user_id)
         prompt_data = Jsonb({"messages": [{"role": "user", "content": prompt}]})
         self.world.set_generation(generation_id, prompt_data=prompt_data)
-        enqueue(self.world, user_id, generation_id, policy=DEFAULT_POLICY)
+        admission = admission_to_enqueue(self.world, user_id, generation_id, policy=DEFAULT_POLICY)
+        try_enqueue(self.world, replace(admission, context_reader=reader_name(reader)))
         return user_id, generation_id
 
     def statuses(self, *generation_ids: UUID) -> set[str]:
@@ -295,13 +307,14 @@ def test_storage_that_goes_away_is_waited_for(own_stack: Stack, tmp_path: Path, 
 
 def test_context_that_raises_is_put_aside(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """A bug in the app's own function stops nobody else's retry; its generation is looked at again later."""
-    _, broken = site.queued(prompt="broken")
-    _, sound = site.queued()
 
     def context_from(generation: Generation) -> Context:
         if generation.id == broken:
             raise RuntimeError(SECRET_PROMPT)
         return stored_context(generation)
+
+    _, broken = site.queued(prompt="broken", reader=context_from)
+    _, sound = site.queued(reader=context_from)
 
     stop = threading.Event()
     with ScriptedServer(default=Provider({"title": SECRET_ANSWER})) as provider:
@@ -311,14 +324,59 @@ def test_context_that_raises_is_put_aside(site: Site, caplog: pytest.LogCaptureF
             thread.start()
             eventually(lambda: site.statuses(sound) == {"success"})
             eventually(lambda: waiting(site.world) == [broken] and ready(site.world) == [])
-            eventually(lambda: "event=worker_failed code=INTERNAL error=RuntimeError" in caplog.text)
+            eventually(lambda: f"code=CONTEXT_MISSING generation_id={broken} at=test_worker.py:" in caplog.text)
             stop.set()
             thread.join()
 
     (row,) = site.world.attempts(broken)
     assert (row["outcome"], row["lease_expires_at"]) == (None, None)
     assert row["next_attempt_at"] - row["accepted_at"] > timedelta(seconds=30)
+    assert f"{reader_name(context_from)} raised RuntimeError" in caplog.text
     assert SECRET_PROMPT not in caplog.text
+
+
+def the_apps(generation: Generation) -> Context:
+    """Read as an app of its own does."""
+    return stored_context(generation)
+
+
+THE_APPS = f"{__name__}:the_apps"
+
+
+def test_other_readers_retry_is_left_and_reported(site: Site) -> None:
+    """A worker with another reader than the app's begins nothing, ends nothing, and names both and the remedy."""
+    _, generation_id = site.queued(reader=the_apps)
+
+    with ScriptedServer() as provider, running_worker(site.ask(provider), site.log) as worker:
+        eventually(lambda: worker.has_told(f"event=worker_failed code=NOT_CONFIGURED generation_id={generation_id}"))
+        worker.signal(signal.SIGTERM)
+        assert worker.exit_code() == 0
+
+    (line,) = [each for each in site.log.read_text().splitlines() if str(generation_id) in each]
+    assert " ERROR " in line
+    assert f"accepted with the reader {THE_APPS}, and this worker has ai_retry.domain.context:stored_context" in line
+    assert f"AI_RETRY_CONTEXT_FROM={THE_APPS}" in line
+    (row,) = site.world.attempts(generation_id)
+    assert (row["state"], site.world.error_logs(generation_id), provider.requests) == ("queued", [], [])
+    assert timedelta(seconds=50) < row["next_attempt_at"] - row["accepted_at"] < timedelta(seconds=120)
+    assert SECRET_PROMPT not in site.log.read_text()
+
+
+def test_missing_context_is_logged_with_its_field(site: Site) -> None:
+    """The right reader's word ends the accepted retry with its reason, and the log says which field it is about."""
+    _, generation_id = site.queued()
+    site.world.set_generation(generation_id, prompt_data=Jsonb({"messages": [{"role": 7, "content": SECRET_PROMPT}]}))
+
+    with ScriptedServer() as provider, running_worker(site.ask(provider), site.log) as worker:
+        eventually(lambda: site.statuses(generation_id) == {"error"})
+        eventually(lambda: worker.has_told("event=worker_ended"))
+
+    (line,) = [each for each in site.log.read_text().splitlines() if "event=accepted_retry_ended" in each]
+    assert " WARNING " in line
+    assert f"code=CONTEXT_MISSING generation_id={generation_id} " in line
+    assert "prompt_data.messages[0] must be an object with a role" in line
+    assert site.outcomes(generation_id) == ["failed"]
+    assert SECRET_PROMPT not in line
 
 
 def test_worker_without_a_queue_says_what_to_do(site: Site) -> None:

@@ -73,6 +73,21 @@ WORDS = st.sampled_from(
         "content_filter",
         "insufficient_quota",
         "rate_limit_exceeded",
+        "native_finish_reason",
+        "content_filter_results",
+        "filtered",
+        "param",
+        "quotaId",
+        "violations",
+        "SAFETY",
+        "moonphase",
+        "output_text",
+        "<think>",
+        "</think>",
+        "```json",
+        "<|im_end|>",
+        "Unexpected endpoint or method.",
+        "insufficient balance",
         "429",
         "502",
     ]
@@ -117,6 +132,7 @@ HEADERS = st.dictionaries(st.sampled_from(HEADER_NAMES), HEADER_VALUES, max_size
 STATUS = st.integers(100, 999) | st.sampled_from([200, 400, 402, 403, 404, 413, 429, 500, 503])
 BODIES = (
     st.binary(max_size=60)
+    | st.sampled_from([b"<html>", b"<!DOCTYPE html>", b"data: {}", b'{"error": "Unexpected endpoint or method."}'])
     | JSON.map(lambda value: json.dumps(value).encode())
     | ENVELOPE.map(lambda value: json.dumps(value).encode())
 )
@@ -195,7 +211,7 @@ def test_any_http_is_answer_or_failure(wire: _Wire, status: int, headers: dict[s
 def test_any_reply_is_judged(
     status: int, headers: dict[str, str], body: bytes, ending: Ending, schema: dict[str, Any] | None
 ) -> None:
-    """The classifier gives a verdict on every reply, tells nothing private, and never calls a 2xx certainly free."""
+    """Every reply has a verdict that holds nothing private; a 2xx is certainly free only where no API answered."""
     lower = {name.lower(): value for name, value in headers.items()}
     reply = Reply(status=status, headers=lower, body=body, ending=ending)
     redactor = Redactor(prompt=CONTEXT.messages, secrets=[KEY])
@@ -207,7 +223,7 @@ def test_any_reply_is_judged(
         assert ending is Ending.WHOLE
         json.dumps(outcome.output, allow_nan=False).encode()
     else:
-        assert not (outcome.certainly_not_generated and 200 <= status < 300)
+        assert not (outcome.certainly_not_generated and 200 <= status < 300 and not outcome.operator_fault)
         assert len(outcome.reason) <= 300
         assert outcome.reason.isprintable()
         assert PROMPT not in repr(outcome)

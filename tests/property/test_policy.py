@@ -11,6 +11,7 @@ from ai_retry.domain.errors import (
     AttemptsExhausted,
     ContextMissing,
     NotConfigured,
+    RetryInProgress,
     RetryRefused,
 )
 from ai_retry.domain.model import (
@@ -76,6 +77,8 @@ def attempts(draw: st.DrawFn, number: int) -> Attempt:
         closed_at=draw(instants) if outcome else None,
         counted=draw(st.booleans()),
         next_attempt_at=draw(st.none() | instants),
+        transient=draw(st.sampled_from([None, True, False])) if outcome is Outcome.FAILED else None,
+        operator_fault=draw(st.booleans()) if outcome is Outcome.FAILED else False,
     )
 
 
@@ -187,10 +190,20 @@ def test_admit_is_a_function(snapshot: Snapshot) -> None:
     assert (first and first.code) == (second and second.code)
 
 
-@given(snapshots(), st.booleans())
-def test_attempts_left_agree_with_admit(snapshot: Snapshot, counted: bool) -> None:
+@given(snapshots())
+def test_nobody_is_sent_back_in_vain(snapshot: Snapshot) -> None:
+    """A refusal has a wait only where somebody works on it, or the identical request may succeed after the wait."""
+    refusal = _refusal_of(snapshot)
+    last = snapshot.last_attempt
+
+    if refusal is not None and refusal.retry_after is not None and last is not None and not snapshot.stored_answer:
+        assert isinstance(refusal, RetryInProgress) or (last.transient is not False and not last.operator_fault)
+
+
+@given(snapshots(), st.booleans(), st.booleans())
+def test_attempts_left_agree_with_admit(snapshot: Snapshot, counted: bool, operator_fault: bool) -> None:
     """If attempts are left after a failure, the next ``admit`` does not call them exhausted, and the reverse."""
-    failure = a_failure(certainly_not_generated=not counted)
+    failure = a_failure(certainly_not_generated=not counted, operator_fault=operator_fault)
     refusal = _refusal_of(_after(snapshot, failure))
 
     assert isinstance(refusal, AttemptsExhausted) is not attempts_left(snapshot, failure)
@@ -227,7 +240,14 @@ def _refusal_of(snapshot: Snapshot) -> AiRetryError | None:
 def _after(snapshot: Snapshot, failure: Failure) -> Snapshot:
     """The snapshot once the attempt that it admitted has failed just now."""
     number = snapshot.attempts[-1].number + 1 if snapshot.attempts else 2
-    failed = an_attempt(number, started_at=AS_OF, closed_at=AS_OF, counted=failure.counted)
+    failed = an_attempt(
+        number,
+        started_at=AS_OF,
+        closed_at=AS_OF,
+        counted=failure.counted,
+        transient=failure.transient,
+        operator_fault=failure.operator_fault,
+    )
     return a_snapshot(
         generation=a_generation(status=GenerationStatus.ERROR),
         attempts=(*snapshot.attempts, failed),

@@ -288,6 +288,7 @@ class StorageMachine(RuleBasedStateMachine):
                 idempotency_key=key,
                 waive=waive,
                 charge=charge,
+                operator="ada",
             )
             row = self.world.attempts(generation_id)[result.attempt - 2]
             assert row["outcome"] == Outcome.SUCCEEDED

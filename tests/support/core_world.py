@@ -98,7 +98,7 @@ class CoreWorld:
         names = (
             *("user_id", "generation_id", "number", "token", "started_at", "lease_expires_at", "outcome", "closed_at"),
             *("code", "counted", "idempotency_key", "charge", "waived", "operator", "captured_at", "accepted_at"),
-            *("expires_at", "route", "message_id", "next_attempt_at"),
+            *("expires_at", "route", "message_id", "next_attempt_at", "transient", "operator_fault", "context_reader"),
         )
         return {
             **{name: getattr(row, name) for name in names},

@@ -1,8 +1,9 @@
 """Reads everything that is logged while the tests run, and finds what no log may hold.
 
-All loggers at all levels count, formatted with their arguments, exceptions and extra members, whether or not anybody
-listens; so do the logs of gunicorn. Not read: what PostgreSQL and Supabase Lite, which are no part of the product,
-write into their own files, and what the processes of the CLI's tests print.
+All loggers at all levels count, formatted with their arguments, exceptions and extra members, as a handler gets them
+(after the filters of their logger), whether or not there is one; so do the logs of gunicorn. Not read: what PostgreSQL
+and Supabase Lite, which are no part of the product, write into their own files, and what the processes of the CLI's
+tests print.
 
 A finding names logger, level, place and test, never the secret.
 """
@@ -112,17 +113,17 @@ def listen(patch: Any) -> None:
     """
     from tests.support.stack import Stack  # noqa: PLC0415 - it is not needed to read a log
 
-    is_enabled, handle, make_stack = logging.Logger.isEnabledFor, logging.Logger.handle, Stack.__init__
+    is_enabled, call_handlers, make_stack = logging.Logger.isEnabledFor, logging.Logger.callHandlers, Stack.__init__
 
     def shown(logger: logging.Logger, record: logging.LogRecord) -> None:
         SCAN.read_record(record)
         if is_enabled(logger, record.levelno):
-            handle(logger, record)
+            call_handlers(logger, record)
 
     def known(stack: Stack, *arguments: Any, **named: Any) -> None:
         make_stack(stack, *arguments, **named)
         SCAN.know("a key of the stack", (stack.secret_key, stack.publishable_key, stack.jwt_secret))
 
     patch.setattr(logging.Logger, "isEnabledFor", lambda _logger, _level: True)
-    patch.setattr(logging.Logger, "handle", shown)
+    patch.setattr(logging.Logger, "callHandlers", shown)
     patch.setattr(Stack, "__init__", known)

@@ -141,6 +141,8 @@ class OldPort:
             status=GenerationStatus.TIMEOUT if timeout else GenerationStatus.ERROR,
             message=str(GenerationFailed(failure)),
             reason=failure.reason,
+            transient=failure.transient,
+            operator_fault=failure.operator_fault,
             goes_on=goes_on,
         )
 
@@ -202,6 +204,7 @@ class OldPort:
                 expires_after=expires_after,
                 status_before=status if failed else GenerationStatus.TIMEOUT,
                 in_line=admission.max_live,
+                context_reader=admission.context_reader,
             )
             attempt = Open(
                 start=start,

@@ -50,6 +50,10 @@ class Time:
         """Tell the monotonic clock's seconds."""
         return 1000 + self.elapsed.total_seconds()
 
+    def sleep(self, seconds: float) -> None:
+        """Move both clocks forward."""
+        self.advance(seconds=seconds)
+
     def advance(self, **duration: float) -> None:
         """Move both clocks forward."""
         self.elapsed += timedelta(**duration)
@@ -167,7 +171,7 @@ def public_jwk(name: str, /, **members: Any) -> dict[str, Any]:
 
 def verifier(project: Project, clock: Time, **options: Any) -> TokenVerifier:
     """Build a verifier of the project on the test's clock."""
-    return TokenVerifier(project.url, now=clock.now, monotonic=clock.monotonic, **options)
+    return TokenVerifier(project.url, clock=clock, **options)
 
 
 def claims_of(project: Project, **changes: Any) -> dict[str, Any]:
@@ -431,7 +435,7 @@ class TestKeyCache:
 
     def test_reader_of_a_known_key_never_waits(self, project: Project, clock: Time) -> None:
         """While one thread fetches, others go on with the keys they know; unknown ones wait for the result."""
-        verify = verifier(project, clock, timeout=(10, 30))
+        verify = verifier(project, clock, timeout=timedelta(seconds=30))
         verify.verify(signed(claims_of(project)))
         gate = threading.Event()
         project.replies[JWKS_PATH] = Reply(body={"keys": [public_jwk("ec-1"), public_jwk("ec-2")]}, gate=gate)
@@ -493,7 +497,7 @@ class TestKeyCache:
         project.replies[JWKS_PATH] = Reply(body={}, gate=gate)
 
         with pytest.raises(AuthUnavailable):
-            verifier(project, clock, timeout=(1, 0.05)).verify(signed(claims_of(project)))
+            verifier(project, clock, timeout=timedelta(seconds=0.05)).verify(signed(claims_of(project)))
 
         gate.set()
 
@@ -806,7 +810,7 @@ class TestClaims:
 
     def test_slash_after_the_address_changes_nothing(self, project: Project, clock: Time) -> None:
         """An address is the same with and without its last slash."""
-        verify = TokenVerifier(f"{project.url}/", now=clock.now, monotonic=clock.monotonic)
+        verify = TokenVerifier(f"{project.url}/", clock=clock)
 
         assert verify.verify(signed(claims_of(project))) == USER
 

@@ -1,9 +1,10 @@
 """What the wiring promises: the parts that the settings name, one limit on calls, and nothing usable wasted."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
@@ -12,7 +13,7 @@ import pytest
 
 from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
-from ai_retry.bootstrap import connect, usable_context, verifier
+from ai_retry.bootstrap import connect, context_reader, usable_context, verifier
 from ai_retry.client import Client
 from ai_retry.clock import SystemClock
 from ai_retry.config import OPENROUTER, Settings
@@ -27,7 +28,9 @@ from ai_retry.domain.errors import (
     StorageUnavailable,
     TooManyParallel,
 )
-from ai_retry.domain.model import Context, Generation, Waiver
+from ai_retry.domain.model import Context, Generation, ResponseFormat, Waiver
+from ai_retry.domain.reader import reader_name
+from ai_retry.providers import dialect
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
 from ai_retry.slots import CallSlots
 from ai_retry.storage.memory import InMemoryStorage, SessionRefused
@@ -219,6 +222,17 @@ class TestUsableContext:
         with pytest.raises(ContextMissing, match="no model"):
             self.context(None, models=None, default=None)
 
+    def test_reserved_field_is_refused(self) -> None:
+        """A context's ``extra_body`` can't replace the model, past the list of those that are allowed."""
+
+        def context_from(generation: Generation) -> Context:
+            return replace(stored_context(generation), extra_body={"model": "enormous"})
+
+        with pytest.raises(ContextMissing, match=r"extra_body must not hold model \(") as refused:
+            usable_context(context_from, models=None, default_model="small", check_schema=dict)(a_generation())
+
+        assert "enormous" not in str(refused.value)
+
     def test_schema_is_checked_when_there_is_one(self) -> None:
         """The schema goes to the check, and what the check raises is the refusal."""
         seen: list[Mapping[str, Any]] = []
@@ -229,6 +243,11 @@ class TestUsableContext:
         context_from(a_generation(prompt_data={"messages": MESSAGES, "response_schema": schema}))
 
         assert seen == [schema]
+
+
+def titled(generation: Generation) -> Context:
+    """Read a context, and ask for a title."""
+    return replace(stored_context(generation), response_schema={"required": ["title"]})
 
 
 @pytest.fixture
@@ -261,8 +280,10 @@ class TestConnect:
                 ai_headers={"X-Title": "Training"},
                 ai_query={"api-version": "1"},
                 ai_auth_header="api-key",
+                ai_response_format=ResponseFormat.JSON_OBJECT,
+                ai_extra_body={"max_tokens": 800},
             )
-            with connect(settings) as client:
+            with connect(settings, context_from=titled) as client:
                 client.retry_generation(USER_ID, generation.id)
 
         (request,) = server.requests
@@ -271,6 +292,32 @@ class TestConnect:
         assert request.headers["x-title"] == "Training"
         assert "authorization" not in request.headers
         assert request.json()["model"] == "default-model"
+        assert request.json()["max_tokens"] == 800
+        assert request.json()["response_format"] == {"type": "json_object"}
+
+    def test_schema_is_checked_once_for_all(self, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Status pages, the retry and its request ask about the same schema, and it is checked once."""
+        checked: list[Any] = []
+        fault = dialect.fault
+
+        def counted(schema: Mapping[str, Any]) -> str | None:
+            checked.append(schema)
+            return fault(schema)
+
+        monkeypatch.setattr(dialect, "fault", counted)
+        schema = {"title": "checked once for all", "required": ["title"]}
+        prompt = {"messages": MESSAGES, "response_schema": schema}
+        generation = a_generation(prompt_data=prompt, created_at=SystemClock().now() - timedelta(hours=1))
+        storage.generations[generation.id] = generation
+
+        with ScriptedServer(chat({"title": "Intervals"})) as server:
+            settings = replace(HOSTED, ai_base_url=server.base_url)
+            with connect(settings) as client:
+                for _ in range(3):
+                    client.status(USER_ID, generation.id)
+                client.retry_generation(USER_ID, generation.id)
+
+        assert checked == [schema]
 
     @pytest.mark.parametrize(
         ("columns", "problem"),
@@ -361,6 +408,90 @@ class TestConnect:
     def test_default_provider_is_openrouter(self) -> None:
         """Settings, which import no adapter, and the adapter name the same address."""
         assert OPENROUTER == PROVIDERS_OPENROUTER
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Write a module of the app's, and give its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(text: str) -> str:
+        name = f"app_{uuid4().hex}"
+        (tmp_path / f"{name}.py").write_text(f"from ai_retry.domain.errors import ContextMissing\n{text}")
+        return name
+
+    return write
+
+
+class TestContextReader:
+    """What reads contexts: the function given, else the one that the settings name, else the default."""
+
+    READS = "def read(generation):\n    raise ContextMissing('by the settings')\n"
+
+    @staticmethod
+    def given(_: Generation) -> Context:
+        """Find nothing."""
+        raise ContextMissing("by the argument")
+
+    @pytest.mark.parametrize("is_given", [True, False])
+    def test_given_reader_wins_over_the_settings(self, app: Callable[[str], str], *, is_given: bool) -> None:
+        """An explicit function is the caller's word."""
+        settings = replace(HOSTED, context_from=f"{app(self.READS)}:read")
+
+        reader = context_reader(settings, self.given if is_given else None)
+
+        with pytest.raises(ContextMissing, match="by the argument" if is_given else "by the settings"):
+            reader(a_generation())
+
+    def test_given_reader_spares_the_import(self) -> None:
+        """What the settings name is not even looked at then."""
+        context_reader(replace(HOSTED, context_from="no_such_module:read"), self.given)
+
+    def test_default_reads_the_documented_form(self) -> None:
+        """Without either it is ``stored_context``."""
+        assert reader_name(context_reader(HOSTED)) == reader_name(stored_context)
+
+    def test_attribute_may_lie_deeper(self, app: Callable[[str], str]) -> None:
+        """A method of a class is named with a dot."""
+        name = app("class Reader:\n    @staticmethod\n    def read(generation):\n        raise ContextMissing('x')\n")
+
+        assert reader_name(context_reader(replace(HOSTED, context_from=f"{name}:Reader.read"))) == f"{name}:Reader.read"
+
+    @pytest.mark.parametrize(
+        ("text", "attribute", "problem"),
+        [
+            (READS, "reads", "{name} has no reads: name a function"),
+            (READS, "read.deeper", "{name} has no read.deeper: name a function"),
+            ("read = 7\n", "read", "{name} holds something that can't be called as read"),
+            (
+                "import no_such_library\n",
+                "read",
+                "{name} imports no_such_library, which is not installed ({name}.py:2)",
+            ),
+            ("1 / 0\n", "read", "importing {name} raised ZeroDivisionError ({name}.py:2)"),
+            ("raise ValueError('secret-of-the-app')\n", "read", "importing {name} raised ValueError"),
+            ("raise SystemExit('secret-of-the-app')\n", "read", "importing {name} raised SystemExit"),
+            ("def read(:\n", "read", "importing {name} raised SyntaxError ({name}.py:2)"),
+        ],
+    )
+    def test_unusable_reader_is_reported(
+        self, app: Callable[[str], str], text: str, attribute: str, problem: str
+    ) -> None:
+        """The error names the variable, what is wrong and what to do; no text of the app's own errors."""
+        name = app(text)
+
+        with pytest.raises(NotConfigured) as caught:
+            connect(replace(HOSTED, context_from=f"{name}:{attribute}"))
+
+        assert f"AI_RETRY_CONTEXT_FROM: {problem.format(name=name)}" in str(caught.value)
+        assert "secret-of-the-app" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+    @pytest.mark.parametrize("name", ["no_such_module", "no_such_package.prompts", "ai_retry.no_such_module"])
+    def test_missing_module_is_reported(self, name: str) -> None:
+        """Where no such module can be imported, the error says where it is looked for."""
+        with pytest.raises(NotConfigured, match=r"there is no module .*: start where .*PYTHONPATH"):
+            connect(replace(HOSTED, context_from=f"{name}:read"))
 
 
 def test_system_clock_tells_this_machines_time() -> None:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_retry.config import OPENROUTER, Settings, is_loopback
+from ai_retry.domain.context import RESERVED
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import QuotaRule
+from ai_retry.domain.model import QuotaRule, ResponseFormat
 from ai_retry.domain.policy import RetryPolicy
 
 HOSTED = {
@@ -27,6 +28,8 @@ EVERYTHING = HOSTED | {
     "AI_MODELS": "small, openai/gpt-4.1 ,large",
     "AI_HEADERS": '{"X-Title": "Training", "api-key": "azure-key-0123456789"}',
     "AI_QUERY": '{"api-version": "2024-10-21"}',
+    "AI_RESPONSE_FORMAT": "json_object",
+    "AI_EXTRA_BODY": '{"max_tokens": 800, "provider": {"api_key": "byok-0123456789"}}',
     "AI_RETRY_MAX_ATTEMPTS": "5",
     "AI_RETRY_HARD_CAP": "30",
     "AI_RETRY_HARD_CAP_WINDOW_SECONDS": "3600",
@@ -41,6 +44,7 @@ EVERYTHING = HOSTED | {
     "AI_RETRY_LEASE_SECONDS": "45",
     "AI_RETRY_SETTLE_MARGIN_SECONDS": "6",
     "AI_RETRY_MAX_CALLS": "8",
+    "AI_RETRY_CONTEXT_FROM": "shop.prompts:Reader.read",
 }
 SECRETS = ("0123456789", "hs256-secret", "db-password")
 
@@ -83,6 +87,8 @@ def test_every_variable_is_read() -> None:
         ai_models=frozenset({"small", "openai/gpt-4.1", "large"}),
         ai_headers={"X-Title": "Training", "api-key": "azure-key-0123456789"},
         ai_query={"api-version": "2024-10-21"},
+        ai_response_format=ResponseFormat.JSON_OBJECT,
+        ai_extra_body={"max_tokens": 800, "provider": {"api_key": "byok-0123456789"}},
         policy=RetryPolicy(
             max_attempts=5,
             hard_cap=30,
@@ -97,6 +103,7 @@ def test_every_variable_is_read() -> None:
             settle_margin=timedelta(seconds=6),
         ),
         max_calls=8,
+        context_from="shop.prompts:Reader.read",
     )
 
 
@@ -166,6 +173,14 @@ def test_numbers_must_work_together() -> None:
         "AI_MODELS": [",", "two words"],
         "AI_HEADERS": ["{", '{"a": 1}', '{"a b": "secret-1"}', '{"a": "secret-1\\n"}', "[" * 100_000],
         "AI_QUERY": ['"a"', '{"a": null}'],
+        "AI_RESPONSE_FORMAT": ["secret-1", "JSON_SCHEMA", "text"],
+        "AI_EXTRA_BODY": [
+            "{",
+            '["secret-1"]',
+            '{"a": NaN}',
+            "[" * 100_000,
+            *(f'{{"{name}": "secret-1"}}' for name in RESERVED),
+        ],
         "AI_RETRY_MAX_ATTEMPTS": ["1.5", "-1", "0x1", "\uff11", "1" * 10, "true"],
         "AI_RETRY_QUOTA_LIMIT": ["-1", "5_0"],
         "AI_RETRY_MAX_CALLS": ["0", "-1", "1.0"],
@@ -181,6 +196,14 @@ def test_malformed_variable_is_named_without_its_value(variable: str, values: li
         assert told.startswith(f"ai-retry is not set up: {variable} ")
         assert told.count(";") == 0
         assert "secret-1" not in told
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_reserved_field_of_extra_body_is_named(name: str) -> None:
+    """A field that may not be replaced is named, with what to do instead."""
+    told = problems(HOSTED | {"AI_EXTRA_BODY": f'{{"seed": 1, "{name}": "secret-1"}}'})
+
+    assert f"AI_EXTRA_BODY must not hold {name} ({RESERVED[name]})" in told
 
 
 @given(st.dictionaries(st.sampled_from([*EVERYTHING, "AI_AUTH_HEADER"]), st.text()))
@@ -234,3 +257,11 @@ def test_environment_is_read_when_called(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("TEST_STACK", raising=False)
 
     assert Settings.from_env().ai_model == "small"
+
+
+@pytest.mark.parametrize("name", ["prompts", "prompts.read", "prompts:", ":read", "a b:c", "a:b()", "1a:b", "a/b:c"])
+def test_reader_is_named_by_module_and_function(name: str) -> None:
+    """Anything else is refused with the form that is needed."""
+    told = problems(HOSTED | {"AI_RETRY_CONTEXT_FROM": name})
+
+    assert "AI_RETRY_CONTEXT_FROM must name a function as package.module:function" in told

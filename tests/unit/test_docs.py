@@ -54,7 +54,7 @@ def test_commands_were_found() -> None:
 def test_variables_of_pages_exist(page: Path) -> None:
     """Each of our variables that a page names is read."""
     known = {*config._variables(DEFAULT_POLICY), *config._variables(DEFAULT_POLICY.quota, "quota_")}
-    known |= {"AI_RETRY_MAX_CALLS", "AI_RETRY_SPOOL_DIR"}
+    known |= {"AI_RETRY_CONTEXT_FROM", "AI_RETRY_MAX_CALLS", "AI_RETRY_SPOOL_DIR"}
 
     assert set(re.findall(r"\bAI_RETRY_[A-Z_]+[A-Z]\b", page.read_text(encoding="utf-8"))) <= known
 

@@ -38,11 +38,11 @@ EXAMPLES: list[AiRetryError] = [
     ContextMissing("prompt_data is null"),
     AlreadySucceeded(GENERATION_ID),
     AlreadySucceeded(GENERATION_ID, USER_ID),
-    BackoffNotElapsed(AS_OF, retry_after=1.5 * SECOND),
-    RetryInProgress(retry_after=SECOND),
-    TooManyParallel(2, retry_after=SECOND),
-    QuotaExhausted(limit=5, resets_at=AS_OF, retry_after=SECOND),
-    QuotaExhausted(limit=0, resets_at=None, retry_after=None),
+    BackoffNotElapsed(AS_OF, wait=1.5 * SECOND),
+    RetryInProgress(wait=SECOND),
+    TooManyParallel(2, wait=SECOND),
+    QuotaExhausted(limit=5, resets_at=AS_OF, wait=SECOND),
+    QuotaExhausted(limit=0, resets_at=None, wait=None),
     AttemptsExhausted(attempts=4, max_attempts=4),
     *(GenerationFailed(a_failure(code), retry_after=SECOND) for code in FailureCode),
     SessionRejected("title_is_short", retry_after=SECOND),
@@ -96,10 +96,10 @@ def test_error_says_what_to_do(error: AiRetryError) -> None:
         (GenerationNotFound(GENERATION_ID), "GENERATION_NOT_FOUND", 404),
         (ContextMissing("…"), "CONTEXT_MISSING", 404),
         (AlreadySucceeded(GENERATION_ID), "ALREADY_SUCCEEDED", 409),
-        (BackoffNotElapsed(AS_OF, retry_after=SECOND), "RETRY_TOO_SOON", 429),
-        (RetryInProgress(retry_after=SECOND), "RETRY_IN_PROGRESS", 429),
-        (TooManyParallel(2, retry_after=SECOND), "TOO_MANY_PARALLEL_RETRIES", 429),
-        (QuotaExhausted(limit=5, resets_at=None, retry_after=None), "QUOTA_EXHAUSTED", 429),
+        (BackoffNotElapsed(AS_OF, wait=SECOND), "RETRY_TOO_SOON", 429),
+        (RetryInProgress(wait=SECOND), "RETRY_IN_PROGRESS", 429),
+        (TooManyParallel(2, wait=SECOND), "TOO_MANY_PARALLEL_RETRIES", 429),
+        (QuotaExhausted(limit=5, resets_at=None, wait=None), "QUOTA_EXHAUSTED", 429),
         (AttemptsExhausted(attempts=4, max_attempts=4), "RETRY_LIMIT_REACHED", 429),
         (GenerationFailed(a_failure(FailureCode.INCOMPLETE)), "AI_INCOMPLETE", 502),
         (SessionRejected(None, retry_after=None), "SESSION_REJECTED", 500),
@@ -116,7 +116,7 @@ def test_error_has_its_code_and_status(error: AiRetryError, code: str, http_stat
 
 def test_wait_is_told_in_whole_seconds() -> None:
     """Waits are rounded up, so that nobody comes back a moment too early."""
-    assert "in 2 s" in str(BackoffNotElapsed(AS_OF, retry_after=timedelta(seconds=1.001)))
+    assert "in 2 s" in str(BackoffNotElapsed(AS_OF, wait=timedelta(seconds=1.001)))
 
 
 def test_failed_generation_hides_the_reason() -> None:
@@ -154,7 +154,7 @@ def test_lost_lease_says_if_answer_is_kept() -> None:
 
 def test_details_are_the_errors_own() -> None:
     """Changing an error's details changes no other's."""
-    first, second = RetryInProgress(retry_after=SECOND), RetryInProgress(retry_after=SECOND)
+    first, second = RetryInProgress(wait=SECOND), RetryInProgress(wait=SECOND)
 
     first.details["seen"] = True
 

@@ -66,23 +66,23 @@ CONTRACT: list[tuple[AiRetryError, int, str, int | None, dict[str, Any]]] = [
     (errors.AlreadySucceeded(ID, ID), 409, "ALREADY_SUCCEEDED", None, {"sessionId": str(ID)}),
     (errors.AlreadySucceeded(ID), 409, "ALREADY_SUCCEEDED", None, {}),
     (
-        errors.BackoffNotElapsed(INSTANT, retry_after=WAIT),
+        errors.BackoffNotElapsed(INSTANT, wait=WAIT),
         429,
         "RETRY_TOO_SOON",
         3,
         {"nextAttemptAt": "2026-01-31T12:00:00.250000Z"},
     ),
-    (errors.RetryInProgress(retry_after=timedelta(0)), 429, "RETRY_IN_PROGRESS", 1, {}),
-    (errors.TooManyParallel(2, retry_after=WAIT), 429, "TOO_MANY_PARALLEL_RETRIES", 3, {"maxParallel": 2}),
+    (errors.RetryInProgress(wait=timedelta(0)), 429, "RETRY_IN_PROGRESS", 1, {}),
+    (errors.TooManyParallel(2, wait=WAIT), 429, "TOO_MANY_PARALLEL_RETRIES", 3, {"maxParallel": 2}),
     (
-        errors.QuotaExhausted(limit=5, resets_at=INSTANT, retry_after=timedelta(hours=1)),
+        errors.QuotaExhausted(limit=5, resets_at=INSTANT, wait=timedelta(hours=1)),
         429,
         "QUOTA_EXHAUSTED",
         3600,
         {"limit": 5, "resetsAt": "2026-01-31T12:00:00.250000Z"},
     ),
     (
-        errors.QuotaExhausted(limit=0, resets_at=None, retry_after=None),
+        errors.QuotaExhausted(limit=0, resets_at=None, wait=None),
         429,
         "QUOTA_EXHAUSTED",
         None,
@@ -364,6 +364,9 @@ KEYS = {
     r'"a\"b\\c"': 'a"b\\c',
     "!" * 255: "!" * 255,
     '"' + r"\"" * 255 + '"': '"' * 255,
+    "plan": "plan",
+    "Plan:k": "Plan:k",
+    "my-plan:k": "my-plan:k",
 }
 BAD_KEYS = [
     "",
@@ -403,6 +406,19 @@ class TestIdempotencyKey:
         response = api.retry(ID, {**api.authorization, "Idempotency-Key": header.encode().decode("latin-1")})
 
         assert (response.status_code, code_of(response)) == (400, "INVALID_IDEMPOTENCY_KEY")
+
+    @pytest.mark.parametrize("header", ["plan:0123", '"plan:0123"', "plan:", '"plan:\\"k"'])
+    @pytest.mark.parametrize("prefer", [{}, {"Prefer": "respond-async"}], ids=["now", "later"])
+    def test_key_of_a_plan_is_400(self, header: str, prefer: dict[str, str]) -> None:
+        """A user can't pass an attempt off as a recovery plan's; the answer says why, and nothing is written."""
+        api = edge(ANSWER)
+
+        response = api.retry(api.add_generation(), {**api.authorization, **prefer, "Idempotency-Key": header})
+
+        assert (response.status_code, code_of(response)) == (400, "INVALID_IDEMPOTENCY_KEY")
+        assert response.json is not None
+        assert "must not begin with plan:" in response.json["error"]["message"]
+        assert list(api.storage.attempts.values()) == []
 
 
 class TestStatus:

@@ -42,6 +42,7 @@ def test_key_changes_with_known_outcome(known: ProviderOutcome) -> None:
         {"model": "other"},
         {"parameters": {"temperature": 1}},
         {"response_schema": {"type": "object"}},
+        {"extra_body": {"max_tokens": 5}},
     ],
     ids=lambda changed: next(iter(changed)),
 )

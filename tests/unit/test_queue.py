@@ -1,5 +1,6 @@
 """Accepting a retry, taking it back, and what a worker does with a message, on the queue in memory."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
+    AiRetryError,
     AlreadySucceeded,
     AttemptsExhausted,
     ContextMissing,
@@ -18,10 +20,11 @@ from ai_retry.domain.errors import (
     RetryInProgress,
 )
 from ai_retry.domain.model import Admission, Context, FailureCode, Generation, RetryResult, Waiver
-from ai_retry.domain.policy import ContextFrom, RetryPolicy
+from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import cancel_retry, enqueue_generation, run_queued
 from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.queued_attempt import OUTAGE_PACE, QueueOutcome
+from ai_retry.domain.reader import ContextFrom, OtherReader, ReaderFailed, reader_name
 from ai_retry.storage.memory_queue import InMemoryQueueStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
@@ -29,6 +32,7 @@ from ai_retry.testing.contract import POLICY as ROOMY
 from ai_retry.testing.contract import claim_of, fail, new_generation, outcomes, quota_of, succeed
 from ai_retry.testing.queue_contract import (
     MemoryQueueWorld,
+    admission_to_enqueue,
     is_queued,
     last_attempt,
     new_queued,
@@ -74,6 +78,7 @@ def do(
     context_from: ContextFrom = stored_context,
     clock: ManualClock | None = None,
     jitter: float = 1.0,
+    on_end: Callable[[AiRetryError], None] = lambda _: None,
 ) -> list[QueueOutcome]:
     """Do what every message hints at that can be seen; every step of the provider's script is asked for."""
     ai = ScriptedAiProvider(*script)
@@ -86,6 +91,7 @@ def do(
             policy=policy,
             context_from=context_from,
             route_of=lambda _: ROUTE,
+            on_end=on_end,
             jitter=lambda: jitter,
         )
         for message in receive(world)
@@ -203,7 +209,7 @@ def test_rules_refuse_before_anything_is_written(world: MemoryQueueWorld) -> Non
         accept(world, user_id, uuid4())
     world.tables.has_queue = False
     with pytest.raises(NotConfigured):
-        accept(world, user_id, generation_id, waive=frozenset({Waiver.QUOTA}))
+        accept(world, user_id, generation_id, waive=frozenset({Waiver.QUOTA}), operator="ann")
     assert world.attempts(generation_id) == []
 
 
@@ -588,14 +594,14 @@ def test_dead_workers_attempt_is_taken_over(world: MemoryQueueWorld) -> None:
 
 def test_context_is_the_apps_to_read(world: MemoryQueueWorld) -> None:
     """The app's own function says what to ask; when it finds nothing the retry ends."""
-    accepted(world)
+    archived = False
 
     def context_from(generation: Generation) -> Context:
+        if archived:
+            raise ContextMissing("it was archived")
         return replace(stored_context(generation), model="large")
 
-    def no_context(_: Generation) -> Context:
-        raise ContextMissing("it was archived")
-
+    accepted(world, context_from=context_from)
     ai = ScriptedAiProvider(ANSWER)
     (message,) = receive(world)
     parts: dict[str, Any] = {"storage": world.storage, "clock": ManualClock(), "policy": POLICY}
@@ -605,8 +611,9 @@ def test_context_is_the_apps_to_read(world: MemoryQueueWorld) -> None:
     )
     assert [call.context.model for call in ai.calls] == ["large"]
 
-    _, generation_id = accepted(world, context_from=stored_context)
-    assert do(world, context_from=no_context) == [QueueOutcome.ENDED]
+    _, generation_id = accepted(world, context_from=context_from)
+    archived = True
+    assert do(world, context_from=context_from) == [QueueOutcome.ENDED]
     assert last_attempt(world, generation_id)["code"] == "CONTEXT_MISSING"
 
 
@@ -748,3 +755,112 @@ def test_jitter_is_random_where_none_is_given(world: MemoryQueueWorld) -> None:
         run_queued(message, storage=world.storage, ai=ai, clock=ManualClock(), route_of=lambda _: ROUTE, policy=POLICY)
 
     assert len({last_attempt(world, each)["next_attempt_at"] for each in generation_ids}) > 1
+
+
+# Readers
+
+
+def none_to_read(_: Generation) -> Context:
+    """Find no context anywhere."""
+    raise ContextMissing("prompt_data.question is missing")
+
+
+def defective(generation: Generation) -> Context:
+    """Read what is not there."""
+    return Context(messages=generation.prompt_data["question"], model=None)
+
+
+@pytest.mark.parametrize("other", [stored_context, none_to_read, defective])
+def test_other_reader_leaves_it_queued(world: MemoryQueueWorld, other: ContextFrom) -> None:
+    """Whatever another reader would say of the context: the retry waits a minute, and then for the right worker."""
+
+    def the_apps(generation: Generation) -> Context:
+        return stored_context(generation)
+
+    _, generation_id = accepted(world, context_from=the_apps)
+
+    with pytest.raises(OtherReader) as caught:
+        do(world, context_from=other)
+
+    assert f"accepted with the reader {reader_name(the_apps)}" in str(caught.value)
+    assert f"this worker has {reader_name(other)}" in str(caught.value)
+    assert f"AI_RETRY_CONTEXT_FROM={reader_name(the_apps)}" in str(caught.value)
+    row = last_attempt(world, generation_id)
+    assert (is_queued(row), row["next_attempt_at"]) == (True, world.clock.now() + timedelta(minutes=1))
+    assert (status_of(world, generation_id), world.error_logs(generation_id)) == ("queued", [])
+    assert do(world) == []
+    world.advance(timedelta(minutes=1))
+    assert do(world, ANSWER, context_from=the_apps) == [QueueOutcome.SUCCEEDED]
+
+
+def test_reader_is_asked_in_every_later_attempt(world: MemoryQueueWorld) -> None:
+    """An accepted retry that goes on still waits for the reader with which it was accepted."""
+    accepted(world)
+    assert do(world, a_failure(FailureCode.TIMEOUT)) == [QueueOutcome.GOES_ON]
+    world.advance(POLICY.backoff_cap)
+
+    with pytest.raises(OtherReader):
+        do(world, context_from=none_to_read)
+
+
+def test_retry_without_recorded_reader_is_anyones(world: MemoryQueueWorld) -> None:
+    """What an older version accepted is run by any worker."""
+    _, generation_id = accepted(world)
+    row = next(each for each in world.tables.attempts.values() if each.generation_id == generation_id)
+    world.tables.attempts[row.token] = replace(row, context_reader=None)
+
+    def others(generation: Generation) -> Context:
+        return stored_context(generation)
+
+    assert do(world, ANSWER, context_from=others) == [QueueOutcome.SUCCEEDED]
+
+
+def test_stored_answer_needs_no_reader(world: MemoryQueueWorld) -> None:
+    """A paid answer becomes a session whoever works: its context is not read."""
+    accepted(world)
+    world.refuse_sessions("title_is_short")
+    assert do(world, ANSWER) == [QueueOutcome.GOES_ON]
+    world.refuse_sessions(None)
+    world.advance(POLICY.backoff_cap)
+
+    assert do(world, context_from=none_to_read) == [QueueOutcome.SUCCEEDED]
+
+
+def test_expired_retry_ends_whoever_looks(world: MemoryQueueWorld) -> None:
+    """No verdict of a reader, so that nothing waits beyond its time for a worker that never comes."""
+    _, generation_id = accepted(world)
+    world.advance(POLICY.max_queued)
+
+    assert do(world, context_from=none_to_read) == [QueueOutcome.ENDED]
+    assert last_attempt(world, generation_id)["code"] == "RETRY_EXPIRED"
+
+
+def test_defect_of_the_reader_ends_nothing(world: MemoryQueueWorld) -> None:
+    """A reader that raises is the operator's to correct: the accepted retry waits for the next release."""
+    user_id, generation_id = new_generation(world)
+    admission = admission_to_enqueue(world, user_id, generation_id)
+    world.storage.enqueue(
+        replace(admission, context_reader=reader_name(defective)), token=uuid4(), expires_after=POLICY.max_queued
+    )
+
+    with pytest.raises(ReaderFailed, match="defective raised KeyError"):
+        do(world, context_from=defective)
+
+    row = last_attempt(world, generation_id)
+    assert (is_queued(row), row["next_attempt_at"]) == (True, world.clock.now() + timedelta(minutes=1))
+    assert world.error_logs(generation_id) == []
+
+
+def test_end_without_a_call_is_reported(world: MemoryQueueWorld) -> None:
+    """Whoever runs the message learns why the accepted retry ended."""
+    user_id, generation_id = new_generation(world)
+    admission = admission_to_enqueue(world, user_id, generation_id)
+    world.storage.enqueue(
+        replace(admission, context_reader=reader_name(none_to_read)), token=uuid4(), expires_after=POLICY.max_queued
+    )
+    reasons: list[AiRetryError] = []
+
+    assert do(world, context_from=none_to_read, on_end=reasons.append) == [QueueOutcome.ENDED]
+
+    assert [str(each) for each in reasons] == [str(ContextMissing("prompt_data.question is missing"))]
+    assert last_attempt(world, generation_id)["code"] == "CONTEXT_MISSING"

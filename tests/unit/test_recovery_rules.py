@@ -5,13 +5,18 @@ from datetime import timedelta
 
 import pytest
 
+from ai_retry.domain.errors import TooManyParallel
 from ai_retry.domain.model import GenerationStatus, Outcome, Waiver
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.recovery import Decision, PlanAttempt, judge, settled_attempt
+from ai_retry.recovery.line import Task
+from ai_retry.recovery.retrier import Ended, _end_of, _WatchedStorage
+from ai_retry.testing.contract import MemoryWorld
 from tests.support.builders import (
     AS_OF,
     GENERATION_ID,
     SECOND,
+    USER_ID,
     a_generation,
     a_quota,
     a_snapshot,
@@ -110,3 +115,16 @@ def test_plan_attempt_says_whether_it_is_settled() -> None:
     assert row.settled
     assert not replace(row, outcome=Outcome.ABANDONED).settled
     assert not replace(row, outcome=None).settled
+
+
+def test_operators_run_waits_whether_or_not_it_helps() -> None:
+    """Who runs a plan means to retry: a refusal that passes is waited for, though nobody is asked to come back."""
+    refusal = TooManyParallel(2, wait=SECOND, helps=False)
+    task = Task(USER_ID, GENERATION_ID)
+    watched = _WatchedStorage(MemoryWorld().storage, "plan:x")
+
+    ended = _end_of(refusal, watched, Ended(task=task, started_in=0, outcome="left"))
+
+    assert ended.again_after == 1.0
+    assert ended.left is not None
+    assert ended.left.retry_at is None

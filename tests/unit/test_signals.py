@@ -1,7 +1,7 @@
 """The table of signals, and the classifier on answers that need no socket."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from ai_retry.domain.model import Answer, Failure, FailureCode, ProviderOutcome, Usage
-from ai_retry.providers import signals
+from ai_retry.providers import answer_signals, signals, vocabulary
 from ai_retry.providers.classify import Ending, Reply, classify
-from ai_retry.providers.redaction import DROPPED, Redactor
+from ai_retry.providers.redaction import Redactor
+from ai_retry.secrecy import DROPPED
 
+SIGNALS = (*signals.BEFORE, *signals.STATUS, *answer_signals.CONTENT)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PROMPT = [
     {"role": "system", "content": "You are a trainer for long distance runners."},
@@ -35,11 +37,13 @@ def judge(
     headers: Mapping[str, str] | None = None,
     schema: Mapping[str, Any] | None = TITLE,
     ending: Ending = Ending.WHOLE,
+    added: Collection[str] = (),
 ) -> Answer | Failure:
     """Classify an answer to ``PROMPT``."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     reply = Reply(status=status, headers=headers or {}, body=content, ending=ending)
-    return classify(reply, schema=schema, now=NOW, redactor=Redactor(prompt=PROMPT, secrets=[KEY]))
+    redactor = Redactor(prompt=PROMPT, secrets=[KEY])
+    return classify(reply, schema=schema, now=NOW, redactor=redactor, added=added)
 
 
 def failure(status: int, body: Any, **more: Any) -> Failure:
@@ -61,14 +65,14 @@ def error(**members: Any) -> dict[str, Any]:
 
 def test_every_row_has_its_source() -> None:
     """Each row of the table says where its rule is from, and fits into a reason."""
-    for signal in signals.SIGNALS:
+    for signal in SIGNALS:
         assert signal.source
         assert 5 < len(signal.shows) < 60
 
 
 def test_no_row_is_free_and_paid_at_once() -> None:
-    """What is certain not to have generated is never told of cut or invalid answers, and never by a time-out."""
-    for signal in signals.SIGNALS:
+    """No row says of a cut or invalid answer, or of a time-out, that certainly nothing was generated."""
+    for signal in SIGNALS:
         if signal.not_generated:
             assert signal.code in (FailureCode.RATE_LIMITED, FailureCode.REJECTED, FailureCode.UNAVAILABLE)
         if signal.operator_fault:
@@ -258,7 +262,7 @@ def test_broken_content_without_a_reason_was_cut() -> None:
     "content",
     [
         "Here you are: {}",
-        '```json\n{"title": "x"}\n```',
+        '```json\n{"title": "x"}\n```\n```\n{}\n```',
         '{"title": "x"} {"title": "y"}',
         '{"title": "x",}',
         '{"title": NaN}',
@@ -269,7 +273,7 @@ def test_broken_content_without_a_reason_was_cut() -> None:
     ],
 )
 def test_only_exact_output_is_an_answer(content: str) -> None:
-    """Prose, fences, duplicates, unstorable values and other shapes fail, are paid for, and may be tried again."""
+    """Prose, two fences, duplicates, unstorable values and other shapes fail, are paid for, and may be tried again."""
     found = failure(200, completion(content, usage={"total_tokens": 5}))
 
     assert found.code is FailureCode.INVALID_OUTPUT
@@ -305,7 +309,7 @@ def test_text_is_the_output_without_a_schema() -> None:
         (b"[" * 100_000, Ending.WHOLE, FailureCode.INCOMPLETE),
         (b'{"a":' + b"9" * 5000 + b"}", Ending.WHOLE, FailureCode.INCOMPLETE),
         (b"data: {}\n\n", Ending.WHOLE, FailureCode.UNAVAILABLE),
-        (b"<html>Log in</html>", Ending.WHOLE, FailureCode.UNAVAILABLE),
+        (b"<error>No</error>", Ending.WHOLE, FailureCode.UNAVAILABLE),
         (b"\xff\xfe{\x00}\x00", Ending.WHOLE, FailureCode.UNAVAILABLE),
         (b"{}", Ending.WHOLE, FailureCode.INVALID_OUTPUT),
         (b"[]", Ending.WHOLE, FailureCode.INVALID_OUTPUT),
@@ -321,6 +325,186 @@ def test_unreadable_answers_are_told_apart(body: bytes, ending: Ending, code: Fa
     found = failure(200, body, ending=ending)
 
     assert (found.code, found.transient, found.certainly_not_generated) == (code, True, False)
+
+
+@pytest.mark.parametrize("ending", Ending)
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"<html>Log in</html>", {}),
+        (b"\n <!-- a -->\n<!DOCTYPE HTML>", {}),
+        (b"<!doctype html>", {"content-type": "application/json"}),
+        (b"<p>Log in</p>", {"content-type": "text/html; charset=utf-8"}),
+    ],
+)
+def test_web_page_is_the_operators_fault(body: bytes, headers: dict[str, str], ending: Ending) -> None:
+    """A page with status 200, whole or not, was certainly no generation, and no repeat helps."""
+    found = failure(200, body, headers=headers | {"retry-after": "1"}, ending=ending)
+
+    assert (found.code, found.transient, found.certainly_not_generated) == (FailureCode.REJECTED, False, True)
+    assert found.operator_fault
+    assert found.retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (400, error(code="invalid_request_error", param="response_format"), "response_format"),
+        (400, error(type="invalid_request_error", param="response_format.json_schema"), "response_format"),
+        (422, {"detail": [{"loc": ["body", "response_format", "type"], "msg": "No"}]}, "response_format"),
+        (400, {"error": {"message": "This response_format type is unavailable now"}}, "response_format"),
+        (400, {"error": {"message": "Unknown name 'strict': cannot find field"}}, "strict"),
+        (400, error(param="max_tokens", code="unsupported_parameter"), "max_tokens"),
+        (501, error(param="top_k"), "top_k"),
+        (200, error(code="invalid_request_error", param="top_k"), "top_k"),
+    ],
+)
+def test_refused_field_of_ours_is_the_operators_fault(status: int, body: Any, says: str) -> None:
+    """An error about a field that the deployment added is uncounted, not repeated, and names the field."""
+    found = failure(status, body, added=("response_format", "max_tokens", "top_k"))
+
+    assert (found.code, found.transient, found.counted) == (FailureCode.REJECTED, False, False)
+    assert found.operator_fault
+    assert f"): {says}: " in found.reason
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        error(param="temperature"),
+        error(param="messages", code="invalid_request_error"),
+        {"error": {"message": "A top_k is wrong", "param": "messages[0].content"}},
+        {"error": {"message": "max_tokens_to_sample is wrong"}},
+        error(param="max_tokens", code="context_length_exceeded"),
+        error(param="max_tokens", code="content_filter"),
+    ],
+)
+def test_refused_field_of_the_user_is_theirs(body: Any) -> None:
+    """An error about another field, or with a more telling word, is no fault of the operator."""
+    assert not failure(400, body, added=("max_tokens", "top_k")).operator_fault
+
+
+def test_response_format_counts_only_if_added() -> None:
+    """The parts of ``response_format`` are ours only where the deployment added it."""
+    body = {"error": {"message": "json_schema is wrong"}}
+
+    assert not failure(400, body, added=("top_k",)).operator_fault
+    assert failure(400, body, added=("response_format",)).operator_fault
+
+
+@pytest.mark.parametrize("phrase", sorted(vocabulary.NO_CREDIT_PHRASES))
+@pytest.mark.parametrize("status", [400, 403, 429])
+def test_no_credit_in_words_is_not_pace(status: int, phrase: str) -> None:
+    """Each phrase about money is the operator's, unless the answer names a wait or a limit on a time."""
+    body = {"error": {"message": f"Sorry: {phrase.title()}!"}}
+
+    found = failure(status, body)
+
+    assert (found.code, found.operator_fault, found.counted) == (FailureCode.REJECTED, True, False)
+    assert failure(429, body, headers={"retry-after": "5"}).retry_after == timedelta(seconds=5)
+    assert failure(429, {"error": {"message": f"Limit: 3 requests per minute. {phrase}"}}).transient
+
+
+@pytest.mark.parametrize(
+    ("message", "operator"),
+    [
+        ("Unexpected endpoint or method. (POST /chat/completions)", True),
+        ("Endpoint is overloaded", False),
+        ("Generation failed", False),
+        ("", False),
+    ],
+)
+def test_error_object_may_have_generated(message: str, operator: bool) -> None:
+    """An error object without a number is certain only if it says that there is no such endpoint."""
+    found = failure(200, {"error": {"message": message, "type": "t"}})
+
+    assert (found.operator_fault, found.certainly_not_generated) == (operator, operator)
+
+
+def test_number_beside_an_error_text_counts() -> None:
+    """An error text with a status beside it is judged by that status, also inside a 200."""
+    assert failure(200, {"error": "No", "code": 429}).code is FailureCode.RATE_LIMITED
+    assert not failure(200, {"error": "No", "code": 429}).certainly_not_generated
+
+
+@pytest.mark.parametrize("reason", sorted(answer_signals.ENDS - {""}))
+def test_known_end_is_whole_in_any_case(reason: str) -> None:
+    """Each word for an end lets text pass, in upper and lower case and with hyphens."""
+    for written in (reason, reason.upper(), reason.title(), reason.replace("_", "-"), f" {reason} "):
+        assert isinstance(judge(200, completion("Run!", reason=written), schema=None), Answer)
+
+
+@pytest.mark.parametrize(
+    ("signal", "reason"),
+    [
+        (signal, reason)
+        for signal in (answer_signals.REFUSED, answer_signals.TOO_LONG, answer_signals.ABORTED)
+        for reason in sorted(signal.words)
+    ],
+)
+@pytest.mark.parametrize("content", ['{"title": "x"}', "Run", "", None])
+def test_known_cut_or_refusal_always_fails(signal: signals.Signal, reason: str, content: str | None) -> None:
+    """Each word for a cut or a refusal fails whatever the content is, with and without a schema, also as native."""
+    bodies = [
+        completion(content, reason=reason.upper()),
+        {"choices": [{"message": {"content": content}, "finish_reason": "stop", "native_finish_reason": reason}]},
+    ]
+    for body in bodies:
+        for schema in (None, TITLE):
+            found = failure(200, body, schema=schema)
+
+            assert (found.code, found.transient) == (signal.code, signal.transient)
+            assert f"finish_reason {reason}" in found.reason
+
+
+def test_vocabularies_do_not_overlap() -> None:
+    """No finish reason means two things."""
+    words = [word for signal in answer_signals.CONTENT for word in signal.words] + list(answer_signals.ENDS)
+
+    assert len(words) == len(set(words))
+
+
+def test_unknown_reason_is_cleaned_and_short() -> None:
+    """A finish reason is the provider's text: no quotation of the prompt, no control character, at most one line."""
+    quoted = failure(200, completion("Run", reason="since the Boston marathon in April"), schema=None)
+    long = failure(200, completion("Run", reason="a\x00b\n" + "c" * 5000), schema=None)
+
+    assert quoted.reason.endswith(f"finish_reason: {DROPPED}")
+    assert long.reason.isprintable()
+    assert len(long.reason) < 200
+
+
+@pytest.mark.parametrize("output", [5, "x", True, None])
+def test_scalar_needs_a_known_end(output: Any) -> None:
+    """A scalar does not show whether it is whole, so an unknown finish reason fails it."""
+    content = json.dumps(output)
+
+    assert failure(200, completion(content, reason="moonphase"), schema={}).code is FailureCode.INCOMPLETE
+    assert isinstance(judge(200, completion(content), schema={}), Answer)
+
+
+@pytest.mark.parametrize(
+    ("where", "report", "refused"),
+    [
+        ("choice", "safety", True),
+        ("message", {"result": ["SAFETY"]}, True),
+        ("envelope", [{"role": "assistant", "level": 3}], False),
+        ("choice", {"hate": {"filtered": False}, "jailbreak": {"filtered": False, "detected": True}}, False),
+        ("choice", {"custom_blocklists": {"filtered": False, "details": [{"filtered": False, "id": "safety"}]}}, False),
+        ("choice", {"custom_blocklists": {"filtered": True}}, True),
+        ("choice", [{"category": "HARM_CATEGORY_HARASSMENT", "blocked": True}], True),
+        ("choice", {"error": {"code": "content_filter", "message": "refusal"}}, False),
+        ("choice", None, False),
+    ],
+)
+@pytest.mark.parametrize("name", ["content_filter", "content_filter_results", "safety_ratings"])
+def test_filter_reports_are_read(name: str, where: str, report: Any, refused: bool) -> None:
+    """A filter's report refuses by a flag that is set or a word, not by what it passed or could not look at."""
+    body = completion('{"title": "x"}')
+    holders = {"envelope": body, "choice": body["choices"][0], "message": body["choices"][0]["message"]}
+    holders[where][name] = report
+
+    assert isinstance(judge(200, body), Failure) is refused
 
 
 @pytest.mark.parametrize(

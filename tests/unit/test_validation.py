@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ai_retry.domain.errors import ContextMissing
-from ai_retry.providers.validation import InvalidOutput, check_schema, parse, storable, validate
+from ai_retry.providers.response_schema import schema_of
+from ai_retry.providers.validation import InvalidOutput, parse, storable, validate
 
 TITLE = {
     "type": "object",
@@ -169,7 +170,7 @@ def test_pointers_are_escaped() -> None:
 )
 def test_good_schemas_are_accepted(schema: dict[str, Any]) -> None:
     """Schemas whose references stay within them are accepted, and can be used."""
-    check_schema(schema)
+    schema_of(schema)
 
     with contextlib.suppress(InvalidOutput):
         validate({"title": "x"}, schema)
@@ -202,7 +203,7 @@ def test_bad_schemas_are_refused(schema: dict[str, Any], monkeypatch: pytest.Mon
     monkeypatch.setattr(socket, "socket", _no_socket)
 
     with pytest.raises(ContextMissing) as caught:
-        check_schema(schema)
+        schema_of(schema)
 
     assert caught.value.details["problem"].startswith("response_schema: ")
 
@@ -214,7 +215,7 @@ def test_deep_schemas_do_not_crash() -> None:
         schema = {"not": schema}
 
     with pytest.raises(ContextMissing):
-        check_schema(schema)
+        schema_of(schema)
 
     while schema:  # piecemeal, since freeing it at once would recurse as deeply
         schema = schema.pop("not")
@@ -223,7 +224,7 @@ def test_deep_schemas_do_not_crash() -> None:
 def test_endless_schemas_do_not_crash() -> None:
     """A schema that refers to itself without end fails the output instead of the process."""
     schema = {"properties": {"a": {"$ref": "#/properties/a"}}}
-    check_schema(schema)
+    schema_of(schema)
 
     with pytest.raises(InvalidOutput):
         validate({"a": 1}, schema)
@@ -239,7 +240,7 @@ class TestPatterns:
     def test_catastrophic_pattern_is_matched_in_linear_time(self) -> None:
         """A pattern that takes Python's engine for ever is decided at once, and rightly."""
         schema = {"type": "string", "pattern": "^(a|a)*$"}
-        check_schema(schema)
+        schema_of(schema)
 
         validate("a" * 5000, schema)
         with pytest.raises(InvalidOutput, match="pattern"):
@@ -258,7 +259,7 @@ class TestPatterns:
     def test_pattern_beyond_linear_time_is_refused(self, schema: dict[str, Any]) -> None:
         """What can't be matched in linear time is refused before any call."""
         with pytest.raises(ContextMissing, match="response_schema"):
-            check_schema(schema)
+            schema_of(schema)
 
     def test_pattern_reached_by_reference_alone_matches_nothing(self) -> None:
         """A pattern that only a reference into an unknown keyword reaches, and that RE2 refuses, lets nothing pass."""

@@ -4,7 +4,9 @@ Exit codes: 0 it did what was asked; 1 it did not, or not all of it, and says wh
 up here, or the database can't be reached; 130 interrupted, and safe to run again.
 """
 
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 
@@ -15,6 +17,9 @@ from ai_retry.commands import books, doctor, find, migrations, queue, recover, r
 @click.version_option(version("ai-retry"), prog_name="ai-retry")
 def cli() -> None:
     """Retries failed AI generations on Supabase: nothing twice, nothing lost."""
+    # So that AI_RETRY_CONTEXT_FROM is found where the app's server finds it. Last: no file there hides a library.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 for _command in (

@@ -15,10 +15,13 @@ from ai_retry.tables import printable
 @click.command()
 @as_json_option
 def doctor(*, as_json: bool) -> None:
-    """Check configuration, connection, migrations, grants, row level security, seam, queue, clock and provider.
+    """Check configuration, connection, migrations, grants, row level security, seam, queue, contexts, clock, provider.
 
-    Reads only; the provider is asked for its models, which costs nothing. Exit code 0: retries work (there may be
-    hints); 1: a problem; 3: the configuration or the connection is at fault, and what lies behind was not looked at.
+    The reader of contexts is tried on the newest failed generations.
+
+    Reads only, the schemas of the newest failed generations too; the provider is asked for its models, which costs
+    nothing. Exit code 0: retries work (there may be hints); 1: a problem; 3: the configuration or the connection is at
+    fault, and what lies behind was not looked at.
     """
     examination = examine(clock=SystemClock())
     if as_json:

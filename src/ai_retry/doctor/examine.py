@@ -5,20 +5,28 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from ai_retry import _shipped, bootstrap
 from ai_retry.config import Settings
 from ai_retry.doctor import outside, shipped
+from ai_retry.doctor.contexts import contexts
 from ai_retry.doctor.database import Case, judge
 from ai_retry.doctor.model import Check, Database, Finding, Level
 from ai_retry.doctor.outside import Reach
 from ai_retry.domain.errors import AiRetryError, NotConfigured
+from ai_retry.domain.model import ResponseFormat
 from ai_retry.domain.ports import Clock
+from ai_retry.domain.reader import ContextFrom
+from ai_retry.domain.recovery import RecoveryStorage
 
 _PATIENCE = 3.0  # seconds for a plain connection
 _PORTS = {"http": 80, "https": 443, "postgres": 5432, "postgresql": 5432}
-_IN_THE_DATABASE = {Check.MIGRATIONS, Check.GRANTS, Check.ROW_LEVEL_SECURITY, Check.SEAM, Check.QUEUE, Check.CLOCK}
+_NEEDED_TO_READ = {Check.MIGRATIONS, Check.GRANTS}
+_IN_THE_DATABASE = {
+    *(Check.MIGRATIONS, Check.GRANTS, Check.ROW_LEVEL_SECURITY, Check.SEAM, Check.QUEUE, Check.CONTEXTS, Check.CLOCK)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +65,33 @@ def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examina
     except NotConfigured as error:
         findings = tuple(outside.configuration(error))
         return Examination(findings, frozenset(Check) - {Check.CONFIGURATION})
-    around = [*outside.spool(settings.spool_dir), *_provider(settings)]
+    reader, unusable = _reader(settings)
+    around = [*unusable, *outside.spool(settings.spool_dir), *_provider(settings)]
+    shipped_objects = shipped.read(_shipped.migrations())
     try:
         with closing(bootstrap.open_storage(settings)) as storage:
             before = clock.now()
             database = Database.from_row(storage.inspect())
             after = clock.now()
+            case = Case(database, shipped_objects, models_are_restricted=settings.ai_models is not None)
+            judged = judge(case)
+            readable = reader is not None and not any(each.check in _NEEDED_TO_READ for each in judged)
+            if reader is not None and readable:
+                judged += contexts(storage, database, settings, reader)
+                judged += _questions(settings, storage, database.as_of, reader)
     except (AiRetryError, KeyError, TypeError, ValueError) as error:
         finding = _unasked(settings, error)
         return Examination((*around, finding), frozenset(_IN_THE_DATABASE - {finding.check}))
-    case = Case(database, shipped.read(_shipped.migrations()), models_are_restricted=settings.ai_models is not None)
-    return Examination((*around, *judge(case), *outside.clock(before, database.as_of, after)), frozenset())
+    skipped = frozenset() if readable else frozenset({Check.CONTEXTS})
+    return Examination((*around, *judged, *outside.clock(before, database.as_of, after)), skipped)
+
+
+def _reader(settings: Settings) -> tuple[ContextFrom | None, list[Finding]]:
+    """Find the reader of contexts, or say why it can't be used."""
+    try:
+        return bootstrap.context_reader(settings), []
+    except NotConfigured as error:
+        return None, list(outside.configuration(error))
 
 
 def _unasked(settings: Settings, error: Exception) -> Finding:
@@ -83,6 +107,13 @@ def _provider(settings: Settings) -> Iterator[Finding]:
     asked = ask(settings)
     far = Reach.OPEN if asked.status is not None else reach(settings.ai_base_url)
     return outside.provider(asked, far)
+
+
+def _questions(settings: Settings, storage: RecoveryStorage, until: datetime, reader: ContextFrom) -> Iterator[Finding]:
+    from ai_retry.doctor.questions import newest, strictness  # noqa: PLC0415 - imports jsonschema
+
+    if settings.ai_response_format is ResponseFormat.JSON_SCHEMA:
+        yield from strictness(newest(storage, until, reader))
 
 
 def reach(url: str) -> Reach:

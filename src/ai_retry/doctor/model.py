@@ -17,6 +17,7 @@ class Check(StrEnum):
     ROW_LEVEL_SECURITY = "row level security"
     SEAM = "seam"
     QUEUE = "queue"
+    CONTEXTS = "contexts"
     CLOCK = "clock"
     PROVIDER = "provider"
 

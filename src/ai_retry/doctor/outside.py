@@ -30,6 +30,8 @@ class Asked:
 
     status: int | None  # None: no answer
     certificate_refused: bool = False
+    something_else: str | None = None  # what shows that the API is not at this address; None: nothing does
+    better_base: str | None = None  # an address near it, below which models are listed
 
 
 def configuration(error: NotConfigured) -> Iterator[Finding]:
@@ -108,6 +110,12 @@ def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
         case 401 | 403:
             remedy = "set AI_API_KEY to a valid key with credit; AI_AUTH_HEADER names the header that carries it"
             yield _of_provider(f"it refuses the key ({asked.status})", remedy)
+        case _ if asked.better_base is not None:
+            remedy = f"set AI_BASE_URL to {asked.better_base}, where the list of models answers"
+            yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
+        case status if asked.something_else is not None and status // 100 == _SUCCESS:
+            remedy = "check AI_BASE_URL: chat/completions is asked below it, and most APIs want /v1 at its end"
+            yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
         case status if status // 100 == _REDIRECT:
             remedy = "set AI_BASE_URL to the address it points at: redirects are not followed"
             yield _of_provider(f"it redirects ({status})", remedy)

@@ -16,7 +16,7 @@ them.
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.model import (
@@ -30,6 +30,8 @@ from ai_retry.domain.model import (
     Waiver,
 )
 from ai_retry.domain.queue_model import Message, Outage
+
+ABANDONED: Final = "The attempt was not finished in time."  # for the app's error log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ class Acceptance:
     expires_after: timedelta  # from now; then it is not tried any more
     status_before: GenerationStatus  # what the generation says again if it is cancelled
     in_line: int  # messages of one user that the queue holds at once
+    context_reader: str | None = None  # the name of what read the context; no other reader may judge it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +163,8 @@ class Closing:
     status: GenerationStatus | None = None  # what the generation says then; None: what its row says for a cancellation
     message: str | None = None  # for the app's error log, with an event; None: the app is not informed
     reason: str | None = None  # for operators
+    transient: bool | None = None  # the failure's; None: it did not fail with one
+    operator_fault: bool = False  # the failure's
     goes_on: bool = False  # an accepted retry's next attempt follows, due after the wait
     answer: Answer | None = None  # paid and stored, since no session can be created now
 

@@ -25,6 +25,30 @@ PARAMETERS = frozenset(
 )  # those that shape one answer; none that asks for more of them, for tools or for another model
 
 
+RESERVED = {
+    "messages": "give them as the context's messages",
+    "model": "set AI_MODEL, or name it in the generation or the context",
+    "stream": "answers are read whole",
+}  # fields of a request that no ``extra_body`` may hold, and what to do instead
+
+
+def reserved_fields(extra_body: Mapping[str, Any]) -> str | None:
+    """Say which fields of a request an ``extra_body`` must not hold, with a remedy for each; None: it may be merged."""
+    found = [f"{name} ({remedy})" for name, remedy in RESERVED.items() if name in extra_body]
+    return f"must not hold {', '.join(found)}" if found else None
+
+
+def refuse_reserved(extra_body: Mapping[str, Any]) -> None:
+    """Refuse an ``extra_body`` of a context that replaces what is not its own.
+
+    Raises:
+        ContextMissing: it holds a field that it must not hold.
+    """
+    problem = reserved_fields(extra_body)
+    if problem is not None:
+        raise ContextMissing(f"extra_body {problem}")
+
+
 def stored_context(generation: Generation) -> Context:
     """Read ``{"messages": […], "parameters": {…}, "response_schema": {…}}`` out of ``prompt_data``.
 

@@ -98,9 +98,23 @@ class AlreadySucceeded(AiRetryError):
 
 
 class RetryRefused(AiRetryError):
-    """A rule refuses the retry now. Nothing was written and nobody was called."""
+    """A rule refuses the retry now. Nothing was written and nobody was called.
+
+    ``wait`` lasts until the rule no longer refuses; it is ``retry_after``, too, where coming back then may help.
+    """
 
     http_status = 429
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        wait: timedelta | None = None,
+        helps: bool = True,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=wait if helps else None, details=details)
+        self.wait = wait
 
 
 class BackoffNotElapsed(RetryRefused):
@@ -108,10 +122,12 @@ class BackoffNotElapsed(RetryRefused):
 
     code = "RETRY_TOO_SOON"
 
-    def __init__(self, next_attempt_at: datetime, *, retry_after: timedelta) -> None:
+    def __init__(self, next_attempt_at: datetime, *, wait: timedelta, helps: bool = True) -> None:
+        possible = f"Too soon: the next attempt is possible in {whole_seconds(wait)} s"
         super().__init__(
-            f"Too soon: the next attempt is possible in {whole_seconds(retry_after)} s.",
-            retry_after=retry_after,
+            f"{possible}." if helps else f"{possible}, but waiting does not cure what failed.",
+            wait=wait,
+            helps=helps,
             details={"next_attempt_at": next_attempt_at},
         )
 
@@ -121,8 +137,8 @@ class RetryInProgress(RetryRefused):
 
     code = "RETRY_IN_PROGRESS"
 
-    def __init__(self, *, retry_after: timedelta) -> None:
-        super().__init__("This generation is being worked on.", retry_after=retry_after)
+    def __init__(self, *, wait: timedelta) -> None:
+        super().__init__("This generation is being worked on.", wait=wait)
 
 
 class TooManyParallel(RetryRefused):
@@ -130,10 +146,11 @@ class TooManyParallel(RetryRefused):
 
     code = "TOO_MANY_PARALLEL_RETRIES"
 
-    def __init__(self, max_parallel: int, *, retry_after: timedelta) -> None:
+    def __init__(self, max_parallel: int, *, wait: timedelta, helps: bool = True) -> None:
         super().__init__(
             f"At most {max_parallel} retries run at once.",
-            retry_after=retry_after,
+            wait=wait,
+            helps=helps,
             details={"max_parallel": max_parallel},
         )
 
@@ -143,10 +160,11 @@ class QuotaExhausted(RetryRefused):
 
     code = "QUOTA_EXHAUSTED"
 
-    def __init__(self, *, limit: int, resets_at: datetime | None, retry_after: timedelta | None) -> None:
+    def __init__(self, *, limit: int, resets_at: datetime | None, wait: timedelta | None, helps: bool = True) -> None:
         super().__init__(
             f"The quota of {limit} is used up.",
-            retry_after=retry_after,
+            wait=wait,
+            helps=helps,
             details={"limit": limit, "resets_at": resets_at},
         )
 
@@ -167,7 +185,8 @@ class GenerationFailed(AiRetryError):
     """The provider gave no usable answer.
 
     Raised by a provider with what it knows, and by ``retry_generation`` once the attempt is recorded; then
-    ``retry_after`` is the wait before the next attempt, None when there is none.
+    ``retry_after`` is the wait before the next attempt, None when there is none, or when waiting does not cure what
+    failed (``Failure.passes``).
     """
 
     http_status = 502
@@ -215,7 +234,6 @@ class LeaseLost(AiRetryError):
     """The attempt was closed, or its time was up, before it could be settled. It charged nothing."""
 
     code = "LEASE_LOST"
-    summary: ClassVar[str] = "The attempt was not finished in time."  # what the app's users may read
 
     def __init__(self, *, answer_kept: bool, retry_after: timedelta | None = None) -> None:
         kept = "; its answer is kept for the next one" if answer_kept else ""

@@ -94,7 +94,7 @@ def retrying(asked: Asked, setting: Setting) -> Loop[RetryResult]:
                 raise ended.error
             return ended.result
         snapshot = reply.snapshot
-    raise RetryInProgress(retry_after=rules.SHORTEST_CALL)
+    raise RetryInProgress(wait=rules.SHORTEST_CALL)
 
 
 def has_begun(reply: Reply) -> bool:
@@ -170,16 +170,15 @@ class RunningAttempt:
         snapshot = yield from self._settle(decide)
         if not is_recorded(snapshot, failure):
             return Ended(error=_error_of(snapshot, self._user_id, self._generation_id))
-        wait = self._ending.wait_after(failure) if self._ending.has_next(failure) else None
         goes_on = isinstance(change.end, Closing) and change.end.goes_on
-        return Ended(error=GenerationFailed(failure, retry_after=wait), goes_on=goes_on)
+        return Ended(error=GenerationFailed(failure, retry_after=self._ending.retry_after(failure)), goes_on=goes_on)
 
     def _given_back(self) -> Loop[Ended]:
         if self._ending.is_accepted:
             yield self._ending.put_back(_NO_TIME_TO_CALL, None)
             return Ended(put_back=True)
         yield from self._failed(_NO_TIME_TO_CALL, None)
-        return Ended(error=LeaseLost(answer_kept=False, retry_after=rules.SHORTEST_CALL))
+        return Ended(error=LeaseLost(answer_kept=False, retry_after=self._ending.retry_after(_NO_TIME_TO_CALL)))
 
     def _settle(self, decide: Callable[[Found], Settle]) -> Loop[Snapshot | None]:
         """Send the change until the attempt is closed, deciding again when the generation is not as expected."""

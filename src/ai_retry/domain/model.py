@@ -52,6 +52,14 @@ class FailureCode(StrEnum):
     LEASE_LOST = "LEASE_LOST"  # the time was up before the call; nothing was sent
 
 
+class ResponseFormat(StrEnum):
+    """How a provider is asked for an output under a schema; whatever it answers is validated here."""
+
+    JSON_SCHEMA = "json_schema"  # in the field response_format, with the schema
+    JSON_OBJECT = "json_object"  # in the field response_format, and the schema in the system message
+    NONE = "none"  # not at all: the app's own prompt says it
+
+
 class Purpose(StrEnum):
     """What somebody asks ``admit`` about."""
 
@@ -90,6 +98,7 @@ class Context:
     model: str | None  # None: the provider adapter's configured default
     parameters: Mapping[str, Any] = field(default_factory=dict)  # sampling parameters, such as temperature
     response_schema: Mapping[str, Any] | None = field(default=None, repr=False)  # JSON Schema of the output
+    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # from code: further fields of the request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +144,11 @@ class Failure:
         return not (self.certainly_not_generated or self.operator_fault)
 
     @property
+    def passes(self) -> bool:
+        """Whether waiting cures it: the identical request may succeed later, and no operator has to act first."""
+        return self.transient and not self.operator_fault
+
+    @property
     def provider_outcome(self) -> ProviderOutcome:
         """What the attempt row says about possible cost."""
         if self.certainly_not_generated:
@@ -161,6 +175,14 @@ class Attempt:
     provider_outcome: ProviderOutcome = ProviderOutcome.UNKNOWN
     accepted_at: datetime | None = None  # when its retry was accepted for later; None: somebody waits for it
     expires_at: datetime | None = None  # until when an accepted retry goes on trying
+    transient: bool | None = None  # its failure's; None: it did not fail with one, or that was not recorded
+    operator_fault: bool = False  # its failure's
+    context_reader: str | None = None  # the reader with which its retry was accepted; None: any may read its context
+
+    @property
+    def passes(self) -> bool:
+        """Whether waiting may cure its failure; also True where it has none, or nothing is known of it."""
+        return self.transient is not False and not self.operator_fault
 
     @property
     def is_queued(self) -> bool:
@@ -263,6 +285,7 @@ class Admission:
     charge: bool = True  # False: the user gets the session and pays nothing
     waived: frozenset[Waiver] = frozenset()
     operator: str | None = None  # who lifted a limit
+    context_reader: str | None = None  # the name of what read the context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

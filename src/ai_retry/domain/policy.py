@@ -4,10 +4,9 @@ The endpoint, the status page, a dry run and an operator's "why not?" all ask ``
 rule stands in SQL: the database counts and compares with numbers that were chosen here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeAlias
 
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
@@ -27,7 +26,6 @@ from ai_retry.domain.model import (
     Context,
     Failure,
     FailureCode,
-    Generation,
     GenerationStatus,
     Outcome,
     ProviderOutcome,
@@ -36,8 +34,7 @@ from ai_retry.domain.model import (
     Snapshot,
     Waiver,
 )
-
-ContextFrom: TypeAlias = Callable[[Generation], Context]
+from ai_retry.domain.reader import ContextFrom, OtherReader, read_context, reader_name
 
 OUTAGE_REFUSALS = 3  # requests in a row, no answer between them, that are turned away where there is an outage
 OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's making
@@ -56,7 +53,7 @@ class RetryPolicy:
     """The numbers behind the rules. A wrong one is a ``ValueError`` that names it."""
 
     max_attempts: int = 4  # counted ones: the app's original and three retries
-    hard_cap: int = 20  # attempts of ours per generation in any ``hard_cap_window``, counted or not
+    hard_cap: int = 20  # attempts of ours per generation in any ``hard_cap_window``, but for operators' faults
     hard_cap_window: timedelta = timedelta(hours=24)  # in which ``hard_cap`` counts
     backoff_base: timedelta = timedelta(seconds=2)  # the first wait, at most; each further one doubles it
     backoff_cap: timedelta = timedelta(minutes=5)  # the longest wait of our own
@@ -108,14 +105,15 @@ def admit(
         policy: the numbers.
         purpose: what is asked for. A retry for later is accepted during a wait, and while others run: it waits itself.
             A worker asks about the attempt that was accepted: its quota is held already.
-        context_from: reads the context out of the generation, or raises ``ContextMissing``.
+        context_from: reads the context out of the generation, or raises ``ContextMissing``. A worker asks no other
+            reader than the one with which the retry was accepted.
         waive: limits that an operator lifts for this attempt.
         charge: False when the user shall not pay: no unit is held, so the quota is not asked.
 
     Raises:
         AlreadySucceeded, RetryInProgress, NotConfigured, ContextMissing, AttemptsExhausted, BackoffNotElapsed,
         TooManyParallel, QuotaExhausted: in this order.
-        RetryExpired, RetryPoisoned: to a worker alone, before ContextMissing.
+        RetryExpired, RetryPoisoned, OtherReader: to a worker alone, before ContextMissing.
     """
     generation = snapshot.generation
     running = purpose is Purpose.RUN_QUEUED
@@ -127,7 +125,7 @@ def admit(
         raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
     if running:
         _refuse_ended(snapshot, policy)
-    context = None if snapshot.stored_answer else context_from(generation)
+    context = None if snapshot.stored_answer else _read(snapshot, context_from, running=running)
     _refuse_exhausted(snapshot, policy)
     if Waiver.BACKOFF not in waive:
         _refuse_too_soon(snapshot, later=policy.max_queued if purpose is Purpose.ENQUEUE else timedelta(0))
@@ -156,6 +154,7 @@ def admit(
         due_at=None if Waiver.BACKOFF in waive else next_attempt_at(snapshot),
         charge=charge,
         waived=waive,
+        context_reader=reader_name(context_from),
     )
 
 
@@ -174,6 +173,15 @@ def next_number(snapshot: Snapshot) -> int:
 def counted_attempts(snapshot: Snapshot) -> int:
     """Attempts that use up ``max_attempts``, the app's original call included."""
     return 1 + sum(attempt.counted for attempt in _begun(snapshot))
+
+
+def waiting_helps(snapshot: Snapshot) -> bool:
+    """Whether it pays to come back: the identical request may succeed later, as far as the last attempt shows.
+
+    A stored answer needs no request.
+    """
+    last = snapshot.last_attempt
+    return snapshot.stored_answer is not None or last is None or last.passes
 
 
 def next_attempt_at(snapshot: Snapshot) -> datetime | None:
@@ -231,7 +239,7 @@ def provider_key(snapshot: Snapshot, context: Context) -> str:
         str(snapshot.generation.id),
         asked_first_in,
         context.model,
-        *map(dict, (*context.messages, context.parameters, context.response_schema or {})),
+        *map(dict, (*context.messages, context.parameters, context.response_schema or {}, context.extra_body)),
     ]
     return hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -259,7 +267,7 @@ def attempts_left(
 
     ``spared``: it is not counted, although it may have generated.
     """
-    recent = _recent_attempts(snapshot, policy) + 1
+    recent = _recent_attempts(snapshot, policy) + (not failure.operator_fault)
     counted = counted_attempts(snapshot) + (failure.counted and not spared)
     return counted < policy.max_attempts and recent < policy.hard_cap
 
@@ -316,7 +324,7 @@ def _is_success(snapshot: Snapshot) -> bool:
 def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
     until = _busy_until(snapshot, policy)
     if until is not None and until > snapshot.as_of:
-        raise RetryInProgress(retry_after=min(until - snapshot.as_of, BUSY_WAIT))
+        raise RetryInProgress(wait=min(until - snapshot.as_of, BUSY_WAIT))
 
 
 def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
@@ -339,6 +347,15 @@ def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
     return max(touched_at, ours_until) + policy.lease
 
 
+def _read(snapshot: Snapshot, context_from: ContextFrom, *, running: bool) -> Context:
+    """Read the context; a worker only with the reader that the accepted retry was promised with, if that is known."""
+    promised = snapshot.last_attempt.context_reader if running and snapshot.last_attempt else None
+    ours = reader_name(context_from)
+    if promised not in (None, ours):
+        raise OtherReader(accepted_with=str(promised), ours=ours)
+    return read_context(context_from, snapshot.generation)
+
+
 def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:
     """A stored answer costs no call, so it counts towards the hard cap alone."""
     counted = counted_attempts(snapshot)
@@ -350,8 +367,9 @@ def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:
 
 
 def _recent_attempts(snapshot: Snapshot, policy: RetryPolicy) -> int:
+    """Attempts that count towards the hard cap; what failed for an operator's reason cost no tokens."""
     since = snapshot.as_of - policy.hard_cap_window
-    return sum(attempt.started_at > since for attempt in _begun(snapshot))
+    return sum(attempt.started_at > since and not attempt.operator_fault for attempt in _begun(snapshot))
 
 
 def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
@@ -368,17 +386,17 @@ def _refuse_too_soon(snapshot: Snapshot, *, later: timedelta) -> None:
     """Who is accepted for later may wait for less than that, and be tried in time."""
     due_at = next_attempt_at(snapshot)
     if due_at is not None and due_at > snapshot.as_of and due_at >= snapshot.as_of + later:
-        raise BackoffNotElapsed(due_at, retry_after=due_at - snapshot.as_of)
+        raise BackoffNotElapsed(due_at, wait=due_at - snapshot.as_of, helps=waiting_helps(snapshot))
 
 
 def _refuse_too_many(snapshot: Snapshot, policy: RetryPolicy) -> None:
     if snapshot.live >= policy.max_parallel:
         until = (snapshot.live_until or snapshot.as_of) - snapshot.as_of
-        raise TooManyParallel(policy.max_parallel, retry_after=min(until, BUSY_WAIT))
+        raise TooManyParallel(policy.max_parallel, wait=min(until, BUSY_WAIT), helps=waiting_helps(snapshot))
 
 
 def _refuse_without_quota(snapshot: Snapshot) -> None:
     quota = snapshot.quota
     if quota.remaining == 0:
         wait = quota.resets_at - snapshot.as_of if quota.limit and quota.resets_at else None
-        raise QuotaExhausted(limit=quota.limit, resets_at=quota.resets_at, retry_after=wait)
+        raise QuotaExhausted(limit=quota.limit, resets_at=quota.resets_at, wait=wait, helps=waiting_helps(snapshot))

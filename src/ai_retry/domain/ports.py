@@ -92,8 +92,8 @@ class Storage(Protocol):
     def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
         """Close the attempt without a session: release the unit, set ``error`` or ``timeout``, write log and event.
 
-        The next attempt is due ``delay`` after the storage's now. Counts for as long as the attempt is open. One
-        transaction. A repeat changes nothing.
+        The next attempt is due ``delay`` after the storage's now. The attempt records whether the failure is transient
+        and an operator's fault. Counts for as long as the attempt is open. One transaction. A repeat changes nothing.
 
         Raises:
             LeaseLost: the attempt was closed before, by another hand.
@@ -136,6 +136,7 @@ class QueueStorage(Storage, Protocol):
 
         Under the same conditions as a claim, but for ``max_live``: the user's attempts wait for each other. None: load
         and admit again. The generation says ``queued``. The attempt is due at ``admission.due_at``, at once when None.
+        It records ``admission.context_reader``, which goes with every later attempt of the accepted retry.
 
         A repeat with the same token returns what stands, until a worker began the attempt; then None.
 

@@ -2,7 +2,8 @@
 
 The queued attempt is the truth and holds the user's unit; messages only say that it is time to look. An accepted retry
 ends in its session, or in an error with its reason: when the identical request can't succeed, its attempts are used
-up, its time is up, or its workers keep dying. While its provider is away it waits, and uses up no attempt.
+up, its time is up, or its workers keep dying. While its provider is away it waits, and uses up no attempt. It also
+waits for a worker that has the reader with which it was accepted: no other may judge its context.
 """
 
 from collections.abc import Callable
@@ -37,15 +38,16 @@ from ai_retry.domain.model import (
     Snapshot,
     Waiver,
 )
-from ai_retry.domain.policy import DEFAULT_POLICY, SHORTEST_CALL, ContextFrom, RetryPolicy
+from ai_retry.domain.names import check_key, check_operator, lifting
+from ai_retry.domain.policy import DEFAULT_POLICY, SHORTEST_CALL, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue_model import Message, Parked, QueuedRetry
 from ai_retry.domain.queued_attempt import OUTAGE_PACE, GoesOn, QueuedAttempt, QueueOutcome
+from ai_retry.domain.reader import ContextFrom, ReaderFailed
 from ai_retry.domain.retry import (
     CLAIM_TRIES,
     as_uuid,
     at_random,
-    check_names,
     load,
     replay_of,
 )
@@ -75,13 +77,15 @@ def enqueue_generation(
         Where it stands; or the result that an earlier request with the same ``idempotency_key`` achieved.
 
     Raises:
-        ValueError: an id is not a UUID, or a name not printable; nothing was read.
+        ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
+            nothing was read.
         RetryRefused: a rule refuses it now; nothing was written.
         NotConfigured: there is no queue.
         AiRetryError: see ``ai_retry.domain.errors`` for the others.
     """
     user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
-    check_names(idempotency_key=idempotency_key, operator=operator)
+    check_key(idempotency_key)
+    check_operator(operator, lifted=lifting(waive=waive, charge=charge))
     for _ in range(CLAIM_TRIES):
         snapshot = load(storage, user_id, generation_id, policy)
         if idempotency_key is not None and (replay := replay_of(snapshot, idempotency_key)):
@@ -98,7 +102,7 @@ def enqueue_generation(
         accepted = storage.enqueue(admission, token=uuid4(), expires_after=policy.max_queued)
         if accepted is not None:
             return accepted
-    raise RetryInProgress(retry_after=SHORTEST_CALL)
+    raise RetryInProgress(wait=SHORTEST_CALL)
 
 
 def cancel_retry(user_id: UUID | str, generation_id: UUID | str, *, storage: QueueStorage) -> None:
@@ -112,7 +116,7 @@ def cancel_retry(user_id: UUID | str, generation_id: UUID | str, *, storage: Que
     """
     running_for = storage.cancel(as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id"), reason=None)
     if running_for is not None:
-        raise RetryInProgress(retry_after=min(running_for, rules.BUSY_WAIT))
+        raise RetryInProgress(wait=min(running_for, rules.BUSY_WAIT))
 
 
 def run_queued(
@@ -124,6 +128,7 @@ def run_queued(
     route_of: Callable[[Context], str],
     policy: RetryPolicy = DEFAULT_POLICY,
     context_from: ContextFrom = stored_context,
+    on_end: Callable[[AiRetryError], None] = lambda _: None,
     jitter: Callable[[], float] | None = None,
 ) -> QueueOutcome:
     """Do what a message hints at: run its generation's queued attempt, put it back, or drop a hint that is none.
@@ -136,13 +141,15 @@ def run_queued(
         route_of: names the provider and model that a context asks; those that share a name share their outages.
         policy: the numbers behind the rules.
         context_from: reads what to ask out of the generation.
+        on_end: called with the reason when the accepted retry ends without a call.
         jitter: where in its range a wait lies, in [0, 1]; at random when None.
 
     Raises:
         StorageFailure: the message comes again; safe to repeat.
-        NotConfigured: an operator has to act; the attempt is put back for a minute.
+        NotConfigured: an operator has to act; the attempt is put back for a minute. ``OtherReader`` is one.
+        ReaderFailed: ``context_from`` has a defect; the attempt is put back for a minute.
     """
-    job = _Job(message, storage, ai, clock, policy, context_from, route_of, jitter or at_random)
+    job = _Job(message, storage, ai, clock, policy, context_from, route_of, on_end, jitter or at_random)
     return job.run()
 
 
@@ -157,6 +164,7 @@ class _Job:
     policy: RetryPolicy
     context_from: ContextFrom
     route_of: Callable[[Context], str]
+    on_end: Callable[[AiRetryError], None]
     jitter: Callable[[], float]
 
     def run(self) -> QueueOutcome:
@@ -165,13 +173,15 @@ class _Job:
             return self._run_admitted()
         except (GenerationNotFound, AlreadySucceeded):
             return self._end(None)
-        except (ContextMissing, AttemptsExhausted, RetryEnded) as reason:
-            return self._end(reason)
-        except RetryRefused as refusal:
-            return self._postpone(self._until(refusal))
-        except NotConfigured:
+        except (NotConfigured, ReaderFailed):  # what an operator, or the next release of the app, cures
             self._postpone(_MISCONFIGURED_WAIT)
             raise
+        except (ContextMissing, AttemptsExhausted, RetryEnded) as reason:
+            outcome = self._end(reason)
+            self.on_end(reason)
+            return outcome
+        except RetryRefused as refusal:
+            return self._postpone(self._until(refusal))
 
     def _run_admitted(self) -> QueueOutcome:
         for _ in range(CLAIM_TRIES):
@@ -220,8 +230,8 @@ class _Job:
         self.storage.postpone(self.message, delay=delay)
         return outcome
 
-    def _until(self, refusal: AiRetryError) -> timedelta:
-        wait = refusal.retry_after or SHORTEST_CALL
+    def _until(self, refusal: RetryRefused) -> timedelta:
+        wait = refusal.wait or SHORTEST_CALL
         if isinstance(refusal, BackoffNotElapsed):
             return wait
         return wait * (0.5 + self.jitter() / 2)

@@ -22,6 +22,7 @@ from ai_retry.domain.loop import TRIES, Ended, Load, Loop, RunningAttempt, Setti
 from ai_retry.domain.model import RetryResult, Snapshot
 from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.domain.reader import ReaderFailed
 
 
 def accepting(asked: Asked, setting: Setting) -> Loop[QueuedRetry | RetryResult]:
@@ -37,7 +38,7 @@ def accepting(asked: Asked, setting: Setting) -> Loop[QueuedRetry | RetryResult]
         snapshot = reply.snapshot
         if reply.applied and snapshot is not None and (accepted := queue.accepted(snapshot)) is not None:
             return accepted
-    raise RetryInProgress(retry_after=rules.SHORTEST_CALL)
+    raise RetryInProgress(wait=rules.SHORTEST_CALL)
 
 
 def cancelling(user_id: UUID, generation_id: UUID, setting: Setting) -> Loop[None]:
@@ -54,14 +55,15 @@ def cancelling(user_id: UUID, generation_id: UUID, setting: Setting) -> Loop[Non
         reply: Reply = yield change
         if reply.applied and isinstance(change, Settle):
             return
-    raise RetryInProgress(retry_after=rules.SHORTEST_CALL)
+    raise RetryInProgress(wait=rules.SHORTEST_CALL)
 
 
 def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
     """Do what a message hints at: run its generation's queued attempt, end it, or put the message back.
 
     Raises:
-        NotConfigured: an operator has to act; the attempt is put back for a minute.
+        NotConfigured: an operator has to act; the attempt is put back for a minute. ``OtherReader`` is one.
+        ReaderFailed: the reader has a defect; the attempt is put back for a minute.
         StorageFailure: the message comes again.
     """
     message, snapshot = taken.message, taken.snapshot
@@ -76,6 +78,9 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
             continue
         try:
             done = yield from _run_queued(snapshot, message.user_id, token, setting)
+        except (NotConfigured, ReaderFailed):  # what an operator, or the next release of the app, cures
+            yield Postpone(message=message, wait=queue.MISCONFIGURED_WAIT)
+            raise
         except (GenerationNotFound, AlreadySucceeded, ContextMissing, AttemptsExhausted, RetryEnded) as reason:
             silent = isinstance(reason, GenerationNotFound | AlreadySucceeded)
             yield queue.end(snapshot, message.user_id, None if silent else reason, setting.policy)
@@ -83,9 +88,6 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
         except RetryRefused as refusal:
             yield queue.postpone(message, refusal, snapshot, setting.reader, setting.fraction())
             return QueueOutcome.PARKED if isinstance(refusal, RouteUnavailable) else QueueOutcome.POSTPONED
-        except NotConfigured:
-            yield Postpone(message=message, wait=queue.MISCONFIGURED_WAIT)
-            raise
         if isinstance(done, Ended):
             return outcome_of(done)
         snapshot = done

@@ -74,9 +74,11 @@ class QueuedAttempt(RunningAttempt):
         queued = rules.queued_attempt(self.snapshot)
         expires_at = queued.expires_at if queued is not None else None
         in_time = expires_at is None or self.snapshot.as_of + wait < expires_at
+        made = sum(queued is not None and each.accepted_at == queued.accepted_at for each in self.snapshot.attempts)
         return (
             (failure.transient or outage is not None)
             and in_time
+            and made < self.policy.hard_cap  # also of those that an operator has to answer for
             and rules.attempts_left(self.snapshot, failure, self.policy, spared=failure.overloaded)
         )
 

@@ -13,9 +13,10 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import AiRetryError, NotConfigured, QuotaExhausted
+from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, QuotaExhausted, RetryRefused
 from ai_retry.domain.model import Attempt, GenerationStatus, Outcome, QuotaRule, Snapshot, Usage, Waiver
-from ai_retry.domain.policy import ContextFrom, RetryPolicy
+from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.reader import ContextFrom
 
 FAILED = frozenset({GenerationStatus.ERROR, GenerationStatus.TIMEOUT})
 FINDABLE = frozenset(GenerationStatus) - {GenerationStatus.SUCCESS}
@@ -40,6 +41,14 @@ class Filter:
     codes: frozenset[str] | None = None  # of the last error
     models: frozenset[str] | None = None  # that the generation names
     user_id: UUID | None = None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether it leaves out what failed long ago, elsewhere or of another cause.
+
+        An end does not (all that was before it stays), and a status does not (each of them is a failure).
+        """
+        return not (self.since is None and self.codes is None and self.models is None and self.user_id is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +194,9 @@ def judge(
 
 
 def _kind(refusal: AiRetryError, limit: int) -> Decision:
-    passes = limit > 0 if isinstance(refusal, QuotaExhausted) else refusal.retry_after is not None
-    return Decision.LATER if passes and not isinstance(refusal, NotConfigured) else Decision.NEVER
+    """A rule that refuses for a while does so whether or not it pays to come back."""
+    passes = limit > 0 if isinstance(refusal, QuotaExhausted) else not isinstance(refusal, AttemptsExhausted)
+    return Decision.LATER if passes and isinstance(refusal, RetryRefused) else Decision.NEVER
 
 
 def settled_attempt(snapshot: Snapshot, key: str) -> Attempt | None:

@@ -31,11 +31,12 @@ from ai_retry.domain.model import (
     Snapshot,
     Waiver,
 )
-from ai_retry.domain.policy import DEFAULT_POLICY, SHORTEST_CALL, ContextFrom, RetryPolicy
+from ai_retry.domain.names import check_key, check_operator, lifting
+from ai_retry.domain.policy import DEFAULT_POLICY, SHORTEST_CALL, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
+from ai_retry.domain.reader import ContextFrom
 
 CLAIM_TRIES = 3  # a snapshot that is stale three times in a row means that others are at work
-_LONGEST_NAME = 255  # characters of an idempotency key or an operator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,20 +77,23 @@ def retry_generation(
         clock: measures durations; instants are the storage's.
         policy: the numbers behind the rules.
         context_from: reads what to ask out of the generation.
-        idempotency_key: if the latest attempt made with it succeeded, its session is returned instead.
+        idempotency_key: if the latest attempt made with it succeeded, its session is returned instead. A key that
+            begins with ``plan:`` belongs to a recovery plan, and is refused.
         waive: limits that an operator lifts for this attempt; recorded on it.
         charge: False gives the user the session without spending quota; recorded.
-        operator: who lifted a limit; recorded.
+        operator: who lifted a limit; recorded. Without a name no limit is lifted.
         jitter: where in its range a wait lies, in [0, 1]; at random when None.
 
     Raises:
-        ValueError: an id is not a UUID, or a name not printable; nothing was read.
+        ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
+            nothing was read.
         RetryRefused: a rule refuses it now; nothing was written.
         GenerationFailed: the provider gave no usable answer; the attempt is recorded.
         AiRetryError: see ``ai_retry.domain.errors`` for the others.
     """
     user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
-    check_names(idempotency_key=idempotency_key, operator=operator)
+    check_key(idempotency_key)
+    check_operator(operator, lifted=lifting(waive=waive, charge=charge))
     for _ in range(CLAIM_TRIES):
         snapshot = load(storage, user_id, generation_id, policy)
         if idempotency_key is not None and (replay := replay_of(snapshot, idempotency_key)):
@@ -106,7 +110,7 @@ def retry_generation(
                 snapshot, admission, claim, claimed_after, storage, ai, clock, policy, jitter or at_random
             )
             return attempt.run()
-    raise RetryInProgress(retry_after=SHORTEST_CALL)
+    raise RetryInProgress(wait=SHORTEST_CALL)
 
 
 def retry_status(
@@ -197,10 +201,10 @@ class RunningAttempt:
         raise LeaseLost(answer_kept=False, retry_after=wait)
 
     def _fail(self, failure: Failure, duration: timedelta | None) -> timedelta | None:
-        """Record the failure; tell the wait before the next attempt, None when there is none."""
+        """Record the failure; return the wait before the next attempt, None where none helps."""
         wait = rules.wait_after(self.claim.number, failure, self.policy, fraction=self.jitter())
         self.storage.fail(self.claim, failure, duration=duration, delay=wait)
-        return wait if rules.attempts_left(self.snapshot, failure, self.policy) else None
+        return wait if failure.passes and rules.attempts_left(self.snapshot, failure, self.policy) else None
 
     def _succeed(self, answer: Answer, duration: timedelta | None) -> Settled:
         return self.storage.succeed(
@@ -253,17 +257,6 @@ def replay_of(snapshot: Snapshot, idempotency_key: str) -> RetryResult | None:
         attempt=made[-1].number,
         replayed=True,
     )
-
-
-def check_names(**names: str | None) -> None:
-    """Refuse what nobody could read in a log.
-
-    Raises:
-        ValueError: names it.
-    """
-    for name, text in names.items():
-        if text is not None and not (text.isprintable() and 1 <= len(text) <= _LONGEST_NAME):
-            raise ValueError(f"{name} must have 1 to {_LONGEST_NAME} printable characters")
 
 
 def as_uuid(value: UUID | str, name: str) -> UUID:

@@ -23,6 +23,7 @@ _IDS = (
 _LARGEST_COUNT = 2**31 - 1  # PostgreSQL's integer; no honest count of tokens is larger
 _COST = re.compile(r"[0-9]{1,12}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?", re.ASCII)
 _LIMIT = re.compile(r"\bLimit:? ([0-9]{1,12})\b.{0,60}?\bRequested:? ([0-9]{1,12})\b", re.ASCII)
+_PER_TIME = re.compile(r"per[ _-]?(second|minute|hour|day)", re.IGNORECASE)
 _LEADING = re.compile(r"\s*(?::[^\n]*\n\s*)*")  # blank lines, and comments of a stream that was none
 
 
@@ -34,6 +35,8 @@ class ErrorBody:
     message: str = ""
     words: tuple[str, ...] = ()  # machine words in lower case, the most telling first
     number: int | None = None  # a ``code`` that is an HTTP status
+    param: str = ""  # the request's field that it is about
+    signs: tuple[str, ...] = ()  # words of ours for what it shows without a machine word
 
     @property
     def retryable(self) -> bool | None:
@@ -77,15 +80,39 @@ def read_error(value: Any) -> ErrorBody:
         value = value[0] if value else None  # Gemini
     value = mapping(value)
     error = value.get("error", value)
-    if isinstance(error, str):  # Ollama's native API
-        return ErrorBody(message=error, words=_words({}, value))
+    if isinstance(error, str):  # Ollama's native API, xAI, LM Studio
+        return ErrorBody(message=error, words=_words(value, value), number=_number(value), signs=("error_text",))
     error = mapping(error)
     if isinstance(detail := error.get("detail"), str) and isinstance(inner := parse(detail), Mapping):
         return read_error(inner)  # gateways that wrap an error as text
     message = error.get("message")
     if not isinstance(message, str):
         message = _detail(error.get("detail"))
-    return ErrorBody(data=error, message=message, words=_words(error, value), number=_number(error))
+    return ErrorBody(
+        data=error,
+        message=message,
+        words=_words(error, value),
+        number=_number(error),
+        param=_param(error),
+        signs=("limit_per_time",) if _is_per_time(error.get("details")) else (),
+    )
+
+
+def _param(error: Mapping[str, Any]) -> str:
+    """OpenAI's ``param``, or the places of FastAPI's ``detail``."""
+    param, detail = error.get("param"), error.get("detail")
+    if isinstance(param, str):
+        return param
+    entries = [mapping(entry) for entry in detail] if isinstance(detail, list) else []
+    return " ".join(_place(entry.get("loc")) for entry in entries[:5])
+
+
+def _is_per_time(details: Any) -> bool:
+    """Whether Google's ``details`` name a wait (``RetryInfo``) or a quota per time (``QuotaFailure``)."""
+    entries = [mapping(entry) for entry in details] if isinstance(details, list) else []
+    violations = [entry["violations"] for entry in entries if isinstance(entry.get("violations"), list)]
+    quotas = (mapping(each).get("quotaId") for some in violations for each in some)
+    return any("retryDelay" in entry for entry in entries) or any(_PER_TIME.search(str(quota)) for quota in quotas)
 
 
 def _detail(detail: Any) -> str:

@@ -5,7 +5,6 @@ Waits that do not fit into the call are not made here: they are handed up as ``F
 """
 
 import json
-import re
 import string
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -13,29 +12,28 @@ from dataclasses import replace
 from datetime import timedelta
 from ssl import SSLCertVerificationError
 from typing import Any, TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import requests
 from requests.auth import AuthBase
 from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
+from ai_retry.domain.context import reserved_fields
 from ai_retry.domain.errors import ContextMissing, GenerationFailed
-from ai_retry.domain.model import Answer, Context, Failure
+from ai_retry.domain.model import Answer, Context, Failure, ResponseFormat
 from ai_retry.domain.ports import Clock
 from ai_retry.providers import signals
+from ai_retry.providers.arguments import check_headers, check_url, require
 from ai_retry.providers.classify import Ending, Reply, classify
-from ai_retry.providers.deadline import Deadline, DeadlineAdapter, bounded_by
+from ai_retry.providers.question import Question, question, secrets_in
 from ai_retry.providers.redaction import Redactor
 from ai_retry.providers.signals import Signal
-from ai_retry.providers.validation import check_schema
 
 OPENROUTER = "https://openrouter.ai/api/v1"  # OpenRouter, API reference
 
 _CHUNK = 65536  # bytes read at once
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110, section 5.5
-_SECRET_HEADER = re.compile("auth|cookie|key|secret|token", re.IGNORECASE)
 _jitter = wait_random_exponential(multiplier=0.5, max=4)  # full jitter: anywhere below 0.5 s, 1 s, 2 s …
 
 _Outcome: TypeAlias = Answer | Failure
@@ -44,8 +42,8 @@ _Outcome: TypeAlias = Answer | Failure
 class HttpAiProvider:
     """The port ``AiProvider`` over ``POST {base_url}/chat/completions``.
 
-    A context with a ``response_schema`` is asked for with ``response_format`` (strict JSON schema), and the output is
-    the JSON value, validated. Without one, the output is the content as it came: a JSON string.
+    With a ``response_schema`` in the context the output is a JSON value, valid under it, however the provider was asked
+    for it. Without one, the output is the content without thoughts: a JSON string.
 
     A request is sent again within the call only if the provider certainly did not generate and the cause may pass:
     after its ``Retry-After`` plus full jitter, at most ``max_requests`` in all, and only while at least half of the
@@ -65,6 +63,9 @@ class HttpAiProvider:
         headers: sent along, such as OpenRouter's ``HTTP-Referer`` and ``X-Title``.
         query: of the URL, such as Azure's ``api-version``; not for keys, since URLs are logged.
         auth_header: carries the key: after ``Bearer`` if it is ``Authorization``, else bare (Azure's ``api-key``).
+        response_format: how an output under a schema is asked for; see ``ResponseFormat``.
+        extra_body: further fields of each request, such as ``max_tokens`` or OpenRouter's ``models``. They replace a
+            context's parameters; its own ``extra_body`` replaces them.
         max_body_bytes: of an answer, decoded; reading stops there.
         max_requests: in one call.
         pool_size: idle connections kept per host; more may be in use.
@@ -85,22 +86,29 @@ class HttpAiProvider:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
         auth_header: str = "Authorization",
+        response_format: ResponseFormat = ResponseFormat.JSON_SCHEMA,
+        extra_body: Mapping[str, Any] | None = None,
         max_body_bytes: int = 4 * 1024 * 1024,
         max_requests: int = 3,
         pool_size: int = 32,
         session: requests.Session | None = None,
     ) -> None:
-        _check_url(base_url)
-        _require(max_body_bytes >= 1, "max_body_bytes must be at least 1")
-        _require(max_requests >= 1, "max_requests must be at least 1")
+        check_url(base_url)
+        require(max_body_bytes >= 1, "max_body_bytes must be at least 1")
+        require(max_requests >= 1, "max_requests must be at least 1")
+        require(response_format in tuple(ResponseFormat), f"response_format must be {', '.join(ResponseFormat)}")
+        reserved = reserved_fields(extra_body or {})
+        require(not reserved, f"extra_body {reserved}")
+        self._format = ResponseFormat(response_format)
+        self._extra_body = dict(extra_body or {})
         self._base_url = base_url.rstrip("/")
         self._model = model
         self._headers = {"Accept": "application/json", "User-Agent": "ai-retry", **(headers or {})}
         self._query = dict(query or {})
         self._auth = KeyAuth(auth_header, api_key)
-        _check_headers(self._headers)
-        _check_headers(self._auth.headers)
-        self._secrets = [value for name, value in self._headers.items() if _SECRET_HEADER.search(name)]
+        check_headers(self._headers)
+        check_headers(self._auth.headers)
+        self._secrets = secrets_in(self._headers)
         self._secrets += [api_key] if api_key else []
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
@@ -129,32 +137,32 @@ class HttpAiProvider:
     def _generate(self, context: Context, seconds: float, idempotency_key: str) -> _Outcome:
         deadline = Deadline(self._clock, seconds)
         model = context.model or self._model
-        request = self._request(context, model, idempotency_key)
-        if isinstance(request, Failure):
-            return request
-        redactor = Redactor(prompt=context.messages, secrets=self._secrets)
+        built = self._request(context, model, idempotency_key)
+        if isinstance(built, Failure):
+            return built
+        asked, request = built
+        redactor = Redactor(prompt=asked.body["messages"], secrets=[*self._secrets, *asked.secrets])
 
         def judge(reply: Reply) -> _Outcome:
-            return classify(reply, schema=context.response_schema, now=self._clock.now(), redactor=redactor)
+            now = self._clock.now()
+            return classify(reply, schema=context.response_schema, now=now, redactor=redactor, added=asked.added)
 
         outcome = self._repeat(lambda: self._send(request, deadline, judge), deadline, seconds)
         return replace(outcome, model=outcome.model or model, wire_requests=deadline.sent)
 
-    def _request(self, context: Context, model: str | None, idempotency_key: str) -> requests.PreparedRequest | Failure:
+    def _request(
+        self, context: Context, model: str | None, idempotency_key: str
+    ) -> tuple[Question, requests.PreparedRequest] | Failure:
         """Build the request, once: its repeats are the same to the byte."""
         if model is None:
             return _failure(signals.UNSENDABLE, "neither the context nor the configuration names a model")
         try:
-            body = {**context.parameters, "model": model, "messages": list(context.messages), "stream": False}
-            if context.response_schema is not None:
-                check_schema(context.response_schema)
-                json_schema = {"name": "output", "strict": True, "schema": context.response_schema}
-                body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+            asked = question(context, model=model, response_format=self._format, extra_body=self._extra_body)
             url = f"{self._base_url}/chat/completions"
-            data = json.dumps(body, allow_nan=False).encode()
+            data = json.dumps(asked.body, allow_nan=False).encode()
             key = quote(idempotency_key, safe=string.punctuation)
             headers = self._headers | {"Content-Type": "application/json", "Idempotency-Key": key}
-            return self._session.prepare_request(
+            return asked, self._session.prepare_request(
                 requests.Request("POST", url, params=self._query, headers=headers, data=data, auth=self._auth)
             )
         except ContextMissing as error:
@@ -269,25 +277,3 @@ def _failure(signal: Signal, detail: str, model: str | None = None) -> Failure:
         model=model,
         wire_requests=0,
     )
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    _require(usable, "base_url must be an http or https URL")
-    _require(not (parts.username or parts.password), "base_url must not hold credentials; use api_key or headers")
-    _require(not (parts.query or parts.fragment), "base_url must have no query; use the argument query")
-
-
-def _check_headers(headers: Mapping[str, str]) -> None:
-    for name, value in headers.items():
-        _require(bool(_HEADER_NAME.fullmatch(name)), "a header's name can't be sent")
-        _require(bool(_HEADER_VALUE.fullmatch(value)), f"the value of the header {name} can't be sent")
-
-
-def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a sentence)
-    if not condition:
-        raise ValueError(message)

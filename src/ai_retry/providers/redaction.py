@@ -13,11 +13,11 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
 
-DROPPED = "[…]"
+from ai_retry.secrecy import DROPPED, PART, runs
+
 _MOST_READ = 500  # characters of a text that are looked at; what is kept is shorter
 _QUOTED = 20  # characters in a row, spaces and case evened out, that make a quotation
 _QUOTED_DENSE = 16  # the same without any spaces, quotes and backslashes
-_KEY_PART = 6  # characters of a key that must not be seen
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _NOT_CONTENT = ("role", "type")  # of a message: the protocol's words, not the user's
 
@@ -46,7 +46,7 @@ class Redactor:
     def _is_secret(self, token: str) -> bool:
         if "***" in token:
             return True  # a key that the provider masked
-        return any(part in token for secret in self._secrets for part in _windows(secret, _KEY_PART))
+        return any(part in token for secret in self._secrets for part in runs(secret, PART))
 
     def _quotes(self, text: str) -> bool:
         """Whether ``text`` quotes the prompt, as it stands or with its escapes undone."""
@@ -110,14 +110,9 @@ def _unescape(text: str) -> str:
     return unquote(html.unescape(text))
 
 
-def _windows(text: str, size: int) -> set[str]:
-    """All runs of ``size`` characters; a shorter text is one itself."""
-    return {text[start : start + size] for start in range(max(1, len(text) - size + 1))}
-
-
 def _share(short: str, long: str, size: int) -> bool:
     """Whether a run of ``size`` characters stands in both; linear, since prompts may be long."""
     if len(short) < size:
         return False
-    wanted = _windows(short, size)
+    wanted = runs(short, size)
     return any(long[start : start + size] in wanted for start in range(len(long) - size + 1))

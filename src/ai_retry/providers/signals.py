@@ -1,5 +1,7 @@
 """The table of signals: how providers show that a call has no usable answer, and what each of these means.
 
+Here are the signals before there is an answer and those of a status or an error; ``answer_signals`` holds the rest.
+
 A rule about a provider is a row here with its source, so that a person on call can read why an attempt was judged as it
 was. In doubt a row says that something may have been generated: that costs one of the attempts, while a wrong "nothing
 was generated" would repeat a paid call. Nothing is parsed here; ``classify`` finds the facts, ``find`` the row.
@@ -10,6 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from ai_retry.domain.model import FailureCode
+from ai_retry.providers.vocabulary import (
+    BEGUN_PHRASES,
+    MODERATION,
+    NO_CREDIT,
+    NO_CREDIT_PHRASES,
+    PACE_PHRASES,
+    WRONG_ADDRESS_PHRASES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +35,10 @@ class Signal:
     not_generated: bool = False  # positive evidence that no token was produced
     transient: bool = False  # the identical request may succeed later
     operator_fault: bool = False
-    overloaded: bool = False  # nobody's requests are taken now, whatever they ask
+    overloaded: bool = False  # it takes no request now, whatever is asked
     statuses: Collection[int] = ()
     words: Set[str] = frozenset()  # in lower case
-    phrases: Set[str] = frozenset()  # in lower case, where no machine word tells
+    phrases: Set[str] = frozenset()  # in lower case, for what some providers say in words only
     source: str = ""  # a document by its name; needed in every row
 
     def applies(self, status: int, words: Collection[str], message: str) -> bool:
@@ -56,7 +66,7 @@ CERTIFICATE = Signal(
     FailureCode.UNAVAILABLE,
     not_generated=True,
     operator_fault=True,
-    source="TLS; no request was sent, and somebody must act",
+    source="TLS; no request was sent, and the operator must act",
 )
 UNSENDABLE = _operators(
     "the request can't be made", source="address, proxy, model, schema or parameters as configured; no request was sent"
@@ -72,22 +82,20 @@ SILENT = _passing(
     source="dropping the connection does not stop the work (OpenRouter, Streaming)",
 )
 
-# A status that is not 2xx, or the same inside a 2xx. The first row that applies counts.
+BEFORE = (UNREACHABLE, CERTIFICATE, UNSENDABLE, DROPPED, SILENT)
+
+# A status that is not 2xx, or the same inside a 2xx. The first row that applies counts. Rows with status 200 are for an
+# error inside a 2xx that names no status and comes with neither choices nor usage. Machine words come before phrases,
+# and phrases before bare statuses: texts mislead.
+
+_CLIENT_ERRORS = tuple(range(400, 500))
 
 STATUS: tuple[Signal, ...] = (
     _operators(
         "no credit, or a spending limit is reached",
-        words={
-            "billing_error",
-            "budget_exceeded",
-            "credit_balance_exhausted",
-            "enforced_spend_limit_reached",
-            "insufficient_quota",
-            "organization_spend_limit_exceeded",
-            "organization_usage_limit_exceeded",
-            "project_spend_limit_exceeded",
-        },
-        source="OpenAI, Error codes and Spend limits; Anthropic, Errors; LiteLLM, Error diagnosis: whatever the status",
+        words=NO_CREDIT,
+        source="OpenAI, Error codes and Spend limits; Anthropic, Errors; LiteLLM, Error diagnosis; Moonshot, Errors;"
+        " Alibaba Model Studio, Error codes (Arrearage); One API: whatever the status",
     ),
     _operators("the key is not accepted", words={"api_key_invalid", "invalid_api_key"}, source="Gemini, API errors"),
     Signal(
@@ -105,19 +113,13 @@ STATUS: tuple[Signal, ...] = (
         words={"openrouter_in_flight_budget"},
         source="OpenRouter, Limits: refused before any provider, with Retry-After",
     ),
-    _operators("no credit", statuses=(402,), source="OpenRouter, Errors; DeepSeek, Error codes"),
-    _at_the_door(
-        "turned away for pace",
-        FailureCode.RATE_LIMITED,
-        statuses=(429, 498),
-        source="RFC 6585, section 4; Groq, Flex processing (498)",
-    ),
     Signal(
         "the prompt was refused by moderation",
         FailureCode.REJECTED,
-        statuses=(400,),
-        words={"content_filter", "content_policy_violation", "invalid_prompt", "refusal"},
-        source="Azure OpenAI, Content filtering; OpenRouter, Errors: some refuse after seconds of work",
+        statuses=(400, 403, 422),
+        words=MODERATION,
+        source="Azure OpenAI, Content filtering; OpenRouter, Errors; Alibaba Model Studio, Error codes: some refuse"
+        " after seconds of work",
     ),
     _passing(
         "the model's output was not the JSON asked for",
@@ -126,7 +128,6 @@ STATUS: tuple[Signal, ...] = (
         words={"failed_generation", "json_validate_failed"},
         source="Groq, Errors",
     ),
-    _operators("the key is not accepted", statuses=(401, 407), source="RFC 9110, sections 15.5.2 and 15.5.8"),
     Signal(
         "the prompt was refused by moderation",
         FailureCode.REJECTED,
@@ -136,13 +137,79 @@ STATUS: tuple[Signal, ...] = (
         source="OpenRouter, Errors: input moderation comes before routing",
     ),
     _operators(
-        "the account may not do this", statuses=(403,), source="RFC 9110, section 15.5.4; OpenRouter, Guardrails"
-    ),
-    _operators(
         "there is no such model or address",
         statuses=(400, 404),
         words={"model_not_found", "wrong_endpoint"},
         source="OpenRouter, Errors: with status 400",
+    ),
+    Signal(
+        "the request is too long for the model",
+        FailureCode.REJECTED,
+        not_generated=True,
+        statuses=(400, 413, 422),
+        words={"context_length_exceeded", "exceed_context_size_error"},
+        source="OpenAI, Error codes; OpenRouter, Errors; llama.cpp, server README",
+    ),
+    _operators(
+        "a parameter of this deployment is not accepted",
+        statuses=(400, 422, 501),
+        words={"added_parameter"},
+        source="OpenAI, Error object (param); DeepSeek (json_schema); RFC 9110, section 15.6.2: the deployment, not"
+        " the user, added what the error names",
+    ),
+    _at_the_door(
+        "turned away for pace",
+        FailureCode.RATE_LIMITED,
+        statuses=(429,),
+        words={"limit_per_time", "rate_limit_exceeded", "wait_named"},
+        source="Gemini, RetryInfo and QuotaFailure; RFC 9110, Retry-After: they beat a message that speaks of billing",
+    ),
+    _at_the_door(
+        "turned away for pace",
+        FailureCode.RATE_LIMITED,
+        statuses=(200, 429),
+        phrases=PACE_PHRASES,
+        source="OpenAI, whose rate limits advise a payment method; OpenRouter, whose daily limit advises credits;"
+        " Gemini through LiteLLM: a limit on a time passes",
+    ),
+    _operators(
+        "no credit, or a spending limit is reached",
+        statuses=(200, *_CLIENT_ERRORS, 500),
+        phrases=NO_CREDIT_PHRASES,
+        source="OpenAI and Moonshot (current quota, plan and billing); Anthropic (credit balance, Plans & Billing, with"
+        " status 400); xAI (available credits, spending limit, any credits: 403 and 429); DeepSeek and SiliconFlow"
+        " (balance); Hugging Face (monthly included credits); Z.AI (1113); some gateways answer 500",
+    ),
+    _operators(
+        "something else than the API answered",
+        statuses=(200,),
+        phrases=WRONG_ADDRESS_PHRASES,
+        source="LM Studio without /v1 in AI_BASE_URL answers 200 with an error text (lmstudio-bug-tracker, issue 618)",
+    ),
+    _passing(
+        "the provider failed",
+        FailureCode.UNAVAILABLE,
+        statuses=(200,),
+        phrases=BEGUN_PHRASES,
+        source="texts of servers that had begun, or will take the request later: in doubt something was generated",
+    ),
+    _operators(
+        "something else than the API answered",
+        statuses=(200,),
+        words={"error_text"},
+        source="chat completions answer an error with an object; a bare text comes from what is before them (Ollama,"
+        " Errors; LM Studio)",
+    ),
+    _operators("no credit", statuses=(402,), source="OpenRouter, Errors; DeepSeek, Error codes"),
+    _at_the_door(
+        "turned away for pace",
+        FailureCode.RATE_LIMITED,
+        statuses=(429, 498),
+        source="RFC 6585, section 4; Groq, Flex processing (498)",
+    ),
+    _operators("the key is not accepted", statuses=(401, 407), source="RFC 9110, sections 15.5.2 and 15.5.8"),
+    _operators(
+        "the account may not do this", statuses=(403,), source="RFC 9110, section 15.5.4; OpenRouter, Guardrails"
     ),
     _operators(
         "there is no such model or address",
@@ -187,13 +254,13 @@ STATUS: tuple[Signal, ...] = (
         FailureCode.UNAVAILABLE,
         overloaded=True,
         statuses=(503, 529),
-        source="OpenAI, Error codes; Anthropic, Errors: nobody promises that nothing was generated",
+        source="OpenAI, Error codes; Anthropic, Errors: no document promises that nothing was generated",
     ),
     Signal(
         "the provider refused the request",
         FailureCode.REJECTED,
         not_generated=True,
-        statuses=(*range(400, 500), 501),
+        statuses=(*_CLIENT_ERRORS, 501),
         source="RFC 9110, section 15.5",
     ),
     _operators(
@@ -207,91 +274,6 @@ STATUS: tuple[Signal, ...] = (
         source="RFC 9110, section 15.6, and any other status; vLLM answers 500 after it has generated",
     ),
 )
-
-WORD_STATUSES = {
-    **dict.fromkeys(("content_policy_violation", "context_length_exceeded", "invalid_prompt", "refusal"), 400),
-    **dict.fromkeys(("invalid_request", "invalid_request_error"), 400),
-    "authentication": 401,
-    "payment_required": 402,
-    "permission_denied": 403,
-    "not_found": 404,
-    "rate_limit_exceeded": 429,
-    "timeout": 504,
-}  # of errors inside a 2xx that tell no number: OpenRouter, Errors, and OpenAI's types; any other word is a 500
-
-# A 2xx without a usable answer. Where words stand, they are finish reasons.
-
-CUT = _passing(
-    "the answer was cut off on its way",
-    FailureCode.INCOMPLETE,
-    source="Content-Length, chunk end or encoding broken, half an envelope, or no body at all",
-)
-STALLED = _passing("the answer did not end in time", FailureCode.TIMEOUT, source="silent or dripping after the headers")
-TOO_LARGE = _passing("the answer is larger than allowed", FailureCode.INVALID_OUTPUT, source="max_body_bytes")
-NOT_JSON = _passing(
-    "something else than the provider answered",
-    FailureCode.UNAVAILABLE,
-    source="a log-in page, an event stream, a wrong base_url",
-)
-PARTIAL = _passing(
-    "the provider failed while it was answering",
-    FailureCode.INCOMPLETE,
-    words={"error"},
-    source="OpenRouter, Errors: choices[0].error beside partial content",
-)
-NO_CHOICE = _passing(
-    "the answer holds no choice", FailureCode.INVALID_OUTPUT, source="seen at OpenRouter and at gateways to Gemini"
-)
-REFUSED = Signal(
-    "the model or its filter refused",
-    FailureCode.REJECTED,
-    words={"content_filter", "sensitive"},
-    source="OpenAI, Structured outputs: message.refusal; Azure OpenAI, Content filtering",
-)
-TOO_LONG = Signal(
-    "the answer was cut off at the token limit",
-    FailureCode.INCOMPLETE,
-    words={"length", "max_tokens", "model_length"},
-    source="OpenAI, Chat completions; Mistral (model_length): cut again by the same limit, even if the JSON is whole",
-)
-ABORTED = _passing(
-    "the provider broke off the answer",
-    FailureCode.INCOMPLETE,
-    words={"abort", "insufficient_system_resource", "model_context_window_exceeded", "network_error"},
-    source="DeepSeek, Chat completions; vLLM; Z.AI",
-)
-NO_CONTENT = _passing(
-    "the answer is empty",
-    FailureCode.INVALID_OUTPUT,
-    source="null or blank content, tool calls or reasoning alone: DeepSeek, JSON output; vLLM; Ollama",
-)
-BROKEN = _passing(
-    "the answer breaks off",
-    FailureCode.INCOMPLETE,
-    source="content that is not JSON, without a finish reason: Ollama, when its runner ended early",
-)
-INVALID = _passing(
-    "the answer is not valid",
-    FailureCode.INVALID_OUTPUT,
-    source="RFC 8259, RFC 7493 and the schema; a fence or prose around the JSON is not taken off",
-)
-
-BEFORE = (UNREACHABLE, CERTIFICATE, UNSENDABLE, DROPPED, SILENT)
-CONTENT = (
-    CUT,
-    STALLED,
-    TOO_LARGE,
-    NOT_JSON,
-    PARTIAL,
-    NO_CHOICE,
-    REFUSED,
-    TOO_LONG,
-    ABORTED,
-    NO_CONTENT,
-    BROKEN,
-    INVALID,
-)
-SIGNALS = (*BEFORE, *STATUS, *CONTENT)
 
 
 def find(status: int, words: Collection[str], message: str) -> Signal:

@@ -118,22 +118,38 @@ def search(
         StorageFailure: safe to repeat.
         NotConfigured: the migrations are not applied.
     """
-    statuses = FAILED if status is None else _statuses(status)
-    wanted = Filter(
-        until=datetime.max.replace(tzinfo=UTC),
-        statuses=statuses,
-        codes=_words(code, "code"),
-        models=_words(model, "model"),
-        user_id=None if user_id is None else as_uuid(user_id, "user_id"),
-    )
-    for value, name in ((since, "since"), (until, "until")):
-        _instant(value, name, wanted.until)  # told before anything is read
+    wanted = criteria(since=since, until=until, code=code, status=status, user_id=user_id, model=model)
     now = parts.records.find(wanted, before=None, page=0, quota_rule=parts.policy.quota).as_of
     end = min(now, _instant(until, "until", now) or now)
     begin = _instant(since, "since", now)
     if begin is not None and begin >= end:
         raise ValueError("since must be earlier than until, and than now")
     return Found(parts, replace(wanted, since=begin, until=end))
+
+
+def criteria(
+    *,
+    since: When | None = None,
+    until: When | None = None,
+    code: Words | None = None,
+    status: Words | None = None,
+    user_id: UUID | str | None = None,
+    model: Words | None = None,
+) -> Filter:
+    """Check what is looked for, before anything is read: how long ago is counted by this machine's clock, for now.
+
+    Raises:
+        ValueError: names the argument and what it may be.
+    """
+    now = datetime.now(UTC)
+    return Filter(
+        since=_instant(since, "since", now),
+        until=_instant(until, "until", now) or now,
+        statuses=FAILED if status is None else _statuses(status),
+        codes=_words(code, "code"),
+        models=_words(model, "model"),
+        user_id=None if user_id is None else as_uuid(user_id, "user_id"),
+    )
 
 
 def _words(value: Words | None, name: str) -> frozenset[str] | None:
@@ -159,7 +175,10 @@ def _instant(value: When | None, name: str, now: datetime) -> datetime | None:
     if isinstance(value, timedelta):
         if value <= timedelta(0):
             raise ValueError(f"{name} must be how long ago it was: a positive timedelta")
-        return now - value
+        try:
+            return now - value
+        except OverflowError:
+            raise ValueError(f"{name} must not be before the year 1") from None
     if value is None:
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:

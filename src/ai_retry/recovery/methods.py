@@ -9,7 +9,7 @@ from uuid import UUID
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.recovery.found import Found, When, Words, search
 from ai_retry.recovery.parts import Parts
-from ai_retry.recovery.plan import Plan, load_plan, make_plan
+from ai_retry.recovery.plan import Plan, load_plan, make_plan, terms_of
 from ai_retry.recovery.why import Explanation, explain
 
 
@@ -57,6 +57,7 @@ class RecoveryMethods(ABC):
         per_user: int | None = None,
         waive: Collection[str] = (),
         charge: bool = True,
+        everything: bool = False,
     ) -> Plan:
         """Freeze what can be retried now, and tell what that would take. Nothing is written, nobody is called.
 
@@ -69,20 +70,16 @@ class RecoveryMethods(ABC):
             per_user: generations of one user, at most.
             waive: limits that the operator lifts, ``{"backoff", "quota"}``; recorded on every attempt.
             charge: False gives users their sessions without spending their quota; recorded.
+            everything: True plans for whatever failed at any time. It is needed when ``found`` is the outcome of a
+                search by neither since, code, model nor user_id.
 
         Raises:
             ValueError: names the argument and what it may be.
             StorageFailure: safe to repeat.
         """
-        return make_plan(
-            self._recovery_parts(),
-            found,
-            policy=policy,
-            max_cost=max_cost,
-            per_user=per_user,
-            waive=waive,
-            charge=charge,
-        )
+        parts = self._recovery_parts()
+        terms = terms_of(parts.policy, policy=policy, max_cost=max_cost, per_user=per_user, waive=waive, charge=charge)
+        return make_plan(parts, found, terms, everything=everything)
 
     def load_plan(self, path: Path | str) -> Plan:
         """Read a plan that was saved; running it goes on where it stopped.

@@ -7,8 +7,9 @@ from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.policy import ContextFrom, RetryPolicy
+from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
+from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import PlanAttempt, RecoveryStorage
 from ai_retry.slots import CallSlots
 

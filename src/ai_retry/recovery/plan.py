@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.model import Waiver
+from ai_retry.domain.names import PlanKey
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.recovery import CallEstimate, Decision, Filter, FoundRow, judge
 from ai_retry.recovery.found import Found
@@ -16,6 +17,7 @@ from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan_file import Frozen, Terms, intact, keep, read_file
 from ai_retry.recovery.report import Report, report_of
 from ai_retry.recovery.run import run_plan
+from ai_retry.recovery.run_options import RunOptions
 from ai_retry.tables import html_table, text_table
 
 Reason: TypeAlias = tuple[Decision, str | None]
@@ -54,9 +56,9 @@ class Plan:
         return self._frozen.id
 
     @property
-    def key(self) -> str:
+    def key(self) -> PlanKey:
         """The idempotency key that its attempts carry."""
-        return f"plan:{self.id}"
+        return PlanKey.of(self.id)
 
     @property
     def filter(self) -> Filter:
@@ -94,13 +96,23 @@ class Plan:
             max_workers: calls at once, at most; no more than the client's ``max_calls``.
             rate: calls that start in a time, such as ``"60/minute"``, ``"5/second"``; None: as the provider bears it.
             on_outage: whether to wait for a provider that is away, or stop.
-            operator: who runs it, recorded on every attempt; this machine's user when None.
+            operator: who runs it, recorded on every attempt; this machine's user when None. A plan that lifts a limit
+                (``waive``, ``charge=False``, a policy of its own) is run only by an operator who gives a name.
 
         Raises:
-            ValueError: names the argument.
+            ValueError: names the argument; nothing was read or written.
             StorageFailure: the run could not be recorded, or the report not read; safe to repeat.
         """
-        return run_plan(self._parts, self, max_workers=max_workers, rate=rate, on_outage=on_outage, operator=operator)
+        options = RunOptions.checked(
+            self.terms,
+            usual=self._parts.policy,
+            max_calls=self._parts.slots.limit,
+            max_workers=max_workers,
+            rate=rate,
+            on_outage=on_outage,
+            operator=operator,
+        )
+        return run_plan(self._parts, self, options)
 
     def report(self) -> Report:
         """Tell what the plan has done so far, in whatever process; reads only."""
@@ -155,29 +167,40 @@ class Plan:
         return html_table(("what", "which", "count"), self._rows(), caption=self._title())
 
 
-def make_plan(
-    parts: Parts,
-    found: Found,
+def terms_of(
+    usual: RetryPolicy,
     *,
     policy: RetryPolicy | None = None,
     waive: Collection[str] = (),
     charge: bool = True,
     max_cost: Decimal | float | None = None,
     per_user: int | None = None,
-) -> Plan:
-    """Freeze what can be retried now, of what was found.
+) -> Terms:
+    """Read the terms of a new plan as callers write them.
 
     Raises:
         ValueError: names the argument and what it may be.
-        StorageFailure: safe to repeat.
     """
-    terms = Terms(
-        policy=policy or parts.policy,
+    return Terms(
+        policy=policy or usual,
         waive=_waivers(waive),
         charge=charge,
         max_cost=None if max_cost is None else Decimal(str(max_cost)),
         per_user=per_user,
     )
+
+
+def make_plan(parts: Parts, found: Found, terms: Terms, *, everything: bool) -> Plan:
+    """Freeze what can be retried now, of what was found.
+
+    Raises:
+        ValueError: ``found`` is whatever failed at any time, without ``everything``; or ``max_cost`` can't be kept.
+        StorageFailure: safe to repeat.
+    """
+    if not (found.filter.narrows or everything):
+        raise ValueError(
+            "found holds whatever failed at any time: search by since, code, model or user_id, or pass everything=True"
+        )
     choice = _Choice(parts, terms, parts.records.estimate())
     for row in found.rows(terms.policy.quota):
         choice.consider(row)

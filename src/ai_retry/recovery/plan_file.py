@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, QuotaRule, Waiver
+from ai_retry.domain.names import lifting
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.recovery import Filter
 
@@ -38,11 +39,9 @@ class Terms:
             raise ValueError("per_user must be at least 1")
 
     def lifted(self, usual: RetryPolicy) -> Iterator[tuple[str, object]]:
-        """Tell what differs from the usual terms."""
-        for each in fields(RetryPolicy):
-            mine = getattr(self.policy, each.name)
-            if mine != getattr(usual, each.name):
-                yield each.name, mine
+        """List what differs from the usual terms."""
+        for name in self._other_numbers(usual):
+            yield name, getattr(self.policy, name)
         if self.waive:
             yield "waived", ", ".join(sorted(self.waive))
         if not self.charge:
@@ -51,6 +50,14 @@ class Terms:
             yield "cost, at most", self.max_cost
         if self.per_user is not None:
             yield "of one user, at most", self.per_user
+
+    def lifting(self, usual: RetryPolicy) -> list[str]:
+        """Name what lifts a limit, and so wants an operator's name: a waiver, no charge, other numbers than usual."""
+        return [*lifting(waive=self.waive, charge=self.charge), *self._other_numbers(usual)]
+
+    def _other_numbers(self, usual: RetryPolicy) -> list[str]:
+        names = (each.name for each in fields(RetryPolicy))
+        return [name for name in names if getattr(self.policy, name) != getattr(usual, name)]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ai_retry.domain.errors import (
     GenerationFailed,
     LeaseLost,
     NotConfigured,
+    RetryRefused,
     SessionRejected,
     StorageFailure,
 )
@@ -27,6 +28,7 @@ from ai_retry.domain.model import (
     Snapshot,
     Usage,
 )
+from ai_retry.domain.names import PlanKey
 from ai_retry.domain.pace import CallEnd
 from ai_retry.domain.ports import Storage
 from ai_retry.domain.recovery import settled_attempt
@@ -104,7 +106,7 @@ class _WatchedStorage:
 class Retrier:
     """Retries under a plan's terms. Safe to share between threads."""
 
-    def __init__(self, parts: Parts, terms: Terms, *, key: str, operator: str) -> None:
+    def __init__(self, parts: Parts, terms: Terms, *, key: PlanKey, operator: str) -> None:
         self._parts, self._terms, self._key, self._operator = parts, terms, key, operator
 
     def retry(self, task: Task, started_in: int, tell: Callable[[Ended], None]) -> None:
@@ -157,6 +159,8 @@ def _end_of(error: AiRetryError, watched: _WatchedStorage, end: Ended) -> Ended:
         return replace(end, left=left, call_end=CallEnd.REFUSING)
     call_end = CallEnd.AWAY if isinstance(error, StorageFailure) else CallEnd.NOTHING
     # After a claim nobody knows yet what became of the attempt: the next run of the plan goes on with it.
+    if isinstance(error, RetryRefused):
+        wait = error.wait  # an operator means to retry it, whether or not waiting alone would help
     passes = wait is not None and not watched.claimed and not isinstance(error, LeaseLost)
     again = wait.total_seconds() if wait is not None and passes else None
     return replace(end, left=left, call_end=call_end, again_after=again)

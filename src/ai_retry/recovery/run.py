@@ -3,8 +3,6 @@
 Nothing is queued in front of a thread, so that whatever ends the run leaves no more than the calls that are under way.
 """
 
-import getpass
-import re
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,47 +10,30 @@ from contextlib import suppress
 from decimal import Decimal
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.pace import Pace
-from ai_retry.domain.retry import check_names
 from ai_retry.recovery.line import Line, Task
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.progress import Progress
 from ai_retry.recovery.report import Left, Report, report_of
 from ai_retry.recovery.retrier import Ended, Retrier
+from ai_retry.recovery.run_options import RunOptions
 
 if TYPE_CHECKING:
     from ai_retry.recovery.plan import Plan
 
-_RATE = re.compile(r"(\d{1,6})/(second|minute|hour)")
-_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 _LOOK_AGAIN = 1.0  # seconds, at most, between two looks at the clock
 _LOOK = 0.1  # seconds between two looks at the progress
 
 
-def run_plan(
-    parts: Parts,
-    plan: "Plan",
-    *,
-    max_workers: int,
-    rate: str | None,
-    on_outage: Literal["pause", "stop"],
-    operator: str | None,
-) -> Report:
+def run_plan(parts: Parts, plan: "Plan", options: RunOptions) -> Report:
     """See ``Plan.run``."""
-    if not 1 <= max_workers <= parts.slots.limit:
-        raise ValueError(f"max_workers must be from 1 to {parts.slots.limit}, the client's max_calls")
-    if on_outage not in ("pause", "stop"):
-        raise ValueError('on_outage must be "pause" or "stop"')
-    operator = _this_user() if operator is None else operator
-    check_names(operator=operator)
-    pace = Pace(max_workers, interval=_interval(rate), stop_on_outage=on_outage == "stop")
-    record = _Record(parts, plan, operator)
+    record = _Record(parts, plan, options.operator)
     record.write(None)
-    return _Run(parts, plan, operator, pace, max_workers, record).run()
+    return _Run(parts, plan, options, record).run()
 
 
 class _Record:
@@ -72,12 +53,11 @@ class _Record:
 class _Run:
     """One thread decides what starts when; the caller's only shows the progress, and may be interrupted anywhere."""
 
-    def __init__(
-        self, parts: Parts, plan: "Plan", operator: str, pace: Pace, max_workers: int, record: _Record
-    ) -> None:
-        self._parts, self._plan, self._pace, self._record = parts, plan, pace, record
-        self._max_workers = max_workers
-        self._retrier = Retrier(parts, plan.terms, key=plan.key, operator=operator)
+    def __init__(self, parts: Parts, plan: "Plan", options: RunOptions, record: _Record) -> None:
+        self._parts, self._plan, self._record = parts, plan, record
+        self._max_workers = options.max_workers
+        self._pace = Pace(options.max_workers, interval=options.interval, stop_on_outage=options.stop_on_outage)
+        self._retrier = Retrier(parts, plan.terms, key=plan.key, operator=options.operator)
         self._ends = SimpleQueue[Ended]()
         self._outcomes = Counter[str]()
         self._finished = Event()  # joining a thread is not safe against an interruption, waiting for an event is
@@ -194,23 +174,6 @@ class _Run:
             stopped=stopped,
             events_refused_by=refused_by,
         )
-
-
-def _interval(rate: str | None) -> float:
-    """Read ``60/minute``: seconds between two starts."""
-    if rate is None:
-        return 0.0
-    match = _RATE.fullmatch(rate) if isinstance(rate, str) else None
-    if match is None or int(match[1]) == 0:
-        raise ValueError('rate must be a number of calls per second, minute or hour, such as "60/minute"')
-    return _SECONDS[match[2]] / int(match[1])
-
-
-def _this_user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        raise ValueError("operator must be given: this machine does not say who you are") from None
 
 
 def _plain(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ai_retry.domain.errors import (
     TooManyParallel,
 )
 from ai_retry.domain.model import Outcome, Snapshot
-from ai_retry.domain.policy import RetryPolicy, counted_attempts, queued_attempt
+from ai_retry.domain.policy import RetryPolicy, counted_attempts, queued_attempt, waiting_helps
 from ai_retry.domain.recovery import Decision, FoundRow, LastError, Verdict, judge
 from ai_retry.domain.retry import as_uuid
 from ai_retry.recovery.parts import Parts
@@ -82,7 +82,16 @@ def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy) -> list[str
         counted = counted_attempts(snapshot)
         sentences.append(f"It has used {counted} of {policy.max_attempts} attempts, the original one included.")
         sentences.append(_last(row))
+        if not waiting_helps(snapshot):
+            sentences.append(_cure(snapshot))
     return sentences
+
+
+def _cure(snapshot: Snapshot) -> str:
+    """Say what cures the last failure, where waiting does not."""
+    if snapshot.attempts[-1].operator_fault:
+        return "Waiting does not cure that: an operator has to act first."
+    return "Waiting does not cure that: the same request would fail again."
 
 
 def _decided(verdict: Verdict) -> str:
@@ -103,7 +112,8 @@ def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str
         case AlreadySucceeded():
             rule = _success(snapshot)
         case BackoffNotElapsed():
-            rule = f"After attempt {snapshot.attempts[-1].number} there is a wait that is not over"
+            end = "" if refusal.retry_after else f"; it ends at {_utc(refusal.details['next_attempt_at'])}"
+            rule = f"After attempt {snapshot.attempts[-1].number} there is a wait that is not over{end}"
         case RetryInProgress() if (queued := queued_attempt(snapshot)) is not None:
             due = f", from {_utc(queued.next_attempt_at)} on" if queued.next_attempt_at else ""
             rule = f"Attempt {queued.number} was accepted for later and waits for a worker{due}"

@@ -163,20 +163,20 @@ class FunctionStorage:
 
     def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
         """See the port."""
-        self._fail("ai_retry_fail", claim, failure, duration, delay, {})
+        nothing_follows = {
+            "p_requeue": False,
+            "p_outage_wait_seconds": None,
+            "p_outage_failures": None,
+            "p_outage_doubts": None,
+        }
+        self._close(claim, failure, duration, delay, nothing_follows)
 
-    def _fail(
-        self,
-        function: str,
-        claim: Claim,
-        failure: Failure,
-        duration: timedelta | None,
-        delay: timedelta,
-        queued: Json,
+    def _close(
+        self, claim: Claim, failure: Failure, duration: timedelta | None, delay: timedelta, follows: Json
     ) -> None:
         timed_out = failure.code is FailureCode.TIMEOUT
         result = self._call(
-            function,
+            "ai_retry_close",
             {
                 **claim_arguments(claim),
                 "p_status": GenerationStatus.TIMEOUT if timed_out else GenerationStatus.ERROR,
@@ -191,7 +191,9 @@ class FunctionStorage:
                 "p_usage": json.dumps(usage_row(failure.usage)) if failure.usage else None,
                 "p_provider_id": storable(failure.provider_id),
                 "p_wire_requests": failure.wire_requests,
-                **queued,
+                "p_transient": failure.transient,
+                "p_operator_fault": failure.operator_fault,
+                **follows,
             },
         )
         if result["status"] != "failed":

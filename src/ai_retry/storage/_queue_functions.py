@@ -28,9 +28,10 @@ class FunctionQueueStorage(FunctionStorage):
     def enqueue(self, admission: Admission, *, token: UUID, expires_after: timedelta) -> QueuedRetry | None:
         """See the port."""
         answer = self._call(
-            "ai_retry_enqueue",
+            "ai_retry_accept",
             {
                 **admission_arguments(admission),
+                "p_context_reader": storable(admission.context_reader),
                 "p_token": str(token),
                 "p_due_at": (admission.due_at or admission.as_of).isoformat(),
                 "p_expires_seconds": expires_after.total_seconds(),
@@ -66,8 +67,8 @@ class FunctionQueueStorage(FunctionStorage):
     ) -> None:
         """See the port."""
         counted = failure.counted and not failure.overloaded
-        queued = {"p_requeue": True, "p_counted": counted, **_outage_arguments(outage)}
-        self._fail("ai_retry_close", claim, failure, duration, delay, queued)
+        follows = {"p_requeue": True, "p_counted": counted, **_outage_arguments(outage)}
+        self._close(claim, failure, duration, delay, follows)
 
     def give_back(
         self, claim: Claim, *, delay: timedelta, reason: str, wire_requests: int, outage: Outage | None

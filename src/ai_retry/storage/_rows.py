@@ -160,6 +160,9 @@ def _attempts(rows: Sequence[Json]) -> Sequence[Attempt]:
             provider_outcome=ProviderOutcome(row["provider_outcome"]),
             accepted_at=maybe_instant(row.get("accepted_at")),  # absent before the queue's migration
             expires_at=maybe_instant(row.get("expires_at")),
+            transient=row.get("transient"),  # these three: absent before the verdicts' migration
+            operator_fault=row.get("operator_fault", False),
+            context_reader=row.get("context_reader"),
         )
         for row in rows
     )

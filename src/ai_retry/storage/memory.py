@@ -209,7 +209,15 @@ class InMemoryStorage:
                 return
             if row.outcome is not None:
                 raise LeaseLost(answer_kept=False)
-            self._close(row, now, failure.code.value, counted=failure.counted, next_attempt_at=now + delay)
+            self._close(
+                row,
+                now,
+                failure.code.value,
+                counted=failure.counted,
+                next_attempt_at=now + delay,
+                transient=failure.transient,
+                operator_fault=failure.operator_fault,
+            )
             status = GenerationStatus.TIMEOUT if failure.code is FailureCode.TIMEOUT else GenerationStatus.ERROR
             message = str(GenerationFailed(failure))
             self._record_failure(generation, now, status, duration, failure.code.value, message)

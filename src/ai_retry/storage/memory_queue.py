@@ -353,6 +353,7 @@ class InMemoryQueueStorage(InMemoryStorage):
             accepted_at=now,
             expires_at=expires_at,
             status_before=generation.status if failed else GenerationStatus.TIMEOUT,
+            context_reader=admission.context_reader,
         )
         if self._in_line(admission.user_id, max(admission.due_at or now, now)) < admission.max_live:
             self._send_next(admission.user_id, now)
@@ -404,6 +405,7 @@ class InMemoryQueueStorage(InMemoryStorage):
             expires_at=closed.expires_at,
             status_before=status_before,
             message_id=closed.message_id,
+            context_reader=closed.context_reader,
         )
         self.attempts[row.token] = row
 

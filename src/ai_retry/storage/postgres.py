@@ -9,6 +9,8 @@ from typing import Any
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from ai_retry.domain.errors import AiRetryError, StorageOutcomeUnknown
+from ai_retry.secrecy import guard_logs
+from ai_retry.storage._connection_string import passwords_of
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage._functions import failure_of_sqlstate, reply_lost, unreachable
 from ai_retry.storage._queue_functions import FunctionQueueStorage
@@ -22,13 +24,17 @@ class PostgresStorage(RecoveryFunctions, FunctionQueueStorage):
     """The storage as a role that may execute the functions (``service_role`` or the migrations' owner).
 
     Args:
-        conninfo: a libpq connection string; its password is in no repr and in no error.
+        conninfo: a libpq connection string; its password is in no repr, in no error and in no log of the driver.
         max_connections: of the pool, which opens them as they are needed.
         pool_timeout: seconds to wait for a free one before ``StorageUnavailable``.
+
+    Raises:
+        NotConfigured: the string can't be read, or not without doubt, since the password in it is not percent-encoded.
     """
 
     def __init__(self, conninfo: str, *, max_connections: int = 16, pool_timeout: float = 5.0) -> None:
         super().__init__(self._call_function)
+        guard_logs(*passwords_of(conninfo))
         self._pool = ConnectionPool(
             conninfo,
             connection_class=FunctionConnection,

@@ -12,6 +12,7 @@ from supabase import create_client
 from supabase.client import ClientOptions
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured
+from ai_retry.secrecy import guard_logs
 from ai_retry.storage._functions import failure_of_sqlstate, reply_lost, unreachable
 from ai_retry.storage._queue_functions import FunctionQueueStorage
 from ai_retry.storage._recovery_functions import RecoveryFunctions
@@ -30,7 +31,7 @@ class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
 
     Args:
         url: the project's URL.
-        secret_key: a key that acts as ``service_role``; it is in no repr and in no error.
+        secret_key: a key that acts as ``service_role``; it is in no repr, in no error and in no log of the driver.
         timeout: seconds for one request: longer than the functions' lock timeout of 3 s, and short enough for a
             second try while a user waits.
         max_connections: kept to the Data API.
@@ -38,6 +39,7 @@ class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
 
     def __init__(self, url: str, secret_key: str, *, timeout: float = 4.0, max_connections: int = 32) -> None:
         super().__init__(self._call_function)
+        guard_logs(secret_key)
         self._url = url
         self._http = httpx.Client(
             timeout=timeout,

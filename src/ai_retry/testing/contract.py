@@ -1277,6 +1277,31 @@ class FailContract:
 
         assert world.attempts(generation_id)[0]["provider_outcome"] == known
 
+    @pytest.mark.parametrize("transient", [True, False])
+    @pytest.mark.parametrize("operator_fault", [True, False])
+    def test_fail_records_the_verdict_once(self, world: World, *, transient: bool, operator_fault: bool) -> None:
+        """Whether the failure may pass, and whether an operator must act, is recorded; a repeat changes neither."""
+        user_id, generation_id = new_generation(world)
+        claim = claim_of(world, user_id, generation_id)
+        fail(world, claim, replace(FAILURE, transient=transient, operator_fault=operator_fault))
+
+        fail(world, claim, replace(FAILURE, transient=not transient, operator_fault=not operator_fault))
+
+        attempt = load(world, user_id, generation_id).attempts[-1]
+        assert (attempt.transient, attempt.operator_fault) == (transient, operator_fault)
+
+    def test_attempt_without_failure_has_no_verdict(self, world: World) -> None:
+        """Of an attempt that runs, or was abandoned, nothing is known."""
+        user_id, generation_id = new_generation(world)
+        claim_of(world, user_id, generation_id)
+        running = load(world, user_id, generation_id).attempts[-1]
+        world.advance(POLICY.lease)
+        claim_of(world, user_id, generation_id)
+
+        abandoned = load(world, user_id, generation_id).attempts[0]
+
+        assert [(each.transient, each.operator_fault) for each in (running, abandoned)] == [(None, False)] * 2
+
     def test_fail_repeat_changes_nothing(self, world: World) -> None:
         """A repeat writes neither a second log nor another wait."""
         user_id, generation_id = new_generation(world)

@@ -821,6 +821,44 @@ class SettleContract:
         columns = ("idempotency_key", "operator", "charge", "waived")
         assert [second[each] for each in columns] == [first[each] for each in columns]
 
+    def test_retry_later_records_the_verdict(self, world: QueueWorld) -> None:
+        """The attempt that failed says whether that may pass and who has to act; the next one has not failed."""
+        claim = new_running(world)
+
+        retry_later(world, claim, replace(FAILURE, transient=False, operator_fault=True))
+
+        first, second = load(world, claim.user_id, claim.generation_id).attempts
+        assert (first.transient, first.operator_fault) == (False, True)
+        assert (second.transient, second.operator_fault) == (None, False)
+
+    @pytest.mark.parametrize("end", ["accepted", "retry_later", "give_back", "rejected", "abandoned"])
+    def test_reader_stays_with_the_accepted_retry(self, world: QueueWorld, end: str) -> None:
+        """What read the context at acceptance is recorded, and goes with each attempt of the accepted retry."""
+        user_id, generation_id = new_generation(world)
+        try_enqueue(world, admission_to_enqueue(world, user_id, generation_id))
+        if end != "accepted":
+            self._end(world, run(world, user_id, generation_id), end)
+
+        attempts = load(world, user_id, generation_id).attempts
+
+        assert {each.context_reader for each in attempts} == {"ai_retry.domain.context:stored_context"}
+        assert attempts[-1].is_queued
+
+    @staticmethod
+    def _end(world: QueueWorld, claim: Claim, end: str) -> None:
+        """End a run so that the accepted retry goes on."""
+        if end == "retry_later":
+            retry_later(world, claim)
+        elif end == "give_back":
+            give_back(world, claim)
+        elif end == "rejected":
+            world.refuse_sessions("a_constraint")
+            with pytest.raises(SessionRejected):
+                succeed(world, claim)
+        else:
+            world.advance(POLICY.lease)
+            world.storage.reap()
+
     def test_retry_later_repeat_opens_nothing_more(self, world: QueueWorld) -> None:
         """A repeat opens no second attempt and sends no second message."""
         claim = new_running(world)

@@ -26,7 +26,7 @@ beside a running one. Where there is a `Retry-After`, come back after it; browse
 
 REMEDIES: Mapping[str, str] = {
     "INVALID_GENERATION_ID": "Send the generation's id as it stands in the database: a UUID with its hyphens.",
-    "INVALID_IDEMPOTENCY_KEY": "Send 1 to 255 visible ASCII characters, bare or in double quotes, or no key at all.",
+    "INVALID_IDEMPOTENCY_KEY": "Send another key, such as a UUID made for each click, or no key at all.",
     "UNAUTHENTICATED": (
         "Sign in, or refresh the session, and send its access token as `Authorization: Bearer`. If fresh tokens are"
         " refused, compare `SUPABASE_URL`, `SUPABASE_JWT_ISSUER` and this machine's clock with the project's; see"

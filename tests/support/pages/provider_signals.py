@@ -1,19 +1,29 @@
 """How a provider's answer is judged, from the table that the code uses."""
 
 from collections.abc import Iterable
+from itertools import groupby
 
-from ai_retry.providers import signals
+from ai_retry.providers import answer_signals, signals
 from ai_retry.providers.signals import Signal
 
 _INTRODUCTION = """# How a provider's answer is judged
 
-Generated from `ai_retry.providers.signals`, the table that the code uses; edit that, then run `make pages`.
+Generated from `ai_retry.providers.signals` and `answer_signals`, the table that the code uses; edit those, then run
+`make pages`.
 
 - **code**: what the attempt, the answer of the endpoint (502) and the log say.
 - **not generated**: certainly no token was produced. Such a call uses up no attempt, and the request may be repeated
   inside the call. In doubt it says no: that costs an attempt, while a wrong yes would repeat a paid call.
 - **may pass**: the identical request may succeed later, without anybody changing anything.
-- **operator**: somebody who runs the app has to act (key, credit, model, configuration); it uses up no attempt.
+- **operator**: the operator of the app has to act (key, credit, model, configuration); it uses up no attempt.
+
+Thoughts are no part of an answer. `<think>…</think>` and its variants before the content are removed, and so are a byte
+order mark and end tokens such as `<|im_end|>`. Thoughts that are never closed leave no answer; a closing tag without an
+opening one ends thoughts, too. With a schema, JSON inside one Markdown fence is used. Two JSON values, prose around the
+JSON and trailing commas are not valid.
+
+Without a schema, an answer is whole only if its finish reason is null, missing, empty or one of ENDS, in any case. With
+a schema, an object or a list that is valid is whole by itself, unless its finish reason is in the last table.
 
 A wait that the provider asks for (`retry-after-ms`, `Retry-After` in seconds or as a date, a hint in the body, reset
 headers, in this order) is a floor under our own backoff, up to `AI_RETRY_MAX_WAIT_SECONDS`.
@@ -29,12 +39,12 @@ def render() -> str:
     """Render the table of signals, in the order in which it is searched."""
     return "\n".join(
         [
-            _INTRODUCTION,
+            _INTRODUCTION.replace("ENDS", ", ".join(f"`{word}`" for word in sorted(answer_signals.ENDS) if word)),
             *_table("Before there is an answer", signals.BEFORE),
             *_table(
                 "A status that is not 2xx, or an error inside a 2xx; the first row that applies counts", signals.STATUS
             ),
-            *_table("Inside a 2xx", signals.CONTENT),
+            *_table("Inside a 2xx; the words are finish reasons", answer_signals.CONTENT),
         ]
     )
 
@@ -48,7 +58,7 @@ def _row(signal: Signal) -> str:
     when = "; ".join(
         part
         for part in (
-            ", ".join(str(status) for status in sorted(signal.statuses)),
+            ", ".join(_ranges(signal.statuses)),
             ", ".join(f"`{word}`" for word in sorted(signal.words)),
             ", ".join(f"“{phrase}”" for phrase in sorted(signal.phrases)),
         )
@@ -56,3 +66,10 @@ def _row(signal: Signal) -> str:
     )
     marks = ("yes" if mark else "" for mark in (signal.not_generated, signal.transient, signal.operator_fault))
     return f"| {signal.shows} | {when} | `{signal.code}` | {' | '.join(marks)} | {signal.source} |"
+
+
+def _ranges(statuses: Iterable[int]) -> list[str]:
+    """Write numbers in a row as one: ``400-499``."""
+    rows = groupby(enumerate(sorted(statuses)), key=lambda pair: pair[1] - pair[0])
+    spans = ([status for _, status in row] for _, row in rows)
+    return [str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans]

@@ -23,9 +23,12 @@ There are two ways to the database: over the Data API with `SUPABASE_URL` and `S
 """
 _FORMS = """## How values are written
 
-- **Addresses** hold no credentials, no query and no fragment; `DATABASE_URL` is a URL that starts with `postgresql://`.
+- **Addresses** hold no credentials, no query and no fragment. `DATABASE_URL` starts with `postgresql://`, and its
+  password is percent-encoded (`@` is `%40`, `/` is `%2F`, `%` is `%25`): what could be read in two ways is refused.
 - **`AI_MODELS`** is a list separated by commas.
 - **`AI_HEADERS`, `AI_QUERY`** are JSON objects of texts: `{"api-version": "2024-10-21"}`.
+- **`AI_RESPONSE_FORMAT`** is `json_schema`, `json_object` or `none`: [how they differ](../how-to/prompts.md#schemas).
+- **`AI_EXTRA_BODY`** is a JSON object of request fields: `{"max_tokens": 800}`; not `messages`, `model` or `stream`.
 - **Durations** are seconds, with a fraction if you like; **booleans** are `true` or `false`.
 - **`AI_RETRY_SPOOL_DIR`** is an absolute path.
 """

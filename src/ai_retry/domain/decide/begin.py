@@ -101,6 +101,7 @@ def accept(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy
             expires_after=policy.max_queued,
             status_before=status if status in _FAILED else GenerationStatus.TIMEOUT,
             in_line=policy.max_parallel,
+            context_reader=admission.context_reader,
         ),
         charge=asked.charge,
         idempotency_key=asked.idempotency_key,

@@ -13,6 +13,7 @@ from ai_retry.domain.model import Attempt, Outcome, Snapshot
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Message, QueuedRetry
 from ai_retry.domain.queued_attempt import OUTAGE_PACE
+from ai_retry.domain.reader import read_context
 
 MISCONFIGURED_WAIT: Final = timedelta(seconds=60)  # until an operator may have acted
 
@@ -62,7 +63,7 @@ def cancel(snapshot: Snapshot, policy: RetryPolicy) -> CloseOver | Settle | None
     if is_over(attempt, snapshot):
         return CloseOver(user_id=snapshot.generation.user_id)
     left = (attempt.lease_expires_at or snapshot.as_of) - snapshot.as_of
-    raise RetryInProgress(retry_after=min(left, rules.BUSY_WAIT))
+    raise RetryInProgress(wait=min(left, rules.BUSY_WAIT))
 
 
 def end(snapshot: Snapshot, user_id: UUID, reason: AiRetryError | None, policy: RetryPolicy) -> Settle:
@@ -100,11 +101,11 @@ def postpone(message: Message, refusal: RetryRefused, snapshot: Snapshot, reader
     To the end of a backoff; for a route, the later the more wait for it; otherwise for about as long as the refusal
     says.
     """
-    wait = refusal.retry_after or rules.SHORTEST_CALL
+    wait = refusal.wait or rules.SHORTEST_CALL
     if isinstance(refusal, BackoffNotElapsed):
         return Postpone(message=message, wait=wait)
     if not isinstance(refusal, RouteUnavailable):
         return Postpone(message=message, wait=wait * (0.5 + fraction / 2))
-    route = reader.route(reader.context_from(snapshot.generation))
+    route = reader.route(read_context(reader.context_from, snapshot.generation))
     waiting = sum(each.waiting for each in snapshot.routes if each.route == route)
     return Postpone(message=message, wait=wait + OUTAGE_PACE * fraction * (waiting + 1), route=route)

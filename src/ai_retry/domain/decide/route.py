@@ -6,7 +6,8 @@ from datetime import timedelta
 
 from ai_retry.domain.errors import RetryRefused
 from ai_retry.domain.model import Context, Snapshot
-from ai_retry.domain.policy import BUSY_WAIT, ContextFrom
+from ai_retry.domain.policy import BUSY_WAIT
+from ai_retry.domain.reader import ContextFrom
 
 
 class RouteUnavailable(RetryRefused):
@@ -14,8 +15,8 @@ class RouteUnavailable(RetryRefused):
 
     code = "ROUTE_UNAVAILABLE"
 
-    def __init__(self, *, retry_after: timedelta) -> None:
-        super().__init__("The AI provider is unavailable at the moment.", retry_after=retry_after)
+    def __init__(self, *, wait: timedelta) -> None:
+        super().__init__("The AI provider is unavailable at the moment.", wait=wait)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,6 @@ def refuse_unavailable(snapshot: Snapshot, route: str | None) -> None:
     if known is None:
         return
     if known.not_before > snapshot.as_of:
-        raise RouteUnavailable(retry_after=known.not_before - snapshot.as_of)
+        raise RouteUnavailable(wait=known.not_before - snapshot.as_of)
     if known.running >= known.slots:
-        raise RouteUnavailable(retry_after=BUSY_WAIT)
+        raise RouteUnavailable(wait=BUSY_WAIT)

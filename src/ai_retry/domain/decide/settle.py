@@ -60,6 +60,7 @@ class Ending:
         self._accepted = queued is not None
         self._expires_at = queued.expires_at if queued is not None else None
         self._number = rules.next_number(begun)
+        self._made = sum(queued is not None and each.accepted_at == queued.accepted_at for each in begun.attempts)
 
     @property
     def is_accepted(self) -> bool:
@@ -96,6 +97,8 @@ class Ending:
             status=_status_after(failure.code),
             message=str(GenerationFailed(failure)),
             reason=failure.reason,
+            transient=failure.transient,
+            operator_fault=failure.operator_fault,
             goes_on=goes_on,
         )
         return self._settle(Found.READY, closing, call, outage=outage, answered=_has_answered(failure))
@@ -105,9 +108,10 @@ class Ending:
         call = _record(failure, failure.provider_outcome, duration)
         return self._settle(now, closing_without(now, counted=failure.counted, answer=None), call)
 
-    def has_next(self, failure: Failure) -> bool:
-        """Whether there is a next attempt after this one failed."""
-        return rules.attempts_left(self._begun, failure, self._policy)
+    def retry_after(self, failure: Failure) -> timedelta | None:
+        """The wait after which coming back may help; None where it does not."""
+        helps = failure.passes and rules.attempts_left(self._begun, failure, self._policy)
+        return self.wait_after(failure) if helps else None
 
     def wait_after(self, failure: Failure) -> timedelta:
         """The wait before the next attempt."""
@@ -120,6 +124,7 @@ class Ending:
             self._accepted
             and (failure.transient or outage is not None)
             and (self._expires_at is None or self._begun.as_of + wait < self._expires_at)
+            and self._made < self._policy.hard_cap  # also of those that an operator has to answer for
             and rules.attempts_left(self._begun, failure, self._policy, spared=failure.overloaded)
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.change import (
+    ABANDONED,
     Settle,
 )
 from ai_retry.domain.errors import LeaseLost, RetryExpired, SessionRejected
@@ -67,7 +68,7 @@ class MemoryClosing(MemoryTables):
             self.app.write(generation.id, now, GenerationStatus.ERROR if rejected else GenerationStatus.TIMEOUT)
         elif follower.is_queued:
             self.app.write(generation.id, now, GenerationStatus.QUEUED)
-        message = SessionRejected.summary if closed.cause else LeaseLost.summary
+        message = SessionRejected.summary if closed.cause else ABANDONED
         self.app.log_failure(generation, now, closed.code or LeaseLost.code, message)
 
     def _owned(self, row: Row) -> Generation | None:

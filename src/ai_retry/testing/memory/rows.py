@@ -51,6 +51,9 @@ class Row:
     reason: str | None = None
     counted: bool = True
     cause: str | None = None  # what rejected its session
+    transient: bool | None = None  # its failure's
+    operator_fault: bool = False  # its failure's
+    context_reader: str | None = None
     session_id: str | None = None
     captured_at: datetime | None = None
     call: CallRecord = _NO_CALL
@@ -89,6 +92,9 @@ class Row:
             provider_outcome=self.call.provider_outcome,
             accepted_at=self.accepted_at,
             expires_at=self.expires_at,
+            transient=self.transient,
+            operator_fault=self.operator_fault,
+            context_reader=self.context_reader,
         )
 
 
@@ -126,6 +132,7 @@ def follower(closed: Row, now: datetime) -> Row:
         expires_at=closed.expires_at,
         status_before=closed.status_before if closed.outcome is Outcome.FAILED else GenerationStatus.TIMEOUT,
         in_line=closed.in_line,
+        context_reader=closed.context_reader,
     )
 
 

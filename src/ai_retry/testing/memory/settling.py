@@ -143,6 +143,8 @@ class MemorySettling(MemoryClosing):
             counted=closing.counted,
             due_at=row.next_attempt_at if closing.wait is None else now + closing.wait,
             reason=closing.reason,
+            transient=closing.transient,
+            operator_fault=closing.operator_fault,
             call=with_call(row, change.call),
         )
         closed = replace(closed, status_before=closing.status or row.status_before)

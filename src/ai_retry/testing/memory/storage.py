@@ -133,6 +133,7 @@ class MemoryStorage(MemorySettling):
                 expires_at=now + start.expires_after,
                 status_before=start.status_before,
                 in_line=start.in_line,
+                context_reader=start.context_reader,
             )
         )
         self._fill_line(change.user_id, now)

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
+from http import HTTPStatus
+from http.client import BadStatusLine, HTTPResponse, parse_headers
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -25,8 +27,12 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 
 from ai_retry.domain.ports import Clock
+from ai_retry.secrecy import guard_logs
 
 _CONNECT_SECONDS = 5.0  # at most for one address; longer means that nobody is there
+_MOST_INTERIM = (
+    20  # interim responses before an answer; a server that sends more would hold the call until its deadline
+)
 _IDLE_SECONDS = 4.0  # servers close idle connections, some after 5 s, and a request sent just then would be in doubt
 
 
@@ -107,7 +113,22 @@ class SocksNotSupported(ValueError):
     """A SOCKS proxy is configured; its connections would escape the deadline."""
 
 
+class _Response(HTTPResponse):
+    """Passes over interim responses (RFC 9110, section 15.2): Python's own class takes a 102 or 103 for the answer."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MOST_INTERIM + 1):
+            line: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # not in typeshed
+            final = line[1] >= HTTPStatus.OK or line[1] == HTTPStatus.SWITCHING_PROTOCOLS
+            if final:
+                return line
+            parse_headers(self.fp)
+        raise BadStatusLine("too many interim responses")
+
+
 class _Connection(HTTPConnection):
+    response_class = _Response
+
     def _new_conn(self) -> socket.socket:
         try:
             return _connect(_lookups.addresses(self._dns_host, self.port), self.socket_options or ())
@@ -156,10 +177,14 @@ _POOLS = {"http": _Pool, "https": _TlsPool}
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """A transport of ``requests`` that must be used within ``bounded_by``; it repeats nothing by itself."""
+    """A transport of ``requests`` that must be used within ``bounded_by``; it repeats nothing by itself.
+
+    The queries of the addresses that it asks, which may hold keys, are kept out of the logs of ``urllib3``.
+    """
 
     def __init__(self, *, pool_size: int) -> None:
         """Keep at most ``pool_size`` idle connections per host; more may be in use at once."""
+        guard_logs()
         super().__init__(pool_connections=4, pool_maxsize=pool_size, max_retries=0, pool_block=False)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

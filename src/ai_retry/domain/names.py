@@ -1,0 +1,63 @@
+"""The names that callers give: of a request (its idempotency key), and of themselves. Checked before anything is read.
+
+A key that begins with ``plan:`` belongs to a recovery plan: its attempts are found, reported and priced by it. So only
+recovery makes such keys, as ``PlanKey``. A limit is lifted by a person whose name is recorded, or it is not lifted.
+"""
+
+from collections.abc import Collection
+from typing import Self
+
+PLAN_PREFIX = "plan:"  # the SQL function that finds a plan's attempts reads it too
+_LONGEST = 255  # characters
+
+
+class PlanKey(str):
+    """The idempotency key that a plan's attempts carry."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, plan_id: str) -> Self:
+        """Make the key of a plan."""
+        return cls(PLAN_PREFIX + plan_id)
+
+
+def check_key(idempotency_key: str | None) -> None:
+    """Refuse a key that can't be read in a log, or that belongs to a recovery plan.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    if idempotency_key is None:
+        return
+    _check_readable(idempotency_key, "idempotency_key")
+    if idempotency_key.startswith(PLAN_PREFIX) and not isinstance(idempotency_key, PlanKey):
+        raise ValueError(f"idempotency_key must not begin with {PLAN_PREFIX}, which marks the attempts of plans")
+
+
+def check_operator(operator: str | None, *, lifted: Collection[str] = ()) -> None:
+    """Refuse a name that can't be read in a log, and a lifted limit without a name; a blank one counts as none.
+
+    Args:
+        operator: as the caller gave it.
+        lifted: what lifts a limit, in the caller's words.
+
+    Raises:
+        ValueError: names the argument, and what lifts a limit.
+    """
+    if lifted and not (operator and operator.strip()):
+        raise ValueError(f"operator must be given with {' and '.join(lifted)}: a limit is lifted by name, and recorded")
+    if operator is not None:
+        _check_readable(operator, "operator")
+        if not operator.strip():
+            raise ValueError("operator must not be blank")
+
+
+def lifting(*, waive: Collection[str], charge: bool) -> list[str]:
+    """List the arguments of a retry that lift a limit, as the caller wrote them."""
+    return [*(["waive"] if waive else []), *([] if charge else ["charge=False"])]
+
+
+def _check_readable(text: str, name: str) -> None:
+    if not (text.isprintable() and 1 <= len(text) <= _LONGEST):
+        raise ValueError(f"{name} must have 1 to {_LONGEST} printable characters")

@@ -1,0 +1,139 @@
+"""Reads the body of a 2xx, and errors wherever they are: to an output, or to the row of the table that applies.
+
+An error beats content, a refusal or a cut beats whether the content parses. Pure, like ``classify``, which uses it.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from ai_retry.providers import answer_signals, signals, validation, wrapping
+from ai_retry.providers.bodies import ErrorBody, read_error
+from ai_retry.providers.completion import Choice, read_choice, refused_prompt
+from ai_retry.providers.signals import Signal
+from ai_retry.providers.vocabulary import WORD_STATUSES
+
+_FIELD = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_RESPONSE_FORMAT = ("response_format", "json_schema", "json_object", "strict")  # the field, and what we put into it
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Why there is no usable answer."""
+
+    signal: Signal
+    error: ErrorBody = field(default_factory=ErrorBody)
+    detail: str = ""  # in our own words
+
+
+Output: TypeAlias = tuple[Any]  # of one element, so that an output of null is not taken for none
+
+
+def read(envelope: Mapping[str, Any], schema: Mapping[str, Any] | None, added: Collection[str]) -> Output | Finding:
+    """Read an envelope; it may hold an error in spite of its status."""
+    began = bool(envelope.get("choices") or envelope.get("usage"))
+    if envelope.get("error") or "error" in (envelope.get("object"), envelope.get("type")):
+        return _inside(read_error(envelope), added, began=began)
+    refusals = answer_signals.REFUSED.words
+    choice = read_choice(envelope, refusals)
+    if choice is None:
+        if refused := refused_prompt(envelope, refusals):
+            return Finding(answer_signals.REFUSED, detail=refused)
+        other = _inside(read_error(envelope), added, began=began)
+        return other if other.signal.operator_fault else Finding(answer_signals.NO_CHOICE)
+    return _unfinished(choice, added) or _output(choice, schema)
+
+
+def of_error(status: int, error: ErrorBody, added: Collection[str]) -> Finding:
+    """Find the row for an error; where it names a field that we added, say which."""
+    name = _added(error, added)
+    signs = (*error.signs, "added_parameter") if name else error.signs
+    signal = signals.find(status, (*error.words, *signs), error.message)
+    return Finding(signal, error, detail=name if "added_parameter" in signal.words else "")
+
+
+def _added(error: ErrorBody, added: Collection[str]) -> str:
+    """Return the first of our own fields that the error's ``param`` names, or its message where it has no ``param``."""
+    names = {*added, *_RESPONSE_FORMAT} if _RESPONSE_FORMAT[0] in added else set(added)
+    return next((word for word in _FIELD.findall(error.param or error.message) if word in names), "")
+
+
+def _unfinished(choice: Choice, added: Collection[str]) -> Finding | None:
+    """Say why a choice is no answer whatever its content is: refused, failed or cut."""
+    if choice.refused:
+        return Finding(answer_signals.REFUSED, detail=choice.refused)
+    for signal in (answer_signals.REFUSED, answer_signals.PARTIAL, answer_signals.TOO_LONG, answer_signals.ABORTED):
+        says = next((f"{name} {word}" for name, word in choice.words if word in signal.words), "")
+        if signal is answer_signals.PARTIAL and (says or choice.error is not None):
+            return _inside(read_error({"error": choice.error}), added, partial=bool(choice.content.strip()))
+        if says:
+            return Finding(signal, detail=says)
+    return None
+
+
+def _inside(error: ErrorBody, added: Collection[str], *, began: bool = True, partial: bool = False) -> Finding:
+    """Judge an error in a 2xx: a model had been started, so something may have been generated (OpenRouter, Errors).
+
+    Only an error without a number, a known word, choices and usage may be certain: rows for status 200 say when.
+    """
+    status = error.number or 0
+    if status < HTTPStatus.BAD_REQUEST:
+        named = (WORD_STATUSES[word] for word in error.words if word in WORD_STATUSES)
+        status = next(named, HTTPStatus.INTERNAL_SERVER_ERROR if began else HTTPStatus.OK)
+    if partial and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Finding(answer_signals.PARTIAL, error)
+    found = of_error(status, error, added)
+    certain = status == HTTPStatus.OK and found.signal.operator_fault
+    return found if certain else replace(found, signal=replace(found.signal, not_generated=False))
+
+
+def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Finding:
+    """Read the output from a choice that is neither refused nor known to be cut."""
+    unusual = _unusual_end(choice)
+    if choice.kind:
+        return unusual or Finding(answer_signals.NO_TEXT, detail=f"content is {choice.kind}")
+    text = wrapping.bare_text(choice.content) if schema is None else wrapping.trimmed(choice.content)
+    if not text.strip():
+        return unusual or Finding(answer_signals.NO_CONTENT)
+    if schema is None and unusual:
+        return unusual
+    try:
+        if schema is None:
+            return (validation.storable(text),)
+        output = _json(text)
+        validation.validate(output, schema)
+    except validation.InvalidOutput as problem:
+        broken = problem.broken and not choice.reason
+        signal = answer_signals.BROKEN if broken else answer_signals.INVALID
+        return unusual or Finding(signal, detail=str(problem))
+    whole = isinstance(output, dict | list)  # it has an end of its own, which a number has not
+    return (output,) if whole or unusual is None else unusual
+
+
+def _json(text: str) -> Any:
+    """Read the JSON that ``text`` is, since its strings may hold any tag; else the JSON without what is around it.
+
+    Raises:
+        InvalidOutput: neither is JSON.
+    """
+    try:
+        return validation.parse(text)
+    except validation.InvalidOutput:
+        bare = wrapping.bare_json(text)
+        if bare == text:
+            raise
+    if not bare:
+        raise validation.InvalidOutput("there is nothing but thoughts")
+    return validation.parse(bare)
+
+
+def _unusual_end(choice: Choice) -> Finding | None:
+    """Say what a finish reason means that is neither known to be an end nor to be a cut."""
+    word = dict(choice.words).get("finish_reason", "")
+    if word in answer_signals.ENDS:
+        return None
+    if word in answer_signals.TOOL_CALL.words:
+        return Finding(answer_signals.TOOL_CALL)
+    return Finding(answer_signals.UNKNOWN_END, ErrorBody(message=choice.reason), detail="finish_reason")

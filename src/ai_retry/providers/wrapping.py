@@ -1,0 +1,129 @@
+"""Takes off what models and chat templates put around an answer: thoughts, end tokens, a byte order mark, one fence.
+
+Pure, in linear time whatever the content is, and without judgement: what is left may still be no answer.
+"""
+
+import re
+import string
+
+_NAMES = "think|thinking|thought|thoughts|reasoning|reflection|seed:think"
+_OPENING = (
+    rf"<(?:{_NAMES})\s*+>",  # DeepSeek R1, Qwen 3, Claude and many prompts; ByteDance Seed
+    r"\[THINK\]",  # Mistral, Magistral
+    "◁think▷",  # Moonshot, Kimi
+    r"<\|START_THINKING\|>",  # Cohere, Command A Reasoning
+    r"(?:<\|start\|>assistant)?<\|channel\|>analysis",  # OpenAI, Harmony response format
+)
+_CLOSING = (
+    rf"</(?:{_NAMES})\s*+>",
+    r"\[/THINK\]",
+    "◁/think▷",
+    r"<\|END_THINKING\|>",
+    r"<\|channel\|>final<\|message\|>",
+)
+_TAG = re.compile(rf"(?P<opening>{'|'.join(_OPENING)})|(?:{'|'.join(_CLOSING)})", re.IGNORECASE)
+_TAG_BEGINS = re.compile(r"[<\[◁]")
+_QUOTES = ("``", '""', "''")  # around a tag: it is mentioned, not used
+_BLANK = string.whitespace + "\ufeff"
+_BLANKS = re.compile(rf"[{_BLANK}]*+")
+_END_TOKENS = (
+    "<|im_end|>",  # Qwen, ChatML
+    "<|eot_id|>",  # Llama 3
+    "<|eom_id|>",
+    "<|eot|>",  # Llama 4
+    "<|end|>",  # Phi, Harmony
+    "<|return|>",  # Harmony
+    "<|endoftext|>",  # GPT-2, Qwen
+    "<|end_of_text|>",  # Llama 3, Granite
+    "<end_of_turn>",  # Gemma
+    "<eos>",
+    "<|END_OF_TURN_TOKEN|>",  # Cohere
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",  # DeepSeek
+    "</s>",  # Llama 2, Mistral
+)
+_STRUCK_OUT = re.compile(r"<s[\s>]")  # where HTML strikes text out, its end tag is no token
+_FENCE = "```"
+_LANGUAGE = "json"
+
+
+def bare_text(content: str) -> str:
+    """Return ``content`` without thoughts before it, end tokens after it and a byte order mark.
+
+    Fences stay, and so does white space that is next to none of these. A tag of thoughts that is opened before
+    any text begins thoughts; thoughts that are never closed leave no answer. A closing tag without an opening one
+    ends thoughts, too, since some templates write the opening one into the prompt. Other tags are text: an answer may
+    speak of them.
+    """
+    content = _without_mark(_without_end_tokens(content))
+    answer = _after_thoughts(content)
+    return content[answer:].lstrip(_BLANK) if answer else content
+
+
+def bare_json(content: str) -> str:
+    """Return what may be JSON in ``content``: without thoughts, end tokens, byte order marks and a fence around it."""
+    return _without_fence(_before_thoughts(bare_text(content).strip(_BLANK)))
+
+
+def trimmed(content: str) -> str:
+    """Return ``content`` without white space, end tokens and byte order marks around it."""
+    return _without_end_tokens(content).strip(_BLANK)
+
+
+def _after_thoughts(content: str) -> int:
+    """Find where the answer begins: 0 without thoughts, the end if they are not closed."""
+    begins, inside, mentioned = 0, False, 0
+    if not _TAG_BEGINS.search(content):  # by far the most contents; this search is ten times as fast
+        return begins
+    first = _first(content, 0)
+    for tag in _TAG.finditer(content):
+        if content[max(0, tag.start() - 1) : tag.start()] + content[tag.end() : tag.end() + 1] in _QUOTES:
+            continue
+        if tag["opening"]:
+            inside = inside or tag.start() == first
+            mentioned += not inside
+        elif inside or not mentioned:
+            begins, inside, mentioned = tag.end(), False, 0
+            first = _first(content, begins)
+        else:
+            mentioned -= 1
+    return len(content) if inside else begins
+
+
+def _before_thoughts(text: str) -> str:
+    """Return what precedes the thoughts with which ``text`` ends, else ``text``."""
+    tags = list(_TAG.finditer(text))
+    if not tags or tags[-1]["opening"] or tags[-1].end() < len(text):
+        return text
+    begins = next((tag.start() for tag in reversed(tags) if tag["opening"]), len(text))
+    return text[:begins].rstrip(_BLANK)
+
+
+def _first(content: str, start: int) -> int:
+    """Find the first character from ``start`` that is not blank."""
+    found = _BLANKS.match(content, start)
+    return found.end() if found else start
+
+
+def _without_mark(content: str) -> str:
+    first = _first(content, 0)
+    return content[first:] if "\ufeff" in content[:first] else content
+
+
+def _without_end_tokens(content: str) -> str:
+    tokens = _END_TOKENS[:-1] if _STRUCK_OUT.search(content) else _END_TOKENS
+    end = whole = len(content.rstrip(_BLANK))
+    while content.endswith(tokens, 0, end):
+        end -= next(len(token) for token in tokens if content.endswith(token, 0, end))
+        while end and content[end - 1] in _BLANK:
+            end -= 1
+    return content if end == whole else content[:end]
+
+
+def _without_fence(text: str) -> str:
+    """Return the inside of a fence that is all of ``text``, else ``text``."""
+    if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
+        return text
+    inner = text[len(_FENCE) : -len(_FENCE)]
+    if inner[: len(_LANGUAGE)].lower() == _LANGUAGE:
+        inner = inner[len(_LANGUAGE) :]
+    return inner.strip(_BLANK)
