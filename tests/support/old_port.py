@@ -54,7 +54,6 @@ from ai_retry.domain.model import (
 )
 from ai_retry.domain.policy import DEFAULT_POLICY, queued_attempt
 from ai_retry.domain.queue_model import Message, Outage, Parked, QueuedRetry, QueueState
-from ai_retry.testing.memory import MemoryStorage
 
 _RULE = QuotaRule()
 
@@ -63,11 +62,11 @@ class OldPort:
     """A ``QueueStorage`` over a storage of changes.
 
     Args:
-        storage: the storage.
+        storage: a ``ChangeStorage``; for accepted retries ``MemoryStorage``, whose rows are looked at.
         max_live: messages of one user in line, which today's port does not pass on.
     """
 
-    def __init__(self, storage: MemoryStorage, max_live: int = 8) -> None:
+    def __init__(self, storage: Any, max_live: int = 8) -> None:
         self._storage = storage
         self._max_live = max_live
 
@@ -84,7 +83,7 @@ class OldPort:
             waived=admission.waived,
             operator=admission.operator,
         )
-        return _claim(admission, token, self._storage.begin(_begin(admission, token, attempt, admission.max_live)))
+        return self._claim(admission, token, self._storage.begin(_begin(admission, token, attempt, admission.max_live)))
 
     def succeed(
         self,
@@ -185,12 +184,15 @@ class OldPort:
             )
             finds = found(reply.snapshot, claim.user_id)
             if reply.applied or finds is now:
-                return reply.snapshot
+                snapshot: Snapshot | None = reply.snapshot
+                return snapshot
             now = finds
 
     def discard_answer(self, user_id: UUID, generation_id: UUID, *, operator: str) -> bool:
         """See the port."""
-        return self._storage.amend(Discard(user_id=user_id, generation_id=generation_id, operator=operator)).applied
+        return bool(
+            self._storage.amend(Discard(user_id=user_id, generation_id=generation_id, operator=operator)).applied
+        )
 
     def enqueue(self, admission: Admission, *, token: UUID, expires_after: timedelta) -> QueuedRetry | None:
         """See the port."""
@@ -231,7 +233,7 @@ class OldPort:
             admission, token, Run(number=admission.number, start=_running(admission, lease, route)), admission.max_live
         )
         reply = self._storage.begin(change)
-        claim = _claim(admission, token, reply)
+        claim = self._claim(admission, token, reply)
         snapshot = reply.snapshot
         if claim is not None or snapshot is None or snapshot.version != admission.version:
             return claim
@@ -247,6 +249,24 @@ class OldPort:
         hidden_for = wait + spread * (away.waiting + 1)
         self._storage.line.hide(row.message_id, snapshot.as_of + hidden_for)
         return Parked(retry_after=hidden_for)
+
+    def _claim(self, admission: Admission, token: UUID, reply: Reply) -> Claim | None:
+        found = reply.snapshot
+        if reply.applied and found is None:
+            found = self._storage.load(admission.user_id, admission.generation_id, admission.quota_rule, token)
+        snapshot = owned(found, admission.user_id, admission.generation_id)
+        mine = snapshot.my_attempt
+        if mine is None or mine.lease_expires_at is None:
+            return None
+        failures = [each.failures for each in snapshot.routes]
+        return Claim(
+            user_id=admission.user_id,
+            generation_id=admission.generation_id,
+            number=mine.number,
+            token=token,
+            lease_expires_at=mine.lease_expires_at,
+            outage_failures=max(failures, default=0),
+        )
 
     def give_back(
         self, claim: Claim, *, delay: timedelta, reason: str, wire_requests: int, outage: Outage | None
@@ -309,7 +329,8 @@ class OldPort:
 
     def queue_state(self) -> QueueState:
         """See the port."""
-        return self._storage.state()
+        state: QueueState = self._storage.state()
+        return state
 
 
 def _begin(admission: Admission, token: UUID, attempt: Open | Run, max_live: int | None) -> Begin:
@@ -335,22 +356,6 @@ def _running(admission: Admission, lease: timedelta, route: str | None) -> Runni
         abandoned_wait=admission.abandoned_wait,
         answer_from=admission.stored_answer.number if admission.stored_answer else None,
         route=route,
-    )
-
-
-def _claim(admission: Admission, token: UUID, reply: Reply) -> Claim | None:
-    snapshot = owned(reply.snapshot, admission.user_id, admission.generation_id)
-    mine = snapshot.my_attempt
-    if mine is None or mine.lease_expires_at is None:
-        return None
-    failures = [each.failures for each in snapshot.routes]
-    return Claim(
-        user_id=admission.user_id,
-        generation_id=admission.generation_id,
-        number=mine.number,
-        token=token,
-        lease_expires_at=mine.lease_expires_at,
-        outage_failures=max(failures, default=0),
     )
 
 

@@ -1,0 +1,122 @@
+create function ai_retry.close(p_open public.ai_retry_open, p_end jsonb, p_call jsonb, p_at timestamptz)
+returns boolean
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_open public.ai_retry_open%rowtype;
+begin
+  -- Only what is open under this token can be closed; only what is over can be abandoned, and a renewal may have come.
+  delete from public.ai_retry_open o
+    where o.generation_id = p_open.generation_id and o.token = p_open.token
+      and (p_end ->> 'outcome' <> 'abandoned' or o.lease_expires_at <= p_at)
+    returning o.* into v_open;
+  if not found then
+    return false;
+  end if;
+  insert into public.ai_retry_closed (
+    generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
+    operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
+    lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
+    model, usage, provider_id, duration_ms
+  ) values (
+    v_open.generation_id, v_open.number, v_open.user_id, v_open.token, v_open.started_at, p_at,
+    p_end ->> 'outcome', p_end ->> 'code', p_end ->> 'reason', (p_end ->> 'counted')::boolean,
+    (p_end ->> 'transient')::boolean, coalesce((p_end ->> 'operator_fault')::boolean, false),
+    (p_end ->> 'next_attempt_at')::timestamptz, p_end ->> 'cause', p_end ->> 'session_id', v_open.charge,
+    case when p_end ->> 'outcome' = 'succeeded' and v_open.charge then p_at end,
+    v_open.waived, v_open.operator, v_open.idempotency_key, v_open.lease_expires_at, v_open.answer_from, v_open.route,
+    v_open.accepted_at, v_open.expires_at, v_open.context_reader,
+    coalesce(p_call ->> 'provider_outcome', v_open.provider_outcome),
+    v_open.wire_requests + coalesce((p_call ->> 'wire_requests')::integer, 0),
+    p_call ->> 'model', nullif(p_call -> 'usage', 'null'), p_call ->> 'provider_id', (p_call ->> 'duration_ms')::integer
+  );
+  if p_end ->> 'outcome' = 'succeeded' then
+    delete from public.ai_retry_answers a where a.generation_id = v_open.generation_id;
+  elsif coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer) is not null then
+    insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
+    values (v_open.generation_id, v_open.number, coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer), p_at);
+  end if;
+  return true;
+end
+$$;
+comment on function ai_retry.close(public.ai_retry_open, jsonb, jsonb, timestamptz) is
+  'Closes one open attempt, by its token; user, number, hold and key are copied from its row. False: it is not open, or '
+  'not over any more. A paid answer without a session is stored.';
+
+create function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_open public.ai_retry_open%rowtype;
+  v_end jsonb;
+begin
+  for v_open in
+    select o.* from public.ai_retry_open o
+    where o.user_id = p_user_id and o.lease_expires_at <= p_at
+  loop
+    v_end := case when v_open.kept_cause is null
+      then pg_catalog.jsonb_build_object(
+        'outcome', 'abandoned', 'code', 'LEASE_LOST', 'counted', v_open.counted,
+        'next_attempt_at', v_open.lease_expires_at + pg_catalog.make_interval(secs => v_open.abandoned_wait_seconds))
+      else pg_catalog.jsonb_build_object(
+        'outcome', 'failed', 'code', 'SESSION_REJECTED', 'counted', false, 'cause', v_open.kept_cause,
+        'next_attempt_at', p_at + pg_catalog.make_interval(secs => v_open.kept_wait_seconds)) end;
+    if ai_retry.close(v_open, v_end, v_open.call, p_at) then
+      perform ai_retry.inform(v_open.user_id, v_open.generation_id, v_open.number, p_begun_id, p_at);
+    end if;
+  end loop;
+  for v_open.generation_id, v_open.number in
+    select c.generation_id, c.number from public.ai_retry_closed c where c.user_id = p_user_id and c.untold
+  loop
+    perform ai_retry.inform(p_user_id, v_open.generation_id, v_open.number, p_begun_id, p_at);
+  end loop;
+end
+$$;
+comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
+  'Closes every attempt of the user that is over, and informs the app; the generation that is just begun keeps its status.';
+
+create function ai_retry.inform(
+  p_user_id uuid, p_generation_id uuid, p_number integer, p_begun_id uuid, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_closed public.ai_retry_closed%rowtype;
+  v_row jsonb;
+  v_follower record;
+begin
+  begin
+    v_row := ai_retry.app_lock(p_generation_id, '5ms');
+  exception when lock_not_available then
+    update public.ai_retry_closed c set untold = true
+      where c.generation_id = p_generation_id and c.number = p_number and not c.untold;
+    return;
+  end;
+  update public.ai_retry_closed c set untold = false
+    where c.generation_id = p_generation_id and c.number = p_number
+    returning c.* into v_closed;
+  if v_row is null or (v_row ->> 'user_id')::uuid <> p_user_id or v_row ->> 'status' <> 'processing' then
+    return;  -- what the app has decided meanwhile stays
+  end if;
+  select o.lease_expires_at is null as is_queued into v_follower
+    from public.ai_retry_open o where o.generation_id = p_generation_id;
+  if p_generation_id is distinct from p_begun_id and v_follower.is_queued is distinct from false then
+    perform ai_retry.app_write(
+      p_generation_id,
+      case when v_follower.is_queued then 'queued' when v_closed.code = 'SESSION_REJECTED' then 'error' else 'timeout' end,
+      null, null, p_at);
+  end if;
+  perform ai_retry.report(
+    p_user_id, p_generation_id, 'ai_generation_failed', v_closed.code,
+    case v_closed.code when 'SESSION_REJECTED' then 'The session was refused; its answer is kept.'
+      else 'The attempt was not finished in time.' end,
+    p_number, p_at);
+end
+$$;
+comment on function ai_retry.inform(uuid, uuid, integer, uuid, timestamptz) is
+  'Reports an attempt that was closed in passing to its app; while the app holds the row, the report waits for a later begin.';

@@ -1,0 +1,47 @@
+"""The storage of changes over SQL keeps today's contract of retries, but for what the new design overturns."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.storage.postgres import PostgresStorage
+from ai_retry.testing.contract import StorageContract, World
+from tests.contract.test_core_memory import OVERTURNED
+from tests.support.core_sql import CoreSqlWorld, apply_schemas
+from tests.support.stack import Stack
+from tests.support.world import owner_of
+
+
+@pytest.fixture(scope="module")
+def core_database(stack: Stack) -> Iterator[str]:
+    """A database with the migrations and the schemas of the core."""
+    name = f"core_{uuid4().hex}"
+    url = stack.create_database(name, migrated=True)
+    with psycopg.connect(url, autocommit=True) as connection:
+        apply_schemas(connection)
+    yield url
+    stack.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def functions(core_database: str) -> Iterator[ChangeFunctions]:
+    """One pool for the module."""
+    storage = PostgresStorage(core_database)
+    yield ChangeFunctions(storage._call_function)
+    storage.close()
+
+
+class TestCorePostgres(StorageContract):
+    """All promises, on a real PostgreSQL."""
+
+    @pytest.fixture
+    def world(self, request: pytest.FixtureRequest, core_database: str, functions: ChangeFunctions) -> Iterator[World]:
+        """New users in the database."""
+        reason = OVERTURNED.get(request.node.name)
+        if reason is not None:
+            pytest.skip(reason)
+        with owner_of(core_database) as connection:
+            yield CoreSqlWorld(functions, connection)
