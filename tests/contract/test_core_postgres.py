@@ -1,29 +1,15 @@
 """The storage of changes over SQL keeps today's contract of retries, but for what the new design overturns."""
 
 from collections.abc import Iterator
-from uuid import uuid4
 
-import psycopg
 import pytest
 
 from ai_retry.storage._changes import ChangeFunctions
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.contract import StorageContract, World
 from tests.contract.test_core_memory import OVERTURNED
-from tests.support.core_sql import CoreSqlWorld, apply_schemas
-from tests.support.stack import Stack
+from tests.support.core_sql import CoreSqlWorld
 from tests.support.world import owner_of
-
-
-@pytest.fixture(scope="module")
-def core_database(stack: Stack) -> Iterator[str]:
-    """A database with the migrations and the schemas of the core."""
-    name = f"core_{uuid4().hex}"
-    url = stack.create_database(name, migrated=True)
-    with psycopg.connect(url, autocommit=True) as connection:
-        apply_schemas(connection)
-    yield url
-    stack.drop_database(name)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ begin
   perform ai_retry.lock_user((v_discard ->> 'user_id')::uuid);
   if exists (
     select from public.ai_retry_open o
-    where o.generation_id = (v_discard ->> 'generation_id')::uuid and o.answer_from is not null)
+    where o.generation_id = (v_discard ->> 'generation_id')::uuid and (o.answer_from is not null or o.answer is not null))
   then
     return pg_catalog.jsonb_build_object('applied', false);
   end if;

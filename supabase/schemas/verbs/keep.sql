@@ -13,6 +13,7 @@ begin
   update public.ai_retry_open o
     set answer = v_change -> 'answer', kept_cause = v_change ->> 'cause',
       kept_wait_seconds = (v_change ->> 'wait_seconds')::double precision, call = v_change -> 'call',
+      provider_outcome = v_change #>> '{call,provider_outcome}',
       lease_expires_at = v_now
     where o.generation_id = (v_change ->> 'generation_id')::uuid and o.token = (v_change ->> 'token')::uuid;
   if not found then
