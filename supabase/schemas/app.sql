@@ -112,7 +112,9 @@ begin
     select least(g.created_at, p_at)  -- the app's instants may be any, also infinite
     from public.generations g
     where g.user_id = p_user_id and g.created_at > p_since and g.status = 'success'
-      and not exists (select from public.ai_retry_closed c where c.generation_id = g.id and c.outcome = 'succeeded')
+      and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
+        select c.number from public.ai_retry_closed c where c.generation_id = g.id and c.outcome = 'succeeded'
+      ) is null
     order by g.created_at desc
     limit p_limit;
 end

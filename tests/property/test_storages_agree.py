@@ -117,7 +117,8 @@ class Side:
             now = found(reply.snapshot, begun.change.user_id)
             if reply.applied:
                 break
-        return reply.applied, _abstract(reply)
+        mine = reply.snapshot.my_attempt if reply.snapshot is not None else None
+        return reply.applied, mine and (mine.number, mine.outcome, mine.code, mine.counted, mine.refused_constraint)
 
     def _keep(self, choice: Random) -> object:
         if not self.begun:

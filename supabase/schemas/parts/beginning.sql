@@ -57,7 +57,7 @@ begin
     generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
     renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
     due_at, accepted_at, expires_at, status_before, in_line, context_reader
-  ) select
+  ) values (
     (p_change ->> 'generation_id')::uuid, (p_change ->> 'user_id')::uuid,
     1 + coalesce((
       select max(c.number) from public.ai_retry_closed c
@@ -71,7 +71,8 @@ begin
     p_at + pg_catalog.make_interval(secs => (p_start ->> 'wait_seconds')::double precision),
     case when p_start ? 'expires_after_seconds' then p_at end,
     p_at + pg_catalog.make_interval(secs => (p_start ->> 'expires_after_seconds')::double precision),
-    p_start ->> 'status_before', (p_start ->> 'in_line')::integer, p_start ->> 'context_reader';
+    p_start ->> 'status_before', (p_start ->> 'in_line')::integer, p_start ->> 'context_reader'
+  );
 end
 $$;
 comment on function ai_retry.start(jsonb, jsonb, timestamptz) is

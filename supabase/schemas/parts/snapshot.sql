@@ -73,3 +73,35 @@ end
 $$;
 comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
   'What load returns: the generation as the binding read it, its attempts, its owner''s quota, and the time of the reading.';
+
+create function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_id constant uuid := (p_generation ->> 'id')::uuid;
+  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
+begin
+  if p_generation is null then
+    return null;
+  end if;
+  return (
+    select pg_catalog.jsonb_build_object(
+      'as_of', p_at, 'version', '', 'live', 0, 'live_until', null, 'routes', '[]'::jsonb, 'open_token', null,
+      'stored_answer', null, 'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
+      'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
+      'can_create_session', (p_generation -> 'can_create_session')::boolean, 'mine', c.number,
+      'attempts', pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(
+        'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at,
+        'outcome', c.outcome, 'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted,
+        'next_attempt_at', c.next_attempt_at, 'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause,
+        'provider_outcome', c.provider_outcome, 'accepted_at', c.accepted_at, 'expires_at', c.expires_at,
+        'transient', c.transient, 'operator_fault', c.operator_fault, 'context_reader', c.context_reader)),
+      'quota', ai_retry.quota(v_user_id, p_rule, p_at))
+    from public.ai_retry_closed c where c.generation_id = v_id and c.token = p_token
+  );
+end
+$$;
+comment on function ai_retry.settled(jsonb, jsonb, uuid, timestamptz) is
+  'What a settle that was applied returns: a snapshot with no attempt but the one that was just closed.';

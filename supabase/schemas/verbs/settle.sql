@@ -36,9 +36,10 @@ begin
       perform ai_retry.fail(v_open, v_change, v_now);
     end if;
   end if;
-  return pg_catalog.jsonb_build_object(
-    'applied', v_applied,
-    'snapshot', ai_retry.snapshot(ai_retry.app_read(v_generation_id), v_change -> 'rule', v_token, v_now));
+  v_row := ai_retry.app_read(v_generation_id) - 'prompt_data';
+  return pg_catalog.jsonb_build_object('applied', v_applied, 'snapshot', case when v_applied
+    then ai_retry.settled(v_row, v_change -> 'rule', v_token, v_now)
+    else ai_retry.snapshot(v_row, v_change -> 'rule', v_token, v_now) end);
 end
 $$;
 comment on function public.ai_retry_settle(text) is
