@@ -54,6 +54,10 @@ class ChangeStorage(Protocol):
         """Store a paid answer that could not be settled: see ``Keep``. A repeat changes nothing."""
         ...
 
+
+class ChangeQueue(ChangeStorage, Protocol):
+    """A storage of changes that workers use, too."""
+
     def take(self, limit: int, visibility: timedelta, rule: QuotaRule) -> Sequence[Taken]:
         """Take messages, and the snapshots of what they are about; others don't see them for ``visibility``.
 
