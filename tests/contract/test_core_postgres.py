@@ -6,9 +6,10 @@ import pytest
 
 from ai_retry.storage._changes import ChangeFunctions
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.testing.contract import StorageContract, World
+from ai_retry.testing.contract import StorageContract
+from ai_retry.testing.queue_contract import QueueStorageContract, QueueWorld
 from tests.contract.test_core_memory import OVERTURNED
-from tests.support.core_sql import CoreSqlWorld
+from tests.support.core_sql import CoreQueueSqlWorld
 from tests.support.world import owner_of
 
 
@@ -20,14 +21,16 @@ def functions(core_database: str) -> Iterator[ChangeFunctions]:
     storage.close()
 
 
-class TestCorePostgres(StorageContract):
-    """All promises, on a real PostgreSQL."""
+class TestCorePostgres(StorageContract, QueueStorageContract):
+    """All promises, on a real PostgreSQL with pgmq."""
 
     @pytest.fixture
-    def world(self, request: pytest.FixtureRequest, core_database: str, functions: ChangeFunctions) -> Iterator[World]:
+    def world(
+        self, request: pytest.FixtureRequest, core_database: str, functions: ChangeFunctions
+    ) -> Iterator[QueueWorld]:
         """New users in the database."""
         reason = OVERTURNED.get(request.node.name)
         if reason is not None:
             pytest.skip(reason)
         with owner_of(core_database) as connection:
-            yield CoreSqlWorld(functions, connection)
+            yield CoreQueueSqlWorld(functions, connection)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from ai_retry.domain.model import Generation, GenerationStatus, QuotaRule
+from ai_retry.domain.model import Generation, GenerationStatus, QuotaRule, Snapshot
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Message
 from ai_retry.testing.clock import ManualClock
@@ -24,7 +24,7 @@ class CoreWorld:
         self.clock = ManualClock()
         self.app = MemoryApp(self._create_session)
         self.core = MemoryStorage(self.clock, self.app)
-        self._port = OldPort(self.core)
+        self._port = OldPort(self.core, self._message_of)
         self._constraint: str | None = None
 
     @property
@@ -123,6 +123,9 @@ class CoreWorld:
     def error_logs(self, generation_id: UUID) -> Sequence[Row]:
         """Error log of the generation."""
         return [row for row in self.app.error_logs if row["generation_id"] == generation_id]
+
+    def _message_of(self, snapshot: Snapshot) -> int | None:
+        return next((row.message_id for row in self.core.rows.values() if row.token == snapshot.open_token), None)
 
     def messages(self) -> Sequence[Row]:
         """Rows of the line."""

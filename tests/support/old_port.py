@@ -62,13 +62,13 @@ class OldPort:
     """A ``QueueStorage`` over a storage of changes.
 
     Args:
-        storage: a ``ChangeStorage``; for accepted retries ``MemoryStorage``, whose rows are looked at.
-        max_live: messages of one user in line, which today's port does not pass on.
+        storage: a ``ChangeQueue``, or for callers that wait a ``ChangeStorage``.
+        message_of: finds the message of a generation's open attempt.
     """
 
-    def __init__(self, storage: Any, max_live: int = 8) -> None:
+    def __init__(self, storage: Any, message_of: Callable[[Snapshot], int | None] = lambda _: None) -> None:
         self._storage = storage
-        self._max_live = max_live
+        self._message_of = message_of
 
     def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
         """See the port."""
@@ -238,17 +238,16 @@ class OldPort:
         if claim is not None or snapshot is None or snapshot.version != admission.version:
             return claim
         away = next((each for each in snapshot.routes if each.route == route), None)
-        row = next((row for row in self._storage.rows.values() if row.token == snapshot.open_token), None)
-        if away is None or row is None or row.message_id is None:
+        message_id = self._message_of(snapshot)
+        if away is None or message_id is None:
             return None
         wait = max(away.not_before - snapshot.as_of, timedelta(0))
         if wait == timedelta(0) and away.running < away.slots:
             return None
-        message = Message(id=row.message_id, user_id=row.user_id, generation_id=row.generation_id)
-        self._storage.amend(Postpone(message=message, wait=wait, route=route))
-        hidden_for = wait + spread * (away.waiting + 1)
-        self._storage.line.hide(row.message_id, snapshot.as_of + hidden_for)
-        return Parked(retry_after=hidden_for)
+        message = Message(id=message_id, user_id=admission.user_id, generation_id=admission.generation_id)
+        later = spread * (away.waiting + 1)
+        self._storage.amend(Postpone(message=message, wait=wait, spread=later, route=route))
+        return Parked(retry_after=wait + later)
 
     def _claim(self, admission: Admission, token: UUID, reply: Reply) -> Claim | None:
         found = reply.snapshot
@@ -325,7 +324,7 @@ class OldPort:
 
     def reap(self) -> bool:
         """See the port."""
-        return bool(self.resend(max_live=self._max_live, limit=1))
+        return bool(self.resend(max_live=0, limit=1))
 
     def queue_state(self) -> QueueState:
         """See the port."""

@@ -63,7 +63,7 @@ class Running:
 class Acceptance:
     """A retry that is accepted for later."""
 
-    wait: timedelta  # until its first attempt is due
+    wait: timedelta  # from the snapshot's ``as_of`` until its first attempt is due
     expires_after: timedelta  # from now; then it is not tried any more
     status_before: GenerationStatus  # what the generation says again if it is cancelled
     in_line: int  # messages of one user that the queue holds at once
@@ -206,7 +206,8 @@ class Postpone:
     """Put a message back, and its queued attempt with it; one that belongs to no open attempt is deleted."""
 
     message: Message
-    wait: timedelta
+    wait: timedelta  # until the attempt is due
+    spread: timedelta = timedelta(0)  # so much later the message comes, unless an answer of the route wakes it
     route: str | None = None  # that it waits for; None: another reason
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, Reply, Settle, Taken
 from ai_retry.domain.model import QuotaRule, Snapshot
+from ai_retry.domain.queue_model import QueueState
 
 
 class ChangeStorage(Protocol):
@@ -68,4 +69,8 @@ class ChangeQueue(ChangeStorage, Protocol):
 
     def overdue(self, limit: int) -> Sequence[UUID]:
         """List users for whom ``CloseOver`` has something to do. Reads only."""
+        ...
+
+    def state(self) -> QueueState:
+        """Count what waits and what runs of accepted retries. Reads only."""
         ...

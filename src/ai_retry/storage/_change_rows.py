@@ -8,6 +8,7 @@ from uuid import UUID
 
 from ai_retry.domain.change import (
     Acceptance,
+    Amend,
     Begin,
     CallRecord,
     CloseOver,
@@ -15,6 +16,8 @@ from ai_retry.domain.change import (
     Discard,
     Keep,
     Open,
+    Postpone,
+    PutBack,
     Rejection,
     Renew,
     Reply,
@@ -22,9 +25,10 @@ from ai_retry.domain.change import (
     Running,
     Settle,
     Success,
+    Taken,
 )
 from ai_retry.domain.model import QuotaRule, Route, Snapshot
-from ai_retry.domain.queue_model import Outage
+from ai_retry.domain.queue_model import Message, Outage
 from ai_retry.storage._rows import Json, answer_row, instant, milliseconds, read_snapshot, storable, usage_row
 
 PROTOCOL: Final = 2  # of changes; the database refuses another one
@@ -96,13 +100,54 @@ def keep_document(change: Keep) -> str:
     )
 
 
-def amend_document(change: Renew | Discard) -> str:
+def amend_document(change: Amend) -> str:
     """Write an amendment."""
-    if isinstance(change, Renew):
-        renew = {"token": str(change.token), "lease_seconds": change.lease.total_seconds()}
-        return document(renew={"generation_id": str(change.generation_id), **renew})
-    discard = {"user_id": str(change.user_id), "operator": change.operator}
-    return document(discard={"generation_id": str(change.generation_id), **discard})
+    match change:
+        case Renew():
+            renew = {"token": str(change.token), "lease_seconds": change.lease.total_seconds()}
+            return document(renew={"generation_id": str(change.generation_id), **renew})
+        case Discard():
+            discard = {"user_id": str(change.user_id), "operator": change.operator}
+            return document(discard={"generation_id": str(change.generation_id), **discard})
+        case PutBack():
+            return document(put_back=_put_back(change))
+        case Postpone():
+            return document(postpone=_postpone(change))
+
+
+def take_document(limit: int, visibility: timedelta, rule: QuotaRule) -> str:
+    """What messages to take."""
+    return document(limit=limit, visibility_seconds=round(visibility.total_seconds()), rule=_rule(rule))
+
+
+def read_taken(row: Json) -> Taken:
+    """Read a message, and what it is about."""
+    message = Message(id=row["message_id"], user_id=UUID(row["user_id"]), generation_id=UUID(row["generation_id"]))
+    found = row["snapshot"]
+    return Taken(message=message, snapshot=None if found is None else read_change_snapshot(found))
+
+
+def _put_back(change: PutBack) -> Json:
+    back = {
+        "user_id": str(change.user_id),
+        "generation_id": str(change.generation_id),
+        "token": str(change.token),
+        "wait_seconds": change.wait.total_seconds(),
+        "wire_requests": change.wire_requests,
+    }
+    return back if change.outage is None else {**back, "outage": _outage(change.outage)}
+
+
+def _postpone(change: Postpone) -> Json:
+    message = change.message
+    return {
+        "user_id": str(message.user_id),
+        "generation_id": str(message.generation_id),
+        "message_id": message.id,
+        "wait_seconds": change.wait.total_seconds(),
+        "spread_seconds": change.spread.total_seconds(),
+        "route": change.route,
+    }
 
 
 def read_reply(row: Json) -> Reply:

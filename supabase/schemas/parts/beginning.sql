@@ -1,6 +1,6 @@
 create function ai_retry.has_room(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns boolean
-language plpgsql stable security invoker
+language plpgsql volatile security invoker
 set search_path = ''
 as $$
 declare
@@ -25,8 +25,14 @@ begin
     return false;
   end if;
   select * into v_outage from public.ai_retry_outages o where o.route = p_start ->> 'route';
-  return not found or v_outage.not_before <= p_at and (
-    v_outage.slots >= 64 or v_outage.slots > (
+  if not found then
+    return true;
+  end if;
+  return v_outage.not_before <= p_at
+    -- One begin at a time may become the only probe.
+    and (v_outage.slots > 1 or pg_catalog.pg_try_advisory_xact_lock(
+      pg_catalog.hashtextextended('ai_retry_route:' || v_outage.route, 0)))
+    and (v_outage.slots >= 64 or v_outage.slots > (
       select count(*) from public.ai_retry_open o where o.route = v_outage.route and o.lease_expires_at > p_at));
 end
 $$;
@@ -68,7 +74,8 @@ begin
     p_at + pg_catalog.make_interval(secs => (p_start ->> 'longest_seconds')::double precision),
     (p_start ->> 'abandoned_wait_seconds')::double precision, (p_start ->> 'answer_from')::integer, v_calls,
     p_start ->> 'route', case when v_calls then 'unknown' else 'not_generated' end,
-    p_at + pg_catalog.make_interval(secs => (p_start ->> 'wait_seconds')::double precision),
+    case when p_start ? 'wait_seconds' then greatest(p_at, (p_change ->> 'as_of')::timestamptz
+      + pg_catalog.make_interval(secs => (p_start ->> 'wait_seconds')::double precision)) end,
     case when p_start ? 'expires_after_seconds' then p_at end,
     p_at + pg_catalog.make_interval(secs => (p_start ->> 'expires_after_seconds')::double precision),
     p_start ->> 'status_before', (p_start ->> 'in_line')::integer, p_start ->> 'context_reader'

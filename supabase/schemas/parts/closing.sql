@@ -37,6 +37,9 @@ begin
     insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
     values (v_open.generation_id, v_open.number, coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer), p_at);
   end if;
+  if v_open.accepted_at is not null then
+    perform ai_retry.follow(v_open, p_end, p_at);
+  end if;
   return true;
 end
 $$;
@@ -59,15 +62,34 @@ begin
   loop
     v_end := case when v_open.kept_cause is null
       then pg_catalog.jsonb_build_object(
-        'outcome', 'abandoned', 'code', 'LEASE_LOST', 'counted', v_open.counted,
+        'outcome', 'abandoned', 'code', 'LEASE_LOST', 'counted', v_open.counted, 'goes_on', true,
         'next_attempt_at', v_open.lease_expires_at + pg_catalog.make_interval(secs => v_open.abandoned_wait_seconds))
       else pg_catalog.jsonb_build_object(
         'outcome', 'failed', 'code', 'SESSION_REJECTED', 'counted', false, 'cause', v_open.kept_cause,
+        'goes_on', true, 'status', v_open.status_before,
         'next_attempt_at', p_at + pg_catalog.make_interval(secs => v_open.kept_wait_seconds)) end;
     if ai_retry.close(v_open, v_end, v_open.call, p_at) then
       perform ai_retry.inform(v_open.user_id, v_open.generation_id, v_open.number, p_begun_id, p_at);
     end if;
   end loop;
+  for v_open in
+    select o.* from public.ai_retry_open o
+    where o.user_id = p_user_id and o.lease_expires_at is null and o.expires_at <= p_at
+  loop
+    perform ai_retry.expire(v_open, p_at);
+  end loop;
+  if p_begun_id is null then
+    for v_open in
+      select o.* from public.ai_retry_open o
+      where o.user_id = p_user_id and o.lease_expires_at is null
+        and (ai_retry.app_read(o.generation_id) ->> 'user_id')::uuid is distinct from p_user_id
+    loop
+      perform ai_retry.close(
+        v_open,
+        pg_catalog.jsonb_build_object('outcome', 'cancelled', 'counted', false, 'next_attempt_at', v_open.due_at),
+        pg_catalog.jsonb_build_object('provider_outcome', 'not_generated'), p_at);
+    end loop;
+  end if;
   for v_open.generation_id, v_open.number in
     select c.generation_id, c.number from public.ai_retry_closed c where c.user_id = p_user_id and c.untold
   loop
@@ -76,7 +98,35 @@ begin
 end
 $$;
 comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
-  'Closes every attempt of the user that is over, and informs the app; the generation that is just begun keeps its status.';
+  'Closes every attempt of the user that is over, and informs the app; the generation that is just begun keeps its '
+  'status. Where none is begun, queued attempts whose generation is gone, or another user''s, are cancelled, too.';
+
+create function ai_retry.expire(p_open public.ai_retry_open, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_row jsonb;
+begin
+  v_row := ai_retry.app_lock(p_open.generation_id, '5ms');
+  if (v_row ->> 'user_id')::uuid = p_open.user_id and v_row ->> 'status' <> 'success' then
+    perform ai_retry.app_write(p_open.generation_id, p_open.status_before, null, null, p_at);
+    perform ai_retry.report(
+      p_open.user_id, p_open.generation_id, 'ai_generation_failed', 'RETRY_EXPIRED',
+      'The accepted retry was not finished in time.', p_open.number, p_at);
+  end if;
+  perform ai_retry.close(
+    p_open,
+    pg_catalog.jsonb_build_object(
+      'outcome', 'failed', 'code', 'RETRY_EXPIRED', 'counted', false, 'next_attempt_at', p_open.due_at),
+    pg_catalog.jsonb_build_object('provider_outcome', 'not_generated'), p_at);
+exception when lock_not_available then
+  return;  -- the app holds the row: a later begin ends it
+end
+$$;
+comment on function ai_retry.expire(public.ai_retry_open, timestamptz) is
+  'Ends an accepted retry that is out of time, and informs the app.';
 
 create function ai_retry.inform(
   p_user_id uuid, p_generation_id uuid, p_number integer, p_begun_id uuid, p_at timestamptz

@@ -78,6 +78,7 @@ begin
     p_open,
     pg_catalog.jsonb_build_object(
       'outcome', 'failed', 'code', 'SESSION_REJECTED', 'counted', false, 'cause', p_cause,
+      'goes_on', true, 'status', 'error',
       'answer', case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
       'next_attempt_at', p_at + pg_catalog.make_interval(secs => (v_rejection ->>
         case when v_again then 'again_wait_seconds' else 'wait_seconds' end)::double precision)),
@@ -99,7 +100,9 @@ declare
 begin
   if p_change ->> 'found' = 'ready' then
     perform ai_retry.app_write(
-      p_open.generation_id, coalesce(v_closing ->> 'status', p_open.status_before), null,
+      p_open.generation_id,
+      case when (v_closing -> 'goes_on')::boolean and p_open.accepted_at is not null then 'queued'
+        else coalesce(v_closing ->> 'status', p_open.status_before) end, null,
       (v_call ->> 'duration_ms')::integer, p_at);
     if v_closing ->> 'message' is not null then
       perform ai_retry.report(

@@ -46,6 +46,7 @@ create table public.ai_retry_closed (
 create unique index ai_retry_closed_one_success on public.ai_retry_closed (generation_id) where outcome = 'succeeded';
 create unique index ai_retry_closed_one_generation_per_session on public.ai_retry_closed (session_id);
 create index ai_retry_closed_captures on public.ai_retry_closed (user_id, captured_at);
+create index ai_retry_closed_poisoned on public.ai_retry_closed (closed_at) where code = 'RETRY_POISONED';
 create index ai_retry_closed_untold on public.ai_retry_closed (user_id) where untold;
 
 alter table public.ai_retry_closed enable row level security;

@@ -4,7 +4,7 @@ language plpgsql volatile security invoker
 set search_path = ''
 as $$
 declare
-  v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard']);
+  v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard', 'put_back', 'postpone']);
   v_renew constant jsonb := v_change -> 'renew';
   v_discard constant jsonb := v_change -> 'discard';
   v_now timestamptz := pg_catalog.clock_timestamp();
@@ -18,6 +18,11 @@ begin
       where o.generation_id = (v_renew ->> 'generation_id')::uuid and o.token = (v_renew ->> 'token')::uuid
         and o.lease_expires_at is not null and o.kept_cause is null;
     return pg_catalog.jsonb_build_object('applied', found);
+  end if;
+  if v_change ? 'put_back' then
+    return pg_catalog.jsonb_build_object('applied', ai_retry.put_back(v_change -> 'put_back'));
+  elsif v_change ? 'postpone' then
+    return pg_catalog.jsonb_build_object('applied', ai_retry.postpone(v_change -> 'postpone'));
   end if;
   perform ai_retry.lock_user((v_discard ->> 'user_id')::uuid);
   if exists (
@@ -39,4 +44,5 @@ begin
 end
 $$;
 comment on function public.ai_retry_amend(text) is
-  'Prolongs the lease of a running attempt (renew), or drops a generation''s stored answers (discard). Closes nothing.';
+  'Prolongs the lease of a running attempt (renew), drops stored answers (discard), queues a running attempt again '
+  '(put_back), or puts a message back (postpone). Closes nothing.';

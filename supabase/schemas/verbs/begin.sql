@@ -14,10 +14,14 @@ declare
   v_now timestamptz;
   v_applied boolean;
 begin
+  if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
+    return pg_catalog.jsonb_build_object('applied', false, 'has_queue', false);
+  end if;
   perform ai_retry.lock_user(v_user_id);
   v_now := pg_catalog.clock_timestamp();
   if v_change -> 'version' is null then
     perform ai_retry.close_over(v_user_id, null, v_now);
+    perform ai_retry.fill_line(v_user_id, v_now);
     return pg_catalog.jsonb_build_object('applied', true);
   end if;
   v_applied := v_now <= (v_change ->> 'as_of')::timestamptz + interval '10 seconds'
@@ -35,6 +39,9 @@ begin
     perform ai_retry.app_write(
       v_generation_id, case when v_start ? 'lease_seconds' then 'processing' else 'queued' end, null, null, v_now);
     perform ai_retry.start(v_change, v_start, v_now);
+    if v_start ? 'expires_after_seconds' then
+      perform ai_retry.fill_line(v_user_id, v_now);
+    end if;
   end if;
   return pg_catalog.jsonb_build_object(
     'applied', coalesce(v_applied, false),

@@ -35,6 +35,11 @@ begin
     elsif v_applied then
       perform ai_retry.fail(v_open, v_change, v_now);
     end if;
+    if v_applied and v_change ? 'outage' then
+      perform ai_retry.note_outage(v_open.route, v_change -> 'outage', v_now);
+    elsif v_applied and (v_change -> 'answered')::boolean then
+      perform ai_retry.note_answer(v_open.route, v_open.started_at, v_now);
+    end if;
   end if;
   v_row := ai_retry.app_read(v_generation_id) - 'prompt_data';
   return pg_catalog.jsonb_build_object('applied', v_applied, 'snapshot', case when v_applied

@@ -108,4 +108,4 @@ def postpone(message: Message, refusal: RetryRefused, snapshot: Snapshot, reader
         return Postpone(message=message, wait=wait * (0.5 + fraction / 2))
     route = reader.route(read_context(reader.context_from, snapshot.generation))
     waiting = sum(each.waiting for each in snapshot.routes if each.route == route)
-    return Postpone(message=message, wait=wait + OUTAGE_PACE * fraction * (waiting + 1), route=route)
+    return Postpone(message=message, wait=wait, spread=OUTAGE_PACE * fraction * (waiting + 1), route=route)

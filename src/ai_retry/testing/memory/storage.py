@@ -128,7 +128,7 @@ class MemoryStorage(MemorySettling):
         self._add(
             replace(
                 row,
-                due_at=now + start.wait,
+                due_at=max(change.expected.as_of + start.wait, now),
                 accepted_at=now,
                 expires_at=now + start.expires_after,
                 status_before=start.status_before,
@@ -209,7 +209,7 @@ class MemoryStorage(MemorySettling):
         if row.is_queued:
             due_at = in_time(row, max(row.due_at or now, now + change.wait), now)
             self._add(replace(row, due_at=due_at, route=change.route))
-            self.line.hide(message.id, due_at)
+            self.line.hide(message.id, in_time(row, due_at + change.spread, now))
         else:
             self.line.hide(message.id, max(row.lease_expires_at or now, now + change.wait))
         return True
