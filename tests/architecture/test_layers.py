@@ -29,6 +29,7 @@ LAYERS = {
     "provider_settings": {"domain"},
     "config": {"domain", "provider_settings"},
     "slots": {"domain"},
+    "renewal": {"domain"},
     "worker": {"domain", "tables"},
     "tables": set(),
     "recovery": {"domain", "slots", "tables"},

@@ -1,16 +1,23 @@
 """The synchronous driver of the loops: it does, step by step, what a loop yields."""
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, TypeAlias
+from uuid import UUID
 
-from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Postpone, PutBack, Renew, Settle
+from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Postpone, PutBack, Renew, Running, Settle
 from ai_retry.domain.change_storage import ChangeStorage
 from ai_retry.domain.errors import GenerationFailed, StorageFailure
 from ai_retry.domain.loop import Call, Load, Loop, Result, Step
 from ai_retry.domain.model import Answer, Failure, QuotaRule
 from ai_retry.domain.ports import AiProvider
 
+Renewing: TypeAlias = Callable[[UUID, UUID], AbstractContextManager[None]]
 
-def drive(loop: Loop[Result], *, storage: ChangeStorage, ai: AiProvider, rule: QuotaRule) -> Result:
+
+def drive(
+    loop: Loop[Result], *, storage: ChangeStorage, ai: AiProvider, rule: QuotaRule, renewing: Renewing | None = None
+) -> Result:
     """Run a loop to its end; return or raise what it does.
 
     Args:
@@ -18,7 +25,16 @@ def drive(loop: Loop[Result], *, storage: ChangeStorage, ai: AiProvider, rule: Q
         storage: repeats changes whose reply was lost by itself; what it raises is thrown into the loop.
         ai: is asked for the loop's calls; its failures are results.
         rule: which units count as used.
+        renewing: renews the lease of a generation's attempt, by its token, while the loop runs; None: leases are not
+            renewed.
     """
+    with ExitStack() as leases:
+        return _drive(loop, storage, ai, rule, lambda change: _renew(change, renewing, leases))
+
+
+def _drive(
+    loop: Loop[Result], storage: ChangeStorage, ai: AiProvider, rule: QuotaRule, begun: Callable[[Begin], None]
+) -> Result:
     try:
         step = next(loop)
         while True:
@@ -27,10 +43,18 @@ def drive(loop: Loop[Result], *, storage: ChangeStorage, ai: AiProvider, rule: Q
             except StorageFailure as failure:
                 step = loop.throw(failure)
             else:
+                if isinstance(step, Begin):
+                    begun(step)
                 step = loop.send(result)
     except StopIteration as done:
         value: Result = done.value
         return value
+
+
+def _renew(change: Begin, renewing: Renewing | None, leases: ExitStack) -> None:
+    """Renew from now on; an attempt that is not open ends that at the first renewal."""
+    if renewing is not None and isinstance(change.attempt.start, Running):
+        leases.enter_context(renewing(change.generation_id, change.token))
 
 
 def _do(step: Step, storage: ChangeStorage, ai: AiProvider, rule: QuotaRule) -> Any:
