@@ -38,8 +38,8 @@ class ComparesNoToken(MemoryStorage):
 class ComparesNoStatus(MemoryStorage):
     """Creates a session for a generation that has succeeded, or that is another user's."""
 
-    def _find(self, change: Settle, *_: Any) -> Found:
-        return change.found
+    def _find(self, change: Settle, generation: Any) -> Found:
+        return change.found if generation is not None else Found.GONE
 
 
 class DropsLateAnswers(MemoryStorage):

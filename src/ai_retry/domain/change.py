@@ -43,7 +43,7 @@ class Expected:
 
     as_of: datetime  # of the snapshot; ten seconds later it is too old
     version: str  # of the snapshot
-    quota_rule: QuotaRule  # which units count as captured
+    quota_rule: QuotaRule  # which units count as captured; an override of the user's, as it is then, goes before it
     max_live: int | None = None  # running attempts of the user must be fewer; None: not asked
     max_used: int | None = None  # units that are captured or held must be fewer; None: not asked
 
@@ -160,7 +160,7 @@ class Closing:
     code: str | None
     counted: bool  # whether it uses up one of the attempts
     wait: timedelta | None  # before the next attempt; None: the wait that the attempt has already stays
-    status: GenerationStatus | None = None  # what the generation says then; None: what its row says for a cancellation
+    status: GenerationStatus | None = None  # what the generation says then; None: what it said before the acceptance
     message: str | None = None  # for the app's error log, with an event; None: the app is not informed
     reason: str | None = None  # for operators
     transient: bool | None = None  # the failure's; None: it did not fail with one

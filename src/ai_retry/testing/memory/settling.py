@@ -23,7 +23,7 @@ from ai_retry.domain.model import (
     Outcome,
 )
 from ai_retry.testing.memory.app import SessionRefused
-from ai_retry.testing.memory.closing import MemoryClosing
+from ai_retry.testing.memory.closing import IN_PROGRESS, MemoryClosing
 from ai_retry.testing.memory.rows import Row, with_call
 
 _SESSION_REUSED = "session_reused"
@@ -127,12 +127,14 @@ class MemorySettling(MemoryClosing):
     def _fail(self, row: Row, change: Settle, closing: Closing, now: datetime) -> None:
         generation = self.app.read(row.generation_id)
         goes_on = closing.goes_on and row.accepted_at is not None
+        status = GenerationStatus.QUEUED if goes_on else closing.status or row.status_before
         if change.found is Found.READY and generation is not None:
-            status = GenerationStatus.QUEUED if goes_on else closing.status or row.status_before
             duration = change.call.duration if change.call else None
             self.app.write(generation.id, now, status, duration=duration)
             if closing.message is not None:
                 self.app.log_failure(generation, now, closing.code or "", closing.message)
+        elif change.found is Found.FOREIGN and generation is not None and generation.status in IN_PROGRESS:
+            self.app.write(generation.id, now, status)  # hidden, or another user's: no attempt works on it any more
         if closing.answer is not None:
             self.answers[row.generation_id, row.number] = closing.answer
         closed = self._close(
@@ -169,7 +171,7 @@ class MemorySettling(MemoryClosing):
             return
         self.answers[key] = answer
         if row.outcome is not None:
-            self._add(replace(row, call=call))
+            self._add(replace(row, call=with_call(row, call)))
 
     def _file(self, change: Settle | Keep, now: datetime) -> Row:
         """Record an attempt that a fail-over lost, so that its answer has a place; it charges nothing."""
