@@ -45,6 +45,7 @@ class Books:
         wire: requests that were sent to the provider, by generation.
         placed: paid answers that have a place, by their number, and whose they are.
         excused: paid answers that may be lost: their process died, or the last resort could not be reached.
+        forgotten: generations of attempts that a fail-over has forgotten, and that were answered.
         fates: what is known of closed attempts.
     """
 
@@ -56,6 +57,7 @@ class Books:
     wire: Counter[UUID] = field(default_factory=Counter)
     placed: dict[int, UUID] = field(default_factory=dict)
     excused: set[int] = field(default_factory=set)
+    forgotten: set[UUID] = field(default_factory=set)
     fates: dict[tuple[UUID, int], tuple[Any, ...]] = field(default_factory=dict)
     checked: int = 0
 
@@ -159,9 +161,16 @@ class Books:
         """Stored answers of a generation."""
         return [answer for key, answer in self.storage.answers.items() if key[0] == generation_id]
 
-    def paid(self, generation_id: UUID, answer: Answer) -> None:
-        """A loop that had this answer has ended: from now on the answer has a place, or it is excused."""
-        self.placed[answer.output["call"]] = generation_id
+    def paid(self, generation_id: UUID, token: UUID, answer: Answer) -> None:
+        """A loop that had this answer has ended: from now on the answer has a place, or it is excused.
+
+        Of an attempt that a fail-over has forgotten, and of the attempt that was begun in its stead, one answer is
+        enough: it is the generation's.
+        """
+        call = answer.output["call"]
+        self.placed[call] = generation_id
+        if self.row_with(token) is None and self.answers_of(generation_id):
+            self.forgotten.add(generation_id)
         self._check_placed()
 
     def excuse(self, answer: Answer) -> None:
@@ -175,7 +184,8 @@ class Books:
                 del self.placed[call]
             elif call not in self.excused:
                 places = [each.output["call"] for each in self.answers_of(generation_id)]
-                assert call in places, "a paid answer has no place"
+                has_place = bool(places) if generation_id in self.forgotten else call in places
+                assert has_place, "a paid answer has no place"
 
     # When an attempt begins
 

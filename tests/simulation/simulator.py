@@ -259,8 +259,9 @@ class Simulation:
         self.tally.add(f"ends with {type(result).__name__}")
         answer = answer_of(last)
         if answer is not None:
+            assert isinstance(last, Settle | Keep)
             self.tally.add("paid answers")
-            self.books.paid(actor.generation_id, answer)
+            self.books.paid(actor.generation_id, last.token, answer)
         if isinstance(result, RetryResult):
             row = next(row for row in self.books.rows_of(actor.generation_id) if row.number == result.attempt)
             assert row.outcome is Outcome.SUCCEEDED, "a session was promised that is none"
