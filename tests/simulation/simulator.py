@@ -371,7 +371,7 @@ class Simulation:
             self._generate(self.users[at])
 
     def _app_locks(self) -> None:
-        self.app.locked = {self._any_generation().id} if not self.app.locked else set()
+        self.app.locked = {self._any_generation().id for _ in range(3)} if not self.app.locked else set()
 
     def _configure(self) -> None:
         """An operator overrides a user's quota, lowers it below what is used, or removes the override."""

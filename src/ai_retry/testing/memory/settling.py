@@ -70,7 +70,7 @@ class MemorySettling(MemoryClosing):
         except SessionRefused as refused:
             self._reject(row, change, success, refused.constraint, now)
             return
-        if any(session["id"] == each.session_id for each in self.rows.values()):
+        if self._is_reused(session["id"]):
             self._reject(row, change, success, _SESSION_REUSED, now)
             return
         self.app.sessions[UUID(session["id"])] = session
@@ -96,6 +96,9 @@ class MemorySettling(MemoryClosing):
         for key in [key for key in self.answers if key[0] == row.generation_id]:
             del self.answers[key]
         self._follow(closed, now, goes_on=False, change=change)
+
+    def _is_reused(self, session_id: str) -> bool:
+        return any(each.session_id == session_id for each in self.rows.values())
 
     def _reject(self, row: Row, change: Settle, success: Success, cause: str, now: datetime) -> None:
         before = [each for each in self._rows_of(row.generation_id) if each.code == SessionRejected.code]
