@@ -221,7 +221,7 @@ class Renew:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discard:
-    """Drop the generation's stored answer; stale while an attempt from it is open, or when there is no such answer."""
+    """Drop the generation's stored answers; stale while an open attempt has or uses one, or when there are none."""
 
     user_id: UUID
     generation_id: UUID

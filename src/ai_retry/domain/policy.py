@@ -117,7 +117,7 @@ def admit(
     """
     generation = snapshot.generation
     running = purpose is Purpose.RUN_QUEUED
-    if _is_success(snapshot):
+    if is_success(snapshot):
         raise AlreadySucceeded(generation.id, generation.session_id)
     if not running:
         _refuse_in_progress(snapshot, policy)
@@ -315,8 +315,8 @@ def _begun(snapshot: Snapshot) -> Sequence[Attempt]:
     return snapshot.attempts[:-1] if queued_attempt(snapshot) else snapshot.attempts
 
 
-def _is_success(snapshot: Snapshot) -> bool:
-    """``success`` is what either side says: the app may write a status back, but not our attempt's outcome."""
+def is_success(snapshot: Snapshot) -> bool:
+    """Whether either side says ``success``: the app may write a status back, but not our attempt's outcome."""
     ours = any(attempt.outcome is Outcome.SUCCEEDED for attempt in snapshot.attempts)
     return ours or snapshot.generation.status is GenerationStatus.SUCCESS
 

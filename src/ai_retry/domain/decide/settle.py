@@ -36,8 +36,7 @@ def found(snapshot: Snapshot | None, user_id: UUID) -> Found:
         return Found.GONE
     if visible(snapshot, user_id) is None:
         return Found.FOREIGN
-    ours = any(attempt.outcome is Outcome.SUCCEEDED for attempt in snapshot.attempts)
-    return Found.SUCCEEDED if ours or snapshot.generation.status is GenerationStatus.SUCCESS else Found.READY
+    return Found.SUCCEEDED if rules.is_success(snapshot) else Found.READY
 
 
 class Ending:

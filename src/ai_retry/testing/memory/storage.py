@@ -228,7 +228,8 @@ class MemoryStorage(MemorySettling):
         if generation is None or generation.user_id != change.user_id:
             return False
         stored = [row for row in rows if (row.generation_id, row.number) in self.answers]
-        if not stored or any(row.outcome is None and row.answer_from is not None for row in rows):
+        used = [row for row in rows if row.outcome is None and (row.answer_from is not None or row in stored)]
+        if used or not stored:
             return False
         for row in stored:
             del self.answers[row.generation_id, row.number]
