@@ -264,7 +264,7 @@ class Simulation:
             self.books.paid(actor.generation_id, last.token, answer)
         if isinstance(result, RetryResult):
             row = next(row for row in self.books.rows_of(actor.generation_id) if row.number == result.attempt)
-            assert row.outcome is Outcome.SUCCEEDED, "a session was promised that is none"
+            assert row.outcome is Outcome.SUCCEEDED, "a result without a success"
 
     def _perform(self, step: Step | None) -> Any:
         if isinstance(step, Load):

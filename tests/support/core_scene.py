@@ -24,7 +24,7 @@ POLICY = RetryPolicy()
 
 
 class Provider:
-    """Answers what it is told, and may do something first."""
+    """Answers what the test gives it, and may do something first."""
 
     def __init__(self, result: Answer | Failure, before: Callable[[], object] = lambda: None) -> None:
         self.result, self.before, self.calls = result, before, 0

@@ -64,7 +64,7 @@ def reject(scene: Scene, constraint: str = "km_is_positive") -> SessionRejected:
 class TestUnits:
     """Nothing is spent twice."""
 
-    def test_unit_of_a_late_answer_is_not_given_twice(self, scene: Scene) -> None:
+    def test_late_answer_costs_no_second_unit(self, scene: Scene) -> None:
         """An acceptance closes the click that outlived its lease: its late answer is stored, and charges nothing."""
         scene.world.set_quota(scene.user_id, 1, HOUR)
         other = scene.world.new_generation(scene.user_id)
@@ -118,7 +118,7 @@ class TestUnits:
         assert (load(scene).quota.captured, len(scene.world.app.sessions)) == (1, 1)
         assert load(scene).stored_answer is not None
 
-    def test_unit_is_held_until_what_is_over_is_closed(self, scene: Scene) -> None:
+    def test_unit_is_held_until_attempt_is_closed(self, scene: Scene) -> None:
         """An accepted attempt that is over still holds its unit; a click's is shown as free, as a begin finds it."""
         scene.accept()
         (taken,) = scene.storage.take(1, HOUR, POLICY.quota)
@@ -136,8 +136,8 @@ class TestUnits:
 class TestAnswers:
     """What was paid for has a place, and is used."""
 
-    def test_answer_is_kept_while_the_app_holds_the_row(self, scene: Scene) -> None:
-        """A settle that the app keeps out for as long as it is repeated loses nothing; the next retry calls nobody."""
+    def test_answer_is_kept_when_row_is_locked(self, scene: Scene) -> None:
+        """A settle that the app keeps out for as long as it is repeated loses nothing; the next retry makes no call."""
         hold = lambda: scene.world.app.locked.add(scene.generation_id)  # noqa: E731
         with pytest.raises(SessionRejected):
             scene.retry(Provider(an_answer(), hold))
@@ -170,7 +170,7 @@ class TestAnswers:
         assert [(row.number, row.charge, row.counted) for row in scene.rows] == [(2, False, False)]
         assert scene.retry(Provider(a_failure())).attempt == 3
 
-    def test_answer_of_a_forgotten_begin_joins_an_open_attempt(self, scene: Scene) -> None:
+    def test_forgotten_answer_joins_the_open_attempt(self, scene: Scene) -> None:
         """Where another attempt is open by then, the late answer is stored with it."""
         loop = running(scene)
         settle = loop.send(an_answer(output="late"))
@@ -184,7 +184,7 @@ class TestAnswers:
         assert [row.number for row in scene.rows] == [2]
 
     @pytest.mark.parametrize("change", ["moved", "hidden"])
-    def test_answer_is_stored_when_its_user_lost_the_generation(self, scene: Scene, change: str) -> None:
+    def test_answer_of_a_lost_generation_is_stored(self, scene: Scene, change: str) -> None:
         """A generation that is hidden, or another user's, by the time of the answer keeps it."""
         app = scene.world.app
 
@@ -214,7 +214,7 @@ class TestAnswers:
         assert scene.storage.settle(settle).applied  # type: ignore[arg-type]
         assert load(scene).quota.captured == 1
 
-    def test_answer_in_use_by_a_new_owner_is_not_discarded(self, scene: Scene) -> None:
+    def test_new_owners_answer_in_use_is_not_discarded(self, scene: Scene) -> None:
         """The same where the attempt is another user's than the one who paid: the app moved the generation."""
         reject(scene)
         scene.world.refuse_sessions(None)
@@ -325,7 +325,7 @@ class TestKeep:
 class TestStatus:
     """No generation says for ever that it is worked on."""
 
-    def test_app_is_informed_later_when_it_holds_the_row(self, scene: Scene) -> None:
+    def test_app_is_informed_later_when_row_is_locked(self, scene: Scene) -> None:
         """A begin closes a dead attempt whose row the app holds; the next tidy informs the app."""
         running(scene)
         scene.world.advance(POLICY.lease)
@@ -340,7 +340,7 @@ class TestStatus:
         assert (scene.status, scene.storage.overdue(9)) == (GenerationStatus.TIMEOUT, [])
         assert [log["error_type"] for log in scene.world.app.error_logs] == ["LEASE_LOST"]
 
-    def test_dead_attempt_of_a_moved_generation_ends_its_status(self, scene: Scene) -> None:
+    def test_moved_generations_dead_attempt_ends_its_status(self, scene: Scene) -> None:
         """The new owner's row does not say for ever that it is worked on, and the owner's log stays empty."""
         running(scene)
         scene.world.advance(POLICY.lease)
@@ -352,7 +352,7 @@ class TestStatus:
         assert (scene.status, app.error_logs) == (GenerationStatus.TIMEOUT, [])
 
     @pytest.mark.parametrize("by", ["worker", "tidy"])
-    def test_acceptance_of_a_moved_generation_ends_its_status(self, scene: Scene, by: str) -> None:
+    def test_moved_generations_acceptance_ends_its_status(self, scene: Scene, by: str) -> None:
         """What was accepted for the old user is cancelled, and the row says again what it said."""
         scene.accept()
         app = scene.world.app
@@ -381,7 +381,7 @@ class TestRejectedSessions:
 
         assert scene.retry(waive=frozenset()).attempt == 5
 
-    def test_same_cause_of_the_same_answer_is_logged_once(self, scene: Scene) -> None:
+    def test_same_rejection_of_an_answer_is_logged_once(self, scene: Scene) -> None:
         """One error and one event, until another cause rejects it."""
         for _ in range(3):
             reject(scene)
@@ -392,7 +392,7 @@ class TestRejectedSessions:
         assert (len(scene.world.app.error_logs), len(scene.world.app.events)) == (2, 2)
 
     def test_stored_answer_is_used_beyond_the_hard_cap(self, scene: Scene) -> None:
-        """Attempts from a stored answer call nobody, so they never add up to a day's lock."""
+        """Attempts from a stored answer make no call, so they never add up to a lock of a day."""
         for _ in range(POLICY.hard_cap + 1):
             reject(scene)
         scene.world.refuse_sessions(None)

@@ -222,7 +222,7 @@ class TestRetryNow:
         start = runs(answer_from=2, route=None, abandoned_wait=2 * POLICY.backoff_base)
         assert change == begun(snapshot, start)
 
-    def test_renewals_may_last_as_long_as_deadline_and_margin(self) -> None:
+    def test_renewals_last_for_deadline_and_margin(self) -> None:
         """A lease that is shorter than the call is renewed up to there."""
         policy = replace(POLICY)
         object.__setattr__(policy, "lease", timedelta(seconds=10))
@@ -413,7 +413,7 @@ class TestReplay:
     [None, a_snapshot(hidden=True), a_snapshot(generation=a_generation(user_id=uuid4()))],
     ids=["absent", "hidden", "foreign"],
 )
-def test_what_its_user_can_not_see_is_not_found(snapshot: Snapshot | None) -> None:
+def test_invisible_generation_is_not_found(snapshot: Snapshot | None) -> None:
     """The error names the id that was asked for."""
     with pytest.raises(GenerationNotFound, match=str(GENERATION_ID)):
         begin.owned(snapshot, USER_ID, GENERATION_ID)
@@ -468,7 +468,7 @@ class TestAnswered:
         assert late.end.if_rejected == replace(rejection, wait=15 * SECOND)
 
     def test_accepted_retry_waits_for_its_backoff(self) -> None:
-        """Nobody waits for it: the same cause again is tried at the longest backoff."""
+        """No request waits for it: the same cause again leads to the longest backoff."""
         change = ending(a_snapshot(attempts=[an_attempt(4), queued(5)])).answered(
             Found.READY, an_answer(), None, SECOND
         )
@@ -698,7 +698,7 @@ class TestGoesOn:
         assert not self.goes_on(snapshot, a_failure(FailureCode.TIMEOUT, retry_after=2 * MINUTE))
 
     def test_retry_without_an_end_goes_on(self) -> None:
-        """Where no end is known there is none to miss."""
+        """Without an end there is nothing to miss."""
         snapshot = a_snapshot(attempts=[queued(expires_at=None)])
 
         assert self.goes_on(snapshot, a_failure(FailureCode.TIMEOUT))
@@ -754,13 +754,13 @@ class TestRetryAfter:
         assert ending().retry_after(a_failure(retry_after=60 * MINUTE)) == POLICY.max_wait
 
     @pytest.mark.parametrize("failure", [a_failure(transient=False), a_failure(operator_fault=True)])
-    def test_no_wait_is_named_where_it_does_not_help(self, failure: Failure) -> None:
+    def test_no_wait_is_named_when_useless(self, failure: Failure) -> None:
         """Neither what does not pass nor what an operator has to cure has one."""
         assert ending().retry_after(failure) is None
 
 
 class TestVerdict:
-    """What a caller with an answer is told."""
+    """What a caller with an answer gets."""
 
     def mine(self, attempt: Attempt, **columns: Any) -> Snapshot:
         """A snapshot in which this attempt is the caller's."""
@@ -806,7 +806,7 @@ class TestVerdict:
         assert caught.value.retry_after == 10 * SECOND
 
     def test_hidden_generation_is_not_found(self) -> None:
-        """By the id that was asked for."""
+        """The error names the id that was asked for."""
         with pytest.raises(GenerationNotFound, match=str(GENERATION_ID)):
             verdict(self.mine(an_attempt(), hidden=True), USER_ID, GENERATION_ID)
 
@@ -926,7 +926,7 @@ class TestPostpone:
         nothing = QuotaExhausted(limit=0, resets_at=None, wait=None)
         assert self.postponed(nothing).wait == 0.7 * SECOND
 
-    def test_those_who_wait_for_a_route_come_one_by_one(self) -> None:
+    def test_messages_of_a_route_come_one_by_one(self) -> None:
         """The later, the more wait for the same one."""
         known = [route(waiting=9), route(route="one/large", waiting=90)]
 

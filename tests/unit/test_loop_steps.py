@@ -80,7 +80,7 @@ class TestRetrying:
 
     @pytest.mark.parametrize("loop", [retrying, accepting])
     def test_absent_generation_is_named(self, scene: Scene, loop: Callable[..., Loop[Any]]) -> None:
-        """By the id that was asked for."""
+        """The error names the id that was asked for."""
         missing = uuid4()
 
         with pytest.raises(GenerationNotFound, match=str(missing)):
@@ -166,7 +166,7 @@ class TestRetrying:
         assert isinstance(settle.end, Success)
         assert (settle.end.answer_from, settle.call) == (2, None)
 
-    def test_output_that_no_database_holds_is_a_whole_failure(self, scene: Scene) -> None:
+    def test_unstorable_output_is_a_whole_failure(self, scene: Scene) -> None:
         """It cost what it cost: it counts, it may pass, and its call is recorded."""
         loop, _ = called(scene)
 
@@ -217,7 +217,7 @@ class TestRetrying:
 
         assert (again, provider.calls) == (first, 0)
 
-    def test_settle_that_was_applied_is_sent_no_third_time(self, scene: Scene) -> None:
+    def test_applied_settle_is_sent_no_third_time(self, scene: Scene) -> None:
         """Its attempt is closed: nothing is left to decide again."""
         loop, _ = called(scene)
         settle = loop.send(an_answer())
@@ -248,7 +248,7 @@ class TestRetrying:
             scene.retry(Provider(an_answer(), delete))
 
     def test_failure_after_an_unseen_success_names_the_generation(self, scene: Scene) -> None:
-        """Whoever recorded the success of this attempt, the failure is none."""
+        """A failure never replaces the success of its own attempt."""
 
         def succeed() -> None:
             (row,) = scene.rows

@@ -367,7 +367,7 @@ def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:
 
 
 def _recent_attempts(snapshot: Snapshot, policy: RetryPolicy) -> int:
-    """Attempts that count towards the hard cap: not those that failed for an operator's reason, or called nobody."""
+    """Attempts that count towards the hard cap: not those that failed for an operator's reason or made no call."""
     since = snapshot.as_of - policy.hard_cap_window
     calls = [each for each in _begun(snapshot) if each.answer_from is None and not each.operator_fault]
     return sum(attempt.started_at > since for attempt in calls)
