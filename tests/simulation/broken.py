@@ -215,6 +215,23 @@ class InformsNoAppLater(MemoryStorage):
         self._add(replace(self.rows[closed.generation_id, closed.number], untold=False))
 
 
+class InformsNotOfWhatItBegins(MemoryStorage):
+    """Closes a dead attempt of the generation that is begun, and leaves its status to a begin that may be refused."""
+
+    _begun: UUID | None = None
+
+    def begin(self, change: Begin | CloseOver) -> Reply:
+        """Begin."""
+        self._begun = change.generation_id if isinstance(change, Begin) else None
+        return super().begin(change)
+
+    def _inform(self, closed: Row, now: datetime) -> None:
+        before = self.app.read(closed.generation_id)
+        super()._inform(closed, now)
+        if before is not None and closed.generation_id == self._begun:
+            self.app.generations[before.id] = before
+
+
 class EndsWithItsWorker(MemoryStorage):
     """Ends an accepted retry when its worker dies."""
 
@@ -290,6 +307,7 @@ BROKEN = (
     DiscardsWhatIsUsed,
     InformsNoApp,
     InformsNoAppLater,
+    InformsNotOfWhatItBegins,
     EndsWithItsWorker,
     LosesMessages,
     PostponesNothing,

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Renew, Reply, Settle
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.decide.begin import Asked
+from ai_retry.domain.decide.begin import Asked, owned, retry_now
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.domain.loop import Call, Load, Loop, Setting, Step, retrying
@@ -120,6 +120,7 @@ class Simulation:
         self._acts: list[tuple[int, Callable[[], None]]] = [
             (60, self._step),
             (8, self._click),
+            (3, self._click_loses_a_race),
             (5, self._accept),
             (2, self._cancel),
             (8, self._work),
@@ -152,6 +153,16 @@ class Simulation:
     def _click(self) -> None:
         asked = self._asked()
         self._start(retrying(asked, self.random.choice(self.settings)), asked.generation_id)
+
+    def _click_loses_a_race(self) -> None:
+        """Others take the room between a click's decision and its begin: what is over is closed, and nothing begins."""
+        asked = self._asked()
+        loaded = self.storage.load(asked.user_id, asked.generation_id, POLICY.quota, None)
+        with suppress(AiRetryError):
+            snapshot = owned(loaded, asked.user_id, asked.generation_id)
+            change, _ = retry_now(snapshot, asked, self.setting.reader, POLICY)
+            late = replace(change, expected=replace(change.expected, max_live=0))
+            assert not self.storage.begin(late).applied, "max_live"
 
     def _accept(self) -> None:
         asked = self._asked()
