@@ -98,9 +98,10 @@ def read(generation: Generation) -> Context:
     """Read the context as the app does."""
     if generation.prompt_data is None:
         raise ContextMissing("prompt_data")
-    return a_context()
+    return CONTEXT
 
 
+CONTEXT = a_context(parameters={"seed": 7})  # not what the default reader reads
 READER = Reader(context_from=read, route_of=lambda context: f"one/{context.model}")
 READER_NAME = "tests.unit.test_decide:read"
 
@@ -180,7 +181,7 @@ class TestRetryNow:
         """The change names what it expects, and how the attempt runs; the context is what will be asked."""
         snapshot = a_snapshot(quota=a_quota(limit=4, window=timedelta(hours=1)))
 
-        assert begin.retry_now(snapshot, asked(), READER, POLICY) == (begun(snapshot, runs()), a_context())
+        assert begin.retry_now(snapshot, asked(), READER, POLICY) == (begun(snapshot, runs()), CONTEXT)
 
     def test_operators_wish_is_recorded(self) -> None:
         """Lifted limits, their operator, the key and that it is free of charge are parts of the change."""
@@ -253,7 +254,7 @@ class TestRetryNow:
     @pytest.mark.parametrize("known", [route(), route(running=1, slots=2), route(route="two/small", running=9)])
     def test_route_that_has_a_slot_is_asked(self, known: Route) -> None:
         """One that opens just now, one that is not full, and another one refuse nothing."""
-        assert begin.retry_now(a_snapshot(routes=[known]), asked(), READER, POLICY)[1] == a_context()
+        assert begin.retry_now(a_snapshot(routes=[known]), asked(), READER, POLICY)[1] == CONTEXT
 
     def test_reader_without_routes_knows_no_outage(self) -> None:
         """An app without names for its routes is never refused for one."""
@@ -354,7 +355,7 @@ class TestRun:
 
         change, context = begin.run(snapshot, TOKEN, READER, POLICY)
 
-        assert context == a_context()
+        assert context == CONTEXT
         assert change == Begin(
             user_id=USER_ID,
             generation_id=GENERATION_ID,
@@ -553,6 +554,18 @@ class TestFailed:
         assert change.end.message is not None
         assert failure.reason not in change.end.message
         assert change.end.message.startswith("The AI")
+
+    def test_operators_fault_is_recorded_as_such(self) -> None:
+        """It uses up no attempt, and its route is noted."""
+        failure = a_failure(FailureCode.REJECTED, operator_fault=True, transient=False, certainly_not_generated=True)
+
+        change = ending().failed(failure, None)
+
+        assert isinstance(change, Settle)
+        assert isinstance(change.end, Closing)
+        end = change.end
+        assert (end.operator_fault, end.transient, end.counted) == (True, False, False)
+        assert change.outage == Outage(wait=6 * SECOND, failures=1, doubts=3)
 
     @pytest.mark.parametrize(
         ("code", "status"),

@@ -21,7 +21,7 @@ from ai_retry.domain.errors import (
     StorageFailure,
     StorageUnavailable,
 )
-from ai_retry.domain.loop import SETTLE_TRIES, Call, Load, Loop, Setting, retrying
+from ai_retry.domain.loop import SETTLE_TRIES, TRIES, Call, Load, Loop, Setting, retrying
 from ai_retry.domain.model import (
     Answer,
     Context,
@@ -59,6 +59,7 @@ def called(
     scene: Scene, setting: Setting | None = None, begin_takes: timedelta = timedelta(0)
 ) -> tuple[Loop[Any], Any]:
     """A click whose begin took so long, and the step that follows."""
+    scene.world.advance(SECOND)  # so that no clock reads zero
     loop: Any = retrying(scene.asked(), setting or scene.setting)
     next(loop)
     reply = scene.storage.begin(loop.send(snapshot_of(scene)))
@@ -217,6 +218,17 @@ class TestRetrying:
 
         assert (again, provider.calls) == (first, 0)
 
+    @pytest.mark.parametrize("loop", [retrying, accepting])
+    def test_same_token_after_another_success_is_refused(self, scene: Scene, loop: Callable[..., Loop[Any]]) -> None:
+        """The error names the generation."""
+        asked = scene.asked()
+        with pytest.raises(GenerationFailed):
+            scene.drive(retrying(asked, scene.setting), a_failure())
+        scene.retry()
+
+        with pytest.raises(AlreadySucceeded, match=str(scene.generation_id)):
+            scene.drive(loop(asked, scene.setting))
+
     def test_applied_settle_is_sent_no_third_time(self, scene: Scene) -> None:
         """Its attempt is closed: nothing is left to decide again."""
         loop, _ = called(scene)
@@ -285,6 +297,13 @@ class TestQueue:
             return MemoryStorage.begin(scene.storage, change)
 
         hook(scene, begin=twice)
+
+        assert scene.accept().attempt == 2
+
+    def test_acceptance_on_the_last_try_is_described(self, scene: Scene) -> None:
+        """Two begins that were stale are no reason to refuse the third."""
+        left = [Reply(applied=False, snapshot=snapshot_of(scene)) for _ in range(TRIES - 1)]
+        hook(scene, begin=lambda _: left.pop() if left else None)
 
         assert scene.accept().attempt == 2
 
