@@ -154,7 +154,10 @@ class Success:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """Close the attempt without a session, and release its unit."""
+    """Close the attempt without a session, and release its unit.
+
+    A generation that is hidden, or another user's, gets the status only if it says that an attempt works on it.
+    """
 
     outcome: Outcome  # failed or cancelled
     code: str | None
@@ -233,10 +236,11 @@ Amend: TypeAlias = PutBack | Postpone | Renew | Discard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """Store a paid answer with its attempt, by one write to a table of ours alone, and end the lease.
+    """Store a paid answer with its attempt, by one write to only a table of ours, and end the lease.
 
-    For the case that settling fails for as long as it is repeated. Whoever closes the attempt later records it as a
-    rejected session, by this cause. An attempt that is closed already keeps a late answer.
+    For the case that settling fails for as long as it is repeated. The attempt uses up none of the user's. Whoever
+    closes it later records a rejected session, by this cause; a settle that arrives before that still creates the
+    session. An attempt that is closed already gets a late answer. A repeat changes nothing.
     """
 
     user_id: UUID
@@ -244,7 +248,7 @@ class Keep:
     token: UUID = field(repr=False)
     answer: Answer
     cause: str
-    wait: timedelta  # before the next attempt
+    wait: timedelta  # from now, whenever the attempt is closed, before the next one
     call: CallRecord
 
 
