@@ -96,6 +96,16 @@ class Books:
         assert len({row.session_id for row in succeeded}) == len(succeeded), "two units for one session"
         assert sessions == {row.session_id for row in succeeded}, "a session without its unit"
         self._check_placed()
+        self._check_records()
+
+    def _check_records(self) -> None:
+        """What is written is whole."""
+        assert all(isinstance(each, Answer) for each in self.storage.answers.values()), "a place without an answer"
+        assert all(row.closed_at is not None for row in self.rows if row.outcome is not None), "closed at no time"
+        records = [*self.app.events, *self.app.error_logs]
+        assert all(each["created_at"] is not None for each in records), "an event or error at no time"
+        written = [each for key, each in self.app.generations.items() if key in self.app.ours]
+        assert all(each.updated_at is not None for each in written), "a status was written at no time"
 
     def _check_attempts(self, rows: list[Row]) -> None:
         numbers = [row.number for row in rows]

@@ -469,6 +469,37 @@ class TestRepeats:
         assert [row.outcome for row in scene.rows] == [Outcome.CANCELLED]
 
 
+class TestRenewals:
+    """A lease lasts while its call does."""
+
+    def test_renewal_counts_from_its_arrival(self, scene: Scene) -> None:
+        """It prolongs the lease by so much from now, also one that is over and not closed yet."""
+        loop: Any = retrying(scene.asked(), replace(scene.setting, policy=replace(POLICY, lease=2 * HOUR)))
+        next(loop)
+        change = loop.send(load(scene))
+        scene.storage.begin(change)
+        renew = Renew(generation_id=scene.generation_id, token=change.token, lease=timedelta(seconds=35))
+        scene.world.advance(timedelta(seconds=20))
+
+        assert scene.storage.amend(renew).applied
+        assert scene.rows[0].lease_expires_at == scene.world.clock.now() + timedelta(seconds=35)
+        scene.world.advance(timedelta(seconds=40))
+        assert scene.storage.amend(renew).applied
+        assert load(scene).live == 1
+
+
+def test_rejected_session_shows_that_the_route_answers(scene: Scene) -> None:
+    """What the app refuses was answered by the provider: its route opens further."""
+    other = scene.world.new_generation(scene.user_id)
+    scene.drive(accepting(scene.asked(generation_id=other), scene.setting))
+    scene.work(a_failure(certainly_not_generated=True, wire_requests=0))
+    scene.world.advance(HOUR)
+
+    reject(scene)
+
+    assert [(each.slots, each.failures) for each in load(scene).routes] == [(2, 0)]
+
+
 class TestRoutesAgree:
     """Memory and SQL agree on outages."""
 
