@@ -1,35 +1,25 @@
 """A world in which everything happens in any order: loops run step by step, and a scheduler of its own mixes them.
 
 Clicks, acceptances, cancellations, workers, tidies, renewals and operators run as the product runs them, over a storage
-in memory. Between any two steps the app writes, time goes on, replies are lost before or after the commit, changes
-arrive twice or much later, and processes die. After each step the invariants are read off the storage's own rows.
+in memory. Between any two steps the app writes, users leave, time goes on, replies are lost before or after the commit,
+changes arrive twice or much later, a fail-over forgets a commit, and processes die. After each step the books are
+checked (``books``); at the end the trouble stops, and everything must come to rest and be usable.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from random import Random
 from typing import Any
 from uuid import UUID
 
-from ai_retry.domain.change import (
-    Acceptance,
-    Begin,
-    CloseOver,
-    Discard,
-    Keep,
-    Open,
-    Renew,
-    Reply,
-    Running,
-    Settle,
-    Success,
-)
+from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Renew, Reply, Settle
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.decide.begin import Asked
+from ai_retry.domain.decide.begin import Asked, owned, retry_now
 from ai_retry.domain.decide.route import Reader
-from ai_retry.domain.errors import AiRetryError, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.domain.loop import Call, Load, Loop, Setting, Step, retrying
 from ai_retry.domain.model import (
     Answer,
@@ -39,21 +29,27 @@ from ai_retry.domain.model import (
     GenerationStatus,
     Outcome,
     QuotaRule,
+    RetryResult,
     Waiver,
 )
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.memory import MemoryStorage, Row
-from ai_retry.testing.memory.app import MemoryApp, Session, SessionRefused, new_session
+from ai_retry.testing.memory import MemoryStorage
+from ai_retry.testing.memory.app import Session, SessionRefused, new_session
+from tests.simulation.books import Books, WatchedApp, answer_of
 from tests.support.builders import a_failure
 
 POLICY = RetryPolicy(max_attempts=5, hard_cap=8, max_parallel=2, quota=QuotaRule(limit=2, window=timedelta(hours=1)))
-ROOMY = 6  # units of the user whose many generations show ``max_live``
+OTHER_POLICY = replace(POLICY, max_attempts=3, max_parallel=1, hard_cap=5, backoff_cap=timedelta(minutes=2))
+ROOMY = QuotaRule(limit=6, window=POLICY.quota.window)  # of the user whose many generations show ``max_live``
 VISIBILITY = POLICY.lease + timedelta(seconds=5)
 WHILE = timedelta(minutes=6)  # longer than any backoff, lease, outage or visibility here
 ROUNDS = 60  # of such whiles, within which every accepted retry ends
+BUSY_ROUNDS = 200  # takes at one instant, after which a message has come back without progress
+DAY = timedelta(hours=25)  # longer than the window of the hard cap
 DURATIONS = (1, 2, 5, 11, 20, 36, 300, 3600)
+EVERYTHING = frozenset(Waiver)
 FAILURES = (
     a_failure(),
     a_failure(FailureCode.TIMEOUT),
@@ -61,8 +57,10 @@ FAILURES = (
     a_failure(operator_fault=True),
     a_failure(FailureCode.INVALID_OUTPUT, transient=False),
     a_failure(FailureCode.RATE_LIMITED, certainly_not_generated=True, retry_after=timedelta(minutes=2)),
+    a_failure(FailureCode.UNAVAILABLE, overloaded=True),
 )
 STATUSES = (*(GenerationStatus.ERROR,) * 3, GenerationStatus.SUCCESS, GenerationStatus.PROCESSING)
+FATES = {"done": 76, "twice": 4, "repeated later": 5, "no reply": 4, "not sent": 4, "fail-over": 2, "dies": 3}
 
 
 @dataclass
@@ -70,6 +68,7 @@ class Actor:
     """A running loop, and the step that it waits for."""
 
     loop: Loop[Any]
+    generation_id: UUID
     step: Step | None = None  # None: it has not begun
 
 
@@ -98,15 +97,14 @@ class Simulation:
     ) -> None:
         self.random, self.tally = random, tally or Tally()
         self.clock = ManualClock()
-        self.app = MemoryApp(self._create_session)
+        self.app = WatchedApp(self._create_session)
         self.storage = storage_type(self.clock, self.app)
+        self.books = Books(self.storage, self.app, self.clock, POLICY)
         self.users = [self._id() for _ in range(3)]
-        self.storage.quotas[self.users[1]] = QuotaRule(limit=ROOMY, window=POLICY.quota.window)
+        self.storage.quotas[self.users[1]] = ROOMY
         self.actors: list[Actor] = []
-        self.sent: list[Begin | Settle] = []  # changes that may arrive once more
-        self.fates: dict[tuple[UUID, int], tuple[Any, ...]] = {}
-        self.excused: set[UUID] = set()  # generations that lost an answer for a reason that is promised nowhere
-        self._calls = self._checked = 0
+        self.sent: list[Any] = []  # changes that may arrive once more
+        self.tokens: list[tuple[UUID, UUID]] = []  # of attempts that have begun, with their generations
         self._constraint: str | None = None
         self._one_session = False
         for user, count in ((0, 3), (1, 7), (2, 1)):
@@ -118,48 +116,66 @@ class Simulation:
             monotonic=self.clock.monotonic,
             fraction=self.random.random,
         )
+        self.settings = (self.setting, self.setting, replace(self.setting, policy=OTHER_POLICY))
         self._acts: list[tuple[int, Callable[[], None]]] = [
             (60, self._step),
             (8, self._click),
+            (3, self._click_loses_a_race),
             (5, self._accept),
             (2, self._cancel),
             (8, self._work),
             (3, self._tidy),
-            (2, self._renew),
+            (3, self._renew),
             (1, self._discard),
             (4, self._app_writes),
             (1, self._app_deletes),
             (1, self._app_moves),
+            (1, self._user_leaves),
             (2, self._app_locks),
             (2, self._configure),
             (6, self._time_passes),
-            (3, self._arrives_again),
+            (4, self._arrives_again),
         ]
 
     def run(self, steps: int) -> None:
-        """Let so many things happen, check after each, and see that everything ends."""
+        """Let so many things happen, check after each, and see that everything ends and can be used."""
         weights = [weight for weight, _ in self._acts]
         for _ in range(steps):
             ((_, act),) = self.random.choices(self._acts, weights)
             act()
-            self.check()
-        self._end()
+            self.books.check()
+        self._rest()
+        self.books.check_rest()
+        self._use_everything()
 
     # What processes do
 
     def _click(self) -> None:
-        self._start(retrying(self._asked(), self.setting))
+        asked = self._asked()
+        self._start(retrying(asked, self.random.choice(self.settings)), asked.generation_id)
+
+    def _click_loses_a_race(self) -> None:
+        """Others take the room between a click's decision and its begin: what is over is closed, and nothing begins."""
+        asked = self._asked()
+        loaded = self.storage.load(asked.user_id, asked.generation_id, POLICY.quota, None)
+        with suppress(AiRetryError):
+            snapshot = owned(loaded, asked.user_id, asked.generation_id)
+            change, _ = retry_now(snapshot, asked, self.setting.reader, POLICY)
+            late = replace(change, expected=replace(change.expected, max_live=0))
+            assert not self.storage.begin(late).applied, "max_live"
 
     def _accept(self) -> None:
-        self._start(accepting(self._asked(), self.setting))
+        asked = self._asked()
+        self._start(accepting(asked, self.setting), asked.generation_id)
 
     def _cancel(self) -> None:
         generation = self._any_generation()
-        self._start(cancelling(generation.user_id, generation.id, self.setting))
+        self._start(cancelling(generation.user_id, generation.id, self.setting), generation.id)
 
     def _work(self) -> None:
         for taken in self.storage.take(self.random.randint(1, 3), VISIBILITY, POLICY.quota):
-            self._start(working(taken, self._id(), self.setting))
+            loop = working(taken, self._id(), self.random.choice(self.settings))
+            self._start(loop, taken.message.generation_id)
 
     def _tidy(self) -> None:
         for user_id in self.storage.overdue(self.random.randint(1, 3)):
@@ -167,18 +183,21 @@ class Simulation:
                 self.storage.begin(CloseOver(user_id=user_id))
 
     def _renew(self) -> None:
-        running = [row for row in self.storage.rows.values() if row.outcome is None and not row.is_queued]
-        if running:
-            row = self.random.choice(running)
-            self.storage.amend(Renew(generation_id=row.generation_id, token=row.token, lease=POLICY.lease))
+        if self.tokens:
+            generation_id, token = self.random.choice(self.tokens[-8:])
+            self.storage.amend(Renew(generation_id=generation_id, token=token, lease=POLICY.lease))
 
     def _discard(self) -> None:
         generation = self._any_generation()
-        held = self._open_row(generation.id)
+        held = self.books.rows_of(generation.id)[-1:]
+        stored = self.books.answers_of(generation.id)
         change = Discard(user_id=generation.user_id, generation_id=generation.id, operator="ann")
         if self.storage.amend(change).applied:
-            assert held is None or held.answer_from is None, "an answer was discarded while an attempt used it"
-            self.excused.add(generation.id)
+            self.tally.add("discarded")
+            in_use = [row for row in held if row.outcome is None and not row.is_queued and row.answer_from is not None]
+            assert not in_use, "an answer was discarded while an attempt used it"
+            for answer in stored:
+                self.books.excuse(answer)
 
     def _asked(self) -> Asked:
         generation, random = self._any_generation(), self.random
@@ -188,33 +207,36 @@ class Simulation:
             generation_id=generation.id,
             token=self._id(),
             idempotency_key=random.choice((None, None, "key-1", "key-2")),
-            waive=random.choice((frozenset({Waiver.BACKOFF}),) * 3 + (frozenset(), frozenset(Waiver))),
+            waive=random.choice((frozenset({Waiver.BACKOFF}),) * 3 + (frozenset(), EVERYTHING)),
             charge=random.random() < 0.9,
         )
 
-    def _start(self, loop: Loop[Any]) -> None:
-        self._advance(Actor(loop), lambda: next(loop))
+    def _start(self, loop: Loop[Any], generation_id: UUID) -> None:
+        self._advance(Actor(loop, generation_id), lambda: next(loop))
 
     def _step(self) -> None:
         """Do what a loop waits for; or lose the request, or the reply; or let the process die."""
         if not self.actors:
             return
         actor = self.actors.pop(self.random.randrange(len(self.actors)))
-        fate = self.random.choices(("done", "twice", "no reply", "not sent", "dies"), (80, 5, 4, 4, 3))[0]
+        (fate,) = self.random.choices(list(FATES), list(FATES.values()))
         if fate == "dies":
             self.tally.add("killed")
             self._excuse(actor)
             actor.loop.close()
             return
         if isinstance(actor.step, Call):
-            result = self._call(actor.step)
+            result = self._call(actor)
             self._advance(actor, lambda: actor.loop.send(result))
             return
         if fate == "not sent":
             self._fail(actor, StorageUnavailable("08006"))
             return
         try:
-            reply = self._perform(actor.step)
+            if fate == "fail-over" and isinstance(actor.step, Begin):
+                reply = self._forgotten(actor.step)
+            else:
+                reply = self._perform(actor.step)
             if fate == "twice":
                 reply = self._perform(actor.step)
         except StorageUnavailable as error:
@@ -222,8 +244,10 @@ class Simulation:
             return
         if fate == "no reply":
             self._fail(actor, StorageOutcomeUnknown("08006"))
-            return
-        self._advance(actor, lambda: actor.loop.send(reply))
+        elif fate == "repeated later":
+            self.actors.append(actor)
+        else:
+            self._advance(actor, lambda: actor.loop.send(reply))
 
     def _fail(self, actor: Actor, error: AiRetryError) -> None:
         self.tally.add(type(error).__name__)
@@ -236,107 +260,94 @@ class Simulation:
         try:
             actor.step = resume()
         except StopIteration as done:
-            self.tally.add(f"ends with {type(done.value).__name__}")
-            self._check_paid(before)
+            self._ended(actor, before, done.value)
         except AiRetryError as error:
-            self.tally.add(f"ends with {type(error).__name__}")
-            self._check_paid(before)
+            self._ended(actor, before, error)
         else:
             self.actors.append(actor)
+
+    def _ended(self, actor: Actor, last: Step | None, result: Any) -> None:
+        self.tally.add(f"ends with {type(result).__name__}")
+        answer = answer_of(last)
+        if answer is not None:
+            assert isinstance(last, Settle | Keep)
+            self.tally.add("paid answers")
+            self.books.paid(actor.generation_id, last.token, answer)
+        if isinstance(result, RetryResult):
+            row = next(row for row in self.books.rows_of(actor.generation_id) if row.number == result.attempt)
+            assert row.outcome is Outcome.SUCCEEDED, "a result without a success"
 
     def _perform(self, step: Step | None) -> Any:
         if isinstance(step, Load):
             return self.storage.load(step.user_id, step.generation_id, POLICY.quota, step.token)
+        assert not isinstance(step, Call | None)
+        self.sent.append(step)
+        return self._send(step)
+
+    def _send(self, step: Any) -> Any:
         if isinstance(step, Keep):
             return self.storage.keep(step)
-        if isinstance(step, Begin | Settle):
-            self.sent.append(step)
         if isinstance(step, Begin):
             return self._begin(step)
         if isinstance(step, Settle):
             return self._settle(step)
         if isinstance(step, CloseOver):
             return self.storage.begin(step)
-        assert not isinstance(step, Call | None)
         return self.storage.amend(step)
 
     def _begin(self, change: Begin) -> Reply:
-        now, before = self.clock.now(), self._row_with(change.token)
-        status = self.app.generations[change.generation_id].status if self._is_there(change.generation_id) else None
-        due_at = self._due_at(change.generation_id)
+        before, known = self.books.rows_of(change.generation_id), self.books.row_with(change.token)
+        generation = self.app.generations.get(change.generation_id)
+        due_at = before[-1].next_attempt_at if before else None
         reply = self.storage.begin(change)
-        if not reply.applied:
-            return reply
-        self.tally.add("began")
-        row = self._row_with(change.token)
-        assert before is None, "a begin was applied twice"
-        assert row is not None
-        assert status is not GenerationStatus.SUCCESS, "an attempt began although the generation had succeeded"
-        assert now - change.expected.as_of <= timedelta(seconds=10), "an old decision was applied"
-        self._check_ceilings(change)
-        over = [each for each in self.storage.rows.values() if each.user_id == row.user_id and _is_over(each, now)]
-        assert over == [], "an attempt began beside one that is over"
-        if isinstance(change.attempt.start, Running):
-            stored = self.storage.load(row.user_id, row.generation_id, POLICY.quota, None)
-            assert stored is not None
-            assert (stored.stored_answer is None) == (row.answer_from is None), (
-                "a call was begun beside a stored answer"
-            )
-        if isinstance(change.attempt, Open) and not change.attempt.waived:
-            wait = change.attempt.start.wait if isinstance(change.attempt.start, Acceptance) else timedelta(0)
-            assert due_at is None or due_at <= now + wait, "an attempt began before its backoff was over"
+        if reply.applied:
+            self.tally.add("began")
+            assert known is None, "a begin was applied twice"
+            assert generation is not None
+            assert generation.user_id == change.user_id, "an attempt began for another user's generation"
+            assert generation.id not in self.app.hidden, "an attempt began for a hidden generation"
+            assert generation.status is not GenerationStatus.SUCCESS, "an attempt began after a success"
+            self.books.check_begun(change, before, due_at)
+            self.tokens.append((change.generation_id, change.token))
         return reply
 
-    def _check_ceilings(self, change: Begin) -> None:
-        """No commit that admits leaves captured and open, over or not, above its ceiling."""
-        rows = [row for row in self.storage.rows.values() if row.user_id == change.user_id]
-        open_rows = [row for row in rows if row.outcome is None]
-        running = [row for row in open_rows if not row.is_queued]
-        assert change.expected.max_live is None or len(running) <= change.expected.max_live, "max_live"
-        if change.expected.max_used is None:
-            return
-        used = self._captured(change.user_id, change.expected.quota_rule) + sum(row.charge for row in open_rows)
-        assert used <= change.expected.max_used, "more units than the limit"
-
-    def _captured(self, user_id: UUID, rule: QuotaRule) -> int:
-        since = self.clock.now() - rule.window
-        rows = [row for row in self.storage.rows.values() if row.user_id == user_id]
-        ours = sum(row.captured_at is not None and row.captured_at > since for row in rows)
-        by_us = {row.generation_id for row in self.storage.rows.values() if row.outcome is Outcome.SUCCEEDED}
-        own = [each for each in self.app.generations.values() if each.user_id == user_id and each.id not in by_us]
-        return ours + sum(each.status is GenerationStatus.SUCCESS and each.created_at > since for each in own)
-
     def _settle(self, change: Settle) -> Reply:
-        before = {key: row for key, row in self.storage.rows.items() if row.generation_id == change.generation_id}
+        before = {row.number: row for row in self.books.rows_of(change.generation_id)}
         generation = self.app.generations.get(change.generation_id)
         reply = self.storage.settle(change)
-        after = self.storage.rows
-        closed = [key for key, row in before.items() if row.outcome is None and after[key].outcome is not None]
+        after = {row.number: row for row in self.books.rows_of(change.generation_id)}
+        closed = [number for number, row in before.items() if row.outcome is None and after[number].outcome is not None]
         if reply.applied:
-            assert [before[key].token for key in closed] == [change.token], "a settle closed another attempt"
+            assert [before[number].token for number in closed] == [change.token], "a settle closed another attempt"
         else:
             assert closed == [], "a stale settle closed an attempt"
-        if [key for key in closed if after[key].outcome is Outcome.SUCCEEDED]:
+        if [number for number in closed if after[number].outcome is Outcome.SUCCEEDED]:
             self.tally.add("succeeded")
             assert generation is not None
             assert generation.status is not GenerationStatus.SUCCESS, "a generation that had succeeded was charged"
             assert generation.user_id == change.user_id, "a generation of another user was charged"
         return reply
 
-    def _call(self, call: Call) -> Answer | Failure:
-        assert call.timeout > timedelta(0)
+    def _call(self, actor: Actor) -> Answer | Failure:
+        assert isinstance(actor.step, Call)
+        assert timedelta(0) < actor.step.timeout <= POLICY.deadline
         if self.random.random() < 0.45:
             self.tally.add("call fails")
-            return self.random.choice(FAILURES)
-        self._calls += 1
-        return Answer(output={"call": self._calls}, model="small")
+            failure = self.random.choice(FAILURES)
+            self.books.wire[actor.generation_id] += failure.wire_requests
+            return failure
+        self.books.calls += 1
+        sent = self.random.randint(1, 3)
+        self.books.wire[actor.generation_id] += sent
+        return Answer(output={"call": self.books.calls}, model="small", wire_requests=sent)
 
-    # What the app, time and the network do
+    # What the app, its users, time and the network do
 
     def _app_writes(self) -> None:
         generation = self._any_generation()
         status = self.random.choice(STATUSES)
         self.app.generations[generation.id] = replace(generation, status=status, updated_at=self.clock.now())
+        self.app.ours.discard(generation.id)
 
     def _app_deletes(self) -> None:
         generation = self._any_generation()
@@ -351,11 +362,36 @@ class Simulation:
         else:
             self.app.hidden ^= {generation.id}
 
+    def _user_leaves(self) -> None:
+        """The account goes, and with it the user's generations, attempts, answers and override."""
+        if self.random.random() < 0.7:
+            return
+        self.tally.add("user left")
+        at = self.random.randrange(3)
+        user_id, self.users[at] = self.users[at], self._id()
+        gone = {row.generation_id for row in self.books.rows if row.user_id == user_id}
+        gone |= {each.id for each in self.app.generations.values() if each.user_id == user_id}
+        for generation_id in gone:
+            self.app.generations.pop(generation_id, None)
+        sessions = {row.session_id for row in self.books.rows if row.generation_id in gone}
+        self.app.sessions = {key: each for key, each in self.app.sessions.items() if str(each["id"]) not in sessions}
+        self.storage.rows = {key: row for key, row in self.storage.rows.items() if key[0] not in gone}
+        self.storage.answers = {key: each for key, each in self.storage.answers.items() if key[0] not in gone}
+        self.storage.quotas.pop(user_id, None)
+        for _ in range(4 if at else 3):
+            self._generate(self.users[at])
+
     def _app_locks(self) -> None:
-        self.app.locked = {self._any_generation().id} if not self.app.locked else set()
+        self.app.locked = {self._any_generation().id for _ in range(3)} if not self.app.locked else set()
 
     def _configure(self) -> None:
-        self.storage.quotas[self.users[0]] = QuotaRule(limit=self.random.randint(0, 3), window=POLICY.quota.window)
+        """An operator overrides a user's quota, lowers it below what is used, or removes the override."""
+        user_id, limit = self.random.choice(self.users), self.random.randint(0, 6)
+        window = self.random.choice((POLICY.quota.window, timedelta(minutes=3)))
+        if self.random.random() < 0.3:
+            self.storage.quotas.pop(user_id, None)
+        else:
+            self.storage.quotas[user_id] = QuotaRule(limit=limit, window=window)
         self._constraint = self.random.choice((None, None, "title_is_short", "km_is_positive"))
         self._one_session = self.random.random() < 0.1
 
@@ -365,9 +401,20 @@ class Simulation:
     def _arrives_again(self) -> None:
         """A change that was sent before arrives once more, as from a network that kept it."""
         if self.sent:
-            change = self.random.choice(self.sent)
+            at = self.random.choice((0, max(0, len(self.sent) - 6)))  # one that is old, or one of the newest
             with suppress(StorageUnavailable):
-                self._begin(change) if isinstance(change, Begin) else self._settle(change)
+                self._send(self.random.choice(self.sent[at:]))
+
+    def _forgotten(self, change: Begin) -> Reply:
+        """A fail-over loses a begin that was acknowledged."""
+        storage, app = self.storage, self.app
+        kept = copy(storage.rows), copy(storage.answers), copy(storage.line.messages), copy(storage.line.visible_at)
+        wrote = copy(app.generations), list(app.events), list(app.error_logs), set(app.ours)
+        reply = self._begin(change)
+        storage.rows, storage.answers, storage.line.messages, storage.line.visible_at = kept
+        app.generations, app.events, app.error_logs, app.ours = wrote
+        self.tally.add("fail-over")
+        return reply
 
     def _create_session(self, generation: Generation, output: Any) -> Session:
         if self._constraint is not None:
@@ -376,70 +423,14 @@ class Simulation:
             return {**new_session(generation, output), "id": str(UUID(int=1))}
         return {**new_session(generation, output), "id": str(self._id())}
 
-    # What is always true
-
-    def check(self) -> None:
-        """Read the invariants off the rows."""
-        by_generation: dict[UUID, list[Row]] = {}
-        for row in self.storage.rows.values():
-            by_generation.setdefault(row.generation_id, []).append(row)
-        for rows in by_generation.values():
-            rows.sort(key=lambda row: row.number)
-            self._check_attempts(rows)
-        self._checked += 1
-        generations = list(self.app.generations.values())
-        self._check_quota(generations[self._checked % len(generations)])
-        succeeded = [row for row in self.storage.rows.values() if row.outcome is Outcome.SUCCEEDED]
-        assert len({row.session_id for row in succeeded}) == len(succeeded), "two units for one session"
-        assert len(self.app.sessions) == len(succeeded), "a session without its unit"
-
-    def _check_quota(self, generation: Generation) -> None:
-        """The quota that a user sees is what the rows say; what an abandoned click held is free again."""
-        snapshot = self.storage.load(generation.user_id, generation.id, POLICY.quota, None)
-        assert snapshot is not None
-        rows = [row for row in self.storage.rows.values() if row.user_id == generation.user_id and row.outcome is None]
-        now, rule = self.clock.now(), replace(POLICY.quota, window=snapshot.quota.window)
-        held = [row for row in rows if row.charge and (row.accepted_at is not None or row.is_live(now))]
-        assert snapshot.quota.held == len(held), "held"
-        assert snapshot.quota.captured == min(self._captured(generation.user_id, rule), snapshot.quota.limit), (
-            "captured"
-        )
-        assert snapshot.live == sum(row.is_live(now) for row in rows), "live"
-
-    def _check_attempts(self, rows: list[Row]) -> None:
-        assert [row.number for row in rows] == list(range(2, 2 + len(rows))), "numbers have a gap"
-        assert sum(row.outcome is None for row in rows) <= 1, "two open attempts"
-        assert sum(row.outcome is Outcome.SUCCEEDED for row in rows) <= 1, "two successes"
-        for row in rows:
-            fate = (row.outcome, row.code, row.counted, row.captured_at)
-            key = (row.generation_id, row.number)
-            assert self.fates.get(key, fate) == fate, "a closed attempt has changed"
-            if row.outcome is not None:
-                self.fates[key] = fate
-            charged = row.outcome is Outcome.SUCCEEDED and row.charge
-            assert (row.captured_at is not None) == charged, "a unit is captured by a charged success, and only then"
-
-    def _check_paid(self, last: Step | None) -> None:
-        """A loop has ended: the answer that its last change carried has a place."""
-        if not isinstance(last, Settle | Keep) or _answer_of(last) is None:
-            return
-        self.tally.add("paid answers")
-        generation_id = last.generation_id
-        if generation_id in self.excused or not self._is_there(generation_id):
-            return
-        if any(
-            row.generation_id == generation_id and row.outcome is Outcome.SUCCEEDED
-            for row in self.storage.rows.values()
-        ):
-            return  # there is a session already, from this answer or another one
-        kept = [each for key, each in self.storage.answers.items() if key[0] == generation_id]
-        assert kept, "a paid answer has no place"
-
     def _excuse(self, actor: Actor) -> None:
-        if isinstance(actor.step, Settle | Keep) and _answer_of(actor.step) is not None:
-            self.excused.add(actor.step.generation_id)
+        answer = answer_of(actor.step)
+        if answer is not None:
+            self.books.excuse(answer)
 
-    def _end(self) -> None:
+    # The end
+
+    def _rest(self) -> None:
         """The trouble ends, time goes on, and every attempt is closed."""
         for actor in self.actors:
             self._excuse(actor)
@@ -447,28 +438,55 @@ class Simulation:
         self.actors, self.app.locked, self._constraint, self._one_session = [], set(), None, False
         for _ in range(ROUNDS):
             self.clock.advance(WHILE)
-            for user_id in self.storage.overdue(100):
+            self._serve()
+            self.books.check()
+            if all(row.outcome is not None for row in self.books.rows) and not self.storage.line.messages:
+                return
+
+    def _serve(self) -> None:
+        """Do all that there is to do at this instant; what comes back at once, again and again, never ends."""
+        for _ in range(BUSY_ROUNDS):
+            users = self.storage.overdue(100)
+            for user_id in users:
                 self.storage.begin(CloseOver(user_id=user_id))
-            for taken in self.storage.take(100, VISIBILITY, POLICY.quota):
-                self._drain(working(taken, self._id(), self.setting))
-            self.check()
-            if all(row.outcome is not None for row in self.storage.rows.values()):
-                break
-        left = [row for row in self.storage.rows.values() if row.outcome is None]
-        assert left == [], f"{len(left)} attempts never end"
-        assert not self.storage.line.messages or self._drained(), "messages are left"
-        assert not [row for row in self.storage.rows.values() if row.untold], "an app was never informed"
+            messages = self.storage.take(100, VISIBILITY, POLICY.quota)
+            for taken in messages:
+                self._drain(working(taken, self._id(), self.setting), taken.message.generation_id)
+            if not users and not messages:
+                return
+        raise AssertionError("work comes back without progress")
 
-    def _drained(self) -> bool:
-        for taken in self.storage.take(100, VISIBILITY, POLICY.quota):
-            self._drain(working(taken, self._id(), self.setting))
-        return not self.storage.line.messages
-
-    def _drain(self, loop: Loop[Any]) -> None:
-        with suppress(AiRetryError, StopIteration):
-            step = next(loop)
+    def _drain(self, loop: Loop[Any], generation_id: UUID) -> Any:
+        """Run a loop to its end, undisturbed; return what it returns or raises."""
+        actor = Actor(loop, generation_id)
+        try:
+            actor.step = next(loop)
             while True:
-                step = loop.send(self._call(step) if isinstance(step, Call) else self._perform(step))
+                actor.step = loop.send(self._call(actor) if isinstance(actor.step, Call) else self._perform(actor.step))
+        except StopIteration as done:
+            return done.value
+        except AiRetryError as error:
+            return error
+
+    def _use_everything(self) -> None:
+        """A day later every generation that its user sees can be retried, and every stored answer becomes a session."""
+        self.clock.advance(DAY)
+        self.app.hidden.clear()
+        for generation in list(self.app.generations.values()):
+            if generation.status is GenerationStatus.SUCCESS or self._has_succeeded(generation.id):
+                continue
+            self.clock.advance(WHILE)
+            stored, calls = self.books.answers_of(generation.id), self.books.wire[generation.id]
+            asked = Asked(user_id=generation.user_id, generation_id=generation.id, token=self._id(), waive=EVERYTHING)
+            result = self._drain(retrying(asked, self.setting), generation.id)
+            self.books.check()
+            if stored:
+                self.tally.add("used at the end")
+                assert isinstance(result, RetryResult), f"a stored answer is never used: {type(result).__name__}"
+                assert self.books.wire[generation.id] == calls, "a call was made beside a stored answer"
+            rows = self.books.rows_of(generation.id)
+            began = bool(rows) and rows[-1].started_at == self.clock.now()
+            assert began or isinstance(result, AttemptsExhausted), f"refused without end: {type(result).__name__}"
 
     # Looking
 
@@ -486,39 +504,14 @@ class Simulation:
         )
         self.app.generations[generation.id] = generation
 
+    def _has_succeeded(self, generation_id: UUID) -> bool:
+        return any(row.outcome is Outcome.SUCCEEDED for row in self.books.rows_of(generation_id))
+
     def _any_generation(self) -> Generation:
         return self.random.choice(list(self.app.generations.values()))
 
-    def _is_there(self, generation_id: UUID) -> bool:
-        return generation_id in self.app.generations
-
-    def _open_row(self, generation_id: UUID) -> Row | None:
-        rows = self.storage.rows.values()
-        return next((row for row in rows if row.generation_id == generation_id and row.outcome is None), None)
-
-    def _row_with(self, token: UUID) -> Row | None:
-        return next((row for row in self.storage.rows.values() if row.token == token), None)
-
-    def _due_at(self, generation_id: UUID) -> Any:
-        rows = [row for row in self.storage.rows.values() if row.generation_id == generation_id]
-        last = max(rows, key=lambda row: row.number, default=None)
-        return last.next_attempt_at if last is not None else None
-
     def _id(self) -> UUID:
         return UUID(int=self.random.getrandbits(128), version=4)
-
-
-def _is_over(row: Row, now: datetime) -> bool:
-    return row.outcome is None and not row.is_queued and not row.is_live(now)
-
-
-def _answer_of(step: Settle | Keep) -> Answer | None:
-    """The answer that a step carries and that its attempt paid for."""
-    if isinstance(step, Keep):
-        return step.answer
-    if isinstance(step.end, Success) and step.end.answer_from is not None:
-        return None
-    return step.end.answer
 
 
 def histories(seed: int, count: int, steps: int, storage_type: type[MemoryStorage] = MemoryStorage) -> Iterator[Tally]:

@@ -12,11 +12,13 @@ from tests.simulation.simulator import histories
 HISTORIES = int(os.environ.get("FUZZ", "300"))
 SEED = int(os.environ.get("SEED", "1"))
 STEPS = 400
+ENOUGH = 100  # histories in which everything happens
 HUNT = 600  # histories within which a broken storage must be noticed
 MUST_HAPPEN = (
     *("began", "succeeded", "paid answers", "call fails", "killed", "StorageUnavailable", "StorageOutcomeUnknown"),
     *("ends with RetryResult", "ends with QueuedRetry", "ends with QueueOutcome", "ends with SessionRejected"),
     *("ends with LeaseLost", "ends with QuotaExhausted", "ends with TooManyParallel", "ends with AlreadySucceeded"),
+    *("user left", "fail-over", "discarded", "used at the end", "ends with AttemptsExhausted"),
 )
 
 
@@ -29,7 +31,7 @@ def test_history_keeps_the_promise() -> None:
         happened.update(tally.counts)
 
     print(f"{HISTORIES} histories of {STEPS} steps from seed {SEED}:", dict(happened.most_common()))
-    assert [what for what in MUST_HAPPEN if not happened[what]] == []
+    assert HISTORIES < ENOUGH or [what for what in MUST_HAPPEN if not happened[what]] == []
 
 
 @pytest.mark.parametrize("storage_type", BROKEN, ids=lambda each: each.__name__)

@@ -1,6 +1,5 @@
 """The loops, driven over a storage in memory: what they yield, and how they end when things go wrong."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -10,7 +9,6 @@ from uuid import UUID, uuid4
 import pytest
 
 from ai_retry.domain.change import (
-    Amend,
     Begin,
     CloseOver,
     Found,
@@ -22,10 +20,7 @@ from ai_retry.domain.change import (
     Settle,
     Taken,
 )
-from ai_retry.domain.context import stored_context
-from ai_retry.domain.decide.begin import Asked
-from ai_retry.domain.decide.route import Reader, RouteUnavailable
-from ai_retry.domain.drive import drive
+from ai_retry.domain.decide.route import RouteUnavailable
 from ai_retry.domain.errors import (
     AiRetryError,
     AlreadySucceeded,
@@ -39,131 +34,23 @@ from ai_retry.domain.errors import (
     StorageOutcomeUnknown,
     StorageUnavailable,
 )
-from ai_retry.domain.loop import Call, Loop, Setting, retrying
-from ai_retry.domain.model import Answer, Context, Failure, FailureCode, GenerationStatus, Outcome, Waiver
+from ai_retry.domain.loop import Call, retrying
+from ai_retry.domain.model import Answer, Failure, FailureCode, GenerationStatus, Outcome
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import Message, QueuedRetry
 from ai_retry.domain.queued_attempt import QueueOutcome
-from ai_retry.testing.memory import MemoryStorage, Row
+from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
-from tests.support.core_world import CoreWorld
+from tests.support.core_scene import POLICY, Provider, Scene, hook, raising
 
-POLICY = RetryPolicy()
 SLOW = timedelta(seconds=34)
-
-
-class Provider:
-    """Answers what it is told, and may do something first."""
-
-    def __init__(self, result: Answer | Failure, before: Callable[[], object] = lambda: None) -> None:
-        self.result, self.before, self.calls = result, before, 0
-
-    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:  # noqa: ARG002
-        """Answer or fail."""
-        self.calls += 1
-        self.before()
-        if isinstance(self.result, Failure):
-            raise GenerationFailed(self.result)
-        return self.result
-
-
-class Scene:
-    """One failed generation of one user, and what a process does with it."""
-
-    def __init__(self) -> None:
-        self.world = CoreWorld()
-        self.storage: MemoryStorage = self.world.core
-        self.user_id = self.world.new_user()
-        self.generation_id = self.world.new_generation(self.user_id)
-        self.setting = Setting(
-            policy=POLICY,
-            reader=Reader(context_from=stored_context, route_of=lambda context: f"one/{context.model}"),
-            monotonic=self.world.clock.monotonic,
-            fraction=lambda: 0.0,
-        )
-
-    def asked(self, **columns: Any) -> Asked:
-        """Ask for a retry, the wait lifted."""
-        facts = {"user_id": self.user_id, "generation_id": self.generation_id, "token": uuid4()}
-        return Asked(**facts | {"waive": frozenset({Waiver.BACKOFF})} | columns)
-
-    def drive(self, loop: Loop[Any], result: Answer | Failure | Provider | None = None) -> Any:
-        """Run a loop to its end."""
-        ai = result if isinstance(result, Provider) else Provider(result or an_answer())
-        return drive(loop, storage=self.storage, ai=ai, rule=POLICY.quota)
-
-    def retry(self, result: Answer | Failure | Provider | None = None, **columns: Any) -> Any:
-        """Retry now."""
-        return self.drive(retrying(self.asked(**columns), self.setting), result)
-
-    def accept(self, **columns: Any) -> Any:
-        """Accept for later."""
-        return self.drive(accepting(self.asked(**columns), self.setting))
-
-    def work(self, result: Answer | Failure | Provider | None = None) -> QueueOutcome:
-        """Let a worker take the message and do what it hints at."""
-        (taken,) = self.storage.take(1, timedelta(seconds=40), POLICY.quota)
-        outcome: QueueOutcome = self.drive(working(taken, uuid4(), self.setting), result)
-        return outcome
-
-    @property
-    def rows(self) -> list[Row]:
-        """The generation's attempts."""
-        return sorted(self.storage.rows.values(), key=lambda row: row.number)
-
-    @property
-    def status(self) -> GenerationStatus:
-        """What the app's row says."""
-        return self.world.app.generations[self.generation_id].status
 
 
 @pytest.fixture
 def scene() -> Scene:
     """A new one for every test."""
     return Scene()
-
-
-class Hooked(MemoryStorage):
-    """A storage whose methods can be made to do something else, once or always."""
-
-    hooks: dict[str, Callable[[Any], Any]]
-
-    def begin(self, change: Begin | CloseOver) -> Reply:
-        """Begin, unless hooked."""
-        return self._hooked("begin", change, super().begin)
-
-    def settle(self, change: Settle) -> Reply:
-        """Settle, unless hooked."""
-        return self._hooked("settle", change, super().settle)
-
-    def amend(self, change: Amend) -> Reply:
-        """Amend, unless hooked."""
-        return self._hooked("amend", change, super().amend)
-
-    def _hooked(self, name: str, change: Any, then: Callable[[Any], Reply]) -> Reply:
-        hook = self.hooks.get(name)
-        reply = hook(change) if hook is not None else None
-        return then(change) if reply is None else reply
-
-
-def hook(scene: Scene, **hooks: Callable[[Any], Any]) -> None:
-    """Make methods of the scene's storage call these first; what they return, but None, is the reply."""
-    scene.storage.__class__ = Hooked
-    assert isinstance(scene.storage, Hooked)
-    scene.storage.hooks = hooks
-
-
-def raising(error: Exception, times: int = 1_000) -> Callable[[Any], Any]:
-    """Raise the error so many times, then nothing."""
-    left = [times]
-
-    def act(_: Any) -> None:
-        if left[0]:
-            left[0] -= 1
-            raise error
-
-    return act
 
 
 class TestRetrying:

@@ -43,7 +43,7 @@ class Expected:
 
     as_of: datetime  # of the snapshot; ten seconds later it is too old
     version: str  # of the snapshot
-    quota_rule: QuotaRule  # which units count as captured
+    quota_rule: QuotaRule  # which units count as captured; an override of the user's, as it is then, goes before it
     max_live: int | None = None  # running attempts of the user must be fewer; None: not asked
     max_used: int | None = None  # units that are captured or held must be fewer; None: not asked
 
@@ -154,13 +154,16 @@ class Success:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """Close the attempt without a session, and release its unit."""
+    """Close the attempt without a session, and release its unit.
+
+    A generation that is hidden, or another user's, gets the status only if it says that an attempt works on it.
+    """
 
     outcome: Outcome  # failed or cancelled
     code: str | None
     counted: bool  # whether it uses up one of the attempts
     wait: timedelta | None  # before the next attempt; None: the wait that the attempt has already stays
-    status: GenerationStatus | None = None  # what the generation says then; None: what its row says for a cancellation
+    status: GenerationStatus | None = None  # what the generation says then; None: what it said before the acceptance
     message: str | None = None  # for the app's error log, with an event; None: the app is not informed
     reason: str | None = None  # for operators
     transient: bool | None = None  # the failure's; None: it did not fail with one
@@ -234,10 +237,11 @@ Amend: TypeAlias = PutBack | Postpone | Renew | Discard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """Store a paid answer with its attempt, by one write to a table of ours alone, and end the lease.
+    """Store a paid answer with its attempt, by one write to only a table of ours, and end the lease.
 
-    For the case that settling fails for as long as it is repeated. Whoever closes the attempt later records it as a
-    rejected session, by this cause. An attempt that is closed already keeps a late answer.
+    For the case that settling fails for as long as it is repeated. The attempt uses up none of the user's. Whoever
+    closes it later records a rejected session, by this cause; a settle that arrives before that still creates the
+    session. An attempt that is closed already gets a late answer. A repeat changes nothing.
     """
 
     user_id: UUID
@@ -245,7 +249,7 @@ class Keep:
     token: UUID = field(repr=False)
     answer: Answer
     cause: str
-    wait: timedelta  # before the next attempt
+    wait: timedelta  # from now, whenever the attempt is closed, before the next one
     call: CallRecord
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Postpone, PutBack, Renew, Running, Settle
 from ai_retry.domain.change_storage import ChangeStorage
-from ai_retry.domain.errors import GenerationFailed, StorageFailure
+from ai_retry.domain.errors import AiRetryError, GenerationFailed
 from ai_retry.domain.loop import Call, Load, Loop, Result, Step
 from ai_retry.domain.model import Answer, Failure, QuotaRule
 from ai_retry.domain.ports import AiProvider
@@ -40,8 +40,8 @@ def _drive(
         while True:
             try:
                 result = _do(step, storage, ai, rule)
-            except StorageFailure as failure:
-                step = loop.throw(failure)
+            except AiRetryError as error:
+                step = loop.throw(error)
             else:
                 if isinstance(step, Begin):
                     begun(step)

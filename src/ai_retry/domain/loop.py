@@ -84,6 +84,8 @@ def retrying(asked: Asked, setting: Setting) -> Loop[RetryResult]:
         current = owned(snapshot, asked.user_id, asked.generation_id)
         if (replayed := replay(current, asked.idempotency_key)) is not None:
             return replayed
+        if has_ended(current):
+            return verdict(current, asked.user_id, asked.generation_id)
         began = setting.monotonic()
         change, context = begin.retry_now(current, asked, setting.reader, setting.policy)
         reply: Reply = yield change
@@ -95,6 +97,12 @@ def retrying(asked: Asked, setting: Setting) -> Loop[RetryResult]:
             return ended.result
         snapshot = reply.snapshot
     raise RetryInProgress(wait=rules.SHORTEST_CALL)
+
+
+def has_ended(snapshot: Snapshot) -> bool:
+    """Whether an attempt was begun under the caller's token, and is closed: nothing may begin under it again."""
+    mine = snapshot.my_attempt
+    return mine is not None and mine.outcome is not None
 
 
 def has_begun(reply: Reply) -> bool:
@@ -145,11 +153,12 @@ class RunningAttempt:
 
         try:
             snapshot = yield from self._settle(decide)
-        except StorageFailure as failure:
+        except AiRetryError as error:
             if answer_from is not None:
                 raise
-            yield _keep(decide(Found.READY), answer, failure.reason)
-            rejected = SessionRejected(failure.reason, retry_after=REJECTED_WAIT)
+            cause = error.reason if isinstance(error, StorageFailure) else error.code
+            yield _keep(decide(Found.READY), answer, cause)
+            rejected = SessionRejected(cause, retry_after=REJECTED_WAIT)
             return Ended(error=rejected, goes_on=self._ending.is_accepted)
         try:
             return Ended(result=verdict(snapshot, self._user_id, self._generation_id))
@@ -186,11 +195,10 @@ class RunningAttempt:
         for _ in range(SETTLE_TRIES):
             reply: Reply = yield decide(now)
             finds = found(reply.snapshot, self._user_id)
-            mine = reply.snapshot.my_attempt if reply.snapshot is not None else None
-            if reply.applied or finds is now or (mine is not None and mine.outcome is not None):
+            if reply.applied or finds is now or (reply.snapshot is not None and has_ended(reply.snapshot)):
                 return reply.snapshot
             now = finds
-        raise StorageFailure("the generation changes all the time")
+        raise StorageFailure("generation_changes")
 
 
 def _error_of(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> AiRetryError:

@@ -8,6 +8,7 @@ from ai_retry.domain.change import CloseOver, Postpone, Reply, Settle, Taken
 from ai_retry.domain.decide import begin, queue
 from ai_retry.domain.decide.begin import Asked, owned, replay, visible
 from ai_retry.domain.decide.route import RouteUnavailable
+from ai_retry.domain.decide.settle import verdict
 from ai_retry.domain.errors import (
     AlreadySucceeded,
     AttemptsExhausted,
@@ -18,7 +19,7 @@ from ai_retry.domain.errors import (
     RetryInProgress,
     RetryRefused,
 )
-from ai_retry.domain.loop import TRIES, Ended, Load, Loop, RunningAttempt, Setting, has_begun
+from ai_retry.domain.loop import TRIES, Ended, Load, Loop, RunningAttempt, Setting, has_begun, has_ended
 from ai_retry.domain.model import RetryResult, Snapshot
 from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.queued_attempt import QueueOutcome
@@ -34,6 +35,8 @@ def accepting(asked: Asked, setting: Setting) -> Loop[QueuedRetry | RetryResult]
             return replayed
         if (accepted := queue.accepted(current)) is not None:
             return accepted
+        if has_ended(current):
+            return verdict(current, asked.user_id, asked.generation_id)
         reply: Reply = yield begin.accept(current, asked, setting.reader, setting.policy)
         snapshot = reply.snapshot
         if reply.applied and snapshot is not None and (accepted := queue.accepted(snapshot)) is not None:
@@ -68,7 +71,7 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
     """
     message, snapshot = taken.message, taken.snapshot
     for _ in range(TRIES):
-        if snapshot is None or not queue.waits_for_worker(snapshot):
+        if snapshot is None or has_ended(snapshot) or not queue.waits_for_worker(snapshot):
             yield CloseOver(user_id=message.user_id)
             yield Postpone(message=message, wait=timedelta(0))
             return QueueOutcome.NOTHING

@@ -77,7 +77,7 @@ def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPol
         waived=asked.waive,
         operator=asked.operator,
     )
-    return _begin(snapshot, admission, asked.token, attempt, max_live=admission.max_live), admission.context
+    return _begin(snapshot, admission, asked.token, attempt, policy, max_live=admission.max_live), admission.context
 
 
 def accept(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> Begin:
@@ -108,7 +108,7 @@ def accept(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy
         waived=asked.waive,
         operator=asked.operator,
     )
-    return _begin(snapshot, admission, asked.token, attempt, max_live=None)
+    return _begin(snapshot, admission, asked.token, attempt, policy, max_live=None)
 
 
 def run(snapshot: Snapshot, token: UUID, reader: Reader, policy: RetryPolicy) -> tuple[Begin, Context | None]:
@@ -121,7 +121,7 @@ def run(snapshot: Snapshot, token: UUID, reader: Reader, policy: RetryPolicy) ->
     route = reader.route(admission.context)
     refuse_unavailable(snapshot, route)
     attempt = Run(number=admission.number, start=running(admission, policy, route))
-    return _begin(snapshot, admission, token, attempt, max_live=admission.max_live), admission.context
+    return _begin(snapshot, admission, token, attempt, policy, max_live=admission.max_live), admission.context
 
 
 def replay(snapshot: Snapshot, idempotency_key: str | None) -> RetryResult | None:
@@ -150,7 +150,13 @@ def running(admission: Admission, policy: RetryPolicy, route: str | None) -> Run
 
 
 def _begin(
-    snapshot: Snapshot, admission: Admission, token: UUID, attempt: Open | Run, *, max_live: int | None
+    snapshot: Snapshot,
+    admission: Admission,
+    token: UUID,
+    attempt: Open | Run,
+    policy: RetryPolicy,
+    *,
+    max_live: int | None,
 ) -> Begin:
     return Begin(
         user_id=snapshot.generation.user_id,
@@ -160,7 +166,7 @@ def _begin(
         expected=Expected(
             as_of=snapshot.as_of,
             version=snapshot.version,
-            quota_rule=admission.quota_rule,
+            quota_rule=policy.quota,
             max_live=max_live,
             max_used=admission.max_used,
         ),

@@ -32,7 +32,7 @@ def is_over(attempt: Attempt, snapshot: Snapshot) -> bool:
 def accepted(snapshot: Snapshot) -> QueuedRetry | None:
     """Describe the attempt that is queued, or that runs, if there is one that a second acceptance would repeat."""
     attempt = open_attempt(snapshot)
-    if attempt is None or found(snapshot, snapshot.generation.user_id) is Found.SUCCEEDED:
+    if attempt is None or rules.is_success(snapshot):
         return None
     if is_over(attempt, snapshot) and attempt.accepted_at is None:
         return None

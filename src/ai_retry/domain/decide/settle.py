@@ -36,8 +36,7 @@ def found(snapshot: Snapshot | None, user_id: UUID) -> Found:
         return Found.GONE
     if visible(snapshot, user_id) is None:
         return Found.FOREIGN
-    ours = any(attempt.outcome is Outcome.SUCCEEDED for attempt in snapshot.attempts)
-    return Found.SUCCEEDED if ours or snapshot.generation.status is GenerationStatus.SUCCESS else Found.READY
+    return Found.SUCCEEDED if rules.is_success(snapshot) else Found.READY
 
 
 class Ending:
@@ -206,7 +205,8 @@ def is_recorded(snapshot: Snapshot | None, failure: Failure) -> bool:
 def closing_without(now: Found, *, counted: bool, answer: Answer | None) -> Closing:
     """Close without a session. What the app or its user did during the call saves no attempt and no wait."""
     code = AlreadySucceeded.code if now is Found.SUCCEEDED else GenerationNotFound.code
-    return Closing(outcome=Outcome.FAILED, code=code, counted=counted, wait=None, answer=answer)
+    status = GenerationStatus.ERROR
+    return Closing(outcome=Outcome.FAILED, code=code, counted=counted, wait=None, status=status, answer=answer)
 
 
 def _record(result: Answer | Failure, outcome: ProviderOutcome, duration: timedelta | None) -> CallRecord:

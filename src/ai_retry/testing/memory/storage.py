@@ -84,7 +84,7 @@ class MemoryStorage(MemorySettling):
     def _is_below_max_used(self, change: Begin, now: datetime) -> bool:
         if change.expected.max_used is None:
             return True
-        captured = self._captured(change.user_id, change.expected.quota_rule, now)
+        captured = self._captured(change.user_id, self._rule_of(change.user_id, change.expected.quota_rule), now)
         return len(captured) + self._held(change.user_id) < change.expected.max_used
 
     def _route_is_open(self, start: Running | Acceptance, now: datetime) -> bool:
@@ -147,16 +147,18 @@ class MemoryStorage(MemorySettling):
             row = self._by_token(change)
             if row is None or row.outcome is not None:
                 self._store_with_closed(change, row, change.answer, change.call, now)
-                return
-            self.answers[row.generation_id, row.number] = change.answer
-            kept = replace(
-                row,
-                kept_cause=change.cause,
-                kept_wait=change.wait,
-                lease_expires_at=now,
-                call=with_call(row, change.call),
-            )
-            self._add(kept)
+            elif row.kept_cause is None:
+                self.answers[row.generation_id, row.number] = change.answer
+                self._add(
+                    replace(
+                        row,
+                        kept_cause=change.cause,
+                        lease_expires_at=now,
+                        abandoned_wait=change.wait,
+                        counted=False,
+                        call=with_call(row, change.call),
+                    )
+                )
 
     # Amending
 
@@ -222,7 +224,9 @@ class MemoryStorage(MemorySettling):
         return True
 
     def _discard(self, change: Discard) -> bool:
-        rows = [row for row in self._rows_of(change.generation_id) if row.user_id == change.user_id]
+        generation, rows = self.app.read(change.generation_id), self._rows_of(change.generation_id)
+        if generation is None or generation.user_id != change.user_id:
+            return False
         stored = [row for row in rows if (row.generation_id, row.number) in self.answers]
         used = [row for row in rows if row.outcome is None and (row.answer_from is not None or row in stored)]
         if used or not stored:
