@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
@@ -11,6 +12,7 @@ from uuid import UUID, uuid4
 import jwt
 import pytest
 
+import ai_retry
 from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
 from ai_retry.bootstrap import connect, context_reader, usable_context, verifier
@@ -442,6 +444,14 @@ class TestContextReader:
 
         with pytest.raises(ContextMissing, match="by the argument" if is_given else "by the settings"):
             reader(a_generation())
+
+    def test_facade_takes_the_arguments_of_bootstrap(self) -> None:
+        """``ai_retry.connect`` passes everything on, and has no default of its own."""
+        facade, wiring = (list(signature(each).parameters.values()) for each in (ai_retry.connect, connect))
+
+        assert [(each.name, each.kind, each.default) for each in facade] == [
+            (each.name, each.kind, each.default) for each in wiring
+        ]
 
     def test_given_reader_spares_the_import(self) -> None:
         """What the settings name is not even looked at then."""
