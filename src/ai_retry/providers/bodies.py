@@ -36,6 +36,7 @@ class ErrorBody:
     words: tuple[str, ...] = ()  # machine words in lower case, the most telling first
     number: int | None = None  # a ``code`` that is an HTTP status
     param: str = ""  # the request's field that it is about
+    upstream: str = ""  # the message of the provider that a router had asked
     signs: tuple[str, ...] = ()  # words of ours for what it shows without a machine word
 
     @property
@@ -88,21 +89,31 @@ def read_error(value: Any) -> ErrorBody:
     message = error.get("message")
     if not isinstance(message, str):
         message = _detail(error.get("detail"))
+    upstream = _upstream(mapping(error.get("metadata")).get("raw"))
     return ErrorBody(
         data=error,
         message=message,
         words=_words(error, value),
         number=_number(error),
-        param=_param(error),
+        param=_param(error) or upstream.param,
+        upstream=upstream.message,
         signs=("limit_per_time",) if _is_per_time(error.get("details")) else (),
     )
+
+
+def _upstream(raw: Any) -> ErrorBody:
+    """Read OpenRouter's ``metadata.raw``: what the provider behind it answered, as text, most often JSON."""
+    if not isinstance(raw, str):
+        return ErrorBody()
+    inner = parse(raw)
+    return ErrorBody(message=raw) if inner is None else read_error(inner)
 
 
 def _param(error: Mapping[str, Any]) -> str:
     """OpenAI's ``param``, or the places of FastAPI's ``detail``."""
     param, detail = error.get("param"), error.get("detail")
     if isinstance(param, str):
-        return param
+        return "" if param == "None" else param  # LiteLLM's null
     entries = [mapping(entry) for entry in detail] if isinstance(detail, list) else []
     return " ".join(_place(entry.get("loc")) for entry in entries[:5])
 

@@ -154,13 +154,14 @@ def _as_told(signal: Signal, error: ErrorBody, headers: Mapping[str, str]) -> Si
 
 
 def _reason(found: Finding, reply: Reply, redactor: Redactor) -> str:
-    """Our phrase, then the provider's status and words, then its message."""
+    """Our phrase, then the provider's status and words, then its message and that of the provider behind it."""
     facts = [f"HTTP {reply.status}"]
     if found.signal in (answer_signals.NOT_JSON, answer_signals.WEB_PAGE):
         facts.append(redactor.line(reply.headers.get("content-type", ""), 60))
     if found.error.number not in (None, reply.status):
         facts.append(f"code {found.error.number}")
     facts += [redactor.line(word, 60) for word in found.error.words[:2]]
-    says = filter(None, (found.detail, redactor.line(found.error.message, _LONGEST_REASON)))
+    texts = (redactor.line(text, _LONGEST_REASON) for text in (found.error.message, found.error.upstream))
+    says = filter(None, (found.detail, *texts))
     reason = ": ".join((f"{found.signal.shows} ({', '.join(filter(None, facts))})", *says))
     return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1].rstrip() + "…"
