@@ -727,7 +727,8 @@ def test_value_of_a_field_is_no_sign() -> None:
     body = error(message="Invalid value: 'out of credit'.", param="reasoning_effort", code="invalid_value")
 
     assert not failure(400, body).operator_fault
-    assert failure(429, error(message="You are out of credit.", param="None")).operator_fault
+    for status, param in ((400, "None"), (400, "429"), (400, ""), (403, "quota"), (429, "quota")):
+        assert failure(status, error(message="You are out of credit.", param=param)).operator_fault
 
 
 def test_limit_of_gemini_without_details_passes() -> None:
@@ -756,3 +757,28 @@ def test_account_without_means_is_the_operators(status: int, body: Any) -> None:
     found = failure(status, body)
 
     assert (found.operator_fault, found.transient, found.counted) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("message", "operators"),
+    [
+        (
+            "'max_tokens' is too large: 800. This model's maximum context length is 4096 tokens and your request has"
+            " 3900 input tokens (800 > 4096 - 3900).",
+            False,
+        ),
+        (
+            "'max_tokens' is too large: 9000. This model's maximum context length is 4096 tokens and your request has"
+            " 20 input tokens (9000 > 4096 - 20).",
+            True,
+        ),
+        ("This endpoint's maximum context length is 8192 tokens. However, you requested about 9000 tokens.", False),
+        ("The input (5000 tokens) is longer than the model's context length (4096 tokens).", False),
+    ],
+)
+def test_long_prompt_is_no_fault_of_the_operator(message: str, *, operators: bool) -> None:
+    """A prompt that does not fit beside ``max_tokens`` is too long, unless nothing would fit."""
+    found = failure(400, error(message=message, param="max_tokens"), added=("max_tokens",))
+
+    assert (found.operator_fault, found.transient, found.counted) == (operators, False, False)
+    assert found.reason.startswith("the request is too long for the model") is not operators

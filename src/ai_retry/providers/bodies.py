@@ -23,6 +23,8 @@ _IDS = (
 _LARGEST_COUNT = 2**31 - 1  # PostgreSQL's integer; no honest count of tokens is larger
 _COST = re.compile(r"[0-9]{1,12}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?", re.ASCII)
 _LIMIT = re.compile(r"\bLimit:? ([0-9]{1,12})\b.{0,60}?\bRequested:? ([0-9]{1,12})\b", re.ASCII)
+_CONTEXT_LENGTH = re.compile(r"(maximum|model's) context length", re.IGNORECASE)  # vLLM, SGLang, DeepSeek, OpenRouter
+_MAX_TOKENS = re.compile(r"too large: ([0-9]{1,12})\b.{0,60}?context length is ([0-9]{1,12})\b", re.ASCII)  # vLLM
 _PER_TIME = re.compile(r"per[ _-]?(second|minute|hour|day)", re.IGNORECASE)
 _LEADING = re.compile(r"\s*(?::[^\n]*\n\s*)*")  # blank lines, and comments of a stream that was none
 
@@ -113,7 +115,7 @@ def _param(error: Mapping[str, Any]) -> str:
     """OpenAI's ``param``, or the places of FastAPI's ``detail``."""
     param, detail = error.get("param"), error.get("detail")
     if isinstance(param, str):
-        return "" if param == "None" else param  # LiteLLM's null
+        return param if param[:1].isalpha() and param != "None" else ""  # LiteLLM's null; One API writes the status
     entries = [mapping(entry) for entry in detail] if isinstance(detail, list) else []
     return " ".join(_place(entry.get("loc")) for entry in entries[:5])
 
@@ -168,6 +170,7 @@ def _words(error: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, ...
     words += ["failed_generation"] if "failed_generation" in error or "failed_generation" in outer else []
     words += ["flagged_input"] if "flagged_input" in metadata else []
     words += ["requested_over_limit"] if _is_over_limit(error.get("message")) else []
+    words += ["context_length_exceeded"] if _is_too_long(error.get("message")) else []
     return tuple(dict.fromkeys(words))
 
 
@@ -175,6 +178,14 @@ def _is_over_limit(message: Any) -> bool:
     """Whether it says ``Limit 8000, Requested 9500``: OpenAI and Groq tell it in the text alone."""
     found = _LIMIT.search(message) if isinstance(message, str) else None
     return found is not None and int(found[2]) > int(found[1])
+
+
+def _is_too_long(message: Any) -> bool:
+    """Whether it says that the prompt does not fit into the context, beside which ``max_tokens`` may be named."""
+    if not isinstance(message, str) or _CONTEXT_LENGTH.search(message) is None:
+        return False
+    found = _MAX_TOKENS.search(message)
+    return found is None or int(found[1]) < int(found[2])  # else no prompt would fit
 
 
 def read_usage(envelope: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:

@@ -17,6 +17,7 @@ from ai_retry.providers.signals import Signal
 from ai_retry.providers.vocabulary import WORD_STATUSES
 
 _FIELD = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_ABOUT_FIELDS = (HTTPStatus.OK, HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 _RESPONSE_FORMAT = ("response_format", "json_schema", "json_object", "strict")  # the field, and what we put into it
 
 
@@ -54,7 +55,9 @@ def of_error(status: int, error: ErrorBody, added: Collection[str]) -> Finding:
     """
     name = _added(error, added)
     signs = (*error.signs, "added_parameter") if name else error.signs
-    signal = signals.find(status, (*error.words, *signs), "" if error.param else error.message)
+    signal = signals.find(
+        status, (*error.words, *signs), "" if error.param and status in _ABOUT_FIELDS else error.message
+    )
     return Finding(signal, error, detail=name if "added_parameter" in signal.words else "")
 
 

@@ -18,7 +18,7 @@ from ai_retry.providers.strict_subset import first_outside
 
 MAX_BYTES: Final = 64 * 1024  # of a schema, written as compact JSON in UTF-8
 MAX_SUBSCHEMAS: Final = 500  # of a schema, itself included; ``true`` and ``false`` don't count
-_KEPT_BYTES = 4 * 1024 * 1024  # of schemas whose check is kept; what is kept of one takes some ten times as much
+_KEPT_BYTES = 4 * 1024 * 1024  # of schemas whose check is kept; in memory they take up to thirty times as much
 _OVERHEAD = 1024  # bytes that even the smallest one counts for
 
 

@@ -154,7 +154,7 @@ STATUS: tuple[Signal, ...] = (
         not_generated=True,
         statuses=(400, 413, 422),
         words={"context_length_exceeded", "exceed_context_size_error"},
-        source="OpenAI, Error codes; OpenRouter, Errors; llama.cpp, server README",
+        source="OpenAI, Error codes; OpenRouter, Errors; llama.cpp, server README; vLLM and others name it in words",
     ),
     _operators(
         "a parameter of this deployment is not accepted",
