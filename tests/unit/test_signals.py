@@ -674,10 +674,10 @@ def test_all_outcomes_can_be_compared() -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        '<think>a</think>{"title": "</think>"}',
-        '```json\n{"title": "</think>"}\n```',
-        [{"type": None, "text": '{"title": "</think>"}'}],
-        '<|channel|>analysis<|message|>a<|channel|>final <|constrain|>json<|message|>{"title": "</think>"}<|return|>',
+        '<think>a</think>{"title": "a</think>b"}',
+        '```json\n{"title": "a</think>b"}\n```',
+        [{"type": None, "text": '{"title": "a</think>b"}'}],
+        '<|channel|>analysis<|message|>a<|channel|>final <|constrain|>json<|message|>{"title": "a</think>b"}<|return|>',
     ],
 )
 def test_answer_may_hold_tags_of_thoughts(content: Any) -> None:
@@ -685,7 +685,7 @@ def test_answer_may_hold_tags_of_thoughts(content: Any) -> None:
     answer = judge(200, completion(content))
 
     assert isinstance(answer, Answer)
-    assert answer.output == {"title": "</think>"}
+    assert answer.output == {"title": "a</think>b"}
 
 
 @pytest.mark.parametrize(

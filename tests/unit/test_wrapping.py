@@ -128,17 +128,17 @@ def test_fence_in_a_fence_stays() -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        '<think>a</think>{"a": "</think>"}',
-        '<think>a</think>\n```json\n{"a": "</think>"}\n```<|im_end|>',
-        '<think>I end with </think> then.</think> {"a": "</think>"}',
-        'a</think>{"a": "</think>"}\n<think>b</think>',
-        '```json\n{"a": "</think>"}\n```',
-        '{"a": "</think>"}\n<think>b</think>',
+        '<think>a</think>{"a": "b</think>c"}',
+        '<think>a</think>\n```json\n{"a": "b</think>c"}\n```<|im_end|>',
+        '<think>I end with </think> then.</think> {"a": "b</think>c"}',
+        'a</think>{"a": "b</think>c"}\n<think>b</think>',
+        '```json\n{"a": "b</think>c"}\n```',
+        '{"a": "b</think>c"}\n<think>b</think>',
     ],
 )
 def test_json_with_a_tag_in_it_is_found(content: str) -> None:
     """A closing tag in a string of the JSON ends no thoughts."""
-    assert early_json(content) == '{"a": "</think>"}'
+    assert early_json(content) == '{"a": "b</think>c"}'
 
 
 def test_trimming_leaves_tags_of_thoughts() -> None:
