@@ -782,3 +782,19 @@ def test_long_prompt_is_no_fault_of_the_operator(message: str, *, operators: boo
 
     assert (found.operator_fault, found.transient, found.counted) == (operators, False, False)
     assert found.reason.startswith("the request is too long for the model") is not operators
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        '{"error": {"message": "No", "failed_generation": "Rest on',
+        '{"choices": [{"message": {"content": "Rest on',
+        'data: {"choices": [{"delta": {"content": "Rest on"}}]}',
+        "<p>Rest on</p>",
+    ],
+)
+def test_part_of_an_answer_is_in_no_reason(piece: str) -> None:
+    """Half a body with an error's status may hold what the model said; so may what a router passes on."""
+    bodies = (piece.encode(), error(metadata={"raw": piece}))
+
+    assert all("Rest" not in failure(status, body).reason for status in (400, 500) for body in bodies)

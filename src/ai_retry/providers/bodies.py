@@ -26,6 +26,7 @@ _LIMIT = re.compile(r"\bLimit:? ([0-9]{1,12})\b.{0,60}?\bRequested:? ([0-9]{1,12
 _CONTEXT_LENGTH = re.compile(r"(maximum|model's) context length", re.IGNORECASE)  # vLLM, SGLang, DeepSeek, OpenRouter
 _MAX_TOKENS = re.compile(r"too large: ([0-9]{1,12})\b.{0,60}?context length is ([0-9]{1,12})\b", re.ASCII)  # vLLM
 _PER_TIME = re.compile(r"per[ _-]?(second|minute|hour|day)", re.IGNORECASE)
+_ANSWER = re.compile(r'"(?:choices|content|delta|failed_generation|text)"\s*:')
 _LEADING = re.compile(r"\s*(?::[^\n]*\n\s*)*")  # blank lines, and comments of a stream that was none
 
 
@@ -103,12 +104,17 @@ def read_error(value: Any) -> ErrorBody:
     )
 
 
+def read_words(text: str) -> ErrorBody:
+    """Read an error that is not JSON; an empty one for a web page, and for what may hold a part of an answer."""
+    return ErrorBody() if text.startswith("<") or _ANSWER.search(text) else ErrorBody(message=text)
+
+
 def _upstream(raw: Any) -> ErrorBody:
-    """Read OpenRouter's ``metadata.raw``: what the provider behind it answered, as text, most often JSON."""
+    """Read OpenRouter's ``metadata.raw``: what the provider behind it answered, JSON as a rule, else words."""
     if not isinstance(raw, str):
         return ErrorBody()
     inner = parse(raw)
-    return ErrorBody(message=raw) if inner is None else read_error(inner)
+    return read_words(raw) if inner is None else read_error(inner)
 
 
 def _param(error: Mapping[str, Any]) -> str:
