@@ -148,6 +148,22 @@ class TestSlots:
         assert refused.value.retry_after == timedelta(seconds=1)
         assert refused.value.details == {"max_parallel": 1}
 
+    @pytest.mark.parametrize("transient", [True, False])
+    def test_full_process_sends_nobody_back_in_vain(self, *, transient: bool) -> None:
+        """Who would fail again with the identical request is not asked to come back for a slot."""
+        client, storage, clock = client_of(a_failure(transient=transient), max_calls=1)
+        generation_id = add(storage, clock)
+        with pytest.raises(GenerationFailed):
+            client.retry_generation(USER_ID, generation_id)
+        clock.advance(timedelta(minutes=10))
+        client._slots.take()
+
+        with pytest.raises(TooManyParallel) as refused:
+            client.retry_generation(USER_ID, generation_id)
+
+        assert (refused.value.retry_after is not None) is transient
+        assert refused.value.wait == timedelta(seconds=1)
+
     def test_stored_answer_needs_no_slot(self) -> None:
         """What makes no call waits for nobody's."""
         client, storage, clock = client_of(an_answer(), max_calls=1)
