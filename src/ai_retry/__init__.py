@@ -6,7 +6,6 @@ bring their own storage, provider and clock. Importing this package imports the 
 
 from typing import TYPE_CHECKING
 
-from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
     AiRetryError,
     GenerationFailed,
@@ -55,7 +54,7 @@ __all__ = [
 ]
 
 
-def connect(settings: "Settings | None" = None, *, context_from: ContextFrom = stored_context) -> "Client":
+def connect(settings: "Settings | None" = None, *, context_from: ContextFrom | None = None) -> "Client":
     """Make a client from the environment, or from ``settings``; see ``ai_retry.bootstrap.connect``."""
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
 

@@ -17,10 +17,10 @@ from ai_retry.client import Client
 from ai_retry.clock import SystemClock
 from ai_retry.config import Settings, is_loopback
 from ai_retry.domain.context import refuse_reserved, stored_context
-from ai_retry.domain.errors import ContextMissing, NotConfigured
+from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.ports import Clock
-from ai_retry.domain.reader import ContextFrom, place_of, read_context
+from ai_retry.domain.reader import ContextFrom, ContextUnusable, place_of, read_context
 from ai_retry.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
@@ -183,6 +183,9 @@ def usable_context(
 ) -> ContextFrom:
     """Wrap ``context_from`` so that what can't be used is refused by ``admit``, before anything is claimed or called.
 
+    A model that the settings do not allow raises ``ContextUnusable``: a worker with other settings than the app's keeps
+    what the app accepted.
+
     Args:
         context_from: reads the context.
         models: those that a generation may name; None: any. The default is the operator's choice and always allowed.
@@ -194,9 +197,9 @@ def usable_context(
     def checked(generation: Generation) -> Context:
         context = read_context(context_from, generation)
         if context.model is None and default_model is None:
-            raise ContextMissing("it names no model, and no default is configured")
+            raise ContextUnusable("it names no model, and no default is configured: set AI_MODEL")
         if models is not None and context.model not in models | {None, default_model}:
-            raise ContextMissing("its model is not among those that may be used here")
+            raise ContextUnusable("its model is not among those that may be used here (AI_MODELS)")
         if context.response_schema is not None:
             check_schema(context.response_schema)
         refuse_reserved(context.extra_body)

@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import QuotaRule, ResponseFormat
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
-from ai_retry.provider_settings import extra_body, response_format, texts
+from ai_retry.provider_settings import extra_body, header_name, headers, matching, response_format, texts
 
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 DEFAULT_MAX_CALLS: Final = 32
 _PREFIX: Final = "AI_RETRY_"
+_PREFIXED: Final = ("max_calls", "spool_dir", "context_from")  # fields of ``Settings`` whose variables carry it
 _MIN_JWT_SECRET: Final = 32  # bytes; RFC 7518, section 3.2
 _LONE_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 _UNTIL_HOST: Final = re.compile(r"\w+://[^@/]*@")
@@ -92,16 +93,17 @@ class _Reader:
         }
 
     def _provider(self) -> dict[str, Any]:
-        base_url = self._get("AI_BASE_URL", _http_url) or OPENROUTER
-        if not is_loopback(base_url):
+        chosen = self._get("AI_BASE_URL", _http_url)
+        base_url = chosen or OPENROUTER
+        if not is_loopback(base_url) and (chosen is not None or "AI_BASE_URL" not in self._values):
             self._need("AI_API_KEY", "the AI provider's key, which only a provider on this machine goes without")
         return {
             "ai_base_url": base_url,
             "ai_api_key": self._get("AI_API_KEY", _word),
-            "ai_auth_header": self._get("AI_AUTH_HEADER", _header_name) or "Authorization",
+            "ai_auth_header": self._get("AI_AUTH_HEADER", header_name) or "Authorization",
             "ai_model": self._get("AI_MODEL", _word),
             "ai_models": self._get("AI_MODELS", _words),
-            "ai_headers": self._get("AI_HEADERS", _headers) or {},
+            "ai_headers": self._get("AI_HEADERS", headers) or {},
             "ai_query": self._get("AI_QUERY", texts) or {},
             "ai_response_format": self._get("AI_RESPONSE_FORMAT", response_format) or ResponseFormat.JSON_SCHEMA,
             "ai_extra_body": self._get("AI_EXTRA_BODY", extra_body) or {},
@@ -116,7 +118,9 @@ class _Reader:
         known[_PREFIX + "CONTEXT_FROM"] = _import_string
         for variable in self._values:
             if variable.startswith(_PREFIX) and variable not in known:
-                self._problems.append(f"{variable} is unknown{_meant(variable, known)}")
+                close = meant(variable)
+                hint = f"did you mean {close}?" if close else f"known: {', '.join(sorted(known))}"
+                self._problems.append(f"{variable} is unknown ({hint})")
         values = {variable: self._get(variable, parse) for variable, parse in known.items()}
         return {
             "policy": self._policy(_chosen(policy, values), _chosen(quota, values)),
@@ -153,6 +157,34 @@ def is_loopback(url: str) -> bool:
     return host in ("localhost", "::1") or re.fullmatch(r"127(?:\.\d{1,3}){3}", host) is not None
 
 
+def variables() -> list[str]:
+    """List the variables that ``Settings.from_env`` reads."""
+    names = (each.name for each in fields(Settings) if each.name != "policy")
+    rules = [*_variables(DEFAULT_POLICY), *_variables(DEFAULT_POLICY.quota, "quota_")]
+    return [variable_of(name) for name in names] + rules
+
+
+def variable_of(field_name: str) -> str:
+    """Name the variable that a field of ``Settings`` is read from; ``policy`` has many."""
+    return f"{_PREFIX if field_name in _PREFIXED else ''}{field_name}".upper()
+
+
+def meant(variable: str, *, likeness: float = 0.6) -> str | None:
+    """Return the variable that was probably meant, also where only its prefix is another one; None: none is like it.
+
+    Args:
+        variable: a name that is not read.
+        likeness: from 0 to 1, at least.
+    """
+    known = {_bare(each): each for each in variables()}  # the common part would make all of them alike
+    close = difflib.get_close_matches(_bare(variable), known, n=1, cutoff=likeness)
+    return known[close[0]] if close else None
+
+
+def _bare(variable: str) -> str:
+    return variable.removeprefix(_PREFIX).removeprefix("AI_")
+
+
 _Variables = dict[str, tuple[str, Callable[[str], Any]]]
 
 
@@ -174,31 +206,25 @@ def _chosen(variables: _Variables, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[variable] for variable, (name, _) in variables.items() if values[variable] is not None}
 
 
-def _meant(variable: str, known: Mapping[str, Any]) -> str:
-    names = [each.removeprefix(_PREFIX) for each in sorted(known)]  # the common part would make all of them alike
-    close = difflib.get_close_matches(variable.removeprefix(_PREFIX), names, n=1)
-    return f" (did you mean {_PREFIX}{close[0]}?)" if close else f" (known: {', '.join(sorted(known))})"
-
-
 def _count(text: str) -> int:
-    return int(_matching(r"[0-9]{1,9}", text, "must be a whole number, not negative"))
+    return int(matching(r"[0-9]{1,9}", text, "must be a whole number, not negative"))
 
 
 def _positive(text: str) -> int:
-    return int(_matching(r"0*[1-9][0-9]{0,8}", text, "must be a whole number, at least 1"))
+    return int(matching(r"0*[1-9][0-9]{0,8}", text, "must be a whole number, at least 1"))
 
 
 def _seconds(text: str) -> timedelta:
     pattern = r"[0-9]{1,9}(\.[0-9]+)?"
-    return timedelta(seconds=float(_matching(pattern, text, "must be a number of seconds, not negative")))
+    return timedelta(seconds=float(matching(pattern, text, "must be a number of seconds, not negative")))
 
 
 def _yes_or_no(text: str) -> bool:
-    return _matching("true|false", text.lower(), "must be true or false") == "true"
+    return matching("true|false", text.lower(), "must be true or false") == "true"
 
 
 def _word(text: str) -> str:
-    return _matching(r"[!-~]+", text, "must be one word of visible ASCII characters")
+    return matching(r"[!-~]+", text, "must be one word of visible ASCII characters")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -208,14 +234,10 @@ def _words(text: str) -> frozenset[str]:
     return words
 
 
-def _header_name(text: str) -> str:
-    return _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", text, "must be the name of an HTTP header")
-
-
 def _http_url(text: str) -> str:
     problem = "must be an address such as https://host/path, without credentials, query or fragment"
     try:
-        parts = urlsplit(_matching(r"https?://[!-~]+", text, problem))
+        parts = urlsplit(matching(r"https?://[!-~]+", text, problem))
         complete = bool(parts.hostname) and parts.port != 0
     except ValueError:  # its text would hold a part of the value
         raise ValueError(problem) from None
@@ -232,7 +254,7 @@ def _project_url(text: str) -> str:
 
 def _postgres_url(text: str) -> str:
     """Refuse what libpq would take apart elsewhere than its author: the first "@" or "/" ends its user and password."""
-    _matching(r"postgres(ql)?://\S+", text, "must be an address that starts with postgresql://")
+    matching(r"postgres(ql)?://\S+", text, "must be an address that starts with postgresql://")
     if _LONE_PERCENT.search(text) or "@" in _UNTIL_HOST.sub("", text):
         raise ValueError('is ambiguous: percent-encode the password in it ("@" is %40, "/" is %2F, "%" is %25)')
     return text
@@ -247,7 +269,8 @@ def _absolute_path(text: str) -> Path:
 
 def _import_string(text: str) -> str:
     dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-    return _matching(f"{dotted}:{dotted}", text, "must name a function as package.module:function")
+    form = rf"(?!.*\.py:){dotted}:{dotted}"
+    return matching(form, text, "must name a function as package.module:function, without .py")
 
 
 def _secret_key(text: str) -> str:
@@ -265,18 +288,4 @@ def _publishable_key(text: str) -> str:
 def _jwt_secret(text: str) -> str:
     if len(text.encode()) < _MIN_JWT_SECRET:
         raise ValueError(f"must have at least {_MIN_JWT_SECRET} bytes")
-    return text
-
-
-def _headers(text: str) -> dict[str, str]:
-    headers = texts(text)
-    for name, value in headers.items():
-        _header_name(name)
-        _matching(r"[ -~]*", value, "must hold headers of visible ASCII characters")
-    return headers
-
-
-def _matching(pattern: str, text: str, problem: str) -> str:
-    if re.fullmatch(pattern, text) is None:
-        raise ValueError(problem)
     return text

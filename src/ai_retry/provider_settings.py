@@ -4,6 +4,7 @@ Each function reads a value, and raises ``ValueError`` with what it must be; the
 """
 
 import json
+import re
 from typing import Any
 
 from ai_retry.domain.context import reserved_fields
@@ -17,6 +18,27 @@ def texts(text: str) -> dict[str, str]:
     if not all(isinstance(each, str) for each in value.values()):
         raise ValueError(problem)
     return value
+
+
+def header_name(text: str) -> str:
+    """Read the name of a header."""
+    return matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", text, "must be the name of an HTTP header")
+
+
+def headers(text: str) -> dict[str, str]:
+    """Read a JSON object of headers."""
+    value = texts(text)
+    for name, content in value.items():
+        header_name(name)
+        matching(r"[ -~]*", content, "must hold headers of visible ASCII characters")
+    return value
+
+
+def matching(pattern: str, text: str, problem: str) -> str:
+    """Return a text that matches a pattern as a whole; ``problem`` is the error of any other."""
+    if re.fullmatch(pattern, text) is None:
+        raise ValueError(problem)
+    return text
 
 
 def extra_body(text: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Final, Self
 from uuid import UUID
 
 from ai_retry.domain.errors import TooManyParallel
-from ai_retry.domain.model import Admission, Claim
+from ai_retry.domain.model import Admission, Claim, QuotaRule, Snapshot
+from ai_retry.domain.policy import waiting_helps
 from ai_retry.domain.ports import Storage
 
 _FULL_WAIT: Final = timedelta(seconds=1)
@@ -25,14 +26,17 @@ class CallSlots:
         self.limit = limit
         self._free = BoundedSemaphore(limit)
 
-    def take(self) -> None:
+    def take(self, *, helps: bool = True) -> None:
         """Take a slot without waiting.
 
+        Args:
+            helps: whether it pays to come back later.
+
         Raises:
-            TooManyParallel: all are taken; come back in a second.
+            TooManyParallel: all are taken; come back in a second, if that helps.
         """
         if not self._free.acquire(blocking=False):
-            raise TooManyParallel(self.limit, wait=_FULL_WAIT)
+            raise TooManyParallel(self.limit, wait=_FULL_WAIT, helps=helps)
 
     def give_back(self) -> None:
         """Free a taken slot."""
@@ -48,11 +52,11 @@ class SlottedStorage:
     """
 
     def __init__(self, storage: Storage, slots: CallSlots) -> None:
-        self.load, self.succeed, self.fail = storage.load, storage.succeed, storage.fail
+        self.succeed, self.fail = storage.succeed, storage.fail
         self.discard_answer = storage.discard_answer
-        self._claim = storage.claim
+        self._load, self._claim = storage.load, storage.claim
         self._slots = slots
-        self._taken = False
+        self._taken, self._helps = False, True
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +67,12 @@ class SlottedStorage:
         if self._taken:
             self._slots.give_back()
 
+    def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
+        """See ``Storage``."""
+        snapshot = self._load(user_id, generation_id, quota_rule)
+        self._helps = snapshot is None or waiting_helps(snapshot)
+        return snapshot
+
     def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
         """See ``Storage``.
 
@@ -70,6 +80,6 @@ class SlottedStorage:
             TooManyParallel: no slot is free; nothing was written.
         """
         if admission.stored_answer is None and not self._taken:
-            self._slots.take()
+            self._slots.take(helps=self._helps)
             self._taken = True
         return self._claim(admission, token=token, lease=lease)

@@ -20,7 +20,7 @@ from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue import run_queued
 from ai_retry.domain.queue_model import Message, QueueState
 from ai_retry.domain.queued_attempt import QueueOutcome
-from ai_retry.domain.reader import ContextFrom, ReaderFailed
+from ai_retry.domain.reader import ContextFrom, ContextUnusable, ReaderFailed
 from ai_retry.tables import printable
 
 DEFAULT_CONCURRENCY: Final = 8
@@ -130,7 +130,7 @@ class _Run:
                 route_of=worker.route_of,
                 on_end=partial(_log_end, message),
             )
-        except (NotConfigured, ReaderFailed) as error:
+        except (NotConfigured, ContextUnusable) as error:
             place = f" at={error.place}" if isinstance(error, ReaderFailed) and error.place else ""
             _log.error(
                 "event=worker_failed code=%s generation_id=%s%s reason=%s",

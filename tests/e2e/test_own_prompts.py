@@ -151,7 +151,7 @@ def test_commands_read_the_apps_prompts(shop: Endpoint, home: Path) -> None:
 @pytest.mark.parametrize("command", ["why", "retry", "worker", "recover", "find"])
 def test_command_without_the_module_says_what_to_do(shop: Endpoint, tmp_path: Path, command: str) -> None:
     """Where the module can't be imported a command ends with 3 before it does anything, and says what to do."""
-    arguments = {"why": [str(uuid4())], "retry": [str(uuid4())], "recover": ["--yes"]}.get(command, [])
+    arguments = {"why": [str(uuid4())], "retry": [str(uuid4())], "recover": ["--all", "--yes"]}.get(command, [])
 
     result = run(shop, tmp_path, command, *arguments)
 

@@ -376,7 +376,11 @@ def test_clock_is_compared_with_the_databases(
         assert "NTP" in the(examination).remedy
 
 
-OTHER_BASES = ["/v1/v1/models", "/v1/api/v1/models"]  # where a list of models is looked for, from the base /v1
+OTHER_BASES = [
+    "/v1/v1/models",
+    "/v1/api/v1/models",
+    "/api/v1/models",
+]  # where a list of models is looked for, from the base /v1
 
 
 def closed_port() -> int:
@@ -434,8 +438,10 @@ def web_site(request: Request) -> Script:
         (lm_studio, "/v1/models", "/v1"),
         (web_site, "", "/api/v1"),
         (lambda request: LISTED if request.path == "/v1/models" else reply(404), "", "/v1"),
+        (lambda request: LISTED if request.path == "/v1/models" else reply(404), "/v2", "/v1"),
+        (web_site, "/v1", "/api/v1"),
     ],
-    ids=["no /v1", "whole address", "list of models", "web site", "not found"],
+    ids=["no /v1", "whole address", "list of models", "web site", "not found", "other version", "web site's /v1"],
 )
 def test_wrong_base_address_is_corrected(migrated_database: str, answer: Any, wrong: str, right: str) -> None:
     """Where something else than the API answers, and its list of models is near by, the remedy names the address."""
@@ -445,8 +451,22 @@ def test_wrong_base_address_is_corrected(migrated_database: str, answer: Any, wr
         finding = the(examine(environ, clock=HERE))
 
     assert (finding.check, finding.level) == (Check.PROVIDER, Level.PROBLEM)
-    assert finding.remedy == f"set AI_BASE_URL to {site}{right}, where the list of models answers"
+    assert finding.remedy == f"set AI_BASE_URL to {site}{right}, where models are listed"
     assert "key-of-the-test" not in str(finding)
+
+
+def test_misspelt_variables_are_hints(migrated_database: str, provider: str) -> None:
+    """A variable that nothing reads and that looks like one of ours is named with ours, never with its value."""
+    environ = settings(migrated_database, provider)
+    spelt = {"AI_EXTRABODY": "value-of-the-test", "AI_CONTEXT_FROM": "prompts:read", "AI_VERSION": "7", "PATH": "/bin"}
+    examination = examine(environ | spelt, clock=HERE)
+
+    assert [(each.problem, each.remedy.partition(",")[0]) for each in examination.findings] == [
+        ("AI_CONTEXT_FROM is not read", "if you mean AI_RETRY_CONTEXT_FROM"),
+        ("AI_EXTRABODY is not read", "if you mean AI_EXTRA_BODY"),
+    ]
+    assert examination.result(Check.CONFIGURATION) == "hint"
+    assert "value-of-the-test" not in str(examination)
 
 
 @pytest.mark.parametrize(
@@ -587,15 +607,16 @@ def test_schema_outside_subset_is_a_hint(
                     [Jsonb({"messages": [message], "response_schema": schema})],
                 )
 
-    examination = examine(settings(migrated_database, provider) | {"AI_RESPONSE_FORMAT": response_format}, clock=HERE)
+    environ = settings(migrated_database, provider) | {"AI_RESPONSE_FORMAT": response_format, "AI_MODEL": "small"}
+    findings = examine(environ, clock=HERE).of(Check.PROVIDER)
 
     if problem is None:
-        assert examination.findings == ()
+        assert findings == []
     else:
-        finding = the(examination)
-        assert (finding.check, finding.level) == (Check.PROVIDER, Level.HINT)
+        (finding,) = findings
+        assert finding.level is Level.HINT
         assert finding.problem.startswith(problem)
-        assert "first at /properties/plan/properties:" in finding.problem
+        assert "the first at /properties/plan/properties," in finding.problem
 
 
 def test_sound_setup_has_no_findings(migrated_database: str, provider: str, tmp_path: Path) -> None:

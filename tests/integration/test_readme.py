@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from flask import Flask
 from psycopg.types.json import Jsonb
+from werkzeug.test import TestResponse
 
-from ai_retry import bootstrap
 from ai_retry.testing.provider import ScriptedServer, chat, reply
 from tests.support.examples import example as example_of
 from tests.support.examples import run
@@ -21,6 +21,7 @@ from tests.support.stack import SignedInUser, Stack
 
 README = REPOSITORY / "README.md"
 OUTPUT = {"title": "Easy run"}
+QUESTION = {"question": "How far?"}
 example = partial(example_of, README)
 
 
@@ -93,9 +94,7 @@ def test_blueprint_example_serves(stack: Stack, user: SignedInUser, environment:
         with run(example("python", "create_blueprint")) as names:
             app = names["app"]
             assert isinstance(app, Flask)
-            answer = app.test_client().post(
-                f"/api/sessions/ai/{generation_id}/retry", headers={"Authorization": f"Bearer {user.access_token}"}
-            )
+            answer = click(app, generation_id, user)
 
     assert answer.status_code == 200
     assert answer.get_json()["data"]["session"]["content"] == OUTPUT
@@ -141,22 +140,69 @@ def test_recovery_example_recovers(
     assert (tmp_path / "recovery.json").exists()
 
 
-def test_context_example_asks(
-    stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The example with an app's own prompts, named as the page says, sends the app's question."""
-    generation_id = failed_generation(stack, user, {"question": "How far?"})
+@pytest.fixture
+def own_prompts(environment: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """The example with an app's own prompts, saved and named as the page says."""
     (tmp_path / "prompts.py").write_text(example("python", "def context_from"))
     environment.syspath_prepend(tmp_path)
     environment.delitem(sys.modules, "prompts", raising=False)
     (setting,) = re.findall(r"`(AI_RETRY_CONTEXT_FROM=\S+)`", README.read_text())
     environment.setenv(*setting.split("=", maxsplit=1))
+    return environment
+
+
+@pytest.mark.parametrize("contains", ["the provider failed", "create_blueprint"])
+def test_examples_read_own_prompts_when_named(
+    stack: Stack, user: SignedInUser, own_prompts: pytest.MonkeyPatch, contains: str
+) -> None:
+    """Service and blueprint of the README ask the app's question, by the variable only."""
+    generation_id = failed_generation(stack, user, QUESTION)
     with ScriptedServer(chat(OUTPUT)) as provider:
-        environment.setenv("AI_BASE_URL", provider.base_url)
-        with bootstrap.connect() as client:
-            client.retry_generation(user.id, generation_id)
+        own_prompts.setenv("AI_BASE_URL", provider.base_url)
+        with run(example("python", contains), user_id=user.id, generation_id=generation_id) as names:
+            if isinstance(app := names.get("app"), Flask):
+                click(app, generation_id, user)
 
         assert provider.requests[0].json()["messages"] == [{"role": "user", "content": "How far?"}]
+
+
+def test_queue_example_keeps_the_reader_when_named(
+    stack: Stack, user: SignedInUser, own_prompts: pytest.MonkeyPatch
+) -> None:
+    """What the example accepts for later carries the name of the app's function."""
+    generation_id = failed_generation(stack, user, QUESTION)
+    own_prompts.setenv("AI_BASE_URL", "http://127.0.0.1:9")
+
+    with run(example("python", "client.enqueue"), user_id=user.id, generation_id=generation_id):
+        pass
+
+    with psycopg.connect(stack.database_url) as connection:
+        query = "select context_reader from public.ai_retry_attempts where generation_id = %s and number = 2"
+        assert connection.execute(query, [generation_id]).fetchone() == ("prompts:context_from",)
+
+
+def test_recovery_example_reads_own_prompts_when_named(
+    migrated_database: str, own_prompts: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The notebook's example finds, plans and asks what the app's function reads."""
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        failed_generations(connection, 1)
+        connection.execute("update public.generations set prompt_data = %s", [Jsonb(QUESTION)])
+    own_prompts.chdir(tmp_path)
+    own_prompts.setenv("DATABASE_URL", migrated_database)
+    with ScriptedServer(default=chat(OUTPUT)) as provider:
+        own_prompts.setenv("AI_BASE_URL", provider.base_url)
+        with run(example("python", "client.find(since")):
+            pass
+
+    assert [each.json()["messages"][-1]["content"] for each in provider.requests] == ["How far?"]
+
+
+def click(app: Flask, generation_id: UUID, user: SignedInUser) -> TestResponse:
+    """Retry as the user, below the README's prefix."""
+    return app.test_client().post(
+        f"/api/sessions/ai/{generation_id}/retry", headers={"Authorization": f"Bearer {user.access_token}"}
+    )
 
 
 def test_seam_example_is_sound(bare_database: str) -> None:

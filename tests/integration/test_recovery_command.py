@@ -205,12 +205,12 @@ def test_operator_s_terms_are_options(database: psycopg.Connection, environment:
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        (["find", "--since", "yesterday"], 2, "since must be an instant"),
+        (["find", "--since", "yesterday"], 2, "--since must be an instant"),
         (["find", "--status", "success"], 2, "Invalid value for '--status'"),
-        (["why", "7"], 2, "generation_id must be a UUID"),
-        (["retry", "7"], 2, "generation_id must be a UUID"),
-        (["recover", "--all", "--yes", "--rate", "fast"], 2, "rate must be"),
-        (["recover", "--all", "--yes", "--max-workers", "99"], 2, "max_workers must be from 1 to 32"),
+        (["why", "7"], 2, "Error: ID must be a UUID"),
+        (["retry", "7"], 2, "Error: ID must be a UUID"),
+        (["recover", "--all", "--yes", "--rate", "fast"], 2, "--rate must be"),
+        (["recover", "--all", "--yes", "--max-workers", "99"], 2, "--max-workers must be from 1 to 32"),
         (["recover", "--waive", "ownership"], 2, "Invalid value for '--waive'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -242,7 +242,7 @@ def test_plan_that_was_changed_is_refused(environment: Environment, tmp_path: Pa
     done = run(environment, "recover", "--plan", path, "--yes")
 
     assert done.returncode == 2
-    assert "is no plan, or was changed" in done.stderr
+    assert "is not a plan, or was changed" in done.stderr
 
 
 def test_mistyped_plan_runs_nothing(
@@ -274,7 +274,7 @@ def test_limits_of_a_kept_plan_lifted_by_name(
 
     unnamed = run(environment, "recover", "--plan", path, "--yes")
     assert (made.returncode, unnamed.returncode) == (0, 2)
-    assert "operator must be given with charge=False" in unnamed.stderr
+    assert "--operator must be given with --no-charge" in unnamed.stderr
     assert provider.requests == []
 
     assert run(environment, "recover", "--plan", path, "--yes", "--operator", "ada").returncode == 0

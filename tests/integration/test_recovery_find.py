@@ -11,8 +11,10 @@ import psycopg
 import pytest
 
 from ai_retry.client import Client
+from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import GenerationNotFound, NotConfigured
 from ai_retry.domain.model import Answer, Outcome
+from ai_retry.domain.reader import reader_name
 from ai_retry.domain.recovery import Decision
 from ai_retry.recovery import found as found_module
 from ai_retry.storage.supabase import SupabaseStorage
@@ -311,6 +313,25 @@ def test_why_sends_nobody_back_in_vain(
     assert (during.decision, found[waiting].decision) == (Decision.LATER, Decision.LATER)
 
 
+def test_why_names_the_reader_of_a_queued_retry(database: psycopg.Connection, client: Client) -> None:
+    """Where this process reads contexts in another way than the app that accepted the retry, it says so."""
+    accepted = failed_generations(database, 2)
+    for generation_id, reader in zip(accepted, ("shop.prompts:read", reader_name(stored_context)), strict=True):
+        database.execute(
+            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
+            " next_attempt_at, accepted_at, expires_at, status_before, context_reader) select user_id, id, 2, 'queued',"
+            " gen_random_uuid(), clock_timestamp(), clock_timestamp(), clock_timestamp(),"
+            " clock_timestamp() + interval '1 day', 'error', %s from public.generations where id = %s",
+            [reader, generation_id],
+        )
+
+    other, same = (client.why(each).text for each in accepted)
+
+    assert "accepted with the reader shop.prompts:read, and a worker with another one leaves it queued" in other
+    assert "ai_retry.domain.context:stored_context is the reader here." in other
+    assert "reader" not in same
+
+
 def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> None:
     """Whoever works on it, whatever fills the quota, and however many tries are used up: the numbers are told."""
     running, queued, beside, capped, done = failed_generations(database, 5, users=5)
@@ -334,7 +355,10 @@ def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> N
     database.execute("update public.generations set status = 'success' where id = %s", [done])
 
     assert "Somebody is working on it: a lease lasts 35 s at most. Come back at" in client.why(running).text
-    assert "Attempt 2 was accepted for later and waits for a worker, from 20" in client.why(queued).text
+    waiting = client.why(queued)
+    assert "is queued for a retry (RETRY_IN_PROGRESS). Attempt 2 was accepted for later and waits for" in waiting.text
+    assert "Come back" not in waiting.text
+    assert "reader" not in waiting.text
     assert "Its user has 2 retries running, and at most 2 run at once." in client.why(beside).text
     assert "All its attempts are used up, of 20 in 1 d; an operator can allow more." in client.why(capped).text
     assert "has its session; there is nothing to retry" in client.why(done).text

@@ -615,8 +615,8 @@ def test_narrow_search_is_planned_for(connect: Connect, search: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"max_workers": 0}, "max_workers must be from 1 to 32, the client's max_calls"),
-        ({"max_workers": 33}, "max_workers must be from 1 to 32, the client's max_calls"),
+        ({"max_workers": 0}, r"max_workers must be from 1 to 32, what max_calls \(AI_RETRY_MAX_CALLS\) allows"),
+        ({"max_workers": 33}, r"max_workers must be from 1 to 32, what max_calls \(AI_RETRY_MAX_CALLS\) allows"),
         ({"rate": "fast"}, "rate must be a number of calls per second, minute or hour"),
         ({"rate": "0/minute"}, "rate must be"),
         ({"on_outage": "panic"}, 'on_outage must be "pause" or "stop"'),

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
@@ -11,6 +12,7 @@ from uuid import UUID, uuid4
 import jwt
 import pytest
 
+import ai_retry
 from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
 from ai_retry.bootstrap import connect, context_reader, usable_context, verifier
@@ -145,6 +147,22 @@ class TestSlots:
         assert untouched
         assert refused.value.retry_after == timedelta(seconds=1)
         assert refused.value.details == {"max_parallel": 1}
+
+    @pytest.mark.parametrize("transient", [True, False])
+    def test_full_process_sends_nobody_back_in_vain(self, *, transient: bool) -> None:
+        """Who would fail again with the identical request is not asked to come back for a slot."""
+        client, storage, clock = client_of(a_failure(transient=transient), max_calls=1)
+        generation_id = add(storage, clock)
+        with pytest.raises(GenerationFailed):
+            client.retry_generation(USER_ID, generation_id)
+        clock.advance(timedelta(minutes=10))
+        client._slots.take()
+
+        with pytest.raises(TooManyParallel) as refused:
+            client.retry_generation(USER_ID, generation_id)
+
+        assert (refused.value.retry_after is not None) is transient
+        assert refused.value.wait == timedelta(seconds=1)
 
     def test_stored_answer_needs_no_slot(self) -> None:
         """What makes no call waits for nobody's."""
@@ -442,6 +460,14 @@ class TestContextReader:
 
         with pytest.raises(ContextMissing, match="by the argument" if is_given else "by the settings"):
             reader(a_generation())
+
+    def test_facade_takes_the_arguments_of_bootstrap(self) -> None:
+        """``ai_retry.connect`` passes everything on, and has no default of its own."""
+        facade, wiring = (list(signature(each).parameters.values()) for each in (ai_retry.connect, connect))
+
+        assert [(each.name, each.kind, each.default) for each in facade] == [
+            (each.name, each.kind, each.default) for each in wiring
+        ]
 
     def test_given_reader_spares_the_import(self) -> None:
         """What the settings name is not even looked at then."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_retry.config import OPENROUTER, Settings, is_loopback
+from ai_retry.config import OPENROUTER, Settings, is_loopback, meant, variables
 from ai_retry.domain.context import RESERVED
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import QuotaRule, ResponseFormat
@@ -143,6 +143,48 @@ def test_unknown_variable_without_likeness_lists_known() -> None:
     assert "AI_RETRY_ZZZ is unknown (known: AI_RETRY_BACKOFF_BASE_SECONDS, " in told
 
 
+@pytest.mark.parametrize(
+    ("variable", "close"),
+    [("AI_RETRY_EXTRA_BODY", "AI_EXTRA_BODY"), ("AI_RETRY_DATABASE_URL", "DATABASE_URL")],
+)
+def test_unknown_variable_names_the_right_prefix(variable: str, close: str) -> None:
+    """What only has our prefix too much is recognised."""
+    assert f"{variable} is unknown (did you mean {close}?)" in problems(HOSTED | {variable: "1"})
+
+
+@pytest.mark.parametrize("variable", variables())
+def test_listed_variables_are_read(variable: str) -> None:
+    """Each of them is refused by its name if its value can't be anything."""
+    told = problems(HOSTED | {variable: "\x01"})
+
+    assert f"{variable} " in told
+    assert "is unknown" not in told
+
+
+@pytest.mark.parametrize(
+    ("variable", "close"),
+    [
+        ("AI_EXTRABODY", "AI_EXTRA_BODY"),
+        ("AI_CONTEXT_FROM", "AI_RETRY_CONTEXT_FROM"),
+        ("AI_RESPONSE_FORMT", "AI_RESPONSE_FORMAT"),
+        ("AI_VERSION", None),
+    ],
+)
+def test_meant_variable_is_found_by_likeness(variable: str, close: str | None) -> None:
+    """A letter or a prefix may be wrong; another name is nothing of ours."""
+    assert meant(variable, likeness=0.85) == close
+
+
+def test_malformed_base_url_asks_for_no_key() -> None:
+    """Whether a key is needed can't be said before the address is right."""
+    environ = {name: value for name, value in HOSTED.items() if name != "AI_API_KEY"}
+
+    told = problems(environ | {"AI_BASE_URL": "localhost:1234/v1"})
+
+    assert "AI_BASE_URL must be an address" in told
+    assert "AI_API_KEY" not in told
+
+
 def test_numbers_must_work_together() -> None:
     """The policy's own rules are told in the same error."""
     told = problems({"AI_RETRY_LEASE_SECONDS": "10"})
@@ -259,9 +301,11 @@ def test_environment_is_read_when_called(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Settings.from_env().ai_model == "small"
 
 
-@pytest.mark.parametrize("name", ["prompts", "prompts.read", "prompts:", ":read", "a b:c", "a:b()", "1a:b", "a/b:c"])
+@pytest.mark.parametrize(
+    "name", ["prompts", "prompts.read", "prompts:", ":read", "a b:c", "a:b()", "1a:b", "a/b:c", "a.py:b"]
+)
 def test_reader_is_named_by_module_and_function(name: str) -> None:
     """Anything else is refused with the form that is needed."""
     told = problems(HOSTED | {"AI_RETRY_CONTEXT_FROM": name})
 
-    assert "AI_RETRY_CONTEXT_FROM must name a function as package.module:function" in told
+    assert "AI_RETRY_CONTEXT_FROM must name a function as package.module:function, without .py" in told

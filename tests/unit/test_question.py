@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -164,3 +165,12 @@ def test_schema_outside_subset_is_logged_once(caplog: pytest.LogCaptureFixture) 
     assert [record.getMessage() for record in caplog.records] == [
         'event=schema_not_strict first_outside="/required"'
     ] * 2
+
+
+@pytest.mark.parametrize("response_format", ResponseFormat)
+def test_any_mapping_can_be_sent(response_format: ResponseFormat) -> None:
+    """A reader may return read-only mappings: they are sent as the objects that they are."""
+    read_only = MappingProxyType[str, Any]
+    asked = ask(read_only(USER), response_schema=read_only(SCHEMA), response_format=response_format)
+
+    assert json.loads(json.dumps(asked.body)) == ask(response_format=response_format).body

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from ai_retry.bootstrap import usable_context
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
     AiRetryError,
@@ -24,7 +25,7 @@ from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import cancel_retry, enqueue_generation, run_queued
 from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.queued_attempt import OUTAGE_PACE, QueueOutcome
-from ai_retry.domain.reader import ContextFrom, OtherReader, ReaderFailed, reader_name
+from ai_retry.domain.reader import ContextFrom, ContextUnusable, OtherReader, ReaderFailed, reader_name
 from ai_retry.storage.memory_queue import InMemoryQueueStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
@@ -849,6 +850,32 @@ def test_defect_of_the_reader_ends_nothing(world: MemoryQueueWorld) -> None:
     row = last_attempt(world, generation_id)
     assert (is_queued(row), row["next_attempt_at"]) == (True, world.clock.now() + timedelta(minutes=1))
     assert world.error_logs(generation_id) == []
+
+
+def without_model(generation: Generation) -> Context:
+    """Read a context for the default model."""
+    return replace(stored_context(generation), model=None)
+
+
+@pytest.mark.parametrize(
+    ("reader", "models"), [(without_model, None), (stored_context, frozenset({"large"}))], ids=["no model", "models"]
+)
+def test_settings_of_a_worker_end_nothing(
+    world: MemoryQueueWorld, reader: ContextFrom, models: frozenset[str] | None
+) -> None:
+    """A worker without the app's model, or with another list of models, leaves what the app accepted queued."""
+    the_apps = usable_context(reader, models=None, default_model="small", check_schema=dict)
+    the_workers = usable_context(reader, models=models, default_model=None, check_schema=dict)
+    _, generation_id = accepted(world, context_from=the_apps)
+
+    with pytest.raises(ContextUnusable, match="model"):
+        do(world, context_from=the_workers)
+
+    row = last_attempt(world, generation_id)
+    assert (is_queued(row), row["next_attempt_at"]) == (True, world.clock.now() + timedelta(minutes=1))
+    assert world.error_logs(generation_id) == []
+    world.advance(timedelta(minutes=1))
+    assert do(world, ANSWER, context_from=the_apps) == [QueueOutcome.SUCCEEDED]
 
 
 def test_end_without_a_call_is_reported(world: MemoryQueueWorld) -> None:

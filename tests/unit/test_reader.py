@@ -127,10 +127,13 @@ def test_refusal_of_the_reader_passes(refusal: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError(SECRET), TypeError(SECRET), RecursionError(SECRET), StorageUnavailable(SECRET)]
+    "error",
+    [KeyError(SECRET), TypeError(SECRET), RecursionError(SECRET), StorageUnavailable(SECRET), SystemExit(SECRET)],
 )
 @pytest.mark.parametrize("wrap", [lambda reader: reader, wired])
-def test_readers_exception_is_reported_by_type(error: Exception, wrap: Callable[[ContextFrom], ContextFrom]) -> None:
+def test_readers_exception_is_reported_by_type(
+    error: BaseException, wrap: Callable[[ContextFrom], ContextFrom]
+) -> None:
     """Any other exception is a missing context that names reader and type, and holds no text of it."""
 
     def reader(_: Generation) -> Context:

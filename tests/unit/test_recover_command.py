@@ -74,35 +74,63 @@ def test_search_over_all_time_refused(search: list[str], more: list[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--since", ""], "since must be an instant"),
-        (["--since", "yesterday"], "since must be an instant"),
-        (["--since", "999999d"], "since must not be before the year 1"),
-        (["--since", "24h", "--until", "soon"], "until must be an instant"),
-        (["--user", ""], "user_id must be a UUID"),
-        (["--code", ""], "code must be a text"),
-        (["--model", ""], "model must be a text"),
-        (["--all", "--rate", "fast"], "rate must be"),
-        (["--all", "--rate", "0/minute"], "rate must be"),
-        (["--all", "--max-workers", "99"], "max_workers must be from 1 to 32"),
-        (["--all", "--max-cost", "0"], "max_cost must be positive"),
-        (["--all", "--max-cost", "nan"], "max_cost must be positive"),
-        (["--all", "--operator", " "], "operator must not be blank"),
-        (["--all", "--operator", "a\nb"], "operator must have 1 to 255 printable characters"),
-        (["--all", "--waive", "quota"], "operator must be given with waive"),
-        (["--all", "--no-charge"], "operator must be given with charge=False"),
-        (["--all", "--max-attempts", "9"], "operator must be given with max_attempts"),
-        (["--all", "--no-charge", "--operator", ""], "operator must be given with charge=False"),
+        (["--since", ""], "--since must be an instant"),
+        (["--since", "yesterday"], "--since must be an instant"),
+        (["--since", "999999d"], "--since must not be before the year 1"),
+        (["--since", "24h", "--until", "soon"], "--until must be an instant"),
+        (["--user", ""], "--user must be a UUID"),
+        (["--code", ""], "--code must be a text"),
+        (["--model", ""], "--model must be a text"),
+        (["--all", "--rate", "fast"], "--rate must be"),
+        (["--all", "--rate", "0/minute"], "--rate must be"),
+        (["--all", "--max-workers", "99"], "--max-workers must be from 1 to 32"),
+        (["--all", "--max-cost", "0"], "--max-cost must be positive"),
+        (["--all", "--max-cost", "nan"], "--max-cost must be positive"),
+        (["--all", "--operator", " "], "--operator must not be blank"),
+        (["--all", "--operator", "a\nb"], "--operator must have 1 to 255 printable characters"),
+        (["--all", "--waive", "quota"], "--operator must be given with --waive"),
+        (["--all", "--no-charge"], "--operator must be given with --no-charge"),
+        (["--all", "--max-attempts", "9"], "--operator must be given with --max-attempts"),
+        (["--all", "--no-charge", "--operator", ""], "--operator must be given with --no-charge"),
         (["--all", "--plan", "absent/plan.json"], "absent is no directory that you can write"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 @pytest.mark.parametrize("more", [["--yes"], ["--dry-run"]], ids=" ".join)
 def test_wrong_arguments_refused_first(arguments: list[str], problem: str, more: list[str]) -> None:
-    """Each is one line that names the argument, and exit code 2, before the database is asked."""
+    """Each is one line that names the option, and exit code 2, before the database is asked."""
     result = recover(*arguments, *more)
 
     assert result.exit_code == 2, result.output
     assert problem in result.output
+
+
+@pytest.mark.parametrize(
+    ("code", "close"),
+    [
+        ("AI_UNAVAILBLE", "AI_UNAVAILABLE"),
+        ("UNAVAILABLE", "AI_UNAVAILABLE"),
+        ("ai_timeout", "AI_TIMEOUT"),
+        ("RETRY_EXPIERD", "RETRY_EXPIRED"),
+        ("AI_TIMEOUT", None),
+        ("CONTEXT_MISSING", None),
+        ("openai.APIError", None),
+    ],
+)
+def test_misspelt_code_is_noted(code: str, close: str | None) -> None:
+    """A code that looks like one of ours is noted with it; an app's own code is searched in silence."""
+    result = recover("--code", code, "--rate", "fast")  # which ends it before the search
+
+    assert (f"Note: {code} is no code of ai-retry; did you mean {close}?" in result.stderr) is (close is not None)
+    assert ("Note:" in result.stderr) is (close is not None)
+
+
+def test_file_named_like_an_option_keeps_its_name(tmp_path: Path) -> None:
+    """Only arguments are written as options, not the words of a message that begins with something else."""
+    path = tmp_path / "rate"
+    path.write_text("{}")
+
+    assert f"Error: {path} is not a plan" in recover("--plan", path).output
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to this user")
@@ -130,9 +158,9 @@ def test_kept_plan_takes_no_other_terms(tmp_path: Path, arguments: list[str]) ->
 @pytest.mark.parametrize(
     ("terms", "names"),
     [
-        (Terms(policy=RetryPolicy(), waive=frozenset({Waiver.QUOTA})), "waive"),
-        (Terms(policy=RetryPolicy(), charge=False), "charge=False"),
-        (Terms(policy=RetryPolicy(max_attempts=9)), "max_attempts"),
+        (Terms(policy=RetryPolicy(), waive=frozenset({Waiver.QUOTA})), "--waive"),
+        (Terms(policy=RetryPolicy(), charge=False), "--no-charge"),
+        (Terms(policy=RetryPolicy(max_attempts=9)), "--max-attempts"),
     ],
     ids=["waive", "charge", "attempts"],
 )
@@ -141,7 +169,7 @@ def test_kept_plan_lifts_limits_by_name(tmp_path: Path, terms: Terms, names: str
     result = recover("--plan", a_plan(tmp_path / "plan.json", terms=terms), "--yes")
 
     assert result.exit_code == 2
-    assert f"operator must be given with {names}:" in result.output
+    assert f"--operator must be given with {names}:" in result.output
 
 
 def test_kept_plan_is_checked_like_a_new_one(tmp_path: Path) -> None:
@@ -149,7 +177,7 @@ def test_kept_plan_is_checked_like_a_new_one(tmp_path: Path) -> None:
     result = recover("--plan", a_plan(tmp_path / "plan.json"), "--rate", "fast")
 
     assert result.exit_code == 2
-    assert "rate must be" in result.output
+    assert "--rate must be" in result.output
     assert "Retry 1 generations?" not in result.output
 
 

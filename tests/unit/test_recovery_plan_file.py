@@ -99,7 +99,7 @@ def test_changed_file_is_refused(tmp_path: Path) -> None:
         changed = tmp_path / "changed.json"
         changed.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
 
-        with pytest.raises(ValueError, match=r"changed\.json is no plan, or was changed"):
+        with pytest.raises(ValueError, match=r"changed\.json is not a plan, or was changed"):
             read_file(changed)
 
 
@@ -109,7 +109,7 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(content)
 
-    with pytest.raises(ValueError, match=r"other\.json is no plan"):
+    with pytest.raises(ValueError, match=r"other\.json is not a plan"):
         read_file(path)
 
 
@@ -126,7 +126,7 @@ def test_file_whose_counts_were_changed_is_refused(tmp_path: Path, rest: dict[st
     path = tmp_path / "plan.json"
     keep(path, frozen(), **rest)
 
-    with pytest.raises(ValueError, match=r"plan\.json is no plan, or was changed"):
+    with pytest.raises(ValueError, match=r"plan\.json is not a plan, or was changed"):
         load_plan(cast("Parts", None), path)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from ai_retry.domain.errors import ContextMissing
-from ai_retry.providers import dialect, response_schema
+from ai_retry.providers import dialect, keywords, response_schema
 from ai_retry.providers.response_schema import MAX_BYTES, MAX_SUBSCHEMAS, schema_of
 
 EVIL = {"type": "string", "pattern": "^(a|a)*$"}  # takes Python's engine twice as long with each character
@@ -188,18 +189,54 @@ def test_multiplying_references_end_the_validation(applicator: str, monkeypatch:
     """References to references, doubled sixty times, end as an invalid output instead of never."""
     definitions: dict[str, Any] = {str(n): {applicator: [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(60)}
     schema = schema_of({"$defs": definitions | {"60": {"type": "string"}}, "$ref": "#/$defs/0"})
-    monkeypatch.setattr(dialect, "_MOST_STEPS", 10_000)
+    monkeypatch.setattr(keywords, "_MOST_STEPS", 10_000)
 
     assert schema.problem(1 if applicator == "anyOf" else "x") == "it takes too long to check under its schema"
 
 
 def test_long_list_counts_with_each_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """A long list of values, compared with each of many items, ends as well."""
-    monkeypatch.setattr(dialect, "_MOST_STEPS", 10_000)
+    monkeypatch.setattr(keywords, "_MOST_STEPS", 10_000)
     schema = schema_of({"items": {"enum": list(range(1000))}})
 
     assert schema.problem([999] * 5) is None
     assert schema.problem([999] * 50) == "it takes too long to check under its schema"
+
+
+@pytest.mark.parametrize("applicator", ["anyOf", "oneOf"])
+def test_alternatives_that_do_not_fit_take_no_memory(applicator: str) -> None:
+    """An answer is not written out once for each alternative that it does not fit."""
+    schema = schema_of({applicator: [{"type": "number"}] * 490})
+    tracemalloc.start()
+    try:
+        assert schema.problem("a" * 20_000) == f"the root: {applicator}"
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_large_values_count_with_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What walks through a large value, or writes it into a message, ends as well."""
+    walks = schema_of({"allOf": [{"uniqueItems": True}] * 400})
+    writes = schema_of({"anyOf": [{"additionalProperties": False}] * 400})
+    monkeypatch.setattr(keywords, "_MOST_STEPS", 10_000)
+
+    assert walks.problem(list(range(10_000))) == "it takes too long to check under its schema"
+    assert writes.problem({"a" * 10_000: 1}) == "it takes too long to check under its schema"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"), [(1, None), ("a", None), (2.5, None), (7, "the root: oneOf"), (None, "the root: oneOf")]
+)
+def test_exactly_one_alternative_has_to_fit(value: Any, problem: str | None) -> None:
+    """``oneOf`` refuses a value that fits none of the alternatives, or two of them."""
+    alternatives = [
+        {"type": "integer"},
+        {"type": "string"},
+        {"type": "number", "not": {"type": "integer", "maximum": 3}},
+    ]
+
+    assert schema_of({"oneOf": alternatives}).problem(value) == problem
 
 
 @pytest.mark.parametrize("draft", DRAFTS)

@@ -669,3 +669,132 @@ def test_all_outcomes_can_be_compared() -> None:
     """A failure is a plain value: the same answer gives an equal one."""
     assert failure(500, b"x") == failure(500, b"x")
     assert replace(failure(500, b"x"), wire_requests=2) != failure(500, b"x")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '<think>a</think>{"title": "a</think>b"}',
+        '```json\n{"title": "a</think>b"}\n```',
+        [{"type": None, "text": '{"title": "a</think>b"}'}],
+        '<|channel|>analysis<|message|>a<|channel|>final <|constrain|>json<|message|>{"title": "a</think>b"}<|return|>',
+    ],
+)
+def test_answer_may_hold_tags_of_thoughts(content: Any) -> None:
+    """What is in a string of the answer is not taken for thoughts: the answer was paid for."""
+    answer = judge(200, completion(content))
+
+    assert isinstance(answer, Answer)
+    assert answer.output == {"title": "a</think>b"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "operators"),
+    [
+        ({"error": {"message": "Invalid schema", "param": "response_format"}}, True),
+        ({"error": {"message": "Unrecognized request argument: top_k"}}, True),
+        ({"detail": [{"loc": ["body", "top_k"], "msg": "extra fields not permitted"}]}, True),
+        ("top_k is not supported", True),
+        ({"error": {"message": "one image at most", "param": "messages"}}, False),
+        ("nonsense", False),
+        ({}, False),
+        (None, False),
+        (5, False),
+    ],
+)
+def test_provider_behind_a_router_names_the_field(raw: Any, operators: bool) -> None:
+    """OpenRouter says only that the provider returned an error, and what that one said in ``metadata.raw``."""
+    text = json.dumps(raw) if isinstance(raw, dict) else raw
+    body = {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": text}}}
+
+    found = failure(400, body, added=("response_format", "top_k"))
+
+    assert found.operator_fault is operators
+    assert ("top_k" in found.reason or "response_format" in found.reason) is operators
+
+
+def test_reason_repeats_the_provider_behind_a_router() -> None:
+    """Whoever asks why reads what that provider said, cleaned as everything is."""
+    body = {"error": {"message": "Provider returned error", "metadata": {"raw": '{"error": {"message": "no images"}}'}}}
+    quoting = {"error": {"message": "Provider returned error", "metadata": {"raw": "My knee hurts since the Boston"}}}
+
+    assert "Provider returned error: no images" in failure(400, body).reason
+    assert "knee" not in failure(400, quoting).reason
+
+
+def test_value_of_a_field_is_no_sign() -> None:
+    """An error about a field may quote what a user wrote into it: that is no word of the provider's."""
+    body = error(message="Invalid value: 'out of credit'.", param="reasoning_effort", code="invalid_value")
+
+    assert not failure(400, body).operator_fault
+    for status, param in ((400, "None"), (400, "429"), (400, ""), (403, "quota"), (429, "quota")):
+        assert failure(status, error(message="You are out of credit.", param=param)).operator_fault
+
+
+def test_limit_of_gemini_without_details_passes() -> None:
+    """Gateways drop the details of Gemini's limits per minute, whose message speaks of plan and billing."""
+    message = (
+        "You exceeded your current quota, please check your plan and billing details. For more information on this"
+        " error, head over to: https://ai.google.dev/gemini-api/docs/rate-limits."
+    )
+
+    found = failure(429, error(message=message, status="RESOURCE_EXHAUSTED"))
+
+    assert (found.code, found.operator_fault) == (FailureCode.RATE_LIMITED, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (429, error(message="Your prepayment credits are depleted.", status="RESOURCE_EXHAUSTED")),
+        (429, error(message="Your project has exceeded its monthly spending cap.", status="RESOURCE_EXHAUSTED")),
+        (400, error(message="You have reached your specified API usage limits.", type="invalid_request_error")),
+        (400, error(message="Organization has been restricted.", code="organization_restricted")),
+    ],
+)
+def test_account_without_means_is_the_operators(status: int, body: Any) -> None:
+    """What Gemini, Anthropic and Groq say of an account without means, or one that is restricted."""
+    found = failure(status, body)
+
+    assert (found.operator_fault, found.transient, found.counted) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("message", "operators"),
+    [
+        (
+            "'max_tokens' is too large: 800. This model's maximum context length is 4096 tokens and your request has"
+            " 3900 input tokens (800 > 4096 - 3900).",
+            False,
+        ),
+        (
+            "'max_tokens' is too large: 9000. This model's maximum context length is 4096 tokens and your request has"
+            " 20 input tokens (9000 > 4096 - 20).",
+            True,
+        ),
+        ("This endpoint's maximum context length is 8192 tokens. However, you requested about 9000 tokens.", False),
+        ("The input (5000 tokens) is longer than the model's context length (4096 tokens).", False),
+    ],
+)
+def test_long_prompt_is_no_fault_of_the_operator(message: str, *, operators: bool) -> None:
+    """A prompt that does not fit beside ``max_tokens`` is too long, unless nothing would fit."""
+    found = failure(400, error(message=message, param="max_tokens"), added=("max_tokens",))
+
+    assert (found.operator_fault, found.transient, found.counted) == (operators, False, False)
+    assert found.reason.startswith("the request is too long for the model") is not operators
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        '{"error": {"message": "No", "failed_generation": "Rest on',
+        '{"choices": [{"message": {"content": "Rest on',
+        'data: {"choices": [{"delta": {"content": "Rest on"}}]}',
+        "<p>Rest on</p>",
+    ],
+)
+def test_part_of_an_answer_is_in_no_reason(piece: str) -> None:
+    """Half a body with an error's status may hold what the model said; so may what a router passes on."""
+    bodies = (piece.encode(), error(metadata={"raw": piece}))
+
+    assert all("Rest" not in failure(status, body).reason for status in (400, 500) for body in bodies)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ai_retry.providers.wrapping import bare_json, bare_text, trimmed
+from ai_retry.providers.wrapping import bare_json, bare_text, early_json, trimmed
 
 HARMONY = "<|channel|>analysis<|message|>Knee…<|end|><|start|>assistant<|channel|>final<|message|>Run!<|return|>"
 
@@ -28,6 +28,7 @@ HARMONY = "<|channel|>analysis<|message|>Knee…<|end|><|start|>assistant<|chann
         HARMONY,
         f"<|start|>assistant{HARMONY}",
         "<|channel|>final<|message|>Run!",
+        "<|channel|>final <|constrain|>json<|message|>Run!",
         "<think>Knee…</thinking>Run!",
         "<think></think><think>Knee…</think> Run!",
         "<think>a <think> b</think> c</think>Run!",
@@ -124,12 +125,28 @@ def test_fence_in_a_fence_stays() -> None:
     assert bare_json("```\n```\n{}\n```\n```") == "```\n{}\n```"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '<think>a</think>{"a": "b</think>c"}',
+        '<think>a</think>\n```json\n{"a": "b</think>c"}\n```<|im_end|>',
+        '<think>I end with </think> then.</think> {"a": "b</think>c"}',
+        'a</think>{"a": "b</think>c"}\n<think>b</think>',
+        '```json\n{"a": "b</think>c"}\n```',
+        '{"a": "b</think>c"}\n<think>b</think>',
+    ],
+)
+def test_json_with_a_tag_in_it_is_found(content: str) -> None:
+    """A closing tag in a string of the JSON ends no thoughts."""
+    assert early_json(content) == '{"a": "b</think>c"}'
+
+
 def test_trimming_leaves_tags_of_thoughts() -> None:
     """White space, end tokens and byte order marks go; JSON may hold any tag in a string."""
     assert trimmed('\ufeff {"a": "</think>"} <|im_end|>\n') == '{"a": "</think>"}'
 
 
-@pytest.mark.parametrize("act", [bare_text, bare_json, trimmed])
+@pytest.mark.parametrize("act", [bare_text, bare_json, early_json, trimmed])
 @pytest.mark.parametrize(
     "pattern",
     [

@@ -1,13 +1,17 @@
 """The options that say which failed generations are meant."""
 
+import difflib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
+from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.model import FailureCode
 from ai_retry.domain.recovery import FAILED, FINDABLE
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_ALIKE = 0.75  # from 0 to 1; a prefix may be missing
 _MANY = " May be given several times."
 
 _OPTIONS = (
@@ -20,7 +24,7 @@ _OPTIONS = (
         type=click.Choice([each.value for each in sorted(FINDABLE)]),
         help=f"{' and '.join(sorted(FAILED))} if not given; processing finds what a dead worker left.{_MANY}",
     ),
-    click.option("--user", "user_id", metavar="ID", help="Whose."),
+    click.option("--user", "user_id", metavar="ID", help="Of this user only."),
     click.option("--model", multiple=True, metavar="NAME", help=f"That the generation names.{_MANY}"),
 )
 
@@ -32,6 +36,19 @@ def selection_options(command: _F) -> _F:
     return command
 
 
+def _codes(kind: type[AiRetryError]) -> set[str]:
+    """List the codes of a kind of errors; where an instance has to be asked, they are those of ``FailureCode``."""
+    own = {kind.code} if isinstance(kind.code, str) else set(FailureCode)
+    return own.union(*map(_codes, kind.__subclasses__()))
+
+
+def _meant(code: str) -> str | None:
+    """Return the code that was probably meant; None: it is one of ours, or like none, as apps write their own."""
+    ours = _codes(AiRetryError)
+    close = difflib.get_close_matches(code.upper(), ours, n=1, cutoff=_ALIKE)
+    return close[0] if close and code not in ours else None
+
+
 def wanted(
     *,
     since: str | None,
@@ -41,7 +58,10 @@ def wanted(
     user_id: str | None,
     model: Sequence[str],
 ) -> dict[str, Any]:
-    """Turn the options into arguments of ``Client.find``."""
+    """Turn the options into arguments of ``Client.find``; a code that looks misspelt is searched with a warning."""
+    for each in code:
+        if (close := _meant(each)) is not None:
+            click.echo(f"Note: {each} is no code of ai-retry; did you mean {close}?", err=True)
     return {
         "since": since,
         "until": until,

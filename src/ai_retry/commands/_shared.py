@@ -1,6 +1,7 @@
 """What several commands need: a client, errors as one line and an exit code, tables for people, JSON for programs."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
 from ai_retry.tables import text_table
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_WORD = re.compile(r"\b[a-z][a-z_]*(?:=False)?")
 
 
 class NotReady(click.ClickException):
@@ -31,7 +33,19 @@ def told() -> Iterator[None]:
         not_ready = isinstance(error, NotConfigured | StorageFailure)
         raise (NotReady if not_ready else click.ClickException)(str(error)) from None
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_in_options(str(error), click.get_current_context())) from None
+
+
+def _in_options(problem: str, context: click.Context) -> str:
+    """Name what a command was given as it is written in a terminal, where a problem begins with an argument's name."""
+    names = {"charge=False": "--no-charge"}
+    for parameter in context.command.params:
+        shown = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.make_metavar(context)
+        names[str(parameter.name)] = shown
+    words = problem.split(" ")
+    if words[0] not in names:
+        return problem
+    return _WORD.sub(lambda word: names.get(word[0], word[0]), problem)
 
 
 @contextmanager

@@ -143,7 +143,10 @@ def _asked(path: Path | None, *, everything: bool, options: dict[str, Any]) -> _
     """Say whether to go on with a plan or to make one; wrong usage ends here."""
     if path is not None and _is_there(path):
         if everything or any(_given(value) for value in options.values()):
-            raise click.UsageError(f"{path} holds a plan: what it selects, and its terms, are settled already")
+            raise click.UsageError(
+                f"{path} holds a plan, with its selection and limits. To go on with it, leave these options out; "
+                "for another plan, name another file."
+            )
         return _Kept(path)
     limits = {name: options.pop(name) for name in _LIMITS}
     selection = wanted(**options)
@@ -166,12 +169,13 @@ def _is_there(path: Path) -> bool:
 
 def _which(path: Path | None) -> str:
     """Say what to do where nothing says which generations are meant."""
+    by = "by --since, --code, --model or --user, such as those of the last day"
     everything = "--all in place of --since 24h means whatever failed at any time."
     if path is None:
-        return f"say which generations, such as those of the last day:\n  ai-retry recover --since 24h\n{everything}"
+        return f"say which generations, {by}:\n  ai-retry recover --since 24h\n{everything}"
     return (
         f"there is no file {path}. To go on with a plan, correct the name. To make a plan and keep it there, say which "
-        f"generations, such as those of the last day:\n"
+        f"generations, {by}:\n"
         f"  ai-retry recover --since 24h --plan {quote(str(path))}\n{everything}"
     )
 

@@ -10,7 +10,7 @@ from ai_retry.domain.reader import ContextFrom, ReaderFailed, read_context, read
 from ai_retry.domain.recovery import Filter, RecoveryStorage
 
 _TRIED = 20  # generations, at most
-_SEE = "the how-to Use your own prompts"
+_SEE = "see the how-to Use your own prompts"
 
 
 def contexts(

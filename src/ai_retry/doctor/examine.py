@@ -63,10 +63,10 @@ def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examina
     try:
         settings = Settings.from_env(environ)
     except NotConfigured as error:
-        findings = tuple(outside.configuration(error))
+        findings = (*outside.configuration(error), *outside.misspelt(environ))
         return Examination(findings, frozenset(Check) - {Check.CONFIGURATION})
     reader, unusable = _reader(settings)
-    around = [*unusable, *outside.spool(settings.spool_dir), *_provider(settings)]
+    around = [*unusable, *outside.misspelt(environ), *outside.spool(settings.spool_dir), *_provider(settings)]
     shipped_objects = shipped.read(_shipped.migrations())
     try:
         with closing(bootstrap.open_storage(settings)) as storage:

@@ -1,18 +1,20 @@
 """Judges what lies around the database: configuration, connection, clocks and the AI provider."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
+from ai_retry.config import meant, variables
 from ai_retry.doctor.model import Check, Finding, Level
 from ai_retry.domain.errors import AiRetryError, NotConfigured
 
 _LEEWAY = timedelta(seconds=10)  # of ``auth`` for the times of an access token
 _SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
-_README = "README, Configuration"
+_SEE = "see the reference of the configuration"
+_ALIKE = 0.85  # from 0 to 1; two letters of a dozen may be wrong
 
 
 class Reach(StrEnum):
@@ -37,7 +39,21 @@ class Asked:
 def configuration(error: NotConfigured) -> Iterator[Finding]:
     """One finding for each variable that is missing, malformed or unknown."""
     for problem in str(error.details["missing"]).split("; "):
-        yield Finding(Check.CONFIGURATION, problem, f"mend it in the environment; {_README}, explains every variable")
+        yield Finding(Check.CONFIGURATION, problem, f"correct it in the environment; {_SEE}")
+
+
+def misspelt(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Hint at variables that nothing reads and that look like one of ours; with our whole prefix they are refused."""
+    read = variables()
+    for name in sorted(environ):
+        ours = name.startswith("AI_") and not name.startswith("AI_RETRY_") and name not in read
+        if ours and (close := meant(name, likeness=_ALIKE)) is not None:
+            yield Finding(
+                Check.CONFIGURATION,
+                f"{name} is not read",
+                f"if you mean {close}, correct the name; if it is a variable of your own, leave it",
+                Level.HINT,
+            )
 
 
 def spool(directory: Path | None) -> Iterator[Finding]:
@@ -72,7 +88,7 @@ def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
     if isinstance(error, NotConfigured):
         problem, _, remedy = str(error.details["missing"]).partition(": ")
         check = Check.MIGRATIONS if remedy.startswith("apply the migrations") else Check.CONNECTION
-        return Finding(check, problem, remedy or f"see {_README}")
+        return Finding(check, problem, remedy or _SEE)
     if reach is not Reach.OPEN:
         return Finding(
             Check.CONNECTION,
@@ -111,7 +127,7 @@ def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
             remedy = "set AI_API_KEY to a valid key with credit; AI_AUTH_HEADER names the header that carries it"
             yield _of_provider(f"it refuses the key ({asked.status})", remedy)
         case _ if asked.better_base is not None:
-            remedy = f"set AI_BASE_URL to {asked.better_base}, where the list of models answers"
+            remedy = f"set AI_BASE_URL to {asked.better_base}, where models are listed"
             yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
         case status if asked.something_else is not None and status // 100 == _SUCCESS:
             remedy = "check AI_BASE_URL: chat/completions is asked below it, and most APIs want /v1 at its end"
@@ -120,7 +136,9 @@ def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
             remedy = "set AI_BASE_URL to the address it points at: redirects are not followed"
             yield _of_provider(f"it redirects ({status})", remedy)
         case status if status // 100 != _SUCCESS:
-            remedy = "ask again later; if it stays, check AI_BASE_URL: chat/completions is asked below it"
+            remedy = (
+                "not every API has that list; if retries fail, check AI_BASE_URL: chat/completions is asked below it"
+            )
             yield _of_provider(f"it is there, and answers {status} when asked for its models", remedy, Level.HINT)
 
 

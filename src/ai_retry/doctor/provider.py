@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -75,10 +75,14 @@ def _something_else(settings: Settings, reply: Reply) -> str | None:
 
 
 def _other_bases(base: str) -> Iterator[str]:
-    for ending in _ENDINGS:
-        if base.endswith(ending):
-            yield base.removesuffix(ending)
-    yield from (base + more for more in _BASES)
+    """Guess: without an ending that is too much, then with one that is missing, below the address and on its host."""
+    host = urljoin(base, "/").rstrip("/")
+    ended = [base.removesuffix(ending) for ending in _ENDINGS if base.endswith(ending)]
+    yield from (each for each in dict.fromkeys([*ended, *_below(base), *_below(host)]) if each != base)
+
+
+def _below(base: str) -> list[str]:
+    return [base + more for more in _BASES]
 
 
 def _lists_models(settings: Settings, base: str) -> bool:

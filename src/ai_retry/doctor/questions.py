@@ -46,8 +46,8 @@ def strictness(contexts: Iterable[Context]) -> Iterator[Finding]:
         yield Finding(
             Check.PROVIDER,
             f"{len(outside)} of the newest {len(schemas)} response schemas of failed generations are outside the "
-            f"strict subset, first at {outside[0]}: strict: false is sent, and the provider may answer otherwise",
+            f"strict subset, the first at {outside[0]}, and are sent with strict: false: the provider may break them",
             "close every object, require every property, and use no other keyword than the subset's; "
-            "docs/how-to/prompts.md, Schemas, explains it",
+            "see Schemas in the how-to Use your own prompts",
             Level.HINT,
         )

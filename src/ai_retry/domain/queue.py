@@ -43,7 +43,7 @@ from ai_retry.domain.policy import DEFAULT_POLICY, SHORTEST_CALL, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue_model import Message, Parked, QueuedRetry
 from ai_retry.domain.queued_attempt import OUTAGE_PACE, GoesOn, QueuedAttempt, QueueOutcome
-from ai_retry.domain.reader import ContextFrom, ReaderFailed
+from ai_retry.domain.reader import ContextFrom, ContextUnusable
 from ai_retry.domain.retry import (
     CLAIM_TRIES,
     as_uuid,
@@ -147,7 +147,8 @@ def run_queued(
     Raises:
         StorageFailure: the message comes again; safe to repeat.
         NotConfigured: an operator has to act; the attempt is put back for a minute. ``OtherReader`` is one.
-        ReaderFailed: ``context_from`` has a defect; the attempt is put back for a minute.
+        ContextUnusable: ``context_from`` has a defect, or the settings here do not allow the model that it names; the
+            attempt is put back for a minute.
     """
     job = _Job(message, storage, ai, clock, policy, context_from, route_of, on_end, jitter or at_random)
     return job.run()
@@ -173,7 +174,7 @@ class _Job:
             return self._run_admitted()
         except (GenerationNotFound, AlreadySucceeded):
             return self._end(None)
-        except (NotConfigured, ReaderFailed):  # what an operator, or the next release of the app, cures
+        except (NotConfigured, ContextUnusable):  # what an operator, or the next release of the app, cures
             self._postpone(_MISCONFIGURED_WAIT)
             raise
         except (ContextMissing, AttemptsExhausted, RetryEnded) as reason:

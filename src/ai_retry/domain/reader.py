@@ -22,12 +22,16 @@ ContextFrom: TypeAlias = Callable[[Generation], Context]
 _LONGEST_NAME = 255  # characters
 
 
-class ReaderFailed(ContextMissing):
-    """The reader has a defect: it raised something else than ``ContextMissing``, or returned no usable ``Context``.
+class ContextUnusable(ContextMissing):
+    """The code or the settings here are at fault, and not the generation: another process may use its context.
 
-    Like a context that is missing for whoever asks. A worker keeps the accepted retry: the app's code is at fault, not
-    the generation, and the next release of the app may read it.
+    Like a context that is missing for whoever asks. A worker keeps the accepted retry, since whoever accepted it could
+    use the context: settings that agree, or the next release of the app, cure it.
     """
+
+
+class ReaderFailed(ContextUnusable):
+    """The reader has a defect: it raised something else than ``ContextMissing``, or returned no usable ``Context``."""
 
     def __init__(self, reader: str, fault: str, *, place: str | None = None) -> None:
         super().__init__(f"the reader {reader} {fault}")
@@ -72,7 +76,7 @@ def read_context(reader: ContextFrom, generation: Generation) -> Context:
         context = reader(generation)
     except (ContextMissing, NotConfigured):
         raise
-    except Exception as error:  # noqa: BLE001 - code of the app's
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - code of the app's
         failed = ReaderFailed(reader_name(reader), f"raised {type(error).__qualname__}", place=place_of(error))
     else:
         fault = _fault(context, foreign=inspect.unwrap(reader) is not stored_context)

@@ -23,7 +23,10 @@ _IDS = (
 _LARGEST_COUNT = 2**31 - 1  # PostgreSQL's integer; no honest count of tokens is larger
 _COST = re.compile(r"[0-9]{1,12}(\.[0-9]{1,30})?([eE][-+]?[0-9]{1,2})?", re.ASCII)
 _LIMIT = re.compile(r"\bLimit:? ([0-9]{1,12})\b.{0,60}?\bRequested:? ([0-9]{1,12})\b", re.ASCII)
+_CONTEXT_LENGTH = re.compile(r"(maximum|model's) context length", re.IGNORECASE)  # vLLM, SGLang, DeepSeek, OpenRouter
+_MAX_TOKENS = re.compile(r"too large: ([0-9]{1,12})\b.{0,60}?context length is ([0-9]{1,12})\b", re.ASCII)  # vLLM
 _PER_TIME = re.compile(r"per[ _-]?(second|minute|hour|day)", re.IGNORECASE)
+_ANSWER = re.compile(r'"(?:choices|content|delta|failed_generation|text)"\s*:')
 _LEADING = re.compile(r"\s*(?::[^\n]*\n\s*)*")  # blank lines, and comments of a stream that was none
 
 
@@ -36,6 +39,7 @@ class ErrorBody:
     words: tuple[str, ...] = ()  # machine words in lower case, the most telling first
     number: int | None = None  # a ``code`` that is an HTTP status
     param: str = ""  # the request's field that it is about
+    upstream: str = ""  # the message of the provider that a router had asked
     signs: tuple[str, ...] = ()  # words of ours for what it shows without a machine word
 
     @property
@@ -88,21 +92,36 @@ def read_error(value: Any) -> ErrorBody:
     message = error.get("message")
     if not isinstance(message, str):
         message = _detail(error.get("detail"))
+    upstream = _upstream(mapping(error.get("metadata")).get("raw"))
     return ErrorBody(
         data=error,
         message=message,
         words=_words(error, value),
         number=_number(error),
-        param=_param(error),
+        param=_param(error) or upstream.param,
+        upstream=upstream.message,
         signs=("limit_per_time",) if _is_per_time(error.get("details")) else (),
     )
+
+
+def read_words(text: str) -> ErrorBody:
+    """Read an error that is not JSON; an empty one for a web page, and for what may hold a part of an answer."""
+    return ErrorBody() if text.startswith("<") or _ANSWER.search(text) else ErrorBody(message=text)
+
+
+def _upstream(raw: Any) -> ErrorBody:
+    """Read OpenRouter's ``metadata.raw``: what the provider behind it answered, JSON as a rule, else words."""
+    if not isinstance(raw, str):
+        return ErrorBody()
+    inner = parse(raw)
+    return read_words(raw) if inner is None else read_error(inner)
 
 
 def _param(error: Mapping[str, Any]) -> str:
     """OpenAI's ``param``, or the places of FastAPI's ``detail``."""
     param, detail = error.get("param"), error.get("detail")
     if isinstance(param, str):
-        return param
+        return param if param[:1].isalpha() and param != "None" else ""  # LiteLLM's null; One API writes the status
     entries = [mapping(entry) for entry in detail] if isinstance(detail, list) else []
     return " ".join(_place(entry.get("loc")) for entry in entries[:5])
 
@@ -157,6 +176,7 @@ def _words(error: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, ...
     words += ["failed_generation"] if "failed_generation" in error or "failed_generation" in outer else []
     words += ["flagged_input"] if "flagged_input" in metadata else []
     words += ["requested_over_limit"] if _is_over_limit(error.get("message")) else []
+    words += ["context_length_exceeded"] if _is_too_long(error.get("message")) else []
     return tuple(dict.fromkeys(words))
 
 
@@ -164,6 +184,14 @@ def _is_over_limit(message: Any) -> bool:
     """Whether it says ``Limit 8000, Requested 9500``: OpenAI and Groq tell it in the text alone."""
     found = _LIMIT.search(message) if isinstance(message, str) else None
     return found is not None and int(found[2]) > int(found[1])
+
+
+def _is_too_long(message: Any) -> bool:
+    """Whether it says that the prompt does not fit into the context, beside which ``max_tokens`` may be named."""
+    if not isinstance(message, str) or _CONTEXT_LENGTH.search(message) is None:
+        return False
+    found = _MAX_TOKENS.search(message)
+    return found is None or int(found[1]) < int(found[2])  # else no prompt would fit
 
 
 def read_usage(envelope: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:

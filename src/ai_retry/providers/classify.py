@@ -14,7 +14,7 @@ from typing import Any
 
 from ai_retry.domain.model import Answer, Failure, FailureCode
 from ai_retry.providers import answer_signals
-from ai_retry.providers.bodies import ErrorBody, mapping, parse, read_error, read_id, read_text, read_usage
+from ai_retry.providers.bodies import ErrorBody, mapping, parse, read_error, read_id, read_text, read_usage, read_words
 from ai_retry.providers.reading import Finding, of_error, read
 from ai_retry.providers.redaction import Redactor
 from ai_retry.providers.signals import Signal
@@ -97,9 +97,7 @@ def _from_status(reply: Reply, document: Any, text: str, now: datetime, added: C
     """Judge by status and body, even if the body is cut or is not JSON."""
     if reply.status < HTTPStatus.OK:
         return Finding(answer_signals.CUT, detail="an interim status ended it")
-    error = read_error(document)
-    if document is None and not text.startswith("<"):
-        error = ErrorBody(message=text)
+    error = read_words(text) if document is None else read_error(document)
     if retry_after(reply.headers, error.data, now) is not None:
         error = replace(error, signs=(*error.signs, "wait_named"))
     return of_error(reply.status, error, added)
@@ -154,13 +152,14 @@ def _as_told(signal: Signal, error: ErrorBody, headers: Mapping[str, str]) -> Si
 
 
 def _reason(found: Finding, reply: Reply, redactor: Redactor) -> str:
-    """Our phrase, then the provider's status and words, then its message."""
+    """Our phrase, then the provider's status and words, then its message and that of the provider behind it."""
     facts = [f"HTTP {reply.status}"]
     if found.signal in (answer_signals.NOT_JSON, answer_signals.WEB_PAGE):
         facts.append(redactor.line(reply.headers.get("content-type", ""), 60))
     if found.error.number not in (None, reply.status):
         facts.append(f"code {found.error.number}")
     facts += [redactor.line(word, 60) for word in found.error.words[:2]]
-    says = filter(None, (found.detail, redactor.line(found.error.message, _LONGEST_REASON)))
+    texts = (redactor.line(text, _LONGEST_REASON) for text in (found.error.message, found.error.upstream))
+    says = filter(None, (found.detail, *texts))
     reason = ": ".join((f"{found.signal.shows} ({', '.join(filter(None, facts))})", *says))
     return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1].rstrip() + "…"

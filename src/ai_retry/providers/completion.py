@@ -85,7 +85,7 @@ def _content(content: Any) -> tuple[str, str, str]:
     """Read a message's content: its text, else its kind, and where it says that it is a refusal."""
     if isinstance(content, list):
         parts = [mapping(part) for part in content]
-        texts = [part.get("text") for part in parts if part.get("type", "text") in _TEXT_PARTS]
+        texts = [part.get("text") for part in parts if (part.get("type") or "text") in _TEXT_PARTS]
         refused = any(word(part.get("type")) == "refusal" or not _is_blank(part.get("refusal")) for part in parts)
         return "".join(text for text in texts if isinstance(text, str)), "", "a part of type refusal" if refused else ""
     if content is None or isinstance(content, str):

@@ -3,22 +3,21 @@
 Schemas may come from users, and none of them may hold the process or reach another machine.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
 import attrs
-import re2
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from ai_retry.providers.keywords import KEYWORDS, bounded_work, compile_pattern
+
 Path: TypeAlias = Sequence[str | int]
 
-_MOST_STEPS = 1_000_000  # of one validation: more than an answer of 4 MB needs, and some seconds
 _LONGEST_NAME = 40  # characters of a name in a pointer: a longer one may be anything
 _LONGEST_PATH = 40  # parts of a pointer
 _ONE = frozenset(
@@ -30,10 +29,6 @@ _ONE = frozenset(
 _LISTED = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 _NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 _REFERENCES = ("$ref", "$dynamicRef")
-
-
-class TooMuchWork(Exception):
-    """A validation takes more steps than a real answer under a real schema needs."""
 
 
 def subschemas(schema: Any) -> Iterator[tuple[Path, Any]]:
@@ -61,7 +56,7 @@ def fault(schema: Mapping[str, Any]) -> str | None:
     found = [each for _, each in subschemas(schema) if isinstance(each, Mapping)]
     if _leads_astray(schema):
         return "a $ref leads to no schema within it"
-    if not all(_compile(each["pattern"]) for each in found if "pattern" in each):
+    if not all(compile_pattern(each["pattern"]) for each in found if "pattern" in each):
         return "a pattern is not one that RE2 can match in linear time"
     if any("patternProperties" in each for each in found):  # the library matches names with Python's engine
         return "patternProperties is not supported"
@@ -80,11 +75,8 @@ def first_error(validator: Any, instance: Any) -> ValidationError | None:
         TooMuchWork: an answer could not be had in time.
         RecursionError: the schema refers to itself without end, or is nested too deeply.
     """
-    token = _left.set([_MOST_STEPS])
-    try:
+    with bounded_work():
         error: ValidationError | None = next(validator.iter_errors(instance), None)
-    finally:
-        _left.reset(token)
     return error
 
 
@@ -143,68 +135,6 @@ def _id(schema: Mapping[str, Any]) -> str:
     return DRAFT202012.create_resource(schema).id() or ""
 
 
-_Keyword: TypeAlias = Callable[[Any, Any, Any, Any], Any]
-_left: ContextVar[list[int]] = ContextVar("_left")  # steps of the validation that runs
-
-
-def _counted(apply: _Keyword) -> _Keyword:
-    """Count a keyword's steps: references to references multiply, and long lists are compared with each value."""
-
-    def keyword(validator: Any, wanted: Any, instance: Any, schema: Any) -> Any:
-        left = _left.get()
-        left[0] -= 1 + (len(wanted) if isinstance(wanted, list | dict) else 0)
-        if left[0] < 0:
-            raise TooMuchWork
-        return apply(validator, wanted, instance, schema)
-
-    return keyword
-
-
-def _unique_items(validator: Any, wanted: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
-    """``uniqueItems`` in linear time: the library compares each item with each, hours for a large answer."""
-    if wanted and validator.is_type(instance, "array"):
-        keys = [_key(item) for item in instance]
-        if len(set(keys)) < len(keys):
-            yield ValidationError("has items that are equal")
-
-
-def _key(value: Any) -> Any:
-    """Equal for values that are equal in JSON: 1 and 1.0 are, 1 and true are not."""
-    if isinstance(value, dict):
-        return frozenset((name, _key(item)) for name, item in value.items())
-    if isinstance(value, list):
-        return list, tuple(_key(item) for item in value)
-    return (bool, value) if isinstance(value, bool) else value
-
-
-def _pattern(validator: Any, pattern: Any, instance: Any, _: Any) -> Iterator[ValidationError]:
-    """``pattern`` in linear time: Python's engine can be made to run for ever."""
-    if validator.is_type(instance, "string") and not _matches(pattern, instance):
-        yield ValidationError("does not match")
-
-
-def _matches(pattern: str, text: str) -> bool:
-    expression = _compile(pattern)
-    return expression is not None and expression.search(text) is not None
-
-
-def _compile(pattern: str) -> Any:
-    """Compile with RE2; None for what it doesn't take: look-around, back references, enormous counts."""
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern, options)
-    except re2.error:
-        return None
-
-
-_KEYWORDS: dict[str, _Keyword] = {
-    **Draft202012Validator.VALIDATORS,
-    "uniqueItems": _unique_items,
-    "pattern": _pattern,
-}
-_Validator: Any = validators.extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {name: _counted(apply) for name, apply in _KEYWORDS.items()}
-)
+_Validator: Any = validators.extend(Draft202012Validator, KEYWORDS)  # type: ignore[no-untyped-call]
 _Validator.evolve = attrs.evolve  # the library's would leave this class wherever a subschema names its ``$schema``
 _META = _Validator(Draft202012Validator.META_SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER)

@@ -58,17 +58,18 @@ def secrets_in(fields: Mapping[str, Any]) -> list[str]:
 
 def _shape(context: Context, response_format: ResponseFormat) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """Demand the output's form: by a field of the body, in the messages, or not at all."""
-    messages = list(context.messages)
+    messages: list[Mapping[str, Any]] = [dict(each) for each in context.messages]  # JSON knows no other mappings
     if context.response_schema is None:
         return {}, messages
-    schema = schema_of(context.response_schema)
+    wanted = dict(context.response_schema)
+    schema = schema_of(wanted)
     match response_format:
         case ResponseFormat.JSON_SCHEMA:
             _warn_once(schema)
-            demanded = {"name": "output", "strict": schema.strict, "schema": context.response_schema}
+            demanded = {"name": "output", "strict": schema.strict, "schema": wanted}
             return {"response_format": {"type": "json_schema", "json_schema": demanded}}, messages
         case ResponseFormat.JSON_OBJECT:
-            demand = _DEMAND + json.dumps(context.response_schema, ensure_ascii=False)
+            demand = _DEMAND + json.dumps(wanted, ensure_ascii=False)
             return {"response_format": {"type": "json_object"}}, _demanding(messages, demand)
         case ResponseFormat.NONE:
             return {}, messages

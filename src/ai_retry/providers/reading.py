@@ -5,6 +5,7 @@ An error beats content, a refusal or a cut beats whether the content parses. Pur
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from ai_retry.providers.signals import Signal
 from ai_retry.providers.vocabulary import WORD_STATUSES
 
 _FIELD = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_ABOUT_FIELDS = (HTTPStatus.OK, HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 _RESPONSE_FORMAT = ("response_format", "json_schema", "json_object", "strict")  # the field, and what we put into it
 
 
@@ -47,17 +49,24 @@ def read(envelope: Mapping[str, Any], schema: Mapping[str, Any] | None, added: C
 
 
 def of_error(status: int, error: ErrorBody, added: Collection[str]) -> Finding:
-    """Find the row for an error; where it names a field that we added, say which."""
+    """Find the row for an error; where it names a field that we added, say which.
+
+    The message of an error about a field may quote its value, which users write: then its phrases say nothing.
+    """
     name = _added(error, added)
     signs = (*error.signs, "added_parameter") if name else error.signs
-    signal = signals.find(status, (*error.words, *signs), error.message)
+    signal = signals.find(
+        status, (*error.words, *signs), "" if error.param and status in _ABOUT_FIELDS else error.message
+    )
     return Finding(signal, error, detail=name if "added_parameter" in signal.words else "")
 
 
 def _added(error: ErrorBody, added: Collection[str]) -> str:
-    """Return the first of our own fields that the error's ``param`` names, or its message where it has no ``param``."""
+    """Return the first of our own fields that the error's ``param`` names, or its texts where it has no ``param``."""
     names = {*added, *_RESPONSE_FORMAT} if _RESPONSE_FORMAT[0] in added else set(added)
-    return next((word for word in _FIELD.findall(error.param or error.message) if word in names), "")
+    return next(
+        (word for word in _FIELD.findall(error.param or f"{error.message} {error.upstream}") if word in names), ""
+    )
 
 
 def _unfinished(choice: Choice, added: Collection[str]) -> Finding | None:
@@ -116,7 +125,7 @@ def _json(text: str) -> Any:
     """Read the JSON that ``text`` is, since its strings may hold any tag; else the JSON without what is around it.
 
     Raises:
-        InvalidOutput: neither is JSON.
+        InvalidOutput: there is no JSON.
     """
     try:
         return validation.parse(text)
@@ -124,6 +133,8 @@ def _json(text: str) -> Any:
         bare = wrapping.bare_json(text)
         if bare == text:
             raise
+    with suppress(validation.InvalidOutput):
+        return validation.parse(wrapping.early_json(text))
     if not bare:
         raise validation.InvalidOutput("there is nothing but thoughts")
     return validation.parse(bare)

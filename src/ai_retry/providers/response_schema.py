@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from ai_retry.domain.errors import ContextMissing
 from ai_retry.providers import dialect
+from ai_retry.providers.keywords import TooMuchWork
 from ai_retry.providers.strict_subset import first_outside
 
 MAX_BYTES: Final = 64 * 1024  # of a schema, written as compact JSON in UTF-8
 MAX_SUBSCHEMAS: Final = 500  # of a schema, itself included; ``true`` and ``false`` don't count
-_KEPT_BYTES = 4 * 1024 * 1024  # of schemas whose check is kept; what is kept of one takes some ten times as much
+_KEPT_BYTES = 4 * 1024 * 1024  # of schemas whose check is kept; in memory they take up to thirty times as much
 _OVERHEAD = 1024  # bytes that even the smallest one counts for
 
 
@@ -53,7 +54,7 @@ class ResponseSchema:
             error = dialect.first_error(self._validator, output)
         except RecursionError:
             return "the schema refers to itself without end"
-        except dialect.TooMuchWork:
+        except TooMuchWork:
             return "it takes too long to check under its schema"
         if error is None:
             return None
@@ -104,7 +105,7 @@ def _check(text: str) -> ResponseSchema | str:
         return dialect.fault(schema) or ResponseSchema(schema)
     except RecursionError:
         return _TOO_DEEP
-    except dialect.TooMuchWork:
+    except TooMuchWork:
         return "it takes too long to check"
     except (ValueError, OverflowError):
         return "a pattern or a $ref can't be read"

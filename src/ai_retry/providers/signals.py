@@ -97,6 +97,12 @@ STATUS: tuple[Signal, ...] = (
         source="OpenAI, Error codes and Spend limits; Anthropic, Errors; LiteLLM, Error diagnosis; Moonshot, Errors;"
         " Alibaba Model Studio, Error codes (Arrearage); One API: whatever the status",
     ),
+    _operators(
+        "the account may not do this",
+        statuses=(400,),
+        words={"organization_restricted"},
+        source="Groq, with status 400 and type invalid_request_error",
+    ),
     _operators("the key is not accepted", words={"api_key_invalid", "invalid_api_key"}, source="Gemini, API errors"),
     Signal(
         "the request is larger than the whole limit",
@@ -148,7 +154,7 @@ STATUS: tuple[Signal, ...] = (
         not_generated=True,
         statuses=(400, 413, 422),
         words={"context_length_exceeded", "exceed_context_size_error"},
-        source="OpenAI, Error codes; OpenRouter, Errors; llama.cpp, server README",
+        source="OpenAI, Error codes; OpenRouter, Errors; llama.cpp, server README; vLLM and others name it in words",
     ),
     _operators(
         "a parameter of this deployment is not accepted",
@@ -170,15 +176,16 @@ STATUS: tuple[Signal, ...] = (
         statuses=(200, 429),
         phrases=PACE_PHRASES,
         source="OpenAI, whose rate limits advise a payment method; OpenRouter, whose daily limit advises credits;"
-        " Gemini through LiteLLM: a limit on a time passes",
+        " Gemini through LiteLLM, and its link to the rate limits: a limit on a time passes",
     ),
     _operators(
         "no credit, or a spending limit is reached",
         statuses=(200, *_CLIENT_ERRORS, 500),
         phrases=NO_CREDIT_PHRASES,
-        source="OpenAI and Moonshot (current quota, plan and billing); Anthropic (credit balance, Plans & Billing, with"
-        " status 400); xAI (available credits, spending limit, any credits: 403 and 429); DeepSeek and SiliconFlow"
-        " (balance); Hugging Face (monthly included credits); Z.AI (1113); some gateways answer 500",
+        source="OpenAI and Moonshot (current quota, plan and billing); Anthropic (credit balance, Plans & Billing, API"
+        " usage limits, with status 400); Gemini (prepayment credits, spending cap); xAI (available credits, spending"
+        " limit, any credits: 403 and 429); DeepSeek and SiliconFlow (balance); Hugging Face (monthly included credits)"
+        "; Z.AI (1113); some gateways answer 500",
     ),
     _operators(
         "something else than the API answered",

@@ -29,12 +29,14 @@ NO_CREDIT_PHRASES = frozenset(
         "account balance",
         "add credits",
         "any credits",
+        "api usage limits",
         "available credits",
         "balance is insufficient",
         "balance is too low",
         "billing details",
         "billing hard limit",
         "credit balance",
+        "credits are depleted",
         "current quota",
         "exceeded your monthly",
         "insufficient balance",
@@ -42,6 +44,7 @@ NO_CREDIT_PHRASES = frozenset(
         "insufficient funds",
         "insufficient quota",
         "insufficient_quota",
+        "monthly usage limit",
         "more credits",
         "no credits",
         "not enough credit",
@@ -53,6 +56,7 @@ NO_CREDIT_PHRASES = frozenset(
         "purchase credits",
         "quota of your plan",
         "spend limit",
+        "spending cap",
         "spending limit",
         "used all your credits",
         "余额不足",
@@ -62,6 +66,7 @@ NO_CREDIT_PHRASES = frozenset(
 # A limit on a time, also where the message speaks of billing.
 PACE_PHRASES = frozenset(
     {
+        "gemini-api/docs/rate-limits",
         "per day",
         "per hour",
         "per min",

@@ -5,6 +5,7 @@ Pure, in linear time whatever the content is, and without judgement: what is lef
 
 import re
 import string
+from itertools import chain
 
 _NAMES = "think|thinking|thought|thoughts|reasoning|reflection|seed:think"
 _OPENING = (
@@ -19,7 +20,7 @@ _CLOSING = (
     r"\[/THINK\]",
     "◁/think▷",
     r"<\|END_THINKING\|>",
-    r"<\|channel\|>final<\|message\|>",
+    r"<\|channel\|>final(?: ?<\|constrain\|>\w{1,20})?<\|message\|>",  # gpt-oss names the form asked for
 )
 _TAG = re.compile(rf"(?P<opening>{'|'.join(_OPENING)})|(?:{'|'.join(_CLOSING)})", re.IGNORECASE)
 _TAG_BEGINS = re.compile(r"[<\[◁]")
@@ -43,6 +44,7 @@ _END_TOKENS = (
 )
 _STRUCK_OUT = re.compile(r"<s[\s>]")  # where HTML strikes text out, its end tag is no token
 _FENCE = "```"
+_JSON_BEGINS = ("{", "[", _FENCE)
 _LANGUAGE = "json"
 
 
@@ -62,6 +64,18 @@ def bare_text(content: str) -> str:
 def bare_json(content: str) -> str:
     """Return what may be JSON in ``content``: without thoughts, end tokens, byte order marks and a fence around it."""
     return _without_fence(_before_thoughts(bare_text(content).strip(_BLANK)))
+
+
+def early_json(content: str) -> str:
+    """Return what may be JSON in ``content`` if tags of thoughts stand in its strings, where ``bare_json`` is misled.
+
+    It begins where ``content`` does, or after the first closing tag after which JSON or a fence begins.
+    """
+    content = trimmed(content)
+    ends = (tag.end() for tag in _TAG.finditer(content) if not tag["opening"])
+    begins = (_first(content, end) for end in chain((0,), ends))
+    first = next((begin for begin in begins if content.startswith(_JSON_BEGINS, begin)), 0)
+    return _without_fence(_before_thoughts(content[first:]))
 
 
 def trimmed(content: str) -> str:

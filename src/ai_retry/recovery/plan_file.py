@@ -142,7 +142,7 @@ def intact(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
-        raise ValueError(f"{path} is no plan, or was changed since it was saved: make a new one") from None
+        raise ValueError(f"{path} is not a plan, or was changed since it was saved: make a new one") from None
 
 
 def _filter(row: Mapping[str, Any]) -> Filter:

@@ -49,7 +49,7 @@ class RunOptions:
             ValueError: names the argument and what it may be.
         """
         if not 1 <= max_workers <= max_calls:
-            raise ValueError(f"max_workers must be from 1 to {max_calls}, the client's max_calls")
+            raise ValueError(f"max_workers must be from 1 to {max_calls}, what max_calls (AI_RETRY_MAX_CALLS) allows")
         if on_outage not in ("pause", "stop"):
             raise ValueError('on_outage must be "pause" or "stop"')
         check_operator(operator, lifted=terms.lifting(usual))

@@ -18,6 +18,7 @@ from ai_retry.domain.errors import (
 )
 from ai_retry.domain.model import Outcome, Snapshot
 from ai_retry.domain.policy import RetryPolicy, counted_attempts, queued_attempt, waiting_helps
+from ai_retry.domain.reader import reader_name
 from ai_retry.domain.recovery import Decision, FoundRow, LastError, Verdict, judge
 from ai_retry.domain.retry import as_uuid
 from ai_retry.recovery.parts import Parts
@@ -61,16 +62,19 @@ def explain(parts: Parts, generation_id: UUID | str) -> Explanation:
         code=verdict.code,
         retry_at=row.snapshot.as_of + wait if wait is not None else None,
         last_error=row.error,
-        text=" ".join(_sentences(row, verdict, parts.policy)),
+        text=" ".join(_sentences(row, verdict, parts.policy, reader=reader_name(parts.context_from))),
     )
 
 
-def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy) -> list[str]:
+def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy, *, reader: str) -> list[str]:
     snapshot, refusal = row.snapshot, verdict.refusal
-    sentences = [f"As of {_utc(snapshot.as_of)}, generation {snapshot.generation.id} {_decided(verdict)}."]
+    sentences = [f"As of {_utc(snapshot.as_of)}, generation {snapshot.generation.id} {_decided(verdict, snapshot)}."]
     if refusal is not None:
         sentences.append(_rule(refusal, snapshot, policy))
-        if refusal.retry_after is not None:
+        queued = queued_attempt(snapshot) if isinstance(refusal, RetryInProgress) else None
+        if queued is not None and queued.context_reader not in (None, reader):
+            sentences.append(_other_reader(str(queued.context_reader), reader))
+        if queued is None and refusal.retry_after is not None:
             sentences.append(
                 f"Come back at {_utc(snapshot.as_of + refusal.retry_after)}, in {_span(refusal.retry_after)}."
             )
@@ -87,6 +91,14 @@ def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy) -> list[str
     return sentences
 
 
+def _other_reader(accepted_with: str, ours: str) -> str:
+    """Explain why a worker with the settings of this process does not run it."""
+    return (
+        f"It was accepted with the reader {accepted_with}, and a worker with another one leaves it queued: "
+        f"{ours} is the reader here."
+    )
+
+
 def _cure(snapshot: Snapshot) -> str:
     """Say what cures the last failure, where waiting does not."""
     if snapshot.attempts[-1].operator_fault:
@@ -94,9 +106,11 @@ def _cure(snapshot: Snapshot) -> str:
     return "Waiting does not cure that: the same request would fail again."
 
 
-def _decided(verdict: Verdict) -> str:
+def _decided(verdict: Verdict, snapshot: Snapshot) -> str:
     if isinstance(verdict.refusal, AlreadySucceeded):
         return "has its session; there is nothing to retry (ALREADY_SUCCEEDED)"
+    if isinstance(verdict.refusal, RetryInProgress) and queued_attempt(snapshot) is not None:
+        return f"is queued for a retry ({verdict.code})"
     ways = {
         Decision.NOW: "can be retried now",
         Decision.LATER: "can't be retried now, but later",

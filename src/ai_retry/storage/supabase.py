@@ -39,7 +39,6 @@ class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
 
     def __init__(self, url: str, secret_key: str, *, timeout: float = 4.0, max_connections: int = 32) -> None:
         super().__init__(self._call_function)
-        guard_logs(secret_key)
         self._url = url
         self._http = httpx.Client(
             timeout=timeout,
@@ -49,6 +48,7 @@ class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
         options = ClientOptions(httpx_client=self._http, auto_refresh_token=False, persist_session=False)
         # Built once here, since supabase-py builds it on first use and not under a lock.
         self._data_api = create_client(url, secret_key, options).postgrest
+        guard_logs(secret_key)  # last, since httpx imports its driver, and its loggers, with its first client
 
     def __repr__(self) -> str:
         """Tell the project, not the key."""

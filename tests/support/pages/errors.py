@@ -21,7 +21,8 @@ never on the message.
 
 **Every request may be repeated.** A repeat can't make a second session, spend a second unit, or start a second call
 beside a running one. Where there is a `Retry-After`, come back after it; browsers on other origins read
-`details.retryAfterSeconds`.
+`details.retryAfterSeconds`. Where there is none, waiting does not help: the same request would fail again, or an
+operator has to act first.
 """
 
 REMEDIES: Mapping[str, str] = {
@@ -34,8 +35,8 @@ REMEDIES: Mapping[str, str] = {
     ),
     "GENERATION_NOT_FOUND": "Check the id, and whose token it is: another user's generation looks exactly the same.",
     "CONTEXT_MISSING": (
-        "`details.problem` names the field. Mend `prompt_data`, allow the model in `AI_MODELS`, or say in Python how"
-        " your prompts look: [Your own prompts](../how-to/prompts.md)."
+        "`details.problem` names the field. Correct `prompt_data`, allow the model in `AI_MODELS`, or name what reads"
+        " your prompts in `AI_RETRY_CONTEXT_FROM`: [Use your own prompts](../how-to/prompts.md)."
     ),
     "ALREADY_SUCCEEDED": "Nothing: `details.sessionId` is its session.",
     "RETRY_IN_PROGRESS": (
@@ -45,7 +46,10 @@ REMEDIES: Mapping[str, str] = {
         "Make a new generation. An operator can allow more attempts in a recovery plan:"
         " [Recover an outage](../how-to/recovery.md)."
     ),
-    "RETRY_TOO_SOON": "Come back after `Retry-After`, or ask for it later: [Queue and workers](../how-to/queue.md).",
+    "RETRY_TOO_SOON": (
+        "Come back after `Retry-After`, or ask for it later: [Queue and workers](../how-to/queue.md). Without one,"
+        " `ai-retry why ID` says what has to change first."
+    ),
     "TOO_MANY_PARALLEL_RETRIES": (
         "Come back after `Retry-After`. If it is the process that is full, raise `AI_RETRY_MAX_CALLS` and its threads,"
         " or let workers do it."
@@ -65,7 +69,10 @@ REMEDIES: Mapping[str, str] = {
         " request that the provider won't serve. [How a provider's answer is judged](../provider-signals.md)."
     ),
     "AI_INVALID_OUTPUT": "Try again. If it happens often, ask for less in `response_schema`, or take a better model.",
-    "AI_INCOMPLETE": "Raise `max_tokens` in the context's parameters, or ask for a shorter answer.",
+    "AI_INCOMPLETE": (
+        "Raise `max_tokens` in `AI_EXTRA_BODY` or the context's parameters, or ask for a shorter answer. Where there is"
+        " a `Retry-After`, the answer was cut on its way: come back after it."
+    ),
     "SESSION_REJECTED": (
         "`details.constraint` names what refused it. Mend the data or `ai_retry_create_session`; the next retry uses"
         " the kept answer, without a call. If it can never fit, `client.discard_answer` drops it."

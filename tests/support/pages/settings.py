@@ -15,8 +15,9 @@ _INTRODUCTION = f"""# Configuration
 
 {notice("`ai_retry.config.Settings` and `ai_retry.RetryPolicy`")}
 
-Everything is read from the environment, once, at the start. An empty variable counts as absent. What is missing,
-malformed or misspelt is named in one error, by name and remedy, never with its value.
+Everything is read from the environment, once, at the start. An empty variable counts as absent. One error names each
+variable that is missing or malformed, and each unknown one that begins with `AI_RETRY_`, with a remedy and never with
+its value. Other names may be your own: `ai-retry doctor` points out those that look like a misspelt variable of ours.
 
 There are two ways to the database: over the Data API with `SUPABASE_URL` and `SUPABASE_SECRET_KEY`, or straight with
 `DATABASE_URL`, which wins. The blueprint needs `SUPABASE_URL` in any case, to verify access tokens.
@@ -30,6 +31,7 @@ _FORMS = """## How values are written
 - **`AI_RESPONSE_FORMAT`** is `json_schema`, `json_object` or `none`: [how they differ](../how-to/prompts.md#schemas).
 - **`AI_EXTRA_BODY`** is a JSON object of request fields: `{"max_tokens": 800}`; not `messages`, `model` or `stream`.
 - **Durations** are seconds, with a fraction if you like; **booleans** are `true` or `false`.
+- **`AI_RETRY_CONTEXT_FROM`** is `package.module:function`: [what it names](../how-to/prompts.md#another-form).
 - **`AI_RETRY_SPOOL_DIR`** is an absolute path.
 """
 
@@ -58,8 +60,7 @@ def render() -> str:
 def _connections() -> Iterator[tuple[str, ...]]:
     for each in fields(Settings):
         if each.name != "policy":
-            prefix = "AI_RETRY_" if each.name in ("max_calls", "spool_dir") else ""
-            yield _row(f"{prefix}{each.name}".upper(), each.default, f"config.Settings.{each.name}")
+            yield _row(config.variable_of(each.name), each.default, f"config.Settings.{each.name}")
 
 
 def _rules() -> Iterator[tuple[str, ...]]:
