@@ -149,9 +149,10 @@ def query(url: str, statement: LiteralString) -> list[tuple[Any, ...]]:
 def test_app_neither_fails_nor_waits(app_database: str, client: Client) -> None:
     """While 16 threads retry, whatever an app writes, in whatever order, succeeds without a wait of 100 ms."""
     end = time.monotonic() + 7
+    patience = end + 60  # on a busy machine
 
     def is_over() -> bool:
-        return time.monotonic() > end
+        return time.monotonic() > (end if retriers.endings["success"] > 20 else patience)
 
     with ExitStack() as cleanup:
         sessions = [

@@ -184,6 +184,18 @@ def test_no_schema_takes_long_to_check(schema: Any) -> None:
     assert time.process_time() - began < 1.5
 
 
+@pytest.mark.parametrize(("levels", "refused"), [(49, False), (50, True), (400, True)])
+def test_deep_schema_is_refused_with_the_limit(levels: int, *, refused: bool) -> None:
+    """A hundred levels are allowed; deeper ones made a library panic, which no handler of exceptions sees."""
+    schema = nested(levels, lambda inner: {"properties": {"a": inner}}, {})
+
+    if refused:
+        with pytest.raises(ContextMissing, match="100 levels"):
+            schema_of(schema)
+    else:
+        assert schema_of(schema).problem({}) is None
+
+
 @pytest.mark.parametrize("applicator", ["allOf", "anyOf"])
 def test_multiplying_references_end_the_validation(applicator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """References to references, doubled sixty times, end as an invalid output instead of never."""

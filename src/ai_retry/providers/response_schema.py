@@ -18,6 +18,7 @@ from ai_retry.providers.strict_subset import first_outside
 
 MAX_BYTES: Final = 64 * 1024  # of a schema, written as compact JSON in UTF-8
 MAX_SUBSCHEMAS: Final = 500  # of a schema, itself included; ``true`` and ``false`` don't count
+MAX_LEVELS: Final = 100  # of nesting; comparing deeper ones ends libraries with more than an exception
 _KEPT_BYTES = 4 * 1024 * 1024  # of schemas whose check is kept; in memory they take up to thirty times as much
 _OVERHEAD = 1024  # bytes that even the smallest one counts for
 
@@ -70,8 +71,8 @@ def schema_of(schema: Mapping[str, Any]) -> ResponseSchema:
     """Check a schema of JSON Schema, draft 2020-12, or recall what the check found. No I/O; safe from any thread.
 
     Raises:
-        ContextMissing: it is too large, is not a schema, holds a pattern that RE2 does not take or names matched by
-            patterns, or a ``$ref`` of it leads outside. The same schema is refused again.
+        ContextMissing: it is too large or too deep, is not a schema, holds a pattern that RE2 does not take or names matched
+            by patterns, or a ``$ref`` of it leads outside. The same schema is refused again.
     """
     try:
         text = json.dumps(dict(schema), allow_nan=False, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
@@ -102,6 +103,8 @@ def _check(text: str) -> ResponseSchema | str:
         count = sum(isinstance(each, Mapping) for _, each in dialect.subschemas(schema))
         if count > MAX_SUBSCHEMAS:
             return f"it has {count} subschemas, and {MAX_SUBSCHEMAS} is the limit"
+        if _is_deep(schema):
+            return f"it is nested deeper than {MAX_LEVELS} levels, which is the limit"
         return dialect.fault(schema) or ResponseSchema(schema)
     except RecursionError:
         return _TOO_DEEP
@@ -109,6 +112,15 @@ def _check(text: str) -> ResponseSchema | str:
         return "it takes too long to check"
     except (ValueError, OverflowError):
         return "a pattern or a $ref can't be read"
+
+
+def _is_deep(schema: Any) -> bool:
+    """Whether the nesting exceeds the limit; level by level, without recursion."""
+    level = [schema]
+    for _ in range(MAX_LEVELS):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [item for items in inner for item in items]
+    return bool(level)
 
 
 def _refused(problem: str) -> ContextMissing:
