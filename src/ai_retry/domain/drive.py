@@ -4,7 +4,7 @@ from typing import Any
 
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Postpone, PutBack, Renew, Settle
 from ai_retry.domain.change_storage import ChangeStorage
-from ai_retry.domain.errors import GenerationFailed, StorageFailure
+from ai_retry.domain.errors import AiRetryError, GenerationFailed
 from ai_retry.domain.loop import Call, Load, Loop, Result, Step
 from ai_retry.domain.model import Answer, Failure, QuotaRule
 from ai_retry.domain.ports import AiProvider
@@ -24,8 +24,8 @@ def drive(loop: Loop[Result], *, storage: ChangeStorage, ai: AiProvider, rule: Q
         while True:
             try:
                 result = _do(step, storage, ai, rule)
-            except StorageFailure as failure:
-                step = loop.throw(failure)
+            except AiRetryError as error:
+                step = loop.throw(error)
             else:
                 step = loop.send(result)
     except StopIteration as done:

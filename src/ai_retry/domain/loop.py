@@ -145,11 +145,12 @@ class RunningAttempt:
 
         try:
             snapshot = yield from self._settle(decide)
-        except StorageFailure as failure:
+        except AiRetryError as error:
             if answer_from is not None:
                 raise
-            yield _keep(decide(Found.READY), answer, failure.reason)
-            rejected = SessionRejected(failure.reason, retry_after=REJECTED_WAIT)
+            cause = error.reason if isinstance(error, StorageFailure) else error.code
+            yield _keep(decide(Found.READY), answer, cause)
+            rejected = SessionRejected(cause, retry_after=REJECTED_WAIT)
             return Ended(error=rejected, goes_on=self._ending.is_accepted)
         try:
             return Ended(result=verdict(snapshot, self._user_id, self._generation_id))

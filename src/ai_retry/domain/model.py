@@ -178,6 +178,7 @@ class Attempt:
     transient: bool | None = None  # its failure's; None: it did not fail with one, or that was not recorded
     operator_fault: bool = False  # its failure's
     context_reader: str | None = None  # the reader with which its retry was accepted; None: any may read its context
+    answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls the provider
 
     @property
     def passes(self) -> bool:

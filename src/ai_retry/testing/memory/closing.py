@@ -18,6 +18,7 @@ from ai_retry.domain.model import (
 from ai_retry.testing.memory.rows import Row, follower, is_due, is_out_of_time
 from ai_retry.testing.memory.tables import MemoryTables
 
+IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 _MOST_IN_LINE = 8  # times as many messages of one user as attempts of theirs may run
 
 
@@ -26,38 +27,32 @@ class MemoryClosing(MemoryTables):
 
     # Closing what is over
 
-    def _close_over(self, user_id: UUID, now: datetime) -> None:
-        for row in self._open_of(user_id):
-            if row.is_queued and (self._owned(row) is None or is_out_of_time(row, now)):
-                self._end_queued(row, now)
-            elif not row.is_queued and not row.is_live(now):
+    def _close_over(self, user_id: UUID, now: datetime, begun_id: UUID | None = None) -> None:
+        """Close what is over for a user, and whoever's attempt the generation to be begun has."""
+        begun = self._open_row(begun_id) if begun_id is not None else None
+        others = [begun] if begun is not None and begun.user_id != user_id else []
+        for row in [*self._open_of(user_id), *others]:
+            if not row.is_queued and not row.is_live(now):
                 self._abandon(row, now)
+        for row in self._open_of(user_id):
+            if row.is_queued and (is_out_of_time(row, now) or (begun_id is None and self._owned(row) is None)):
+                self._end_queued(row, now)
         for row in [row for row in self.rows.values() if row.user_id == user_id and row.untold]:
             self._inform(replace(row, untold=False), now)
         self._fill_line(user_id, now)
 
     def _abandon(self, row: Row, now: datetime) -> None:
         """Close an attempt whose lease ran out: as a rejected session when its answer was kept."""
+        outcome, code = Outcome.ABANDONED, LeaseLost.code
         if row.kept_cause is not None:
-            closed = self._close(
-                row,
-                now,
-                Outcome.FAILED,
-                SessionRejected.code,
-                counted=False,
-                due_at=now + row.kept_wait,
-                cause=row.kept_cause,
-            )
-        else:
-            closed = self._close(
-                row, now, Outcome.ABANDONED, LeaseLost.code, counted=row.counted, due_at=row.next_attempt_at
-            )
+            outcome, code = Outcome.FAILED, SessionRejected.code
+        closed = self._close(row, now, outcome, code, due_at=row.next_attempt_at, cause=row.kept_cause)
         self._follow(closed, now, goes_on=True)
         self._inform(closed, now)
 
     def _inform(self, closed: Row, now: datetime) -> None:
         """Report an attempt that was closed in passing to its app, now or, while the app holds the row, later."""
-        generation = self._owned(closed)
+        generation = self.app.read(closed.generation_id)
         locked = generation is not None and closed.generation_id in self.app.locked
         self._add(replace(closed, untold=locked))
         if locked or generation is None or generation.status is not GenerationStatus.PROCESSING:
@@ -68,8 +63,9 @@ class MemoryClosing(MemoryTables):
             self.app.write(generation.id, now, GenerationStatus.ERROR if rejected else GenerationStatus.TIMEOUT)
         elif follower.is_queued:
             self.app.write(generation.id, now, GenerationStatus.QUEUED)
-        message = SessionRejected.summary if closed.cause else ABANDONED
-        self.app.log_failure(generation, now, closed.code or LeaseLost.code, message)
+        if generation.user_id == closed.user_id:
+            message = SessionRejected.summary if closed.cause else ABANDONED
+            self.app.log_failure(generation, now, closed.code or LeaseLost.code, message)
 
     def _owned(self, row: Row) -> Generation | None:
         generation = self.app.read(row.generation_id)
@@ -77,16 +73,17 @@ class MemoryClosing(MemoryTables):
 
     def _end_queued(self, row: Row, now: datetime) -> None:
         """End an accepted retry that is out of time, or whose generation is gone."""
-        generation = self._owned(row)
-        if generation is None:
-            closed = self._close(row, now, Outcome.CANCELLED, None, counted=False, due_at=row.due_at)
-        elif row.generation_id in self.app.locked:
+        generation = self.app.read(row.generation_id)
+        if generation is not None and row.generation_id in self.app.locked:
             return  # a later begin ends it
-        else:
-            if not self._is_success(generation):
-                self.app.write(generation.id, now, row.status_before)
-                self.app.log_failure(generation, now, RetryExpired.code, str(RetryExpired()))
-            closed = self._close(row, now, Outcome.FAILED, RetryExpired.code, counted=False, due_at=row.due_at)
+        owned = self._owned(row) is not None
+        outcome, code = (Outcome.FAILED, RetryExpired.code) if owned else (Outcome.CANCELLED, None)
+        if generation is not None and owned and not self._is_success(generation):
+            self.app.write(generation.id, now, row.status_before)
+            self.app.log_failure(generation, now, RetryExpired.code, str(RetryExpired()))
+        elif generation is not None and generation.status in IN_PROGRESS:
+            self.app.write(generation.id, now, row.status_before)
+        closed = self._close(row, now, outcome, code, counted=False, due_at=row.due_at)
         self._follow(closed, now, goes_on=False)
 
     # What follows the end of an attempt

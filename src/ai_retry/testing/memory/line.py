@@ -88,6 +88,11 @@ class _Route:
     since: datetime  # when the latest failure was noted; answers to older calls prove nothing
     doubts: int = 0  # failures in a row that each may have been the fault of one request
 
+    @property
+    def is_believed(self) -> bool:
+        """Whether a failure has closed it."""
+        return self.since > _LONG_AGO
+
 
 class Routes:
     """Routes that are unavailable, or coming back; the others have no row."""
@@ -128,7 +133,7 @@ class Routes:
     def is_open(self, route: str, running: int, now: datetime) -> bool:
         """Whether one more call may run."""
         row = self._rows.get(route)
-        return row is None or (row.not_before <= now and (row.slots >= ALL_SLOTS or running < row.slots))
+        return row is None or not row.is_believed or (row.not_before <= now and running < row.slots)
 
     def states(self, running_on: Callable[[str], int], waiting_for: Callable[[str], int]) -> tuple[Route, ...]:
         """Describe the routes that a failure has closed, by name."""
@@ -142,5 +147,5 @@ class Routes:
                 waiting=waiting_for(route),
             )
             for route, row in sorted(self._rows.items())
-            if row.since > _LONG_AGO
+            if row.is_believed
         )

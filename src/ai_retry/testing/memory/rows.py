@@ -43,8 +43,7 @@ class Row:
     status_before: GenerationStatus = GenerationStatus.TIMEOUT
     in_line: int = 1
     message_id: int | None = None
-    kept_cause: str | None = None  # why its answer could not be settled
-    kept_wait: timedelta = timedelta(0)
+    kept_cause: str | None = None  # why its answer, which is stored, could not be settled
     outcome: Outcome | None = None
     closed_at: datetime | None = None
     code: str | None = None
@@ -95,6 +94,7 @@ class Row:
             transient=self.transient,
             operator_fault=self.operator_fault,
             context_reader=self.context_reader,
+            answer_from=self.answer_from,
         )
 
 
@@ -157,7 +157,7 @@ def still_holds(row: Row, now: datetime) -> bool:
 
 
 def with_call(row: Row, call: CallRecord | None) -> CallRecord:
-    """The call, with the requests that were sent before the attempt was put back."""
-    if call is None:
+    """The call, with the requests that were sent before the attempt was put back; a kept answer's is known already."""
+    if call is None or row.kept_cause is not None:
         return row.call
     return replace(call, wire_requests=row.call.wire_requests + call.wire_requests)

@@ -23,7 +23,7 @@ from ai_retry.domain.model import (
     Outcome,
 )
 from ai_retry.testing.memory.app import SessionRefused
-from ai_retry.testing.memory.closing import MemoryClosing
+from ai_retry.testing.memory.closing import IN_PROGRESS, MemoryClosing
 from ai_retry.testing.memory.rows import Row, with_call
 
 _SESSION_REUSED = "session_reused"
@@ -70,7 +70,7 @@ class MemorySettling(MemoryClosing):
         except SessionRefused as refused:
             self._reject(row, change, success, refused.constraint, now)
             return
-        if any(session["id"] == each.session_id for each in self.rows.values()):
+        if self._is_reused(session["id"]):
             self._reject(row, change, success, _SESSION_REUSED, now)
             return
         self.app.sessions[UUID(session["id"])] = session
@@ -96,6 +96,9 @@ class MemorySettling(MemoryClosing):
         for key in [key for key in self.answers if key[0] == row.generation_id]:
             del self.answers[key]
         self._follow(closed, now, goes_on=False, change=change)
+
+    def _is_reused(self, session_id: str) -> bool:
+        return any(each.session_id == session_id for each in self.rows.values())
 
     def _reject(self, row: Row, change: Settle, success: Success, cause: str, now: datetime) -> None:
         before = [each for each in self._rows_of(row.generation_id) if each.code == SessionRejected.code]
@@ -127,12 +130,14 @@ class MemorySettling(MemoryClosing):
     def _fail(self, row: Row, change: Settle, closing: Closing, now: datetime) -> None:
         generation = self.app.read(row.generation_id)
         goes_on = closing.goes_on and row.accepted_at is not None
+        status = GenerationStatus.QUEUED if goes_on else closing.status or row.status_before
         if change.found is Found.READY and generation is not None:
-            status = GenerationStatus.QUEUED if goes_on else closing.status or row.status_before
             duration = change.call.duration if change.call else None
             self.app.write(generation.id, now, status, duration=duration)
             if closing.message is not None:
                 self.app.log_failure(generation, now, closing.code or "", closing.message)
+        elif change.found is Found.FOREIGN and generation is not None and generation.status in IN_PROGRESS:
+            self.app.write(generation.id, now, status)  # hidden, or another user's: no attempt works on it any more
         if closing.answer is not None:
             self.answers[row.generation_id, row.number] = closing.answer
         closed = self._close(
@@ -169,7 +174,7 @@ class MemorySettling(MemoryClosing):
             return
         self.answers[key] = answer
         if row.outcome is not None:
-            self._add(replace(row, call=call))
+            self._add(replace(row, call=with_call(row, call)))
 
     def _file(self, change: Settle | Keep, now: datetime) -> Row:
         """Record an attempt that a fail-over lost, so that its answer has a place; it charges nothing."""

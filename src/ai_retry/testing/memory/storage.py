@@ -57,7 +57,7 @@ class MemoryStorage(MemorySettling):
             self.app.lock(change.generation_id)
             applied = self._is_fresh(change, now)
             if applied:
-                self._close_over(change.user_id, now)
+                self._close_over(change.user_id, now, change.generation_id)
                 applied = self._has_room(change, now) and self._start(change, now)
             return Reply(applied=applied, snapshot=self._snapshot(change.generation_id, rule, change.token, now))
 
@@ -84,7 +84,7 @@ class MemoryStorage(MemorySettling):
     def _is_below_max_used(self, change: Begin, now: datetime) -> bool:
         if change.expected.max_used is None:
             return True
-        captured = self._captured(change.user_id, change.expected.quota_rule, now)
+        captured = self._captured(change.user_id, self._rule_of(change.user_id, change.expected.quota_rule), now)
         return len(captured) + self._held(change.user_id) < change.expected.max_used
 
     def _route_is_open(self, start: Running | Acceptance, now: datetime) -> bool:
@@ -147,16 +147,18 @@ class MemoryStorage(MemorySettling):
             row = self._by_token(change)
             if row is None or row.outcome is not None:
                 self._store_with_closed(change, row, change.answer, change.call, now)
-                return
-            self.answers[row.generation_id, row.number] = change.answer
-            kept = replace(
-                row,
-                kept_cause=change.cause,
-                kept_wait=change.wait,
-                lease_expires_at=now,
-                call=with_call(row, change.call),
-            )
-            self._add(kept)
+            elif row.kept_cause is None:
+                self.answers[row.generation_id, row.number] = change.answer
+                self._add(
+                    replace(
+                        row,
+                        kept_cause=change.cause,
+                        lease_expires_at=now,
+                        abandoned_wait=change.wait,
+                        counted=False,
+                        call=with_call(row, change.call),
+                    )
+                )
 
     # Amending
 
@@ -176,7 +178,7 @@ class MemoryStorage(MemorySettling):
 
     def _put_back(self, change: PutBack, now: datetime) -> bool:
         row = self._by_token(change)
-        if row is None or row.outcome is not None or row.accepted_at is None:
+        if row is None or row.outcome is not None or row.accepted_at is None or row.kept_cause is not None:
             return False
         self.app.lock(change.generation_id)
         back = replace(
@@ -193,7 +195,7 @@ class MemoryStorage(MemorySettling):
         )
         self._add(back)
         self.line.hide(back.message_id, back.due_at or now)
-        generation = self.app.read(row.generation_id)
+        generation = self._owned(row)
         if generation is not None and generation.status is GenerationStatus.PROCESSING:
             self.app.write(generation.id, now, GenerationStatus.QUEUED)
         if change.outage is not None and row.route is not None:
@@ -218,11 +220,14 @@ class MemoryStorage(MemorySettling):
         row = self._open_row(change.generation_id)
         if row is None or row.token != change.token or row.renewable_until is None or row.kept_cause is not None:
             return False
-        self._add(replace(row, lease_expires_at=min(now + change.lease, row.renewable_until)))
+        prolonged = min(now + change.lease, row.renewable_until)
+        self._add(replace(row, lease_expires_at=max(row.lease_expires_at or now, prolonged)))
         return True
 
     def _discard(self, change: Discard) -> bool:
-        rows = [row for row in self._rows_of(change.generation_id) if row.user_id == change.user_id]
+        generation, rows = self.app.read(change.generation_id), self._rows_of(change.generation_id)
+        if generation is None or generation.user_id != change.user_id:
+            return False
         stored = [row for row in rows if (row.generation_id, row.number) in self.answers]
         used = [row for row in rows if row.outcome is None and (row.answer_from is not None or row in stored)]
         if used or not stored:

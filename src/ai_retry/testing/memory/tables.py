@@ -144,9 +144,12 @@ class MemoryTables:
             ]
         return sorted((instant for instant in spent if instant > now - rule.window), reverse=True)
 
-    def _quota(self, user_id: UUID, rule: QuotaRule, now: datetime) -> Quota:
+    def _rule_of(self, user_id: UUID, rule: QuotaRule) -> QuotaRule:
         override = self.quotas.get(user_id, rule)
-        rule = replace(rule, limit=override.limit, window=override.window)
+        return replace(rule, limit=override.limit, window=override.window)
+
+    def _quota(self, user_id: UUID, rule: QuotaRule, now: datetime) -> Quota:
+        rule = self._rule_of(user_id, rule)
         captured = self._captured(user_id, rule, now)[: rule.limit]
         holding = [row for row in self._open_of(user_id) if row.charge and still_holds(row, now)]
         return Quota(
