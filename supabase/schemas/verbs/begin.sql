@@ -19,7 +19,7 @@ begin
   end if;
   perform ai_retry.lock_user(v_user_id);
   v_now := pg_catalog.clock_timestamp();
-  if v_change -> 'version' is null then
+  if v_start is null then
     perform ai_retry.close_over(v_user_id, null, v_now);
     perform ai_retry.fill_line(v_user_id, v_now);
     return pg_catalog.jsonb_build_object('applied', true);
