@@ -95,8 +95,10 @@ class Begin:
 
     Over is an attempt whose lease has run out (abandoned: an accepted retry goes on with its next attempt), or whose
     accepted retry is out of time. An attempt of the same generation that is over is closed whoever it belonged to: the
-    app may have moved the generation. The app is informed; a row that it holds just then is informed later. Stale, before that, when the version or the age is not as expected; after that, when a
-    ceiling is reached, when another attempt is open, or when the route is unavailable.
+    app may have moved the generation. The app is informed; a row that it holds just then is informed later.
+
+    Stale, before that, when the version or the age is not as expected; after that, when a ceiling is reached, when
+    another attempt is open, or when the route is unavailable.
     """
 
     user_id: UUID
