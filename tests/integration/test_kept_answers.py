@@ -161,22 +161,3 @@ def test_unknown_key_of_a_change_is_refused(app: App) -> None:
         connection.execute("select public.ai_retry_begin(%s)", ['{"protocol": 2, "user_id": null, "surprise": 1}'])
     with psycopg.connect(app.url) as connection, pytest.raises(psycopg.errors.InvalidParameterValue):
         connection.execute("select public.ai_retry_begin(%s)", ['{"protocol": 3}'])
-
-
-@pytest.mark.parametrize("role", ["anon", "authenticated"])
-def test_end_users_can_execute_and_read_nothing(app: App, role: str) -> None:
-    """No verb, part or binding function, and no table of the core, is open to end users."""
-    with psycopg.connect(app.url) as connection:
-        open_functions = connection.execute(
-            "select p.oid::regprocedure::text from pg_proc p where has_function_privilege(%s, p.oid, 'execute')"
-            " and (p.pronamespace = 'ai_retry'::regnamespace or p.proname in"
-            " ('ai_retry_load', 'ai_retry_begin', 'ai_retry_settle', 'ai_retry_keep', 'ai_retry_amend'))",
-            [role],
-        ).fetchall()
-        open_tables = connection.execute(
-            "select t from unnest(array['ai_retry_open', 'ai_retry_closed', 'ai_retry_answers']) t"
-            " where has_table_privilege(%s, 'public.' || t, 'select, insert, update, delete')",
-            [role],
-        ).fetchall()
-
-    assert (open_functions, open_tables) == ([], [])

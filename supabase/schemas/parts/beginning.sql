@@ -13,7 +13,7 @@ begin
   select count(*) filter (where o.user_id = v_user_id and o.lease_expires_at is not null) as live,
       count(*) filter (where o.user_id = v_user_id and o.charge) as held,
       bool_or(o.generation_id = v_generation_id) as has_one,
-      bool_or(o.generation_id = v_generation_id and o.lease_expires_at is null
+      bool_or(o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
         and o.number = (p_start ->> 'number')::integer) as has_queued
     into v_open
     from public.ai_retry_open o where o.user_id = v_user_id or o.generation_id = v_generation_id;

@@ -73,7 +73,7 @@ begin
           'outcome', 'failed', 'code', 'SESSION_REJECTED', 'cause', v_open.kept_cause) end,
       null, p_at)
     then
-      perform ai_retry.inform(v_open.generation_id, v_open.number, p_begun_id, p_at);
+      perform ai_retry.inform(v_open.generation_id, v_open.number, p_at);
     end if;
   end loop;
   for v_open in
@@ -89,14 +89,13 @@ begin
   for v_closed in
     select c.generation_id, c.number from public.ai_retry_closed c where c.user_id = p_user_id and c.untold
   loop
-    perform ai_retry.inform(v_closed.generation_id, v_closed.number, p_begun_id, p_at);
+    perform ai_retry.inform(v_closed.generation_id, v_closed.number, p_at);
   end loop;
 end
 $$;
 comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
-  'Closes every attempt of the user that is over, and whoever''s the generation to be begun has, and informs the app; that '
-  'generation keeps its status. Where none is begun, queued attempts whose generation is gone, or another user''s, are '
-  'cancelled, too.';
+  'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to, and '
+  'informs the app. Where none is begun, queued attempts whose generation is gone, or another user''s, are cancelled, too.';
 
 create function ai_retry.end_queued(p_open public.ai_retry_open, p_at timestamptz)
 returns void
@@ -129,7 +128,7 @@ $$;
 comment on function ai_retry.end_queued(public.ai_retry_open, timestamptz) is
   'Ends an accepted retry that is out of time, and informs the app; cancels one whose generation is gone, or another user''s.';
 
-create function ai_retry.inform(p_generation_id uuid, p_number integer, p_begun_id uuid, p_at timestamptz)
+create function ai_retry.inform(p_generation_id uuid, p_number integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
 set search_path = ''
@@ -150,7 +149,7 @@ begin
       perform ai_retry.tell(
         v_closed.user_id, p_generation_id,
         case
-          when p_generation_id = p_begun_id or not v_follower.is_queued then null
+          when not v_follower.is_queued then null
           when v_follower.is_queued then 'queued'
           when v_closed.code = 'SESSION_REJECTED' then 'error'
           else 'timeout' end,
@@ -168,6 +167,6 @@ begin
     where c.generation_id = p_generation_id and c.number = p_number and c.untold <> v_untold;
 end
 $$;
-comment on function ai_retry.inform(uuid, integer, uuid, timestamptz) is
+comment on function ai_retry.inform(uuid, integer, timestamptz) is
   'Reports an attempt that was closed in passing to its app; while the app holds the row, or the table of its events, the '
   'report waits for a later begin.';

@@ -14,6 +14,7 @@ from ai_retry.domain.model import (
     Generation,
     GenerationStatus,
     Outcome,
+    ProviderOutcome,
 )
 from ai_retry.testing.memory.rows import Row, follower, is_due, is_out_of_time
 from ai_retry.testing.memory.tables import MemoryTables
@@ -39,7 +40,6 @@ class MemoryClosing(MemoryTables):
                 self._end_queued(row, now)
         for row in [row for row in self.rows.values() if row.user_id == user_id and row.untold]:
             self._inform(replace(row, untold=False), now)
-        self._fill_line(user_id, now)
 
     def _abandon(self, row: Row, now: datetime) -> None:
         """Close an attempt whose lease ran out: as a rejected session when its answer was kept."""
@@ -83,7 +83,8 @@ class MemoryClosing(MemoryTables):
             self.app.log_failure(generation, now, RetryExpired.code, str(RetryExpired()))
         elif generation is not None and generation.status in IN_PROGRESS:
             self.app.write(generation.id, now, row.status_before)
-        closed = self._close(row, now, outcome, code, counted=False, due_at=row.due_at)
+        call = replace(row.call, provider_outcome=ProviderOutcome.NOT_GENERATED)
+        closed = self._close(row, now, outcome, code, counted=False, due_at=row.due_at, call=call)
         self._follow(closed, now, goes_on=False)
 
     # What follows the end of an attempt

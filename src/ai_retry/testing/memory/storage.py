@@ -49,7 +49,9 @@ class MemoryStorage(MemorySettling):
         """Compare, close what is over, count, then open."""
         if isinstance(change, CloseOver):
             with self._lock:
-                self._close_over(change.user_id, self._clock.now())
+                now = self._clock.now()
+                self._close_over(change.user_id, now)
+                self._fill_line(change.user_id, now)
                 return Reply(applied=True)
         with self._lock:
             now = self._clock.now()
@@ -95,7 +97,8 @@ class MemoryStorage(MemorySettling):
     def _start(self, change: Begin, now: datetime) -> bool:
         queued = self._open_row(change.generation_id)
         if isinstance(change.attempt, Run):
-            if queued is None or not queued.is_queued or queued.number != change.attempt.number:
+            runs = queued is not None and queued.is_queued and queued.user_id == change.user_id
+            if queued is None or not runs or queued.number != change.attempt.number:
                 return False
             self._add(running(queued, change.attempt.start, change.token, now))
         else:
