@@ -122,5 +122,19 @@ $$;
 comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, timestamptz) is
   'Returns when the user''s newest successes were created that no attempt of ai-retry made.';
 
+create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
+returns setof uuid
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return query
+    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    where not exists (select from public.generations g where g.id = i.id and g.user_id = p_user_id);
+end
+$$;
+comment on function ai_retry.app_strangers(uuid[], uuid) is
+  'Returns those of the ids that are no generation of this user: absent, or another user''s.';
+
 revoke all on all functions in schema ai_retry from public, anon, authenticated;
 grant execute on all functions in schema ai_retry to service_role;

@@ -6,27 +6,15 @@ the app is a failure at once.
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 
 from ai_retry.domain.change import CloseOver
-from ai_retry.domain.context import stored_context
-from ai_retry.domain.decide.begin import Asked
-from ai_retry.domain.decide.route import Reader
-from ai_retry.domain.drive import drive
 from ai_retry.domain.errors import GenerationNotFound, LeaseLost, RetryInProgress, SessionRejected
-from ai_retry.domain.loop import Setting, retrying
-from ai_retry.domain.model import Answer, Context, RetryResult, Waiver
-from ai_retry.domain.policy import RetryPolicy
-from ai_retry.storage._changes import ChangeFunctions
-from ai_retry.storage.postgres import PostgresStorage
-from tests.support.core_sql import CoreSqlWorld
+from tests.support.core_app import POLICY, App
 from tests.support.world import owner_of
 
-POLICY = RetryPolicy()
 LOCKS = {
     "the generation's row": "select from public.generations where id = %(generation)s for update",
     "the generations' table": "lock table public.generations in access exclusive mode",
@@ -35,40 +23,6 @@ LOCKS = {
     "the users' table": "lock table auth.users in access exclusive mode",
     "the user's advisory lock": "select pg_advisory_xact_lock(hashtextextended('ai_retry:' || %(user)s, 0))",
 }
-
-
-class App:
-    """The app's database, a failed generation in it, and a process that retries."""
-
-    def __init__(self, url: str, connection: psycopg.Connection) -> None:
-        self.url = url
-        self._postgres = PostgresStorage(url)
-        self.functions = ChangeFunctions(self._postgres._call_function)
-        self.world = CoreSqlWorld(self.functions, connection)
-        self.user_id = self.world.new_user()
-        self.generation_id = self.world.new_generation(self.user_id)
-
-    def retry(self, during: Any = lambda: None, output: object = "first") -> RetryResult:
-        """Retry; something happens during the call."""
-
-        class Provider:
-            """Answers, after that."""
-
-            def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:  # noqa: ARG002
-                during()
-                return Answer(output=output, model="small")
-
-        asked = Asked(
-            user_id=self.user_id, generation_id=self.generation_id, token=uuid4(), waive=frozenset({Waiver.BACKOFF})
-        )
-        setting = Setting(
-            policy=POLICY, reader=Reader(context_from=stored_context), monotonic=lambda: 0.0, fraction=lambda: 0.0
-        )
-        return drive(retrying(asked, setting), storage=self.functions, ai=Provider(), rule=POLICY.quota)
-
-    def close(self) -> None:
-        """Give connections back."""
-        self._postgres.close()
 
 
 @pytest.fixture
@@ -207,22 +161,3 @@ def test_unknown_key_of_a_change_is_refused(app: App) -> None:
         connection.execute("select public.ai_retry_begin(%s)", ['{"protocol": 2, "user_id": null, "surprise": 1}'])
     with psycopg.connect(app.url) as connection, pytest.raises(psycopg.errors.InvalidParameterValue):
         connection.execute("select public.ai_retry_begin(%s)", ['{"protocol": 3}'])
-
-
-@pytest.mark.parametrize("role", ["anon", "authenticated"])
-def test_end_users_can_execute_and_read_nothing(app: App, role: str) -> None:
-    """No verb, part or binding function, and no table of the core, is open to end users."""
-    with psycopg.connect(app.url) as connection:
-        open_functions = connection.execute(
-            "select p.oid::regprocedure::text from pg_proc p where has_function_privilege(%s, p.oid, 'execute')"
-            " and (p.pronamespace = 'ai_retry'::regnamespace or p.proname in"
-            " ('ai_retry_load', 'ai_retry_begin', 'ai_retry_settle', 'ai_retry_keep', 'ai_retry_amend'))",
-            [role],
-        ).fetchall()
-        open_tables = connection.execute(
-            "select t from unnest(array['ai_retry_open', 'ai_retry_closed', 'ai_retry_answers']) t"
-            " where has_table_privilege(%s, 'public.' || t, 'select, insert, update, delete')",
-            [role],
-        ).fetchall()
-
-    assert (open_functions, open_tables) == ([], [])

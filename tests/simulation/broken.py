@@ -91,9 +91,9 @@ class _LeavesOver(MemoryStorage):
         self._left = self._leaves(change)
         return super().begin(change)
 
-    def _close_over(self, user_id: UUID, now: Any) -> None:
+    def _close_over(self, user_id: UUID, now: Any, begun_id: UUID | None = None) -> None:
         if not self._left:
-            super()._close_over(user_id, now)
+            super()._close_over(user_id, now, begun_id)
 
 
 class ClicksCloseNothing(_LeavesOver):

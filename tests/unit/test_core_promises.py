@@ -1,7 +1,8 @@
 """What broke in the world, once more, over the storage of changes: one test for each input of its kind."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -472,19 +473,37 @@ class TestRepeats:
 class TestRenewals:
     """A lease lasts while its call does."""
 
-    def test_renewal_counts_from_its_arrival(self, scene: Scene) -> None:
-        """It prolongs the lease by so much from now, also one that is over and not closed yet."""
-        loop: Any = retrying(scene.asked(), replace(scene.setting, policy=replace(POLICY, lease=2 * HOUR)))
+    @pytest.fixture
+    def renewed(self, scene: Scene) -> Callable[[timedelta], datetime]:
+        """Begin an attempt with a lease of a minute, at most two hours; then renew it by so much."""
+        loop: Any = retrying(scene.asked(), scene.setting)
         next(loop)
         change = loop.send(load(scene))
-        scene.storage.begin(change)
-        renew = Renew(generation_id=scene.generation_id, token=change.token, lease=timedelta(seconds=35))
+        start = replace(change.attempt.start, lease=timedelta(minutes=1), longest=2 * HOUR)
+        scene.storage.begin(replace(change, attempt=replace(change.attempt, start=start)))
+
+        def renew(lease: timedelta) -> datetime:
+            amended = scene.storage.amend(Renew(generation_id=scene.generation_id, token=change.token, lease=lease))
+            assert amended.applied
+            expires: datetime = scene.rows[0].lease_expires_at
+            return expires
+
+        return renew
+
+    def test_renewal_counts_from_its_arrival(self, scene: Scene, renewed: Callable[[timedelta], datetime]) -> None:
+        """It prolongs the lease by so much from now, and never shortens it."""
+        began = scene.world.clock.now()
         scene.world.advance(timedelta(seconds=20))
 
-        assert scene.storage.amend(renew).applied
-        assert scene.rows[0].lease_expires_at == scene.world.clock.now() + timedelta(seconds=35)
-        scene.world.advance(timedelta(seconds=40))
-        assert scene.storage.amend(renew).applied
+        assert renewed(timedelta(seconds=35)) == began + timedelta(minutes=1)
+        assert renewed(timedelta(seconds=50)) == scene.world.clock.now() + timedelta(seconds=50)
+        assert renewed(3 * HOUR) == began + 2 * HOUR
+
+    def test_late_renewal_counts(self, scene: Scene, renewed: Callable[[timedelta], datetime]) -> None:
+        """It brings a lease back that is over, while the attempt is not closed: its call still runs."""
+        scene.world.advance(HOUR)
+
+        assert renewed(timedelta(seconds=35)) == scene.world.clock.now() + timedelta(seconds=35)
         assert load(scene).live == 1
 
 

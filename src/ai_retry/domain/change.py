@@ -93,10 +93,12 @@ class Run:
 class Begin:
     """Close every attempt of the user that is over; then open an attempt, or run the queued one.
 
-    Over is an attempt whose lease has run out (abandoned: an accepted retry goes on with its next attempt), whose
-    accepted retry is out of time, or whose queued generation is gone. The app is informed; a row that it holds just
-    then is informed later. Stale, before that, when the version or the age is not as expected; after that, when a
-    ceiling is reached, when another attempt is open, or when the route is unavailable.
+    Over is an attempt whose lease has run out (abandoned: an accepted retry goes on with its next attempt), or whose
+    accepted retry is out of time. An attempt of the same generation that is over is closed whoever it belonged to: the
+    app may have moved the generation. The app is informed; a row that it holds just then is informed later.
+
+    Stale, before that, when the version or the age is not as expected; after that, when a ceiling is reached, when
+    another attempt is open, or when the route is unavailable.
     """
 
     user_id: UUID
@@ -108,7 +110,10 @@ class Begin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseOver:
-    """Close what is over for a user, and begin nothing; the part of a begin that needs no snapshot. Never stale."""
+    """Close what is over for a user, and begin nothing; the part of a begin that needs no snapshot. Never stale.
+
+    Queued attempts whose generation is gone, or is another user's, are cancelled, too.
+    """
 
     user_id: UUID
 
@@ -216,7 +221,10 @@ class Postpone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renew:
-    """Prolong the lease of a running attempt, even of one that is over; stale when the attempt is closed."""
+    """Prolong the lease of a running attempt, even of one that is over; never shorten it.
+
+    Stale when the attempt is closed, or its answer is kept.
+    """
 
     generation_id: UUID
     token: UUID = field(repr=False)

@@ -164,6 +164,7 @@ def _attempts(rows: Sequence[Json]) -> Sequence[Attempt]:
             transient=row.get("transient"),  # these three: absent before the verdicts' migration
             operator_fault=row.get("operator_fault", False),
             context_reader=row.get("context_reader"),
+            answer_from=row.get("answer_from"),
         )
         for row in rows
     )

@@ -5,35 +5,36 @@ set search_path = ''
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
+  v_generation_id constant uuid := p_change ->> 'generation_id';
   v_open record;
   v_outage public.ai_retry_outages%rowtype;
 begin
   -- Live and held: every attempt that is open now, since what was over has been closed.
-  select count(*) filter (where o.lease_expires_at is not null) as live, count(*) filter (where o.charge) as held,
-      bool_or(o.generation_id = (p_change ->> 'generation_id')::uuid) as has_one,
-      bool_or(o.generation_id = (p_change ->> 'generation_id')::uuid and o.lease_expires_at is null
+  select count(*) filter (where o.user_id = v_user_id and o.lease_expires_at is not null) as live,
+      count(*) filter (where o.user_id = v_user_id and o.charge) as held,
+      bool_or(o.generation_id = v_generation_id) as has_one,
+      bool_or(o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
         and o.number = (p_start ->> 'number')::integer) as has_queued
     into v_open
-    from public.ai_retry_open o where o.user_id = v_user_id;
+    from public.ai_retry_open o where o.user_id = v_user_id or o.generation_id = v_generation_id;
   if (case when p_change ? 'run' then v_open.has_queued is not true else v_open.has_one end)
     or v_open.live >= (p_change ->> 'max_live')::integer
     or (p_change ->> 'max_used')::integer <= v_open.held + (
       select count(*) from ai_retry.captures(
-        v_user_id, (p_change ->> 'max_used')::integer, (p_change #>> '{rule,window_seconds}')::double precision,
-        (p_change #>> '{rule,count_own_successes}')::boolean, p_at))
+        v_user_id, ai_retry.rule(v_user_id, p_change -> 'rule'), (p_change ->> 'max_used')::integer, p_at))
   then
     return false;
   end if;
   select * into v_outage from public.ai_retry_outages o where o.route = p_start ->> 'route';
-  if not found then
-    return true;
+  if not found or v_outage.since = '-infinity' then
+    return true;  -- nothing has closed it
   end if;
   return v_outage.not_before <= p_at
     -- One begin at a time may become the only probe.
     and (v_outage.slots > 1 or pg_catalog.pg_try_advisory_xact_lock(
       pg_catalog.hashtextextended('ai_retry_route:' || v_outage.route, 0)))
-    and (v_outage.slots >= 64 or v_outage.slots > (
-      select count(*) from public.ai_retry_open o where o.route = v_outage.route and o.lease_expires_at > p_at));
+    and v_outage.slots > (
+      select count(*) from public.ai_retry_open o where o.route = v_outage.route and o.lease_expires_at > p_at);
 end
 $$;
 comment on function ai_retry.has_room(jsonb, jsonb, timestamptz) is
@@ -79,7 +80,10 @@ begin
     case when p_start ? 'expires_after_seconds' then p_at end,
     p_at + pg_catalog.make_interval(secs => (p_start ->> 'expires_after_seconds')::double precision),
     p_start ->> 'status_before', (p_start ->> 'in_line')::integer, p_start ->> 'context_reader'
-  );
+  ) on conflict (generation_id) do nothing;
+  if not found then
+    raise exception 'another user''s attempt has just begun' using errcode = 'serialization_failure';
+  end if;
 end
 $$;
 comment on function ai_retry.start(jsonb, jsonb, timestamptz) is

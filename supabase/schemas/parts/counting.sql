@@ -1,14 +1,30 @@
-create function ai_retry.captures(
-  p_user_id uuid, p_limit integer, p_window_seconds double precision, p_count_own_successes boolean, p_at timestamptz
-)
+create function ai_retry.rule(p_user_id uuid, p_rule jsonb)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_rule constant jsonb := p_rule || coalesce((
+    select pg_catalog.jsonb_build_object('limit', q.quota_limit, 'window_seconds', q.window_seconds)
+    from public.ai_retry_quotas q where q.user_id = p_user_id), '{}');
+begin
+  return v_rule || pg_catalog.jsonb_build_object(
+    'window_seconds', least((v_rule ->> 'window_seconds')::double precision, 315576000));
+end
+$$;
+comment on function ai_retry.rule(uuid, jsonb) is
+  'The limit and the window that apply to a user: the override''s, if there is one. No window is longer than ten years.';
+
+create function ai_retry.captures(p_user_id uuid, p_rule jsonb, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
 set search_path = ''
 as $$
 declare
-  v_since constant timestamptz := p_at - pg_catalog.make_interval(secs => p_window_seconds);
+  v_since constant timestamptz :=
+    p_at - pg_catalog.make_interval(secs => (p_rule ->> 'window_seconds')::double precision);
 begin
-  if p_count_own_successes then
+  if (p_rule -> 'count_own_successes')::boolean then
     return query
       select u.spent_at
       from (
@@ -26,8 +42,8 @@ begin
   end if;
 end
 $$;
-comment on function ai_retry.captures(uuid, integer, double precision, boolean, timestamptz) is
-  'When the user''s units in the window were spent, the newest first, no more than the limit: what counts as used.';
+comment on function ai_retry.captures(uuid, jsonb, integer, timestamptz) is
+  'When the user''s units in the rule''s window were spent, the newest first, no more than the limit: what counts as used.';
 
 create function ai_retry.quota(p_user_id uuid, p_rule jsonb, p_at timestamptz)
 returns jsonb
@@ -35,32 +51,25 @@ language plpgsql stable security invoker
 set search_path = ''
 as $$
 declare
-  v_limit integer := (p_rule ->> 'limit')::integer;
-  v_window double precision := (p_rule ->> 'window_seconds')::double precision;
-  v_override record;
-  v_spent timestamptz[];
+  v_rule constant jsonb := ai_retry.rule(p_user_id, p_rule);
+  v_limit constant integer := v_rule ->> 'limit';
+  v_window constant interval := pg_catalog.make_interval(secs => (v_rule ->> 'window_seconds')::double precision);
+  v_spent constant timestamptz[] := array(select ai_retry.captures(p_user_id, v_rule, v_limit, p_at));
   v_held integer;
   v_first_end timestamptz;
 begin
-  select q.quota_limit, q.window_seconds into v_override from public.ai_retry_quotas q where q.user_id = p_user_id;
-  if found then
-    v_limit := coalesce(v_override.quota_limit, v_limit);
-    v_window := coalesce(v_override.window_seconds, v_window);
-  end if;
-  v_spent := array(select ai_retry.captures(
-    p_user_id, v_limit, v_window, (p_rule ->> 'count_own_successes')::boolean, p_at));
   -- Held: what stays held when everything that is over is closed. An accepted retry keeps its unit.
   select count(*), min(o.lease_expires_at) into v_held, v_first_end
     from public.ai_retry_open o
     where o.user_id = p_user_id and o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at);
   return pg_catalog.jsonb_build_object(
-    'limit', v_limit, 'window_seconds', v_window, 'captured', pg_catalog.cardinality(v_spent), 'held', v_held,
+    'limit', v_limit, 'window_seconds', v_rule -> 'window_seconds', 'captured', pg_catalog.cardinality(v_spent),
+    'held', v_held,
     'resets_at', case
       when v_limit = 0 then null
       when v_held >= v_limit then v_first_end
-      when pg_catalog.cardinality(v_spent) + v_held >= v_limit
-        then v_spent[v_limit - v_held] + pg_catalog.make_interval(secs => v_window)
-      else v_spent[pg_catalog.cardinality(v_spent)] + pg_catalog.make_interval(secs => v_window) end);
+      when pg_catalog.cardinality(v_spent) + v_held >= v_limit then v_spent[v_limit - v_held] + v_window
+      else v_spent[pg_catalog.cardinality(v_spent)] + v_window end);
 end
 $$;
 comment on function ai_retry.quota(uuid, jsonb, timestamptz) is

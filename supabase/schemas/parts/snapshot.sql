@@ -1,3 +1,24 @@
+create view ai_retry.attempts with (security_invoker = true) as
+  select c.generation_id, c.number, c.token, false as is_open, pg_catalog.jsonb_build_object(
+    'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
+    'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
+    'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
+    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient,
+    'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt
+  from public.ai_retry_closed c
+  union all
+  select o.generation_id, o.number, o.token, true, pg_catalog.jsonb_build_object(
+    'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,
+    'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
+      o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
+    'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
+    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'context_reader', o.context_reader,
+    'answer_from', o.answer_from)
+  from public.ai_retry_open o;
+revoke all on table ai_retry.attempts from public, anon, authenticated;
+grant select on table ai_retry.attempts to service_role;
+comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
+
 create function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
@@ -45,24 +66,7 @@ begin
         coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]') as attempts,
         max(u.number) filter (where u.token = p_token) as mine,
         max(u.token::text) filter (where u.is_open) as open_token
-      from (
-        select c.number, c.token, false as is_open, pg_catalog.jsonb_build_object(
-          'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at,
-          'outcome', c.outcome, 'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted,
-          'next_attempt_at', c.next_attempt_at, 'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause,
-          'provider_outcome', c.provider_outcome, 'accepted_at', c.accepted_at, 'expires_at', c.expires_at,
-          'transient', c.transient, 'operator_fault', c.operator_fault, 'context_reader', c.context_reader) as attempt
-        from public.ai_retry_closed c where c.generation_id = v_id
-        union all
-        select o.number, o.token, true, pg_catalog.jsonb_build_object(
-          'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at,
-          'outcome', null, 'closed_at', null, 'code', null, 'counted', o.counted, 'refused_constraint', null,
-          'next_attempt_at', coalesce(
-            o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
-          'idempotency_key', o.idempotency_key, 'provider_outcome', o.provider_outcome,
-          'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'context_reader', o.context_reader)
-        from public.ai_retry_open o where o.generation_id = v_id
-      ) u
+      from ai_retry.attempts u where u.generation_id = v_id
     ) t,
     lateral (
       select count(*) as live, min(o.lease_expires_at) as live_until
@@ -91,15 +95,10 @@ begin
       'as_of', p_at, 'version', '', 'live', 0, 'live_until', null, 'routes', '[]'::jsonb, 'open_token', null,
       'stored_answer', null, 'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
       'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
-      'can_create_session', (p_generation -> 'can_create_session')::boolean, 'mine', c.number,
-      'attempts', pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(
-        'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at,
-        'outcome', c.outcome, 'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted,
-        'next_attempt_at', c.next_attempt_at, 'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause,
-        'provider_outcome', c.provider_outcome, 'accepted_at', c.accepted_at, 'expires_at', c.expires_at,
-        'transient', c.transient, 'operator_fault', c.operator_fault, 'context_reader', c.context_reader)),
+      'can_create_session', (p_generation -> 'can_create_session')::boolean, 'mine', u.number,
+      'attempts', pg_catalog.jsonb_build_array(u.attempt),
       'quota', ai_retry.quota(v_user_id, p_rule, p_at))
-    from public.ai_retry_closed c where c.generation_id = v_id and c.token = p_token
+    from ai_retry.attempts u where u.generation_id = v_id and u.token = p_token
   );
 end
 $$;

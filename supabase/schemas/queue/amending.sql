@@ -33,8 +33,8 @@ begin
   if v_row ->> 'status' = 'processing' and (v_row ->> 'user_id')::uuid = v_open.user_id then
     perform ai_retry.app_write(v_generation_id, 'queued', null, null, v_now);
   end if;
-  perform ai_retry.hide(v_open.message_id, v_open.due_at, v_now);
-  if p_change ? 'outage' and v_route is not null then
+  perform ai_retry.move(v_open.message_id, v_open.due_at, v_now);
+  if p_change ? 'outage' then
     perform ai_retry.note_outage(v_route, p_change -> 'outage', v_now);
   end if;
   return true;
@@ -61,9 +61,7 @@ begin
   select * into v_open from public.ai_retry_open o
     where o.generation_id = (p_change ->> 'generation_id')::uuid and o.user_id = v_user_id and o.message_id = v_message_id;
   if not found then
-    if ai_retry.has_queue() then
-      perform pgmq.delete('ai_retry', v_message_id);
-    end if;
+    perform ai_retry.move(v_message_id, null, v_now);
     return false;
   end if;
   if v_open.lease_expires_at is null then
@@ -76,7 +74,7 @@ begin
   else
     v_until := greatest(v_open.lease_expires_at, v_until);
   end if;
-  perform ai_retry.hide(v_message_id, v_until, v_now);
+  perform ai_retry.move(v_message_id, v_until, v_now);
   return true;
 end
 $$;

@@ -4,11 +4,12 @@ language plpgsql stable security invoker
 set search_path = ''
 as $$
 begin
-  return pg_catalog.to_regclass('pgmq.q_ai_retry') is not null;
+  return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
+    then pg_catalog.to_regclass('pgmq.q_ai_retry') is not null else false end;
 end
 $$;
 comment on function ai_retry.has_queue() is
-  'Whether Supabase Queues (pgmq) and the queue ai_retry are there. What touches messages does nothing without them.';
+  'Whether Supabase Queues (pgmq) and the queue ai_retry are there, and this role may use them.';
 
 create function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
 returns void
@@ -44,24 +45,34 @@ begin
           greatest(0, ceil(extract(epoch from v_open.due_at - p_at)))::integer) s)
       where o.generation_id = v_open.generation_id;
   end loop;
+exception when others then  -- it is locked, or was dropped just now: a message is a hint, and ai_retry_overdue finds who lacks one
+  raise warning 'ai-retry: a message could not be sent (%)', sqlstate;
 end
 $$;
 comment on function ai_retry.fill_line(uuid, timestamptz) is
   'Sends messages for the user''s queued attempts, the one that is due first at the front, as many as may be in line.';
 
-create function ai_retry.hide(p_message_id bigint, p_until timestamptz, p_at timestamptz)
+create function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
 set search_path = ''
 as $$
 begin
-  if p_message_id is not null and ai_retry.has_queue() then
+  if p_message_id is null or not ai_retry.has_queue() then
+    return;
+  end if;
+  if p_until is null then
+    perform pgmq.delete('ai_retry', p_message_id);
+  else
     perform pgmq.set_vt(
       'ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
   end if;
+exception when others then  -- it is locked, or was dropped just now: it comes again, and finds nothing to do
+  raise warning 'ai-retry: a message could not be moved (%)', sqlstate;
 end
 $$;
-comment on function ai_retry.hide(bigint, timestamptz, timestamptz) is 'Hides a message until then, if it is still there.';
+comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
+  'Hides a message until then, or deletes it when that is null. Does nothing where the queue, or the message, is not there.';
 
 create function ai_retry.follow(p_closed public.ai_retry_open, p_end jsonb, p_at timestamptz)
 returns void
@@ -77,12 +88,10 @@ begin
       p_closed.generation_id, p_closed.user_id, p_closed.number + 1, pg_catalog.gen_random_uuid(), p_at,
       p_closed.charge, p_closed.waived, p_closed.operator, p_closed.idempotency_key,
       ai_retry.in_time(p_closed, (p_end ->> 'next_attempt_at')::timestamptz, p_at),
-      p_closed.accepted_at, p_closed.expires_at, coalesce(p_end ->> 'status', 'timeout'), p_closed.in_line,
+      p_closed.accepted_at, p_closed.expires_at, coalesce(p_end ->> 'status', p_closed.status_before), p_closed.in_line,
       p_closed.context_reader);
   end if;
-  if p_closed.message_id is not null and ai_retry.has_queue() then
-    perform pgmq.delete('ai_retry', p_closed.message_id);
-  end if;
+  perform ai_retry.move(p_closed.message_id, null, p_at);
   perform ai_retry.fill_line(p_closed.user_id, p_at);
 end
 $$;

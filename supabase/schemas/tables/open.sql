@@ -27,7 +27,6 @@ create table public.ai_retry_open (
   message_id bigint,
   answer jsonb,
   kept_cause text,
-  kept_wait_seconds double precision,
   call jsonb,
   constraint numbers_follow_the_first_call check (number >= 2),
   constraint running_or_queued check (
@@ -55,7 +54,7 @@ comment on column public.ai_retry_open.operator is 'Who lifted them.';
 comment on column public.ai_retry_open.idempotency_key is 'Key of the request that began it.';
 comment on column public.ai_retry_open.lease_expires_at is 'End of the lease; null while it is queued.';
 comment on column public.ai_retry_open.renewable_until is 'No renewal prolongs the lease beyond this instant.';
-comment on column public.ai_retry_open.abandoned_wait_seconds is 'Wait after the lease, if the attempt is abandoned.';
+comment on column public.ai_retry_open.abandoned_wait_seconds is 'Wait after the lease, if the attempt is abandoned, or its answer is kept.';
 comment on column public.ai_retry_open.answer_from is 'Number of the attempt whose stored answer it uses; null: it calls.';
 comment on column public.ai_retry_open.counted is 'Whether it uses up an attempt if it is abandoned.';
 comment on column public.ai_retry_open.route is 'Provider and model that it asks, or waits for.';
@@ -70,5 +69,4 @@ comment on column public.ai_retry_open.context_reader is 'The reader that the re
 comment on column public.ai_retry_open.message_id is 'Its message in the queue ai_retry.';
 comment on column public.ai_retry_open.answer is 'A paid answer that waits here until the attempt is closed.';
 comment on column public.ai_retry_open.kept_cause is 'Why the answer could not be settled; the attempt is then closed as rejected.';
-comment on column public.ai_retry_open.kept_wait_seconds is 'Wait before the next attempt then.';
 comment on column public.ai_retry_open.call is 'What is known of the call that the answer came from.';

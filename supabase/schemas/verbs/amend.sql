@@ -13,8 +13,8 @@ begin
   if v_renew is not null then
     -- One row, without the user's lock, also of an attempt that is over: closing looks at the lease as it deletes.
     update public.ai_retry_open o
-      set lease_expires_at = least(
-        v_now + pg_catalog.make_interval(secs => (v_renew ->> 'lease_seconds')::double precision), o.renewable_until)
+      set lease_expires_at = greatest(o.lease_expires_at, least(
+        v_now + pg_catalog.make_interval(secs => (v_renew ->> 'lease_seconds')::double precision), o.renewable_until))
       where o.generation_id = (v_renew ->> 'generation_id')::uuid and o.token = (v_renew ->> 'token')::uuid
         and o.lease_expires_at is not null and o.kept_cause is null;
     return pg_catalog.jsonb_build_object('applied', found);
@@ -25,7 +25,8 @@ begin
     return pg_catalog.jsonb_build_object('applied', ai_retry.postpone(v_change -> 'postpone'));
   end if;
   perform ai_retry.lock_user((v_discard ->> 'user_id')::uuid);
-  if exists (
+  if (ai_retry.app_read((v_discard ->> 'generation_id')::uuid) ->> 'user_id')::uuid
+    is distinct from (v_discard ->> 'user_id')::uuid or exists (
     select from public.ai_retry_open o
     where o.generation_id = (v_discard ->> 'generation_id')::uuid and (o.answer_from is not null or o.answer is not null))
   then
@@ -35,7 +36,7 @@ begin
     delete from public.ai_retry_answers a
       using public.ai_retry_closed c
       where a.generation_id = (v_discard ->> 'generation_id')::uuid and c.generation_id = a.generation_id
-        and c.number = a.number and c.user_id = (v_discard ->> 'user_id')::uuid
+        and c.number = a.number
       returning a.generation_id, a.number
   )
   update public.ai_retry_closed c set discarded_at = v_now, discarded_by = v_discard ->> 'operator'

@@ -19,7 +19,7 @@ begin
   end if;
   perform ai_retry.lock_user(v_user_id);
   v_now := pg_catalog.clock_timestamp();
-  if v_change -> 'version' is null then
+  if v_start is null then
     perform ai_retry.close_over(v_user_id, null, v_now);
     perform ai_retry.fill_line(v_user_id, v_now);
     return pg_catalog.jsonb_build_object('applied', true);
@@ -27,13 +27,13 @@ begin
   v_applied := v_now <= (v_change ->> 'as_of')::timestamptz + interval '10 seconds'
     and ai_retry.version(v_user_id, v_generation_id, v_status) = v_change ->> 'version';
   if v_applied then
-    perform ai_retry.close_over(v_user_id, v_generation_id, v_now);
-    v_applied := ai_retry.has_room(v_change, v_start, v_now);
-  end if;
-  if v_applied then
     v_row := ai_retry.app_lock(v_generation_id, '5ms');
     v_applied := (v_row ->> 'user_id')::uuid = v_user_id and v_row ->> 'status' = v_status
       and not (v_row -> 'hidden')::boolean;
+  end if;
+  if v_applied then
+    perform ai_retry.close_over(v_user_id, v_generation_id, v_now);
+    v_applied := ai_retry.has_room(v_change, v_start, v_now);
   end if;
   if v_applied then
     perform ai_retry.app_write(

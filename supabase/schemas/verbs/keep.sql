@@ -11,13 +11,16 @@ begin
   perform pg_catalog.set_config('lock_timeout', '3s', true);
   -- One update of columns in no key: no user lock, no foreign key, no table of the app, no queue can be in its way.
   update public.ai_retry_open o
-    set answer = v_change -> 'answer', kept_cause = v_change ->> 'cause',
-      kept_wait_seconds = (v_change ->> 'wait_seconds')::double precision, call = v_change -> 'call',
-      provider_outcome = v_change #>> '{call,provider_outcome}',
-      lease_expires_at = v_now
-    where o.generation_id = (v_change ->> 'generation_id')::uuid and o.token = (v_change ->> 'token')::uuid;
-  if not found then
-    perform ai_retry.store_late(v_change, ai_retry.app_read((v_change ->> 'generation_id')::uuid), v_now);
+    set answer = v_change -> 'answer', kept_cause = v_change ->> 'cause', counted = false, lease_expires_at = v_now,
+      abandoned_wait_seconds = (v_change ->> 'wait_seconds')::double precision, call = v_change -> 'call',
+      provider_outcome = v_change #>> '{call,provider_outcome}'
+    where o.generation_id = (v_change ->> 'generation_id')::uuid and o.token = (v_change ->> 'token')::uuid
+      and o.kept_cause is null;
+  if not found and not exists (
+    select from public.ai_retry_open o
+    where o.generation_id = (v_change ->> 'generation_id')::uuid and o.token = (v_change ->> 'token')::uuid)
+  then
+    perform ai_retry.store_late(v_change, v_now);
   end if;
 end
 $$;

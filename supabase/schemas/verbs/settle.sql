@@ -11,6 +11,7 @@ declare
   v_token constant uuid := v_change ->> 'token';
   v_open public.ai_retry_open%rowtype;
   v_row jsonb;
+  v_written jsonb;
   v_found text;
   v_now timestamptz;
   v_applied boolean := false;
@@ -20,20 +21,20 @@ begin
   v_now := pg_catalog.clock_timestamp();
   select * into v_open from public.ai_retry_open o where o.generation_id = v_generation_id and o.token = v_token;
   if not found then
-    perform ai_retry.store_late(v_change, v_row, v_now);
+    perform ai_retry.store_late(v_change, v_now);
   else
     v_found := case
       when v_row is null then 'gone'
-      when (v_row ->> 'user_id')::uuid <> v_user_id or (v_row -> 'hidden')::boolean then 'foreign'
+      when (v_row ->> 'user_id')::uuid is distinct from v_user_id or (v_row -> 'hidden')::boolean then 'foreign'
       when v_row ->> 'status' = 'success' or exists (
         select from public.ai_retry_closed c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
         then 'succeeded'
       else 'ready' end;
     v_applied := v_found = v_change ->> 'found';
     if v_applied and v_change ? 'success' then
-      perform ai_retry.succeed(v_open, v_change, v_now);
+      v_written := ai_retry.succeed(v_open, v_change, v_now);
     elsif v_applied then
-      perform ai_retry.fail(v_open, v_change, v_now);
+      perform ai_retry.fail(v_open, v_change, v_row, v_now);
     end if;
     if v_applied and v_change ? 'outage' then
       perform ai_retry.note_outage(v_open.route, v_change -> 'outage', v_now);
@@ -41,7 +42,7 @@ begin
       perform ai_retry.note_answer(v_open.route, v_open.started_at, v_now);
     end if;
   end if;
-  v_row := ai_retry.app_read(v_generation_id) - 'prompt_data';
+  v_row := coalesce(v_written, ai_retry.app_read(v_generation_id) - 'prompt_data');
   return pg_catalog.jsonb_build_object('applied', v_applied, 'snapshot', case when v_applied
     then ai_retry.settled(v_row, v_change -> 'rule', v_token, v_now)
     else ai_retry.snapshot(v_row, v_change -> 'rule', v_token, v_now) end);

@@ -14,6 +14,7 @@ from ai_retry.domain.model import (
     Generation,
     GenerationStatus,
     Outcome,
+    ProviderOutcome,
 )
 from ai_retry.testing.memory.rows import Row, follower, is_due, is_out_of_time
 from ai_retry.testing.memory.tables import MemoryTables
@@ -27,15 +28,18 @@ class MemoryClosing(MemoryTables):
 
     # Closing what is over
 
-    def _close_over(self, user_id: UUID, now: datetime) -> None:
-        for row in self._open_of(user_id):
-            if row.is_queued and (self._owned(row) is None or is_out_of_time(row, now)):
-                self._end_queued(row, now)
-            elif not row.is_queued and not row.is_live(now):
+    def _close_over(self, user_id: UUID, now: datetime, begun_id: UUID | None = None) -> None:
+        """Close what is over for a user, and whoever's attempt the generation to be begun has."""
+        begun = self._open_row(begun_id) if begun_id is not None else None
+        others = [begun] if begun is not None and begun.user_id != user_id else []
+        for row in [*self._open_of(user_id), *others]:
+            if not row.is_queued and not row.is_live(now):
                 self._abandon(row, now)
+        for row in self._open_of(user_id):
+            if row.is_queued and (is_out_of_time(row, now) or (begun_id is None and self._owned(row) is None)):
+                self._end_queued(row, now)
         for row in [row for row in self.rows.values() if row.user_id == user_id and row.untold]:
             self._inform(replace(row, untold=False), now)
-        self._fill_line(user_id, now)
 
     def _abandon(self, row: Row, now: datetime) -> None:
         """Close an attempt whose lease ran out: as a rejected session when its answer was kept."""
@@ -79,7 +83,8 @@ class MemoryClosing(MemoryTables):
             self.app.log_failure(generation, now, RetryExpired.code, str(RetryExpired()))
         elif generation is not None and generation.status in IN_PROGRESS:
             self.app.write(generation.id, now, row.status_before)
-        closed = self._close(row, now, outcome, code, counted=False, due_at=row.due_at)
+        call = replace(row.call, provider_outcome=ProviderOutcome.NOT_GENERATED)
+        closed = self._close(row, now, outcome, code, counted=False, due_at=row.due_at, call=call)
         self._follow(closed, now, goes_on=False)
 
     # What follows the end of an attempt

@@ -49,7 +49,9 @@ class MemoryStorage(MemorySettling):
         """Compare, close what is over, count, then open."""
         if isinstance(change, CloseOver):
             with self._lock:
-                self._close_over(change.user_id, self._clock.now())
+                now = self._clock.now()
+                self._close_over(change.user_id, now)
+                self._fill_line(change.user_id, now)
                 return Reply(applied=True)
         with self._lock:
             now = self._clock.now()
@@ -57,7 +59,7 @@ class MemoryStorage(MemorySettling):
             self.app.lock(change.generation_id)
             applied = self._is_fresh(change, now)
             if applied:
-                self._close_over(change.user_id, now)
+                self._close_over(change.user_id, now, change.generation_id)
                 applied = self._has_room(change, now) and self._start(change, now)
             return Reply(applied=applied, snapshot=self._snapshot(change.generation_id, rule, change.token, now))
 
@@ -95,7 +97,8 @@ class MemoryStorage(MemorySettling):
     def _start(self, change: Begin, now: datetime) -> bool:
         queued = self._open_row(change.generation_id)
         if isinstance(change.attempt, Run):
-            if queued is None or not queued.is_queued or queued.number != change.attempt.number:
+            runs = queued is not None and queued.is_queued and queued.user_id == change.user_id
+            if queued is None or not runs or queued.number != change.attempt.number:
                 return False
             self._add(running(queued, change.attempt.start, change.token, now))
         else:
@@ -178,7 +181,7 @@ class MemoryStorage(MemorySettling):
 
     def _put_back(self, change: PutBack, now: datetime) -> bool:
         row = self._by_token(change)
-        if row is None or row.outcome is not None or row.accepted_at is None:
+        if row is None or row.outcome is not None or row.accepted_at is None or row.kept_cause is not None:
             return False
         self.app.lock(change.generation_id)
         back = replace(
@@ -195,7 +198,7 @@ class MemoryStorage(MemorySettling):
         )
         self._add(back)
         self.line.hide(back.message_id, back.due_at or now)
-        generation = self.app.read(row.generation_id)
+        generation = self._owned(row)
         if generation is not None and generation.status is GenerationStatus.PROCESSING:
             self.app.write(generation.id, now, GenerationStatus.QUEUED)
         if change.outage is not None and row.route is not None:
@@ -220,7 +223,8 @@ class MemoryStorage(MemorySettling):
         row = self._open_row(change.generation_id)
         if row is None or row.token != change.token or row.renewable_until is None or row.kept_cause is not None:
             return False
-        self._add(replace(row, lease_expires_at=min(now + change.lease, row.renewable_until)))
+        prolonged = min(now + change.lease, row.renewable_until)
+        self._add(replace(row, lease_expires_at=max(row.lease_expires_at or now, prolonged)))
         return True
 
     def _discard(self, change: Discard) -> bool:
