@@ -71,8 +71,8 @@ def schema_of(schema: Mapping[str, Any]) -> ResponseSchema:
     """Check a schema of JSON Schema, draft 2020-12, or recall what the check found. No I/O; safe from any thread.
 
     Raises:
-        ContextMissing: it is too large or too deep, is not a schema, holds a pattern that RE2 does not take or names matched
-            by patterns, or a ``$ref`` of it leads outside. The same schema is refused again.
+        ContextMissing: it is too large or too deep, is not a schema, holds a pattern that RE2 does not take or names
+            matched by patterns, or a ``$ref`` of it leads outside. The same schema is refused again.
     """
     try:
         text = json.dumps(dict(schema), allow_nan=False, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
