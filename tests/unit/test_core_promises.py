@@ -485,7 +485,8 @@ class TestRenewals:
         def renew(lease: timedelta) -> datetime:
             amended = scene.storage.amend(Renew(generation_id=scene.generation_id, token=change.token, lease=lease))
             assert amended.applied
-            expires: datetime = scene.rows[0].lease_expires_at
+            expires = scene.rows[0].lease_expires_at
+            assert expires is not None
             return expires
 
         return renew
