@@ -20,6 +20,7 @@ TESTS = (
     *(f"tests/unit/test_{name}.py" for name in ("policy", "retry", "errors", "context", "model", "storable")),
     *(f"tests/unit/test_{name}.py" for name in ("provider_key", "error_texts", "retry_edges")),
     *(f"tests/unit/test_{name}.py" for name in ("queue", "queue_policy", "queue_outages")),
+    *(f"tests/unit/test_{name}.py" for name in ("decide", "loop", "loop_steps", "core_promises")),
     "tests/property/test_policy.py",
 )
 

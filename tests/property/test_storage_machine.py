@@ -440,10 +440,10 @@ def _fate(row: Row) -> Fate:
     return row["outcome"], row["code"], row["counted"], row["captured_at"] is not None
 
 
-def machine_on(new_world: Callable[[], World]) -> type[StorageMachine]:
+def machine_on(new_world: Callable[[], World], machine: type[StorageMachine] = StorageMachine) -> type[StorageMachine]:
     """Give the machine that begins every history in a new world."""
 
-    class Machine(StorageMachine):
+    class Machine(machine):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
             super().__init__(new_world())
 

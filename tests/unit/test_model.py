@@ -15,6 +15,7 @@ from ai_retry.domain.model import (
     ProviderOutcome,
     QuotaRule,
     RetryResult,
+    Route,
     Settled,
     Usage,
 )
@@ -47,6 +48,7 @@ FULL: list[Any] = [
     SNAPSHOT.attempts[0],
     SNAPSHOT.quota,
     SNAPSHOT.stored_answer,
+    Route(route="one/small", not_before=AS_OF, failures=1, slots=1),
     a_context(messages=({"role": "user", "content": PROMPT},), response_schema={"title": PROMPT}),
     an_answer(output={"title": ANSWER}),
     a_failure(),

@@ -178,6 +178,7 @@ class Attempt:
     transient: bool | None = None  # its failure's; None: it did not fail with one, or that was not recorded
     operator_fault: bool = False  # its failure's
     context_reader: str | None = None  # the reader with which its retry was accepted; None: any may read its context
+    answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls the provider
 
     @property
     def passes(self) -> bool:
@@ -224,6 +225,18 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A provider and model that are unavailable, or coming back."""
+
+    route: str
+    not_before: datetime
+    failures: int  # in a row
+    slots: int  # calls that may run at once when it opens
+    running: int = 0  # calls that run
+    waiting: int = 0  # queued attempts that wait for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """What ``load`` read in one statement, with the storage's own time."""
 
@@ -237,6 +250,15 @@ class Snapshot:
     stored_answer: StoredAnswer | None
     session: Mapping[str, Any] | None = field(repr=False)  # the generation's session, as it is now
     can_create_session: bool  # the app's seam is in place
+    hidden: bool = False  # the app hides it from its user
+    mine: int | None = None  # number of the attempt that has the token which ``load`` was given
+    open_token: UUID | None = field(default=None, repr=False)  # of the open attempt
+    routes: Sequence[Route] = ()  # unavailable, or coming back
+
+    @property
+    def my_attempt(self) -> Attempt | None:
+        """The attempt that has the token which ``load`` was given, open or closed."""
+        return next((attempt for attempt in self.attempts if attempt.number == self.mine), None)
 
     @property
     def last_attempt(self) -> Attempt | None:

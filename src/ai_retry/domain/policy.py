@@ -39,6 +39,7 @@ from ai_retry.domain.reader import ContextFrom, OtherReader, read_context, reade
 OUTAGE_REFUSALS = 3  # requests in a row, no answer between them, that are turned away where there is an outage
 OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's making
 BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether someone else has finished
+SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
 
@@ -116,7 +117,7 @@ def admit(
     """
     generation = snapshot.generation
     running = purpose is Purpose.RUN_QUEUED
-    if _is_success(snapshot):
+    if is_success(snapshot):
         raise AlreadySucceeded(generation.id, generation.session_id)
     if not running:
         _refuse_in_progress(snapshot, policy)
@@ -298,6 +299,12 @@ def outage_doubts(failure: Failure) -> int:
     return OUTAGE_REFUSALS if turned_away or failure.code is FailureCode.RATE_LIMITED else OUTAGE_DOUBTS
 
 
+def wait_left(closed: Attempt) -> timedelta:
+    """The wait that followed an attempt when it was closed."""
+    assert closed.closed_at is not None  # noqa: S101 (it is closed)
+    return max((closed.next_attempt_at or closed.closed_at) - closed.closed_at, timedelta(0))
+
+
 def _found_nobody(failure: Failure) -> bool:
     """Whether not a byte was sent, for no operator's reason."""
     return failure.wire_requests == 0 and failure.code is FailureCode.UNAVAILABLE and failure.transient
@@ -308,8 +315,8 @@ def _begun(snapshot: Snapshot) -> Sequence[Attempt]:
     return snapshot.attempts[:-1] if queued_attempt(snapshot) else snapshot.attempts
 
 
-def _is_success(snapshot: Snapshot) -> bool:
-    """``success`` is what either side says: the app may write a status back, but not our attempt's outcome."""
+def is_success(snapshot: Snapshot) -> bool:
+    """Whether either side says ``success``: the app may write a status back, but not our attempt's outcome."""
     ours = any(attempt.outcome is Outcome.SUCCEEDED for attempt in snapshot.attempts)
     return ours or snapshot.generation.status is GenerationStatus.SUCCESS
 
@@ -350,7 +357,7 @@ def _read(snapshot: Snapshot, context_from: ContextFrom, *, running: bool) -> Co
 
 
 def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:
-    """A stored answer costs no call, so it counts towards the hard cap alone."""
+    """A stored answer costs no call: it may be used after the last attempt, and does not count towards the hard cap."""
     counted = counted_attempts(snapshot)
     if counted >= policy.max_attempts and not snapshot.stored_answer:
         raise AttemptsExhausted(attempts=counted, max_attempts=policy.max_attempts)
@@ -360,9 +367,10 @@ def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:
 
 
 def _recent_attempts(snapshot: Snapshot, policy: RetryPolicy) -> int:
-    """Attempts that count towards the hard cap; what failed for an operator's reason cost no tokens."""
+    """Attempts that count towards the hard cap: not those that failed for an operator's reason or made no call."""
     since = snapshot.as_of - policy.hard_cap_window
-    return sum(attempt.started_at > since and not attempt.operator_fault for attempt in _begun(snapshot))
+    calls = [each for each in _begun(snapshot) if each.answer_from is None and not each.operator_fault]
+    return sum(attempt.started_at > since for attempt in calls)
 
 
 def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:

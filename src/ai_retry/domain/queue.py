@@ -39,14 +39,13 @@ from ai_retry.domain.model import (
     Waiver,
 )
 from ai_retry.domain.names import check_key, check_operator, lifting
-from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
+from ai_retry.domain.policy import DEFAULT_POLICY, SHORTEST_CALL, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue_model import Message, Parked, QueuedRetry
 from ai_retry.domain.queued_attempt import OUTAGE_PACE, GoesOn, QueuedAttempt, QueueOutcome
 from ai_retry.domain.reader import ContextFrom, ContextUnusable
 from ai_retry.domain.retry import (
     CLAIM_TRIES,
-    SHORTEST_CALL,
     as_uuid,
     at_random,
     load,

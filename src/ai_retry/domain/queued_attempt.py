@@ -7,9 +7,10 @@ from typing import Final, NoReturn
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.model import Failure
+from ai_retry.domain.policy import SHORTEST_CALL
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Outage
-from ai_retry.domain.retry import SHORTEST_CALL, RunningAttempt
+from ai_retry.domain.retry import RunningAttempt
 
 OUTAGE_SPREAD: Final = timedelta(seconds=5)  # over which those who were turned away come back
 OUTAGE_PACE: Final = timedelta(milliseconds=200)  # so far apart look those who wait for a provider

@@ -32,12 +32,11 @@ from ai_retry.domain.model import (
     Waiver,
 )
 from ai_retry.domain.names import check_key, check_operator, lifting
-from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
+from ai_retry.domain.policy import DEFAULT_POLICY, SHORTEST_CALL, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
 from ai_retry.domain.reader import ContextFrom
 
 CLAIM_TRIES = 3  # a snapshot that is stale three times in a row means that others are at work
-SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,16 @@ from uuid import UUID
 
 from ai_retry.domain.errors import AiRetryError, GenerationNotFound, NotConfigured
 from ai_retry.domain.model import Admission, Claim, Failure
-from ai_retry.domain.queue_model import Message, Outage, Parked, QueuedRetry, QueueState, RouteState
+from ai_retry.domain.queue_model import Message, Outage, Parked, QueuedRetry, QueueState
 from ai_retry.storage._functions import FunctionStorage
 from ai_retry.storage._rows import (
     Json,
     admission_arguments,
     claim_arguments,
     instant,
-    maybe_instant,
     read_generation,
     read_quota,
+    read_state,
     storable,
 )
 
@@ -139,26 +139,7 @@ class FunctionQueueStorage(FunctionStorage):
 
     def queue_state(self) -> QueueState:
         """See the port."""
-        row = self._call("ai_retry_queue", {})
-        return QueueState(
-            as_of=instant(row["as_of"]),
-            configured=row["configured"],
-            queued=row["queued"],
-            due=row["due"],
-            parked=row["parked"],
-            running=row["running"],
-            oldest_accepted_at=maybe_instant(row["oldest_accepted_at"]),
-            poisoned=row["poisoned"],
-            outages=tuple(
-                RouteState(
-                    route=each["route"],
-                    not_before=instant(each["not_before"]),
-                    failures=each["failures"],
-                    slots=each["slots"],
-                )
-                for each in row["outages"]
-            ),
-        )
+        return read_state(self._call("ai_retry_queue", {}))
 
 
 def _queued_retry(row: Json) -> QueuedRetry:

@@ -25,6 +25,7 @@ from ai_retry.domain.model import (
     StoredAnswer,
     Usage,
 )
+from ai_retry.domain.queue_model import QueueState, RouteState
 
 Json: TypeAlias = Mapping[str, Any]
 _T = TypeVar("_T")
@@ -163,6 +164,7 @@ def _attempts(rows: Sequence[Json]) -> Sequence[Attempt]:
             transient=row.get("transient"),  # these three: absent before the verdicts' migration
             operator_fault=row.get("operator_fault", False),
             context_reader=row.get("context_reader"),
+            answer_from=row.get("answer_from"),
         )
         for row in rows
     )
@@ -203,6 +205,29 @@ def read_usage(row: Json) -> Usage:
         completion_tokens=row["completion_tokens"],
         total_tokens=row["total_tokens"],
         cost=None if cost is None else Decimal(str(cost)),
+    )
+
+
+def read_state(row: Json) -> QueueState:
+    """Read what counts accepted retries."""
+    return QueueState(
+        as_of=instant(row["as_of"]),
+        configured=row["configured"],
+        queued=row["queued"],
+        due=row["due"],
+        parked=row["parked"],
+        running=row["running"],
+        oldest_accepted_at=maybe_instant(row["oldest_accepted_at"]),
+        poisoned=row["poisoned"],
+        outages=tuple(
+            RouteState(
+                route=each["route"],
+                not_before=instant(each["not_before"]),
+                failures=each["failures"],
+                slots=each["slots"],
+            )
+            for each in row["outages"]
+        ),
     )
 
 

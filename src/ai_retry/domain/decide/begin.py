@@ -1,0 +1,173 @@
+"""May this generation be tried again, now or later? The changes that begin an attempt."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+from ai_retry.domain import policy as rules
+from ai_retry.domain.change import Acceptance, Begin, Expected, Open, Run, Running
+from ai_retry.domain.decide.route import Reader, refuse_unavailable
+from ai_retry.domain.errors import GenerationNotFound
+from ai_retry.domain.model import (
+    Admission,
+    Context,
+    GenerationStatus,
+    Outcome,
+    Purpose,
+    RetryResult,
+    Snapshot,
+    Waiver,
+)
+from ai_retry.domain.policy import RetryPolicy
+
+_FAILED = (GenerationStatus.ERROR, GenerationStatus.TIMEOUT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a caller asks for: one retry of one generation."""
+
+    user_id: UUID
+    generation_id: UUID
+    token: UUID = field(repr=False)  # of the attempt to begin; a repeat of the same request has the same
+    idempotency_key: str | None = None
+    waive: frozenset[Waiver] = frozenset()
+    charge: bool = True
+    operator: str | None = None
+
+
+def visible(snapshot: Snapshot | None, user_id: UUID) -> Snapshot | None:
+    """Return the snapshot if its user may see the generation; None when it is absent, hidden or someone else's."""
+    if snapshot is None or snapshot.hidden or snapshot.generation.user_id != user_id:
+        return None
+    return snapshot
+
+
+def owned(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> Snapshot:
+    """Return the snapshot of a generation that its user may see.
+
+    Raises:
+        GenerationNotFound: it is absent, hidden or someone else's; coming back does not help.
+    """
+    seen = visible(snapshot, user_id)
+    if seen is None:
+        raise GenerationNotFound(generation_id)
+    return seen
+
+
+def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> tuple[Begin, Context | None]:
+    """Decide to run an attempt at once; with what to ask, None when the stored answer is used.
+
+    Raises:
+        AiRetryError: the first rule that refuses, in the order of ``policy.admit``; the route is asked last.
+    """
+    admission = rules.admit(
+        snapshot,
+        policy,
+        context_from=reader.context_from,
+        waive=asked.waive,
+        charge=asked.charge,
+    )
+    route = reader.route(admission.context)
+    refuse_unavailable(snapshot, route)
+    attempt = Open(
+        start=running(admission, policy, route),
+        charge=asked.charge,
+        idempotency_key=asked.idempotency_key,
+        waived=asked.waive,
+        operator=asked.operator,
+    )
+    return _begin(snapshot, admission, asked.token, attempt, policy, max_live=admission.max_live), admission.context
+
+
+def accept(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> Begin:
+    """Decide to accept a retry for later.
+
+    Raises:
+        AiRetryError: the first rule that refuses, in the order of ``policy.admit``.
+    """
+    admission = rules.admit(
+        snapshot,
+        policy,
+        purpose=Purpose.ENQUEUE,
+        context_from=reader.context_from,
+        waive=asked.waive,
+        charge=asked.charge,
+    )
+    status, due_at = snapshot.generation.status, admission.due_at
+    attempt = Open(
+        start=Acceptance(
+            wait=max(due_at - snapshot.as_of, timedelta(0)) if due_at is not None else timedelta(0),
+            expires_after=policy.max_queued,
+            status_before=status if status in _FAILED else GenerationStatus.TIMEOUT,
+            in_line=policy.max_parallel,
+            context_reader=admission.context_reader,
+        ),
+        charge=asked.charge,
+        idempotency_key=asked.idempotency_key,
+        waived=asked.waive,
+        operator=asked.operator,
+    )
+    return _begin(snapshot, admission, asked.token, attempt, policy, max_live=None)
+
+
+def run(snapshot: Snapshot, token: UUID, reader: Reader, policy: RetryPolicy) -> tuple[Begin, Context | None]:
+    """Decide that a worker runs the queued attempt; with what to ask, None when the stored answer is used.
+
+    Raises:
+        AiRetryError: the first rule that refuses, in the order of ``policy.admit``.
+    """
+    admission = rules.admit(snapshot, policy, purpose=Purpose.RUN_QUEUED, context_from=reader.context_from)
+    route = reader.route(admission.context)
+    refuse_unavailable(snapshot, route)
+    attempt = Run(number=admission.number, start=running(admission, policy, route))
+    return _begin(snapshot, admission, token, attempt, policy, max_live=admission.max_live), admission.context
+
+
+def replay(snapshot: Snapshot, idempotency_key: str | None) -> RetryResult | None:
+    """Return what an earlier request with this key achieved: the key belongs to the latest attempt that has it."""
+    with_key = [each for each in snapshot.attempts if each.idempotency_key == idempotency_key is not None]
+    if not with_key or with_key[-1].outcome is not Outcome.SUCCEEDED or snapshot.session is None:
+        return None
+    return RetryResult(
+        generation=snapshot.generation,
+        session=snapshot.session,
+        quota=snapshot.quota,
+        attempt=with_key[-1].number,
+        replayed=True,
+    )
+
+
+def running(admission: Admission, policy: RetryPolicy, route: str | None) -> Running:
+    """How an admitted attempt runs."""
+    return Running(
+        lease=policy.lease,
+        longest=max(policy.lease, policy.deadline + policy.settle_margin),
+        abandoned_wait=admission.abandoned_wait,
+        answer_from=admission.stored_answer.number if admission.stored_answer else None,
+        route=route,
+    )
+
+
+def _begin(
+    snapshot: Snapshot,
+    admission: Admission,
+    token: UUID,
+    attempt: Open | Run,
+    policy: RetryPolicy,
+    *,
+    max_live: int | None,
+) -> Begin:
+    return Begin(
+        user_id=snapshot.generation.user_id,
+        generation_id=snapshot.generation.id,
+        token=token,
+        attempt=attempt,
+        expected=Expected(
+            as_of=snapshot.as_of,
+            version=snapshot.version,
+            quota_rule=policy.quota,
+            max_live=max_live,
+            max_used=admission.max_used,
+        ),
+    )

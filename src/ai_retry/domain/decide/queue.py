@@ -1,0 +1,111 @@
+"""What does a message, a cancellation or an overdue attempt lead to? Decisions about retries accepted for later."""
+
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from ai_retry.domain import policy as rules
+from ai_retry.domain.change import CloseOver, Closing, Found, Postpone, Settle
+from ai_retry.domain.decide.route import Reader, RouteUnavailable
+from ai_retry.domain.decide.settle import found
+from ai_retry.domain.errors import AiRetryError, BackoffNotElapsed, RetryInProgress, RetryRefused
+from ai_retry.domain.model import Attempt, Outcome, Snapshot
+from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.queue_model import Message, QueuedRetry
+from ai_retry.domain.queued_attempt import OUTAGE_PACE
+from ai_retry.domain.reader import read_context
+
+MISCONFIGURED_WAIT: Final = timedelta(seconds=60)  # until an operator may have acted
+
+
+def open_attempt(snapshot: Snapshot) -> Attempt | None:
+    """Return the generation's open attempt."""
+    last = snapshot.last_attempt
+    return last if last is not None and last.outcome is None else None
+
+
+def is_over(attempt: Attempt, snapshot: Snapshot) -> bool:
+    """Whether the attempt runs under a lease that has run out."""
+    return attempt.lease_expires_at is not None and attempt.lease_expires_at <= snapshot.as_of
+
+
+def accepted(snapshot: Snapshot) -> QueuedRetry | None:
+    """Describe the attempt that is queued, or that runs, if there is one that a second acceptance would repeat."""
+    attempt = open_attempt(snapshot)
+    if attempt is None or rules.is_success(snapshot):
+        return None
+    if is_over(attempt, snapshot) and attempt.accepted_at is None:
+        return None
+    return QueuedRetry(
+        generation=snapshot.generation,
+        quota=snapshot.quota,
+        attempt=attempt.number,
+        accepted_at=attempt.accepted_at,
+        next_attempt_at=attempt.next_attempt_at if attempt.is_queued else None,
+        expires_at=attempt.expires_at,
+        as_of=snapshot.as_of,
+    )
+
+
+def cancel(snapshot: Snapshot, policy: RetryPolicy) -> CloseOver | Settle | None:
+    """Decide how a user takes an accepted retry back; None when none is queued.
+
+    An attempt that a dead worker left is closed first: the attempt that follows it is what can be cancelled.
+
+    Raises:
+        RetryInProgress: it runs; nothing is changed.
+    """
+    attempt = open_attempt(snapshot)
+    if attempt is None or (attempt.accepted_at is None and is_over(attempt, snapshot)):
+        return None
+    if attempt.is_queued:
+        return end(snapshot, snapshot.generation.user_id, None, policy)
+    if is_over(attempt, snapshot):
+        return CloseOver(user_id=snapshot.generation.user_id)
+    left = (attempt.lease_expires_at or snapshot.as_of) - snapshot.as_of
+    raise RetryInProgress(wait=min(left, rules.BUSY_WAIT))
+
+
+def end(snapshot: Snapshot, user_id: UUID, reason: AiRetryError | None, policy: RetryPolicy) -> Settle:
+    """Close the queued attempt without a call: cancelled by its user, or ended for a reason, which the app learns."""
+    assert snapshot.open_token is not None  # noqa: S101 (the caller has looked: an attempt is queued)
+    now = found(snapshot, user_id)
+    closing = Closing(
+        outcome=Outcome.FAILED if reason is not None else Outcome.CANCELLED,
+        code=reason.code if reason is not None else None,
+        counted=False,
+        wait=None,
+        message=str(reason) if reason is not None and now is Found.READY else None,
+    )
+    return Settle(
+        user_id=user_id,
+        generation_id=snapshot.generation.id,
+        token=snapshot.open_token,
+        found=now,
+        end=closing,
+        quota_rule=policy.quota,
+    )
+
+
+def waits_for_worker(snapshot: Snapshot) -> bool:
+    """Whether an accepted retry has an attempt that no worker has, or whose worker is dead."""
+    attempt = open_attempt(snapshot)
+    if attempt is None or attempt.accepted_at is None:
+        return False
+    return attempt.is_queued or is_over(attempt, snapshot)
+
+
+def postpone(message: Message, refusal: RetryRefused, snapshot: Snapshot, reader: Reader, fraction: float) -> Postpone:
+    """Put a message back whose attempt is refused now.
+
+    To the end of a backoff; for a route, the later the more wait for it; otherwise for about as long as the refusal
+    says.
+    """
+    wait = refusal.wait or rules.SHORTEST_CALL
+    if isinstance(refusal, BackoffNotElapsed):
+        return Postpone(message=message, wait=wait)
+    if not isinstance(refusal, RouteUnavailable):
+        return Postpone(message=message, wait=wait * (0.5 + fraction / 2))
+    route = reader.route(read_context(reader.context_from, snapshot.generation))
+    waiting = sum(each.waiting for each in snapshot.routes if each.route == route)
+    return Postpone(message=message, wait=wait, spread=OUTAGE_PACE * fraction * (waiting + 1), route=route)

@@ -1,0 +1,73 @@
+"""Renews the leases of this process: one thread for all of them, one small write for each, every third of a lease.
+
+A lease is short, so that a killed process is noticed soon; a call may be long. A renewal that finds its attempt closed
+ends the lease, not the call: its answer is stored as a late one.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from ai_retry.domain.change import Renew
+from ai_retry.domain.change_storage import ChangeStorage
+from ai_retry.domain.errors import AiRetryError
+
+_RENEWALS_A_LEASE: Final = 3
+_log = logging.getLogger("ai_retry")
+
+
+class LeaseRenewer:
+    """Keeps leases until their holders have settled.
+
+    Args:
+        storage: applies the renewals; what it raises is tried again at the next turn.
+        lease: how long a lease is valid after a renewal.
+    """
+
+    def __init__(self, storage: ChangeStorage, lease: timedelta) -> None:
+        self._storage, self._lease = storage, lease
+        self._turn = (lease / _RENEWALS_A_LEASE).total_seconds()
+        self._held: dict[UUID, UUID] = {}  # generation by token
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def renewing(self, generation_id: UUID, token: UUID) -> Iterator[None]:
+        """Renew the lease of this attempt meanwhile; hold it until the settle, or the last resort, has ended."""
+        with self._changed:
+            self._held[token] = generation_id
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="ai-retry-leases", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held.pop(token, None)
+                self._changed.notify_all()
+
+    def _work(self) -> None:
+        """Renew everything that is held, turn by turn; end when nothing is held for a turn."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._held, timeout=self._turn)
+                if not self._held:
+                    self._thread = None
+                    return
+                held = dict(self._held)
+            for token, generation_id in held.items():
+                self._renew(generation_id, token)
+
+    def _renew(self, generation_id: UUID, token: UUID) -> None:
+        try:
+            renewed = self._storage.amend(Renew(generation_id=generation_id, token=token, lease=self._lease)).applied
+        except AiRetryError as error:
+            _log.warning("event=renewal_failed code=%s generation_id=%s", error.code, generation_id)
+            return
+        if not renewed:
+            with self._changed:
+                self._held.pop(token, None)

@@ -1,0 +1,270 @@
+"""Changes as the JSON that the SQL verbs read, and their replies as values. A pure mapping: no rule, no call."""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from ai_retry.domain.change import (
+    Acceptance,
+    Amend,
+    Begin,
+    CallRecord,
+    CloseOver,
+    Closing,
+    Discard,
+    Keep,
+    Open,
+    Postpone,
+    PutBack,
+    Rejection,
+    Renew,
+    Reply,
+    Run,
+    Running,
+    Settle,
+    Success,
+    Taken,
+)
+from ai_retry.domain.model import QuotaRule, Route, Snapshot
+from ai_retry.domain.queue_model import Message, Outage
+from ai_retry.storage._rows import Json, answer_row, instant, milliseconds, read_snapshot, storable, usage_row
+
+PROTOCOL: Final = 2  # of changes; the database refuses another one
+
+
+def document(**members: Any) -> str:
+    """Write a request of this protocol; members that are None stay away."""
+    present = {name: value for name, value in members.items() if value is not None}
+    return json.dumps({"protocol": PROTOCOL, **present}, allow_nan=False)
+
+
+def load_document(user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> str:
+    """What to read."""
+    return document(
+        user_id=str(user_id),
+        generation_id=str(generation_id),
+        rule=_rule(rule),
+        token=str(token) if token is not None else None,
+    )
+
+
+def begin_document(change: Begin | CloseOver) -> str:
+    """Write a begin."""
+    if isinstance(change, CloseOver):
+        return document(user_id=str(change.user_id))
+    expected = change.expected
+    start: dict[str, Any] = {"run" if isinstance(change.attempt, Run) else "open": _attempt(change.attempt)}
+    return document(
+        user_id=str(change.user_id),
+        generation_id=str(change.generation_id),
+        token=str(change.token),
+        as_of=expected.as_of.isoformat(),
+        version=expected.version,
+        rule=_rule(expected.quota_rule),
+        max_live=expected.max_live,
+        max_used=expected.max_used,
+        **start,
+    )
+
+
+def settle_document(change: Settle) -> str:
+    """Write a settle."""
+    end: dict[str, Any] = (
+        {"success": _success(change.end)} if isinstance(change.end, Success) else {"closing": _closing(change.end)}
+    )
+    return document(
+        user_id=str(change.user_id),
+        generation_id=str(change.generation_id),
+        token=str(change.token),
+        found=change.found,
+        rule=_rule(change.quota_rule),
+        call=_call(change.call) if change.call is not None else None,
+        outage=_outage(change.outage) if change.outage is not None else None,
+        answered=change.answered,
+        **end,
+    )
+
+
+def keep_document(change: Keep) -> str:
+    """Write the last resort."""
+    return document(
+        user_id=str(change.user_id),
+        generation_id=str(change.generation_id),
+        token=str(change.token),
+        answer=answer_row(change.answer),
+        cause=change.cause,
+        wait_seconds=change.wait.total_seconds(),
+        call=_call(change.call),
+    )
+
+
+def amend_document(change: Amend) -> str:
+    """Write an amendment."""
+    match change:
+        case Renew():
+            renew = {"token": str(change.token), "lease_seconds": change.lease.total_seconds()}
+            return document(renew={"generation_id": str(change.generation_id), **renew})
+        case Discard():
+            discard = {"user_id": str(change.user_id), "operator": change.operator}
+            return document(discard={"generation_id": str(change.generation_id), **discard})
+        case PutBack():
+            return document(put_back=_put_back(change))
+        case Postpone():
+            return document(postpone=_postpone(change))
+
+
+def take_document(limit: int, visibility: timedelta, rule: QuotaRule) -> str:
+    """What messages to take."""
+    return document(limit=limit, visibility_seconds=round(visibility.total_seconds()), rule=_rule(rule))
+
+
+def read_taken(row: Json) -> Taken:
+    """Read a message, and what it is about."""
+    message = Message(id=row["message_id"], user_id=UUID(row["user_id"]), generation_id=UUID(row["generation_id"]))
+    found = row["snapshot"]
+    return Taken(message=message, snapshot=None if found is None else read_change_snapshot(found))
+
+
+def _put_back(change: PutBack) -> Json:
+    back = {
+        "user_id": str(change.user_id),
+        "generation_id": str(change.generation_id),
+        "token": str(change.token),
+        "wait_seconds": change.wait.total_seconds(),
+        "wire_requests": change.wire_requests,
+    }
+    return back if change.outage is None else {**back, "outage": _outage(change.outage)}
+
+
+def _postpone(change: Postpone) -> Json:
+    message = change.message
+    return {
+        "user_id": str(message.user_id),
+        "generation_id": str(message.generation_id),
+        "message_id": message.id,
+        "wait_seconds": change.wait.total_seconds(),
+        "spread_seconds": change.spread.total_seconds(),
+        "route": change.route,
+    }
+
+
+def read_reply(row: Json) -> Reply:
+    """Read what a verb returned."""
+    found = row.get("snapshot")
+    return Reply(applied=row["applied"], snapshot=None if found is None else read_change_snapshot(found))
+
+
+def read_change_snapshot(row: Json) -> Snapshot:
+    """Read what ``ai_retry.snapshot`` returned."""
+    return replace(
+        read_snapshot(row),
+        hidden=row["hidden"],
+        mine=row["mine"],
+        open_token=UUID(row["open_token"]) if row["open_token"] else None,
+        routes=tuple(_route(each) for each in row["routes"]),
+    )
+
+
+def _route(row: Json) -> Route:
+    return Route(
+        route=row["route"],
+        not_before=instant(row["not_before"]),
+        failures=row["failures"],
+        slots=row["slots"],
+        running=row["running"],
+        waiting=row["waiting"],
+    )
+
+
+def _rule(rule: QuotaRule) -> Json:
+    return {
+        "limit": rule.limit,
+        "window_seconds": rule.window.total_seconds(),
+        "count_own_successes": rule.count_own_successes,
+    }
+
+
+def _attempt(attempt: Open | Run) -> Json:
+    if isinstance(attempt, Run):
+        return {"number": attempt.number, **_running(attempt.start)}
+    start = attempt.start
+    return {
+        "charge": attempt.charge,
+        "idempotency_key": attempt.idempotency_key,
+        "waived": sorted(attempt.waived),
+        "operator": attempt.operator,
+        **(_running(start) if isinstance(start, Running) else _acceptance(start)),
+    }
+
+
+def _running(start: Running) -> Json:
+    return {
+        "lease_seconds": start.lease.total_seconds(),
+        "longest_seconds": start.longest.total_seconds(),
+        "abandoned_wait_seconds": start.abandoned_wait.total_seconds(),
+        "answer_from": start.answer_from,
+        "route": start.route,
+    }
+
+
+def _acceptance(start: Acceptance) -> Json:
+    return {
+        "wait_seconds": start.wait.total_seconds(),
+        "expires_after_seconds": start.expires_after.total_seconds(),
+        "status_before": start.status_before,
+        "in_line": start.in_line,
+        "context_reader": start.context_reader,
+    }
+
+
+def _success(success: Success) -> Json:
+    return {
+        "answer": answer_row(success.answer),
+        "answer_from": success.answer_from,
+        "if_rejected": _rejection(success.if_rejected),
+    }
+
+
+def _rejection(rejection: Rejection) -> Json:
+    return {
+        "message": rejection.message,
+        "wait_seconds": rejection.wait.total_seconds(),
+        "again_wait_seconds": rejection.again_wait.total_seconds(),
+    }
+
+
+def _closing(closing: Closing) -> Json:
+    return {
+        "outcome": closing.outcome,
+        "code": closing.code,
+        "counted": closing.counted,
+        "wait_seconds": _seconds(closing.wait),
+        "status": closing.status,
+        "message": closing.message,
+        "reason": storable(closing.reason),
+        "transient": closing.transient,
+        "operator_fault": closing.operator_fault,
+        "goes_on": closing.goes_on,
+        "answer": answer_row(closing.answer) if closing.answer is not None else None,
+    }
+
+
+def _call(call: CallRecord) -> Json:
+    return {
+        "provider_outcome": call.provider_outcome,
+        "duration_ms": milliseconds(call.duration),
+        "model": storable(call.model),
+        "usage": usage_row(call.usage) if call.usage is not None else None,
+        "provider_id": storable(call.provider_id),
+        "wire_requests": call.wire_requests,
+    }
+
+
+def _outage(outage: Outage) -> Json:
+    return {"wait_seconds": outage.wait.total_seconds(), "failures": outage.failures, "doubts": outage.doubts}
+
+
+def _seconds(wait: timedelta | None) -> float | None:
+    return None if wait is None else wait.total_seconds()

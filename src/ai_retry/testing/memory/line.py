@@ -1,0 +1,151 @@
+"""Messages and routes in memory: what ``memory`` has instead of pgmq and the table of outages. It takes no lock."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, Protocol
+from uuid import UUID
+
+from ai_retry.domain.model import Route
+from ai_retry.domain.queue_model import Message, Outage
+
+ALL_SLOTS: Final = 64  # the answer to one of so many calls opens the route for good
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+
+class Waiting(Protocol):
+    """What ``wake`` needs to know of a queued attempt."""
+
+    @property
+    def user_id(self) -> UUID:
+        """Its user."""
+        ...
+
+    @property
+    def message_id(self) -> int | None:
+        """Its message."""
+        ...
+
+    @property
+    def accepted_at(self) -> datetime | None:
+        """When its retry was accepted."""
+        ...
+
+
+class Line:
+    """Messages, the oldest first, some of them hidden for a while.
+
+    Attributes:
+        messages: by id.
+    """
+
+    def __init__(self) -> None:
+        self.messages: dict[int | None, Message] = {}
+        self.visible_at: dict[int | None, datetime] = {}
+        self._sent = 0
+
+    def send(self, user_id: UUID, generation_id: UUID, visible_at: datetime) -> int:
+        """Put a message at the end; return its id."""
+        self._sent += 1
+        self.messages[self._sent] = Message(id=self._sent, user_id=user_id, generation_id=generation_id)
+        self.visible_at[self._sent] = visible_at
+        return self._sent
+
+    def take(self, limit: int, visible_again_at: datetime, now: datetime) -> Sequence[Message]:
+        """Take messages that can be seen, and hide them."""
+        taken = [each for each in self.messages.values() if self.visible_at[each.id] <= now][:limit]
+        for each in taken:
+            self.hide(each.id, visible_again_at)
+        return taken
+
+    def hide(self, message_id: int | None, until: datetime) -> None:
+        """Hide a message, if it is still there."""
+        if message_id in self.messages:
+            self.visible_at[message_id] = until
+
+    def delete(self, message_id: int | None) -> None:
+        """Drop a message, if it is still there."""
+        self.messages.pop(message_id, None)
+
+    def wake(self, waiting: Iterable[Waiting], count: int, now: datetime) -> None:
+        """Show the messages of so many that wait: every user's first before any user's second."""
+        places = Counter[UUID]()
+        ordered = []
+        for row in sorted(waiting, key=lambda row: row.accepted_at or now):
+            if row.message_id in self.messages and self.visible_at[row.message_id] > now:
+                places[row.user_id] += 1
+                ordered.append((places[row.user_id], row.accepted_at or now, row.message_id))
+        for _, _, message_id in sorted(ordered)[: max(0, count)]:
+            self.hide(message_id, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    not_before: datetime
+    failures: int
+    slots: int
+    since: datetime  # when the latest failure was noted; answers to older calls prove nothing
+    doubts: int = 0  # failures in a row that each may have been the fault of one request
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether a failure has closed it."""
+        return self.since > _LONG_AGO
+
+
+class Routes:
+    """Routes that are unavailable, or coming back; the others have no row."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, _Route] = {}
+
+    def note_outage(self, route: str, outage: Outage, now: datetime) -> None:
+        """Close a route for a while, once that is believed; failures of calls that ran side by side count as one."""
+        before = self._rows.get(route)
+        if outage.doubts > 1 and not self._is_believed(route, outage, now):
+            return
+        until = now + outage.wait
+        self._rows[route] = _Route(
+            not_before=max(before.not_before, until) if before else until,
+            failures=max(before.failures, outage.failures) if before else outage.failures,
+            slots=1,
+            since=now,
+        )
+
+    def _is_believed(self, route: str, outage: Outage, now: datetime) -> bool:
+        row = self._rows.get(route) or _Route(not_before=now, failures=0, slots=ALL_SLOTS, since=_LONG_AGO)
+        self._rows[route] = row = replace(row, doubts=row.doubts + 1)
+        return row.doubts >= outage.doubts
+
+    def note_answer(self, route: str, asked_at: datetime) -> int:
+        """Let twice as many calls run, in the end any number; return how many, 0 when the route was available."""
+        row = self._rows.get(route)
+        if row is None or row.since > asked_at:
+            return 0
+        slots = min(ALL_SLOTS, row.slots * 2)
+        if row.slots >= ALL_SLOTS:
+            del self._rows[route]
+        else:
+            self._rows[route] = replace(row, slots=slots, failures=0, doubts=0)
+        return slots
+
+    def is_open(self, route: str, running: int, now: datetime) -> bool:
+        """Whether one more call may run."""
+        row = self._rows.get(route)
+        return row is None or not row.is_believed or (row.not_before <= now and running < row.slots)
+
+    def states(self, running_on: Callable[[str], int], waiting_for: Callable[[str], int]) -> tuple[Route, ...]:
+        """Describe the routes that a failure has closed, by name."""
+        return tuple(
+            Route(
+                route=route,
+                not_before=row.not_before,
+                failures=row.failures,
+                slots=row.slots,
+                running=running_on(route),
+                waiting=waiting_for(route),
+            )
+            for route, row in sorted(self._rows.items())
+            if row.is_believed
+        )

@@ -1,0 +1,140 @@
+-- The binding: the only SQL of ai-retry that names the app's tables. It belongs to the app; ai-retry never replaces it.
+-- This is the default, for the tables generations, sessions, generation_error_logs and events.
+--
+-- Each function says what it must do. Statuses are ai-retry's words: queued, processing, success, error, timeout; a
+-- binding translates the app's own. Functions that write run the app's triggers, so that their search_path has public.
+
+create schema if not exists ai_retry;
+revoke all on schema ai_retry from public, anon, authenticated;
+grant usage on schema ai_retry to service_role;
+
+create function ai_retry.app_read(p_generation_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select pg_catalog.jsonb_build_object(
+      'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
+      'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
+      'created_at', g.created_at, 'updated_at', g.updated_at,
+      'session', (select pg_catalog.to_jsonb(s) from public.sessions s where s.id = g.session_id),
+      'can_create_session', pg_catalog.to_regprocedure(
+        'public.ai_retry_create_session(public.generations,jsonb)') is not null)
+    from public.generations g
+    where g.id = p_generation_id
+  );
+end
+$$;
+comment on function ai_retry.app_read(uuid) is
+  'Returns the generation in ai-retry''s words, whoever owns it, with its session and whether sessions can be created; null only when the row is absent.';
+
+create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_row jsonb;
+begin
+  perform pg_catalog.set_config('lock_timeout', p_timeout, true);
+  select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false) into v_row
+    from public.generations g where g.id = p_generation_id for no key update;
+  return v_row;
+end
+$$;
+comment on function ai_retry.app_lock(uuid, text) is
+  'Locks the generation''s row, waiting no longer than the timeout (the app may wait for us), and returns owner, status and hidden; null when it is absent.';
+
+create function ai_retry.app_write(
+  p_generation_id uuid, p_status text, p_session_id text, p_duration_ms integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = pg_catalog, public, extensions, pg_temp
+as $$
+begin
+  update public.generations g
+    set status = p_status, session_id = coalesce(p_session_id::uuid, g.session_id),
+      duration_ms = coalesce(p_duration_ms, g.duration_ms), updated_at = p_at
+    where g.id = p_generation_id;
+end
+$$;
+comment on function ai_retry.app_write(uuid, text, text, integer, timestamptz) is
+  'Writes what the generation says: its status, and, where given, its session and the duration of the call.';
+
+create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = pg_catalog, public, extensions, pg_temp
+as $$
+declare
+  v_generation public.generations%rowtype;
+begin
+  select * into v_generation from public.generations g where g.id = p_generation_id;
+  return public.ai_retry_create_session(v_generation, p_output);
+end
+$$;
+comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
+  'Creates the session from the output, and returns its row with an id. p_attempt: number, model, usage.';
+
+create function ai_retry.app_report(
+  p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = pg_catalog, public, extensions, pg_temp
+as $$
+begin
+  if p_message is not null then
+    insert into public.generation_error_logs (generation_id, user_id, error_type, error_message, created_at)
+    values (p_generation_id, p_user_id, p_code, p_message, p_at);
+  end if;
+  insert into public.events (user_id, event_type, event_data, created_at)
+  values (
+    p_user_id, p_event,
+    pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+      'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)),
+    p_at);
+end
+$$;
+comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, timestamptz) is
+  'Writes an event, and, for a failure, an error log. Where it fails, the attempt is closed all the same.';
+
+create function ai_retry.app_own_successes(p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz)
+returns setof timestamptz
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return query
+    select least(g.created_at, p_at)  -- the app's instants may be any, also infinite
+    from public.generations g
+    where g.user_id = p_user_id and g.created_at > p_since and g.status = 'success'
+      and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
+        select c.number from public.ai_retry_closed c where c.generation_id = g.id and c.outcome = 'succeeded'
+      ) is null
+    order by g.created_at desc
+    limit p_limit;
+end
+$$;
+comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, timestamptz) is
+  'Returns when the user''s newest successes were created that no attempt of ai-retry made.';
+
+create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
+returns setof uuid
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return query
+    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    where not exists (select from public.generations g where g.id = i.id and g.user_id = p_user_id);
+end
+$$;
+comment on function ai_retry.app_strangers(uuid[], uuid) is
+  'Returns those of the ids that are no generation of this user: absent, or another user''s.';
+
+revoke all on all functions in schema ai_retry from public, anon, authenticated;
+grant execute on all functions in schema ai_retry to service_role;

@@ -1,0 +1,15 @@
+create function public.ai_retry_load(p_request text)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array['user_id', 'generation_id', 'rule', 'token']);
+begin
+  return ai_retry.snapshot(
+    ai_retry.app_read((v_request ->> 'generation_id')::uuid), v_request -> 'rule', (v_request ->> 'token')::uuid,
+    pg_catalog.clock_timestamp());
+end
+$$;
+comment on function public.ai_retry_load(text) is
+  'Reads one generation, whoever owns it, for a decision: see ai_retry.snapshot. Null when it is absent. Writes nothing.';

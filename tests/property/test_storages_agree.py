@@ -1,0 +1,370 @@
+"""The storage of changes in memory and over SQL agree: the same change on the same rows leads to the same snapshot."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Open, PutBack, Renew, Run, Settle
+from ai_retry.domain.change_storage import ChangeQueue
+from ai_retry.domain.context import stored_context
+from ai_retry.domain.decide.begin import Asked, accept, retry_now, run, visible
+from ai_retry.domain.decide.queue import cancel, postpone, waits_for_worker
+from ai_retry.domain.decide.route import Reader
+from ai_retry.domain.decide.settle import Ending, found
+from ai_retry.domain.errors import AiRetryError, RetryRefused
+from ai_retry.domain.model import Answer, Context, FailureCode, QuotaRule, Snapshot, Waiver
+from ai_retry.domain.policy import RetryPolicy, queued_attempt
+from ai_retry.domain.queue_model import Message
+from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.storage.postgres import PostgresStorage
+from tests.support.builders import a_failure
+from tests.support.core_sql import CoreQueueSqlWorld
+from tests.support.core_world import CoreWorld
+from tests.support.world import owner_of
+
+POLICY = RetryPolicy(
+    max_attempts=6,
+    max_parallel=2,
+    quota=QuotaRule(limit=3, window=timedelta(hours=1)),
+    max_queued=timedelta(hours=2),
+    outage_cap=timedelta(seconds=20),
+)
+
+
+def _route(context: Context) -> str:
+    """One route, which some of a history's readers ask."""
+    return "small at provider"
+
+
+READERS = (Reader(context_from=stored_context), Reader(context_from=stored_context, route_of=_route))
+HISTORIES = int(os.environ.get("FUZZ", "24"))
+STEPS = 60
+TOLERANCE = 3.0  # seconds that a history may take on a busy machine
+FAILURES = (
+    a_failure(),
+    a_failure(FailureCode.TIMEOUT),
+    a_failure(certainly_not_generated=True),
+    a_failure(operator_fault=True),
+    a_failure(FailureCode.INVALID_OUTPUT, transient=False),
+)
+
+
+@dataclass
+class Begun:
+    """An attempt that was begun, with what its worker knows."""
+
+    snapshot: Snapshot
+    change: Begin
+
+
+@dataclass
+class Side:
+    """One of the two storages, and the app around it."""
+
+    world: CoreWorld | CoreQueueSqlWorld
+    storage: ChangeQueue
+    reader: Reader
+    users: list[UUID]
+    generations: list[UUID]
+    begun: list[Begun]
+    messages: list[Message] = field(default_factory=list)
+
+    def act(self, name: str, choice: Random) -> object:
+        """Do something, and describe what came of it in words that both sides share."""
+        act: Callable[[Random], object] = getattr(self, f"_{name}")
+        try:
+            return act(choice)
+        except AiRetryError as error:
+            return error.code
+
+    def _begin(self, choice: Random) -> object:
+        index = choice.randrange(len(self.generations))
+        token = UUID(int=choice.getrandbits(128), version=4)
+        snapshot = self._load(index, token)
+        if snapshot is None:
+            return "absent"
+        waive = choice.choice((frozenset({Waiver.BACKOFF}), frozenset(), frozenset(Waiver)))
+        asked = Asked(
+            user_id=snapshot.generation.user_id,
+            generation_id=self.generations[index],
+            token=token,
+            waive=waive,
+            charge=choice.random() < 0.8,
+        )
+        change, _ = retry_now(snapshot, asked, self.reader, POLICY)
+        return self._sent(snapshot, change)
+
+    def _sent(self, snapshot: Snapshot, change: Begin) -> bool:
+        reply = self.storage.begin(change)
+        if reply.applied and not (isinstance(change.attempt, Open) and change.expected.max_live is None):
+            self.begun.append(Begun(snapshot, change))
+        return reply.applied
+
+    def _accept(self, choice: Random) -> object:
+        index = choice.randrange(len(self.generations))
+        token = UUID(int=choice.getrandbits(128), version=4)
+        snapshot = self._load(index, token)
+        if snapshot is None:
+            return "absent"
+        asked = Asked(
+            user_id=snapshot.generation.user_id,
+            generation_id=self.generations[index],
+            token=token,
+            waive=choice.choice((frozenset({Waiver.BACKOFF}), frozenset(), frozenset(Waiver))),
+        )
+        return self._sent(snapshot, accept(snapshot, asked, self.reader, POLICY))
+
+    def _take(self, choice: Random) -> object:
+        """Take a message, and run the attempt that it is about, postpone it, or find nothing to do."""
+        taken = self.storage.take(1, timedelta(seconds=60), POLICY.quota)
+        self.messages.extend(each.message for each in taken)
+        return [self._run(each.message, each.snapshot, choice) for each in taken]
+
+    def _run(self, message: Message, snapshot: Snapshot | None, choice: Random) -> object:
+        index = self.generations.index(message.generation_id)
+        if snapshot is None or not waits_for_worker(snapshot) or queued_attempt(snapshot) is None:
+            self.storage.begin(CloseOver(user_id=message.user_id))
+            return index, "nothing"
+        try:
+            token = UUID(int=choice.getrandbits(128), version=4)
+            change, _ = run(snapshot, token, self.reader, POLICY)
+            assert isinstance(change.attempt, Run)
+            return index, self._sent(snapshot, change)
+        except RetryRefused as refusal:
+            put = postpone(message, refusal, snapshot, self.reader, 0.5)
+            return index, refusal.code, self.storage.amend(put).applied
+        except AiRetryError as error:
+            return index, error.code
+
+    def _put_back(self, choice: Random) -> object:
+        if not self.begun:
+            return None
+        begun = choice.choice(self.begun)
+        ending = Ending(begun.snapshot, begun.change, POLICY, 0.0)
+        change = ending.put_back(FAILURES[2], None)
+        assert isinstance(change, PutBack)
+        return self.storage.amend(change).applied
+
+    def _cancel(self, choice: Random) -> object:
+        index = choice.randrange(len(self.generations))
+        snapshot = self._load(index, None)
+        change = cancel(snapshot, POLICY) if snapshot is not None else None
+        if isinstance(change, Settle):
+            return self.storage.settle(change).applied
+        return change and self.storage.begin(change).applied
+
+    def _tidy(self, choice: Random) -> object:  # noqa: ARG002 (all have the same signature)
+        overdue = sorted(map(self.users.index, self.storage.overdue(9)))
+        for index in overdue:
+            self.storage.begin(CloseOver(user_id=self.users[index]))
+        return overdue
+
+    def _lose(self, choice: Random) -> object:
+        if choice.random() < 0.3:
+            self.world.lose_messages()
+        return None
+
+    def _move(self, choice: Random) -> object:
+        """The app moves a generation to its other user, or deletes it."""
+        index, user_id = choice.randrange(len(self.generations)), choice.choice(self.users)
+        with suppress(KeyError):
+            if choice.random() < 0.2:
+                self.world.delete_generation(self.generations[index])
+            else:
+                self.world.set_generation(self.generations[index], user_id=user_id)
+        return index
+
+    def _again(self, choice: Random) -> object:
+        """A begin arrives once more."""
+        if not self.begun:
+            return None
+        return self.storage.begin(choice.choice(self.begun).change).applied
+
+    def _settle(self, choice: Random) -> object:
+        if not self.begun:
+            return None
+        begun = choice.choice(self.begun)
+        ending = Ending(begun.snapshot, begun.change, POLICY, 0.0)
+        duration = timedelta(milliseconds=1500)
+        failure = choice.choice(FAILURES) if choice.random() < 0.5 else None
+        answer = Answer(output={"n": choice.randrange(9)}, model="small")
+        now = found(begun.snapshot, begun.change.user_id)
+        for _ in range(3):
+            change: Any
+            stored = begun.snapshot.stored_answer
+            if stored is not None:
+                change = ending.answered(now, stored.answer, stored.number, None)
+            elif failure is None:
+                change = ending.answered(now, answer, None, duration)
+            else:
+                change = ending.failed(failure, duration)
+                if isinstance(change, PutBack):
+                    return self.storage.amend(change).applied
+                change = change if now == "ready" else ending.failed_without(now, failure, duration)
+            assert isinstance(change, Settle)
+            reply = self.storage.settle(change)
+            now = found(reply.snapshot, begun.change.user_id)
+            if reply.applied:
+                break
+        mine = reply.snapshot.my_attempt if reply.snapshot is not None else None
+        return reply.applied, mine and (mine.number, mine.outcome, mine.code, mine.counted, mine.refused_constraint)
+
+    def _keep(self, choice: Random) -> object:
+        if not self.begun:
+            return None
+        begun = choice.choice(self.begun)
+        ending = Ending(begun.snapshot, begun.change, POLICY, 0.0)
+        settle = ending.answered(found(None, UUID(int=0)), Answer(output={"kept": 1}), None, timedelta(seconds=1))
+        assert settle.call is not None
+        self.storage.keep(
+            Keep(
+                user_id=begun.change.user_id,
+                generation_id=begun.change.generation_id,
+                token=begun.change.token,
+                answer=Answer(output={"kept": 1}),
+                cause="55P03",
+                wait=timedelta(seconds=15),
+                call=settle.call,
+            )
+        )
+        return "kept"
+
+    def _renew(self, choice: Random) -> object:
+        if not self.begun:
+            return None
+        change = choice.choice(self.begun).change
+        return self.storage.amend(
+            Renew(generation_id=change.generation_id, token=change.token, lease=timedelta(seconds=35))
+        ).applied
+
+    def _discard(self, choice: Random) -> object:
+        index = choice.randrange(len(self.generations))
+        snapshot = self._load(index, None)
+        user_id = snapshot.generation.user_id if snapshot is not None else self.users[0]
+        return self.storage.amend(
+            Discard(user_id=user_id, generation_id=self.generations[index], operator="ann")
+        ).applied
+
+    def _close(self, choice: Random) -> object:
+        return self.storage.begin(CloseOver(user_id=choice.choice(self.users))).applied
+
+    def _app(self, choice: Random) -> object:
+        index, status = choice.randrange(len(self.generations)), choice.choice(("error", "success", "processing"))
+        with suppress(KeyError):
+            self.world.set_generation(self.generations[index], status=status)
+        return status
+
+    def _advance(self, choice: Random) -> object:
+        self.world.advance(timedelta(seconds=choice.choice((3.37, 40.61, 400.83, 4000.29))))
+        self.begun = self.begun[-6:]
+        return None
+
+    def _refuse(self, choice: Random) -> object:
+        self.world.refuse_sessions(choice.choice((None, None, "km_is_positive", "title_is_short")))
+        return None
+
+    def _load(self, index: int, token: UUID | None) -> Snapshot | None:
+        return self.storage.load(self.users[0], self.generations[index], POLICY.quota, token)
+
+    def look(self) -> list[object]:
+        """All that the two must agree on."""
+        rows = []
+        for index, generation_id in enumerate(self.generations):
+            snapshot = self._load(index, None)
+            logs = [log["error_type"] for log in self.world.error_logs(generation_id)] if snapshot is not None else []
+            rows.append((_abstract(snapshot), logs))
+        events = [sorted(event["event_type"] for event in self.world.events(user)) for user in self.users]
+        line = sorted(self.generations.index(each["generation_id"]) for each in self._line())
+        state = self.storage.state()
+        return [*rows, *events, line, (state.queued, state.due, state.parked, state.running)]
+
+    def _line(self) -> list[Any]:
+        """Messages of living generations: those of others find nothing to do."""
+        present = {each for index, each in enumerate(self.generations) if self._load(index, None) is not None}
+        return [each for each in self.world.messages() if each["generation_id"] in present]
+
+
+def _abstract(snapshot: Snapshot | None) -> object:
+    """A snapshot without what the two can't share: instants become seconds from its reading."""
+    if snapshot is None:
+        return None
+    as_of = snapshot.as_of
+
+    def since(at: Any) -> float | None:
+        return None if at is None else (at - as_of).total_seconds()
+
+    return (
+        snapshot.generation.status,
+        snapshot.generation.duration,
+        visible(snapshot, snapshot.generation.user_id) is not None,
+        [
+            (
+                *(each.number, each.outcome, each.code, each.counted, each.provider_outcome, each.transient),
+                *(each.operator_fault, each.refused_constraint, since(each.next_attempt_at)),
+                *(since(each.accepted_at), since(each.expires_at), each.answer_from),
+            )
+            for each in snapshot.attempts
+        ],
+        (snapshot.quota.limit, snapshot.quota.captured, snapshot.quota.held, since(snapshot.quota.resets_at)),
+        (snapshot.live, since(snapshot.live_until)),
+        (snapshot.stored_answer.number, snapshot.stored_answer.answer.output) if snapshot.stored_answer else None,
+        snapshot.session is not None and snapshot.session["content"],
+        snapshot.mine,
+        [(each.failures, each.slots, each.running, each.waiting, since(each.not_before)) for each in snapshot.routes],
+    )
+
+
+def _differences(one: object, other: object, where: str = "") -> list[str]:
+    """What is not equal, but for the time that a history takes over SQL."""
+    if isinstance(one, float) and isinstance(other, float):
+        return [] if abs(one - other) < TOLERANCE else [f"{where}: {one} {other}"]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [each for index, pair in pairs for each in _differences(*pair, f"{where}/{index}")]
+    return [] if one == other else [f"{where}: {one} {other}"]
+
+
+ACTS = (
+    *("begin",) * 8,
+    *("settle",) * 7,
+    *("again", "keep", "renew", "renew", "discard", "close", "app", "app", "refuse"),
+    *("advance",) * 4,
+    *("accept",) * 4,
+    *("take",) * 6,
+    *("put_back", "cancel", "tidy", "tidy", "lose", "move"),
+)
+
+
+@pytest.mark.timeout(3600)
+def test_memory_and_sql_agree(core_database: str) -> None:
+    """Whatever happens, both storages reply the same and show the same."""
+    postgres = PostgresStorage(core_database)
+    with owner_of(core_database) as connection:
+        for seed in range(HISTORIES):
+            functions = ChangeFunctions(postgres._call_function)
+            memory, database = CoreWorld(), CoreQueueSqlWorld(functions, connection)
+            reader = READERS[seed % 2]
+            sides = [_side(memory, memory.core, reader), _side(database, functions, reader)]
+            random = Random(seed)
+            for step in range(STEPS):
+                act, choices = random.choice(ACTS), random.getrandbits(64)
+                memory.advance(timedelta(milliseconds=5))  # no two things happen at the same instant there, either
+                done = [side.act(act, Random(choices)) for side in sides]
+                assert _differences(done[0], done[1]) == [], f"seed {seed}, step {step}: {act}"
+                looks = [side.look() for side in sides]
+                assert _differences(looks[0], looks[1]) == [], f"seed {seed}, step {step}: after {act}"
+    postgres.close()
+
+
+def _side(world: CoreWorld | CoreQueueSqlWorld, storage: Any, reader: Reader) -> Side:
+    users = [world.new_user() for _ in range(2)]
+    world.set_quota(users[0], 2, POLICY.quota.window)
+    generations = [world.new_generation(users[number % 2]) for number in range(5)]
+    return Side(world, storage, reader, users, generations, [])

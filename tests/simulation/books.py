@@ -1,0 +1,246 @@
+"""What must be true after every step of a simulation, read off the storage's own rows by rules of its own.
+
+Nothing here asks a decision: limits, waits and places are computed from the rows again, in other words.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from ai_retry.domain.change import Acceptance, Begin, Keep, Open, Running, Settle, Success
+from ai_retry.domain.model import Answer, GenerationStatus, Outcome, QuotaRule, Waiver
+from ai_retry.domain.policy import RetryPolicy
+from ai_retry.testing.clock import ManualClock
+from ai_retry.testing.memory import MemoryApp, MemoryStorage, Row
+from ai_retry.testing.memory.app import CreateSession
+
+UNFINISHED = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
+
+
+class WatchedApp(MemoryApp):
+    """An app that knows which statuses the storage wrote.
+
+    Attributes:
+        ours: generations whose status was written last by the storage.
+    """
+
+    def __init__(self, create_session: CreateSession) -> None:
+        super().__init__(create_session)
+        self.ours: set[UUID] = set()
+
+    def write(self, generation_id: UUID, *arguments: Any, **columns: Any) -> None:
+        """Write, and remember by whom."""
+        super().write(generation_id, *arguments, **columns)
+        self.ours.add(generation_id)
+
+
+@dataclass
+class Books:
+    """What the simulation knows besides the storage.
+
+    Attributes:
+        calls: calls that were answered, so far.
+        wire: requests that were sent to the provider, by generation.
+        placed: paid answers that have a place, by their number, and whose they are.
+        excused: paid answers that may be lost: their process died, or the last resort could not be reached.
+        forgotten: generations of attempts that a fail-over has forgotten, and that were answered.
+        fates: what is known of closed attempts.
+    """
+
+    storage: MemoryStorage
+    app: WatchedApp
+    clock: ManualClock
+    policy: RetryPolicy
+    calls: int = 0
+    wire: Counter[UUID] = field(default_factory=Counter)
+    placed: dict[int, UUID] = field(default_factory=dict)
+    excused: set[int] = field(default_factory=set)
+    forgotten: set[UUID] = field(default_factory=set)
+    fates: dict[tuple[UUID, int], tuple[Any, ...]] = field(default_factory=dict)
+    checked: int = 0
+
+    # Rows
+
+    @property
+    def rows(self) -> list[Row]:
+        """All attempts."""
+        return list(self.storage.rows.values())
+
+    def rows_of(self, generation_id: UUID) -> list[Row]:
+        """A generation's attempts, in their order."""
+        return sorted((row for row in self.rows if row.generation_id == generation_id), key=lambda row: row.number)
+
+    def row_with(self, token: UUID) -> Row | None:
+        """The attempt that has the token; no two have."""
+        found = [row for row in self.rows if row.token == token]
+        assert len(found) <= 1, "two attempts with one token"
+        return found[0] if found else None
+
+    # After every step
+
+    def check(self) -> None:
+        """Read the invariants off the rows."""
+        by_generation: dict[UUID, list[Row]] = {}
+        for row in self.rows:
+            by_generation.setdefault(row.generation_id, []).append(row)
+        for rows in by_generation.values():
+            rows.sort(key=lambda row: row.number)
+            self._check_attempts(rows)
+        generations = list(self.app.generations)
+        self.checked += 1
+        self._check_quota(generations[self.checked % len(generations)])
+        succeeded = [row for row in self.rows if row.outcome is Outcome.SUCCEEDED]
+        sessions = {str(each["id"]) for each in self.app.sessions.values()}
+        assert len({row.session_id for row in succeeded}) == len(succeeded), "two units for one session"
+        assert sessions == {row.session_id for row in succeeded}, "a session without its unit"
+        self._check_placed()
+        self._check_records()
+
+    def _check_records(self) -> None:
+        """What is written is whole."""
+        assert all(isinstance(each, Answer) for each in self.storage.answers.values()), "a place without an answer"
+        assert all(row.closed_at is not None for row in self.rows if row.outcome is not None), "closed at no time"
+        records = [*self.app.events, *self.app.error_logs]
+        assert all(each["created_at"] is not None for each in records), "an event or error at no time"
+        written = [each for key, each in self.app.generations.items() if key in self.app.ours]
+        assert all(each.updated_at is not None for each in written), "a status was written at no time"
+
+    def _check_attempts(self, rows: list[Row]) -> None:
+        numbers = [row.number for row in rows]
+        assert len(set(numbers)) == len(numbers), "a number was given twice"
+        assert len({row.token for row in rows}) == len(rows), "two attempts with one token"
+        assert all(row.outcome is not None for row in rows[:-1]), "an open attempt is not the last one"
+        assert sum(row.outcome is Outcome.SUCCEEDED for row in rows) <= 1, "two successes"
+        for row, after in zip(rows, [*rows[1:], None], strict=True):
+            self._check_row(row, after)
+        generation_id = rows[0].generation_id
+        logged = sum(each["generation_id"] == generation_id for each in self.app.error_logs)
+        assert logged <= sum(row.outcome is not None for row in rows), "an attempt was logged twice"
+        sent = sum(row.call.wire_requests for row in rows)
+        assert sent <= self.wire[generation_id], "a request to the provider was recorded twice"
+
+    def _check_row(self, row: Row, after: Row | None) -> None:
+        key = (row.generation_id, row.number)
+        fate = (row.user_id, row.outcome, row.code, row.counted, row.captured_at, row.due_at, row.session_id)
+        assert self.fates.get(key, fate) == fate, "a closed attempt has changed"
+        if row.outcome is not None:
+            self.fates[key] = fate
+        charged = row.outcome is Outcome.SUCCEEDED and row.charge
+        assert (row.captured_at is not None) == charged, "a unit is captured by a charged success, and only then"
+        if row.accepted_at is not None and row.outcome is Outcome.ABANDONED:
+            assert after is not None, "an accepted retry ended with its worker"
+            assert after.accepted_at == row.accepted_at, "an accepted retry lost its time"
+        if row.outcome is None and row.lease_expires_at is not None and row.kept_cause is None:
+            longest = max(self.policy.lease, self.policy.deadline + self.policy.settle_margin)
+            assert row.lease_expires_at <= row.started_at + longest, "a lease was renewed without end"
+
+    def _check_quota(self, generation_id: UUID) -> None:
+        """The quota that a user sees is what the rows say; what an abandoned click held is free again."""
+        generation = self.app.generations[generation_id]
+        snapshot = self.storage.load(generation.user_id, generation_id, self.policy.quota, None)
+        assert snapshot is not None
+        rows = [row for row in self.rows if row.user_id == generation.user_id and row.outcome is None]
+        now, rule = self.clock.now(), self.rule_of(generation.user_id)
+        held = [row for row in rows if row.charge and (row.accepted_at is not None or row.is_live(now))]
+        captured = min(self.captured(generation.user_id), rule.limit)
+        quota = snapshot.quota
+        assert (quota.limit, quota.window) == (rule.limit, rule.window), "limit"
+        assert (quota.held, quota.captured) == (len(held), captured), "quota"
+        assert snapshot.live == sum(row.is_live(now) for row in rows), "live"
+        assert snapshot.stored_answer is None or snapshot.stored_answer.answer in self.answers_of(generation_id)
+
+    def rule_of(self, user_id: UUID) -> QuotaRule:
+        """The limit and window that hold for a user now."""
+        return self.storage.quotas.get(user_id, self.policy.quota)
+
+    def captured(self, user_id: UUID) -> int:
+        """Units that the user has spent in the window that holds now."""
+        since = self.clock.now() - self.rule_of(user_id).window
+        ours = sum(
+            row.user_id == user_id and row.captured_at is not None and row.captured_at > since for row in self.rows
+        )
+        by_us = {row.generation_id for row in self.rows if row.outcome is Outcome.SUCCEEDED}
+        own = [each for each in self.app.generations.values() if each.user_id == user_id and each.id not in by_us]
+        return ours + sum(each.status is GenerationStatus.SUCCESS and each.created_at > since for each in own)
+
+    # Answers
+
+    def answers_of(self, generation_id: UUID) -> list[Answer]:
+        """Stored answers of a generation."""
+        return [answer for key, answer in self.storage.answers.items() if key[0] == generation_id]
+
+    def paid(self, generation_id: UUID, token: UUID, answer: Answer) -> None:
+        """A loop that had this answer has ended: from now on the answer has a place, or it is excused.
+
+        Of an attempt that a fail-over has forgotten, and of the attempt that was begun in its stead, one answer is
+        enough: it is the generation's.
+        """
+        call = answer.output["call"]
+        self.placed[call] = generation_id
+        if self.row_with(token) is None and self.answers_of(generation_id):
+            self.forgotten.add(generation_id)
+        self._check_placed()
+
+    def excuse(self, answer: Answer) -> None:
+        """An answer may be lost."""
+        self.excused.add(answer.output["call"])
+
+    def _check_placed(self) -> None:
+        for call, generation_id in list(self.placed.items()):
+            succeeded = any(row.outcome is Outcome.SUCCEEDED for row in self.rows_of(generation_id))
+            if succeeded or generation_id not in self.app.generations:
+                del self.placed[call]
+            elif call not in self.excused:
+                places = [each.output["call"] for each in self.answers_of(generation_id)]
+                has_place = bool(places) if generation_id in self.forgotten else call in places
+                assert has_place, "a paid answer has no place"
+
+    # When an attempt begins
+
+    def check_begun(self, change: Begin, before: list[Row], due_at: Any) -> None:
+        """Everything that a begin promises, computed from the rows before and after it."""
+        row, now = self.row_with(change.token), self.clock.now()
+        assert row is not None
+        assert now - change.expected.as_of <= timedelta(seconds=10), "an old decision was applied"
+        mine = [each for each in self.rows if each.user_id == row.user_id and each.outcome is None]
+        over = [each for each in mine if not each.is_queued and not each.is_live(now)]
+        assert over == [], "an attempt began beside one that is over"
+        start = change.attempt.start
+        if isinstance(start, Running):
+            assert sum(not each.is_queued for each in mine) <= self.policy.max_parallel, "max_parallel"
+        if isinstance(change.attempt, Open) and change.attempt.charge and Waiver.QUOTA not in change.attempt.waived:
+            held = sum(each.charge for each in mine)
+            assert self.captured(row.user_id) + held <= self.rule_of(row.user_id).limit, "more units than the limit"
+        stored = bool(self.answers_of(row.generation_id))
+        if isinstance(start, Running):
+            assert stored == (row.answer_from is not None), "a call was begun beside a stored answer"
+        past = [each for each in before if each.outcome is not None]
+        counted = 1 + sum(each.counted for each in past)
+        assert stored or counted < self.policy.max_attempts, "more attempts than max_attempts"
+        recent = [each for each in past if each.started_at > now - self.policy.hard_cap_window]
+        calls = [each for each in recent if each.answer_from is None and not each.operator_fault]
+        assert len(calls) < self.policy.hard_cap, "more attempts than the hard cap"
+        if not isinstance(change.attempt, Open) or Waiver.BACKOFF not in change.attempt.waived:
+            wait = start.wait if isinstance(start, Acceptance) else timedelta(0)
+            assert due_at is None or due_at <= now + wait, "an attempt began before its backoff was over"
+
+    # At the end
+
+    def check_rest(self) -> None:
+        """Nothing is left half done."""
+        assert all(row.outcome is not None for row in self.rows), "attempts never end"
+        assert not self.storage.line.messages, "messages are left"
+        assert not [row for row in self.rows if row.untold], "an app was never informed"
+        unfinished = [each.id for each in self.app.generations.values() if each.status in UNFINISHED]
+        assert not self.app.ours.intersection(unfinished), "a generation says for ever that it is worked on"
+
+
+def answer_of(step: Any) -> Answer | None:
+    """The answer that a step carries and that its attempt paid for."""
+    if isinstance(step, Keep):
+        return step.answer
+    if not isinstance(step, Settle) or (isinstance(step.end, Success) and step.end.answer_from is not None):
+        return None
+    return step.end.answer
