@@ -81,7 +81,8 @@ cross join lateral (
 where o.held + c.captured > %s or o.running > %s
 """
 LOST = """
-select g.id, p.output from unnest(%s::uuid[], %s::text[]) p (id, output) join public.generations g using (id)
+select g.id, p.output from unnest(%s::uuid[], %s::uuid[], %s::text[]) p (user_id, id, output)
+join public.generations g using (id) join auth.users u on u.id = p.user_id  -- attempts go with their user
 where not exists (select from public.ai_retry_closed c where c.generation_id = g.id
     and (c.outcome = 'succeeded' or c.discarded_at is not null))
   and not exists (
@@ -104,7 +105,7 @@ class Run:
     endings: Counter[str] = field(default_factory=Counter)
     locks: Counter[str] = field(default_factory=Counter)
     surprises: list[str] = field(default_factory=list)
-    paid: list[tuple[UUID, str]] = field(default_factory=list)
+    paid: list[tuple[UUID, UUID, str]] = field(default_factory=list)
     tokens: list[tuple[UUID, UUID, UUID]] = field(default_factory=list)
 
     def pick(self, choice: random.Random) -> tuple[UUID, UUID]:
@@ -160,7 +161,7 @@ class Provider:
         if fate < 0.45:
             raise GenerationFailed(a_failure(certainly_not_generated=fate < 0.2))
         answer = Answer(output=str(uuid4()), model="small")
-        self._run.paid.append((self._asked.generation_id, answer.output))
+        self._run.paid.append((self._asked.user_id, self._asked.generation_id, answer.output))
         if fate < 0.55:
             self._functions.keep(
                 Keep(
@@ -318,9 +319,8 @@ def test_verbs_hold_together_under_load(bare_database: str) -> None:
             done.set()
             for each in threads:
                 each.result()
-        lost = connection.execute(
-            LOST.encode(), [[each for each, _ in run.paid], [output for _, output in run.paid]]
-        ).fetchall()
+        paid = [list(column) for column in zip(*run.paid, strict=True)]
+        lost = connection.execute(LOST.encode(), paid).fetchall()
         twice = connection.execute(TWO_SESSIONS.encode()).fetchall()
 
     ours = [each for each in watch.waits if each.holders and all(map(_IS_OURS, each.holders))]

@@ -11,7 +11,13 @@ import psycopg
 import pytest
 
 from ai_retry.domain.change import CallRecord, CloseOver, Keep
-from ai_retry.domain.errors import GenerationFailed, RetryInProgress, SessionRejected, StorageOutcomeUnknown
+from ai_retry.domain.errors import (
+    GenerationFailed,
+    GenerationNotFound,
+    RetryInProgress,
+    SessionRejected,
+    StorageOutcomeUnknown,
+)
 from ai_retry.domain.model import Answer, ProviderOutcome
 from ai_retry.domain.queued_attempt import QueueOutcome
 from ai_retry.storage._changes import ChangeFunctions
@@ -360,3 +366,19 @@ def test_reply_of_another_shape_is_lost(reply: object) -> None:
 def test_settle_counts_after_lease_while_open(app: App) -> None:
     """A click whose process lives on after its lease, with nobody else about, still gets its session."""
     assert app.retry(lambda: app.world.advance(POLICY.lease)).attempt == 2
+
+
+def test_answer_of_deleted_user_goes_with_them(app: App) -> None:
+    """The generation was given away, and its user deleted, during the call: the settle ends, and keeps nothing."""
+    other = app.world.new_user()
+
+    def leave() -> None:
+        app.world.set_generation(app.generation_id, user_id=other)
+        app.world.delete_user(app.user_id)
+
+    with pytest.raises(GenerationNotFound):
+        app.retry(leave)
+
+    snapshot = app.functions.load(other, app.generation_id, POLICY.quota, None)
+    assert snapshot is not None
+    assert (snapshot.attempts, snapshot.stored_answer) == ((), None)

@@ -61,6 +61,7 @@ begin
   for v_open in
     select o.* from public.ai_retry_open o
     where (o.user_id = p_user_id or o.generation_id = p_begun_id) and o.lease_expires_at <= p_at
+    order by o.lease_expires_at
   loop
     if ai_retry.close(
       v_open,
@@ -83,6 +84,7 @@ begin
         select s.* from ai_retry.app_strangers(
           (select pg_catalog.array_agg(q.generation_id) from public.ai_retry_open q
             where q.user_id = p_user_id and q.lease_expires_at is null), p_user_id) s))
+    order by o.expires_at
   loop
     perform ai_retry.end_queued(v_open, p_at);
   end loop;

@@ -180,13 +180,17 @@ begin
     if found then
       return;
     end if;
-    insert into public.ai_retry_closed (
-      generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge, provider_outcome
-    ) select
-      v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
-      p_at, p_at, 'abandoned', 'LEASE_LOST', false, false, 'unknown'
-      from public.ai_retry_closed c where c.generation_id = v_generation_id
-    returning * into v_closed;
+    begin
+      insert into public.ai_retry_closed (
+        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge, provider_outcome
+      ) select
+        v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
+        p_at, p_at, 'abandoned', 'LEASE_LOST', false, false, 'unknown'
+        from public.ai_retry_closed c where c.generation_id = v_generation_id
+      returning * into v_closed;
+    exception when foreign_key_violation then
+      return;  -- the user is gone, and what is a user's goes with them
+    end;
   end if;
   if v_closed.discarded_at is null then
     insert into public.ai_retry_answers (generation_id, number, answer, stored_at)

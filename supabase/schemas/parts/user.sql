@@ -11,6 +11,8 @@ begin
   end if;
   perform pg_catalog.set_config('lock_timeout', '3s', true);
   perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry:' || p_user_id::text, 0));
+  -- From here on rows of ours are written: the deletion of the user may wait for them while it holds what we need.
+  perform pg_catalog.set_config('lock_timeout', '25ms', true);
 end
 $$;
 comment on function ai_retry.lock_user(uuid) is

@@ -14,7 +14,7 @@ comment on function ai_retry.has_queue() is
 create function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = '' set lock_timeout = '5ms'
 as $$
 declare
   v_open record;
@@ -55,7 +55,7 @@ comment on function ai_retry.fill_line(uuid, timestamptz) is
 create function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = '' set lock_timeout = '5ms'
 as $$
 begin
   if p_message_id is null or not ai_retry.has_queue() then

@@ -63,7 +63,7 @@ comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
 create function ai_retry.wake(p_route text, p_count integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = '' set lock_timeout = '5ms'
 as $$
 declare
   v_messages bigint[];

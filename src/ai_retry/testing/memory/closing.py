@@ -32,10 +32,10 @@ class MemoryClosing(MemoryTables):
         """Close what is over for a user, and whoever's attempt the generation to be begun has."""
         begun = self._open_row(begun_id) if begun_id is not None else None
         others = [begun] if begun is not None and begun.user_id != user_id else []
-        for row in [*self._open_of(user_id), *others]:
+        for row in sorted([*self._open_of(user_id), *others], key=lambda row: row.lease_expires_at or now):
             if not row.is_queued and not row.is_live(now):
                 self._abandon(row, now)
-        for row in self._open_of(user_id):
+        for row in sorted(self._open_of(user_id), key=lambda row: row.expires_at or now):
             if row.is_queued and (is_out_of_time(row, now) or (begun_id is None and self._owned(row) is None)):
                 self._end_queued(row, now)
         for row in [row for row in self.rows.values() if row.user_id == user_id and row.untold]:
