@@ -56,6 +56,7 @@ from ai_retry.domain.policy import DEFAULT_POLICY, queued_attempt
 from ai_retry.domain.queue_model import Message, Outage, Parked, QueuedRetry, QueueState
 
 _RULE = QuotaRule()
+_PROBE_TRIES = 20  # begins that race for a probe: the losers see the winner once it has committed
 
 
 class OldPort:
@@ -232,11 +233,19 @@ class OldPort:
         change = _begin(
             admission, token, Run(number=admission.number, start=_running(admission, lease, route)), admission.max_live
         )
-        reply = self._storage.begin(change)
-        claim = self._claim(admission, token, reply)
-        snapshot = reply.snapshot
-        if claim is not None or snapshot is None or snapshot.version != admission.version:
-            return claim
+        for _ in range(_PROBE_TRIES):
+            reply = self._storage.begin(change)
+            claim = self._claim(admission, token, reply)
+            snapshot = reply.snapshot
+            if claim is not None or snapshot is None or snapshot.version != admission.version:
+                return claim
+            parked = self._parked(snapshot, route, spread)
+            if parked is not None:
+                return parked
+        return None
+
+    def _parked(self, snapshot: Snapshot, route: str | None, spread: timedelta) -> Parked | None:
+        """Postpone the message if the snapshot shows that its route is unavailable."""
         away = next((each for each in snapshot.routes if each.route == route), None)
         message_id = self._message_of(snapshot)
         if away is None or message_id is None:
@@ -244,7 +253,8 @@ class OldPort:
         wait = max(away.not_before - snapshot.as_of, timedelta(0))
         if wait == timedelta(0) and away.running < away.slots:
             return None
-        message = Message(id=message_id, user_id=admission.user_id, generation_id=admission.generation_id)
+        generation = snapshot.generation
+        message = Message(id=message_id, user_id=generation.user_id, generation_id=generation.id)
         later = spread * (away.waiting + 1)
         self._storage.amend(Postpone(message=message, wait=wait, spread=later, route=route))
         return Parked(retry_after=wait + later)
