@@ -44,7 +44,8 @@ class Books:
         calls: calls that were answered, so far.
         wire: requests that were sent to the provider, by generation.
         placed: paid answers that have a place, by their number, and whose they are.
-        excused: paid answers that may be lost: their process died, or the last resort could not be reached.
+        excused: paid answers that may be lost: their process died, the last resort could not be reached, or an operator
+            dropped them.
         forgotten: generations of attempts that a fail-over has forgotten, and that were answered.
         fates: what is known of closed attempts.
     """
@@ -186,6 +187,13 @@ class Books:
     def excuse(self, answer: Answer) -> None:
         """An answer may be lost."""
         self.excused.add(answer.output["call"])
+
+    def discarded(self, generation_id: UUID, stored: list[Answer]) -> None:
+        """An operator has dropped these answers; a forgotten attempt's had its place in one of them."""
+        for answer in stored:
+            self.excuse(answer)
+        if generation_id in self.forgotten:
+            self.excused.update(call for call, placed in self.placed.items() if placed == generation_id)
 
     def _check_placed(self) -> None:
         for call, generation_id in list(self.placed.items()):

@@ -196,8 +196,7 @@ class Simulation:
             self.tally.add("discarded")
             in_use = [row for row in held if row.outcome is None and not row.is_queued and row.answer_from is not None]
             assert not in_use, "an answer was discarded while an attempt used it"
-            for answer in stored:
-                self.books.excuse(answer)
+            self.books.discarded(generation.id, stored)
 
     def _asked(self) -> Asked:
         generation, random = self._any_generation(), self.random

@@ -121,8 +121,8 @@ def test_misspelt_code_is_noted(code: str, close: str | None) -> None:
     """A code that looks like one of ours is noted with it; an app's own code is searched in silence."""
     result = recover("--code", code, "--rate", "fast")  # which ends it before the search
 
-    assert (f"Note: {code} is no code of ai-retry; did you mean {close}?" in result.stderr) is (close is not None)
-    assert ("Note:" in result.stderr) is (close is not None)
+    assert (f"Note: {code} is no code of ai-retry; did you mean {close}?" in result.output) is (close is not None)
+    assert ("Note:" in result.output) is (close is not None)
 
 
 def test_file_named_like_an_option_keeps_its_name(tmp_path: Path) -> None:
