@@ -170,7 +170,7 @@ def variable_of(field_name: str) -> str:
 
 
 def meant(variable: str, *, likeness: float = 0.6) -> str | None:
-    """Return the variable that was probably meant, also where only its prefix is another one; None: none is like it.
+    """Return the variable that was probably meant, also where only its prefix differs; None when no name is like it.
 
     Args:
         variable: a name that is not read.

@@ -5,18 +5,17 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
 from urllib.parse import urlsplit
 
 from ai_retry import _shipped, bootstrap
 from ai_retry.config import Settings
 from ai_retry.doctor import outside, shipped
-from ai_retry.doctor.contexts import contexts
+from ai_retry.doctor.contexts import contexts, newest, not_searched
 from ai_retry.doctor.database import Case, judge
 from ai_retry.doctor.model import Check, Database, Finding, Level
 from ai_retry.doctor.outside import Reach
 from ai_retry.domain.errors import AiRetryError, NotConfigured
-from ai_retry.domain.model import ResponseFormat
+from ai_retry.domain.model import Context, ResponseFormat
 from ai_retry.domain.ports import Clock
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
@@ -77,8 +76,7 @@ def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examina
             judged = judge(case)
             readable = reader is not None and not any(each.check in _NEEDED_TO_READ for each in judged)
             if reader is not None and readable:
-                judged += contexts(storage, database, settings, reader)
-                judged += _questions(settings, storage, database.as_of, reader)
+                judged += _failed_generations(storage, database, settings, reader)
     except (AiRetryError, KeyError, TypeError, ValueError) as error:
         finding = _unasked(settings, error)
         return Examination((*around, finding), frozenset(_IN_THE_DATABASE - {finding.check}))
@@ -109,11 +107,20 @@ def _provider(settings: Settings) -> Iterator[Finding]:
     return outside.provider(asked, far)
 
 
-def _questions(settings: Settings, storage: RecoveryStorage, until: datetime, reader: ContextFrom) -> Iterator[Finding]:
-    from ai_retry.doctor.questions import newest, strictness  # noqa: PLC0415 - imports jsonschema
+def _failed_generations(
+    storage: RecoveryStorage, database: Database, settings: Settings, reader: ContextFrom
+) -> Iterator[Finding]:
+    """Read the newest failed generations once, and judge the reader and what it read."""
+    from ai_retry.doctor.questions import strictness  # noqa: PLC0415 - imports jsonschema
 
+    try:
+        read = newest(storage, database, settings, reader)
+    except AiRetryError as error:
+        yield not_searched(error)
+        return
+    yield from contexts(read, reader)
     if settings.ai_response_format is ResponseFormat.JSON_SCHEMA:
-        yield from strictness(newest(storage, until, reader))
+        yield from strictness([each for each in read if isinstance(each, Context)])
 
 
 def reach(url: str) -> Reach:

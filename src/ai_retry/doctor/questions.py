@@ -1,35 +1,11 @@
-"""Looks at what the newest failed generations ask, and judges how a provider would be asked it. Nobody is called."""
+"""Judges how a provider would be asked what the newest failed generations ask. No provider is called."""
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 
 from ai_retry.doctor.model import Check, Finding, Level
-from ai_retry.domain.errors import AiRetryError, ContextMissing, NotConfigured
-from ai_retry.domain.model import Context, QuotaRule
-from ai_retry.domain.reader import ContextFrom, read_context
-from ai_retry.domain.recovery import Filter, RecoveryStorage
+from ai_retry.domain.errors import ContextMissing
+from ai_retry.domain.model import Context
 from ai_retry.providers.response_schema import schema_of
-
-_NEWEST = 10  # generations; a prompt may be large
-
-
-def newest(storage: RecoveryStorage, until: datetime, reader: ContextFrom) -> Iterator[Context]:
-    """Read the contexts of the newest failed generations; those that can't be read are left out.
-
-    Args:
-        storage: where they are; what is wrong with it is another check's finding.
-        until: the storage's time.
-        reader: reads a context; what it can't read is another check's finding, too.
-    """
-    try:
-        rows = storage.find(Filter(until=until), before=None, page=_NEWEST, quota_rule=QuotaRule()).rows
-    except AiRetryError:
-        return
-    for row in rows:
-        try:
-            yield read_context(reader, row.snapshot.generation)
-        except (ContextMissing, NotConfigured):
-            continue
 
 
 def strictness(contexts: Iterable[Context]) -> Iterator[Finding]:
