@@ -46,7 +46,7 @@ _MEANINGS: Final = {
     401: "The access token is missing or was refused.",
     404: "There is no such generation for this user, or its stored context can't be used.",
     409: "The generation has its session already.",
-    429: "A rule refuses the retry now. Nothing was written and nobody was called.",
+    429: "A rule refuses the retry now. Nothing was written, and no provider was called.",
     500: "The service could not do its part; the code says which, and none of them spends quota.",
     502: "The AI provider gave no usable answer; the attempt is recorded and no quota is spent.",
 }

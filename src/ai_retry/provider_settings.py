@@ -35,7 +35,7 @@ def headers(text: str) -> dict[str, str]:
 
 
 def matching(pattern: str, text: str, problem: str) -> str:
-    """Return a text that matches a pattern as a whole; ``problem`` is the error of any other."""
+    """Return the string if a pattern matches all of it; ``problem`` is the error otherwise."""
     if re.fullmatch(pattern, text) is None:
         raise ValueError(problem)
     return text

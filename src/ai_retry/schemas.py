@@ -95,7 +95,7 @@ class QueuedSchema(_Camel):
     """An attempt that waits for a worker."""
 
     accepted_at = Instant(description="When the retry was accepted.")
-    next_attempt_at = Instant(description="When the attempt is due; later while its provider is away.")
+    next_attempt_at = Instant(description="When the attempt is due; later while its provider is unavailable.")
     expires_at = Instant(description="Until when it is tried.")
 
 

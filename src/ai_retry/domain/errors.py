@@ -98,7 +98,7 @@ class AlreadySucceeded(AiRetryError):
 
 
 class RetryRefused(AiRetryError):
-    """A rule refuses the retry now. Nothing was written and nobody was called.
+    """A rule refuses the retry now. Nothing was written, and no provider was called.
 
     ``wait`` lasts until the rule no longer refuses; it is ``retry_after``, too, where coming back then may help.
     """

@@ -113,7 +113,7 @@ def admit(
     Raises:
         AlreadySucceeded, RetryInProgress, NotConfigured, ContextMissing, AttemptsExhausted, BackoffNotElapsed,
         TooManyParallel, QuotaExhausted: in this order.
-        RetryExpired, RetryPoisoned, OtherReader: to a worker alone, before ContextMissing.
+        RetryExpired, RetryPoisoned, OtherReader: only to a worker, before ContextMissing.
     """
     generation = snapshot.generation
     running = purpose is Purpose.RUN_QUEUED

@@ -2,7 +2,7 @@
 
 The queued attempt is the truth and holds the user's unit; messages only say that it is time to look. An accepted retry
 ends in its session, or in an error with its reason: when the identical request can't succeed, its attempts are used
-up, its time is up, or its workers keep dying. While its provider is away it waits, and uses up no attempt. It also
+up, its time is up, or its workers keep dying. While its provider is unavailable it waits and uses no attempt. It also
 waits for a worker that has the reader with which it was accepted: no other may judge its context.
 """
 

@@ -23,7 +23,7 @@ class QueueOutcome(StrEnum):
     GOES_ON = "goes_on"  # the attempt failed, and the next one is queued
     FAILED = "failed"  # the attempt failed, and none follows
     ENDED = "ended"  # the accepted retry ended without a call
-    PARKED = "parked"  # its provider is away; no attempt was used up
+    PARKED = "parked"  # its provider is unavailable; no attempt was used up
     POSTPONED = "postponed"  # it is not its time, or not its turn
     NOTHING = "nothing"  # nothing of its generation is queued
 

@@ -30,7 +30,7 @@ class Finding:
     detail: str = ""  # in our own words
 
 
-Output: TypeAlias = tuple[Any]  # of one element, so that an output of null is not taken for none
+Output: TypeAlias = tuple[Any]  # of one element, so that an output of null differs from no output
 
 
 def read(envelope: Mapping[str, Any], schema: Mapping[str, Any] | None, added: Collection[str]) -> Output | Finding:

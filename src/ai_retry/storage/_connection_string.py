@@ -13,7 +13,7 @@ _ENCODE = 'percent-encode the password ("@" is %40, "/" is %2F, "%" is %25)'
 
 
 def passwords_of(conninfo: str) -> list[str]:
-    """Return what a connection string keeps secret, as it stands there and as it is sent.
+    """Return what a connection string keeps secret, as it is written there and as it is sent.
 
     Raises:
         NotConfigured: libpq can't read it, or reads a part of the password as host, port or database; it is not quoted.
