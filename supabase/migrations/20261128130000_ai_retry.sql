@@ -345,7 +345,7 @@ comment on column public.ai_retry_installation.is_only is 'Always true: the tabl
 create or replace function ai_retry.has_room(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
@@ -388,7 +388,7 @@ comment on function ai_retry.has_room(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.start(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_calls constant boolean := p_start ->> 'answer_from' is null;
@@ -439,7 +439,7 @@ comment on function ai_retry.start(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.read_change(p_change text, p_keys text[])
 returns jsonb
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := p_change::jsonb;
@@ -491,7 +491,7 @@ comment on function ai_retry.read_change(text, text[]) is
 create or replace function ai_retry.close(p_open public.ai_retry_open, p_end jsonb, p_call jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -542,7 +542,7 @@ comment on function ai_retry.close(public.ai_retry_open, jsonb, jsonb, timestamp
 create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -592,7 +592,7 @@ comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
 create or replace function ai_retry.end_queued(p_open public.ai_retry_open, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row jsonb;
@@ -623,7 +623,7 @@ comment on function ai_retry.end_queued(public.ai_retry_open, timestamptz) is
 create or replace function ai_retry.inform(p_generation_id uuid, p_number integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closed record;
@@ -668,7 +668,7 @@ comment on function ai_retry.inform(uuid, integer, timestamptz) is
 create or replace function ai_retry.rule(p_user_id uuid, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := p_rule || coalesce((
@@ -685,7 +685,7 @@ comment on function ai_retry.rule(uuid, jsonb) is
 create or replace function ai_retry.captures(p_user_id uuid, p_rule jsonb, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_since constant timestamptz :=
@@ -715,7 +715,7 @@ comment on function ai_retry.captures(uuid, jsonb, integer, timestamptz) is
 create or replace function ai_retry.quota(p_user_id uuid, p_rule jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := ai_retry.rule(p_user_id, p_rule);
@@ -745,7 +745,7 @@ comment on function ai_retry.quota(uuid, jsonb, timestamptz) is
 create or replace function ai_retry.version(p_user_id uuid, p_generation_id uuid, p_status text)
 returns text
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -777,7 +777,7 @@ comment on function ai_retry.version(uuid, uuid, text) is
 create or replace function ai_retry.passes(p_sqlstate text)
 returns boolean
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- Links, isolation, deadlocks, resources, shutdowns, locks, internal faults: PostgreSQL documentation, appendix A.
@@ -795,7 +795,7 @@ create or replace function ai_retry.report(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   set constraints all deferred;
@@ -819,7 +819,7 @@ create or replace function ai_retry.tell(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_status is not null then
@@ -850,7 +850,7 @@ comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer
 create or replace function ai_retry.succeed(p_open public.ai_retry_open, p_change jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_answer constant jsonb := p_change #> '{success,answer}';
@@ -926,7 +926,7 @@ comment on function ai_retry.succeed(public.ai_retry_open, jsonb, timestamptz) i
 create or replace function ai_retry.reject(p_open public.ai_retry_open, p_change jsonb, p_cause text, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rejection constant jsonb := p_change #> '{success,if_rejected}';
@@ -960,7 +960,7 @@ comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, timestamp
 create or replace function ai_retry.fail(p_open public.ai_retry_open, p_change jsonb, p_row jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closing constant jsonb := p_change -> 'closing';
@@ -993,7 +993,7 @@ comment on function ai_retry.fail(public.ai_retry_open, jsonb, jsonb, timestampt
 create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
@@ -1085,7 +1085,7 @@ comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as de
 create or replace function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pg_catalog.jsonb_build_object(
@@ -1101,7 +1101,7 @@ comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id constant uuid := (p_generation ->> 'id')::uuid;
@@ -1155,7 +1155,7 @@ comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
 create or replace function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -1174,7 +1174,7 @@ comment on function ai_retry.settled(jsonb, jsonb, uuid, timestamptz) is
 create or replace function ai_retry.lock_user(p_user_id uuid)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- After a lock, the next statement must see what the lock's last holder committed.
@@ -1196,7 +1196,7 @@ comment on function ai_retry.lock_user(uuid) is
 create or replace function ai_retry.put_back(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
@@ -1241,7 +1241,7 @@ comment on function ai_retry.put_back(jsonb) is
 create or replace function ai_retry.postpone(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
@@ -1281,7 +1281,7 @@ comment on function ai_retry.postpone(jsonb) is
 create or replace function public.ai_retry_create_queue()
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if to_regnamespace('pgmq') is null
@@ -1326,7 +1326,7 @@ $queue$;
 create or replace function ai_retry.has_queue()
 returns boolean
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
@@ -1339,7 +1339,7 @@ comment on function ai_retry.has_queue() is
 create or replace function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_open record;
@@ -1380,7 +1380,7 @@ comment on function ai_retry.fill_line(uuid, timestamptz) is
 create or replace function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 begin
   if p_message_id is null or not ai_retry.has_queue() then
@@ -1402,7 +1402,7 @@ comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
 create or replace function ai_retry.follow(p_closed public.ai_retry_open, p_end jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (p_end -> 'goes_on')::boolean then
@@ -1426,7 +1426,7 @@ comment on function ai_retry.follow(public.ai_retry_open, jsonb, timestamptz) is
 create or replace function ai_retry.in_time(p_open public.ai_retry_open, p_due_at timestamptz, p_at timestamptz)
 returns timestamptz
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when p_open.expires_at > p_at then least(p_due_at, p_open.expires_at) else p_due_at end;
@@ -1440,7 +1440,7 @@ comment on function ai_retry.in_time(public.ai_retry_open, timestamptz, timestam
 create or replace function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_doubts integer := 1;
@@ -1474,7 +1474,7 @@ comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
 create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_slots integer;
@@ -1502,7 +1502,7 @@ comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
 create or replace function ai_retry.wake(p_route text, p_count integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_messages bigint[];
@@ -1532,7 +1532,7 @@ comment on function ai_retry.wake(text, integer, timestamptz) is
 create or replace function public.ai_retry_state()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -1563,7 +1563,7 @@ comment on function public.ai_retry_state() is 'Counts what waits and what runs 
 create or replace function public.ai_retry_take(p_request text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['limit', 'visibility_seconds', 'rule']);
@@ -1603,7 +1603,7 @@ comment on function public.ai_retry_take(text) is
 create or replace function public.ai_retry_overdue(p_limit integer)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -1653,7 +1653,7 @@ comment on function public.ai_retry_overdue(integer) is
 create or replace function public.ai_retry_amend(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard', 'put_back', 'postpone']);
@@ -1705,7 +1705,7 @@ comment on function public.ai_retry_amend(text) is
 create or replace function public.ai_retry_begin(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -1762,7 +1762,7 @@ comment on function public.ai_retry_begin(text) is
 create or replace function public.ai_retry_installation()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -1779,7 +1779,7 @@ comment on function public.ai_retry_installation() is
 create or replace function public.ai_retry_keep(p_change text)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -1811,7 +1811,7 @@ comment on function public.ai_retry_keep(text) is
 create or replace function public.ai_retry_load(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['user_id', 'generation_id', 'rule', 'token']);
@@ -1829,7 +1829,7 @@ comment on function public.ai_retry_load(text) is
 create or replace function public.ai_retry_settle(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
