@@ -21,7 +21,7 @@ from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.ports import Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, place_of, read_context
-from ai_retry.spool import Spool, SpoolReport
+from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:

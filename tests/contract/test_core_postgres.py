@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.contract import StorageContract
 from ai_retry.testing.queue_contract import QueueStorageContract, QueueWorld
@@ -14,10 +14,10 @@ from tests.support.world import owner_of
 
 
 @pytest.fixture(scope="module")
-def functions(core_database: str) -> Iterator[ChangeFunctions]:
+def functions(core_database: str) -> Iterator[FunctionStorage]:
     """One pool for the module."""
     storage = PostgresStorage(core_database)
-    yield ChangeFunctions(storage._call_function)
+    yield FunctionStorage(storage._call_function)
     storage.close()
 
 
@@ -26,7 +26,7 @@ class TestCorePostgres(StorageContract, QueueStorageContract):
 
     @pytest.fixture
     def world(
-        self, request: pytest.FixtureRequest, core_database: str, functions: ChangeFunctions
+        self, request: pytest.FixtureRequest, core_database: str, functions: FunctionStorage
     ) -> Iterator[QueueWorld]:
         """New users in the database."""
         reason = OVERTURNED.get(request.node.name)

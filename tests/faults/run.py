@@ -18,7 +18,7 @@ import psycopg
 from ai_retry.clock import SystemClock
 from ai_retry.domain.errors import AiRetryError, AlreadySucceeded
 from ai_retry.domain.retry import retry_generation, retry_status
-from ai_retry.spool import Spool
+from ai_retry.storage.spool import Spool
 from tests.faults.checker import LONGEST_WAIT, History
 from tests.faults.kinds import Kind
 from tests.faults.plan import LONGEST_LIFE, POLICY, Job

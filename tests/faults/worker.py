@@ -14,7 +14,7 @@ from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.ports import AiProvider, Storage
 from ai_retry.domain.retry import retry_generation
 from ai_retry.providers.http import HttpAiProvider
-from ai_retry.spool import Spool
+from ai_retry.storage.spool import Spool
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.repeating import RepeatingStorage
 from ai_retry.storage.supabase import SupabaseStorage

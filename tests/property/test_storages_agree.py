@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Open, PutBack, Renew, Run, Settle
-from ai_retry.domain.change_storage import ChangeQueue
+from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, accept, retry_now, run, visible
 from ai_retry.domain.decide.queue import cancel, postpone, waits_for_worker
@@ -22,7 +22,7 @@ from ai_retry.domain.errors import AiRetryError, RetryRefused
 from ai_retry.domain.model import Answer, Context, FailureCode, QuotaRule, Snapshot, Waiver
 from ai_retry.domain.policy import RetryPolicy, queued_attempt
 from ai_retry.domain.queue_model import Message
-from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
 from tests.support.builders import a_failure
 from tests.support.core_sql import CoreQueueSqlWorld
@@ -69,7 +69,7 @@ class Side:
     """One of the two storages, and the app around it."""
 
     world: CoreWorld | CoreQueueSqlWorld
-    storage: ChangeQueue
+    storage: QueueStorage
     reader: Reader
     users: list[UUID]
     generations: list[UUID]
@@ -354,7 +354,7 @@ def test_memory_and_sql_agree(core_database: str) -> None:
     postgres = PostgresStorage(core_database)
     with owner_of(core_database) as connection:
         for seed in range(HISTORIES):
-            functions = ChangeFunctions(postgres._call_function)
+            functions = FunctionStorage(postgres._call_function)
             memory, database = CoreWorld(), CoreQueueSqlWorld(functions, connection)
             reader = READERS[seed % 2]
             sides = [_side(memory, memory.core, reader), _side(database, functions, reader)]

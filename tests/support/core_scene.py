@@ -15,7 +15,7 @@ from ai_retry.domain.loop import Loop, Setting, retrying
 from ai_retry.domain.model import Answer, Context, Failure, GenerationStatus, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, working
-from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage, Row
 from tests.support.builders import an_answer
 from tests.support.core_world import CoreWorld

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from ai_retry.domain.model import Snapshot
 from ai_retry.domain.ports import QueueStorage, Storage
-from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.testing.contract import Row
 from tests.support.npm import REPOSITORY
 from tests.support.old_port import OldPort
@@ -58,7 +58,7 @@ _MOVES = (
 class CoreSqlWorld(SqlWorld):
     """Implements ``ai_retry.testing.contract.World`` for the storage of changes over SQL."""
 
-    def __init__(self, functions: ChangeFunctions, connection: psycopg.Connection) -> None:
+    def __init__(self, functions: FunctionStorage, connection: psycopg.Connection) -> None:
         self._port = OldPort(functions)
         super().__init__(self._port, connection)
 
@@ -81,7 +81,7 @@ class CoreSqlWorld(SqlWorld):
 class CoreQueueSqlWorld(CoreSqlWorld):
     """Implements ``ai_retry.testing.queue_contract.QueueWorld``; ends what other worlds left open or in the queue."""
 
-    def __init__(self, functions: ChangeFunctions, connection: psycopg.Connection) -> None:
+    def __init__(self, functions: FunctionStorage, connection: psycopg.Connection) -> None:
         super().__init__(functions, connection)
         self._port = OldPort(functions, self._message_of)
         for table in ("pgmq.q_ai_retry", "public.ai_retry_outages", "public.ai_retry_open"):

@@ -63,7 +63,7 @@ class OldPort:
     """A ``QueueStorage`` over a storage of changes.
 
     Args:
-        storage: a ``ChangeQueue``, or for callers that wait a ``ChangeStorage``.
+        storage: a ``QueueStorage``, or for callers that wait a ``Storage``.
         message_of: finds the message of a generation's open attempt.
     """
 

@@ -20,7 +20,7 @@ from ai_retry.domain.change import (
     Settle,
     Taken,
 )
-from ai_retry.domain.decide.route import RouteUnavailable
+from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.errors import (
     AiRetryError,
     AlreadySucceeded,
@@ -39,7 +39,7 @@ from ai_retry.domain.model import Answer, Failure, FailureCode, GenerationStatus
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import Message, QueuedRetry
-from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
 from tests.support.core_scene import POLICY, Provider, Scene, hook, raising

@@ -36,7 +36,7 @@ from ai_retry.domain.model import (
 )
 from ai_retry.domain.policy import RetryPolicy, provider_key
 from ai_retry.domain.queue_loop import accepting, cancelling, working
-from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
 from tests.support.core_scene import POLICY, Provider, Scene, hook

@@ -21,7 +21,7 @@ from ai_retry.domain.errors import (
 )
 from ai_retry.domain.model import Answer, Claim, Settled, Usage
 from ai_retry.domain.policy import DEFAULT_POLICY
-from ai_retry.spool import PendingSettle, Spool
+from ai_retry.storage.spool import PendingSettle, Spool
 from ai_retry.storage.repeating import RepeatingStorage
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.contract import MemoryWorld, claim_of, new_generation

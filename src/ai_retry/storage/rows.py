@@ -11,16 +11,13 @@ from uuid import UUID
 
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import (
-    Admission,
     Answer,
     Attempt,
-    Claim,
     Generation,
     GenerationStatus,
     Outcome,
     ProviderOutcome,
     Quota,
-    QuotaRule,
     Snapshot,
     StoredAnswer,
     Usage,
@@ -29,43 +26,6 @@ from ai_retry.domain.queue_model import QueueState, RouteState
 
 Json: TypeAlias = Mapping[str, Any]
 _T = TypeVar("_T")
-
-
-def rule_arguments(rule: QuotaRule) -> Json:
-    """Arguments that every function which counts the quota takes."""
-    return {
-        "p_limit": rule.limit,
-        "p_window_seconds": rule.window.total_seconds(),
-        "p_count_own_successes": rule.count_own_successes,
-    }
-
-
-def claim_arguments(claim: Claim) -> Json:
-    """Arguments that every settle takes."""
-    return {
-        "p_user_id": str(claim.user_id),
-        "p_generation_id": str(claim.generation_id),
-        "p_token": str(claim.token),
-    }
-
-
-def admission_arguments(admission: Admission) -> Json:
-    """Arguments that every opening of an attempt takes."""
-    return {
-        "p_user_id": str(admission.user_id),
-        "p_generation_id": str(admission.generation_id),
-        "p_number": admission.number,
-        "p_version": admission.version,
-        "p_as_of": admission.as_of.isoformat(),
-        "p_max_live": admission.max_live,
-        "p_max_used": admission.max_used,
-        "p_window_seconds": admission.quota_rule.window.total_seconds(),
-        "p_count_own_successes": admission.quota_rule.count_own_successes,
-        "p_charge": admission.charge,
-        "p_idempotency_key": admission.idempotency_key,
-        "p_waived": ",".join(sorted(admission.waived)),
-        "p_operator": admission.operator,
-    }
 
 
 def answer_row(answer: Answer) -> Json:
@@ -130,7 +90,7 @@ def read_generation(row: Json) -> Generation:
         status=_status(row["status"]),
         model=row["model"],
         prompt_data=row.get("prompt_data"),  # settles leave it out
-        session_id=UUID(row["session_id"]) if row["session_id"] else None,
+        session_id=row["session_id"],
         duration=None if row["duration_ms"] is None else timedelta(milliseconds=float(row["duration_ms"])),
         created_at=instant(row["created_at"]),
         updated_at=maybe_instant(row["updated_at"]),
@@ -159,12 +119,12 @@ def _attempts(rows: Sequence[Json]) -> Sequence[Attempt]:
             idempotency_key=row["idempotency_key"],
             refused_constraint=row["refused_constraint"],
             provider_outcome=ProviderOutcome(row["provider_outcome"]),
-            accepted_at=maybe_instant(row.get("accepted_at")),  # absent before the queue's migration
-            expires_at=maybe_instant(row.get("expires_at")),
-            transient=row.get("transient"),  # these three: absent before the verdicts' migration
-            operator_fault=row.get("operator_fault", False),
-            context_reader=row.get("context_reader"),
-            answer_from=row.get("answer_from"),
+            accepted_at=maybe_instant(row["accepted_at"]),
+            expires_at=maybe_instant(row["expires_at"]),
+            transient=row["transient"],
+            operator_fault=row["operator_fault"],
+            context_reader=row["context_reader"],
+            answer_from=row["answer_from"],
         )
         for row in rows
     )
@@ -194,6 +154,7 @@ def _stored_answer(row: Json | None) -> StoredAnswer | None:
             provider_id=row["provider_id"],
             wire_requests=0,
         ),
+        stored_at=maybe_instant(row.get("stored_at")),
     )
 
 

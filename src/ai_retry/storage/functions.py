@@ -14,8 +14,8 @@ from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUn
 from ai_retry.domain.model import QuotaRule, Snapshot
 from ai_retry.domain.queue_model import QueueState
 from ai_retry.storage import _change_rows as rows
-from ai_retry.storage._functions import Transport, reply_lost
-from ai_retry.storage._rows import Json, read_state, understood
+from ai_retry.storage.transport import Transport, reply_lost
+from ai_retry.storage.rows import Json, read_state, understood
 
 _T = TypeVar("_T")
 _log = logging.getLogger("ai_retry")
@@ -23,8 +23,8 @@ _HAS_NO_QUEUE = {"applied": False, "has_queue": False}
 _NO_QUEUE = "there is no queue: enable Supabase Queues (pgmq), then run select public.ai_retry_create_queue()"
 
 
-class ChangeFunctions:
-    """Implements ``ai_retry.domain.change_storage.ChangeQueue`` over a transport."""
+class FunctionStorage:
+    """Implements ``ai_retry.domain.ports.QueueStorage`` over a transport."""
 
     def __init__(self, call: Transport) -> None:
         self._call = call

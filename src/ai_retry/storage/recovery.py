@@ -12,7 +12,7 @@ from uuid import UUID
 from ai_retry.domain.errors import NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.domain.model import Outcome, QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
-from ai_retry.storage._rows import (
+from ai_retry.storage.rows import (
     Json,
     instant,
     maybe_instant,

@@ -29,7 +29,7 @@ from ai_retry.domain.change import (
 )
 from ai_retry.domain.model import QuotaRule, Route, Snapshot
 from ai_retry.domain.queue_model import Message, Outage
-from ai_retry.storage._rows import Json, answer_row, instant, milliseconds, read_snapshot, storable, usage_row
+from ai_retry.storage.rows import Json, answer_row, instant, milliseconds, read_snapshot, storable, usage_row
 
 PROTOCOL: Final = 2  # of changes; the database refuses another one
 
