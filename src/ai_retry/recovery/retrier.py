@@ -26,6 +26,7 @@ from ai_retry.recovery.line import Task
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan_file import Terms
 from ai_retry.recovery.report import Left
+from ai_retry.rejections import Rejections
 from ai_retry.slots import CallSlot
 
 _CALL_ENDS: Final[Mapping[FailureCode, CallEnd]] = {
@@ -89,6 +90,12 @@ class Retrier:
 
     def __init__(self, parts: Parts, terms: Terms, *, key: PlanKey, operator: str) -> None:
         self._parts, self._terms, self._key, self._operator = parts, terms, key, operator
+        self._rejections = Rejections()
+
+    @property
+    def rejected_by(self) -> str | None:
+        """What rejected the sessions of the last three users, in a row; None: nothing did."""
+        return self._rejections.cause
 
     def retry(self, task: Task, started_in: int, tell: Callable[[Ended], None]) -> None:
         """Retry, and tell the end: exactly one, whatever happens."""
@@ -116,7 +123,7 @@ class Retrier:
                     charge=self._terms.charge,
                     operator=self._operator,
                     renewing=self._parts.renewing,
-                    watches=[look, slot],
+                    watches=[look, slot, self._rejections],
                 )
             except _SettledBefore as before:
                 ended = Ended(task=task, started_in=started_in, outcome=str(before.outcome))

@@ -146,6 +146,8 @@ class _Run:
         now = self._parts.clock.monotonic()
         self._pace.end(ended.call_end, now, started_in=ended.started_in, retry_after=ended.retry_after)
         self._spent += ended.cost
+        if self._retrier.rejected_by is not None:
+            self._pace.stopped = "SESSIONS_REJECTED"
         if ended.again_after is not None and self._line.put_back(ended.task, now, after=ended.again_after):
             return
         self._line.ended(ended.task)
