@@ -42,6 +42,6 @@ class Rejections:
         with self._lock:
             if mine.outcome is Outcome.SUCCEEDED or mine.refused_constraint != self._cause:
                 self._users.clear()
-            if mine.code == SessionRejected.code:
+            if mine.code == SessionRejected.code:  # a conflict is its user's to cure
                 self._cause = mine.refused_constraint
                 self._users.add(step.user_id)
