@@ -1,6 +1,7 @@
 """Notices when the app's tables reject every session, whatever the user: then further paid calls create no session.
 
-A check constraint that no session can meet would cost a call for each generation. Recovery stops then, and a worker slows down, until an operator has cured it.
+A check constraint that no session can meet would cost a call for each generation. Recovery stops then, and a worker
+slows down, until an operator has cured it.
 """
 
 import threading
