@@ -43,7 +43,6 @@ from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage.transport import failure_of_sqlstate
 from tests.support.builders import a_failure
-from tests.support.core_sql import apply_schemas
 from tests.support.lock_watch import watching_locks
 from tests.support.migrations import apply_migrations
 from tests.support.neighbour import AN_APP, AppSession, Role
@@ -77,13 +76,13 @@ select u.id from auth.users u cross join lateral (
   select count(*) filter (where o.charge) as held, count(*) filter (where o.lease_expires_at is not null) as running
   from public.ai_retry_open o where o.user_id = u.id) o
 cross join lateral (
-  select count(*) as captured from public.ai_retry_closed c where c.user_id = u.id and c.captured_at is not null) c
+  select count(*) as captured from public.ai_retry_attempts c where c.user_id = u.id and c.captured_at is not null) c
 where o.held + c.captured > %s or o.running > %s
 """
 LOST = """
 select g.id, p.output from unnest(%s::uuid[], %s::uuid[], %s::text[]) p (user_id, id, output)
 join public.generations g using (id) join auth.users u on u.id = p.user_id  -- attempts go with their user
-where not exists (select from public.ai_retry_closed c where c.generation_id = g.id
+where not exists (select from public.ai_retry_attempts c where c.generation_id = g.id
     and (c.outcome = 'succeeded' or c.discarded_at is not null))
   and not exists (
     select from public.ai_retry_answers a where a.generation_id = g.id and a.answer ->> 'output' = p.output)
@@ -91,7 +90,7 @@ where not exists (select from public.ai_retry_closed c where c.generation_id = g
 """
 _IS_OURS = methodcaller("startswith", "ai_retry ")
 TWO_SESSIONS = """
-select c.generation_id from public.ai_retry_closed c where c.session_id is not null
+select c.generation_id from public.ai_retry_attempts c where c.session_id is not null
 group by c.generation_id having count(*) > 1
 """
 
@@ -296,7 +295,6 @@ def test_verbs_hold_together_under_load(bare_database: str) -> None:
         connection.execute(AN_APP)
     apply_migrations(bare_database, MIGRATIONS)
     with psycopg.connect(bare_database, autocommit=True) as connection, ExitStack() as stack:
-        apply_schemas(connection)
         apps = [
             stack.enter_context(closing(AppSession(bare_database, role, users=12, seed=seed)))
             for seed, role in enumerate(ROLES)
