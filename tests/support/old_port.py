@@ -136,7 +136,7 @@ class OldPort:
         closing = Closing(
             outcome=Outcome.FAILED,
             code=failure.code.value,
-            counted=failure.counted and not (goes_on and failure.overloaded),
+            counted=failure.counted,
             wait=delay,
             status=GenerationStatus.TIMEOUT if timeout else GenerationStatus.ERROR,
             message=str(GenerationFailed(failure)),

@@ -67,7 +67,7 @@ class RetryPolicy:
     max_queued: timedelta = timedelta(hours=24)  # for which an accepted retry is tried
     max_abandoned: int = 3  # of an accepted retry's attempts in a row, before it is given up
     outage_cap: timedelta = timedelta(seconds=10)  # the longest wait between two probes of an unavailable provider
-    answer_max_age: timedelta | None = None  # of a stored answer, before a call replaces it; None: it never gets too old
+    answer_max_age: timedelta | None = None  # of a stored answer, before a call replaces it; None: any
 
     def __post_init__(self) -> None:
         """Refuse numbers that can't work together."""
@@ -272,15 +272,10 @@ def storable(output: object) -> bool:
     return re.search(r"(?<!\\)(?:\\\\)*\\u0000", text) is None
 
 
-def attempts_left(
-    snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY, *, spared: bool = False
-) -> bool:
-    """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``.
-
-    ``spared``: it is not counted, although it may have generated.
-    """
+def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
+    """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``."""
     recent = _recent_attempts(snapshot, policy) + (not failure.operator_fault)
-    counted = counted_attempts(snapshot) + (failure.counted and not spared)
+    counted = counted_attempts(snapshot) + failure.counted
     return counted < policy.max_attempts and recent < policy.hard_cap
 
 
