@@ -113,7 +113,7 @@ begin
     from public.generations g
     where g.user_id = p_user_id and g.created_at > p_since and g.status = 'success'
       and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
-        select c.number from public.ai_retry_closed c where c.generation_id = g.id and c.outcome = 'succeeded'
+        select c.number from public.ai_retry_attempts c where c.generation_id = g.id and c.outcome = 'succeeded'
       ) is null
     order by g.created_at desc
     limit p_limit;

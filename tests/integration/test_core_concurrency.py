@@ -77,13 +77,13 @@ select u.id from auth.users u cross join lateral (
   select count(*) filter (where o.charge) as held, count(*) filter (where o.lease_expires_at is not null) as running
   from public.ai_retry_open o where o.user_id = u.id) o
 cross join lateral (
-  select count(*) as captured from public.ai_retry_closed c where c.user_id = u.id and c.captured_at is not null) c
+  select count(*) as captured from public.ai_retry_attempts c where c.user_id = u.id and c.captured_at is not null) c
 where o.held + c.captured > %s or o.running > %s
 """
 LOST = """
 select g.id, p.output from unnest(%s::uuid[], %s::uuid[], %s::text[]) p (user_id, id, output)
 join public.generations g using (id) join auth.users u on u.id = p.user_id  -- attempts go with their user
-where not exists (select from public.ai_retry_closed c where c.generation_id = g.id
+where not exists (select from public.ai_retry_attempts c where c.generation_id = g.id
     and (c.outcome = 'succeeded' or c.discarded_at is not null))
   and not exists (
     select from public.ai_retry_answers a where a.generation_id = g.id and a.answer ->> 'output' = p.output)
@@ -91,7 +91,7 @@ where not exists (select from public.ai_retry_closed c where c.generation_id = g
 """
 _IS_OURS = methodcaller("startswith", "ai_retry ")
 TWO_SESSIONS = """
-select c.generation_id from public.ai_retry_closed c where c.session_id is not null
+select c.generation_id from public.ai_retry_attempts c where c.session_id is not null
 group by c.generation_id having count(*) > 1
 """
 

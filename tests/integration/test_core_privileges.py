@@ -15,7 +15,7 @@ where (p.pronamespace = 'ai_retry'::regnamespace or p.proname in (
 TABLES: LiteralString = """
 select c.oid::regclass::text from pg_class c
 where (c.relnamespace = 'ai_retry'::regnamespace or c.relname in (
-  'ai_retry_open', 'ai_retry_closed', 'ai_retry_answers', 'ai_retry_quotas', 'ai_retry_outages'))
+  'ai_retry_open', 'ai_retry_attempts', 'ai_retry_answers', 'ai_retry_quotas', 'ai_retry_outages'))
   and c.relkind in ('r', 'v')
 """
 CHANGES = ("ai_retry_begin", "ai_retry_settle", "ai_retry_keep", "ai_retry_amend", "ai_retry_load", "ai_retry_take")

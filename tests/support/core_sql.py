@@ -17,7 +17,7 @@ from tests.support.old_port import OldPort
 from tests.support.world import SqlWorld
 
 SCHEMAS = REPOSITORY / "supabase" / "schemas"
-_ORDER = ("tables/open", "tables/closed", "tables/answers", "app", "parts/*", "queue/*", "verbs/*", "grants")
+_ORDER = ("tables/open", "tables/attempts", "tables/answers", "app", "parts/*", "queue/*", "verbs/*", "grants")
 
 
 def apply_schemas(connection: psycopg.Connection) -> None:
@@ -32,7 +32,7 @@ select c.generation_id, c.user_id, c.number, c.token, c.started_at, c.lease_expi
   c.counted, c.idempotency_key, c.charge, c.waived, c.operator, c.captured_at, c.next_attempt_at, c.cause as
   refused_constraint, c.provider_outcome, c.wire_requests, c.model, c.usage, c.transient, c.operator_fault,
   c.discarded_by, c.accepted_at, c.expires_at, c.route, c.context_reader, a.answer as stored_answer
-from public.ai_retry_closed c left join public.ai_retry_answers a using (generation_id, number)
+from public.ai_retry_attempts c left join public.ai_retry_answers a using (generation_id, number)
 where c.generation_id = %(id)s
 union all
 select o.generation_id, o.user_id, o.number, o.token, o.started_at, o.lease_expires_at, null, null, null,
@@ -46,7 +46,7 @@ _MOVES = (
     "update public.ai_retry_open set started_at = started_at - %(by)s, lease_expires_at = lease_expires_at - %(by)s,"
     " renewable_until = renewable_until - %(by)s, due_at = due_at - %(by)s, accepted_at = accepted_at - %(by)s,"
     " expires_at = expires_at - %(by)s where user_id = any(%(users)s)",
-    "update public.ai_retry_closed set started_at = started_at - %(by)s, closed_at = closed_at - %(by)s,"
+    "update public.ai_retry_attempts set started_at = started_at - %(by)s, closed_at = closed_at - %(by)s,"
     " next_attempt_at = next_attempt_at - %(by)s, captured_at = captured_at - %(by)s,"
     " lease_expires_at = lease_expires_at - %(by)s, accepted_at = accepted_at - %(by)s,"
     " expires_at = expires_at - %(by)s where user_id = any(%(users)s)",

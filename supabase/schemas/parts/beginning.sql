@@ -67,7 +67,7 @@ begin
   ) values (
     (p_change ->> 'generation_id')::uuid, (p_change ->> 'user_id')::uuid,
     1 + coalesce((
-      select max(c.number) from public.ai_retry_closed c
+      select max(c.number) from public.ai_retry_attempts c
       where c.generation_id = (p_change ->> 'generation_id')::uuid), 1),
     (p_change ->> 'token')::uuid, p_at, (p_start ->> 'charge')::boolean,
     array(select pg_catalog.jsonb_array_elements_text(p_start -> 'waived')), p_start ->> 'operator',

@@ -16,7 +16,7 @@ begin
     return false;
   end if;
   p_call := coalesce(v_open.call, p_call);
-  insert into public.ai_retry_closed (
+  insert into public.ai_retry_attempts (
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
     lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
@@ -89,7 +89,7 @@ begin
     perform ai_retry.end_queued(v_open, p_at);
   end loop;
   for v_closed in
-    select c.generation_id, c.number from public.ai_retry_closed c where c.user_id = p_user_id and c.untold
+    select c.generation_id, c.number from public.ai_retry_attempts c where c.user_id = p_user_id and c.untold
   loop
     perform ai_retry.inform(v_closed.generation_id, v_closed.number, p_at);
   end loop;
@@ -142,7 +142,7 @@ declare
   v_untold boolean := false;
 begin
   select c.user_id, c.code into v_closed
-    from public.ai_retry_closed c where c.generation_id = p_generation_id and c.number = p_number;
+    from public.ai_retry_attempts c where c.generation_id = p_generation_id and c.number = p_number;
   begin
     v_row := ai_retry.app_lock(p_generation_id, '5ms');
     if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
@@ -165,7 +165,7 @@ begin
   exception when lock_not_available then
     v_untold := true;
   end;
-  update public.ai_retry_closed c set untold = v_untold
+  update public.ai_retry_attempts c set untold = v_untold
     where c.generation_id = p_generation_id and c.number = p_number and c.untold <> v_untold;
 end
 $$;

@@ -28,7 +28,7 @@ begin
     return query
       select u.spent_at
       from (
-        (select c.captured_at as spent_at from public.ai_retry_closed c
+        (select c.captured_at as spent_at from public.ai_retry_attempts c
           where c.user_id = p_user_id and c.captured_at > v_since order by c.captured_at desc limit p_limit)
         union all
         select o.* from ai_retry.app_own_successes(p_user_id, v_since, p_limit, p_at) o
@@ -36,7 +36,7 @@ begin
       order by u.spent_at desc limit p_limit;
   else
     return query
-      select c.captured_at from public.ai_retry_closed c
+      select c.captured_at from public.ai_retry_attempts c
       where c.user_id = p_user_id and c.captured_at > v_since
       order by c.captured_at desc limit p_limit;
   end if;
@@ -90,7 +90,7 @@ begin
     from (select) nothing
     left join public.ai_retry_open o on o.generation_id = p_generation_id
     left join lateral (
-      select l.number, l.next_attempt_at from public.ai_retry_closed l
+      select l.number, l.next_attempt_at from public.ai_retry_attempts l
       where l.generation_id = p_generation_id order by l.number desc limit 1
     ) c on true
     left join lateral (

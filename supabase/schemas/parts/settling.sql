@@ -28,7 +28,7 @@ begin
     then
       raise exception 'another settle has this session just now' using errcode = 'lock_not_available';
     end if;
-    if exists (select from public.ai_retry_closed c where c.session_id = v_session ->> 'id') then
+    if exists (select from public.ai_retry_attempts c where c.session_id = v_session ->> 'id') then
       raise exception 'the session belongs to another generation' using
         errcode = 'unique_violation', constraint = 'session_reused';
     end if;
@@ -49,7 +49,7 @@ begin
     -- What has rejected this answer before, for as long as settling was repeated, does not pass.
     if ai_retry.passes(v_sqlstate) and (
       pg_catalog.left(v_sqlstate, 2) = '40' or v_sqlstate = '55P03' or not exists (
-        select from public.ai_retry_closed c
+        select from public.ai_retry_attempts c
         where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED' and c.cause = v_sqlstate))
     then
       raise;
@@ -86,7 +86,7 @@ declare
 begin
   -- The same cause again: the attempt before this one was rejected by it.
   select c.cause = p_cause into v_again
-    from public.ai_retry_closed c
+    from public.ai_retry_attempts c
     where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED'
     order by c.number desc limit 1;
   perform ai_retry.tell(
@@ -152,11 +152,11 @@ declare
     case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
     nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
   v_call constant jsonb := nullif(p_change -> 'call', 'null');
-  v_closed public.ai_retry_closed%rowtype;
+  v_closed public.ai_retry_attempts%rowtype;
   v_is_locked boolean := false;
 begin
   if v_answer is null or v_call is null or exists (
-    select from public.ai_retry_closed c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
+    select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
   then
     return;
   end if;
@@ -168,7 +168,7 @@ begin
   exception when others or assert_failure or query_canceled then
     null;  -- whatever the app has locked, a known attempt's answer has its place
   end;
-  select * into v_closed from public.ai_retry_closed c
+  select * into v_closed from public.ai_retry_attempts c
     where c.generation_id = v_generation_id and c.token = (p_change ->> 'token')::uuid;
   if not found then
     -- A fail-over has lost the begin: the answer waits with the attempt that is open, or one is recorded for it. Until
@@ -181,12 +181,12 @@ begin
       return;
     end if;
     begin
-      insert into public.ai_retry_closed (
+      insert into public.ai_retry_attempts (
         generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge, provider_outcome
       ) select
         v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
         p_at, p_at, 'abandoned', 'LEASE_LOST', false, false, 'unknown'
-        from public.ai_retry_closed c where c.generation_id = v_generation_id
+        from public.ai_retry_attempts c where c.generation_id = v_generation_id
       returning * into v_closed;
     exception when foreign_key_violation then
       return;  -- the user is gone, and what is a user's goes with them
@@ -196,7 +196,7 @@ begin
     insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
     values (v_generation_id, v_closed.number, v_answer, p_at) on conflict do nothing;
     if found then
-      update public.ai_retry_closed c
+      update public.ai_retry_attempts c
         set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
           usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
           duration_ms = (v_call ->> 'duration_ms')::integer,

@@ -5,7 +5,7 @@ create view ai_retry.attempts with (security_invoker = true) as
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
     'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient,
     'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt
-  from public.ai_retry_closed c
+  from public.ai_retry_attempts c
   union all
   select o.generation_id, o.number, o.token, true, pg_catalog.jsonb_build_object(
     'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,

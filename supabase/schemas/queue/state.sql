@@ -15,7 +15,7 @@ begin
       'running', count(*) filter (where o.lease_expires_at is not null),
       'oldest_accepted_at', min(o.accepted_at),
       'poisoned', (
-        select count(*) from public.ai_retry_closed c
+        select count(*) from public.ai_retry_attempts c
         where c.code = 'RETRY_POISONED' and c.closed_at > v_now - interval '24 hours'),
       'outages', (
         select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(

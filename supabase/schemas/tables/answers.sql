@@ -7,7 +7,7 @@ create table public.ai_retry_answers (
   answer jsonb not null,
   stored_at timestamptz not null,
   primary key (generation_id, number),
-  foreign key (generation_id, number) references public.ai_retry_closed (generation_id, number) on delete cascade
+  foreign key (generation_id, number) references public.ai_retry_attempts (generation_id, number) on delete cascade
 );
 
 alter table public.ai_retry_answers enable row level security;

@@ -34,12 +34,12 @@ begin
   end if;
   with gone as (
     delete from public.ai_retry_answers a
-      using public.ai_retry_closed c
+      using public.ai_retry_attempts c
       where a.generation_id = (v_discard ->> 'generation_id')::uuid and c.generation_id = a.generation_id
         and c.number = a.number
       returning a.generation_id, a.number
   )
-  update public.ai_retry_closed c set discarded_at = v_now, discarded_by = v_discard ->> 'operator'
+  update public.ai_retry_attempts c set discarded_at = v_now, discarded_by = v_discard ->> 'operator'
     from gone where c.generation_id = gone.generation_id and c.number = gone.number;
   return pg_catalog.jsonb_build_object('applied', found);
 end

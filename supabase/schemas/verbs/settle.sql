@@ -27,7 +27,7 @@ begin
       when v_row is null then 'gone'
       when (v_row ->> 'user_id')::uuid is distinct from v_user_id or (v_row -> 'hidden')::boolean then 'foreign'
       when v_row ->> 'status' = 'success' or exists (
-        select from public.ai_retry_closed c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
+        select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
         then 'succeeded'
       else 'ready' end;
     v_applied := v_found = v_change ->> 'found';

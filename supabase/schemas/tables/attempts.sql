@@ -1,0 +1,67 @@
+-- Attempts that are closed. Rows are appended; only the delay of a report to the app, a late answer's call and the
+-- discarding of an answer change one.
+
+create table public.ai_retry_attempts (
+  generation_id uuid not null,
+  number integer not null,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  token uuid not null,
+  started_at timestamptz not null,
+  closed_at timestamptz not null,
+  outcome text not null,
+  code text,
+  reason text,
+  counted boolean not null,
+  transient boolean,
+  operator_fault boolean not null default false,
+  next_attempt_at timestamptz,
+  cause text,
+  session_id text,
+  charge boolean not null,
+  captured_at timestamptz,
+  waived text[] not null default '{}',
+  operator text,
+  idempotency_key text,
+  lease_expires_at timestamptz,
+  answer_from integer,
+  route text,
+  accepted_at timestamptz,
+  expires_at timestamptz,
+  context_reader text,
+  provider_outcome text not null,
+  wire_requests integer not null default 0,
+  model text,
+  usage jsonb,
+  provider_id text,
+  duration_ms integer,
+  discarded_at timestamptz,
+  discarded_by text,
+  untold boolean not null default false,
+  primary key (generation_id, number),
+  constraint outcomes_are_known check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled')),
+  constraint only_success_has_a_session check ((outcome = 'succeeded') = (session_id is not null)),
+  constraint only_charged_success_captures check ((captured_at is not null) = (outcome = 'succeeded' and charge))
+);
+
+create unique index ai_retry_attempts_one_success on public.ai_retry_attempts (generation_id) where outcome = 'succeeded';
+create unique index ai_retry_attempts_one_generation_per_session on public.ai_retry_attempts (session_id);
+create index ai_retry_attempts_captures on public.ai_retry_attempts (user_id, captured_at);
+create index ai_retry_attempts_poisoned on public.ai_retry_attempts (closed_at) where code = 'RETRY_POISONED';
+create index ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
+
+alter table public.ai_retry_attempts enable row level security;
+revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;
+grant select, insert, update on table public.ai_retry_attempts to service_role;
+
+comment on table public.ai_retry_attempts is 'ai-retry: closed attempts; one success per generation, one generation per session. Operators only.';
+comment on column public.ai_retry_attempts.outcome is 'succeeded, failed, abandoned (its lease ran out) or cancelled.';
+comment on column public.ai_retry_attempts.code is 'Why it has no session.';
+comment on column public.ai_retry_attempts.reason is 'The same for operators: one line without prompt, answer or key.';
+comment on column public.ai_retry_attempts.counted is 'Whether it uses up one of the attempts.';
+comment on column public.ai_retry_attempts.transient is 'Whether the identical request may succeed later; null: it did not fail with that.';
+comment on column public.ai_retry_attempts.operator_fault is 'Whether an operator has to act first.';
+comment on column public.ai_retry_attempts.next_attempt_at is 'When the next attempt is due.';
+comment on column public.ai_retry_attempts.cause is 'Constraint, column or SQLSTATE that rejected its session.';
+comment on column public.ai_retry_attempts.captured_at is 'When its unit was spent.';
+comment on column public.ai_retry_attempts.discarded_by is 'Operator who discarded its stored answer.';
+comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
