@@ -212,7 +212,7 @@ class Client(RecoveryMethods):
         return self._storage.amend(change).applied
 
     def settle(self) -> SpoolReport:
-        """Settle answers that wait in the spool, such as after an outage of the database. Safe to repeat at any time."""
+        """Settle what waits in the spool, such as after an outage of the database. Safe to repeat at any time."""
         return self._spool.send_again(self._storage) if self._spool is not None else SpoolReport()
 
     def _route_of(self, context: Context) -> str:

@@ -13,8 +13,8 @@ from typing import Final
 from uuid import UUID
 
 from ai_retry.domain.change import Renew
-from ai_retry.domain.ports import Storage
 from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.ports import Storage
 
 _RENEWALS_A_LEASE: Final = 3
 _log = logging.getLogger("ai_retry")

@@ -61,10 +61,9 @@ class CallSlot:
         Raises:
             TooManyParallel: no slot is free; nothing was written.
         """
-        if isinstance(step, Begin) and isinstance(step.attempt.start, Running) and not self._taken:
-            if step.attempt.start.answer_from is None:
-                self._slots.take(helps=self._helps)
-                self._taken = True
+        if not self._taken and isinstance(step, Begin) and _calls(step):
+            self._slots.take(helps=self._helps)
+            self._taken = True
 
     def after(self, step: Step, result: Any) -> None:
         """Learn from the snapshot whether coming back helps."""
@@ -79,3 +78,8 @@ class CallSlot:
     ) -> None:
         if self._taken:
             self._slots.give_back()
+
+
+def _calls(change: Begin) -> bool:
+    start = change.attempt.start
+    return isinstance(start, Running) and start.answer_from is None

@@ -211,12 +211,17 @@ class _LogEnd:
 
     def after(self, step: Step, result: Any) -> None:
         """Log a settle that ends the accepted retry for a reason; a user who cancels is none."""
-        if isinstance(step, Settle) and isinstance(step.end, Closing) and step.call is None and result.applied:
-            if step.end.outcome is Outcome.FAILED and not step.end.goes_on:
-                _log.warning(
-                    "event=accepted_retry_ended code=%s generation_id=%s reason=%s",
-                    *(step.end.code, step.generation_id, printable(step.end.message or step.end.code)),
-                )
+        if isinstance(step, Settle) and result.applied and (end := _ended_without_call(step)) is not None:
+            _log.warning(
+                "event=accepted_retry_ended code=%s generation_id=%s reason=%s",
+                *(end.code, step.generation_id, printable(end.message or end.code)),
+            )
+
+
+def _ended_without_call(change: Settle) -> Closing | None:
+    end = change.end
+    ended = isinstance(end, Closing) and end.outcome is Outcome.FAILED and not end.goes_on
+    return end if ended and change.call is None and isinstance(end, Closing) else None
 
 
 def _log_outages(state: QueueState) -> None:

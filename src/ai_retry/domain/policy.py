@@ -67,7 +67,7 @@ class RetryPolicy:
     max_queued: timedelta = timedelta(hours=24)  # for which an accepted retry is tried
     max_abandoned: int = 3  # of an accepted retry's attempts in a row, before it is given up
     outage_cap: timedelta = timedelta(seconds=10)  # the longest wait between two probes of an unavailable provider
-    answer_max_age: timedelta | None = None  # of a stored answer, before a call replaces it; None: it never gets too old
+    answer_max_age: timedelta | None = None  # of a stored answer, before a call replaces it; None: any
 
     def __post_init__(self) -> None:
         """Refuse numbers that can't work together."""

@@ -1,5 +1,7 @@
 """One retry as a function over three ports: the loop of ``loop.retrying``, driven to its end.
 
+::
+
     snapshot = storage.load(…)               one read
     change   = decide.begin.retry_now(…)     pure; raises the refusal that applies
     reply    = storage.begin(change)         one transaction; stale: decide again on what it carries

@@ -14,8 +14,8 @@ from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUn
 from ai_retry.domain.model import QuotaRule, Snapshot
 from ai_retry.domain.queue_model import QueueState
 from ai_retry.storage import _change_rows as rows
-from ai_retry.storage.transport import Transport, reply_lost
 from ai_retry.storage.rows import Json, read_state, understood
+from ai_retry.storage.transport import Transport, reply_lost
 
 _T = TypeVar("_T")
 _log = logging.getLogger("ai_retry")

@@ -7,9 +7,8 @@ from uuid import UUID
 from ai_retry.domain import policy as rules
 from ai_retry.domain.change import CloseOver, Closing, Found, Postpone, Settle
 from ai_retry.domain.decide.route import Reader
-from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.decide.settle import found
-from ai_retry.domain.errors import AiRetryError, BackoffNotElapsed, RetryInProgress, RetryRefused
+from ai_retry.domain.errors import AiRetryError, BackoffNotElapsed, RetryInProgress, RetryRefused, RouteUnavailable
 from ai_retry.domain.model import Attempt, Outcome, Snapshot
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Message, QueuedRetry

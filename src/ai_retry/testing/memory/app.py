@@ -14,7 +14,7 @@ from ai_retry.domain.errors import StorageUnavailable
 from ai_retry.domain.model import Generation, GenerationStatus
 
 Session: TypeAlias = Mapping[str, Any]
-CreateSession: TypeAlias = Callable[[Generation, Any], Session]  # may raise SessionRefused; ``id``: a UUID as a string
+CreateSession: TypeAlias = Callable[[Generation, Any], Session]  # may raise SessionRefused; with an ``id``, a string
 
 
 class SessionRefused(Exception):
@@ -43,7 +43,7 @@ class MemoryApp:
 
     def __init__(self, create_session: CreateSession = new_session) -> None:
         self.generations: dict[UUID, Generation] = {}
-        self.sessions: dict[UUID, Session] = {}
+        self.sessions: dict[str, Session] = {}
         self.events: list[dict[str, Any]] = []
         self.error_logs: list[dict[str, Any]] = []
         self.hidden: set[UUID] = set()
@@ -72,7 +72,7 @@ class MemoryApp:
         status: GenerationStatus,
         *,
         duration: timedelta | None = None,
-        session_id: UUID | None = None,
+        session_id: str | None = None,
     ) -> None:
         """Write what changed."""
         row = self.generations[generation_id]

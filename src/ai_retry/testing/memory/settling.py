@@ -73,13 +73,13 @@ class MemorySettling(MemoryClosing):
         if self._is_reused(session["id"]):
             self._reject(row, change, success, _SESSION_REUSED, now)
             return
-        self.app.sessions[UUID(session["id"])] = session
+        self.app.sessions[session["id"]] = session
         self.app.write(
             generation.id,
             now,
             GenerationStatus.SUCCESS,
             duration=change.call.duration if change.call else None,
-            session_id=UUID(session["id"]),
+            session_id=session["id"],
         )
         self.app.record_event(generation, now, "ai_generation_succeeded")
         closed = self._close(
