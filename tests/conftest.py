@@ -13,10 +13,10 @@ from hypothesis import settings
 
 settings.register_profile("ai-retry", deadline=None)  # how fast a busy machine is decides about nothing
 settings.load_profile("ai-retry")
-pytest.register_assert_rewrite("ai_retry.testing.contract", "ai_retry.testing.queue_contract")
+pytest.register_assert_rewrite("tests.support.steps", "tests.support.queue_steps")
 
 from tests.support import log_scan
-from tests.support.core_sql import apply_schemas
+from tests.support.schemas import apply_schemas
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import skipping_without_stack
 from tests.support.world import owner_of

@@ -43,7 +43,7 @@ from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage.transport import failure_of_sqlstate
 from tests.support.builders import a_failure
-from tests.support.core_sql import apply_schemas
+from tests.support.schemas import apply_schemas
 from tests.support.lock_watch import watching_locks
 from tests.support.migrations import apply_migrations
 from tests.support.neighbour import AN_APP, AppSession, Role

@@ -23,7 +23,7 @@ from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.storage.functions import FunctionStorage
 from tests.support.builders import a_failure
 from tests.support.core_app import POLICY, App
-from tests.support.core_sql import apply_schemas
+from tests.support.schemas import apply_schemas
 from tests.support.stack import Stack
 from tests.support.world import owner_of
 
