@@ -23,6 +23,7 @@ from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue import run_taken
 from ai_retry.domain.queue_model import QueueOutcome, QueueState
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, ReaderFailed
+from ai_retry.rejections import Rejections
 from ai_retry.tables import printable
 
 DEFAULT_CONCURRENCY: Final = 8
@@ -31,6 +32,7 @@ _VISIBILITY_MARGIN: Final = timedelta(seconds=5)  # beyond the lease
 _TIDY_EVERY: Final = 30.0  # seconds
 _TIDY_USERS: Final = 100  # whose attempts that are over are closed, and lost messages sent again, at once
 _STORAGE_WAITS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the storage is unavailable
+_REJECTED_WAIT: Final = 60.0  # seconds between paid calls while every session is rejected
 _CRASHED_WAIT: Final = timedelta(seconds=60)  # before a message is looked at again that met a bug
 _log = logging.getLogger("ai_retry")
 
@@ -82,6 +84,7 @@ class _Run:
         self._free = worker.concurrency
         self._failures = self._idle = 0
         self._tidied_at = float("-inf")
+        self._rejections = Rejections()
 
     def run(self) -> None:
         _log.info("event=worker_started concurrency=%s", self._worker.concurrency)
@@ -105,10 +108,18 @@ class _Run:
             while self._free == 0 and not self._stop.is_set():
                 self._changed.wait(timeout=0.5)
             places = self._free
+        if self._rejections.cause is not None:
+            places = self._wait_for_operator()
         if self._stop.is_set():
             return []
         worker = self._worker
         return worker.storage.take(places, worker.policy.lease + _VISIBILITY_MARGIN, worker.policy.quota)
+
+    def _wait_for_operator(self) -> int:
+        """Slow down while the app's tables reject every session; return how many messages to take."""
+        _log.error("event=sessions_rejected cause=%s seconds=%s", self._rejections.cause, _REJECTED_WAIT)
+        self._stop.wait(_REJECTED_WAIT)
+        return 1
 
     def _wait_for_messages(self, *, found: bool) -> None:
         """Look again at once after messages, later and later without."""
@@ -144,7 +155,7 @@ class _Run:
                 context_from=worker.context_from,
                 route_of=worker.route_of,
                 renewing=worker.renewing,
-                watches=[_LogEnd()],
+                watches=[_LogEnd(), self._rejections],
             )
         except (NotConfigured, ContextUnusable) as error:
             place = f" at={error.place}" if isinstance(error, ReaderFailed) and error.place else ""

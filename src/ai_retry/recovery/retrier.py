@@ -13,6 +13,7 @@ from ai_retry.domain.errors import (
     LeaseLost,
     NotConfigured,
     RetryRefused,
+    RouteUnavailable,
     SessionRejected,
     StorageFailure,
 )
@@ -26,6 +27,7 @@ from ai_retry.recovery.line import Task
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan_file import Terms
 from ai_retry.recovery.report import Left
+from ai_retry.rejections import Rejections
 from ai_retry.slots import CallSlot
 
 _CALL_ENDS: Final[Mapping[FailureCode, CallEnd]] = {
@@ -46,6 +48,7 @@ class Ended:
     call_end: CallEnd = CallEnd.NOTHING
     retry_after: float = 0.0  # what the provider asked to wait, in seconds
     again_after: float | None = None  # seconds after which the refusal may have passed; None: it does not pass
+    met_outage: bool = False  # the provider takes no requests: it is waited for as long as it takes
     left: Left | None = None
     cost: Decimal = Decimal(0)
     crash: BaseException | None = None  # no error of ours: a defect, perhaps of the app's ``context_from``
@@ -89,6 +92,12 @@ class Retrier:
 
     def __init__(self, parts: Parts, terms: Terms, *, key: PlanKey, operator: str) -> None:
         self._parts, self._terms, self._key, self._operator = parts, terms, key, operator
+        self._rejections = Rejections()
+
+    @property
+    def rejected_by(self) -> str | None:
+        """What rejected the sessions of the last three users, in a row; None: nothing did."""
+        return self._rejections.cause
 
     def retry(self, task: Task, started_in: int, tell: Callable[[Ended], None]) -> None:
         """Retry, and tell the end: exactly one, whatever happens."""
@@ -116,7 +125,7 @@ class Retrier:
                     charge=self._terms.charge,
                     operator=self._operator,
                     renewing=self._parts.renewing,
-                    watches=[look, slot],
+                    watches=[look, slot, self._rejections],
                 )
             except _SettledBefore as before:
                 ended = Ended(task=task, started_in=started_in, outcome=str(before.outcome))
@@ -134,7 +143,11 @@ def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
         failure = error.failure
         asked = failure.retry_after.total_seconds() if failure.retry_after else 0.0
         call_end = CallEnd.REFUSING if failure.operator_fault else _CALL_ENDS.get(failure.code, CallEnd.WELL)
-        return replace(end, outcome="failed", call_end=call_end, retry_after=asked)
+        end = replace(end, call_end=call_end, retry_after=asked)
+        if failure.counted or error.retry_after is None:
+            return replace(end, outcome="failed")
+        again = error.retry_after.total_seconds()
+        return replace(end, left=Left(error.code), again_after=again, met_outage=True)
     if isinstance(error, SessionRejected):
         return replace(end, outcome="failed", call_end=CallEnd.WELL)
     wait = error.retry_after
@@ -147,4 +160,5 @@ def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
         wait = error.wait  # an operator means to retry it, whether or not waiting alone would help
     passes = wait is not None and not look.begun and not isinstance(error, LeaseLost)
     again = wait.total_seconds() if wait is not None and passes else None
-    return replace(end, left=left, call_end=call_end, again_after=again)
+    met_outage = isinstance(error, RouteUnavailable)
+    return replace(end, left=left, call_end=call_end, again_after=again, met_outage=met_outage)
