@@ -19,6 +19,7 @@ from ai_retry.domain.model import (
     Outcome,
     ProviderOutcome,
     Quota,
+    QuotaRule,
     Snapshot,
     StoredAnswer,
     Usage,
