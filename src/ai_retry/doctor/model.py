@@ -19,6 +19,7 @@ class Check(StrEnum):
     QUEUE = "queue"
     CONTEXTS = "contexts"
     CLOCK = "clock"
+    SPOOL = "spool"
     PROVIDER = "provider"
 
 
