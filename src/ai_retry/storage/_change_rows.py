@@ -45,7 +45,7 @@ def load_document(user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UU
     return document(
         user_id=str(user_id),
         generation_id=str(generation_id),
-        rule=_rule(rule),
+        rule=rule_row(rule),
         token=str(token) if token is not None else None,
     )
 
@@ -62,7 +62,7 @@ def begin_document(change: Begin | CloseOver) -> str:
         token=str(change.token),
         as_of=expected.as_of.isoformat(),
         version=expected.version,
-        rule=_rule(expected.quota_rule),
+        rule=rule_row(expected.quota_rule),
         max_live=expected.max_live,
         max_used=expected.max_used,
         **start,
@@ -79,7 +79,7 @@ def settle_document(change: Settle) -> str:
         generation_id=str(change.generation_id),
         token=str(change.token),
         found=change.found,
-        rule=_rule(change.quota_rule),
+        rule=rule_row(change.quota_rule),
         call=_call(change.call) if change.call is not None else None,
         outage=_outage(change.outage) if change.outage is not None else None,
         answered=change.answered,
@@ -117,7 +117,7 @@ def amend_document(change: Amend) -> str:
 
 def take_document(limit: int, visibility: timedelta, rule: QuotaRule) -> str:
     """What messages to take."""
-    return document(limit=limit, visibility_seconds=round(visibility.total_seconds()), rule=_rule(rule))
+    return document(limit=limit, visibility_seconds=round(visibility.total_seconds()), rule=rule_row(rule))
 
 
 def read_taken(row: Json) -> Taken:
@@ -178,7 +178,8 @@ def _route(row: Json) -> Route:
     )
 
 
-def _rule(rule: QuotaRule) -> Json:
+def rule_row(rule: QuotaRule) -> Json:
+    """What counts as used."""
     return {
         "limit": rule.limit,
         "window_seconds": rule.window.total_seconds(),

@@ -14,8 +14,8 @@ from ai_retry.storage._connection_string import passwords_of
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage._functions import failure_of_sqlstate, reply_lost, unreachable
 from ai_retry.storage._queue_functions import FunctionQueueStorage
-from ai_retry.storage._recovery_functions import RecoveryFunctions
 from ai_retry.storage._rows import Json
+from ai_retry.storage.recovery import RecoveryFunctions
 
 _LINK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
 

@@ -15,8 +15,8 @@ from ai_retry.domain.errors import AiRetryError, NotConfigured
 from ai_retry.secrecy import guard_logs
 from ai_retry.storage._functions import failure_of_sqlstate, reply_lost, unreachable
 from ai_retry.storage._queue_functions import FunctionQueueStorage
-from ai_retry.storage._recovery_functions import RecoveryFunctions
 from ai_retry.storage._rows import Json
+from ai_retry.storage.recovery import RecoveryFunctions
 
 _UNREACHABLE = ("PGRST000", "PGRST001", "PGRST002", "PGRST003")  # the API has no database: PostgREST, errors, group 0
 _SCHEMA_CACHE = ("PGRST106", "PGRST202", "PGRST203")  # schema not exposed; function unknown or ambiguous
