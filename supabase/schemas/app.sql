@@ -4,10 +4,6 @@
 -- Each function says what it must do. Statuses are ai-retry's words: queued, processing, success, error, timeout; a
 -- binding translates the app's own. Functions that write run the app's triggers, so that their search_path has public.
 
-create schema if not exists ai_retry;
-revoke all on schema ai_retry from public, anon, authenticated;
-grant usage on schema ai_retry to service_role;
-
 create function ai_retry.app_read(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
@@ -230,6 +226,3 @@ $$;
 comment on function ai_retry.app_describe() is
   'Names, for ai-retry doctor, the tables that this binding uses, with the privileges that it needs; the one that holds '
   'generations; and the function that creates sessions, null when it is part of the binding. Names are qualified.';
-
-revoke all on all functions in schema ai_retry from public, anon, authenticated;
-grant execute on all functions in schema ai_retry to service_role;
