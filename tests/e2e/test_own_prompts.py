@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from ai_retry.testing.provider import Script, chat
 from tests.support.app_server import clean
 from tests.support.endpoint import SESSION, Endpoint, running_endpoint
-from tests.support.queue_world import empty_queue
+from tests.support.world import empty_queue
 from tests.support.stack import SignedInUser, Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import COMMAND, running_worker

@@ -20,7 +20,7 @@ from ai_retry.flask import create_blueprint
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import chat, reply
 from tests.support.endpoint import SECRET_ANSWER, SESSION, Endpoint, bearer
-from tests.support.queue_world import empty_queue
+from tests.support.world import empty_queue
 from tests.support.stack import SignedInUser
 from tests.support.waiting import eventually
 
