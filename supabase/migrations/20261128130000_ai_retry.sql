@@ -608,7 +608,7 @@ declare
   v_follower record;
   v_untold boolean := false;
 begin
-  select c.user_id, c.code into v_closed
+  select c.user_id, c.code, c.cause into v_closed
     from public.ai_retry_attempts c where c.generation_id = p_generation_id and c.number = p_number;
   begin
     v_row := ai_retry.app_lock(p_generation_id, '5ms');
@@ -1057,8 +1057,8 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
-    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'context_reader', o.context_reader,
-    'answer_from', o.answer_from)
+    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'transient', null, 'operator_fault', false,
+    'context_reader', o.context_reader, 'answer_from', o.answer_from)
   from public.ai_retry_open o;
 revoke all on table ai_retry.attempts from public, anon, authenticated;
 grant select on table ai_retry.attempts to service_role;
@@ -1086,11 +1086,11 @@ begin
       'can_create_session', (p_generation -> 'can_create_session')::boolean,
       'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
       'stored_answer', (
-        select s.answer || pg_catalog.jsonb_build_object('number', s.number)
+        select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
-          select a.number, a.answer from public.ai_retry_answers a where a.generation_id = v_id
+          select a.number, a.answer, a.stored_at from public.ai_retry_answers a where a.generation_id = v_id
           union all
-          select o.number, o.answer from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
+          select o.number, o.answer, o.started_at from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
         ) s
         order by s.number desc limit 1
       ),
