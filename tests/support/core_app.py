@@ -20,7 +20,7 @@ from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.core_sql import CoreSqlWorld
+from tests.support.world import SqlWorld
 
 POLICY = RetryPolicy()
 SETTING = Setting(
@@ -48,7 +48,7 @@ class App:
         self.url = url
         self._postgres = PostgresStorage(url)
         self.functions = FunctionStorage(self._postgres._call_function)
-        self.world = CoreSqlWorld(self.functions, connection)
+        self.world = SqlWorld(self.functions, connection)
         self.user_id = self.world.new_user()
         self.generation_id = self.world.new_generation(self.user_id)
 

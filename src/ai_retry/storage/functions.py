@@ -13,7 +13,7 @@ from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, Reply, Settle,
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.domain.model import QuotaRule, Snapshot
 from ai_retry.domain.queue_model import QueueState
-from ai_retry.storage import _change_rows as rows
+from ai_retry.storage import change_rows as rows
 from ai_retry.storage.rows import Json, read_state, understood
 from ai_retry.storage.transport import Transport, reply_lost
 

@@ -128,6 +128,7 @@ def _plan_attempt(row: Json) -> PlanAttempt:
         closed_at=maybe_instant(row["closed_at"]),
         next_attempt_at=maybe_instant(row["next_attempt_at"]),
         usage=read_usage(row["usage"]) if row["usage"] else None,
+        was_turned_away=row["was_turned_away"],
     )
 
 

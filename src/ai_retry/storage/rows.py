@@ -18,6 +18,7 @@ from ai_retry.domain.model import (
     Outcome,
     ProviderOutcome,
     Quota,
+    QuotaRule,
     Snapshot,
     StoredAnswer,
     Usage,
@@ -26,6 +27,15 @@ from ai_retry.domain.queue_model import QueueState, RouteState
 
 Json: TypeAlias = Mapping[str, Any]
 _T = TypeVar("_T")
+
+
+def rule_arguments(rule: QuotaRule) -> Json:
+    """Arguments that every function which counts the quota takes."""
+    return {
+        "p_limit": rule.limit,
+        "p_window_seconds": rule.window.total_seconds(),
+        "p_count_own_successes": rule.count_own_successes,
+    }
 
 
 def answer_row(answer: Answer) -> Json:

@@ -13,7 +13,7 @@ from supabase.client import ClientOptions
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured
 from ai_retry.secrecy import guard_logs
-from ai_retry.storage._queue_functions import FunctionQueueStorage
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.rows import Json
 from ai_retry.storage.transport import failure_of_sqlstate, reply_lost, unreachable
@@ -26,7 +26,7 @@ _GATEWAY = (502, 503, 504)
 _SQLSTATE_LENGTH = 5  # all others are the API's own, or an HTTP status
 
 
-class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
+class SupabaseStorage(RecoveryFunctions, FunctionStorage):
     """The storage as ``service_role`` over HTTPS.
 
     Args:

@@ -92,7 +92,7 @@ class Ending:
         closing = Closing(
             outcome=Outcome.FAILED,
             code=failure.code.value,
-            counted=failure.counted and not (goes_on and failure.overloaded),
+            counted=failure.counted,
             wait=self.wait_after(failure),
             status=_status_after(failure.code),
             message=str(GenerationFailed(failure)),
@@ -125,7 +125,7 @@ class Ending:
             and (failure.transient or outage is not None)
             and (self._expires_at is None or self._begun.as_of + wait < self._expires_at)
             and self._made < self._policy.hard_cap  # also of those that an operator has to answer for
-            and rules.attempts_left(self._begun, failure, self._policy, spared=failure.overloaded)
+            and rules.attempts_left(self._begun, failure, self._policy)
         )
 
     def put_back(self, failure: Failure, outage: Outage | None) -> PutBack:
