@@ -98,6 +98,12 @@ def bare_database(stack: Stack) -> Iterator[str]:
     yield from _database(stack, migrated=False)
 
 
+@pytest.fixture
+def another_database(stack: Stack) -> Iterator[str]:
+    """The URL of a second one, for comparisons."""
+    yield from _database(stack, migrated=False)
+
+
 def _database(stack: Stack, *, migrated: bool) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
     url = stack.create_database(name, migrated=migrated)

@@ -89,13 +89,14 @@ revoke all on table public.ai_retry_open from public, anon, authenticated, servi
 grant select, insert, update, delete on table public.ai_retry_open to service_role;
 
 comment on table public.ai_retry_open is 'ai-retry: open attempts, at most one per generation. Operators only.';
+comment on column public.ai_retry_open.generation_id is 'Generation that it is for.';
 comment on column public.ai_retry_open.user_id is 'Owner at the time of the begin; holds the unit.';
 comment on column public.ai_retry_open.number is 'Number of the attempt; the first call is number 1.';
 comment on column public.ai_retry_open.token is 'Fencing token: whoever knows it may settle the attempt.';
 comment on column public.ai_retry_open.started_at is 'When it was begun; while it is queued, when it was opened.';
 comment on column public.ai_retry_open.charge is 'Whether it holds a unit, and its success captures it.';
 comment on column public.ai_retry_open.waived is 'Limits that an operator lifted.';
-comment on column public.ai_retry_open.operator is 'Who lifted them.';
+comment on column public.ai_retry_open.operator is 'The operator who lifted them.';
 comment on column public.ai_retry_open.idempotency_key is 'Key of the request that began it.';
 comment on column public.ai_retry_open.lease_expires_at is 'End of the lease; null while it is queued.';
 comment on column public.ai_retry_open.renewable_until is 'No renewal prolongs the lease beyond this instant.';
@@ -176,6 +177,12 @@ revoke all on table public.ai_retry_attempts from public, anon, authenticated, s
 grant select, insert, update on table public.ai_retry_attempts to service_role;
 
 comment on table public.ai_retry_attempts is 'ai-retry: closed attempts; one success per generation, one generation per session. Operators only.';
+comment on column public.ai_retry_attempts.generation_id is 'Which generation. No foreign key: the books balance after the app has deleted it.';
+comment on column public.ai_retry_attempts.number is 'Counts every attempt at the generation; the first call is number 1.';
+comment on column public.ai_retry_attempts.user_id is 'Owner at the time of the begin; the rows go with the user.';
+comment on column public.ai_retry_attempts.token is 'Fencing token of its process.';
+comment on column public.ai_retry_attempts.started_at is 'When it was begun.';
+comment on column public.ai_retry_attempts.closed_at is 'When it was closed.';
 comment on column public.ai_retry_attempts.outcome is 'succeeded, failed, abandoned (its lease ran out) or cancelled.';
 comment on column public.ai_retry_attempts.code is 'Why it has no session.';
 comment on column public.ai_retry_attempts.reason is 'The same for operators: one line without prompt, answer or key.';
@@ -184,8 +191,26 @@ comment on column public.ai_retry_attempts.transient is 'Whether the identical r
 comment on column public.ai_retry_attempts.operator_fault is 'Whether an operator has to act first.';
 comment on column public.ai_retry_attempts.next_attempt_at is 'When the next attempt is due.';
 comment on column public.ai_retry_attempts.cause is 'Constraint, column or SQLSTATE that rejected its session.';
+comment on column public.ai_retry_attempts.session_id is 'The session that its success created.';
+comment on column public.ai_retry_attempts.charge is 'Whether it held a unit, and its success captured it.';
 comment on column public.ai_retry_attempts.captured_at is 'When its unit was spent.';
-comment on column public.ai_retry_attempts.discarded_by is 'Operator who discarded its stored answer.';
+comment on column public.ai_retry_attempts.waived is 'Limits that an operator lifted.';
+comment on column public.ai_retry_attempts.operator is 'The operator who lifted them.';
+comment on column public.ai_retry_attempts.idempotency_key is 'Key of the request that began it; plan:<plan_id> for a recovery.';
+comment on column public.ai_retry_attempts.lease_expires_at is 'End of its lease; null: it never ran.';
+comment on column public.ai_retry_attempts.answer_from is 'Number of the attempt whose stored answer it used; null: it called.';
+comment on column public.ai_retry_attempts.route is 'Provider and model that it asked, or waited for.';
+comment on column public.ai_retry_attempts.accepted_at is 'When its retry was accepted; null: its caller waited for it.';
+comment on column public.ai_retry_attempts.expires_at is 'Until when its accepted retry was tried.';
+comment on column public.ai_retry_attempts.context_reader is 'The reader that the retry was accepted with.';
+comment on column public.ai_retry_attempts.provider_outcome is 'What is known of its call: generated, not_generated, unknown (it may have cost the operator, never the user).';
+comment on column public.ai_retry_attempts.wire_requests is 'Requests that it sent.';
+comment on column public.ai_retry_attempts.model is 'The model that answered.';
+comment on column public.ai_retry_attempts.usage is 'Tokens and cost, as the provider reported them.';
+comment on column public.ai_retry_attempts.provider_id is 'Id of the request or answer at the provider.';
+comment on column public.ai_retry_attempts.duration_ms is 'How long the call took.';
+comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
+comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
 
 -- tables/answers
@@ -207,7 +232,10 @@ revoke all on table public.ai_retry_answers from public, anon, authenticated, se
 grant select, insert, delete on table public.ai_retry_answers to service_role;
 
 comment on table public.ai_retry_answers is 'ai-retry: paid answers that have no session yet; the next attempt uses the newest. Operators only.';
+comment on column public.ai_retry_answers.generation_id is 'Generation that it is for.';
 comment on column public.ai_retry_answers.number is 'The attempt that paid for it, or that was open when it came.';
+comment on column public.ai_retry_answers.answer is 'Output, model, usage and the provider''s id.';
+comment on column public.ai_retry_answers.stored_at is 'When it was stored.';
 
 -- tables/quotas
 

@@ -273,6 +273,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """Which database it is. A copy has the same id, and as a rule another name."""
+
+    id: str
+    database: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """The right to claim, as long as what it was decided upon is still true."""
 

@@ -29,7 +29,17 @@ from ai_retry.domain.change import (
 )
 from ai_retry.domain.model import QuotaRule, Route, Snapshot
 from ai_retry.domain.queue_model import Message, Outage
-from ai_retry.storage.rows import Json, answer_row, instant, milliseconds, read_snapshot, storable, usage_row
+from ai_retry.storage.rows import (
+    Json,
+    NotOurs,
+    answer_row,
+    instant,
+    milliseconds,
+    read_snapshot,
+    shaped,
+    storable,
+    usage_row,
+)
 
 PROTOCOL: Final = 2  # of changes; the database refuses another one
 
@@ -123,8 +133,7 @@ def take_document(limit: int, visibility: timedelta, rule: QuotaRule) -> str:
 def read_taken(row: Json) -> Taken:
     """Read a message, and what it is about."""
     message = Message(id=row["message_id"], user_id=UUID(row["user_id"]), generation_id=UUID(row["generation_id"]))
-    found = row["snapshot"]
-    return Taken(message=message, snapshot=None if found is None else read_change_snapshot(found))
+    return Taken(message=message, snapshot=read_loaded(row["snapshot"]))
 
 
 def _put_back(change: PutBack) -> Json:
@@ -150,14 +159,29 @@ def _postpone(change: Postpone) -> Json:
     }
 
 
-def read_reply(row: Json) -> Reply:
+def read_reply(reply: Any) -> Reply:
     """Read what a verb returned."""
-    found = row.get("snapshot")
-    return Reply(applied=row["applied"], snapshot=None if found is None else read_change_snapshot(found))
+    row = shaped(reply, "applied")
+    applied, known = row["applied"], row.get("known", True)
+    if not isinstance(applied, bool) or not isinstance(known, bool):
+        raise NotOurs
+    return Reply(applied=applied, snapshot=read_loaded(row.get("snapshot")), known=known)
 
 
-def read_change_snapshot(row: Json) -> Snapshot:
+def read_loaded(reply: Any) -> Snapshot | None:
+    """Read what ``ai_retry_load`` returned; None: there is no such generation."""
+    return None if reply is None else read_change_snapshot(reply)
+
+
+def read_nothing(reply: Any) -> None:
+    """Read what a function returned that returns nothing, which each API writes in its own way."""
+    if reply not in (None, "", []):
+        raise NotOurs
+
+
+def read_change_snapshot(reply: Any) -> Snapshot:
     """Read what ``ai_retry.snapshot`` returned."""
+    row = shaped(reply, "hidden", "mine", "open_token", "routes")
     return replace(
         read_snapshot(row),
         hidden=row["hidden"],

@@ -49,7 +49,7 @@ class MemorySettling(MemoryClosing):
                     case Closing():
                         self._fail(row, change, change.end, now)
             snapshot = self._snapshot(change.generation_id, change.quota_rule, change.token, now)
-            return Reply(applied=applied, snapshot=snapshot)
+            return Reply(applied=applied, snapshot=snapshot, known=self._by_token(change) is not None)
 
     def _by_token(self, change: Settle | PutBack | Keep) -> Row | None:
         return next((row for row in self._rows_of(change.generation_id) if row.token == change.token), None)
