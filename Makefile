@@ -8,7 +8,7 @@ PEERS := .cache/peers
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-oldest check dist docs pages fuzz fuzz-provider faults race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue
+.PHONY: help setup demo demo-model test test-oldest check dist docs migration pages fuzz fuzz-provider faults race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt constraints-min.txt
 
 docs: $(READY) ## Build the documentation's site into .cache/site; a broken link or an orphan fails
 	@$(BIN)/python -m tests.support.site
+
+migration: $(READY) ## Write the two migrations from supabase/schemas, the only source of the SQL
+	@$(BIN)/python -m tools.migration
 
 pages: $(READY) ## Write the documentation's generated pages
 	@$(BIN)/python -m tests.support.pages

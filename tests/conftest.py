@@ -16,7 +16,6 @@ settings.load_profile("ai-retry")
 pytest.register_assert_rewrite("ai_retry.testing.contract", "ai_retry.testing.queue_contract")
 
 from tests.support import log_scan
-from tests.support.core_sql import apply_schemas
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import skipping_without_stack
 from tests.support.world import owner_of
@@ -82,11 +81,8 @@ def migrated_database(stack: Stack) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def core_database(stack: Stack) -> Iterator[str]:
-    """The URL of a new database that has our migrations and the schemas of the core; one for a module."""
-    for url in _database(stack, migrated=True):
-        with psycopg.connect(url, autocommit=True) as connection:
-            apply_schemas(connection)
-        yield url
+    """The URL of a new database that has our migrations; one for a module."""
+    yield from _database(stack, migrated=True)
 
 
 @pytest.fixture

@@ -4,10 +4,6 @@
 -- Each function says what it must do. Statuses are ai-retry's words: queued, processing, success, error, timeout; a
 -- binding translates the app's own. Functions that write run the app's triggers, so that their search_path has public.
 
-create schema if not exists ai_retry;
-revoke all on schema ai_retry from public, anon, authenticated;
-grant usage on schema ai_retry to service_role;
-
 create function ai_retry.app_read(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
@@ -135,6 +131,3 @@ end
 $$;
 comment on function ai_retry.app_strangers(uuid[], uuid) is
   'Returns those of the ids that are no generation of this user: absent, or another user''s.';
-
-revoke all on all functions in schema ai_retry from public, anon, authenticated;
-grant execute on all functions in schema ai_retry to service_role;

@@ -43,7 +43,6 @@ from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage.transport import failure_of_sqlstate
 from tests.support.builders import a_failure
-from tests.support.core_sql import apply_schemas
 from tests.support.lock_watch import watching_locks
 from tests.support.migrations import apply_migrations
 from tests.support.neighbour import AN_APP, AppSession, Role
@@ -296,7 +295,6 @@ def test_verbs_hold_together_under_load(bare_database: str) -> None:
         connection.execute(AN_APP)
     apply_migrations(bare_database, MIGRATIONS)
     with psycopg.connect(bare_database, autocommit=True) as connection, ExitStack() as stack:
-        apply_schemas(connection)
         apps = [
             stack.enter_context(closing(AppSession(bare_database, role, users=12, seed=seed)))
             for seed, role in enumerate(ROLES)

@@ -23,7 +23,6 @@ from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.storage.functions import FunctionStorage
 from tests.support.builders import a_failure
 from tests.support.core_app import POLICY, App
-from tests.support.core_sql import apply_schemas
 from tests.support.stack import Stack
 from tests.support.world import owner_of
 
@@ -72,7 +71,6 @@ def app(stack: Stack) -> Iterator[App]:
     name = f"test_{uuid4().hex}"
     url = stack.create_database(name, migrated=True)
     with owner_of(url) as connection:
-        apply_schemas(connection)
         app = App(url, connection)
         yield app
         app.close()

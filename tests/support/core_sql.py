@@ -1,4 +1,4 @@
-"""The schemas of the new core on a database that has the migrations, and the world around its storage."""
+"""The schemas on an empty database, and the world around the storage of changes."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,19 +12,16 @@ from ai_retry.domain.model import Snapshot
 from ai_retry.domain.ports import QueueStorage, Storage
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.testing.contract import Row
-from tests.support.npm import REPOSITORY
 from tests.support.old_port import OldPort
 from tests.support.world import SqlWorld
-
-SCHEMAS = REPOSITORY / "supabase" / "schemas"
-_ORDER = ("tables/open", "tables/attempts", "tables/answers", "app", "parts/*", "queue/*", "verbs/*", "grants")
+from tools.migration import APP, OURS
 
 
 def apply_schemas(connection: psycopg.Connection) -> None:
-    """Create everything of the core; PL/pgSQL looks a function's names up when it runs, so that parts have no order."""
-    for pattern in _ORDER:
-        for path in sorted(SCHEMAS.glob(f"{pattern}.sql")):
-            connection.execute(path.read_text().encode())
+    """Create everything from its source, as the migrations do in an empty project."""
+    for migration in (OURS, APP):
+        for path in migration.files():
+            connection.execute(path.read_bytes())
 
 
 _ATTEMPTS = """

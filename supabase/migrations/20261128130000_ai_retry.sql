@@ -1,0 +1,1855 @@
+-- ai-retry: failed AI generations are retried; nothing twice, nothing lost.
+--
+-- Written by `make migration` from supabase/schemas. Every object is named ai_retry_*, or is in the schema ai_retry.
+-- The app's tables are reached only through functions ai_retry.app_*, which the next migration creates. Either
+-- migration may be applied first; applied again, they change nothing.
+
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+-- look
+
+-- Stops before any change where this is no Supabase project.
+
+do $look$
+declare
+  v_obstacles text[];
+begin
+  v_obstacles := array(
+    select format('there is no role %I', r.name)
+    from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
+    where not exists (select from pg_catalog.pg_roles where rolname = r.name));
+  if to_regclass('auth.users') is null then
+    v_obstacles := v_obstacles || 'there is no table auth.users'::text;
+  end if;
+  if v_obstacles <> '{}' then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = E'ai-retry can''t be installed yet; nothing was changed; apply this to a Supabase project:\n  - '
+        || array_to_string(v_obstacles, E'\n  - ');
+  end if;
+end
+$look$;
+
+-- schema
+
+-- Parts and the binding live in a schema that the Data API does not expose.
+
+create schema if not exists ai_retry;
+revoke all on schema ai_retry from public, anon, authenticated;
+grant usage on schema ai_retry to service_role;
+
+comment on schema ai_retry is 'ai-retry: parts of its functions, and the binding to the app''s tables (app_*). Operators only.';
+
+-- tables/open
+
+-- Attempts that are open: queued or running. A row is deleted by the one transaction that closes its attempt.
+
+create table if not exists public.ai_retry_open (
+  generation_id uuid primary key,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  number integer not null,
+  token uuid not null,
+  started_at timestamptz not null,
+  charge boolean not null,
+  waived text[] not null,
+  operator text,
+  idempotency_key text,
+  lease_expires_at timestamptz,
+  renewable_until timestamptz,
+  abandoned_wait_seconds double precision,
+  answer_from integer,
+  counted boolean not null default true,
+  route text,
+  provider_outcome text not null default 'unknown',
+  wire_requests integer not null default 0,
+  due_at timestamptz,
+  accepted_at timestamptz,
+  expires_at timestamptz,
+  status_before text,
+  in_line integer,
+  context_reader text,
+  message_id bigint,
+  answer jsonb,
+  kept_cause text,
+  call jsonb,
+  constraint numbers_follow_the_first_call check (number >= 2),
+  constraint running_or_queued check (
+    lease_expires_at is not null and renewable_until is not null and abandoned_wait_seconds is not null
+    or accepted_at is not null and due_at is not null
+  ),
+  constraint accepted_until_when check ((accepted_at is null) = (expires_at is null)),
+  constraint kept_with_its_answer check (kept_cause is null or answer is not null)
+) with (fillfactor = 70);
+
+create index if not exists ai_retry_open_user_idx on public.ai_retry_open (user_id);
+
+alter table public.ai_retry_open enable row level security;
+revoke all on table public.ai_retry_open from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.ai_retry_open to service_role;
+
+comment on table public.ai_retry_open is 'ai-retry: open attempts, at most one per generation. Operators only.';
+comment on column public.ai_retry_open.user_id is 'Owner at the time of the begin; holds the unit.';
+comment on column public.ai_retry_open.number is 'Number of the attempt; the first call is number 1.';
+comment on column public.ai_retry_open.token is 'Fencing token: whoever knows it may settle the attempt.';
+comment on column public.ai_retry_open.started_at is 'When it was begun; while it is queued, when it was opened.';
+comment on column public.ai_retry_open.charge is 'Whether it holds a unit, and its success captures it.';
+comment on column public.ai_retry_open.waived is 'Limits that an operator lifted.';
+comment on column public.ai_retry_open.operator is 'Who lifted them.';
+comment on column public.ai_retry_open.idempotency_key is 'Key of the request that began it.';
+comment on column public.ai_retry_open.lease_expires_at is 'End of the lease; null while it is queued.';
+comment on column public.ai_retry_open.renewable_until is 'No renewal prolongs the lease beyond this instant.';
+comment on column public.ai_retry_open.abandoned_wait_seconds is 'Wait after the lease, if the attempt is abandoned, or its answer is kept.';
+comment on column public.ai_retry_open.answer_from is 'Number of the attempt whose stored answer it uses; null: it calls.';
+comment on column public.ai_retry_open.counted is 'Whether it uses up an attempt if it is abandoned.';
+comment on column public.ai_retry_open.route is 'Provider and model that it asks, or waits for.';
+comment on column public.ai_retry_open.provider_outcome is 'What is known of its call: generated, not_generated, unknown.';
+comment on column public.ai_retry_open.wire_requests is 'Requests sent before it was put back.';
+comment on column public.ai_retry_open.due_at is 'When a queued attempt may run.';
+comment on column public.ai_retry_open.accepted_at is 'When its retry was accepted; null: its caller waits for it.';
+comment on column public.ai_retry_open.expires_at is 'Until when an accepted retry is tried.';
+comment on column public.ai_retry_open.status_before is 'What the generation says again if the retry is cancelled.';
+comment on column public.ai_retry_open.in_line is 'Messages of its user that the queue holds at once.';
+comment on column public.ai_retry_open.context_reader is 'The reader that the retry was accepted with.';
+comment on column public.ai_retry_open.message_id is 'Its message in the queue ai_retry.';
+comment on column public.ai_retry_open.answer is 'A paid answer that waits here until the attempt is closed.';
+comment on column public.ai_retry_open.kept_cause is 'Why the answer could not be settled; the attempt is then closed as rejected.';
+comment on column public.ai_retry_open.call is 'What is known of the call that the answer came from.';
+
+-- tables/attempts
+
+-- Attempts that are closed. Rows are appended; only the delay of a report to the app, a late answer's call and the
+-- discarding of an answer change one.
+
+create table if not exists public.ai_retry_attempts (
+  generation_id uuid not null,
+  number integer not null,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  token uuid not null,
+  started_at timestamptz not null,
+  closed_at timestamptz not null,
+  outcome text not null,
+  code text,
+  reason text,
+  counted boolean not null,
+  transient boolean,
+  operator_fault boolean not null default false,
+  next_attempt_at timestamptz,
+  cause text,
+  session_id text,
+  charge boolean not null,
+  captured_at timestamptz,
+  waived text[] not null default '{}',
+  operator text,
+  idempotency_key text,
+  lease_expires_at timestamptz,
+  answer_from integer,
+  route text,
+  accepted_at timestamptz,
+  expires_at timestamptz,
+  context_reader text,
+  provider_outcome text not null,
+  wire_requests integer not null default 0,
+  model text,
+  usage jsonb,
+  provider_id text,
+  duration_ms integer,
+  discarded_at timestamptz,
+  discarded_by text,
+  untold boolean not null default false,
+  primary key (generation_id, number),
+  constraint outcomes_are_known check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled')),
+  constraint only_success_has_a_session check ((outcome = 'succeeded') = (session_id is not null)),
+  constraint only_charged_success_captures check ((captured_at is not null) = (outcome = 'succeeded' and charge))
+);
+
+create unique index if not exists ai_retry_attempts_one_success on public.ai_retry_attempts (generation_id) where outcome = 'succeeded';
+create unique index if not exists ai_retry_attempts_one_generation_per_session on public.ai_retry_attempts (session_id);
+create index if not exists ai_retry_attempts_captures on public.ai_retry_attempts (user_id, captured_at);
+create index if not exists ai_retry_attempts_poisoned on public.ai_retry_attempts (closed_at) where code = 'RETRY_POISONED';
+create index if not exists ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
+
+alter table public.ai_retry_attempts enable row level security;
+revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;
+grant select, insert, update on table public.ai_retry_attempts to service_role;
+
+comment on table public.ai_retry_attempts is 'ai-retry: closed attempts; one success per generation, one generation per session. Operators only.';
+comment on column public.ai_retry_attempts.outcome is 'succeeded, failed, abandoned (its lease ran out) or cancelled.';
+comment on column public.ai_retry_attempts.code is 'Why it has no session.';
+comment on column public.ai_retry_attempts.reason is 'The same for operators: one line without prompt, answer or key.';
+comment on column public.ai_retry_attempts.counted is 'Whether it uses up one of the attempts.';
+comment on column public.ai_retry_attempts.transient is 'Whether the identical request may succeed later; null: it did not fail with that.';
+comment on column public.ai_retry_attempts.operator_fault is 'Whether an operator has to act first.';
+comment on column public.ai_retry_attempts.next_attempt_at is 'When the next attempt is due.';
+comment on column public.ai_retry_attempts.cause is 'Constraint, column or SQLSTATE that rejected its session.';
+comment on column public.ai_retry_attempts.captured_at is 'When its unit was spent.';
+comment on column public.ai_retry_attempts.discarded_by is 'Operator who discarded its stored answer.';
+comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
+
+-- tables/answers
+
+-- Stored answers: valid, paid, and without a session so far. The only foreign key leads to our own table: one to
+-- auth.users would wait for a user's row that the app has locked.
+
+create table if not exists public.ai_retry_answers (
+  generation_id uuid not null,
+  number integer not null,
+  answer jsonb not null,
+  stored_at timestamptz not null,
+  primary key (generation_id, number),
+  foreign key (generation_id, number) references public.ai_retry_attempts (generation_id, number) on delete cascade
+);
+
+alter table public.ai_retry_answers enable row level security;
+revoke all on table public.ai_retry_answers from public, anon, authenticated, service_role;
+grant select, insert, delete on table public.ai_retry_answers to service_role;
+
+comment on table public.ai_retry_answers is 'ai-retry: paid answers that have no session yet; the next attempt uses the newest. Operators only.';
+comment on column public.ai_retry_answers.number is 'The attempt that paid for it, or that was open when it came.';
+
+-- tables/quotas
+
+-- Users whose quota differs from the default.
+
+create table if not exists public.ai_retry_quotas (
+  user_id uuid primary key references auth.users (id) on delete cascade,
+  quota_limit integer not null,
+  window_seconds double precision not null default 86400,
+  constraint quota_limit_is_not_negative check (quota_limit >= 0),
+  constraint window_is_positive_and_finite check (window_seconds > 0 and window_seconds < 'infinity')
+);
+
+alter table public.ai_retry_quotas enable row level security;
+revoke all on table public.ai_retry_quotas from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.ai_retry_quotas to service_role;
+
+comment on table public.ai_retry_quotas is 'ai-retry: users whose quota differs from the default. Operators only.';
+comment on column public.ai_retry_quotas.user_id is 'The user whom the quota is for.';
+comment on column public.ai_retry_quotas.quota_limit is 'Units per window; with 0 the user has none.';
+comment on column public.ai_retry_quotas.window_seconds is 'Length of the rolling window; more than ten years count as ten years.';
+
+-- tables/outages
+
+-- Routes that are unavailable, or coming back.
+
+create table if not exists public.ai_retry_outages (
+  route text primary key,
+  not_before timestamptz not null,
+  since timestamptz not null,
+  failures integer not null,
+  doubts integer not null default 0,
+  slots integer not null,
+  constraint failures_are_not_negative check (failures >= 0),
+  constraint doubts_are_not_negative check (doubts >= 0),
+  constraint slots_are_positive check (slots >= 1)
+);
+
+alter table public.ai_retry_outages enable row level security;
+revoke all on table public.ai_retry_outages from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.ai_retry_outages to service_role;
+
+comment on table public.ai_retry_outages is
+  'ai-retry: providers and models that are unavailable, or coming back; attempts wait for them. Operators only.';
+comment on column public.ai_retry_outages.route is 'Provider and model.';
+comment on column public.ai_retry_outages.not_before is 'No call is sent there before this instant.';
+comment on column public.ai_retry_outages.since is
+  'When the latest failure showed it; answers to older calls prove nothing. -infinity: none did, there are only doubts.';
+comment on column public.ai_retry_outages.failures is
+  'Failures in a row, no answer between them: the longer the outage, the rarer the probes.';
+comment on column public.ai_retry_outages.doubts is
+  'Failures in a row that each may have been the fault of one request; many of them are an outage.';
+comment on column public.ai_retry_outages.slots is
+  'Calls that may run at once when it opens again; each answer doubles them. From 64 on there is no limit.';
+
+-- tables/recoveries
+
+-- Runs of recovery plans, and who started them. The app's events belong to users, and an operator is none.
+
+create table if not exists public.ai_retry_recoveries (
+  run_id uuid primary key,
+  plan_id text not null,
+  operator text not null,
+  plan jsonb not null,
+  started_at timestamptz not null,
+  ended_at timestamptz,
+  counts jsonb,
+  events_refused_by text,
+  constraint ended_states_its_counts check ((ended_at is null) = (counts is null))
+);
+
+alter table public.ai_retry_recoveries enable row level security;
+revoke all on table public.ai_retry_recoveries from public, anon, authenticated, service_role;
+grant select, insert, update on table public.ai_retry_recoveries to service_role;
+
+comment on table public.ai_retry_recoveries is
+  'ai-retry: runs of recovery plans; their attempts carry the idempotency key plan:<plan_id>. Operators only.';
+comment on column public.ai_retry_recoveries.run_id is 'Chosen by the run, so that recording can be repeated.';
+comment on column public.ai_retry_recoveries.plan_id is 'Hash of filter, policy, waivers, charge and the selected generations.';
+comment on column public.ai_retry_recoveries.operator is 'The operator who ran it.';
+comment on column public.ai_retry_recoveries.plan is 'Filter, policy, waivers, charge, caps and the number of selected generations.';
+comment on column public.ai_retry_recoveries.started_at is 'When it began.';
+comment on column public.ai_retry_recoveries.ended_at is 'When it ended; null while it runs, or if it was killed.';
+comment on column public.ai_retry_recoveries.counts is 'How the selected generations ended: succeeded, failed, left.';
+comment on column public.ai_retry_recoveries.events_refused_by is 'What refused the events for the app, if anything did.';
+
+-- tables/installation
+
+-- The id of this installation, in exactly one row. Files with answers carry it: an answer belongs to one database.
+
+create table if not exists public.ai_retry_installation (
+  id uuid not null,
+  is_only boolean primary key default true,
+  constraint one_row check (is_only)
+);
+
+insert into public.ai_retry_installation (id) values (gen_random_uuid()) on conflict do nothing;
+
+alter table public.ai_retry_installation enable row level security;
+revoke all on table public.ai_retry_installation from public, anon, authenticated, service_role;
+grant select on table public.ai_retry_installation to service_role;
+
+comment on table public.ai_retry_installation is 'ai-retry: the id of this installation. Operators only.';
+comment on column public.ai_retry_installation.id is 'Chosen by the migration, and never changed.';
+comment on column public.ai_retry_installation.is_only is 'Always true: the table has one row.';
+
+-- parts/beginning
+
+create or replace function ai_retry.has_room(p_change jsonb, p_start jsonb, p_at timestamptz)
+returns boolean
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_user_id constant uuid := p_change ->> 'user_id';
+  v_generation_id constant uuid := p_change ->> 'generation_id';
+  v_open record;
+  v_outage public.ai_retry_outages%rowtype;
+begin
+  -- Live and held: every attempt that is open now, since what was over has been closed.
+  select count(*) filter (where o.user_id = v_user_id and o.lease_expires_at is not null) as live,
+      count(*) filter (where o.user_id = v_user_id and o.charge) as held,
+      bool_or(o.generation_id = v_generation_id) as has_one,
+      bool_or(o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
+        and o.number = (p_start ->> 'number')::integer) as has_queued
+    into v_open
+    from public.ai_retry_open o where o.user_id = v_user_id or o.generation_id = v_generation_id;
+  if (case when p_change ? 'run' then v_open.has_queued is not true else v_open.has_one end)
+    or v_open.live >= (p_change ->> 'max_live')::integer
+    or (p_change ->> 'max_used')::integer <= v_open.held + (
+      select count(*) from ai_retry.captures(
+        v_user_id, ai_retry.rule(v_user_id, p_change -> 'rule'), (p_change ->> 'max_used')::integer, p_at))
+  then
+    return false;
+  end if;
+  select * into v_outage from public.ai_retry_outages o where o.route = p_start ->> 'route';
+  if not found or v_outage.since = '-infinity' then
+    return true;  -- nothing has closed it
+  end if;
+  return v_outage.not_before <= p_at
+    -- One begin at a time may become the only probe.
+    and (v_outage.slots > 1 or pg_catalog.pg_try_advisory_xact_lock(
+      pg_catalog.hashtextextended('ai_retry_route:' || v_outage.route, 0)))
+    and v_outage.slots > (
+      select count(*) from public.ai_retry_open o where o.route = v_outage.route and o.lease_expires_at > p_at);
+end
+$$;
+comment on function ai_retry.has_room(jsonb, jsonb, timestamptz) is
+  'Whether an attempt may begin: fewer running, and fewer units captured and held, than the ceilings; no other open '
+  'attempt of the generation; a route that is available, or comes back and is not probed by as many calls as may.';
+
+create or replace function ai_retry.start(p_change jsonb, p_start jsonb, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_calls constant boolean := p_start ->> 'answer_from' is null;
+  v_lease timestamptz := p_at + pg_catalog.make_interval(secs => (p_start ->> 'lease_seconds')::double precision);
+begin
+  if p_change ? 'run' then
+    update public.ai_retry_open o
+      set token = (p_change ->> 'token')::uuid, started_at = p_at, lease_expires_at = v_lease,
+        renewable_until = p_at + pg_catalog.make_interval(secs => (p_start ->> 'longest_seconds')::double precision),
+        abandoned_wait_seconds = (p_start ->> 'abandoned_wait_seconds')::double precision,
+        answer_from = (p_start ->> 'answer_from')::integer, route = p_start ->> 'route', counted = v_calls,
+        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
+      where o.generation_id = (p_change ->> 'generation_id')::uuid;
+    return;
+  end if;
+  insert into public.ai_retry_open (
+    generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
+    renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
+    due_at, accepted_at, expires_at, status_before, in_line, context_reader
+  ) values (
+    (p_change ->> 'generation_id')::uuid, (p_change ->> 'user_id')::uuid,
+    1 + coalesce((
+      select max(c.number) from public.ai_retry_attempts c
+      where c.generation_id = (p_change ->> 'generation_id')::uuid), 1),
+    (p_change ->> 'token')::uuid, p_at, (p_start ->> 'charge')::boolean,
+    array(select pg_catalog.jsonb_array_elements_text(p_start -> 'waived')), p_start ->> 'operator',
+    p_start ->> 'idempotency_key', v_lease,
+    p_at + pg_catalog.make_interval(secs => (p_start ->> 'longest_seconds')::double precision),
+    (p_start ->> 'abandoned_wait_seconds')::double precision, (p_start ->> 'answer_from')::integer, v_calls,
+    p_start ->> 'route', case when v_calls then 'unknown' else 'not_generated' end,
+    case when p_start ? 'wait_seconds' then greatest(p_at, (p_change ->> 'as_of')::timestamptz
+      + pg_catalog.make_interval(secs => (p_start ->> 'wait_seconds')::double precision)) end,
+    case when p_start ? 'expires_after_seconds' then p_at end,
+    p_at + pg_catalog.make_interval(secs => (p_start ->> 'expires_after_seconds')::double precision),
+    p_start ->> 'status_before', (p_start ->> 'in_line')::integer, p_start ->> 'context_reader'
+  ) on conflict (generation_id) do nothing;
+  if not found then
+    raise exception 'another user''s attempt has just begun' using errcode = 'serialization_failure';
+  end if;
+end
+$$;
+comment on function ai_retry.start(jsonb, jsonb, timestamptz) is
+  'Opens the attempt, under the next number, or gives the queued one a lease and the worker''s token. An attempt that '
+  'uses a stored answer calls nobody: abandoned, it has cost nothing.';
+
+-- parts/change
+
+create or replace function ai_retry.read_change(p_change text, p_keys text[])
+returns jsonb
+language plpgsql immutable security invoker
+set search_path = ''
+as $$
+declare
+  v_change constant jsonb := p_change::jsonb;
+  v_unknown text;
+begin
+  if v_change -> 'protocol' is distinct from '2'::jsonb then
+    raise exception 'ai-retry: a change of another version; apply the migrations of this one'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  select k into v_unknown from pg_catalog.jsonb_object_keys(v_change) k
+    where k <> 'protocol' and k <> all (p_keys) limit 1;
+  if v_unknown is not null then
+    raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version', v_unknown
+      using errcode = 'invalid_parameter_value';
+  end if;
+  return v_change;
+end
+$$;
+comment on function ai_retry.read_change(text, text[]) is
+  'Reads a change, and refuses one of another protocol, or with a key that this version does not know, before any lock.';
+
+-- parts/closing
+
+create or replace function ai_retry.close(p_open public.ai_retry_open, p_end jsonb, p_call jsonb, p_at timestamptz)
+returns boolean
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_open public.ai_retry_open%rowtype;
+begin
+  -- Only what is open under this token can be closed; only what is over can be abandoned, and a renewal, or an answer
+  -- that is kept, may have come.
+  delete from public.ai_retry_open o
+    where o.generation_id = p_open.generation_id and o.token = p_open.token
+      and (p_end ->> 'outcome' <> 'abandoned' or o.lease_expires_at <= p_at and o.kept_cause is null)
+    returning o.* into v_open;
+  if not found then
+    return false;
+  end if;
+  p_call := coalesce(v_open.call, p_call);
+  insert into public.ai_retry_attempts (
+    generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
+    operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
+    lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
+    model, usage, provider_id, duration_ms
+  ) values (
+    v_open.generation_id, v_open.number, v_open.user_id, v_open.token, v_open.started_at, p_at,
+    p_end ->> 'outcome', p_end ->> 'code', p_end ->> 'reason', (p_end ->> 'counted')::boolean,
+    (p_end ->> 'transient')::boolean, coalesce((p_end ->> 'operator_fault')::boolean, false),
+    (p_end ->> 'next_attempt_at')::timestamptz, p_end ->> 'cause', p_end ->> 'session_id', v_open.charge,
+    case when p_end ->> 'outcome' = 'succeeded' and v_open.charge then p_at end,
+    v_open.waived, v_open.operator, v_open.idempotency_key, v_open.lease_expires_at, v_open.answer_from, v_open.route,
+    v_open.accepted_at, v_open.expires_at, v_open.context_reader,
+    coalesce(p_call ->> 'provider_outcome', v_open.provider_outcome),
+    v_open.wire_requests + coalesce((p_call ->> 'wire_requests')::integer, 0),
+    p_call ->> 'model', nullif(p_call -> 'usage', 'null'), p_call ->> 'provider_id', (p_call ->> 'duration_ms')::integer
+  );
+  if p_end ->> 'outcome' = 'succeeded' then
+    delete from public.ai_retry_answers a where a.generation_id = v_open.generation_id;
+  elsif coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer) is not null then
+    insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
+    values (v_open.generation_id, v_open.number, coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer), p_at);
+  end if;
+  if v_open.accepted_at is not null then
+    perform ai_retry.follow(v_open, p_end, p_at);
+  end if;
+  return true;
+end
+$$;
+comment on function ai_retry.close(public.ai_retry_open, jsonb, jsonb, timestamptz) is
+  'Closes one open attempt, by its token; user, number, hold and key are copied from its row. False: it is not open, or '
+  'not over any more. A paid answer without a session is stored.';
+
+create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_open public.ai_retry_open%rowtype;
+  v_closed record;
+begin
+  for v_open in
+    select o.* from public.ai_retry_open o
+    where (o.user_id = p_user_id or o.generation_id = p_begun_id) and o.lease_expires_at <= p_at
+    order by o.lease_expires_at
+  loop
+    if ai_retry.close(
+      v_open,
+      pg_catalog.jsonb_build_object(
+        'counted', v_open.counted, 'goes_on', true,
+        'next_attempt_at', v_open.lease_expires_at + pg_catalog.make_interval(secs => v_open.abandoned_wait_seconds))
+      || case when v_open.kept_cause is null
+        then pg_catalog.jsonb_build_object('outcome', 'abandoned', 'code', 'LEASE_LOST', 'status', 'timeout')
+        else pg_catalog.jsonb_build_object(
+          'outcome', 'failed', 'code', 'SESSION_REJECTED', 'cause', v_open.kept_cause) end,
+      null, p_at)
+    then
+      perform ai_retry.inform(v_open.generation_id, v_open.number, p_at);
+    end if;
+  end loop;
+  for v_open in
+    select o.* from public.ai_retry_open o
+    where o.user_id = p_user_id and o.lease_expires_at is null
+      and (o.expires_at <= p_at or p_begun_id is null and o.generation_id in (
+        select s.* from ai_retry.app_strangers(
+          (select pg_catalog.array_agg(q.generation_id) from public.ai_retry_open q
+            where q.user_id = p_user_id and q.lease_expires_at is null), p_user_id) s))
+    order by o.expires_at
+  loop
+    perform ai_retry.end_queued(v_open, p_at);
+  end loop;
+  for v_closed in
+    select c.generation_id, c.number from public.ai_retry_attempts c where c.user_id = p_user_id and c.untold
+  loop
+    perform ai_retry.inform(v_closed.generation_id, v_closed.number, p_at);
+  end loop;
+end
+$$;
+comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
+  'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to, and '
+  'informs the app. Where none is begun, queued attempts whose generation is gone, or another user''s, are cancelled, too.';
+
+create or replace function ai_retry.end_queued(p_open public.ai_retry_open, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_row jsonb;
+  v_is_owned boolean;
+  v_is_failure boolean;
+begin
+  v_row := ai_retry.app_lock(p_open.generation_id, '5ms');
+  v_is_owned := coalesce((v_row ->> 'user_id')::uuid = p_open.user_id, false);
+  v_is_failure := v_is_owned and v_row ->> 'status' <> 'success';
+  if v_is_failure or v_row ->> 'status' in ('queued', 'processing') then
+    perform ai_retry.tell(
+      p_open.user_id, p_open.generation_id, p_open.status_before, null, 'RETRY_EXPIRED',
+      case when v_is_failure then 'The accepted retry was not finished in time.' end, p_open.number, p_at);
+  end if;
+  perform ai_retry.close(
+    p_open,
+    pg_catalog.jsonb_build_object(
+      'outcome', case when v_is_owned then 'failed' else 'cancelled' end,
+      'code', case when v_is_owned then 'RETRY_EXPIRED' end, 'counted', false, 'next_attempt_at', p_open.due_at),
+    pg_catalog.jsonb_build_object('provider_outcome', 'not_generated'), p_at);
+exception when lock_not_available then
+  return;  -- the app holds the row: a later begin ends it
+end
+$$;
+comment on function ai_retry.end_queued(public.ai_retry_open, timestamptz) is
+  'Ends an accepted retry that is out of time, and informs the app; cancels one whose generation is gone, or another user''s.';
+
+create or replace function ai_retry.inform(p_generation_id uuid, p_number integer, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_closed record;
+  v_row jsonb;
+  v_follower record;
+  v_untold boolean := false;
+begin
+  select c.user_id, c.code into v_closed
+    from public.ai_retry_attempts c where c.generation_id = p_generation_id and c.number = p_number;
+  begin
+    v_row := ai_retry.app_lock(p_generation_id, '5ms');
+    if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
+      select o.lease_expires_at is null as is_queued into v_follower
+        from public.ai_retry_open o where o.generation_id = p_generation_id;
+      perform ai_retry.tell(
+        v_closed.user_id, p_generation_id,
+        case
+          when not v_follower.is_queued then null
+          when v_follower.is_queued then 'queued'
+          when v_closed.code = 'SESSION_REJECTED' then 'error'
+          else 'timeout' end,
+        null, v_closed.code,
+        case
+          when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
+          when v_closed.code = 'SESSION_REJECTED' then 'The session was refused; its answer is kept.'
+          else 'The attempt was not finished in time.' end,
+        p_number, p_at);
+    end if;
+  exception when lock_not_available then
+    v_untold := true;
+  end;
+  update public.ai_retry_attempts c set untold = v_untold
+    where c.generation_id = p_generation_id and c.number = p_number and c.untold <> v_untold;
+end
+$$;
+comment on function ai_retry.inform(uuid, integer, timestamptz) is
+  'Reports an attempt that was closed in passing to its app; while the app holds the row, or the table of its events, the '
+  'report waits for a later begin.';
+
+-- parts/counting
+
+create or replace function ai_retry.rule(p_user_id uuid, p_rule jsonb)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_rule constant jsonb := p_rule || coalesce((
+    select pg_catalog.jsonb_build_object('limit', q.quota_limit, 'window_seconds', q.window_seconds)
+    from public.ai_retry_quotas q where q.user_id = p_user_id), '{}');
+begin
+  return v_rule || pg_catalog.jsonb_build_object(
+    'window_seconds', least((v_rule ->> 'window_seconds')::double precision, 315576000));
+end
+$$;
+comment on function ai_retry.rule(uuid, jsonb) is
+  'The limit and the window that apply to a user: the override''s, if there is one. No window is longer than ten years.';
+
+create or replace function ai_retry.captures(p_user_id uuid, p_rule jsonb, p_limit integer, p_at timestamptz)
+returns setof timestamptz
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_since constant timestamptz :=
+    p_at - pg_catalog.make_interval(secs => (p_rule ->> 'window_seconds')::double precision);
+begin
+  if (p_rule -> 'count_own_successes')::boolean then
+    return query
+      select u.spent_at
+      from (
+        (select c.captured_at as spent_at from public.ai_retry_attempts c
+          where c.user_id = p_user_id and c.captured_at > v_since order by c.captured_at desc limit p_limit)
+        union all
+        select o.* from ai_retry.app_own_successes(p_user_id, v_since, p_limit, p_at) o
+      ) u
+      order by u.spent_at desc limit p_limit;
+  else
+    return query
+      select c.captured_at from public.ai_retry_attempts c
+      where c.user_id = p_user_id and c.captured_at > v_since
+      order by c.captured_at desc limit p_limit;
+  end if;
+end
+$$;
+comment on function ai_retry.captures(uuid, jsonb, integer, timestamptz) is
+  'When the user''s units in the rule''s window were spent, the newest first, no more than the limit: what counts as used.';
+
+create or replace function ai_retry.quota(p_user_id uuid, p_rule jsonb, p_at timestamptz)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_rule constant jsonb := ai_retry.rule(p_user_id, p_rule);
+  v_limit constant integer := v_rule ->> 'limit';
+  v_window constant interval := pg_catalog.make_interval(secs => (v_rule ->> 'window_seconds')::double precision);
+  v_spent constant timestamptz[] := array(select ai_retry.captures(p_user_id, v_rule, v_limit, p_at));
+  v_held integer;
+  v_first_end timestamptz;
+begin
+  -- Held: what stays held when everything that is over is closed. An accepted retry keeps its unit.
+  select count(*), min(o.lease_expires_at) into v_held, v_first_end
+    from public.ai_retry_open o
+    where o.user_id = p_user_id and o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at);
+  return pg_catalog.jsonb_build_object(
+    'limit', v_limit, 'window_seconds', v_rule -> 'window_seconds', 'captured', pg_catalog.cardinality(v_spent),
+    'held', v_held,
+    'resets_at', case
+      when v_limit = 0 then null
+      when v_held >= v_limit then v_first_end
+      when pg_catalog.cardinality(v_spent) + v_held >= v_limit then v_spent[v_limit - v_held] + v_window
+      else v_spent[pg_catalog.cardinality(v_spent)] + v_window end);
+end
+$$;
+comment on function ai_retry.quota(uuid, jsonb, timestamptz) is
+  'The user''s quota: the limit and window that apply, units captured and held, and when the next one comes back.';
+
+create or replace function ai_retry.version(p_user_id uuid, p_generation_id uuid, p_status text)
+returns text
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select pg_catalog.concat_ws('/', p_status, coalesce(o.number, c.number, 1), o.lease_expires_at is null,
+      extract(epoch from coalesce(
+        o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at, c.next_attempt_at)),
+      coalesce(case when o.answer is not null then o.number end, a.number)::text,
+      q.quota_limit::text, q.window_seconds::text)
+    from (select) nothing
+    left join public.ai_retry_open o on o.generation_id = p_generation_id
+    left join lateral (
+      select l.number, l.next_attempt_at from public.ai_retry_attempts l
+      where l.generation_id = p_generation_id order by l.number desc limit 1
+    ) c on true
+    left join lateral (
+      select s.number from public.ai_retry_answers s
+      where s.generation_id = p_generation_id order by s.number desc limit 1
+    ) a on true
+    left join public.ai_retry_quotas q on q.user_id = p_user_id
+  );
+end
+$$;
+comment on function ai_retry.version(uuid, uuid, text) is
+  'Everything of one generation that a decision to begin rests on: status, highest number, whether it is queued, its '
+  'wait, the stored answer, the user''s override.';
+
+-- parts/errors
+
+create or replace function ai_retry.passes(p_sqlstate text)
+returns boolean
+language plpgsql immutable security invoker
+set search_path = ''
+as $$
+begin
+  -- Links, isolation, deadlocks, resources, shutdowns, locks, internal faults: PostgreSQL documentation, appendix A.
+  return pg_catalog.left(p_sqlstate, 2) in ('08', '25', '40', '53', '57', '58', 'XX')
+    or p_sqlstate in ('55P03', '55006');
+end
+$$;
+comment on function ai_retry.passes(text) is
+  'Whether an error passes by itself: the transaction is undone and sent again. Any other error is the app''s rejection.';
+
+-- parts/report
+
+create or replace function ai_retry.report(
+  p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_number integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+begin
+  set constraints all deferred;
+  perform ai_retry.app_report(p_user_id, p_generation_id, p_event, p_code, p_message, p_number, p_at);
+  set constraints all immediate;
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others or assert_failure or query_canceled then
+    raise warning 'ai-retry: the app refused an event or error log (%): generation %, attempt %',
+      sqlstate, p_generation_id, p_number;
+end
+$$;
+comment on function ai_retry.report(uuid, uuid, text, text, text, integer, timestamptz) is
+  'Reports an event to the app; one that the app refuses, by whatever error, is noted in the database''s log, and changes '
+  'nothing. Only a lock or a conflict undoes the transaction, which is sent again.';
+
+create or replace function ai_retry.tell(
+  p_user_id uuid, p_generation_id uuid, p_status text, p_duration_ms integer, p_code text, p_message text,
+  p_number integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+begin
+  if p_status is not null then
+    begin
+      set constraints all deferred;
+      perform ai_retry.app_write(p_generation_id, p_status, null, p_duration_ms, p_at);
+      set constraints all immediate;
+    exception
+      when serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others or assert_failure or query_canceled then
+        raise warning 'ai-retry: the app refused the status % (%): generation %, attempt %',
+          p_status, sqlstate, p_generation_id, p_number;
+    end;
+  end if;
+  if p_message is not null then
+    perform ai_retry.report(
+      p_user_id, p_generation_id, 'ai_generation_failed', p_code, p_message, p_number, p_at);
+  end if;
+end
+$$;
+comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) is
+  'Informs the app of an attempt that ended without a session: the generation''s status, and, with a message, an error log '
+  'and an event. A status that the app refuses keeps no attempt open, and no answer from its place.';
+
+-- parts/settling
+
+create or replace function ai_retry.succeed(p_open public.ai_retry_open, p_change jsonb, p_at timestamptz)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_answer constant jsonb := p_change #> '{success,answer}';
+  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_role constant text := pg_catalog.current_setting('role');
+  v_session jsonb;
+  v_row jsonb;
+  v_sqlstate text;
+  v_constraint text;
+  v_column text;
+begin
+  begin
+    set constraints all deferred;
+    v_session := ai_retry.app_create_session(p_open.user_id, p_open.generation_id, v_answer -> 'output',
+      pg_catalog.jsonb_build_object('number', p_open.number, 'model', v_answer -> 'model', 'usage', v_answer -> 'usage'));
+    if pg_catalog.current_setting('role') <> v_role then
+      perform pg_catalog.set_config('role', v_role, true);  -- the app's function has set one for its own tables
+    end if;
+    if v_session ->> 'id' is null then
+      raise exception 'the session function returned no row with an id' using errcode = 'null_value_not_allowed';
+    end if;
+    if not pg_catalog.pg_try_advisory_xact_lock(
+      pg_catalog.hashtextextended('ai_retry_session:' || (v_session ->> 'id'), 0))
+    then
+      raise exception 'another settle has this session just now' using errcode = 'lock_not_available';
+    end if;
+    if exists (select from public.ai_retry_attempts c where c.session_id = v_session ->> 'id') then
+      raise exception 'the session belongs to another generation' using
+        errcode = 'unique_violation', constraint = 'session_reused';
+    end if;
+    perform ai_retry.app_write(
+      p_open.generation_id, 'success', v_session ->> 'id', (v_call ->> 'duration_ms')::integer, p_at);
+    set constraints all immediate;
+    v_row := ai_retry.app_read(p_open.generation_id) - 'prompt_data';
+    if (v_row ->> 'status', v_row ->> 'session_id', v_row ->> 'user_id')
+      is distinct from ('success', v_session ->> 'id', p_open.user_id::text)
+    then
+      raise exception 'a trigger of the app has undone what was written' using
+        errcode = 'triggered_data_change_violation', constraint = 'session_not_linked';
+    end if;
+    v_sqlstate := null;
+  exception when others or assert_failure or query_canceled then
+    get stacked diagnostics
+      v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_column = column_name;
+    -- What has rejected this answer before, for as long as settling was repeated, does not pass.
+    if ai_retry.passes(v_sqlstate) and (
+      pg_catalog.left(v_sqlstate, 2) = '40' or v_sqlstate = '55P03' or not exists (
+        select from public.ai_retry_attempts c
+        where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED' and c.cause = v_sqlstate))
+    then
+      raise;
+    end if;
+  end;
+  if v_sqlstate is not null then
+    perform ai_retry.reject(
+      p_open, p_change, coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate), p_at);
+    return null;
+  end if;
+  perform ai_retry.report(
+    p_open.user_id, p_open.generation_id, 'ai_generation_succeeded', null, null, p_open.number, p_at);
+  if not ai_retry.close(p_open, pg_catalog.jsonb_build_object(
+    'outcome', 'succeeded', 'counted', p_open.counted, 'session_id', v_session ->> 'id'), v_call, p_at)
+  then
+    raise exception 'the attempt vanished while it was settled' using errcode = 'serialization_failure';
+  end if;
+  return v_row;
+end
+$$;
+comment on function ai_retry.succeed(public.ai_retry_open, jsonb, timestamptz) is
+  'Creates and links the session, captures the unit, and returns the generation''s row; if the app''s tables or session function reject it, closes the '
+  'attempt without charge, and stores the answer. The open row is touched last: keep must never wait for the app.';
+
+create or replace function ai_retry.reject(p_open public.ai_retry_open, p_change jsonb, p_cause text, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_rejection constant jsonb := p_change #> '{success,if_rejected}';
+  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_again boolean;
+begin
+  -- The same cause again: the attempt before this one was rejected by it.
+  select c.cause = p_cause into v_again
+    from public.ai_retry_attempts c
+    where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED'
+    order by c.number desc limit 1;
+  perform ai_retry.tell(
+    p_open.user_id, p_open.generation_id, case when p_open.accepted_at is null then 'error' else 'queued' end,
+    (v_call ->> 'duration_ms')::integer, 'SESSION_REJECTED',
+    case when v_again is not true or v_call is not null then v_rejection ->> 'message' end, p_open.number, p_at);
+  perform ai_retry.close(
+    p_open,
+    pg_catalog.jsonb_build_object(
+      'outcome', 'failed', 'code', 'SESSION_REJECTED', 'counted', false, 'cause', p_cause,
+      'goes_on', true,
+      'answer', case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
+      'next_attempt_at', p_at + pg_catalog.make_interval(secs => (v_rejection ->>
+        case when v_again then 'again_wait_seconds' else 'wait_seconds' end)::double precision)),
+    v_call, p_at);
+end
+$$;
+comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, timestamptz) is
+  'Closes an attempt whose session was rejected; its paid answer is stored. The app is informed once for the same cause '
+  'and the same answer.';
+
+create or replace function ai_retry.fail(p_open public.ai_retry_open, p_change jsonb, p_row jsonb, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_closing constant jsonb := p_change -> 'closing';
+  v_status constant text := coalesce(v_closing ->> 'status', p_open.status_before, 'timeout');
+  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+begin
+  if p_change ->> 'found' = 'ready' then
+    perform ai_retry.tell(
+      p_open.user_id, p_open.generation_id,
+      case when (v_closing -> 'goes_on')::boolean and p_open.accepted_at is not null then 'queued' else v_status end,
+      (v_call ->> 'duration_ms')::integer, v_closing ->> 'code', v_closing ->> 'message', p_open.number, p_at);
+  elsif p_change ->> 'found' = 'foreign' and p_row ->> 'status' in ('queued', 'processing') then
+    perform ai_retry.tell(  -- hidden, or another user's: no attempt works on it any more
+      p_open.user_id, p_open.generation_id, v_status, null, null, null, p_open.number, p_at);
+  end if;
+  perform ai_retry.close(
+    p_open,
+    v_closing || pg_catalog.jsonb_build_object('next_attempt_at', case
+      when v_closing ->> 'wait_seconds' is not null
+        then p_at + pg_catalog.make_interval(secs => (v_closing ->> 'wait_seconds')::double precision)
+      else coalesce(
+        p_open.lease_expires_at + pg_catalog.make_interval(secs => p_open.abandoned_wait_seconds), p_open.due_at)
+      end),
+    v_call, p_at);
+end
+$$;
+comment on function ai_retry.fail(public.ai_retry_open, jsonb, jsonb, timestamptz) is
+  'Closes an attempt without a session, and informs the app where the generation is still its user''s and not a success.';
+
+create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_generation_id constant uuid := p_change ->> 'generation_id';
+  v_answer constant jsonb := coalesce(
+    case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
+    nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
+  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_closed public.ai_retry_attempts%rowtype;
+  v_is_locked boolean := false;
+begin
+  if v_answer is null or v_call is null or exists (
+    select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
+  then
+    return;
+  end if;
+  begin
+    if ai_retry.app_lock(v_generation_id, '25ms') is null then
+      return;
+    end if;
+    v_is_locked := true;
+  exception when others or assert_failure or query_canceled then
+    null;  -- whatever the app has locked, a known attempt's answer has its place
+  end;
+  select * into v_closed from public.ai_retry_attempts c
+    where c.generation_id = v_generation_id and c.token = (p_change ->> 'token')::uuid;
+  if not found then
+    -- A fail-over has lost the begin: the answer waits with the attempt that is open, or one is recorded for it. Until
+    -- then no begin may take its number.
+    if not v_is_locked then
+      raise exception 'ai-retry: the generation is locked' using errcode = 'lock_not_available';
+    end if;
+    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer) where o.generation_id = v_generation_id;
+    if found then
+      return;
+    end if;
+    begin
+      insert into public.ai_retry_attempts (
+        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge, provider_outcome
+      ) select
+        v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
+        p_at, p_at, 'abandoned', 'LEASE_LOST', false, false, 'unknown'
+        from public.ai_retry_attempts c where c.generation_id = v_generation_id
+      returning * into v_closed;
+    exception when foreign_key_violation then
+      return;  -- the user is gone, and what is a user's goes with them
+    end;
+  end if;
+  if v_closed.discarded_at is null then
+    insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
+    values (v_generation_id, v_closed.number, v_answer, p_at) on conflict do nothing;
+    if found then
+      update public.ai_retry_attempts c
+        set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
+          usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
+          duration_ms = (v_call ->> 'duration_ms')::integer,
+          wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
+        where c.generation_id = v_generation_id and c.number = v_closed.number;
+    end if;
+  end if;
+end
+$$;
+comment on function ai_retry.store_late(jsonb, timestamptz) is
+  'Stores a late answer with the attempt that paid for it, once, unless the generation is gone or has its session, or an '
+  'operator discarded the answer.';
+
+-- parts/snapshot
+
+create or replace view ai_retry.attempts with (security_invoker = true) as
+  select c.generation_id, c.number, c.token, false as is_open, pg_catalog.jsonb_build_object(
+    'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
+    'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
+    'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
+    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient,
+    'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt
+  from public.ai_retry_attempts c
+  union all
+  select o.generation_id, o.number, o.token, true, pg_catalog.jsonb_build_object(
+    'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,
+    'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
+      o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
+    'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
+    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'context_reader', o.context_reader,
+    'answer_from', o.answer_from)
+  from public.ai_retry_open o;
+revoke all on table ai_retry.attempts from public, anon, authenticated;
+grant select on table ai_retry.attempts to service_role;
+comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
+
+create or replace function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_id constant uuid := (p_generation ->> 'id')::uuid;
+  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
+begin
+  if p_generation is null then
+    return null;
+  end if;
+  return (
+    select pg_catalog.jsonb_build_object(
+      'as_of', p_at,
+      'version', ai_retry.version(v_user_id, v_id, p_generation ->> 'status'),
+      'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
+      'hidden', (p_generation -> 'hidden')::boolean,
+      'session', p_generation -> 'session',
+      'can_create_session', (p_generation -> 'can_create_session')::boolean,
+      'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
+      'stored_answer', (
+        select s.answer || pg_catalog.jsonb_build_object('number', s.number)
+        from (
+          select a.number, a.answer from public.ai_retry_answers a where a.generation_id = v_id
+          union all
+          select o.number, o.answer from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
+        ) s
+        order by s.number desc limit 1
+      ),
+      'live', l.live, 'live_until', l.live_until,
+      'quota', ai_retry.quota(v_user_id, p_rule, p_at),
+      'routes', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
+          'running', (
+            select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at > p_at),
+          'waiting', (
+            select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
+        ) order by r.route), '[]')
+        from public.ai_retry_outages r where r.since > '-infinity'
+      ))
+    from (
+      select
+        coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]') as attempts,
+        max(u.number) filter (where u.token = p_token) as mine,
+        max(u.token::text) filter (where u.is_open) as open_token
+      from ai_retry.attempts u where u.generation_id = v_id
+    ) t,
+    lateral (
+      select count(*) as live, min(o.lease_expires_at) as live_until
+      from public.ai_retry_open o where o.user_id = v_user_id and o.lease_expires_at > p_at
+    ) l
+  );
+end
+$$;
+comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
+  'What load returns: the generation as the binding read it, its attempts, its owner''s quota, and the time of the reading.';
+
+create or replace function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_id constant uuid := (p_generation ->> 'id')::uuid;
+  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
+begin
+  if p_generation is null then
+    return null;
+  end if;
+  return (
+    select pg_catalog.jsonb_build_object(
+      'as_of', p_at, 'version', '', 'live', 0, 'live_until', null, 'routes', '[]'::jsonb, 'open_token', null,
+      'stored_answer', null, 'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
+      'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
+      'can_create_session', (p_generation -> 'can_create_session')::boolean, 'mine', u.number,
+      'attempts', pg_catalog.jsonb_build_array(u.attempt),
+      'quota', ai_retry.quota(v_user_id, p_rule, p_at))
+    from ai_retry.attempts u where u.generation_id = v_id and u.token = p_token
+  );
+end
+$$;
+comment on function ai_retry.settled(jsonb, jsonb, uuid, timestamptz) is
+  'What a settle that was applied returns: a snapshot with no attempt but the one that was just closed.';
+
+-- parts/user
+
+create or replace function ai_retry.lock_user(p_user_id uuid)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+begin
+  -- After a lock, the next statement must see what the lock's last holder committed.
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'ai_retry functions need the isolation level read committed'
+      using errcode = 'invalid_transaction_state';
+  end if;
+  perform pg_catalog.set_config('lock_timeout', '3s', true);
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry:' || p_user_id::text, 0));
+  -- From here on rows of ours are written: the deletion of the user may wait for them while it holds what we need.
+  perform pg_catalog.set_config('lock_timeout', '25ms', true);
+end
+$$;
+comment on function ai_retry.lock_user(uuid) is
+  'Takes the first lock of every verb that begins or settles: it orders ai-retry''s writes for one user.';
+
+-- queue/amending
+
+create or replace function ai_retry.put_back(p_change jsonb)
+returns boolean
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_generation_id constant uuid := p_change ->> 'generation_id';
+  v_open public.ai_retry_open%rowtype;
+  v_route text;
+  v_row jsonb;
+  v_now timestamptz;
+begin
+  perform ai_retry.lock_user((p_change ->> 'user_id')::uuid);
+  v_row := ai_retry.app_lock(v_generation_id, '25ms');
+  v_now := pg_catalog.clock_timestamp();
+  select * into v_open from public.ai_retry_open o
+    where o.generation_id = v_generation_id and o.token = (p_change ->> 'token')::uuid
+      and o.accepted_at is not null and o.lease_expires_at is not null and o.kept_cause is null;
+  if not found then
+    return false;
+  end if;
+  v_route := v_open.route;
+  -- Under a new token: a worker that still holds the old one can settle nothing.
+  update public.ai_retry_open o
+    set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
+      provider_outcome = 'not_generated',
+      wire_requests = o.wire_requests + (p_change ->> 'wire_requests')::integer,
+      route = case when p_change ? 'outage' then o.route end,
+      due_at = ai_retry.in_time(
+        o, v_now + pg_catalog.make_interval(secs => (p_change ->> 'wait_seconds')::double precision), v_now)
+    where o.generation_id = v_generation_id
+    returning o.* into v_open;
+  if v_row ->> 'status' = 'processing' and (v_row ->> 'user_id')::uuid = v_open.user_id then
+    perform ai_retry.app_write(v_generation_id, 'queued', null, null, v_now);
+  end if;
+  perform ai_retry.move(v_open.message_id, v_open.due_at, v_now);
+  if p_change ? 'outage' then
+    perform ai_retry.note_outage(v_route, p_change -> 'outage', v_now);
+  end if;
+  return true;
+end
+$$;
+comment on function ai_retry.put_back(jsonb) is
+  'Turns a running accepted attempt back to queued, due after the wait: no attempt is used up, and its token ends.';
+
+create or replace function ai_retry.postpone(p_change jsonb)
+returns boolean
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_user_id constant uuid := p_change ->> 'user_id';
+  v_message_id constant bigint := p_change ->> 'message_id';
+  v_open public.ai_retry_open%rowtype;
+  v_until timestamptz;
+  v_now timestamptz;
+begin
+  perform ai_retry.lock_user(v_user_id);
+  v_now := pg_catalog.clock_timestamp();
+  v_until := v_now + pg_catalog.make_interval(secs => (p_change ->> 'wait_seconds')::double precision);
+  select * into v_open from public.ai_retry_open o
+    where o.generation_id = (p_change ->> 'generation_id')::uuid and o.user_id = v_user_id and o.message_id = v_message_id;
+  if not found then
+    perform ai_retry.move(v_message_id, null, v_now);
+    return false;
+  end if;
+  if v_open.lease_expires_at is null then
+    update public.ai_retry_open o
+      set due_at = ai_retry.in_time(o, greatest(o.due_at, v_until), v_now), route = p_change ->> 'route'
+      where o.generation_id = v_open.generation_id
+      returning * into v_open;
+    v_until := ai_retry.in_time(
+      v_open, v_open.due_at + pg_catalog.make_interval(secs => (p_change ->> 'spread_seconds')::double precision), v_now);
+  else
+    v_until := greatest(v_open.lease_expires_at, v_until);
+  end if;
+  perform ai_retry.move(v_message_id, v_until, v_now);
+  return true;
+end
+$$;
+comment on function ai_retry.postpone(jsonb) is
+  'Puts a message back, and its queued attempt with it; a message that belongs to no open attempt is deleted.';
+
+-- queue/create
+
+create or replace function public.ai_retry_create_queue()
+returns boolean
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+begin
+  if to_regnamespace('pgmq') is null
+    and exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq')
+  then
+    create extension pgmq;
+  end if;
+  if to_regnamespace('pgmq') is null then
+    return false;
+  end if;
+  if to_regclass('pgmq.q_ai_retry') is null then
+    perform pgmq.create('ai_retry');
+  end if;
+  alter table pgmq.q_ai_retry enable row level security;
+  revoke all on table pgmq.q_ai_retry, pgmq.a_ai_retry from public, anon, authenticated;
+  grant usage on schema pgmq to service_role;
+  grant select, insert, update, delete on table pgmq.q_ai_retry to service_role;
+  return true;
+end
+$$;
+comment on function public.ai_retry_create_queue() is
+  'Creates the queue ai_retry, and returns whether there is one: Supabase Queues (pgmq) must be there. A repeat changes '
+  'nothing. For the owner, also when pgmq comes later.';
+
+do $queue$
+declare
+  v_problem text := 'there is no pgmq here';
+begin
+  begin
+    if public.ai_retry_create_queue() then
+      return;
+    end if;
+  exception when insufficient_privilege or undefined_function then
+    v_problem := sqlerrm;  -- not this role's, or not pgmq
+  end;
+  raise notice 'ai-retry: %: queued retries are refused as NOT_CONFIGURED; enable Supabase Queues (or load pgmq.sql), then run, as the owner of schema pgmq: select public.ai_retry_create_queue()', v_problem;
+end
+$queue$;
+
+-- queue/line
+
+create or replace function ai_retry.has_queue()
+returns boolean
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
+    then pg_catalog.to_regclass('pgmq.q_ai_retry') is not null else false end;
+end
+$$;
+comment on function ai_retry.has_queue() is
+  'Whether Supabase Queues (pgmq) and the queue ai_retry are there, and this role may use them.';
+
+create or replace function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = '' set lock_timeout = '5ms'
+as $$
+declare
+  v_open record;
+  v_line record;
+begin
+  if not ai_retry.has_queue() then
+    return;
+  end if;
+  loop
+    -- Who is next in line: the user's queued attempt without a message that is due first.
+    select o.generation_id, o.in_line, greatest(o.due_at, p_at) as due_at into v_open
+      from public.ai_retry_open o
+      where o.user_id = p_user_id and o.lease_expires_at is null
+        and not exists (select from pgmq.q_ai_retry q where q.msg_id = o.message_id)
+      order by o.due_at, o.accepted_at, o.generation_id limit 1;
+    exit when not found;
+    -- As many messages of one user are due as attempts of theirs may run. Some more may wait for their time.
+    select count(*) as all_of_them, count(*) filter (where o.lease_expires_at is not null or o.due_at <= v_open.due_at) as due
+      into v_line
+      from public.ai_retry_open o join pgmq.q_ai_retry q on q.msg_id = o.message_id
+      where o.user_id = p_user_id;
+    exit when v_line.due >= v_open.in_line or v_line.all_of_them >= 8 * v_open.in_line;
+    update public.ai_retry_open o
+      set message_id = (
+        select s.* from pgmq.send(
+          'ai_retry',
+          pg_catalog.jsonb_build_object('user_id', p_user_id, 'generation_id', v_open.generation_id),
+          greatest(0, ceil(extract(epoch from v_open.due_at - p_at)))::integer) s)
+      where o.generation_id = v_open.generation_id;
+  end loop;
+exception when others then  -- it is locked, or was dropped just now: a message is a hint, and ai_retry_overdue finds who lacks one
+  raise warning 'ai-retry: a message could not be sent (%)', sqlstate;
+end
+$$;
+comment on function ai_retry.fill_line(uuid, timestamptz) is
+  'Sends messages for the user''s queued attempts, the one that is due first at the front, as many as may be in line.';
+
+create or replace function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = '' set lock_timeout = '5ms'
+as $$
+begin
+  if p_message_id is null or not ai_retry.has_queue() then
+    return;
+  end if;
+  if p_until is null then
+    perform pgmq.delete('ai_retry', p_message_id);
+  else
+    perform pgmq.set_vt(
+      'ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
+  end if;
+exception when others then  -- it is locked, or was dropped just now: it comes again, and finds nothing to do
+  raise warning 'ai-retry: a message could not be moved (%)', sqlstate;
+end
+$$;
+comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
+  'Hides a message until then, or deletes it when that is null. Does nothing where the queue, or the message, is not there.';
+
+create or replace function ai_retry.follow(p_closed public.ai_retry_open, p_end jsonb, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+begin
+  if (p_end -> 'goes_on')::boolean then
+    insert into public.ai_retry_open (
+      generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, due_at,
+      accepted_at, expires_at, status_before, in_line, context_reader
+    ) values (
+      p_closed.generation_id, p_closed.user_id, p_closed.number + 1, pg_catalog.gen_random_uuid(), p_at,
+      p_closed.charge, p_closed.waived, p_closed.operator, p_closed.idempotency_key,
+      ai_retry.in_time(p_closed, (p_end ->> 'next_attempt_at')::timestamptz, p_at),
+      p_closed.accepted_at, p_closed.expires_at, coalesce(p_end ->> 'status', p_closed.status_before), p_closed.in_line,
+      p_closed.context_reader);
+  end if;
+  perform ai_retry.move(p_closed.message_id, null, p_at);
+  perform ai_retry.fill_line(p_closed.user_id, p_at);
+end
+$$;
+comment on function ai_retry.follow(public.ai_retry_open, jsonb, timestamptz) is
+  'What follows the end of an accepted retry''s attempt: its next attempt, which keeps the unit, and the next message.';
+
+create or replace function ai_retry.in_time(p_open public.ai_retry_open, p_due_at timestamptz, p_at timestamptz)
+returns timestamptz
+language plpgsql immutable security invoker
+set search_path = ''
+as $$
+begin
+  return case when p_open.expires_at > p_at then least(p_due_at, p_open.expires_at) else p_due_at end;
+end
+$$;
+comment on function ai_retry.in_time(public.ai_retry_open, timestamptz, timestamptz) is
+  'Not after the accepted retry''s end, if that is still to come.';
+
+-- queue/routes
+
+create or replace function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_doubts integer := 1;
+  v_needed constant integer := p_outage ->> 'doubts';
+begin
+  if p_route is null then
+    return;
+  end if;
+  if v_needed > 1 then
+    insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
+    values (p_route, p_at, '-infinity', 0, 1, 64)
+    on conflict (route) do update set doubts = o.doubts + 1
+    returning o.doubts into v_doubts;
+  end if;
+  if v_doubts >= v_needed then
+    insert into public.ai_retry_outages as o (route, not_before, since, failures, slots)
+    values (
+      p_route, p_at + pg_catalog.make_interval(secs => (p_outage ->> 'wait_seconds')::double precision), p_at,
+      (p_outage ->> 'failures')::integer, 1)
+    on conflict (route) do update
+      set not_before = greatest(o.not_before, excluded.not_before), since = excluded.since,
+        failures = greatest(o.failures, excluded.failures), doubts = 0, slots = 1;
+  end if;
+exception when lock_not_available then
+  return;  -- another settle notes the same just now
+end
+$$;
+comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
+  'Closes a route for a while, once so many failures came since its last answer.';
+
+create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_slots integer;
+  v_free integer;
+begin
+  select o.slots into v_slots from public.ai_retry_outages o
+    where o.route = p_route and o.since <= p_started_at
+    for update skip locked;  -- whoever notes the same just now needs no help
+  if not found then
+    return;
+  end if;
+  if v_slots >= 64 then
+    delete from public.ai_retry_outages o where o.route = p_route;
+  else
+    update public.ai_retry_outages o set slots = least(o.slots * 2, 64), failures = 0, doubts = 0 where o.route = p_route;
+  end if;
+  select least(v_slots * 2, 64) - count(*) into v_free from public.ai_retry_open o
+    where o.route = p_route and o.lease_expires_at > p_at;
+  perform ai_retry.wake(p_route, v_free, p_at);
+end
+$$;
+comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
+  'A provider that was unavailable answered: twice as many calls may run, and as many waiting attempts are woken.';
+
+create or replace function ai_retry.wake(p_route text, p_count integer, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = '' set lock_timeout = '5ms'
+as $$
+declare
+  v_messages bigint[];
+begin
+  if not ai_retry.has_queue() then
+    return;
+  end if;
+  v_messages := array(
+    select s.message_id
+    from (
+      select o.message_id, o.accepted_at, row_number() over (partition by o.user_id order by o.accepted_at) as place
+      from public.ai_retry_open o join pgmq.q_ai_retry m on m.msg_id = o.message_id
+      where o.route = p_route and o.lease_expires_at is null and o.due_at <= p_at and m.vt > p_at
+    ) s
+    order by s.place, s.accepted_at limit greatest(0, p_count));
+  perform pgmq.set_vt('ai_retry', w.msg_id, 0)
+    from (select m.msg_id from pgmq.q_ai_retry m where m.msg_id = any (v_messages) for update skip locked) w;
+exception when others then  -- it is locked, or was dropped just now: whoever waits looks by itself, later
+  raise warning 'ai-retry: messages could not be shown (%)', sqlstate;
+end
+$$;
+comment on function ai_retry.wake(text, integer, timestamptz) is
+  'Shows the messages of so many attempts that wait for a route: every user''s first one before any user''s second.';
+
+-- queue/state
+
+create or replace function public.ai_retry_state()
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+begin
+  return (
+    select pg_catalog.jsonb_build_object(
+      'as_of', v_now, 'configured', ai_retry.has_queue(),
+      'queued', count(*) filter (where o.lease_expires_at is null),
+      'due', count(*) filter (where o.lease_expires_at is null and o.route is null and o.due_at <= v_now),
+      'parked', count(*) filter (where o.lease_expires_at is null and o.route is not null),
+      'running', count(*) filter (where o.lease_expires_at is not null),
+      'oldest_accepted_at', min(o.accepted_at),
+      'poisoned', (
+        select count(*) from public.ai_retry_attempts c
+        where c.code = 'RETRY_POISONED' and c.closed_at > v_now - interval '24 hours'),
+      'outages', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots) order by r.route), '[]')
+        from public.ai_retry_outages r where r.since > '-infinity'))
+    from public.ai_retry_open o where o.accepted_at is not null
+  );
+end
+$$;
+comment on function public.ai_retry_state() is 'Counts what waits and what runs of accepted retries, and lists outages.';
+
+-- queue/take
+
+create or replace function public.ai_retry_take(p_request text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array['limit', 'visibility_seconds', 'rule']);
+  v_message record;
+  v_taken jsonb := '[]'::jsonb;
+  c_uuid constant text := '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
+begin
+  if not ai_retry.has_queue() then
+    return null;
+  end if;
+  for v_message in
+    select m.msg_id, m.message
+    from pgmq.read('ai_retry', (v_request ->> 'visibility_seconds')::integer, (v_request ->> 'limit')::integer) m
+  loop
+    if v_message.message ->> 'user_id' ~ c_uuid and v_message.message ->> 'generation_id' ~ c_uuid then
+      begin
+        v_taken := v_taken || pg_catalog.jsonb_build_object(
+          'message_id', v_message.msg_id, 'user_id', v_message.message -> 'user_id',
+          'generation_id', v_message.message -> 'generation_id',
+          'snapshot', ai_retry.snapshot(
+            ai_retry.app_read((v_message.message ->> 'generation_id')::uuid), v_request -> 'rule', null,
+            pg_catalog.clock_timestamp()));
+      exception when others or assert_failure then  -- one bad row stops nobody's line: its message comes again
+        raise warning 'ai-retry: a generation could not be read (%): %', sqlstate, v_message.message ->> 'generation_id';
+      end;
+    else
+      perform pgmq.delete('ai_retry', v_message.msg_id);  -- nothing of ours
+    end if;
+  end loop;
+  return v_taken;
+end
+$$;
+comment on function public.ai_retry_take(text) is
+  'Takes messages, hides them from other workers for a while, and returns them with the snapshots of what they are about. '
+  'Null without a queue.';
+
+create or replace function public.ai_retry_overdue(p_limit integer)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_lacking uuid[] := '{}';
+begin
+  if ai_retry.has_queue() then
+    v_lacking := array(
+      select o.user_id
+      from public.ai_retry_open o left join pgmq.q_ai_retry q on q.msg_id = o.message_id
+      where o.accepted_at is not null
+      group by o.user_id
+      having bool_or(o.lease_expires_at is null and o.due_at <= v_now and q.msg_id is null)
+        and count(q.msg_id) filter (where o.lease_expires_at is not null or o.due_at <= v_now)
+          < min(o.in_line) filter (where o.lease_expires_at is null and o.due_at <= v_now and q.msg_id is null));
+  end if;
+  return (
+    select coalesce(pg_catalog.jsonb_agg(u.user_id), '[]')
+    from (
+      select s.user_id
+      from (
+        select o.user_id, coalesce(o.lease_expires_at, o.due_at) as since
+        from public.ai_retry_open o
+        where o.lease_expires_at <= v_now or o.lease_expires_at is null and (
+          o.expires_at <= v_now or o.user_id = any (v_lacking))
+        union all
+        select q.user_id, v_now
+        from (
+          select o.user_id, pg_catalog.array_agg(o.generation_id) as ids
+          from public.ai_retry_open o where o.lease_expires_at is null group by o.user_id
+        ) q
+        where exists (select from ai_retry.app_strangers(q.ids, q.user_id))
+        union all
+        select c.user_id, c.closed_at from public.ai_retry_attempts c where c.untold
+      ) s
+      group by s.user_id order by min(s.since) limit p_limit
+    ) u
+  );
+end
+$$;
+comment on function public.ai_retry_overdue(integer) is
+  'Lists users who have attempts that are over or out of time, queued attempts whose generation is no longer theirs, due '
+  'attempts that lack a message, or a report that their app has not got: for them ai_retry_begin has something to close. '
+  'Reads only.';
+
+-- verbs/amend
+
+create or replace function public.ai_retry_amend(p_change text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard', 'put_back', 'postpone']);
+  v_renew constant jsonb := v_change -> 'renew';
+  v_discard constant jsonb := v_change -> 'discard';
+  v_now timestamptz := pg_catalog.clock_timestamp();
+begin
+  perform pg_catalog.set_config('lock_timeout', '3s', true);
+  if v_renew is not null then
+    -- One row, without the user's lock, also of an attempt that is over: closing looks at the lease as it deletes.
+    update public.ai_retry_open o
+      set lease_expires_at = greatest(o.lease_expires_at, least(
+        v_now + pg_catalog.make_interval(secs => (v_renew ->> 'lease_seconds')::double precision), o.renewable_until))
+      where o.generation_id = (v_renew ->> 'generation_id')::uuid and o.token = (v_renew ->> 'token')::uuid
+        and o.lease_expires_at is not null and o.kept_cause is null;
+    return pg_catalog.jsonb_build_object('applied', found);
+  end if;
+  if v_change ? 'put_back' then
+    return pg_catalog.jsonb_build_object('applied', ai_retry.put_back(v_change -> 'put_back'));
+  elsif v_change ? 'postpone' then
+    return pg_catalog.jsonb_build_object('applied', ai_retry.postpone(v_change -> 'postpone'));
+  end if;
+  perform ai_retry.lock_user((v_discard ->> 'user_id')::uuid);
+  if (ai_retry.app_read((v_discard ->> 'generation_id')::uuid) ->> 'user_id')::uuid
+    is distinct from (v_discard ->> 'user_id')::uuid or exists (
+    select from public.ai_retry_open o
+    where o.generation_id = (v_discard ->> 'generation_id')::uuid and (o.answer_from is not null or o.answer is not null))
+  then
+    return pg_catalog.jsonb_build_object('applied', false);
+  end if;
+  with gone as (
+    delete from public.ai_retry_answers a
+      using public.ai_retry_attempts c
+      where a.generation_id = (v_discard ->> 'generation_id')::uuid and c.generation_id = a.generation_id
+        and c.number = a.number
+      returning a.generation_id, a.number
+  )
+  update public.ai_retry_attempts c set discarded_at = v_now, discarded_by = v_discard ->> 'operator'
+    from gone where c.generation_id = gone.generation_id and c.number = gone.number;
+  return pg_catalog.jsonb_build_object('applied', found);
+end
+$$;
+comment on function public.ai_retry_amend(text) is
+  'Prolongs the lease of a running attempt (renew), drops stored answers (discard), queues a running attempt again '
+  '(put_back), or puts a message back (postpone). Closes nothing.';
+
+-- verbs/begin
+
+create or replace function public.ai_retry_begin(p_change text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = '' set plan_cache_mode = 'force_generic_plan'
+as $$
+declare
+  v_change constant jsonb := ai_retry.read_change(p_change, array[
+    'user_id', 'generation_id', 'token', 'as_of', 'version', 'rule', 'max_live', 'max_used', 'open', 'run']);
+  v_user_id constant uuid := v_change ->> 'user_id';
+  v_generation_id constant uuid := v_change ->> 'generation_id';
+  v_status constant text := pg_catalog.split_part(v_change ->> 'version', '/', 1);
+  v_start constant jsonb := coalesce(v_change -> 'run', v_change -> 'open');
+  v_row jsonb;
+  v_now timestamptz;
+  v_applied boolean;
+begin
+  if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
+    return pg_catalog.jsonb_build_object('applied', false, 'has_queue', false);
+  end if;
+  perform ai_retry.lock_user(v_user_id);
+  v_now := pg_catalog.clock_timestamp();
+  if v_start is null then
+    perform ai_retry.close_over(v_user_id, null, v_now);
+    perform ai_retry.fill_line(v_user_id, v_now);
+    return pg_catalog.jsonb_build_object('applied', true);
+  end if;
+  v_applied := v_now <= (v_change ->> 'as_of')::timestamptz + interval '10 seconds'
+    and ai_retry.version(v_user_id, v_generation_id, v_status) = v_change ->> 'version';
+  if v_applied then
+    v_row := ai_retry.app_lock(v_generation_id, '5ms');
+    v_applied := (v_row ->> 'user_id')::uuid = v_user_id and v_row ->> 'status' = v_status
+      and not (v_row -> 'hidden')::boolean;
+  end if;
+  if v_applied then
+    perform ai_retry.close_over(v_user_id, v_generation_id, v_now);
+    v_applied := ai_retry.has_room(v_change, v_start, v_now);
+  end if;
+  if v_applied then
+    perform ai_retry.app_write(
+      v_generation_id, case when v_start ? 'lease_seconds' then 'processing' else 'queued' end, null, null, v_now);
+    perform ai_retry.start(v_change, v_start, v_now);
+    if v_start ? 'expires_after_seconds' then
+      perform ai_retry.fill_line(v_user_id, v_now);
+    end if;
+  end if;
+  return pg_catalog.jsonb_build_object(
+    'applied', coalesce(v_applied, false),
+    'snapshot', case when v_applied and v_start ? 'lease_seconds' then null else ai_retry.snapshot(
+      ai_retry.app_read(v_generation_id), v_change -> 'rule', (v_change ->> 'token')::uuid, v_now) end);
+end
+$$;
+comment on function public.ai_retry_begin(text) is
+  'Closes what is over for a user; then opens an attempt, or turns the queued one to running. Stale (applied: false, with '
+  'the fresh snapshot) when the version, the age, a ceiling or the route is not as the change expects.';
+
+-- verbs/installation
+
+create or replace function public.ai_retry_installation()
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select pg_catalog.jsonb_build_object('id', i.id, 'database', pg_catalog.current_database())
+    from public.ai_retry_installation i
+  );
+end
+$$;
+comment on function public.ai_retry_installation() is
+  'Returns the id of this installation and the name of its database: a copy of the database has the same id. Reads only.';
+
+-- verbs/keep
+
+create or replace function public.ai_retry_keep(p_change text)
+returns void
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_change constant jsonb := ai_retry.read_change(p_change, array[
+    'user_id', 'generation_id', 'token', 'answer', 'cause', 'wait_seconds', 'call']);
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+begin
+  perform pg_catalog.set_config('lock_timeout', '3s', true);
+  -- One update of columns in no key: no user lock, no foreign key, no table of the app, no queue can be in its way.
+  update public.ai_retry_open o
+    set answer = v_change -> 'answer', kept_cause = v_change ->> 'cause', counted = false, lease_expires_at = v_now,
+      abandoned_wait_seconds = (v_change ->> 'wait_seconds')::double precision, call = v_change -> 'call',
+      provider_outcome = v_change #>> '{call,provider_outcome}'
+    where o.generation_id = (v_change ->> 'generation_id')::uuid and o.token = (v_change ->> 'token')::uuid
+      and o.kept_cause is null;
+  if not found and not exists (
+    select from public.ai_retry_open o
+    where o.generation_id = (v_change ->> 'generation_id')::uuid and o.token = (v_change ->> 'token')::uuid)
+  then
+    perform ai_retry.store_late(v_change, v_now);
+  end if;
+end
+$$;
+comment on function public.ai_retry_keep(text) is
+  'The last resort: stores a paid answer that could not be settled with its open attempt, and ends the lease. Whoever '
+  'closes the attempt next records a rejected session. An attempt that is closed already keeps a late answer.';
+
+-- verbs/load
+
+create or replace function public.ai_retry_load(p_request text)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array['user_id', 'generation_id', 'rule', 'token']);
+begin
+  return ai_retry.snapshot(
+    ai_retry.app_read((v_request ->> 'generation_id')::uuid), v_request -> 'rule', (v_request ->> 'token')::uuid,
+    pg_catalog.clock_timestamp());
+end
+$$;
+comment on function public.ai_retry_load(text) is
+  'Reads one generation, whoever owns it, for a decision: see ai_retry.snapshot. Null when it is absent. Writes nothing.';
+
+-- verbs/settle
+
+create or replace function public.ai_retry_settle(p_change text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = '' set plan_cache_mode = 'force_generic_plan'
+as $$
+declare
+  v_change constant jsonb := ai_retry.read_change(p_change, array[
+    'user_id', 'generation_id', 'token', 'found', 'rule', 'success', 'closing', 'call', 'outage', 'answered']);
+  v_user_id constant uuid := v_change ->> 'user_id';
+  v_generation_id constant uuid := v_change ->> 'generation_id';
+  v_token constant uuid := v_change ->> 'token';
+  v_open public.ai_retry_open%rowtype;
+  v_row jsonb;
+  v_written jsonb;
+  v_found text;
+  v_now timestamptz;
+  v_applied boolean := false;
+begin
+  perform ai_retry.lock_user(v_user_id);
+  v_row := ai_retry.app_lock(v_generation_id, '25ms');
+  v_now := pg_catalog.clock_timestamp();
+  select * into v_open from public.ai_retry_open o where o.generation_id = v_generation_id and o.token = v_token;
+  if not found then
+    perform ai_retry.store_late(v_change, v_now);
+  else
+    v_found := case
+      when v_row is null then 'gone'
+      when (v_row ->> 'user_id')::uuid is distinct from v_user_id or (v_row -> 'hidden')::boolean then 'foreign'
+      when v_row ->> 'status' = 'success' or exists (
+        select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
+        then 'succeeded'
+      else 'ready' end;
+    v_applied := v_found = v_change ->> 'found';
+    if v_applied and v_change ? 'success' then
+      v_written := ai_retry.succeed(v_open, v_change, v_now);
+    elsif v_applied then
+      perform ai_retry.fail(v_open, v_change, v_row, v_now);
+    end if;
+    if v_applied and v_change ? 'outage' then
+      perform ai_retry.note_outage(v_open.route, v_change -> 'outage', v_now);
+    elsif v_applied and (v_change -> 'answered')::boolean then
+      perform ai_retry.note_answer(v_open.route, v_open.started_at, v_now);
+    end if;
+  end if;
+  v_row := coalesce(v_written, ai_retry.app_read(v_generation_id) - 'prompt_data');
+  return pg_catalog.jsonb_build_object('applied', v_applied, 'snapshot', case when v_applied
+    then ai_retry.settled(v_row, v_change -> 'rule', v_token, v_now)
+    else ai_retry.snapshot(v_row, v_change -> 'rule', v_token, v_now) end);
+end
+$$;
+comment on function public.ai_retry_settle(text) is
+  'Closes one attempt, by its token: with its session, or without. Stale when the generation is not as the change '
+  'expects. A token that is not open changes nothing, but that its paid answer is stored, once.';
+
+-- grants
+
+-- Only the service role may execute functions of ours, and the last two are the owner's. Default privileges are not to
+-- be relied on: an older project grants everything to everyone. The session function is the app's.
+
+revoke all on all functions in schema ai_retry from public, anon, authenticated;
+grant execute on all functions in schema ai_retry to service_role;
+do $grants$
+declare
+  v_function record;
+begin
+  for v_function in
+    select p.oid::regprocedure as name, p.proname in ('ai_retry_create_queue', 'ai_retry_publish') as is_owners
+    from pg_catalog.pg_proc p
+    where p.pronamespace = 'public'::regnamespace and p.proname like 'ai\_retry\_%'
+      and p.proname <> 'ai_retry_create_session'
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', v_function.name);
+    if not v_function.is_owners then
+      execute format('grant execute on function %s to service_role', v_function.name);
+    end if;
+  end loop;
+end
+$grants$;
+
+reset lock_timeout;
+reset statement_timeout;

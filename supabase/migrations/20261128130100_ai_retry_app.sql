@@ -1,0 +1,725 @@
+-- ai-retry and the app: the tables generations, sessions, generation_error_logs and events, where they are missing, and
+-- the default binding to them. What is there already keeps its rows, its grants, its policies and its source.
+--
+-- Written by `make migration` from supabase/schemas. Looks first, and stops before any change if the app's tables can't
+-- be used; ends with a rehearsal that is rolled back.
+
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+-- look
+
+-- Stops before any change where this is no Supabase project.
+
+do $look$
+declare
+  v_obstacles text[];
+begin
+  v_obstacles := array(
+    select format('there is no role %I', r.name)
+    from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
+    where not exists (select from pg_catalog.pg_roles where rolname = r.name));
+  if to_regclass('auth.users') is null then
+    v_obstacles := v_obstacles || 'there is no table auth.users'::text;
+  end if;
+  if v_obstacles <> '{}' then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = E'ai-retry can''t be installed yet; nothing was changed; apply this to a Supabase project:\n  - '
+        || array_to_string(v_obstacles, E'\n  - ');
+  end if;
+end
+$look$;
+
+-- seed/look
+
+-- Names every obstacle in the app's tables in one message, before anything is changed.
+
+do $look$
+declare
+  v_obstacles text[] := '{}';
+  v_row record;
+begin
+  for v_row in
+    select c.relname
+    from pg_catalog.pg_class c
+    where c.relnamespace = 'public'::regnamespace
+      and c.relname in ('generations', 'sessions', 'generation_error_logs', 'events')
+      and c.relkind not in ('r', 'p')
+  loop
+    v_obstacles := v_obstacles || format('public.%I must be a table', v_row.relname);
+  end loop;
+
+  for v_row in
+    select e.tab, e.col, e.types, e.required, a.atttypid, t.typname, t.typtype, d.def
+    from (values
+      ('generations', 'id', array['uuid'], true),
+      ('generations', 'user_id', array['uuid'], true),
+      ('generations', 'status', array['text', 'varchar'], false),
+      ('generations', 'model', array['text', 'varchar'], false),
+      ('generations', 'prompt_data', array['jsonb', 'json'], false),
+      ('generations', 'duration_ms', array['int4', 'int8', 'numeric', 'float8'], false),
+      ('generations', 'session_id', array['uuid'], false),
+      ('generations', 'created_at', array['timestamptz'], false),
+      ('generations', 'updated_at', array['timestamptz'], false),
+      ('sessions', 'id', array['uuid'], true),
+      ('generation_error_logs', 'generation_id', array['uuid'], false),
+      ('generation_error_logs', 'user_id', array['uuid'], false),
+      ('generation_error_logs', 'error_type', array['text', 'varchar'], false),
+      ('generation_error_logs', 'error_message', array['text', 'varchar'], false),
+      ('generation_error_logs', 'created_at', array['timestamptz'], false),
+      ('events', 'user_id', array['uuid'], false),
+      ('events', 'event_type', array['text', 'varchar'], false),
+      ('events', 'event_data', array['jsonb', 'json'], false),
+      ('events', 'created_at', array['timestamptz'], false)
+    ) as e (tab, col, types, required)
+    join pg_catalog.pg_class c on c.relname = e.tab and c.relnamespace = 'public'::regnamespace
+    left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = e.col and not a.attisdropped
+    left join pg_catalog.pg_type t on t.oid = a.atttypid
+    left join lateral (
+      select pg_catalog.pg_get_expr(ad.adbin, ad.adrelid) as def
+      from pg_catalog.pg_attrdef ad where ad.adrelid = a.attrelid and ad.adnum = a.attnum
+    ) d on true
+    order by e.tab, e.col
+  loop
+    if v_row.typname is null and v_row.required then
+      v_obstacles := v_obstacles || format('public.%I needs a column %I of type %s', v_row.tab, v_row.col, v_row.types[1]);
+    elsif v_row.typname is not null and v_row.typtype = 'e' then
+      v_obstacles := v_obstacles || format(
+        E'public.%1$I.%2$I is the enum %3$s and must be text; run first:\n'
+        '      alter table public.%1$I alter column %2$I drop default;\n'
+        '      alter table public.%1$I alter column %2$I type text using %2$I::text;%4$s',
+        v_row.tab, v_row.col, format_type(v_row.atttypid, null),
+        case when v_row.def is null then '' else format(
+          E'\n      alter table public.%I alter column %I set default %s;',
+          v_row.tab, v_row.col, split_part(v_row.def, '::', 1)) end);
+    elsif v_row.typname is not null and not v_row.typname = any (v_row.types) then
+      v_obstacles := v_obstacles || format('public.%I.%I is %s and must be %s',
+        v_row.tab, v_row.col, format_type(v_row.atttypid, null), array_to_string(v_row.types, ' or '));
+    end if;
+  end loop;
+
+  for v_row in
+    select c.relname from pg_catalog.pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relname in ('generations', 'sessions') and c.relkind = 'r'
+      and not exists (
+        select from pg_catalog.pg_index i
+        where i.indrelid = c.oid and i.indisunique and i.indnkeyatts = 1 and i.indpred is null
+          and pg_catalog.pg_get_indexdef(i.indexrelid, 1, false) = 'id'
+      )
+  loop
+    v_obstacles := v_obstacles || format('public.%I.id must be unique: make it the primary key', v_row.relname);
+  end loop;
+  if exists (
+    select from pg_catalog.pg_proc p
+    where p.pronamespace = 'public'::regnamespace and p.proname = 'ai_retry_create_session'
+      and p.prorettype <> 'jsonb'::regtype
+  ) then
+    v_obstacles := v_obstacles || 'public.ai_retry_create_session must return jsonb, the created row'::text;
+  end if;
+
+  if v_obstacles <> '{}' then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = E'ai-retry can''t be installed yet; nothing was changed:\n  - ' || array_to_string(v_obstacles, E'\n  - ');
+  end if;
+end
+$look$;
+
+-- schema
+
+-- Parts and the binding live in a schema that the Data API does not expose.
+
+create schema if not exists ai_retry;
+revoke all on schema ai_retry from public, anon, authenticated;
+grant usage on schema ai_retry to service_role;
+
+comment on schema ai_retry is 'ai-retry: parts of its functions, and the binding to the app''s tables (app_*). Operators only.';
+
+-- seed/sessions
+
+do $app$
+begin
+if to_regclass('public.sessions') is null then
+-- What successful generations create, where the app has no such table.
+
+create table public.sessions (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  content jsonb not null,
+  created_at timestamptz not null default statement_timestamp()
+);
+
+create index sessions_user_id_idx on public.sessions (user_id);
+
+alter table public.sessions enable row level security;
+create policy "Users read their own sessions" on public.sessions
+  for select to authenticated using ((select auth.uid()) = user_id);
+revoke all on table public.sessions from public, anon, authenticated;
+grant select on table public.sessions to authenticated;
+
+comment on table public.sessions is 'Created by ai-retry: what successful generations create.';
+comment on column public.sessions.content is 'The output of the AI provider, valid under the context''s response schema.';
+end if;
+end
+$app$;
+
+-- seed/generations
+
+do $app$
+begin
+if to_regclass('public.generations') is null then
+-- AI results that users asked for, where the app has no such table.
+
+create table public.generations (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  status text not null default 'queued',
+  model text,
+  prompt_data jsonb,
+  duration_ms integer,
+  session_id uuid references public.sessions (id) on delete set null,
+  created_at timestamptz not null default statement_timestamp(),
+  updated_at timestamptz not null default statement_timestamp(),
+  constraint status_is_known check (status in ('queued', 'processing', 'success', 'error', 'timeout'))
+);
+
+create index generations_session_id_idx on public.generations (session_id);
+
+alter table public.generations enable row level security;
+create policy "Users read their own generations" on public.generations
+  for select to authenticated using ((select auth.uid()) = user_id);
+revoke all on table public.generations from public, anon, authenticated;
+grant select on table public.generations to authenticated;
+
+comment on table public.generations is 'Created by ai-retry: AI results that users asked for.';
+comment on column public.generations.prompt_data is
+  'The context to ask again: {"messages": [...], "parameters": {...}, "response_schema": {...}}.';
+end if;
+end
+$app$;
+
+-- seed/generation_error_logs
+
+do $app$
+begin
+if to_regclass('public.generation_error_logs') is null then
+-- Failed attempts, for the app, where it has no such table.
+
+create table public.generation_error_logs (
+  id uuid primary key default gen_random_uuid(),
+  generation_id uuid not null references public.generations (id) on delete cascade,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  error_type text not null,
+  error_message text not null,
+  created_at timestamptz not null default statement_timestamp()
+);
+
+create index generation_error_logs_generation_id_idx on public.generation_error_logs (generation_id);
+create index generation_error_logs_user_id_idx on public.generation_error_logs (user_id);
+
+alter table public.generation_error_logs enable row level security;
+create policy "Users read their own error logs" on public.generation_error_logs
+  for select to authenticated using ((select auth.uid()) = user_id);
+revoke all on table public.generation_error_logs from public, anon, authenticated;
+grant select on table public.generation_error_logs to authenticated;
+
+comment on table public.generation_error_logs is 'Created by ai-retry: one row per attempt that failed.';
+end if;
+end
+$app$;
+
+-- seed/events
+
+do $app$
+begin
+if to_regclass('public.events') is null then
+-- What happened to a user's generations, where the app has no such table.
+
+create table public.events (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid not null references auth.users (id) on delete cascade,
+  event_type text not null,
+  event_data jsonb not null default '{}',
+  created_at timestamptz not null default statement_timestamp()
+);
+
+create index events_user_id_idx on public.events (user_id);
+
+alter table public.events enable row level security;
+create policy "Users read their own events" on public.events
+  for select to authenticated using ((select auth.uid()) = user_id);
+revoke all on table public.events from public, anon, authenticated;
+grant select on table public.events to authenticated;
+
+comment on table public.events is 'Created by ai-retry: what happened to a user''s generations.';
+end if;
+end
+$app$;
+
+-- seed/columns
+
+-- Columns and privileges that the binding needs, where a table of the app lacks them.
+
+alter table public.generations
+  add column if not exists status text,
+  add column if not exists model text,
+  add column if not exists prompt_data jsonb,
+  add column if not exists duration_ms integer,
+  add column if not exists session_id uuid,
+  add column if not exists created_at timestamptz not null default statement_timestamp(),
+  add column if not exists updated_at timestamptz;
+alter table public.generation_error_logs
+  add column if not exists generation_id uuid,
+  add column if not exists user_id uuid,
+  add column if not exists error_type text,
+  add column if not exists error_message text,
+  add column if not exists created_at timestamptz default statement_timestamp();
+alter table public.events
+  add column if not exists user_id uuid,
+  add column if not exists event_type text,
+  add column if not exists event_data jsonb,
+  add column if not exists created_at timestamptz default statement_timestamp();
+
+grant select, update on table public.generations to service_role;
+grant select, insert on table public.sessions to service_role;
+grant select, insert on table public.generation_error_logs, public.events to service_role;
+
+-- seed/statuses
+
+-- A check on generations.status that refuses one of our statuses is widened: what it allowed stays allowed.
+
+do $widen$
+declare
+  v_check record;
+  v_allows_all boolean;
+begin
+  for v_check in
+    select c.conname, pg_catalog.pg_get_expr(c.conbin, c.conrelid) as expression
+    from pg_catalog.pg_constraint c
+    join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attname = 'status'
+    where c.conrelid = 'public.generations'::regclass and c.contype = 'c' and c.conkey = array[a.attnum]
+  loop
+    execute format(
+      'select bool_and(%s) from unnest(array[''queued'', ''processing'', ''success'', ''error'', ''timeout'']) as status',
+      v_check.expression) into v_allows_all;
+    if v_allows_all is false then
+      execute format('alter table public.generations drop constraint %I', v_check.conname);
+      execute format(
+        'alter table public.generations add constraint %I check ((%s) or status in '
+        '(''queued'', ''processing'', ''success'', ''error'', ''timeout'')) not valid',
+        v_check.conname, v_check.expression);
+    end if;
+  end loop;
+end
+$widen$;
+
+-- seed/indexes
+
+-- Indexes on the app's tables, where it has none like them. On a large table build them before, concurrently and under
+-- these names; then nothing is left to do here. No column of them is updated: a status that changes costs no entry.
+
+do $index$
+declare
+  v_index record;
+begin
+  for v_index in
+    select * from (values
+      -- The app's own successes in the quota's window; failed generations, newest first; the last error of one.
+      ('ai_retry_generations_user_id_created_at_idx', 'generations', array['user_id', 'created_at']),
+      ('ai_retry_generations_created_at_idx', 'generations', array['created_at', 'id']),
+      ('ai_retry_generation_error_logs_generation_id_idx', 'generation_error_logs', array['generation_id'])
+    ) as i (name, tab, keys)
+    where not exists (
+      select from pg_catalog.pg_index x
+      where x.indrelid = format('public.%I', i.tab)::regclass and x.indpred is null and x.indisvalid
+        and i.keys = array(
+          select a.attname::text
+          from unnest(x.indkey::smallint[]) with ordinality k (attnum, place)
+          join pg_catalog.pg_attribute a on a.attrelid = x.indrelid and a.attnum = k.attnum
+          where k.place <= cardinality(i.keys) order by k.place))
+  loop
+    execute format(
+      'create index if not exists %I on public.%I (%s)', v_index.name, v_index.tab, array_to_string(v_index.keys, ', '));
+  end loop;
+end
+$index$;
+
+-- app
+
+-- The binding: the only SQL of ai-retry that names the app's tables. It belongs to the app; ai-retry never replaces it.
+-- This is the default, for the tables generations, sessions, generation_error_logs and events.
+--
+-- Each function says what it must do. Statuses are ai-retry's words: queued, processing, success, error, timeout; a
+-- binding translates the app's own. Functions that write run the app's triggers, so that their search_path has public.
+
+do $app$
+begin
+create function ai_retry.app_read(p_generation_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select pg_catalog.jsonb_build_object(
+      'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
+      'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
+      'created_at', g.created_at, 'updated_at', g.updated_at,
+      'session', (select pg_catalog.to_jsonb(s) from public.sessions s where s.id = g.session_id),
+      'can_create_session', pg_catalog.to_regprocedure(
+        'public.ai_retry_create_session(public.generations,jsonb)') is not null)
+    from public.generations g
+    where g.id = p_generation_id
+  );
+end
+$$;
+comment on function ai_retry.app_read(uuid) is
+  'Returns the generation in ai-retry''s words, whoever owns it, with its session and whether sessions can be created; null only when the row is absent.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_row jsonb;
+begin
+  perform pg_catalog.set_config('lock_timeout', p_timeout, true);
+  select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false) into v_row
+    from public.generations g where g.id = p_generation_id for no key update;
+  return v_row;
+end
+$$;
+comment on function ai_retry.app_lock(uuid, text) is
+  'Locks the generation''s row, waiting no longer than the timeout (the app may wait for us), and returns owner, status and hidden; null when it is absent.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_write(
+  p_generation_id uuid, p_status text, p_session_id text, p_duration_ms integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = pg_catalog, public, extensions, pg_temp
+as $$
+begin
+  update public.generations g
+    set status = p_status, session_id = coalesce(p_session_id::uuid, g.session_id),
+      duration_ms = coalesce(p_duration_ms, g.duration_ms), updated_at = p_at
+    where g.id = p_generation_id;
+end
+$$;
+comment on function ai_retry.app_write(uuid, text, text, integer, timestamptz) is
+  'Writes what the generation says: its status, and, where given, its session and the duration of the call.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = pg_catalog, public, extensions, pg_temp
+as $$
+declare
+  v_generation public.generations%rowtype;
+begin
+  select * into v_generation from public.generations g where g.id = p_generation_id;
+  return public.ai_retry_create_session(v_generation, p_output);
+end
+$$;
+comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
+  'Creates the session from the output, and returns its row with an id. p_attempt: number, model, usage.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_report(
+  p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = pg_catalog, public, extensions, pg_temp
+as $$
+begin
+  if p_message is not null then
+    insert into public.generation_error_logs (generation_id, user_id, error_type, error_message, created_at)
+    values (p_generation_id, p_user_id, p_code, p_message, p_at);
+  end if;
+  insert into public.events (user_id, event_type, event_data, created_at)
+  values (
+    p_user_id, p_event,
+    pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+      'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)),
+    p_at);
+end
+$$;
+comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, timestamptz) is
+  'Writes an event, and, for a failure, an error log. Where it fails, the attempt is closed all the same.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_own_successes(p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz)
+returns setof timestamptz
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return query
+    select least(g.created_at, p_at)  -- the app's instants may be any, also infinite
+    from public.generations g
+    where g.user_id = p_user_id and g.created_at > p_since and g.status = 'success'
+      and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
+        select c.number from public.ai_retry_attempts c where c.generation_id = g.id and c.outcome = 'succeeded'
+      ) is null
+    order by g.created_at desc
+    limit p_limit;
+end
+$$;
+comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, timestamptz) is
+  'Returns when the user''s newest successes were created that no attempt of ai-retry made.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
+returns setof uuid
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return query
+    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    where not exists (select from public.generations g where g.id = i.id and g.user_id = p_user_id);
+end
+$$;
+comment on function ai_retry.app_strangers(uuid[], uuid) is
+  'Returns those of the ids that are no generation of this user: absent, or another user''s.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+-- seed/create_session
+
+-- The app's own way to create a session from an output. Ours only for a sessions table of ours.
+
+do $session$
+begin
+  if to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)') is not null then
+    return;
+  end if;
+  if obj_description('public.sessions'::regclass, 'pg_class') not like 'Created by ai-retry%' then
+    raise notice 'ai-retry: public.sessions is your own table: create public.ai_retry_create_session(public.generations, jsonb) returns jsonb; retries are refused as NOT_CONFIGURED until then';
+    return;
+  end if;
+  create function public.ai_retry_create_session(p_generation public.generations, p_output jsonb)
+  returns jsonb
+  language plpgsql volatile security invoker
+  set search_path = ''
+  as $body$
+  declare
+    v_session public.sessions%rowtype;
+  begin
+    insert into public.sessions (user_id, content) values (p_generation.user_id, p_output) returning * into v_session;
+    return pg_catalog.to_jsonb(v_session);
+  end
+  $body$;
+  comment on function public.ai_retry_create_session(public.generations, jsonb) is
+    'Created by ai-retry: creates the session of a generation and returns its row. Replace it to create your own.';
+  revoke all on function public.ai_retry_create_session(public.generations, jsonb) from public, anon, authenticated;
+  grant execute on function public.ai_retry_create_session(public.generations, jsonb) to service_role;
+end
+$session$;
+
+-- seed/publish
+
+create or replace function public.ai_retry_publish()
+returns boolean
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+begin
+  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
+    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
+      using errcode = 'undefined_object';
+  end if;
+  if exists (
+    select from pg_catalog.pg_publication_tables t
+    where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'generations'
+  ) then
+    return false;
+  end if;
+  alter publication supabase_realtime add table public.generations;
+  return true;
+end
+$$;
+comment on function public.ai_retry_publish() is
+  'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
+  'the owner. No table of ours ever joins.';
+
+-- grants
+
+-- Only the service role may execute functions of ours, and the last two are the owner's. Default privileges are not to
+-- be relied on: an older project grants everything to everyone. The session function is the app's.
+
+revoke all on all functions in schema ai_retry from public, anon, authenticated;
+grant execute on all functions in schema ai_retry to service_role;
+do $grants$
+declare
+  v_function record;
+begin
+  for v_function in
+    select p.oid::regprocedure as name, p.proname in ('ai_retry_create_queue', 'ai_retry_publish') as is_owners
+    from pg_catalog.pg_proc p
+    where p.pronamespace = 'public'::regnamespace and p.proname like 'ai\_retry\_%'
+      and p.proname <> 'ai_retry_create_session'
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', v_function.name);
+    if not v_function.is_owners then
+      execute format('grant execute on function %s to service_role', v_function.name);
+    end if;
+  end loop;
+end
+$grants$;
+
+-- seed/notices
+
+-- What an app's own policies and grants open. Decisions of ours don't rest on those columns.
+
+do $notice$
+declare
+  v_policy record;
+begin
+  for v_policy in
+    select p.policyname, p.cmd from pg_catalog.pg_policies p
+    where p.schemaname = 'public' and p.tablename = 'generations' and p.cmd in ('INSERT', 'UPDATE', 'ALL')
+      and p.roles && array['public', 'anon', 'authenticated']::name[]
+  loop
+    raise notice 'ai-retry: the policy "%" (%) lets end users write public.generations: prompt_data, model, id, status and created_at are then theirs to choose; restrict the models with AI_MODELS, and guard id, status and created_at, on which attempts and your own successes are counted',
+      v_policy.policyname, v_policy.cmd;
+  end loop;
+  if exists (
+    select from pg_catalog.pg_proc p, (values ('anon'), ('authenticated')) as r (name)
+    where p.oid = to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)')
+      and has_function_privilege(r.name, p.oid, 'execute')
+  ) then
+    raise notice 'ai-retry: end users may execute your ai_retry_create_session; run: revoke all on function public.ai_retry_create_session(public.generations, jsonb) from public, anon, authenticated';
+  end if;
+end
+$notice$;
+
+-- seed/rehearsal
+
+-- The rehearsal: what ai-retry writes for a failure and a success, through the binding, rolled back. What refuses it
+-- shows now.
+
+do $rehearsal$
+declare
+  v_user_id uuid;
+  v_id uuid;
+  v_session_id text;
+  v_step text := 'find a generation';
+  v_sqlstate text;
+  v_constraint text;
+  v_table text;
+  v_message text;
+begin
+  begin
+    select g.user_id, g.id into v_user_id, v_id
+      from public.generations g join auth.users u on u.id = g.user_id
+      where g.status in ('error', 'timeout')
+        and not exists (
+          select from public.generations o where o.user_id = g.user_id and o.status in ('queued', 'processing'))
+      limit 1;
+    if not found then
+      select u.id into v_user_id from auth.users u
+        where not exists (select from public.generations o where o.user_id = u.id) limit 1;
+      if not found then
+        insert into auth.users (id) values (gen_random_uuid()) returning id into v_user_id;
+      end if;
+      insert into public.generations (user_id, status) values (v_user_id, 'error') returning id into v_id;
+    end if;
+    if pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
+      then 'member' else 'set' end)
+    then
+      set local role service_role;  -- with its own grants only
+    end if;
+    for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
+      set constraints all deferred;
+      if ai_retry.app_lock(v_id, '5s') is null then
+        raise exception 'the generation can''t be read by service_role';
+      end if;
+      if v_step = 'begin' then
+        perform ai_retry.app_write(v_id, 'processing', null, null, clock_timestamp());
+      elsif v_step = 'accept' then
+        perform ai_retry.app_write(v_id, 'queued', null, null, clock_timestamp());
+      elsif v_step <> 'succeed' then
+        perform ai_retry.app_write(
+          v_id, case v_step when 'fail' then 'error' else 'timeout' end, null, 1, clock_timestamp());
+        perform ai_retry.app_report(
+          v_user_id, v_id, 'ai_generation_failed', 'AI_INVALID_OUTPUT',
+          'The AI provider''s answer does not have the form asked for.', 2, clock_timestamp());
+      else
+        perform ai_retry.app_report(v_user_id, v_id, 'ai_generation_succeeded', null, null, 2, clock_timestamp());
+        -- A session function of the app's own may refuse an output that no provider gave.
+        if obj_description(to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)'), 'pg_proc')
+          like 'Created by ai-retry%'
+        then
+          v_session_id := ai_retry.app_create_session(v_user_id, v_id, '{}', '{"number": 2}') ->> 'id';
+          perform ai_retry.app_write(v_id, 'success', v_session_id, 1, clock_timestamp());
+          if ai_retry.app_read(v_id) ->> 'session_id' is distinct from v_session_id then
+            raise exception 'a trigger undoes what was written';
+          end if;
+        end if;
+      end if;
+      set constraints all immediate;
+    end loop;
+    raise exception using errcode = 'ARROK';
+  exception
+    when sqlstate 'ARROK' then
+      null;  -- rolled back, as meant
+    when others then
+      get stacked diagnostics
+        v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_table = table_name, v_message = message_text;
+      if v_step = 'find a generation' then
+        raise notice 'ai-retry: no rehearsal: there is no failed generation yet and none could be inserted (%)', v_sqlstate;
+      else
+        raise exception using
+          errcode = 'object_not_in_prerequisite_state',
+          message = format(
+            E'ai-retry can''t be installed yet; nothing was changed:\n  - rehearsing "%s": %s%s; change what refuses it '
+            'so that it allows what ai-retry writes (statuses queued, processing, success, error, timeout; events '
+            'ai_generation_succeeded, ai_generation_failed; error types AI_*, SESSION_REJECTED, LEASE_LOST), then apply '
+            'again', v_step, v_message,
+            case when v_constraint <> '' then format(' (constraint %s on %s)', v_constraint, v_table) else '' end);
+      end if;
+  end;
+end
+$rehearsal$;
+
+reset lock_timeout;
+reset statement_timeout;

@@ -1,0 +1,23 @@
+create function public.ai_retry_publish()
+returns boolean
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+begin
+  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
+    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
+      using errcode = 'undefined_object';
+  end if;
+  if exists (
+    select from pg_catalog.pg_publication_tables t
+    where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'generations'
+  ) then
+    return false;
+  end if;
+  alter publication supabase_realtime add table public.generations;
+  return true;
+end
+$$;
+comment on function public.ai_retry_publish() is
+  'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
+  'the owner. No table of ours ever joins.';

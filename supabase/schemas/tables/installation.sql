@@ -1,0 +1,17 @@
+-- The id of this installation, in exactly one row. Files with answers carry it: an answer belongs to one database.
+
+create table public.ai_retry_installation (
+  id uuid not null,
+  is_only boolean primary key default true,
+  constraint one_row check (is_only)
+);
+
+insert into public.ai_retry_installation (id) values (gen_random_uuid()) on conflict do nothing;
+
+alter table public.ai_retry_installation enable row level security;
+revoke all on table public.ai_retry_installation from public, anon, authenticated, service_role;
+grant select on table public.ai_retry_installation to service_role;
+
+comment on table public.ai_retry_installation is 'ai-retry: the id of this installation. Operators only.';
+comment on column public.ai_retry_installation.id is 'Chosen by the migration, and never changed.';
+comment on column public.ai_retry_installation.is_only is 'Always true: the table has one row.';

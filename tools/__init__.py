@@ -1,0 +1,1 @@
+"""What this repository is built with; nothing of it is published."""
