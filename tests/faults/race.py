@@ -22,6 +22,7 @@ from ai_retry.domain.policy import RetryPolicy
 from tests.faults.clicker import Clicker, click
 from tests.faults.stage import Stage, a_stage
 from tests.support import books
+from tests.support.attempts import ATTEMPTS
 from tests.support.stack import running_stack
 
 _USERS, _EACH = 5, 4
@@ -57,7 +58,7 @@ class Race:
             targets += [self._stage.new_generation(user_id) for _ in range(_EACH - 1)]
         for _, generation_id in targets:
             behaviours = tuple("error" if random.random() < _FAILING else "answer" for _ in range(_POLICY.max_attempts))
-            self._stage.provider.expect(generation_id, behaviours, lambda: None)
+            self._stage.provider.expect(generation_id, behaviours)
         return tuple(targets)
 
     def run(self) -> None:
@@ -92,7 +93,7 @@ class Race:
         targets = [target for each in self._rounds for target in each]
         by_user: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
         by_generation: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
-        for row in self._stage.rows("select * from public.ai_retry_attempts"):
+        for row in self._stage.rows(f"select * from {ATTEMPTS} a"):
             by_user[row["user_id"]].append(row)
             by_generation[row["generation_id"]].append(row)
         for user_id in {user_id for user_id, _ in targets}:
