@@ -132,12 +132,20 @@ def _links() -> list[Kind]:
             ("begin", BEGIN, ()),
             ("settle", SETTLE, ()),
             ("closing settle", SETTLE, ("error",)),
-            ("renewals", AMEND, ("slow answer",)),
         )
         for do in ("cut", "lose reply")
     ]
     kinds += [
-        Kind(name="renewals: outage", rule=Rule(AMEND, "outage", seconds=0.3), provider=("slow answer",)),
+        Kind(
+            name=f"renewals: {rule.do}",
+            locked="the generation's row",
+            provider=("locked answer",),
+            rule=rule,
+            pays_once=True,
+        )
+        for rule in (Rule(AMEND, "cut"), Rule(AMEND, "lose reply"), Rule(AMEND, "outage", seconds=0.3))
+    ]
+    kinds += [
         Kind(name="settle: outage, over in time", rule=Rule(SETTLE, "outage", seconds=0.5)),
         Kind(name="settle: outage, longer than the patience", rule=Rule(SETTLE, "outage", seconds=6), pays_once=True),
         Kind(name="begin: outage, longer than the patience", rule=Rule(BEGIN, "outage", seconds=6)),
@@ -192,7 +200,9 @@ def _others() -> list[Kind]:
         Kind(name="two at once, begin's reply lost", rival="at once", rule=Rule(BEGIN, "lose reply")),
         Kind(name="session refused", refused=True, pays_once=True),
         Kind(name="session refused, reply lost", refused=True, rule=Rule(SETTLE, "lose reply"), pays_once=True),
-        Kind(name="session refused, killed after commit", refused=True, rule=Rule(SETTLE, "kill after"), pays_once=True),
+        Kind(
+            name="session refused, killed after commit", refused=True, rule=Rule(SETTLE, "kill after"), pays_once=True
+        ),
     ]
     kinds += [
         Kind(name=f"frozen {point}", point=point, signal=SIGSTOP, rival=rival, may_call_late=point == "before send")

@@ -37,9 +37,7 @@ class FakeProvider:
         self._calls: dict[UUID, list[Call]] = defaultdict(list)
         self._lock = threading.Lock()
 
-    def expect(
-        self, generation_id: UUID, behaviours: tuple[str, ...], hook: Callable[[], None] = lambda: None
-    ) -> None:
+    def expect(self, generation_id: UUID, behaviours: tuple[str, ...], hook: Callable[[], None] = lambda: None) -> None:
         """Say how to behave."""
         with self._lock:
             self._behaviours[generation_id] = list(behaviours)

@@ -111,13 +111,13 @@ class Race:
 
     def _judge_generation(self, generation_id: UUID, rows: Sequence[dict[str, Any]]) -> None:
         calls = len(self._stage.provider.calls(generation_id))
-        told = sum(row["wire_requests"] for row in rows)
-        untold = sum(row["outcome"] == "abandoned" and not row["wire_requests"] for row in rows)
+        known = sum(row["wire_requests"] for row in rows)
+        unknown = sum(row["outcome"] == "abandoned" and not row["wire_requests"] for row in rows)
         sessions = {row["session_id"] for row in rows if row["session_id"]}
         self.calls += calls
         self.successes += len(sessions)
-        if not told <= calls <= told + untold:
-            self.violations.append(f"{generation_id}: {calls} calls, but {told} told and {untold} abandoned")
+        if not known <= calls <= known + unknown:
+            self.violations.append(f"{generation_id}: {calls} calls, but {known} recorded and {unknown} abandoned")
         if len(sessions) > 1 or any(row["outcome"] is None for row in rows):
             self.violations.append(f"{generation_id}: {len(sessions)} sessions, or an open attempt")
 
