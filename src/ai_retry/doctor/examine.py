@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 from ai_retry import _shipped, bootstrap
 from ai_retry.config import Settings
 from ai_retry.doctor import outside, shipped
+from ai_retry.doctor.case import Case
 from ai_retry.doctor.contexts import contexts, newest, not_searched
-from ai_retry.doctor.database import Case, judge
+from ai_retry.doctor.database import judge
 from ai_retry.doctor.model import Check, Database, Finding, Level
 from ai_retry.doctor.outside import Reach
 from ai_retry.doctor.spool import spool
