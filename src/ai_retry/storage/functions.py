@@ -126,9 +126,14 @@ class FunctionStorage:
     def _verb(self, function: str, arguments: Json, read: Callable[[Any], _T], patience: Patience) -> _T:
         return repeat(lambda: _understood(read, self._called(function, arguments)), patience)
 
-    def _call(self, function: str, arguments: Json) -> Any:
-        """Call a function that may be repeated as often as it takes; what operators search with is read elsewhere."""
-        return repeat(lambda: self._transport(function, arguments), self._searching)
+    def _ask(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
+        """Call a function that an operator waits for; it can be repeated, so that no outcome of it is unknown."""
+        failure: AiRetryError
+        try:
+            return self._verb(function, arguments, read, self._searching)
+        except StorageOutcomeUnknown as error:
+            failure = StorageUnavailable(error.reason, retry_after=error.retry_after)
+        raise failure
 
     def _called(self, function: str, arguments: Json) -> Any:
         failure: AiRetryError

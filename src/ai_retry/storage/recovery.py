@@ -1,30 +1,22 @@
-"""The ``RecoveryStorage`` port, and what operators read, over SQL functions; a part of every storage over SQL.
+"""What operators search and read, over SQL functions. All of it can be repeated."""
 
-All of it can be repeated, so that a lost reply means no more than that the database was unavailable.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
-from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.domain.model import Outcome, QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
 from ai_retry.storage.change_rows import document, read_change_snapshot
-from ai_retry.storage.transport import Transport, unreachable
-from ai_retry.storage.rows import Json, instant, maybe_instant, read_usage, rule_row, understood
+from ai_retry.storage.functions import FunctionStorage
+from ai_retry.storage.rows import Json, NotOurs, instant, maybe_instant, read_usage, rule_row, shaped
 
 _FIRST_ID = UUID(int=0)
 _LAST_ID = UUID(int=2**128 - 1)
-_NOT_OURS = "a reply that is not ai-retry's"
-_T = TypeVar("_T")
 
 
-class RecoveryFunctions:
-    """Implements ``ai_retry.domain.recovery.RecoveryStorage`` over a transport."""
-
-    _call: Transport
+class RecoveryFunctions(FunctionStorage):
+    """Implements ``ai_retry.domain.recovery.RecoveryStorage`` over a transport, and reads for operators."""
 
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
         """See the port."""
@@ -64,34 +56,19 @@ class RecoveryFunctions:
 
     def inspect(self) -> Json:
         """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
-        return self._ask("ai_retry_inspect", {}, _as_it_is)
+        return self._ask("ai_retry_inspect", {}, shaped)
 
     def books(self) -> Sequence[Json]:
         """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only."""
-        return self._ask("ai_retry_books", {}, _as_it_is)
-
-    def _ask(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
-        failure: AiRetryError
-        try:
-            reply = self._call(function, arguments)
-            if not isinstance(reply, str):
-                return understood(read, reply)
-        except StorageOutcomeUnknown as error:
-            failure = StorageUnavailable(error.reason, retry_after=error.retry_after)
-        except (ValueError, RecursionError):
-            failure = NotConfigured("prompt_data, or a session, is nested too deeply or holds too large a number")
-        except (KeyError, AttributeError):
-            failure = unreachable(_NOT_OURS)
-        else:
-            failure = unreachable(_NOT_OURS)
-        raise failure
+        return self._ask("ai_retry_books", {}, _rows)
 
 
 def _words(values: frozenset[str] | None) -> Sequence[str] | None:
     return None if values is None else sorted(values)
 
 
-def _page(row: Json) -> FoundPage:
+def _page(reply: Any) -> FoundPage:
+    row = shaped(reply, "as_of", "rows", "next")
     after = row["next"]
     return FoundPage(
         as_of=instant(row["as_of"]),
@@ -100,11 +77,12 @@ def _page(row: Json) -> FoundPage:
     )
 
 
-def _maybe_found(row: Json | None) -> FoundRow | None:
-    return None if row is None else _found(row)
+def _maybe_found(reply: Any) -> FoundRow | None:
+    return None if reply is None else _found(reply)
 
 
-def _found(row: Json) -> FoundRow:
+def _found(reply: Any) -> FoundRow:
+    row = shaped(reply, "failed_at", "snapshot", "error")
     error = row["error"]
     return FoundRow(
         failed_at=instant(row["failed_at"]),
@@ -120,8 +98,8 @@ def _found(row: Json) -> FoundRow:
     )
 
 
-def _plan_attempts(rows: Sequence[Json]) -> Sequence[PlanAttempt]:
-    return [_plan_attempt(row) for row in rows]
+def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:
+    return [_plan_attempt(row) for row in _rows(reply)]
 
 
 def _plan_attempt(row: Json) -> PlanAttempt:
@@ -134,21 +112,24 @@ def _plan_attempt(row: Json) -> PlanAttempt:
         closed_at=maybe_instant(row["closed_at"]),
         next_attempt_at=maybe_instant(row["next_attempt_at"]),
         usage=read_usage(row["usage"]) if row["usage"] else None,
-        was_turned_away=row["was_turned_away"],
     )
 
 
-def _estimates(rows: Sequence[Json]) -> Mapping[str | None, CallEstimate]:
-    return {row["model"]: CallEstimate(tokens=_decimal(row["tokens"]), cost=_decimal(row["cost"])) for row in rows}
+def _estimates(reply: Any) -> Mapping[str | None, CallEstimate]:
+    return {
+        row["model"]: CallEstimate(tokens=_decimal(row["tokens"]), cost=_decimal(row["cost"])) for row in _rows(reply)
+    }
 
 
-def _refused_by(row: Json) -> str | None:
-    refused_by: str | None = row["events_refused_by"]
+def _refused_by(reply: Any) -> str | None:
+    refused_by: str | None = shaped(reply, "events_refused_by")["events_refused_by"]
     return refused_by
 
 
-def _as_it_is(reply: Any) -> Any:
-    return reply
+def _rows(reply: Any) -> Sequence[Json]:
+    if not isinstance(reply, list):
+        raise NotOurs
+    return [shaped(each) for each in reply]
 
 
 def _decimal(value: float | None) -> Decimal | None:
