@@ -28,7 +28,6 @@ from ai_retry.domain.change import (
 from ai_retry.domain.decide import begin, queue
 from ai_retry.domain.decide.begin import Asked
 from ai_retry.domain.decide.route import Reader
-from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.decide.settle import Ending, found, verdict
 from ai_retry.domain.errors import (
     AiRetryError,
@@ -39,6 +38,7 @@ from ai_retry.domain.errors import (
     QuotaExhausted,
     RetryExpired,
     RetryInProgress,
+    RouteUnavailable,
     SessionRejected,
     TooManyParallel,
 )
