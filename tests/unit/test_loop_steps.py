@@ -39,7 +39,7 @@ from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
-from tests.support.scene import POLICY, Provider, Scene, hook
+from tests.support.scene import POLICY, Hooked, Provider, Scene, hook
 
 SECOND = timedelta(seconds=1)
 
@@ -396,7 +396,7 @@ class TestDriver:
         loads: list[tuple[Any, ...]] = []
         calls: list[tuple[Any, ...]] = []
 
-        class Storage(MemoryStorage):
+        class Storage(Hooked):
             def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Any:
                 loads.append((user_id, generation_id, rule, token))
                 return super().load(user_id, generation_id, rule, token)
