@@ -445,23 +445,48 @@ set search_path = ''
 as $$
 declare
   v_change constant jsonb := p_change::jsonb;
-  v_unknown text;
+  v_answer constant jsonb := nullif(
+    coalesce(v_change #> '{success,answer}', v_change #> '{closing,answer}', v_change -> 'answer'), 'null');
+  v_unknown jsonb;
 begin
   if v_change -> 'protocol' is distinct from '2'::jsonb then
     raise exception 'ai-retry: a change of another version; apply the migrations of this one'
       using errcode = 'invalid_parameter_value';
   end if;
-  select k into v_unknown from pg_catalog.jsonb_object_keys(v_change) k
-    where k <> 'protocol' and k <> all (p_keys) limit 1;
-  if v_unknown is not null then
-    raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version', v_unknown
+  -- What is left of each object without the keys that it may have.
+  v_unknown := (v_change - p_keys - 'protocol')
+    || coalesce((v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[], '{}')
+    || coalesce((v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
+      'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
+      'context_reader}'::text[], '{}')
+    || coalesce((v_change -> 'run')
+      - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}')
+    || coalesce((v_change -> 'success') - '{answer,answer_from,if_rejected}'::text[], '{}')
+    || coalesce((v_change #> '{success,if_rejected}') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')
+    || coalesce((v_change -> 'closing') - '{outcome,code,counted,wait_seconds,status,message,reason,transient,'
+      'operator_fault,goes_on,answer}'::text[], '{}')
+    || coalesce(v_answer - '{output,model,usage,provider_id}'::text[], '{}')
+    || coalesce((v_change -> 'call')
+      - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
+    || coalesce(coalesce(v_change -> 'outage', v_change #> '{put_back,outage}')
+      - '{wait_seconds,failures,doubts}'::text[], '{}')
+    || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
+    || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
+    || coalesce((v_change -> 'put_back')
+      - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
+    || coalesce((v_change -> 'postpone')
+      - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
+  if v_unknown <> '{}' then
+    raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
+      (select k from pg_catalog.jsonb_object_keys(v_unknown) k limit 1)
       using errcode = 'invalid_parameter_value';
   end if;
   return v_change;
 end
 $$;
 comment on function ai_retry.read_change(text, text[]) is
-  'Reads a change, and refuses one of another protocol, or with a key that this version does not know, before any lock.';
+  'Reads a change, and refuses one of another protocol, or with a key that this version does not know, at any depth, '
+  'before any lock.';
 
 -- parts/closing
 
@@ -608,7 +633,7 @@ declare
   v_follower record;
   v_untold boolean := false;
 begin
-  select c.user_id, c.code into v_closed
+  select c.user_id, c.code, c.cause into v_closed
     from public.ai_retry_attempts c where c.generation_id = p_generation_id and c.number = p_number;
   begin
     v_row := ai_retry.app_lock(p_generation_id, '5ms');
@@ -831,7 +856,7 @@ set search_path = ''
 as $$
 declare
   v_answer constant jsonb := p_change #> '{success,answer}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_role constant text := pg_catalog.current_setting('role');
   v_session jsonb;
   v_row jsonb;
@@ -912,7 +937,7 @@ set search_path = ''
 as $$
 declare
   v_rejection constant jsonb := p_change #> '{success,if_rejected}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_again boolean;
 begin
   -- The same cause again: the attempt before this one was rejected by it.
@@ -947,7 +972,7 @@ as $$
 declare
   v_closing constant jsonb := p_change -> 'closing';
   v_status constant text := coalesce(v_closing ->> 'status', p_open.status_before, 'timeout');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
 begin
   if p_change ->> 'found' = 'ready' then
     perform ai_retry.tell(
@@ -982,7 +1007,7 @@ declare
   v_answer constant jsonb := coalesce(
     case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
     nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_closed public.ai_retry_attempts%rowtype;
   v_is_locked boolean := false;
 begin
@@ -1057,12 +1082,28 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
-    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'context_reader', o.context_reader,
-    'answer_from', o.answer_from)
+    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'transient', null, 'operator_fault', false,
+    'context_reader', o.context_reader, 'answer_from', o.answer_from)
   from public.ai_retry_open o;
 revoke all on table ai_retry.attempts from public, anon, authenticated;
 grant select on table ai_retry.attempts to service_role;
 comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
+
+create or replace function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return pg_catalog.jsonb_build_object(
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+    'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
+    'can_create_session', (p_generation -> 'can_create_session')::boolean,
+    'quota', ai_retry.quota((p_generation ->> 'user_id')::uuid, p_rule, p_at));
+end
+$$;
+comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
+  'What every snapshot has: the time of the reading, the generation as the binding read it, and its owner''s quota.';
 
 create or replace function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
@@ -1077,25 +1118,20 @@ begin
     return null;
   end if;
   return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at,
+    select ai_retry.seen(p_generation, p_rule, p_at) || pg_catalog.jsonb_build_object(
       'version', ai_retry.version(v_user_id, v_id, p_generation ->> 'status'),
-      'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
-      'hidden', (p_generation -> 'hidden')::boolean,
-      'session', p_generation -> 'session',
-      'can_create_session', (p_generation -> 'can_create_session')::boolean,
       'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
       'stored_answer', (
-        select s.answer || pg_catalog.jsonb_build_object('number', s.number)
+        select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
-          select a.number, a.answer from public.ai_retry_answers a where a.generation_id = v_id
+          select a.number, a.answer, a.stored_at from public.ai_retry_answers a where a.generation_id = v_id
           union all
-          select o.number, o.answer from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
+          select o.number, o.answer, o.started_at
+          from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
         ) s
         order by s.number desc limit 1
       ),
       'live', l.live, 'live_until', l.live_until,
-      'quota', ai_retry.quota(v_user_id, p_rule, p_at),
       'routes', (
         select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
           'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
@@ -1128,22 +1164,12 @@ returns jsonb
 language plpgsql stable security invoker
 set search_path = ''
 as $$
-declare
-  v_id constant uuid := (p_generation ->> 'id')::uuid;
-  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
 begin
-  if p_generation is null then
-    return null;
-  end if;
   return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at, 'version', '', 'live', 0, 'live_until', null, 'routes', '[]'::jsonb, 'open_token', null,
-      'stored_answer', null, 'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
-      'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
-      'can_create_session', (p_generation -> 'can_create_session')::boolean, 'mine', u.number,
-      'attempts', pg_catalog.jsonb_build_array(u.attempt),
-      'quota', ai_retry.quota(v_user_id, p_rule, p_at))
-    from ai_retry.attempts u where u.generation_id = v_id and u.token = p_token
+    select ai_retry.seen(p_generation, p_rule, p_at)
+      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "stored_answer": null}'
+      || pg_catalog.jsonb_build_object('mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
+    from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token
   );
 end
 $$;
@@ -1824,6 +1850,7 @@ declare
   v_found text;
   v_now timestamptz;
   v_applied boolean := false;
+  v_known boolean := true;
 begin
   perform ai_retry.lock_user(v_user_id);
   v_row := ai_retry.app_lock(v_generation_id, '25ms');
@@ -1831,6 +1858,8 @@ begin
   select * into v_open from public.ai_retry_open o where o.generation_id = v_generation_id and o.token = v_token;
   if not found then
     perform ai_retry.store_late(v_change, v_now);
+    v_known := exists (
+      select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.token = v_token);
   else
     v_found := case
       when v_row is null then 'gone'
@@ -1852,14 +1881,15 @@ begin
     end if;
   end if;
   v_row := coalesce(v_written, ai_retry.app_read(v_generation_id) - 'prompt_data');
-  return pg_catalog.jsonb_build_object('applied', v_applied, 'snapshot', case when v_applied
+  return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', case when v_applied
     then ai_retry.settled(v_row, v_change -> 'rule', v_token, v_now)
     else ai_retry.snapshot(v_row, v_change -> 'rule', v_token, v_now) end);
 end
 $$;
 comment on function public.ai_retry_settle(text) is
   'Closes one attempt, by its token: with its session, or without. Stale when the generation is not as the change '
-  'expects. A token that is not open changes nothing, but that its paid answer is stored, once.';
+  'expects. A token that is not open changes nothing, but that its paid answer is stored, once; known: an attempt, '
+  'open or closed, has it.';
 
 -- recovery/attempts
 
@@ -2019,7 +2049,9 @@ as $$
 declare
   v_error jsonb;
 begin
-  select pg_catalog.jsonb_build_object('code', a.code, 'reason', a.reason, 'at', a.closed_at, 'ours', true) into v_error
+  select pg_catalog.jsonb_build_object(
+      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+    into v_error
     from public.ai_retry_attempts a
     where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
     order by a.number desc limit 1;
@@ -2057,7 +2089,7 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
 -- recovery/record
 
 create or replace function public.ai_retry_record_recovery(p_request text)
-returns text
+returns jsonb
 language plpgsql volatile security invoker
 set search_path = '' set lock_timeout = '3s'
 as $$
@@ -2073,20 +2105,21 @@ begin
     values (v_run_id, v_plan_id, v_request ->> 'operator', v_request -> 'plan', v_now)
     on conflict (run_id) do nothing;
   if not v_request ? 'counts' then
-    return null;
+    return pg_catalog.jsonb_build_object('events_refused_by', null);
   end if;
   update public.ai_retry_recoveries r
     set ended_at = v_now, counts = v_request -> 'counts'
     where r.run_id = v_run_id and r.ended_at is null
     returning r.started_at into v_started_at;
   if not found then
-    return (select r.events_refused_by from public.ai_retry_recoveries r where r.run_id = v_run_id);
+    select r.events_refused_by into v_refused_by from public.ai_retry_recoveries r where r.run_id = v_run_id;
+    return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
   end if;
   v_refused_by := ai_retry.report_recovery(v_run_id, v_plan_id, v_started_at, v_now);
   if v_refused_by is not null then
     update public.ai_retry_recoveries r set events_refused_by = v_refused_by where r.run_id = v_run_id;
   end if;
-  return v_refused_by;
+  return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
 end
 $$;
 comment on function public.ai_retry_record_recovery(text) is
@@ -2226,7 +2259,8 @@ begin
       select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
     ),
     tables as (
-      select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name
+      select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
+        n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
         or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
@@ -2301,14 +2335,14 @@ begin
       'indexes', (
         select coalesce(pg_catalog.jsonb_agg(c.relname order by c.relname), '[]')
         from pg_catalog.pg_index i
-        join tables t on t.oid = i.indrelid
+        join tables t on t.oid = i.indrelid and t.is_ours
         join pg_catalog.pg_class c on c.oid = i.indexrelid
         where i.indisvalid
       ),
       'constraints', (
         select coalesce(pg_catalog.jsonb_agg(c.conname order by c.conname), '[]')
         from pg_catalog.pg_constraint c
-        join tables t on t.oid = c.conrelid
+        join tables t on t.oid = c.conrelid and t.is_ours
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(

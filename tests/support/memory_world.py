@@ -27,7 +27,7 @@ class MemoryWorld:
         self.clock = ManualClock()
         self.app = MemoryApp(self._create_session)
         self.storage = storage_type(self.clock, self.app)
-        self._constraint: str | None = None
+        self._refusal: SessionRefused | None = None
 
     def new_user(self) -> UUID:
         """Return an id; in memory a user is no more than that."""
@@ -77,9 +77,9 @@ class MemoryWorld:
         """Override limit and window."""
         self.storage.quotas[user_id] = QuotaRule(limit=limit, window=window)
 
-    def refuse_sessions(self, constraint: str | None) -> None:
+    def refuse_sessions(self, constraint: str | None, *, conflict: bool = False) -> None:
         """Make the session function refuse, or accept again."""
-        self._constraint = constraint
+        self._refusal = None if constraint is None else SessionRefused(constraint, conflict=conflict)
 
     def advance(self, duration: timedelta) -> None:
         """Move the clock."""
@@ -128,6 +128,6 @@ class MemoryWorld:
         self.storage.line.messages.clear()
 
     def _create_session(self, generation: Generation, output: Any) -> Session:
-        if self._constraint is not None:
-            raise SessionRefused(self._constraint)
+        if self._refusal is not None:
+            raise self._refusal
         return new_session(generation, output)

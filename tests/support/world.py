@@ -40,17 +40,18 @@ from pgmq.q_ai_retry order by msg_id
 # A sessions table refuses the sessions of some users, as an app's own constraint would.
 REFUSALS = """
 create schema if not exists refusals;
-create table if not exists refusals.by_user (user_id uuid primary key, constraint_name text not null);
+create table if not exists refusals.by_user (
+  user_id uuid primary key, constraint_name text not null, code text not null default '23514');
 grant usage on schema refusals to service_role;
 grant select on refusals.by_user to service_role;
 create or replace function refusals.refuse() returns trigger language plpgsql set search_path = '' as $$
 declare
-  v_constraint text;
+  v_refusal refusals.by_user%rowtype;
 begin
-  select r.constraint_name into v_constraint from refusals.by_user r where r.user_id = new.user_id;
+  select * into v_refusal from refusals.by_user r where r.user_id = new.user_id;
   if found then
-    raise exception 'refused'
-      using errcode = 'check_violation', constraint = v_constraint, detail = 'the row is secret';
+    raise exception 'refused' using
+      errcode = v_refusal.code, constraint = v_refusal.constraint_name, detail = 'the row is secret';
   end if;
   return new;
 end
@@ -87,14 +88,14 @@ class SqlWorld:
         self.storage = storage
         self._connection = connection
         self._users: list[UUID] = []
-        self._constraint: str | None = None
+        self._refusal: tuple[str, str] | None = None  # constraint and SQLSTATE
 
     def new_user(self) -> UUID:
         """Add a user as Auth does."""
         user_id = uuid4()
         self._connection.execute("insert into auth.users (id) values (%s)", [user_id])
         self._users.append(user_id)
-        self.refuse_sessions(self._constraint)
+        self._refuse(self._refusal)
         return user_id
 
     def new_generation(self, user_id: UUID, *, status: str = "error", age: timedelta = timedelta(0)) -> UUID:
@@ -140,13 +141,18 @@ class SqlWorld:
             [user_id, limit, window.total_seconds()],
         )
 
-    def refuse_sessions(self, constraint: str | None) -> None:
+    def refuse_sessions(self, constraint: str | None, *, conflict: bool = False) -> None:
         """Make the table of sessions refuse those of this world's users."""
-        self._constraint = constraint
+        self._refuse((constraint, "23505" if conflict else "23514") if constraint is not None else None)
+
+    def _refuse(self, refusal: tuple[str, str] | None) -> None:
+        if refusal == self._refusal is None:
+            return
+        self._refusal = refusal
         self._connection.execute("delete from refusals.by_user where user_id = any(%s)", [self._users])
-        if constraint is not None:
+        if refusal is not None:
             self._connection.execute(
-                "insert into refusals.by_user select u, %s from unnest(%s::uuid[]) u", [constraint, self._users]
+                "insert into refusals.by_user select u, %s, %s from unnest(%s::uuid[]) u", [*refusal, self._users]
             )
 
     def advance(self, duration: timedelta) -> None:

@@ -51,8 +51,8 @@ class World(Protocol):
         """Override the user's quota."""
         ...
 
-    def refuse_sessions(self, constraint: str | None) -> None:
-        """Make the app refuse sessions by this constraint from now on; None: accept them again."""
+    def refuse_sessions(self, constraint: str | None, *, conflict: bool = False) -> None:
+        """Make the app refuse sessions by this constraint from now on, a unique one or not; None: accept them again."""
         ...
 
     def advance(self, duration: timedelta) -> None:

@@ -146,8 +146,7 @@ def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
         end = replace(end, call_end=call_end, retry_after=asked)
         if failure.counted or error.retry_after is None:
             return replace(end, outcome="failed")
-        again = error.retry_after.total_seconds()
-        return replace(end, left=Left(error.code), again_after=again, met_outage=True)
+        return replace(end, left=Left(error.code), again_after=error.retry_after.total_seconds(), met_outage=True)
     if isinstance(error, SessionRejected):
         return replace(end, outcome="failed", call_end=CallEnd.WELL)
     wait = error.retry_after

@@ -57,7 +57,7 @@ class FunctionStorage:
     def once(self) -> "FunctionStorage":
         """Return the same storage without repeats, and without its spool."""
         storage = FunctionStorage(self._transport, read_for=_ONCE, settle_for=_ONCE)
-        storage._installation = self._installation  # noqa: SLF001 (its own class)
+        storage._installation = self._installation
         return storage
 
     def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
@@ -139,8 +139,9 @@ class FunctionStorage:
         raise failure
 
     def _send_first(self, spool: Spool, generation_id: UUID) -> None:
-        self.installation()  # before anything is paid for, since a settle may find no database to ask
-        repeat(lambda: spool.send_first(generation_id, self.once()), self._reading)
+        self.installation()  # before anything is paid for: a settle may find no database to ask
+        if spool.names(generation_id):
+            repeat(lambda: spool.send_first(generation_id, self.once()), self._reading)
 
 
 def _understood(read: Callable[[Any], _T], reply: Any) -> _T:

@@ -141,7 +141,7 @@ declare
   v_follower record;
   v_untold boolean := false;
 begin
-  select c.user_id, c.code into v_closed
+  select c.user_id, c.code, c.cause into v_closed
     from public.ai_retry_attempts c where c.generation_id = p_generation_id and c.number = p_number;
   begin
     v_row := ai_retry.app_lock(p_generation_id, '5ms');

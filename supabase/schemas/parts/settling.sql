@@ -5,7 +5,7 @@ set search_path = ''
 as $$
 declare
   v_answer constant jsonb := p_change #> '{success,answer}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_role constant text := pg_catalog.current_setting('role');
   v_session jsonb;
   v_row jsonb;
@@ -86,7 +86,7 @@ set search_path = ''
 as $$
 declare
   v_rejection constant jsonb := p_change #> '{success,if_rejected}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_again boolean;
 begin
   -- The same cause again: the attempt before this one was rejected by it.
@@ -121,7 +121,7 @@ as $$
 declare
   v_closing constant jsonb := p_change -> 'closing';
   v_status constant text := coalesce(v_closing ->> 'status', p_open.status_before, 'timeout');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
 begin
   if p_change ->> 'found' = 'ready' then
     perform ai_retry.tell(
@@ -156,7 +156,7 @@ declare
   v_answer constant jsonb := coalesce(
     case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
     nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_closed public.ai_retry_attempts%rowtype;
   v_is_locked boolean := false;
 begin
