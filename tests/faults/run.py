@@ -226,7 +226,7 @@ class Run:
 
     def _retry(self) -> str:
         """Retry; an answer of this machine's spool is used, and so is one that waits for the app, after 15 s or now."""
-        same_machine = self._kind.pays_once or self._random.random() < 0.5  # noqa: PLR2004
+        same_machine = self._kind.pays_once or self._random.random() < 0.5
         with closing(storage_of(replace(self._plain_job(), spool=self._spool if same_machine else None))) as storage:
             try:
                 retry_generation(
