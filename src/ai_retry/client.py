@@ -176,7 +176,7 @@ class Client(RecoveryMethods):
             route_of=self._route_of,
             renewing=self._renewer.renewing,
             concurrency=concurrency,
-            tidy=self.settle,
+            tidy=self._settle_beside,
         )
 
     def status(self, user_id: UUID | str, generation_id: UUID | str) -> Outlook:
@@ -214,6 +214,11 @@ class Client(RecoveryMethods):
     def settle(self) -> SpoolReport:
         """Settle what waits in the spool, such as after an outage of the database. Safe to repeat at any time."""
         return self._spool.send_again(self._storage) if self._spool is not None else SpoolReport()
+
+    def _settle_beside(self) -> None:
+        """Do the same in another thread: a worker's messages don't wait for it."""
+        if self._spool is not None:
+            self._spool.send_beside(self._storage)
 
     def _route_of(self, context: Context) -> str:
         return f"{self._provider}/{context.model or 'default'}"[:_LONGEST_ROUTE]

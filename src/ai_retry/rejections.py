@@ -1,6 +1,7 @@
 """Notices when the app's tables reject every session, whatever the user: then further paid calls create no session.
 
-A check constraint that no session can meet would cost a call for each generation. Recovery stops then, and a worker slows down, until an operator has cured it.
+A check constraint that no session can meet would cost a call for each generation. Recovery stops then, and a worker
+slows down, until an operator has cured it.
 """
 
 import threading
@@ -42,6 +43,6 @@ class Rejections:
         with self._lock:
             if mine.outcome is Outcome.SUCCEEDED or mine.refused_constraint != self._cause:
                 self._users.clear()
-            if mine.code == SessionRejected.code:
+            if mine.code == SessionRejected.code:  # a conflict is its user's to cure
                 self._cause = mine.refused_constraint
                 self._users.add(step.user_id)

@@ -33,6 +33,29 @@ $look$;
 
 -- schema
 
+-- Decisions are made in Python (ai_retry.domain.decide) and applied here, where they are compared and counted. These
+-- rules are decided here, since only the database sees in time what they are about; each has a test that is marked with
+-- its name:
+--
+--   used         units captured in the window; where the change says so, also the app's own successes in it
+--   held         units of all open attempts, over or not; a snapshot leaves out what will be released when it is closed
+--   live         running attempts whose lease is valid; for a begin all that run, since what is over has been closed
+--   override     a user's own limit and window go before the change's; no window is longer than ten years
+--   version      status, highest number, queued or not, its wait, stored answer, override
+--   age          a snapshot is at most ten seconds old
+--   number       one more than the highest, at least 2
+--   copied       user, number, hold and key of a closed attempt are those of its open row
+--   over         only what is over by the database's clock, under its token, can be abandoned
+--   renewal      never shortens a lease, and never exceeds what the begin allowed
+--   once         one open attempt and one success per generation, one generation per session
+--   passing      which errors undo a settle, that is sent again; any other is the app's rejection
+--   conflicting  which rejections their user can cure
+--   again        the same cause rejects the same answer: a longer wait, and no second report
+--   late         an answer whose attempt is closed is stored with it, once
+--   untold       an app whose row is locked is informed by a later begin
+--   line         whose message is next, and how many messages of one user there are
+--   outage       how many failures in a row close a route, and how many calls may run when it opens
+
 -- Parts and the binding live in a schema that the Data API does not expose.
 
 create schema if not exists ai_retry;
@@ -89,13 +112,14 @@ revoke all on table public.ai_retry_open from public, anon, authenticated, servi
 grant select, insert, update, delete on table public.ai_retry_open to service_role;
 
 comment on table public.ai_retry_open is 'ai-retry: open attempts, at most one per generation. Operators only.';
+comment on column public.ai_retry_open.generation_id is 'Generation that it is for.';
 comment on column public.ai_retry_open.user_id is 'Owner at the time of the begin; holds the unit.';
 comment on column public.ai_retry_open.number is 'Number of the attempt; the first call is number 1.';
 comment on column public.ai_retry_open.token is 'Fencing token: whoever knows it may settle the attempt.';
 comment on column public.ai_retry_open.started_at is 'When it was begun; while it is queued, when it was opened.';
 comment on column public.ai_retry_open.charge is 'Whether it holds a unit, and its success captures it.';
 comment on column public.ai_retry_open.waived is 'Limits that an operator lifted.';
-comment on column public.ai_retry_open.operator is 'Who lifted them.';
+comment on column public.ai_retry_open.operator is 'The operator who lifted them.';
 comment on column public.ai_retry_open.idempotency_key is 'Key of the request that began it.';
 comment on column public.ai_retry_open.lease_expires_at is 'End of the lease; null while it is queued.';
 comment on column public.ai_retry_open.renewable_until is 'No renewal prolongs the lease beyond this instant.';
@@ -168,12 +192,20 @@ create unique index if not exists ai_retry_attempts_one_generation_per_session o
 create index if not exists ai_retry_attempts_captures on public.ai_retry_attempts (user_id, captured_at);
 create index if not exists ai_retry_attempts_poisoned on public.ai_retry_attempts (closed_at) where code = 'RETRY_POISONED';
 create index if not exists ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
+create index if not exists ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
+  where idempotency_key like 'plan:%';
 
 alter table public.ai_retry_attempts enable row level security;
 revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;
 grant select, insert, update on table public.ai_retry_attempts to service_role;
 
 comment on table public.ai_retry_attempts is 'ai-retry: closed attempts; one success per generation, one generation per session. Operators only.';
+comment on column public.ai_retry_attempts.generation_id is 'Which generation. No foreign key: the books balance after the app has deleted it.';
+comment on column public.ai_retry_attempts.number is 'Counts every attempt at the generation; the first call is number 1.';
+comment on column public.ai_retry_attempts.user_id is 'Owner at the time of the begin; the rows go with the user.';
+comment on column public.ai_retry_attempts.token is 'Fencing token of its process.';
+comment on column public.ai_retry_attempts.started_at is 'When it was begun.';
+comment on column public.ai_retry_attempts.closed_at is 'When it was closed.';
 comment on column public.ai_retry_attempts.outcome is 'succeeded, failed, abandoned (its lease ran out) or cancelled.';
 comment on column public.ai_retry_attempts.code is 'Why it has no session.';
 comment on column public.ai_retry_attempts.reason is 'The same for operators: one line without prompt, answer or key.';
@@ -182,8 +214,26 @@ comment on column public.ai_retry_attempts.transient is 'Whether the identical r
 comment on column public.ai_retry_attempts.operator_fault is 'Whether an operator has to act first.';
 comment on column public.ai_retry_attempts.next_attempt_at is 'When the next attempt is due.';
 comment on column public.ai_retry_attempts.cause is 'Constraint, column or SQLSTATE that rejected its session.';
+comment on column public.ai_retry_attempts.session_id is 'The session that its success created.';
+comment on column public.ai_retry_attempts.charge is 'Whether it held a unit, and its success captured it.';
 comment on column public.ai_retry_attempts.captured_at is 'When its unit was spent.';
-comment on column public.ai_retry_attempts.discarded_by is 'Operator who discarded its stored answer.';
+comment on column public.ai_retry_attempts.waived is 'Limits that an operator lifted.';
+comment on column public.ai_retry_attempts.operator is 'The operator who lifted them.';
+comment on column public.ai_retry_attempts.idempotency_key is 'Key of the request that began it; plan:<plan_id> for a recovery.';
+comment on column public.ai_retry_attempts.lease_expires_at is 'End of its lease; null: it never ran.';
+comment on column public.ai_retry_attempts.answer_from is 'Number of the attempt whose stored answer it used; null: it called.';
+comment on column public.ai_retry_attempts.route is 'Provider and model that it asked, or waited for.';
+comment on column public.ai_retry_attempts.accepted_at is 'When its retry was accepted; null: its caller waited for it.';
+comment on column public.ai_retry_attempts.expires_at is 'Until when its accepted retry was tried.';
+comment on column public.ai_retry_attempts.context_reader is 'The reader that the retry was accepted with.';
+comment on column public.ai_retry_attempts.provider_outcome is 'What is known of its call: generated, not_generated, unknown (it may have cost the operator, never the user).';
+comment on column public.ai_retry_attempts.wire_requests is 'Requests that it sent.';
+comment on column public.ai_retry_attempts.model is 'The model that answered.';
+comment on column public.ai_retry_attempts.usage is 'Tokens and cost, as the provider reported them.';
+comment on column public.ai_retry_attempts.provider_id is 'Id of the request or answer at the provider.';
+comment on column public.ai_retry_attempts.duration_ms is 'How long the call took.';
+comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
+comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
 
 -- tables/answers
@@ -205,7 +255,10 @@ revoke all on table public.ai_retry_answers from public, anon, authenticated, se
 grant select, insert, delete on table public.ai_retry_answers to service_role;
 
 comment on table public.ai_retry_answers is 'ai-retry: paid answers that have no session yet; the next attempt uses the newest. Operators only.';
+comment on column public.ai_retry_answers.generation_id is 'Generation that it is for.';
 comment on column public.ai_retry_answers.number is 'The attempt that paid for it, or that was open when it came.';
+comment on column public.ai_retry_answers.answer is 'Output, model, usage and the provider''s id.';
+comment on column public.ai_retry_answers.stored_at is 'When it was stored.';
 
 -- tables/quotas
 
@@ -415,23 +468,48 @@ set search_path = ''
 as $$
 declare
   v_change constant jsonb := p_change::jsonb;
-  v_unknown text;
+  v_answer constant jsonb := nullif(
+    coalesce(v_change #> '{success,answer}', v_change #> '{closing,answer}', v_change -> 'answer'), 'null');
+  v_unknown jsonb;
 begin
   if v_change -> 'protocol' is distinct from '2'::jsonb then
     raise exception 'ai-retry: a change of another version; apply the migrations of this one'
       using errcode = 'invalid_parameter_value';
   end if;
-  select k into v_unknown from pg_catalog.jsonb_object_keys(v_change) k
-    where k <> 'protocol' and k <> all (p_keys) limit 1;
-  if v_unknown is not null then
-    raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version', v_unknown
+  -- What is left of each object without the keys that it may have.
+  v_unknown := (v_change - p_keys - 'protocol')
+    || coalesce((v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[], '{}')
+    || coalesce((v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
+      'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
+      'context_reader}'::text[], '{}')
+    || coalesce((v_change -> 'run')
+      - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}')
+    || coalesce((v_change -> 'success') - '{answer,answer_from,if_rejected}'::text[], '{}')
+    || coalesce((v_change #> '{success,if_rejected}') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')
+    || coalesce((v_change -> 'closing') - '{outcome,code,counted,wait_seconds,status,message,reason,transient,'
+      'operator_fault,goes_on,answer}'::text[], '{}')
+    || coalesce(v_answer - '{output,model,usage,provider_id}'::text[], '{}')
+    || coalesce((v_change -> 'call')
+      - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
+    || coalesce(coalesce(v_change -> 'outage', v_change #> '{put_back,outage}')
+      - '{wait_seconds,failures,doubts}'::text[], '{}')
+    || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
+    || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
+    || coalesce((v_change -> 'put_back')
+      - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
+    || coalesce((v_change -> 'postpone')
+      - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
+  if v_unknown <> '{}' then
+    raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
+      (select k from pg_catalog.jsonb_object_keys(v_unknown) k limit 1)
       using errcode = 'invalid_parameter_value';
   end if;
   return v_change;
 end
 $$;
 comment on function ai_retry.read_change(text, text[]) is
-  'Reads a change, and refuses one of another protocol, or with a key that this version does not know, before any lock.';
+  'Reads a change, and refuses one of another protocol, or with a key that this version does not know, at any depth, '
+  'before any lock.';
 
 -- parts/closing
 
@@ -578,7 +656,7 @@ declare
   v_follower record;
   v_untold boolean := false;
 begin
-  select c.user_id, c.code into v_closed
+  select c.user_id, c.code, c.cause into v_closed
     from public.ai_retry_attempts c where c.generation_id = p_generation_id and c.number = p_number;
   begin
     v_row := ai_retry.app_lock(p_generation_id, '5ms');
@@ -590,12 +668,12 @@ begin
         case
           when not v_follower.is_queued then null
           when v_follower.is_queued then 'queued'
-          when v_closed.code = 'SESSION_REJECTED' then 'error'
+          when v_closed.cause is not null then 'error'
           else 'timeout' end,
         null, v_closed.code,
         case
           when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
-          when v_closed.code = 'SESSION_REJECTED' then 'The session was refused; its answer is kept.'
+          when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
           else 'The attempt was not finished in time.' end,
         p_number, p_at);
     end if;
@@ -801,7 +879,7 @@ set search_path = ''
 as $$
 declare
   v_answer constant jsonb := p_change #> '{success,answer}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_role constant text := pg_catalog.current_setting('role');
   v_session jsonb;
   v_row jsonb;
@@ -846,14 +924,17 @@ begin
     if ai_retry.passes(v_sqlstate) and (
       pg_catalog.left(v_sqlstate, 2) = '40' or v_sqlstate = '55P03' or not exists (
         select from public.ai_retry_attempts c
-        where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED' and c.cause = v_sqlstate))
+        where c.generation_id = p_open.generation_id and c.cause = v_sqlstate))
     then
       raise;
     end if;
   end;
   if v_sqlstate is not null then
     perform ai_retry.reject(
-      p_open, p_change, coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate), p_at);
+      p_open, p_change,
+      case when v_sqlstate in ('23505', '23P01', 'PT409') and v_constraint is distinct from 'session_reused'
+        then 'SESSION_CONFLICT' else 'SESSION_REJECTED' end,
+      coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate), p_at);
     return null;
   end if;
   perform ai_retry.report(
@@ -870,29 +951,31 @@ comment on function ai_retry.succeed(public.ai_retry_open, jsonb, timestamptz) i
   'Creates and links the session, captures the unit, and returns the generation''s row; if the app''s tables or session function reject it, closes the '
   'attempt without charge, and stores the answer. The open row is touched last: keep must never wait for the app.';
 
-create or replace function ai_retry.reject(p_open public.ai_retry_open, p_change jsonb, p_cause text, p_at timestamptz)
+create or replace function ai_retry.reject(
+  p_open public.ai_retry_open, p_change jsonb, p_code text, p_cause text, p_at timestamptz
+)
 returns void
 language plpgsql volatile security invoker
 set search_path = ''
 as $$
 declare
   v_rejection constant jsonb := p_change #> '{success,if_rejected}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_again boolean;
 begin
   -- The same cause again: the attempt before this one was rejected by it.
   select c.cause = p_cause into v_again
     from public.ai_retry_attempts c
-    where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED'
+    where c.generation_id = p_open.generation_id and c.cause is not null
     order by c.number desc limit 1;
   perform ai_retry.tell(
     p_open.user_id, p_open.generation_id, case when p_open.accepted_at is null then 'error' else 'queued' end,
-    (v_call ->> 'duration_ms')::integer, 'SESSION_REJECTED',
+    (v_call ->> 'duration_ms')::integer, p_code,
     case when v_again is not true or v_call is not null then v_rejection ->> 'message' end, p_open.number, p_at);
   perform ai_retry.close(
     p_open,
     pg_catalog.jsonb_build_object(
-      'outcome', 'failed', 'code', 'SESSION_REJECTED', 'counted', false, 'cause', p_cause,
+      'outcome', 'failed', 'code', p_code, 'counted', false, 'cause', p_cause,
       'goes_on', true,
       'answer', case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
       'next_attempt_at', p_at + pg_catalog.make_interval(secs => (v_rejection ->>
@@ -900,7 +983,7 @@ begin
     v_call, p_at);
 end
 $$;
-comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, timestamptz) is
+comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, text, timestamptz) is
   'Closes an attempt whose session was rejected; its paid answer is stored. The app is informed once for the same cause '
   'and the same answer.';
 
@@ -912,7 +995,7 @@ as $$
 declare
   v_closing constant jsonb := p_change -> 'closing';
   v_status constant text := coalesce(v_closing ->> 'status', p_open.status_before, 'timeout');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
 begin
   if p_change ->> 'found' = 'ready' then
     perform ai_retry.tell(
@@ -947,7 +1030,7 @@ declare
   v_answer constant jsonb := coalesce(
     case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
     nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_closed public.ai_retry_attempts%rowtype;
   v_is_locked boolean := false;
 begin
@@ -1022,12 +1105,28 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
-    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'context_reader', o.context_reader,
-    'answer_from', o.answer_from)
+    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'transient', null, 'operator_fault', false,
+    'context_reader', o.context_reader, 'answer_from', o.answer_from)
   from public.ai_retry_open o;
 revoke all on table ai_retry.attempts from public, anon, authenticated;
 grant select on table ai_retry.attempts to service_role;
 comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
+
+create or replace function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return pg_catalog.jsonb_build_object(
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+    'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
+    'can_create_session', (p_generation -> 'can_create_session')::boolean,
+    'quota', ai_retry.quota((p_generation ->> 'user_id')::uuid, p_rule, p_at));
+end
+$$;
+comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
+  'What every snapshot has: the time of the reading, the generation as the binding read it, and its owner''s quota.';
 
 create or replace function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
@@ -1042,25 +1141,20 @@ begin
     return null;
   end if;
   return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at,
+    select ai_retry.seen(p_generation, p_rule, p_at) || pg_catalog.jsonb_build_object(
       'version', ai_retry.version(v_user_id, v_id, p_generation ->> 'status'),
-      'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
-      'hidden', (p_generation -> 'hidden')::boolean,
-      'session', p_generation -> 'session',
-      'can_create_session', (p_generation -> 'can_create_session')::boolean,
       'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
       'stored_answer', (
-        select s.answer || pg_catalog.jsonb_build_object('number', s.number)
+        select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
-          select a.number, a.answer from public.ai_retry_answers a where a.generation_id = v_id
+          select a.number, a.answer, a.stored_at from public.ai_retry_answers a where a.generation_id = v_id
           union all
-          select o.number, o.answer from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
+          select o.number, o.answer, o.started_at
+          from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
         ) s
         order by s.number desc limit 1
       ),
       'live', l.live, 'live_until', l.live_until,
-      'quota', ai_retry.quota(v_user_id, p_rule, p_at),
       'routes', (
         select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
           'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
@@ -1093,22 +1187,12 @@ returns jsonb
 language plpgsql stable security invoker
 set search_path = ''
 as $$
-declare
-  v_id constant uuid := (p_generation ->> 'id')::uuid;
-  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
 begin
-  if p_generation is null then
-    return null;
-  end if;
   return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at, 'version', '', 'live', 0, 'live_until', null, 'routes', '[]'::jsonb, 'open_token', null,
-      'stored_answer', null, 'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
-      'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
-      'can_create_session', (p_generation -> 'can_create_session')::boolean, 'mine', u.number,
-      'attempts', pg_catalog.jsonb_build_array(u.attempt),
-      'quota', ai_retry.quota(v_user_id, p_rule, p_at))
-    from ai_retry.attempts u where u.generation_id = v_id and u.token = p_token
+    select ai_retry.seen(p_generation, p_rule, p_at)
+      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "stored_answer": null}'
+      || pg_catalog.jsonb_build_object('mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
+    from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token
   );
 end
 $$;
@@ -1789,6 +1873,7 @@ declare
   v_found text;
   v_now timestamptz;
   v_applied boolean := false;
+  v_known boolean := true;
 begin
   perform ai_retry.lock_user(v_user_id);
   v_row := ai_retry.app_lock(v_generation_id, '25ms');
@@ -1796,6 +1881,8 @@ begin
   select * into v_open from public.ai_retry_open o where o.generation_id = v_generation_id and o.token = v_token;
   if not found then
     perform ai_retry.store_late(v_change, v_now);
+    v_known := exists (
+      select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.token = v_token);
   else
     v_found := case
       when v_row is null then 'gone'
@@ -1817,14 +1904,489 @@ begin
     end if;
   end if;
   v_row := coalesce(v_written, ai_retry.app_read(v_generation_id) - 'prompt_data');
-  return pg_catalog.jsonb_build_object('applied', v_applied, 'snapshot', case when v_applied
+  return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', case when v_applied
     then ai_retry.settled(v_row, v_change -> 'rule', v_token, v_now)
     else ai_retry.snapshot(v_row, v_change -> 'rule', v_token, v_now) end);
 end
 $$;
 comment on function public.ai_retry_settle(text) is
   'Closes one attempt, by its token: with its session, or without. Stale when the generation is not as the change '
-  'expects. A token that is not open changes nothing, but that its paid answer is stored, once.';
+  'expects. A token that is not open changes nothing, but that its paid answer is stored, once; known: an attempt, '
+  'open or closed, has it.';
+
+-- recovery/attempts
+
+create or replace function public.ai_retry_find_attempts(p_request text)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array['key', 'after', 'page']);
+  v_key constant text := v_request ->> 'key';
+  v_after constant uuid := v_request ->> 'after';
+  v_page constant integer := v_request ->> 'page';
+begin
+  return (
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'generation_id', l.generation_id, 'number', l.number, 'outcome', l.outcome, 'code', l.code,
+      'started_at', l.started_at, 'closed_at', l.closed_at, 'next_attempt_at', l.next_attempt_at, 'usage', l.usage, 'was_turned_away', l.was_turned_away
+    ) order by l.generation_id), '[]')
+    from (
+      select distinct on (u.generation_id) u.*
+      from (
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.outcome, a.code, a.started_at, a.closed_at,
+            a.next_attempt_at, a.usage,
+            a.outcome = 'failed' and a.transient is true and not (a.counted or a.operator_fault) as was_turned_away
+          from public.ai_retry_attempts a
+          where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
+          order by a.generation_id, a.number desc
+          limit v_page)
+        union all
+        (select o.generation_id, o.number, null, null, o.started_at, null,
+            coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at), null, false
+          from public.ai_retry_open o
+          where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
+          order by o.generation_id
+          limit v_page)
+      ) u
+      order by u.generation_id, u.number desc
+      limit v_page
+    ) l
+  );
+end
+$$;
+comment on function public.ai_retry_find_attempts(text) is
+  'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';
+
+-- recovery/estimate
+
+create or replace function public.ai_retry_estimate()
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_calls jsonb;
+begin
+  v_calls := (
+    select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('generation_id', r.generation_id, 'usage', r.usage))
+    from (
+      select a.generation_id, a.usage from public.ai_retry_attempts a
+      where a.usage is not null order by a.closed_at desc limit 1000
+    ) r);
+  return (
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'model', m.model, 'tokens', m.tokens, 'cost', m.cost)), '[]')
+    from (
+      select l.model, avg((c.usage ->> 'total_tokens')::numeric) as tokens, avg((c.usage ->> 'cost')::numeric) as cost
+      from pg_catalog.jsonb_to_recordset(v_calls) as c (generation_id uuid, usage jsonb)
+      join ai_retry.app_look_up(array(
+        select x.generation_id from pg_catalog.jsonb_to_recordset(v_calls) as x (generation_id uuid))) l
+        on l.id = c.generation_id
+      group by l.model
+    ) m
+  );
+end
+$$;
+comment on function public.ai_retry_estimate() is
+  'Mean tokens and cost of a call for each model that generations name, from the last 1000 attempts that recorded them. '
+  'Writes nothing.';
+
+-- recovery/find
+
+create or replace function public.ai_retry_find(p_request text)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array[
+    'since', 'before', 'user_id', 'statuses', 'models', 'codes', 'page', 'rule']);
+  v_page constant integer := v_request ->> 'page';
+  c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
+begin
+  return (
+    with looked as materialized (
+      select f.id, f.status, f.model, f.created_at
+      from ai_retry.app_find(
+        (v_request ->> 'since')::timestamptz, (v_request #>> '{before,at}')::timestamptz,
+        (v_request #>> '{before,id}')::uuid, (v_request ->> 'user_id')::uuid, v_page * c_looks) f
+    ),
+    page as materialized (
+      select l.id, l.created_at, ai_retry.last_error(l.id) as error
+      from looked l
+      where v_request -> 'statuses' ? l.status and (not v_request ? 'models' or v_request -> 'models' ? l.model)
+      order by l.created_at desc, l.id desc
+      limit v_page
+    )
+    select pg_catalog.jsonb_build_object(
+      'as_of', pg_catalog.clock_timestamp(),
+      'rows', (
+        select coalesce(pg_catalog.jsonb_agg(f.row order by f.created_at desc, f.id desc), '[]')
+        from (
+          select p.id, p.created_at, ai_retry.found(p.id, p.error, v_request -> 'rule') as row
+          from page p
+          where not v_request ? 'codes' or v_request -> 'codes' ? (p.error ->> 'code')
+        ) f
+        where f.row is not null
+      ),
+      'next', case
+        when (select count(*) from page) = v_page then (
+          select pg_catalog.jsonb_build_object('at', p.created_at, 'id', p.id)
+          from page p order by p.created_at, p.id limit 1)
+        when (select count(*) from looked) = v_page * c_looks then (
+          select pg_catalog.jsonb_build_object('at', l.created_at, 'id', l.id)
+          from looked l order by l.created_at, l.id limit 1)
+        end)
+  );
+end
+$$;
+comment on function public.ai_retry_find(text) is
+  'One page of generations created before an instant and id, newest first, each with what a decision needs. It looks at 50 '
+  'times as many at most, so that a page may be short; next is null at the end. Writes nothing.';
+
+create or replace function public.ai_retry_find_one(p_request text)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array['generation_id', 'rule']);
+  v_id constant uuid := v_request ->> 'generation_id';
+begin
+  return ai_retry.found(v_id, ai_retry.last_error(v_id), v_request -> 'rule');
+end
+$$;
+comment on function public.ai_retry_find_one(text) is
+  'A generation of whatever user and status, as ai_retry_find returns it; null when it is absent. For operators. Writes '
+  'nothing.';
+
+-- recovery/found
+
+create or replace function ai_retry.last_error(p_generation_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_error jsonb;
+begin
+  select pg_catalog.jsonb_build_object(
+      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+    into v_error
+    from public.ai_retry_attempts a
+    where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
+    order by a.number desc limit 1;
+  if not found then
+    v_error := ai_retry.app_last_error(p_generation_id);
+    v_error := pg_catalog.jsonb_build_object(
+      'code', coalesce(v_error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', v_error -> 'at', 'ours', false)
+      where v_error is not null;
+  end if;
+  return v_error;
+end
+$$;
+comment on function ai_retry.last_error(uuid) is
+  'The last error of a generation: of our last attempt that has one, else the app''s last one, without its message.';
+
+create or replace function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_generation constant jsonb := ai_retry.app_read(p_generation_id);
+begin
+  if v_generation is null then
+    return null;
+  end if;
+  return pg_catalog.jsonb_build_object(
+    'failed_at', coalesce(v_generation ->> 'updated_at', v_generation ->> 'created_at'), 'error', p_error,
+    'snapshot', ai_retry.snapshot(v_generation, p_rule, null, pg_catalog.clock_timestamp()));
+end
+$$;
+comment on function ai_retry.found(uuid, jsonb, jsonb) is
+  'A generation as a search returns it: when it failed, its last error, and the snapshot that a decision needs.';
+
+-- recovery/record
+
+create or replace function public.ai_retry_record_recovery(p_request text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array['run_id', 'plan_id', 'operator', 'plan', 'counts']);
+  v_run_id constant uuid := v_request ->> 'run_id';
+  v_plan_id constant text := v_request ->> 'plan_id';
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_started_at timestamptz;
+  v_refused_by text;
+begin
+  insert into public.ai_retry_recoveries (run_id, plan_id, operator, plan, started_at)
+    values (v_run_id, v_plan_id, v_request ->> 'operator', v_request -> 'plan', v_now)
+    on conflict (run_id) do nothing;
+  if not v_request ? 'counts' then
+    return pg_catalog.jsonb_build_object('events_refused_by', null);
+  end if;
+  update public.ai_retry_recoveries r
+    set ended_at = v_now, counts = v_request -> 'counts'
+    where r.run_id = v_run_id and r.ended_at is null
+    returning r.started_at into v_started_at;
+  if not found then
+    select r.events_refused_by into v_refused_by from public.ai_retry_recoveries r where r.run_id = v_run_id;
+    return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
+  end if;
+  v_refused_by := ai_retry.report_recovery(v_run_id, v_plan_id, v_started_at, v_now);
+  if v_refused_by is not null then
+    update public.ai_retry_recoveries r set events_refused_by = v_refused_by where r.run_id = v_run_id;
+  end if;
+  return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
+end
+$$;
+comment on function public.ai_retry_record_recovery(text) is
+  'Records that a run of a plan began and, with its counts, that it ended: then also one event per user it concerned. '
+  'Returns what refused the events, if the app did. Idempotent by run.';
+
+create or replace function ai_retry.report_recovery(p_run_id uuid, p_plan_id text, p_started_at timestamptz, p_at timestamptz)
+returns text
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_key constant text := 'plan:' || p_plan_id;
+  v_user record;
+  v_sqlstate text;
+  v_constraint text;
+begin
+  set constraints all deferred;
+  for v_user in
+    select u.user_id, count(*)::integer as retried, (count(*) filter (where u.succeeded))::integer as succeeded
+    from (
+      select a.user_id, a.outcome = 'succeeded' as succeeded
+      from public.ai_retry_attempts a
+      where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.started_at >= p_started_at
+      union all
+      select o.user_id, false from public.ai_retry_open o
+      where o.idempotency_key = v_key and o.started_at >= p_started_at
+    ) u
+    group by u.user_id
+  loop
+    perform ai_retry.app_report_recovery(
+      v_user.user_id, p_run_id, p_plan_id, v_user.retried, v_user.succeeded, p_at);
+  end loop;
+  set constraints all immediate;
+  return null;
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others or assert_failure or query_canceled then
+    get stacked diagnostics v_sqlstate = returned_sqlstate, v_constraint = constraint_name;
+    return coalesce(nullif(v_constraint, ''), v_sqlstate);
+end
+$$;
+comment on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) is
+  'Reports to the app what a run did, one event for each user concerned; returns what refused them, and writes none then. '
+  'Only a lock or a conflict undoes the transaction, which is sent again.';
+
+-- operate/books
+
+create or replace function public.ai_retry_books()
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set statement_timeout = '60s'
+as $$
+declare
+  v_page uuid[];
+  v_violations jsonb := '[]';
+begin
+  -- Two successes or two open attempts of a generation, two generations of a session, and units captured without a
+  -- charged success are impossible: constraints refuse them.
+  for v_page in
+    select pg_catalog.array_agg(s.generation_id)
+    from (
+      select a.generation_id, row_number() over (order by a.generation_id) / 1000 as page
+      from public.ai_retry_attempts a where a.outcome = 'succeeded'
+    ) s
+    group by s.page
+  loop
+    v_violations := v_violations || (
+      select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+        'violation', 'a success whose generation says otherwise', 'generation_id', g.id)), '[]')
+      from ai_retry.app_look_up(v_page) g where g.status is distinct from 'success');
+  end loop;
+  return (
+    with violations (violation, generation_id) as (
+      select 'a number is missing or double', u.generation_id
+        from (
+          select a.generation_id, a.number from public.ai_retry_attempts a
+          union all
+          select o.generation_id, o.number from public.ai_retry_open o
+        ) u
+        group by u.generation_id
+        having count(*) <> max(u.number) - 1 or count(distinct u.number) <> count(*)
+      union all
+      select 'an open attempt beside a success', o.generation_id
+        from public.ai_retry_open o join public.ai_retry_attempts a using (generation_id) where a.outcome = 'succeeded'
+      union all
+      select distinct 'a stored answer beside a success', s.generation_id
+        from (
+          select w.generation_id from public.ai_retry_answers w
+          union all
+          select o.generation_id from public.ai_retry_open o where o.answer is not null
+        ) s
+        join public.ai_retry_attempts a using (generation_id) where a.outcome = 'succeeded'
+      union all
+      select 'a discarded answer that is stored', w.generation_id
+        from public.ai_retry_answers w join public.ai_retry_attempts a using (generation_id, number)
+        where a.discarded_at is not null
+      union all
+      select 'captured at another time than closed', a.generation_id
+        from public.ai_retry_attempts a where a.captured_at <> a.closed_at
+      union all
+      select 'closed before it began', a.generation_id
+        from public.ai_retry_attempts a where a.closed_at < a.started_at
+      union all
+      select v.violation, v.generation_id
+        from pg_catalog.jsonb_to_recordset(v_violations) as v (violation text, generation_id uuid)
+    )
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(v) order by v.violation, v.generation_id), '[]')
+    from violations v
+  );
+end
+$$;
+comment on function public.ai_retry_books() is
+  'Proves the quota books: every violation of what is promised, as JSON; [] when they balance. Safe on a live project.';
+
+-- operate/inspect
+
+create or replace function public.ai_retry_inspect()
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_binding jsonb;
+  v_session_function regprocedure;
+begin
+  -- Facts only: what they mean is judged by the package, which knows what it shipped.
+  begin
+    v_binding := ai_retry.app_describe();
+    v_session_function := pg_catalog.to_regprocedure(v_binding ->> 'session_function');
+  exception when others or assert_failure then
+    null;  -- the function is not there, or fails; or it names a type that is not there
+  end;
+  return (
+    with roles as (
+      select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
+    ),
+    tables as (
+      select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
+        n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
+      from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
+        or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
+        or c.relkind in ('r', 'p', 'v', 'f')
+          and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
+    )
+    select pg_catalog.jsonb_build_object(
+      'as_of', pg_catalog.clock_timestamp(),
+      'server_version', pg_catalog.current_setting('server_version_num')::integer,
+      'role', current_user,
+      'isolation', pg_catalog.current_setting('transaction_isolation'),
+      'read_only',
+        pg_catalog.pg_is_in_recovery() or pg_catalog.current_setting('default_transaction_read_only')::boolean,
+      'schema', (
+        select pg_catalog.jsonb_build_object(
+          'usable', pg_catalog.has_schema_privilege(n.oid, 'usage'),
+          'end_users', (
+            select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
+            from roles r where pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')
+          ))
+        from pg_catalog.pg_namespace n where n.nspname = 'ai_retry'
+      ),
+      'functions', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'schema', n.nspname, 'name', p.proname,
+          'arguments', pg_catalog.pg_get_function_identity_arguments(p.oid),
+          'types', array(
+            select pg_catalog.format_type(t.type, null)
+            from pg_catalog.unnest(p.proargtypes) with ordinality as t (type, place) order by t.place),
+          'result', pg_catalog.pg_get_function_result(p.oid),
+          -- Without carriage returns, which an editor may have added.
+          'source', pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
+            pg_catalog.replace(p.prosrc, pg_catalog.chr(13), ''), 'UTF8')), 'hex'),
+          'creates_sessions', p.oid is not distinct from v_session_function::oid,
+          'security_definer', p.prosecdef,
+          'own_search_path', exists (select from pg_catalog.unnest(p.proconfig) s where s like 'search\_path=%'),
+          'executable', pg_catalog.has_function_privilege(p.oid, 'execute'),
+          'end_users', (
+            select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
+            from roles r where pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')
+          )) order by n.nspname, p.proname, p.oid), '[]')
+        from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+        where n.nspname = 'public' and p.proname like 'ai\_retry\_%' or n.nspname = 'ai_retry'
+          or p.oid = v_session_function::oid
+      ),
+      'binding', v_binding,
+      'tables', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'name', t.name, 'row_level_security', t.relrowsecurity or t.relkind = 'v',
+          'filtered', pg_catalog.row_security_active(t.oid),
+          'privileges', (
+            select coalesce(pg_catalog.jsonb_agg(k.name), '[]')
+            from (values ('select'), ('insert'), ('update'), ('delete')) as k (name)
+            where pg_catalog.has_table_privilege(t.oid, k.name)
+          ),
+          'end_users', (
+            select coalesce(pg_catalog.jsonb_agg(distinct k.name), '[]')
+            from roles r, (values ('select'), ('insert'), ('update'), ('delete'), ('truncate')) as k (name)
+            where case when k.name in ('delete', 'truncate')
+              then pg_catalog.has_table_privilege(r.oid, t.oid, k.name)
+              else pg_catalog.has_any_column_privilege(r.oid, t.oid, k.name) end
+          )) order by t.name), '[]')
+        from tables t
+      ),
+      'policies', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd)) order by p.policyname), '[]')
+        from pg_catalog.pg_policies p
+        join tables t on t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
+        where p.permissive = 'PERMISSIVE' and p.roles && array['public', 'anon', 'authenticated']::name[]
+      ),
+      'indexes', (
+        select coalesce(pg_catalog.jsonb_agg(c.relname order by c.relname), '[]')
+        from pg_catalog.pg_index i
+        join tables t on t.oid = i.indrelid and t.is_ours
+        join pg_catalog.pg_class c on c.oid = i.indexrelid
+        where i.indisvalid
+      ),
+      'constraints', (
+        select coalesce(pg_catalog.jsonb_agg(c.conname order by c.conname), '[]')
+        from pg_catalog.pg_constraint c
+        join tables t on t.oid = c.conrelid and t.is_ours
+      ),
+      'queue', (
+        select pg_catalog.jsonb_build_object(
+          'available', exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq'),
+          'installed', count(n.oid) > 0,
+          'made', count(q.oid) > 0,
+          'usable', coalesce(bool_and(
+            pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_table_privilege(q.oid, 'select')
+            and pg_catalog.has_table_privilege(q.oid, 'insert') and pg_catalog.has_table_privilege(q.oid, 'update')
+            and pg_catalog.has_table_privilege(q.oid, 'delete')), false))
+        -- Not by name: a role that may not use the schema may not even ask.
+        from pg_catalog.pg_namespace n
+        left join pg_catalog.pg_class q on q.relnamespace = n.oid and q.relname = 'q_ai_retry'
+        where n.nspname = 'pgmq'
+      ))
+  );
+end
+$$;
+comment on function public.ai_retry_inspect() is
+  'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
+  'the binding, tables, grants, policies, queue, time.';
 
 -- grants
 

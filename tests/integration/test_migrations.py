@@ -1,19 +1,27 @@
 """The migrations on empty projects and on apps that were there before."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from tests.support.catalogue import rows_of, schema_of
+from tests.support.core_sql import apply_schemas
 from tests.support.migrations import apply_migrations, grant_legacy_default_privileges
 from tests.support.stack import MIGRATIONS
+from tools.migration import APP, OURS, Migration
 
-OUR_TABLES = {"ai_retry_attempts", "ai_retry_outages", "ai_retry_quotas", "ai_retry_recoveries"}
+OUR_TABLES = {
+    *("ai_retry_open", "ai_retry_attempts", "ai_retry_answers", "ai_retry_quotas", "ai_retry_outages"),
+    *("ai_retry_recoveries", "ai_retry_installation"),
+}
 APP_TABLES = {"generations", "sessions", "generation_error_logs", "events"}
 
 AN_APP = """
@@ -61,34 +69,11 @@ def apply(url: str, *, force: bool = False) -> list[str]:
     return notices
 
 
-def schema_of(url: str) -> object:
-    """Everything in the catalogue that a migration could have changed, comparable."""
-    queries = (
-        "select table_name, column_name, data_type, is_nullable, column_default from information_schema.columns"
-        " where table_schema = 'public' order by 1, 2",
-        "select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint"
-        " where connamespace = 'public'::regnamespace order by 1, 2",
-        "select indexname, indexdef from pg_indexes where schemaname = 'public' order by 1",
-        "select tablename, policyname, roles::text, cmd, qual, with_check from pg_policies order by 1, 2",
-        "select relname, relacl::text, relrowsecurity from pg_class where relnamespace = 'public'::regnamespace"
-        " and relkind = 'r' order by 1",
-        "select oid::regprocedure::text, proacl::text, prosrc, proconfig::text from pg_proc"
-        " where pronamespace = 'public'::regnamespace order by 1",
-    )
-    with connected(url) as connection:
-        return [connection.execute(query).fetchall() for query in queries]
-
-
-def rows_of(url: str) -> object:
-    """Every row of the public tables."""
-    with connected(url) as connection:
-        tables = connection.execute(
-            "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r' order by 1"
-        ).fetchall()
-        return {
-            name: connection.execute(f"select to_jsonb(t) from public.{name} t order by 1").fetchall()
-            for (name,) in tables
-        }
+def apply_only(url: str, migration: Migration) -> None:
+    """Apply one of the two."""
+    with TemporaryDirectory() as directory:
+        shutil.copy(MIGRATIONS / migration.name, directory)
+        apply_migrations(url, Path(directory))
 
 
 def add_user(connection: psycopg.Connection) -> UUID:
@@ -112,11 +97,12 @@ def an_app_with_rows(url: str, ddl: str = AN_APP) -> UUID:
 
 
 def refusal_of(url: str) -> str:
-    """The message with which the migrations stop, after checking that nothing changed."""
+    """The message with which the app's migration stops, after checking that it changed nothing."""
+    apply_only(url, OURS)
     before = schema_of(url), rows_of(url)
 
     with pytest.raises(psycopg.Error) as caught:
-        apply(url)
+        apply_only(url, APP)
 
     assert caught.value.sqlstate == "55000"
     assert (schema_of(url), rows_of(url)) == before
@@ -124,7 +110,7 @@ def refusal_of(url: str) -> str:
 
 
 def test_empty_project_gets_all_tables(bare_database: str) -> None:
-    """An empty project has the app's four tables and our two after the migrations, all with RLS."""
+    """An empty project has the app's four tables and our seven after the migrations, all with RLS."""
     apply(bare_database)
 
     with connected(bare_database) as connection:
@@ -132,6 +118,64 @@ def test_empty_project_gets_all_tables(bare_database: str) -> None:
             "select relname, relrowsecurity from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
         ).fetchall()
     assert dict(tables) == dict.fromkeys(OUR_TABLES | APP_TABLES, True)
+
+
+def test_schemas_and_migrations_lead_to_the_same(bare_database: str, migrated_database: str) -> None:
+    """The catalogue is the same after the schemas, applied as they are, and after the migrations written from them."""
+    with connected(bare_database) as connection:
+        apply_schemas(connection)
+
+    assert schema_of(bare_database) == schema_of(migrated_database)
+
+
+@pytest.mark.parametrize("ddl", [None, AN_APP], ids=["empty", "app"])
+def test_either_migration_may_be_applied_first(bare_database: str, another_database: str, ddl: str | None) -> None:
+    """The app's migration before ours leads to the same catalogue as ours before the app's."""
+    for url, migrations in ((bare_database, (OURS, APP)), (another_database, (APP, OURS))):
+        if ddl:
+            an_app_with_rows(url, ddl)
+        for migration in migrations:
+            apply_only(url, migration)
+
+    assert schema_of(bare_database) == schema_of(another_database)
+
+
+def test_ours_needs_no_table_of_the_app(bare_database: str) -> None:
+    """Our migration creates our tables, and neither needs nor creates one of the app's."""
+    apply_only(bare_database, OURS)
+
+    assert set(rows_of(bare_database)) == OUR_TABLES
+
+
+@pytest.mark.parametrize("migration", [OURS, APP], ids=["ours", "the app's"])
+def test_other_databases_are_refused(bare_database: str, migration: Migration) -> None:
+    """Where there is no Supabase Auth, each migration names what is missing, and changes nothing."""
+    with connected(bare_database) as connection:
+        connection.execute("drop schema auth cascade")
+    before = schema_of(bare_database)
+
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=r"there is no table auth\.users"):
+        apply_only(bare_database, migration)
+
+    assert schema_of(bare_database) == before
+
+
+def test_installation_keeps_its_id(bare_database: str) -> None:
+    """There is one id, which another application of the migrations keeps, and which nothing of ours can change."""
+    question = "select public.ai_retry_installation()"
+    apply(bare_database)
+    with connected(bare_database) as connection:
+        first = connection.execute(question).fetchone()
+        apply(bare_database, force=True)
+        connection.execute("set role service_role")
+
+        assert connection.execute(question).fetchone() == first
+        for change in ("insert into {} (id) values (gen_random_uuid())", "update {} set id = id", "delete from {}"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(change.format("public.ai_retry_installation").encode())
+    assert first is not None
+    assert UUID(first[0]["id"]).version == 4
+    assert first[0]["database"] == bare_database.rpartition("/")[2]
 
 
 @pytest.mark.parametrize("ddl", [None, AN_APP], ids=["empty", "app"])
@@ -229,6 +273,21 @@ def test_own_seam_survives_every_application(bare_database: str) -> None:
         assert connection.execute(question).fetchall() == before
 
 
+def test_own_binding_survives_every_application(bare_database: str) -> None:
+    """A function of the binding that the app has replaced stays the app's."""
+    question = "select prosrc from pg_proc where proname = 'app_strangers'"
+    apply(bare_database)
+    with connected(bare_database) as connection:
+        connection.execute(
+            "create or replace function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)"
+            " returns setof uuid language plpgsql stable set search_path = '' as 'begin return; end'"
+        )
+
+        apply(bare_database, force=True)
+
+        assert connection.execute(question).fetchall() == [("begin return; end",)]
+
+
 def test_enum_status_stops_with_lines_that_mend_it(bare_database: str) -> None:
     """An enum status stops the migrations, nothing changes, and the printed lines are enough to go on."""
     an_app_with_rows(
@@ -299,15 +358,31 @@ def test_events_check_that_refuses_ours_stops_and_changes_nothing(bare_database:
     assert "ai_generation_succeeded" in message
 
 
+def test_trigger_that_undoes_a_success_stops_and_changes_nothing(bare_database: str) -> None:
+    """What a trigger of the app does to a success is found by the rehearsal, before any call is paid for."""
+    with connected(bare_database) as connection:
+        connection.execute(
+            """
+            create table public.generations (id uuid primary key, user_id uuid, status text, session_id uuid);
+            alter table public.generations alter column id set default gen_random_uuid();
+            create function public.undo() returns trigger language plpgsql as
+              $$ begin new.session_id := null; return new; end $$;
+            create trigger undo before update on public.generations for each row execute function public.undo();
+            """
+        )
+
+    assert "a trigger undoes what was written" in refusal_of(bare_database)
+
+
 def test_rehearsal_leaves_no_trace(bare_database: str) -> None:
-    """After the migrations there is no attempt, no event, no log and no user that was not there before."""
+    """After the migrations there is no session, no event, no log and no user that was not there before."""
     generation_id = an_app_with_rows(bare_database)
 
     apply(bare_database)
 
     with connected(bare_database) as connection:
         counts = connection.execute(
-            "select (select count(*) from public.ai_retry_attempts), (select count(*) from public.events),"
+            "select (select count(*) from public.sessions), (select count(*) from public.events),"
             " (select count(*) from public.generation_error_logs), (select count(*) from auth.users)"
         ).fetchone()
         status = connection.execute("select status from public.generations where id = %s", [generation_id]).fetchone()
@@ -316,19 +391,23 @@ def test_rehearsal_leaves_no_trace(bare_database: str) -> None:
 
 
 def test_every_object_of_ours_has_a_comment(migrated_database: str) -> None:
-    """Each table, column and function named ai_retry_* says what it is."""
+    """Each table, view, column and function of ours, and of the binding, says what it is."""
     with connected(migrated_database) as connection:
         silent = connection.execute(
             """
-            select c.relname from pg_class c where c.relname like 'ai\\_retry%' and c.relkind = 'r'
-              and obj_description(c.oid, 'pg_class') is null
+            with ours as (
+              select c.oid, c.relkind from pg_class c
+              where c.relkind in ('r', 'v')
+                and (c.relname like 'ai\\_retry%' or c.relnamespace = 'ai_retry'::regnamespace)
+            )
+            select c.oid::regclass::text from ours c where obj_description(c.oid, 'pg_class') is null
             union all
-            select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid
-              where c.relname like 'ai\\_retry%' and c.relkind = 'r' and a.attnum > 0
-              and col_description(c.oid, a.attnum) is null
+            select c.oid::regclass || '.' || a.attname from ours c join pg_attribute a on a.attrelid = c.oid
+              where c.relkind = 'r' and a.attnum > 0 and col_description(c.oid, a.attnum) is null
             union all
-            select p.proname from pg_proc p
-              where p.proname like 'ai\\_retry%' and obj_description(p.oid, 'pg_proc') is null
+            select p.oid::regprocedure::text from pg_proc p
+              where (p.proname like 'ai\\_retry%' or p.pronamespace = 'ai_retry'::regnamespace)
+                and obj_description(p.oid, 'pg_proc') is null
             """
         ).fetchall()
     assert silent == []
@@ -348,7 +427,7 @@ def test_end_users_can_do_nothing_with_ours(bare_database: str, legacy: bool) ->
             cross join (values ('anon'), ('authenticated')) r (rolname)
             cross join unnest(
               array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) p (privilege)
-            where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'
+            where c.relnamespace in ('public'::regnamespace, 'ai_retry'::regnamespace) and c.relkind in ('r', 'v')
               and has_table_privilege(r.rolname, c.oid, p.privilege)
             """
         ).fetchall()
@@ -356,22 +435,13 @@ def test_end_users_can_do_nothing_with_ours(bare_database: str, legacy: bool) ->
             """
             select r.rolname, p.proname from pg_proc p
             cross join (values ('anon'), ('authenticated')) r (rolname)
-            where p.pronamespace = 'public'::regnamespace and has_function_privilege(r.rolname, p.oid, 'execute')
+            where p.pronamespace in ('public'::regnamespace, 'ai_retry'::regnamespace)
+              and has_function_privilege(r.rolname, p.oid, 'execute')
             """
         ).fetchall()
     assert {row for row in tables if row[0] == "anon"} == set()
     assert {row[1:] for row in tables} == {(name, "select") for name in APP_TABLES}
     assert functions == []
-
-
-def test_functions_are_pinned(migrated_database: str) -> None:
-    """Every function of ours runs as its invoker with an empty search_path."""
-    with connected(migrated_database) as connection:
-        loose = connection.execute(
-            "select proname from pg_proc where proname like 'ai\\_retry%'"
-            " and (prosecdef or not coalesce(proconfig, '{}') @> array['search_path=\"\"'])"
-        ).fetchall()
-    assert loose == []
 
 
 def test_now_is_nowhere_in_the_migrations() -> None:

@@ -13,7 +13,7 @@ from tests.support.stack import MIGRATIONS, running_stack
 
 # Advice of level INFO that a new, empty database always gets, and that we mean as it is.
 _MEANT = {
-    "rls_enabled_no_policy": "our two tables: no end user shall see a row",
+    "rls_enabled_no_policy": "our tables: no end user shall see a row",
     "unused_index": "of foreign keys, for cascades: nothing was deleted yet",
 }
 _STACKS_OWN = "supabase_lite_row_level_security"  # a table of the local stack's, not of the migrations

@@ -42,7 +42,7 @@ from ai_retry.domain.queue_model import Message, QueuedRetry
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
-from tests.support.core_scene import POLICY, Provider, Scene, hook, raising
+from tests.support.scene import POLICY, Provider, Scene, hook, raising
 
 SLOW = timedelta(seconds=34)
 

@@ -39,7 +39,7 @@ from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
-from tests.support.core_scene import POLICY, Provider, Scene, hook
+from tests.support.scene import POLICY, Provider, Scene, hook
 
 SECOND = timedelta(seconds=1)
 

@@ -14,7 +14,8 @@
     │  ├─ QuotaExhausted          QUOTA_EXHAUSTED             429
     │  └─ AttemptsExhausted       RETRY_LIMIT_REACHED         429
     ├─ GenerationFailed           AI_…, six codes             502   yes, after its wait: the attempt is recorded
-    ├─ SessionRejected            SESSION_REJECTED            500   yes: the paid answer is kept and used again
+    ├─ SessionRejected            SESSION_REJECTED            500   yes: the paid answer is stored and used again
+    │  └─ SessionConflict         SESSION_CONFLICT            409   yes, once its user has cured the conflict
     ├─ LeaseLost                  LEASE_LOST                  500   yes: a late answer is kept and used
     ├─ NotConfigured              NOT_CONFIGURED              500   yes, once the operator acted; no call was made
     ├─ RetryEnded                                                   why a worker ends an accepted retry without a call
@@ -227,17 +228,27 @@ _FAILURE_TEXTS: Mapping[str, str] = {
 
 
 class SessionRejected(AiRetryError):
-    """The database refused the session. The paid answer is kept; the next retry uses it without a call."""
+    """The app's tables or its session function rejected the session. The paid answer is stored; the next retry uses it.
+
+    An operator has to cure the cause. ``cause``: the constraint, column or SQLSTATE that rejected it, if known.
+    """
 
     code = "SESSION_REJECTED"
-    summary: ClassVar[str] = "The session was refused; its answer is kept."  # what the app's users may read
+    summary: ClassVar[str] = "The session was rejected; its answer is stored."  # for the app's users
 
-    def __init__(self, constraint: str | None, *, retry_after: timedelta | None) -> None:
+    def __init__(self, cause: str | None, *, retry_after: timedelta | None) -> None:
         super().__init__(
-            f"The session was refused by {constraint}; its answer is kept." if constraint else self.summary,
+            f"The session was rejected by {cause}; its answer is stored." if cause else self.summary,
             retry_after=retry_after,
-            details={"constraint": constraint, "answer_kept": True},
+            details={"constraint": cause, "answer_kept": True},
         )
+
+
+class SessionConflict(SessionRejected):
+    """The session conflicts with another one of its user, who can cure that: a unique or an exclusion constraint."""
+
+    code = "SESSION_CONFLICT"
+    http_status = 409
 
 
 class LeaseLost(AiRetryError):

@@ -140,8 +140,8 @@ class Failure:
 
     @property
     def counted(self) -> bool:
-        """Whether the attempt uses up one of the user's attempts."""
-        return not (self.certainly_not_generated or self.operator_fault)
+        """Whether it uses up one of the user's attempts; not where the request can't have caused the failure."""
+        return not (self.certainly_not_generated or self.operator_fault or self.overloaded)
 
     @property
     def passes(self) -> bool:
@@ -184,6 +184,11 @@ class Attempt:
     def passes(self) -> bool:
         """Whether waiting may cure its failure; also True where it has none, or nothing is known of it."""
         return self.transient is not False and not self.operator_fault
+
+    @property
+    def was_turned_away(self) -> bool:
+        """Whether its provider took no request just then, or it was not called: as if the attempt had not been."""
+        return self.outcome is Outcome.FAILED and self.transient is True and not (self.counted or self.operator_fault)
 
     @property
     def is_queued(self) -> bool:
@@ -265,6 +270,14 @@ class Snapshot:
     def last_attempt(self) -> Attempt | None:
         """The latest attempt of ours, whatever became of it."""
         return self.attempts[-1] if self.attempts else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """Which database it is. A copy has the same id, and as a rule another name."""
+
+    id: str
+    database: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 The endpoint, the status page, a dry run and an operator's "why not?" all ask ``admit``, so they can't disagree. The
 database counts, and compares with numbers that were chosen here; what it decides by itself, because only it can see
-it, is listed in ``supabase/schemas/verbs/begin.sql``.
+it, is listed in ``supabase/schemas/schema.sql``.
 """
 
 from collections.abc import Sequence
@@ -272,15 +272,10 @@ def storable(output: object) -> bool:
     return re.search(r"(?<!\\)(?:\\\\)*\\u0000", text) is None
 
 
-def attempts_left(
-    snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY, *, spared: bool = False
-) -> bool:
-    """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``.
-
-    ``spared``: it is not counted, although it may have generated.
-    """
+def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
+    """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``."""
     recent = _recent_attempts(snapshot, policy) + (not failure.operator_fault)
-    counted = counted_attempts(snapshot) + (failure.counted and not spared)
+    counted = counted_attempts(snapshot) + failure.counted
     return counted < policy.max_attempts and recent < policy.hard_cap
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, Reply, Settle, Taken
-from ai_retry.domain.model import Answer, Context, QuotaRule, Snapshot
+from ai_retry.domain.model import Answer, Context, Installation, QuotaRule, Snapshot
 from ai_retry.domain.queue_model import QueueState
 
 
@@ -54,6 +54,10 @@ class Storage(Protocol):
 
     def keep(self, change: Keep) -> None:
         """Store a paid answer that could not be settled: see ``Keep``. A repeat changes nothing."""
+        ...
+
+    def installation(self) -> Installation:
+        """Return which database it is, so that what waits on a disk is sent to no other one. Reads only."""
         ...
 
 

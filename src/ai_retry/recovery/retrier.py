@@ -13,6 +13,7 @@ from ai_retry.domain.errors import (
     LeaseLost,
     NotConfigured,
     RetryRefused,
+    RouteUnavailable,
     SessionRejected,
     StorageFailure,
 )
@@ -47,6 +48,7 @@ class Ended:
     call_end: CallEnd = CallEnd.NOTHING
     retry_after: float = 0.0  # what the provider asked to wait, in seconds
     again_after: float | None = None  # seconds after which the refusal may have passed; None: it does not pass
+    met_outage: bool = False  # the provider takes no requests: it is waited for as long as it takes
     left: Left | None = None
     cost: Decimal = Decimal(0)
     crash: BaseException | None = None  # no error of ours: a defect, perhaps of the app's ``context_from``
@@ -141,7 +143,10 @@ def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
         failure = error.failure
         asked = failure.retry_after.total_seconds() if failure.retry_after else 0.0
         call_end = CallEnd.REFUSING if failure.operator_fault else _CALL_ENDS.get(failure.code, CallEnd.WELL)
-        return replace(end, outcome="failed", call_end=call_end, retry_after=asked)
+        end = replace(end, call_end=call_end, retry_after=asked)
+        if failure.counted or error.retry_after is None:
+            return replace(end, outcome="failed")
+        return replace(end, left=Left(error.code), again_after=error.retry_after.total_seconds(), met_outage=True)
     if isinstance(error, SessionRejected):
         return replace(end, outcome="failed", call_end=CallEnd.WELL)
     wait = error.retry_after
@@ -154,4 +159,5 @@ def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
         wait = error.wait  # an operator means to retry it, whether or not waiting alone would help
     passes = wait is not None and not look.begun and not isinstance(error, LeaseLost)
     again = wait.total_seconds() if wait is not None and passes else None
-    return replace(end, left=left, call_end=call_end, again_after=again)
+    met_outage = isinstance(error, RouteUnavailable)
+    return replace(end, left=left, call_end=call_end, again_after=again, met_outage=met_outage)

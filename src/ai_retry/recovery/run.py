@@ -148,8 +148,10 @@ class _Run:
         self._spent += ended.cost
         if self._retrier.rejected_by is not None:
             self._pace.stopped = "SESSIONS_REJECTED"
-        if ended.again_after is not None and self._line.put_back(ended.task, now, after=ended.again_after):
-            return
+        if ended.again_after is not None:
+            after, outage = ended.again_after, ended.met_outage
+            if self._line.put_back(ended.task, now, after=after, however_long=outage):
+                return
         self._line.ended(ended.task)
         if ended.left is not None:
             self._left[ended.task.generation_id] = ended.left

@@ -10,26 +10,23 @@ from ai_retry.domain.change import (
     Acceptance,
     Amend,
     Begin,
-    CallRecord,
     CloseOver,
-    Closing,
     Discard,
     Keep,
     Open,
     Postpone,
     PutBack,
-    Rejection,
     Renew,
     Reply,
     Run,
     Running,
     Settle,
-    Success,
     Taken,
 )
 from ai_retry.domain.model import QuotaRule, Route, Snapshot
-from ai_retry.domain.queue_model import Message, Outage
-from ai_retry.storage.rows import Json, answer_row, instant, milliseconds, read_snapshot, storable, usage_row
+from ai_retry.domain.queue_model import Message
+from ai_retry.storage.rows import Json, NotOurs, answer_row, instant, read_snapshot, rule_row, shaped
+from ai_retry.storage.settle_rows import call_row, outage_row, settle_members
 
 PROTOCOL: Final = 2  # of changes; the database refuses another one
 
@@ -45,7 +42,7 @@ def load_document(user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UU
     return document(
         user_id=str(user_id),
         generation_id=str(generation_id),
-        rule=_rule(rule),
+        rule=rule_row(rule),
         token=str(token) if token is not None else None,
     )
 
@@ -62,7 +59,7 @@ def begin_document(change: Begin | CloseOver) -> str:
         token=str(change.token),
         as_of=expected.as_of.isoformat(),
         version=expected.version,
-        rule=_rule(expected.quota_rule),
+        rule=rule_row(expected.quota_rule),
         max_live=expected.max_live,
         max_used=expected.max_used,
         **start,
@@ -71,20 +68,7 @@ def begin_document(change: Begin | CloseOver) -> str:
 
 def settle_document(change: Settle) -> str:
     """Write a settle."""
-    end: dict[str, Any] = (
-        {"success": _success(change.end)} if isinstance(change.end, Success) else {"closing": _closing(change.end)}
-    )
-    return document(
-        user_id=str(change.user_id),
-        generation_id=str(change.generation_id),
-        token=str(change.token),
-        found=change.found,
-        rule=_rule(change.quota_rule),
-        call=_call(change.call) if change.call is not None else None,
-        outage=_outage(change.outage) if change.outage is not None else None,
-        answered=change.answered,
-        **end,
-    )
+    return document(**settle_members(change))
 
 
 def keep_document(change: Keep) -> str:
@@ -96,7 +80,7 @@ def keep_document(change: Keep) -> str:
         answer=answer_row(change.answer),
         cause=change.cause,
         wait_seconds=change.wait.total_seconds(),
-        call=_call(change.call),
+        call=call_row(change.call),
     )
 
 
@@ -117,14 +101,13 @@ def amend_document(change: Amend) -> str:
 
 def take_document(limit: int, visibility: timedelta, rule: QuotaRule) -> str:
     """What messages to take."""
-    return document(limit=limit, visibility_seconds=round(visibility.total_seconds()), rule=_rule(rule))
+    return document(limit=limit, visibility_seconds=round(visibility.total_seconds()), rule=rule_row(rule))
 
 
 def read_taken(row: Json) -> Taken:
     """Read a message, and what it is about."""
     message = Message(id=row["message_id"], user_id=UUID(row["user_id"]), generation_id=UUID(row["generation_id"]))
-    found = row["snapshot"]
-    return Taken(message=message, snapshot=None if found is None else read_change_snapshot(found))
+    return Taken(message=message, snapshot=read_loaded(row["snapshot"]))
 
 
 def _put_back(change: PutBack) -> Json:
@@ -135,7 +118,7 @@ def _put_back(change: PutBack) -> Json:
         "wait_seconds": change.wait.total_seconds(),
         "wire_requests": change.wire_requests,
     }
-    return back if change.outage is None else {**back, "outage": _outage(change.outage)}
+    return back if change.outage is None else {**back, "outage": outage_row(change.outage)}
 
 
 def _postpone(change: Postpone) -> Json:
@@ -150,14 +133,29 @@ def _postpone(change: Postpone) -> Json:
     }
 
 
-def read_reply(row: Json) -> Reply:
+def read_reply(reply: Any) -> Reply:
     """Read what a verb returned."""
-    found = row.get("snapshot")
-    return Reply(applied=row["applied"], snapshot=None if found is None else read_change_snapshot(found))
+    row = shaped(reply, "applied")
+    applied, known = row["applied"], row.get("known", True)
+    if not isinstance(applied, bool) or not isinstance(known, bool):
+        raise NotOurs
+    return Reply(applied=applied, snapshot=read_loaded(row.get("snapshot")), known=known)
 
 
-def read_change_snapshot(row: Json) -> Snapshot:
+def read_loaded(reply: Any) -> Snapshot | None:
+    """Read what ``ai_retry_load`` returned; None: there is no such generation."""
+    return None if reply is None else read_change_snapshot(reply)
+
+
+def read_nothing(reply: Any) -> None:
+    """Read what a function returned that returns nothing, which each API writes in its own way."""
+    if reply not in (None, "", []):
+        raise NotOurs
+
+
+def read_change_snapshot(reply: Any) -> Snapshot:
     """Read what ``ai_retry.snapshot`` returned."""
+    row = shaped(reply, "hidden", "mine", "open_token", "routes")
     return replace(
         read_snapshot(row),
         hidden=row["hidden"],
@@ -176,14 +174,6 @@ def _route(row: Json) -> Route:
         running=row["running"],
         waiting=row["waiting"],
     )
-
-
-def _rule(rule: QuotaRule) -> Json:
-    return {
-        "limit": rule.limit,
-        "window_seconds": rule.window.total_seconds(),
-        "count_own_successes": rule.count_own_successes,
-    }
 
 
 def _attempt(attempt: Open | Run) -> Json:
@@ -217,54 +207,3 @@ def _acceptance(start: Acceptance) -> Json:
         "in_line": start.in_line,
         "context_reader": start.context_reader,
     }
-
-
-def _success(success: Success) -> Json:
-    return {
-        "answer": answer_row(success.answer),
-        "answer_from": success.answer_from,
-        "if_rejected": _rejection(success.if_rejected),
-    }
-
-
-def _rejection(rejection: Rejection) -> Json:
-    return {
-        "message": rejection.message,
-        "wait_seconds": rejection.wait.total_seconds(),
-        "again_wait_seconds": rejection.again_wait.total_seconds(),
-    }
-
-
-def _closing(closing: Closing) -> Json:
-    return {
-        "outcome": closing.outcome,
-        "code": closing.code,
-        "counted": closing.counted,
-        "wait_seconds": _seconds(closing.wait),
-        "status": closing.status,
-        "message": closing.message,
-        "reason": storable(closing.reason),
-        "transient": closing.transient,
-        "operator_fault": closing.operator_fault,
-        "goes_on": closing.goes_on,
-        "answer": answer_row(closing.answer) if closing.answer is not None else None,
-    }
-
-
-def _call(call: CallRecord) -> Json:
-    return {
-        "provider_outcome": call.provider_outcome,
-        "duration_ms": milliseconds(call.duration),
-        "model": storable(call.model),
-        "usage": usage_row(call.usage) if call.usage is not None else None,
-        "provider_id": storable(call.provider_id),
-        "wire_requests": call.wire_requests,
-    }
-
-
-def _outage(outage: Outage) -> Json:
-    return {"wait_seconds": outage.wait.total_seconds(), "failures": outage.failures, "doubts": outage.doubts}
-
-
-def _seconds(wait: timedelta | None) -> float | None:
-    return None if wait is None else wait.total_seconds()

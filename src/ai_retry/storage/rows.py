@@ -15,9 +15,11 @@ from ai_retry.domain.model import (
     Attempt,
     Generation,
     GenerationStatus,
+    Installation,
     Outcome,
     ProviderOutcome,
     Quota,
+    QuotaRule,
     Snapshot,
     StoredAnswer,
     Usage,
@@ -26,6 +28,39 @@ from ai_retry.domain.queue_model import QueueState, RouteState
 
 Json: TypeAlias = Mapping[str, Any]
 _T = TypeVar("_T")
+
+
+class NotOurs(Exception):
+    """A reply is not of the shape that the function returns; something in between has answered."""
+
+
+def shaped(reply: Any, *members: str) -> Json:
+    """Return a reply that is an object with these members.
+
+    Raises:
+        NotOurs: it is none.
+    """
+    if not isinstance(reply, Mapping) or any(name not in reply for name in members):
+        raise NotOurs
+    return reply
+
+
+def rule_row(rule: QuotaRule) -> Json:
+    """What counts as used."""
+    return {
+        "limit": rule.limit,
+        "window_seconds": rule.window.total_seconds(),
+        "count_own_successes": rule.count_own_successes,
+    }
+
+
+def rule_arguments(rule: QuotaRule) -> Json:
+    """Arguments that every function which counts the quota takes."""
+    return {
+        "p_limit": rule.limit,
+        "p_window_seconds": rule.window.total_seconds(),
+        "p_count_own_successes": rule.count_own_successes,
+    }
 
 
 def answer_row(answer: Answer) -> Json:
@@ -53,7 +88,7 @@ def storable(text: str | None) -> str | None:
     return None if text is None else text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
-def understood(read: Callable[[Json], _T], row: Json) -> _T:
+def understood(read: Callable[[Any], _T], row: Any) -> _T:
     """Read a row; what an app wrote there may be beyond what Python can hold, such as an infinite instant.
 
     Raises:
@@ -66,8 +101,15 @@ def understood(read: Callable[[Json], _T], row: Json) -> _T:
     raise NotConfigured(problem)
 
 
-def read_snapshot(row: Json) -> Snapshot:
+def read_installation(reply: Any) -> Installation:
+    """Read what ``ai_retry_installation`` returned."""
+    row = shaped(reply, "id", "database")
+    return Installation(id=str(row["id"]), database=str(row["database"]))
+
+
+def read_snapshot(reply: Any) -> Snapshot:
     """Read what ``ai_retry_load`` returned."""
+    row = shaped(reply, "as_of", "version", "generation", "attempts", "quota")
     return Snapshot(
         as_of=instant(row["as_of"]),
         version=row["version"],
@@ -144,17 +186,20 @@ def read_quota(row: Json) -> Quota:
 def _stored_answer(row: Json | None) -> StoredAnswer | None:
     if row is None:
         return None
-    usage = row["usage"]
     return StoredAnswer(
-        number=row["number"],
-        answer=Answer(
-            output=row["output"],
-            model=row["model"],
-            usage=None if usage is None else read_usage(usage),
-            provider_id=row["provider_id"],
-            wire_requests=0,
-        ),
-        stored_at=maybe_instant(row.get("stored_at")),
+        number=row["number"], answer=read_answer(row, wire_requests=0), stored_at=maybe_instant(row.get("stored_at"))
+    )
+
+
+def read_answer(row: Json, *, wire_requests: int) -> Answer:
+    """Read what ``answer_row`` wrote."""
+    usage = row["usage"]
+    return Answer(
+        output=row["output"],
+        model=row["model"],
+        usage=None if usage is None else read_usage(usage),
+        provider_id=row["provider_id"],
+        wire_requests=wire_requests,
     )
 
 
@@ -169,8 +214,9 @@ def read_usage(row: Json) -> Usage:
     )
 
 
-def read_state(row: Json) -> QueueState:
+def read_state(reply: Any) -> QueueState:
     """Read what counts accepted retries."""
+    row = shaped(reply, "as_of", "queued", "outages")
     return QueueState(
         as_of=instant(row["as_of"]),
         configured=row["configured"],

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 
 Transport: TypeAlias = Callable[[str, Mapping[str, Any]], Any]
 """Calls ``public.<name>`` with named arguments and returns its JSON; raises ``StorageFailure`` or ``NotConfigured``."""
 
+LOCKED: Final = ("55P03", "40001", "40P01")  # undone by a lock or a conflict over what others are writing
 _SOON = timedelta(seconds=1)
 _TRANSIENT = (
-    *("40001", "40P01", "55P03", "57014", "53"),  # undone by a conflict, a lock, a timeout; out of resources
+    *(*LOCKED, "57014", "53"),  # or by a timeout; out of resources
     *("42804", "0A000"),  # a column's type was changed under a plan: another connection has another one
 )
-_UNKNOWN = ("08", "57P", "XX", "58")  # the link or the server went away, perhaps after the commit
+_INTERNAL = "XX"
+_UNKNOWN = ("08", "57P", _INTERNAL, "58")  # the link or the server went away, perhaps after the commit
 _FOR_OPERATORS = (
     (
         ("42883", "42P01", "42703", "3F000"),
@@ -24,6 +26,18 @@ _FOR_OPERATORS = (
     (("25000", "25006"), "ai-retry's role must be able to write, in read committed transactions"),
     (("23", "P0"), "the app's tables refuse what ai-retry writes: the database's log says why"),
 )
+
+
+class Fault(StorageOutcomeUnknown):
+    """A reply that came from something in between, and looks like a configuration that an operator has to correct.
+
+    One of them is a lost reply, like any other that is not the database's: keys are exchanged, and caches reloaded. It
+    is reported, by its remedy, when it lasts.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason, retry_after=_SOON)
+        self.remedy = remedy
 
 
 def failure_of_sqlstate(sqlstate: str) -> AiRetryError:
@@ -41,11 +55,16 @@ def failure_of_sqlstate(sqlstate: str) -> AiRetryError:
     return StorageUnavailable(sqlstate)
 
 
+def is_internal(reason: str) -> bool:
+    """Whether a failure's reason is an internal error of the server, or of a function in it."""
+    return reason.startswith(_INTERNAL)
+
+
 def unreachable(reason: str) -> StorageUnavailable:
     """Build the failure of a call that never reached the database."""
     return StorageUnavailable(reason, retry_after=_SOON)
 
 
 def reply_lost(reason: str) -> StorageOutcomeUnknown:
-    """Build the failure of a call whose reply never came."""
+    """Build the failure of a call whose reply never came, or is not the database's."""
     return StorageOutcomeUnknown(reason, retry_after=_SOON)

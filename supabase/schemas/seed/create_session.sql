@@ -5,7 +5,7 @@ begin
   if to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)') is not null then
     return;
   end if;
-  if obj_description('public.sessions'::regclass, 'pg_class') not like 'Created by ai-retry%' then
+  if (obj_description('public.sessions'::regclass, 'pg_class') like 'Created by ai-retry%') is not true then
     raise notice 'ai-retry: public.sessions is your own table: create public.ai_retry_create_session(public.generations, jsonb) returns jsonb; retries are refused as NOT_CONFIGURED until then';
     return;
   end if;

@@ -15,4 +15,7 @@ revoke all on table public.ai_retry_answers from public, anon, authenticated, se
 grant select, insert, delete on table public.ai_retry_answers to service_role;
 
 comment on table public.ai_retry_answers is 'ai-retry: paid answers that have no session yet; the next attempt uses the newest. Operators only.';
+comment on column public.ai_retry_answers.generation_id is 'Generation that it is for.';
 comment on column public.ai_retry_answers.number is 'The attempt that paid for it, or that was open when it came.';
+comment on column public.ai_retry_answers.answer is 'Output, model, usage and the provider''s id.';
+comment on column public.ai_retry_answers.stored_at is 'When it was stored.';

@@ -44,13 +44,14 @@ revoke all on table public.ai_retry_open from public, anon, authenticated, servi
 grant select, insert, update, delete on table public.ai_retry_open to service_role;
 
 comment on table public.ai_retry_open is 'ai-retry: open attempts, at most one per generation. Operators only.';
+comment on column public.ai_retry_open.generation_id is 'Generation that it is for.';
 comment on column public.ai_retry_open.user_id is 'Owner at the time of the begin; holds the unit.';
 comment on column public.ai_retry_open.number is 'Number of the attempt; the first call is number 1.';
 comment on column public.ai_retry_open.token is 'Fencing token: whoever knows it may settle the attempt.';
 comment on column public.ai_retry_open.started_at is 'When it was begun; while it is queued, when it was opened.';
 comment on column public.ai_retry_open.charge is 'Whether it holds a unit, and its success captures it.';
 comment on column public.ai_retry_open.waived is 'Limits that an operator lifted.';
-comment on column public.ai_retry_open.operator is 'Who lifted them.';
+comment on column public.ai_retry_open.operator is 'The operator who lifted them.';
 comment on column public.ai_retry_open.idempotency_key is 'Key of the request that began it.';
 comment on column public.ai_retry_open.lease_expires_at is 'End of the lease; null while it is queued.';
 comment on column public.ai_retry_open.renewable_until is 'No renewal prolongs the lease beyond this instant.';

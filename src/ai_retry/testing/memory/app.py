@@ -18,11 +18,16 @@ CreateSession: TypeAlias = Callable[[Generation, Any], Session]  # may raise Ses
 
 
 class SessionRefused(Exception):
-    """What the app's session function raises when a constraint refuses the session."""
+    """What the app's session function raises when a constraint rejects the session.
 
-    def __init__(self, constraint: str) -> None:
+    Args:
+        constraint: its name.
+        conflict: it is a unique or an exclusion constraint.
+    """
+
+    def __init__(self, constraint: str, *, conflict: bool = False) -> None:
         super().__init__(constraint)
-        self.constraint = constraint
+        self.constraint, self.conflict = constraint, conflict
 
 
 def new_session(generation: Generation, output: Any) -> Session:

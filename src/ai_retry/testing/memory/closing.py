@@ -59,7 +59,7 @@ class MemoryClosing(MemoryTables):
             return  # what the app has decided meanwhile stays
         follower = self._open_row(closed.generation_id)
         if follower is None:
-            rejected = closed.code == SessionRejected.code
+            rejected = closed.cause is not None
             self.app.write(generation.id, now, GenerationStatus.ERROR if rejected else GenerationStatus.TIMEOUT)
         elif follower.is_queued:
             self.app.write(generation.id, now, GenerationStatus.QUEUED)

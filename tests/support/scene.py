@@ -18,7 +18,7 @@ from ai_retry.domain.queue_loop import accepting, working
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage, Row
 from tests.support.builders import an_answer
-from tests.support.core_world import CoreWorld
+from tests.support.memory_world import MemoryWorld
 
 POLICY = RetryPolicy()
 
@@ -42,8 +42,8 @@ class Scene:
     """One failed generation of one user, and what a process does with it."""
 
     def __init__(self) -> None:
-        self.world = CoreWorld()
-        self.storage: MemoryStorage = self.world.core
+        self.world = MemoryWorld()
+        self.storage: MemoryStorage = self.world.storage
         self.user_id = self.world.new_user()
         self.generation_id = self.world.new_generation(self.user_id)
         self.setting = Setting(
