@@ -247,7 +247,7 @@ class Run:
         if self._spool is not None:
             spool = Spool(self._spool)
             report = spool.send_again(self._stage.storage)
-            self.history.left_in_spool = report.left + report.unreadable + len(list(spool.pending()))
+            self.history.left_in_spool = 0 if report.is_done and not report.partial else max(1, len(spool.names()))
         if self._stage.rows(_ANSWER_STORED, self.generation_id):
             self.history.answer_stored_at.append(datetime.now(UTC))
 
