@@ -381,7 +381,7 @@ begin
 create function ai_retry.app_read(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -409,7 +409,7 @@ begin
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row jsonb;
@@ -505,7 +505,7 @@ begin
 create function ai_retry.app_own_successes(p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -531,7 +531,7 @@ begin
 create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
 returns setof uuid
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -687,7 +687,7 @@ begin
   create function public.ai_retry_create_session(p_generation public.generations, p_output jsonb)
   returns jsonb
   language plpgsql volatile security invoker
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $body$
   declare
     v_session public.sessions%rowtype;
@@ -708,7 +708,7 @@ $session$;
 create or replace function public.ai_retry_publish()
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
