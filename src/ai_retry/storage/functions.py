@@ -109,31 +109,7 @@ class FunctionStorage(Calls):
 
     def state(self) -> QueueState:
         """See the port."""
-<<<<<<< HEAD
         return self._look("ai_retry_state", {}, read_state, self._reading)
-=======
-        return self._verb("ai_retry_state", {}, read_state, self._reading)
-
-    def _verb(self, function: str, arguments: Json, read: Callable[[Any], _T], patience: Patience) -> _T:
-        return repeat(lambda: _understood(read, self._called(function, arguments)), patience)
-
-    def _ask(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
-        """Call a function that an operator waits for; it can be repeated, so that no outcome of it is unknown."""
-        failure: AiRetryError
-        try:
-            return self._verb(function, arguments, read, self._searching)
-        except StorageOutcomeUnknown as error:
-            failure = StorageUnavailable(error.reason, retry_after=error.retry_after)
-        raise failure
-
-    def _called(self, function: str, arguments: Json) -> Any:
-        failure: AiRetryError
-        try:
-            return self._transport(function, arguments)
-        except (ValueError, RecursionError):
-            failure = NotConfigured("prompt_data, or a session, is nested too deeply or holds too large a number")
-        raise failure
->>>>>>> w-ops
 
     def _send_first(self, spool: Spool, generation_id: UUID) -> None:
         self.installation()  # before anything is paid for: a settle may find no database to ask
