@@ -13,7 +13,7 @@ from hypothesis import settings
 
 settings.register_profile("ai-retry", deadline=None)  # how fast a busy machine is decides about nothing
 settings.load_profile("ai-retry")
-pytest.register_assert_rewrite("ai_retry.testing.contract", "ai_retry.testing.queue_contract")
+pytest.register_assert_rewrite("tests.support.steps", "tests.support.queue_steps")
 
 from tests.support import log_scan
 from tests.support.stack import Stack, running_stack

@@ -24,6 +24,7 @@ from ai_retry.domain.model import (
     RetryResult,
     Waiver,
 )
+from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.retry import retry_generation, retry_status
@@ -31,6 +32,7 @@ from ai_retry.domain.retry import retry_generation, retry_status
 if TYPE_CHECKING:
     from ai_retry.client import Client
     from ai_retry.config import Settings
+    from ai_retry.problems import Problem
 
 __all__ = [
     "AiRetryError",
@@ -42,6 +44,7 @@ __all__ = [
     "GenerationFailed",
     "GenerationNotFound",
     "NotConfigured",
+    "Outlook",
     "QuotaRule",
     "RetryPolicy",
     "RetryRefused",
@@ -49,6 +52,7 @@ __all__ = [
     "StorageFailure",
     "Waiver",
     "connect",
+    "problem",
     "retry_generation",
     "retry_status",
 ]
@@ -59,3 +63,14 @@ def connect(settings: "Settings | None" = None, *, context_from: ContextFrom | N
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
 
     return bootstrap.connect(settings, context_from=context_from)
+
+
+def problem(error: Exception) -> "Problem":
+    """Return what HTTP answers for an error: code, status, message, wait and details, for views of one's own.
+
+    An exception that is not this library's becomes ``INTERNAL``; its text, which may hold a row or a prompt, is left
+    out.
+    """
+    from ai_retry.problems import problem_of  # noqa: PLC0415 (heavy libraries load when they are asked for)
+
+    return problem_of(error)

@@ -21,7 +21,7 @@ from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.ports import Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, place_of, read_context
-from ai_retry.spool import Spool, SpoolReport
+from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and shor
 def connect(settings: Settings | None = None, *, context_from: ContextFrom | None = None) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
-    Answers that an earlier process left in the spool are settled first, as far as the storage is there.
+    Answers that an earlier process left in the spool are settled beside what the client does.
 
     Args:
         settings: what to connect to; from the environment when None.
@@ -45,24 +45,21 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom | Non
         NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` can't be
             imported, or the extra that is not installed.
     """
-    from ai_retry.storage.repeating_queue import RepeatingQueueStorage  # noqa: PLC0415 - imports tenacity
-    from ai_retry.storage.repeating_recovery import RepeatingRecovery  # noqa: PLC0415 - imports tenacity
-
     settings = settings or Settings.from_env()
     reader = context_reader(settings, context_from)
     clock = SystemClock()
     with ExitStack() as opened:
-        adapter = opened.enter_context(closing(open_storage(settings)))
         spool = Spool(settings.spool_dir) if settings.spool_dir is not None else None
+        storage = opened.enter_context(closing(open_storage(settings, spool=spool)))
         ai = _provider(settings, clock)
         opened.callback(ai.close)
         if spool is not None:
-            spool.send_again(adapter)
-        storage = RepeatingQueueStorage(adapter, spool)
+            opened.callback(spool.close)
+            spool.send_beside(storage)
         return Client(
             storage=storage,
             queue_storage=storage,
-            recovery_storage=RepeatingRecovery(adapter),
+            recovery_storage=storage,
             provider=urlsplit(settings.ai_base_url).netloc,
             ai=ai,
             clock=clock,
@@ -110,8 +107,12 @@ def worker(
         yield client.worker(concurrency=concurrency)
 
 
-def settle(settings: Settings | None = None) -> SpoolReport:
+def settle(settings: Settings | None = None, *, adopt: bool = False) -> SpoolReport:
     """Send the answers that wait in the spool, and nothing else: no provider is called.
+
+    Args:
+        settings: what to connect to; from the environment when None.
+        adopt: send what belongs to another installation or database, too: this one is a copy of it.
 
     Raises:
         NotConfigured: names what is missing.
@@ -120,7 +121,7 @@ def settle(settings: Settings | None = None) -> SpoolReport:
     if settings.spool_dir is None:
         raise NotConfigured("AI_RETRY_SPOOL_DIR is missing (the directory where answers wait)")
     with closing(open_storage(settings)) as storage:
-        return Spool(settings.spool_dir).send_again(storage)
+        return Spool(settings.spool_dir).send_again(storage, adopt=adopt)
 
 
 def context_reader(settings: Settings, given: ContextFrom | None = None) -> ContextFrom:
@@ -229,12 +230,13 @@ def verifier(settings: Settings) -> "TokenVerifier":
     )
 
 
-def open_storage(settings: Settings, *, timeout: float = _REQUEST_SECONDS) -> Any:
+def open_storage(settings: Settings, *, timeout: float = _REQUEST_SECONDS, spool: Spool | None = None) -> Any:
     """Make the ``FunctionStorage`` that the settings name; whoever asks for it closes it.
 
     Args:
         settings: what to connect to.
         timeout: seconds for one request of the Data API.
+        spool: where its paid answers are until they are settled; None: nowhere.
 
     Raises:
         NotConfigured: names what is missing.
@@ -244,9 +246,9 @@ def open_storage(settings: Settings, *, timeout: float = _REQUEST_SECONDS) -> An
             from ai_retry.storage.postgres import PostgresStorage  # noqa: PLC0415 - imports psycopg
         except ModuleNotFoundError as error:
             raise NotConfigured(f"{error.name} is not installed: pip install 'ai-retry[postgres]'") from error
-        return PostgresStorage(settings.database_url)
+        return PostgresStorage(settings.database_url, spool=spool)
     from ai_retry.storage.supabase import SupabaseStorage  # noqa: PLC0415 - imports supabase
 
     if settings.supabase_url is None or settings.supabase_secret_key is None:
         raise NotConfigured("SUPABASE_URL and SUPABASE_SECRET_KEY, or DATABASE_URL, are missing")
-    return SupabaseStorage(settings.supabase_url, settings.supabase_secret_key, timeout=timeout)
+    return SupabaseStorage(settings.supabase_url, settings.supabase_secret_key, timeout=timeout, spool=spool)

@@ -1,4 +1,4 @@
-"""What one does with ai-retry, over the parts that it was given. ``bootstrap.connect`` makes one from settings."""
+"""The methods of ai-retry, over the parts that it was given. ``bootstrap.connect`` builds a client from settings."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -8,20 +8,22 @@ from uuid import UUID
 from ai_retry.clock import SystemClock
 from ai_retry.config import DEFAULT_MAX_CALLS
 from ai_retry.domain import queue, retry
+from ai_retry.domain.change import Discard
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import RetryResult, Waiver
-from ai_retry.domain.names import check_operator
+from ai_retry.domain.model import Context, RetryResult, Waiver
+from ai_retry.domain.names import as_uuid, check_operator
+from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry, QueueState
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
-from ai_retry.domain.retry import RetryStatus, as_uuid
 from ai_retry.recovery.methods import RecoveryMethods
 from ai_retry.recovery.parts import Parts
-from ai_retry.slots import CallSlots, SlottedStorage
-from ai_retry.spool import Spool, SpoolReport
+from ai_retry.renewal import LeaseRenewer
+from ai_retry.slots import CallSlot, CallSlots
+from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 _LONGEST_ROUTE = 255  # characters: users may name the model, and an index holds it
@@ -52,14 +54,14 @@ class Client(RecoveryMethods):
 
         Args:
             storage: where generations and attempts live.
-            ai: whom to ask.
+            ai: which provider is called.
             clock: measures durations; this machine's when None.
             policy: the numbers behind the rules.
             context_from: reads what to ask out of a generation.
             max_calls: provider calls that run at once through this client.
             queue_storage: where retries wait that are accepted for later; None: none are.
             recovery_storage: where failed generations are found, and recoveries recorded; None: nowhere.
-            provider: names whom ``ai`` asks, so that workers share what they learn of its outages.
+            provider: names what ``ai`` asks, so that all processes share what they learn of its outages.
             spool: where answers wait that ``storage`` could not settle, for ``settle``.
             on_close: frees what the client was given.
         """
@@ -69,6 +71,7 @@ class Client(RecoveryMethods):
         self._queue_storage, self._provider = queue_storage, provider
         self._recovery_storage = recovery_storage
         self._spool = spool
+        self._renewer = LeaseRenewer(storage, policy.lease)
         self._on_close = on_close
 
     def retry_generation(
@@ -85,23 +88,26 @@ class Client(RecoveryMethods):
 
         Raises:
             TooManyParallel: also when ``max_calls`` calls are running here; nothing was written.
-            AiRetryError: as told there.
+            AiRetryError: see there.
             ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
                 nothing was read.
         """
-        with SlottedStorage(self._storage, self._slots) as storage:
+        with CallSlot(self._slots) as slot:
             return retry.retry_generation(
                 user_id,
                 generation_id,
-                storage=storage,
+                storage=self._storage,
                 ai=self._ai,
                 clock=self._clock,
                 policy=self._policy,
                 context_from=self._context_from,
+                route_of=self._route_of,
                 idempotency_key=idempotency_key,
                 waive=waive,
                 charge=charge,
                 operator=operator,
+                renewing=self._renewer.renewing,
+                watches=[slot],
             )
 
     def enqueue(
@@ -118,7 +124,7 @@ class Client(RecoveryMethods):
 
         Raises:
             NotConfigured: there is no queue.
-            AiRetryError: as told there.
+            AiRetryError: see there.
             ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
                 nothing was read.
         """
@@ -142,15 +148,15 @@ class Client(RecoveryMethods):
             StorageFailure: safe to repeat.
             ValueError: an id is not a UUID.
         """
-        queue.cancel_retry(user_id, generation_id, storage=self._queue())
+        queue.cancel_retry(user_id, generation_id, storage=self._queue(), policy=self._policy)
 
     def queue_state(self) -> QueueState:
-        """Tell what waits and what runs of the retries that were accepted for later. Reads only.
+        """Count what waits and what runs of the retries that were accepted for later. Reads only.
 
         Raises:
             StorageFailure: safe to repeat.
         """
-        return self._queue().queue_state()
+        return self._queue().state()
 
     def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> Worker:
         """Make a worker of this client's parts; they are the client's to close.
@@ -167,21 +173,27 @@ class Client(RecoveryMethods):
             clock=self._clock,
             policy=self._policy,
             context_from=self._context_from,
-            route_of=lambda context: f"{self._provider}/{context.model or 'default'}"[:_LONGEST_ROUTE],
+            route_of=self._route_of,
+            renewing=self._renewer.renewing,
             concurrency=concurrency,
-            tidy=self.settle,
+            tidy=self._settle_beside,
         )
 
-    def status(self, user_id: UUID | str, generation_id: UUID | str) -> RetryStatus:
-        """Tell where a generation stands and what a retry would be answered now. Reads only.
+    def status(self, user_id: UUID | str, generation_id: UUID | str) -> Outlook:
+        """Return a generation, and what a retry of it would be answered now. Reads only.
 
         Raises:
-            GenerationNotFound: there is none for this user.
+            GenerationNotFound: the user has no such generation.
             StorageFailure: safe to repeat.
             ValueError: an id is not a UUID.
         """
         return retry.retry_status(
-            user_id, generation_id, storage=self._storage, policy=self._policy, context_from=self._context_from
+            user_id,
+            generation_id,
+            storage=self._storage,
+            policy=self._policy,
+            context_from=self._context_from,
+            route_of=self._route_of,
         )
 
     def discard_answer(self, user_id: UUID | str, generation_id: UUID | str, *, operator: str) -> bool:
@@ -196,11 +208,20 @@ class Client(RecoveryMethods):
         """
         user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
         check_operator(operator, lifted=["discard_answer"])
-        return self._storage.discard_answer(user_id, generation_id, operator=operator)
+        change = Discard(user_id=user_id, generation_id=generation_id, operator=operator)
+        return self._storage.amend(change).applied
 
     def settle(self) -> SpoolReport:
-        """Send answers again that wait in the spool because the storage was away. Safe to repeat at any time."""
+        """Settle what waits in the spool, such as after an outage of the database. Safe to repeat at any time."""
         return self._spool.send_again(self._storage) if self._spool is not None else SpoolReport()
+
+    def _settle_beside(self) -> None:
+        """Do the same in another thread: a worker's messages don't wait for it."""
+        if self._spool is not None:
+            self._spool.send_beside(self._storage)
+
+    def _route_of(self, context: Context) -> str:
+        return f"{self._provider}/{context.model or 'default'}"[:_LONGEST_ROUTE]
 
     def _queue(self) -> QueueStorage:
         if self._queue_storage is None:
@@ -217,6 +238,8 @@ class Client(RecoveryMethods):
             clock=self._clock,
             policy=self._policy,
             context_from=self._context_from,
+            route_of=self._route_of,
+            renewing=self._renewer.renewing,
             slots=self._slots,
         )
 

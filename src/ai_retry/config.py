@@ -197,7 +197,7 @@ def _variables(defaults: Any, prefix: str = "") -> _Variables:
                 found[f"{_PREFIX}{prefix}{name}".upper()] = name, _yes_or_no
             case int():
                 found[f"{_PREFIX}{prefix}{name}".upper()] = name, _count
-            case timedelta():
+            case timedelta() | None:
                 found[f"{_PREFIX}{prefix}{name}_seconds".upper()] = name, _seconds
     return found
 

@@ -45,7 +45,7 @@ _MEANINGS: Final = {
     400: "The request is malformed.",
     401: "The access token is missing or was refused.",
     404: "There is no such generation for this user, or its stored context can't be used.",
-    409: "The generation has its session already.",
+    409: "The generation has its session already, or its session conflicts with another one, which its user can cure.",
     429: "A rule refuses the retry now. Nothing was written, and no provider was called.",
     500: "The service could not do its part; the code says which, and none of them spends quota.",
     502: "The AI provider gave no usable answer; the attempt is recorded and no quota is spent.",

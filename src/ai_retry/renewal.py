@@ -13,8 +13,8 @@ from typing import Final
 from uuid import UUID
 
 from ai_retry.domain.change import Renew
-from ai_retry.domain.change_storage import ChangeStorage
 from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.ports import Storage
 
 _RENEWALS_A_LEASE: Final = 3
 _log = logging.getLogger("ai_retry")
@@ -28,7 +28,7 @@ class LeaseRenewer:
         lease: how long a lease is valid after a renewal.
     """
 
-    def __init__(self, storage: ChangeStorage, lease: timedelta) -> None:
+    def __init__(self, storage: Storage, lease: timedelta) -> None:
         self._storage, self._lease = storage, lease
         self._turn = (lease / _RENEWALS_A_LEASE).total_seconds()
         self._held: dict[UUID, UUID] = {}  # generation by token

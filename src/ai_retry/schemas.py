@@ -12,9 +12,8 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 from ai_retry.domain.errors import whole_seconds
 from ai_retry.domain.model import Generation, GenerationStatus, Quota, RetryResult
 from ai_retry.domain.names import PLAN_PREFIX
-from ai_retry.domain.policy import queued_attempt
+from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.queue_model import QueuedRetry
-from ai_retry.domain.retry import RetryStatus
 from ai_retry.problems import Problem, camel_case, problem_of
 from ai_retry.wire_fields import CanonicalUuid, IdempotencyKey, Instant
 
@@ -68,7 +67,7 @@ class GenerationSchema(_Camel):
     model = fields.String(required=True, allow_none=True)
     duration_ms = fields.Integer(required=True, allow_none=True, metadata=_about("Of the AI provider's call."))
     attempt = fields.Integer(required=True, metadata=_about("Number of its last attempt; the original call is 1."))
-    session_id = fields.UUID(required=True, allow_none=True)
+    session_id = fields.String(required=True, allow_none=True)
     created_at = Instant()
     updated_at = Instant(allow_none=True)
 
@@ -201,19 +200,17 @@ def queued_response(queued: QueuedRetry, request_id: str) -> tuple[dict[str, Any
     return _dump(QueuedResponse(), data, _quota_meta(request_id, queued.quota)), whole_seconds(wait)
 
 
-def status_response(status: RetryStatus, request_id: str) -> dict[str, Any]:
-    """Render where a generation stands."""
-    snapshot, refusal = status.snapshot, status.refusal
-    wait = timedelta(0) if refusal is None else problem_of(refusal).retry_after
-    queued = queued_attempt(snapshot)
+def status_response(outlook: Outlook, request_id: str) -> dict[str, Any]:
+    """Render a generation and its outlook."""
+    snapshot, refusal = outlook.snapshot, outlook.refusal
     data = {
         "session": snapshot.session,
         "generation": _generation(snapshot.generation, snapshot.last_attempt.number if snapshot.last_attempt else 1),
         "retry": {
-            "possible": refusal is None,
-            "possible_at": None if wait is None else snapshot.as_of + wait,
+            "possible": outlook.can_retry,
+            "possible_at": outlook.retry_at,
             "refusal": None if refusal is None else _error(problem_of(refusal)),
-            "queued": queued,
+            "queued": outlook.queued,
         },
     }
     return _dump(StatusResponse(), data, _quota_meta(request_id, snapshot.quota))

@@ -7,13 +7,13 @@ while calls wait. Limits that belong to a user are the domain's; this one belong
 from datetime import timedelta
 from threading import BoundedSemaphore
 from types import TracebackType
-from typing import Final, Self
-from uuid import UUID
+from typing import Any, Final, Self
 
+from ai_retry.domain.change import Begin, Running
 from ai_retry.domain.errors import TooManyParallel
-from ai_retry.domain.model import Admission, Claim, QuotaRule, Snapshot
+from ai_retry.domain.loop import Load, Step
+from ai_retry.domain.model import Snapshot
 from ai_retry.domain.policy import waiting_helps
-from ai_retry.domain.ports import Storage
 
 _FULL_WAIT: Final = timedelta(seconds=1)
 
@@ -43,20 +43,32 @@ class CallSlots:
         self._free.release()
 
 
-class SlottedStorage:
-    """A storage, for one retry, that takes a call's slot just before it claims.
+class CallSlot:
+    """Watches one retry, and takes a call's slot just before it begins an attempt that calls.
 
-    There the slot costs nobody anything: whoever is refused by a rule has been told so already and needed none, a
-    replayed result and a stored answer need none either, and no attempt is opened that could not be run. It is freed
-    when the retry ends, settled or not.
+    There the slot is taken from no other request without need: a retry that a rule refuses has been refused already,
+    a replayed result and a stored answer need none, and no attempt is opened that could not run. It is freed when the
+    retry ends, settled or not.
     """
 
-    def __init__(self, storage: Storage, slots: CallSlots) -> None:
-        self.succeed, self.fail = storage.succeed, storage.fail
-        self.discard_answer = storage.discard_answer
-        self._load, self._claim = storage.load, storage.claim
+    def __init__(self, slots: CallSlots) -> None:
         self._slots = slots
         self._taken, self._helps = False, True
+
+    def before(self, step: Step) -> None:
+        """Take the slot.
+
+        Raises:
+            TooManyParallel: no slot is free; nothing was written.
+        """
+        if not self._taken and isinstance(step, Begin) and _calls(step):
+            self._slots.take(helps=self._helps)
+            self._taken = True
+
+    def after(self, step: Step, result: Any) -> None:
+        """Learn from the snapshot whether coming back helps."""
+        if isinstance(step, Load) and isinstance(result, Snapshot):
+            self._helps = waiting_helps(result)
 
     def __enter__(self) -> Self:
         return self
@@ -67,19 +79,7 @@ class SlottedStorage:
         if self._taken:
             self._slots.give_back()
 
-    def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
-        """See ``Storage``."""
-        snapshot = self._load(user_id, generation_id, quota_rule)
-        self._helps = snapshot is None or waiting_helps(snapshot)
-        return snapshot
 
-    def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
-        """See ``Storage``.
-
-        Raises:
-            TooManyParallel: no slot is free; nothing was written.
-        """
-        if admission.stored_answer is None and not self._taken:
-            self._slots.take(helps=self._helps)
-            self._taken = True
-        return self._claim(admission, token=token, lease=lease)
+def _calls(change: Begin) -> bool:
+    start = change.attempt.start
+    return isinstance(start, Running) and start.answer_from is None

@@ -1,49 +1,54 @@
-"""A process that runs accepted retries: reads hints, runs each in a thread, and stops without losing anything.
+"""A process that runs accepted retries: takes messages, runs each in a thread, and stops without losing anything.
 
-It decides nothing: ``domain.queue`` does. No state of its own matters: killed at any line, its attempts are abandoned
+It decides nothing: ``domain.decide`` does. No state of its own matters: killed at any line, its attempts are abandoned
 when their leases end, and the accepted retries go on, here or on another machine.
 """
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
+from ai_retry.domain.change import CloseOver, Closing, Postpone, Settle, Taken
+from ai_retry.domain.drive import Renewing
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
-from ai_retry.domain.model import Context
+from ai_retry.domain.loop import Step
+from ai_retry.domain.model import Context, Outcome
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
-from ai_retry.domain.queue import run_queued
-from ai_retry.domain.queue_model import Message, QueueState
-from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.domain.queue import run_taken
+from ai_retry.domain.queue_model import QueueOutcome, QueueState
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, ReaderFailed
+from ai_retry.rejections import Rejections
 from ai_retry.tables import printable
 
 DEFAULT_CONCURRENCY: Final = 8
-_POLL: Final = timedelta(seconds=2)  # one long poll: shorter than the Data API's patience
+_IDLE_WAITS: Final = (0.1, 0.2, 0.5, 1.0)  # seconds between looks that find no message: no transaction waits for one
 _VISIBILITY_MARGIN: Final = timedelta(seconds=5)  # beyond the lease
 _TIDY_EVERY: Final = 30.0  # seconds
-_TIDY_USERS: Final = 100  # who get their lost message back, or are reaped, at once
-_STORAGE_WAITS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the storage is away
+_TIDY_USERS: Final = 100  # whose attempts that are over are closed, and lost messages sent again, at once
+_STORAGE_WAITS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the storage is unavailable
+_REJECTED_WAIT: Final = 60.0  # seconds between paid calls while every session is rejected
 _CRASHED_WAIT: Final = timedelta(seconds=60)  # before a message is looked at again that met a bug
 _log = logging.getLogger("ai_retry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """Runs accepted retries until it is told to stop. Any number of them may run, on any number of machines.
+    """Runs accepted retries until it is stopped. Any number of them may run, on any number of machines.
 
     Args:
         storage: where attempts and messages live.
-        ai: whom to ask.
+        ai: which provider is called.
         clock: measures durations.
         policy: the numbers behind the rules; the same as the app's.
         context_from: reads what to ask out of a generation.
         route_of: names the provider and model that a context asks.
+        renewing: renews the leases of running attempts; None: they have to end within the policy's lease.
         concurrency: attempts that run at once here.
         tidy: called every half minute, such as to settle what waits in the spool.
     """
@@ -54,13 +59,14 @@ class Worker:
     policy: RetryPolicy
     context_from: ContextFrom
     route_of: Callable[[Context], str]
+    renewing: Renewing | None = None
     concurrency: int = DEFAULT_CONCURRENCY
     tidy: Callable[[], object] = lambda: None
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set; then give back what was not begun, and let what runs end within its deadline.
 
-        A storage that is away is waited for. Safe to repeat.
+        While the storage is unavailable it waits. Safe to repeat.
 
         Raises:
             NotConfigured: there is no queue, or an operator has to act first.
@@ -76,8 +82,9 @@ class _Run:
         self._stop = stop
         self._changed = threading.Condition()
         self._free = worker.concurrency
-        self._failures = 0
+        self._failures = self._idle = 0
         self._tidied_at = float("-inf")
+        self._rejections = Rejections()
 
     def run(self) -> None:
         _log.info("event=worker_started concurrency=%s", self._worker.concurrency)
@@ -85,50 +92,70 @@ class _Run:
             while not self._stop.is_set():
                 try:
                     self._tidy()
-                    for message in self._receive():
-                        self._begin(threads, message)
+                    taken = self._take()
+                    for each in taken:
+                        self._begin(threads, each)
                     self._failures = 0
                 except StorageFailure as error:
                     self._wait_for_storage(error)
+                else:
+                    self._wait_for_messages(found=bool(taken))
         _log.info("event=worker_stopped")
 
-    def _receive(self) -> list[Message]:
-        """Wait for a free place, then for as many messages as there are places."""
+    def _take(self) -> Sequence[Taken]:
+        """Wait for a free place, then take as many messages as there are places."""
         with self._changed:
             while self._free == 0 and not self._stop.is_set():
                 self._changed.wait(timeout=0.5)
             places = self._free
+        if self._rejections.cause is not None:
+            places = self._wait_for_operator()
         if self._stop.is_set():
             return []
         worker = self._worker
-        visibility = worker.policy.lease + _VISIBILITY_MARGIN
-        return list(worker.storage.receive(limit=places, visibility=visibility, poll=_POLL))
+        return worker.storage.take(places, worker.policy.lease + _VISIBILITY_MARGIN, worker.policy.quota)
 
-    def _begin(self, threads: ThreadPoolExecutor, message: Message) -> None:
+    def _wait_for_operator(self) -> int:
+        """Slow down while the app's tables reject every session; return how many messages to take."""
+        _log.error("event=sessions_rejected cause=%s seconds=%s", self._rejections.cause, _REJECTED_WAIT)
+        self._stop.wait(_REJECTED_WAIT)
+        return 1
+
+    def _wait_for_messages(self, *, found: bool) -> None:
+        """Look again at once after messages, later and later without."""
+        if found:
+            self._idle = 0
+            return
+        wait = _IDLE_WAITS[min(self._idle, len(_IDLE_WAITS) - 1)]
+        self._idle += 1
+        self._stop.wait(wait)
+
+    def _begin(self, threads: ThreadPoolExecutor, taken: Taken) -> None:
         if self._stop.is_set():
-            self._worker.storage.postpone(message, delay=timedelta(0))  # for another worker
+            self._put_back(taken, timedelta(0))  # for another worker
             return
         with self._changed:
             self._free -= 1
-        threads.submit(self._work, message).add_done_callback(self._ended)
+        threads.submit(self._work, taken).add_done_callback(self._ended)
 
     def _ended(self, _: Future[None]) -> None:
         with self._changed:
             self._free += 1
             self._changed.notify()
 
-    def _work(self, message: Message) -> None:
-        worker = self._worker
+    def _work(self, taken: Taken) -> None:
+        worker, message = self._worker, taken.message
         try:
-            outcome = run_queued(
-                message,
+            outcome = run_taken(
+                taken,
                 storage=worker.storage,
                 ai=worker.ai,
                 clock=worker.clock,
                 policy=worker.policy,
                 context_from=worker.context_from,
                 route_of=worker.route_of,
-                on_end=partial(_log_end, message),
+                renewing=worker.renewing,
+                watches=[_LogEnd(), self._rejections],
             )
         except (NotConfigured, ContextUnusable) as error:
             place = f" at={error.place}" if isinstance(error, ReaderFailed) and error.place else ""
@@ -140,16 +167,19 @@ class _Run:
             _log.error("event=worker_failed code=%s generation_id=%s", error.code, message.generation_id)
         except Exception as error:  # noqa: BLE001 - the outermost place of a thread: the worker goes on
             _log.error("event=worker_failed code=INTERNAL error=%s", type(error).__qualname__)
-            self._put_aside(message)
+            self._put_aside(taken)
         else:
             level = logging.DEBUG if outcome in (QueueOutcome.POSTPONED, QueueOutcome.NOTHING) else logging.INFO
             _log.log(level, "event=worker_%s generation_id=%s", outcome, message.generation_id)
 
-    def _put_aside(self, message: Message) -> None:
+    def _put_aside(self, taken: Taken) -> None:
         try:
-            self._worker.storage.postpone(message, delay=_CRASHED_WAIT)
+            self._put_back(taken, _CRASHED_WAIT)
         except AiRetryError as error:
-            _log.error("event=worker_failed code=%s generation_id=%s", error.code, message.generation_id)
+            _log.error("event=worker_failed code=%s generation_id=%s", error.code, taken.message.generation_id)
+
+    def _put_back(self, taken: Taken, wait: timedelta) -> None:
+        self._worker.storage.amend(Postpone(message=taken.message, wait=wait))
 
     def _tidy(self) -> None:
         """Every half minute: what is overdue, lost messages, the spool, and a line about outages.
@@ -162,26 +192,20 @@ class _Run:
             return
         self._tidied_at = now
         try:
-            self._reap()
-            resent = worker.storage.resend(max_live=worker.policy.max_parallel, limit=_TIDY_USERS)
-            if resent:
-                _log.warning("event=messages_lost users=%s", resent)
+            for user_id in worker.storage.overdue(_TIDY_USERS):
+                if not self._stop.is_set():
+                    self._close_over(user_id)
             worker.tidy()
-            self._tell_outages(worker.storage.queue_state())
+            _log_outages(worker.storage.state())
         except StorageFailure as error:
             _log.error("event=tidy_failed code=%s", error.code)
 
-    def _reap(self) -> None:
-        for _ in range(_TIDY_USERS):
-            if self._stop.is_set() or not self._worker.storage.reap():
-                return
-
-    def _tell_outages(self, state: QueueState) -> None:
-        for each in state.outages:
-            _log.warning(
-                "event=outage route=%s not_before=%s failures=%s slots=%s parked=%s",
-                *(each.route, each.not_before.isoformat(), each.failures, each.slots, state.parked),
-            )
+    def _close_over(self, user_id: UUID) -> None:
+        """Close what is over for one user; what fails for one stops the tidying of no other."""
+        try:
+            self._worker.storage.begin(CloseOver(user_id=user_id))
+        except AiRetryError as error:
+            _log.error("event=tidy_failed code=%s user_id=%s", error.code, user_id)
 
     def _wait_for_storage(self, error: StorageFailure) -> None:
         wait = _STORAGE_WAITS[min(self._failures, len(_STORAGE_WAITS) - 1)]
@@ -190,9 +214,30 @@ class _Run:
         self._stop.wait(wait)
 
 
-def _log_end(message: Message, reason: AiRetryError) -> None:
-    """Write why an accepted retry ended without a call; a context that is missing names the field, and no content."""
-    _log.warning(
-        "event=accepted_retry_ended code=%s generation_id=%s reason=%s",
-        *(reason.code, message.generation_id, printable(reason)),
-    )
+class _LogEnd:
+    """Logs why an accepted retry ends without a call; a context that is missing names the field, and no content."""
+
+    def before(self, step: Step) -> None:
+        """Let every step be done."""
+
+    def after(self, step: Step, result: Any) -> None:
+        """Log a settle that ends the accepted retry for a reason; a user who cancels is none."""
+        if isinstance(step, Settle) and result.applied and (end := _ended_without_call(step)) is not None:
+            _log.warning(
+                "event=accepted_retry_ended code=%s generation_id=%s reason=%s",
+                *(end.code, step.generation_id, printable(end.message or end.code)),
+            )
+
+
+def _ended_without_call(change: Settle) -> Closing | None:
+    end = change.end
+    ended = isinstance(end, Closing) and end.outcome is Outcome.FAILED and not end.goes_on
+    return end if ended and change.call is None and isinstance(end, Closing) else None
+
+
+def _log_outages(state: QueueState) -> None:
+    for each in state.outages:
+        _log.warning(
+            "event=outage route=%s not_before=%s failures=%s slots=%s parked=%s",
+            *(each.route, each.not_before.isoformat(), each.failures, each.slots, state.parked),
+        )

@@ -33,6 +33,29 @@ $look$;
 
 -- schema
 
+-- Decisions are made in Python (ai_retry.domain.decide) and applied here, where they are compared and counted. These
+-- rules are decided here, since only the database sees in time what they are about; each has a test that is marked with
+-- its name:
+--
+--   used         units captured in the window; where the change says so, also the app's own successes in it
+--   held         units of all open attempts, over or not; a snapshot leaves out what will be released when it is closed
+--   live         running attempts whose lease is valid; for a begin all that run, since what is over has been closed
+--   override     a user's own limit and window go before the change's; no window is longer than ten years
+--   version      status, highest number, queued or not, its wait, stored answer, override
+--   age          a snapshot is at most ten seconds old
+--   number       one more than the highest, at least 2
+--   copied       user, number, hold and key of a closed attempt are those of its open row
+--   over         only what is over by the database's clock, under its token, can be abandoned
+--   renewal      never shortens a lease, and never exceeds what the begin allowed
+--   once         one open attempt and one success per generation, one generation per session
+--   passing      which errors undo a settle, that is sent again; any other is the app's rejection
+--   conflicting  which rejections their user can cure
+--   again        the same cause rejects the same answer: a longer wait, and no second report
+--   late         an answer whose attempt is closed is stored with it, once
+--   untold       an app whose row is locked is informed by a later begin
+--   line         whose message is next, and how many messages of one user there are
+--   outage       how many failures in a row close a route, and how many calls may run when it opens
+
 -- Parts and the binding live in a schema that the Data API does not expose.
 
 create schema if not exists ai_retry;
@@ -169,6 +192,8 @@ create unique index if not exists ai_retry_attempts_one_generation_per_session o
 create index if not exists ai_retry_attempts_captures on public.ai_retry_attempts (user_id, captured_at);
 create index if not exists ai_retry_attempts_poisoned on public.ai_retry_attempts (closed_at) where code = 'RETRY_POISONED';
 create index if not exists ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
+create index if not exists ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
+  where idempotency_key like 'plan:%';
 
 alter table public.ai_retry_attempts enable row level security;
 revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;
@@ -631,7 +656,7 @@ declare
   v_follower record;
   v_untold boolean := false;
 begin
-  select c.user_id, c.code into v_closed
+  select c.user_id, c.code, c.cause into v_closed
     from public.ai_retry_attempts c where c.generation_id = p_generation_id and c.number = p_number;
   begin
     v_row := ai_retry.app_lock(p_generation_id, '5ms');
@@ -643,12 +668,12 @@ begin
         case
           when not v_follower.is_queued then null
           when v_follower.is_queued then 'queued'
-          when v_closed.code = 'SESSION_REJECTED' then 'error'
+          when v_closed.cause is not null then 'error'
           else 'timeout' end,
         null, v_closed.code,
         case
           when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
-          when v_closed.code = 'SESSION_REJECTED' then 'The session was refused; its answer is kept.'
+          when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
           else 'The attempt was not finished in time.' end,
         p_number, p_at);
     end if;
@@ -899,14 +924,17 @@ begin
     if ai_retry.passes(v_sqlstate) and (
       pg_catalog.left(v_sqlstate, 2) = '40' or v_sqlstate = '55P03' or not exists (
         select from public.ai_retry_attempts c
-        where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED' and c.cause = v_sqlstate))
+        where c.generation_id = p_open.generation_id and c.cause = v_sqlstate))
     then
       raise;
     end if;
   end;
   if v_sqlstate is not null then
     perform ai_retry.reject(
-      p_open, p_change, coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate), p_at);
+      p_open, p_change,
+      case when v_sqlstate in ('23505', '23P01', 'PT409') and v_constraint is distinct from 'session_reused'
+        then 'SESSION_CONFLICT' else 'SESSION_REJECTED' end,
+      coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate), p_at);
     return null;
   end if;
   perform ai_retry.report(
@@ -923,7 +951,9 @@ comment on function ai_retry.succeed(public.ai_retry_open, jsonb, timestamptz) i
   'Creates and links the session, captures the unit, and returns the generation''s row; if the app''s tables or session function reject it, closes the '
   'attempt without charge, and stores the answer. The open row is touched last: keep must never wait for the app.';
 
-create or replace function ai_retry.reject(p_open public.ai_retry_open, p_change jsonb, p_cause text, p_at timestamptz)
+create or replace function ai_retry.reject(
+  p_open public.ai_retry_open, p_change jsonb, p_code text, p_cause text, p_at timestamptz
+)
 returns void
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
@@ -936,16 +966,16 @@ begin
   -- The same cause again: the attempt before this one was rejected by it.
   select c.cause = p_cause into v_again
     from public.ai_retry_attempts c
-    where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED'
+    where c.generation_id = p_open.generation_id and c.cause is not null
     order by c.number desc limit 1;
   perform ai_retry.tell(
     p_open.user_id, p_open.generation_id, case when p_open.accepted_at is null then 'error' else 'queued' end,
-    (v_call ->> 'duration_ms')::integer, 'SESSION_REJECTED',
+    (v_call ->> 'duration_ms')::integer, p_code,
     case when v_again is not true or v_call is not null then v_rejection ->> 'message' end, p_open.number, p_at);
   perform ai_retry.close(
     p_open,
     pg_catalog.jsonb_build_object(
-      'outcome', 'failed', 'code', 'SESSION_REJECTED', 'counted', false, 'cause', p_cause,
+      'outcome', 'failed', 'code', p_code, 'counted', false, 'cause', p_cause,
       'goes_on', true,
       'answer', case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
       'next_attempt_at', p_at + pg_catalog.make_interval(secs => (v_rejection ->>
@@ -953,7 +983,7 @@ begin
     v_call, p_at);
 end
 $$;
-comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, timestamptz) is
+comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, text, timestamptz) is
   'Closes an attempt whose session was rejected; its paid answer is stored. The app is informed once for the same cause '
   'and the same answer.';
 
@@ -1075,8 +1105,8 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
-    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'context_reader', o.context_reader,
-    'answer_from', o.answer_from)
+    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'transient', null, 'operator_fault', false,
+    'context_reader', o.context_reader, 'answer_from', o.answer_from)
   from public.ai_retry_open o;
 revoke all on table ai_retry.attempts from public, anon, authenticated;
 grant select on table ai_retry.attempts to service_role;
@@ -1883,6 +1913,480 @@ comment on function public.ai_retry_settle(text) is
   'Closes one attempt, by its token: with its session, or without. Stale when the generation is not as the change '
   'expects. A token that is not open changes nothing, but that its paid answer is stored, once; known: an attempt, '
   'open or closed, has it.';
+
+-- recovery/attempts
+
+create or replace function public.ai_retry_find_attempts(p_request text)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array['key', 'after', 'page']);
+  v_key constant text := v_request ->> 'key';
+  v_after constant uuid := v_request ->> 'after';
+  v_page constant integer := v_request ->> 'page';
+begin
+  return (
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'generation_id', l.generation_id, 'number', l.number, 'outcome', l.outcome, 'code', l.code,
+      'started_at', l.started_at, 'closed_at', l.closed_at, 'next_attempt_at', l.next_attempt_at, 'usage', l.usage, 'was_turned_away', l.was_turned_away
+    ) order by l.generation_id), '[]')
+    from (
+      select distinct on (u.generation_id) u.*
+      from (
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.outcome, a.code, a.started_at, a.closed_at,
+            a.next_attempt_at, a.usage,
+            a.outcome = 'failed' and a.transient is true and not (a.counted or a.operator_fault) as was_turned_away
+          from public.ai_retry_attempts a
+          where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
+          order by a.generation_id, a.number desc
+          limit v_page)
+        union all
+        (select o.generation_id, o.number, null, null, o.started_at, null,
+            coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at), null, false
+          from public.ai_retry_open o
+          where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
+          order by o.generation_id
+          limit v_page)
+      ) u
+      order by u.generation_id, u.number desc
+      limit v_page
+    ) l
+  );
+end
+$$;
+comment on function public.ai_retry_find_attempts(text) is
+  'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';
+
+-- recovery/estimate
+
+create or replace function public.ai_retry_estimate()
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_calls jsonb;
+begin
+  v_calls := (
+    select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('generation_id', r.generation_id, 'usage', r.usage))
+    from (
+      select a.generation_id, a.usage from public.ai_retry_attempts a
+      where a.usage is not null order by a.closed_at desc limit 1000
+    ) r);
+  return (
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'model', m.model, 'tokens', m.tokens, 'cost', m.cost)), '[]')
+    from (
+      select l.model, avg((c.usage ->> 'total_tokens')::numeric) as tokens, avg((c.usage ->> 'cost')::numeric) as cost
+      from pg_catalog.jsonb_to_recordset(v_calls) as c (generation_id uuid, usage jsonb)
+      join ai_retry.app_look_up(array(
+        select x.generation_id from pg_catalog.jsonb_to_recordset(v_calls) as x (generation_id uuid))) l
+        on l.id = c.generation_id
+      group by l.model
+    ) m
+  );
+end
+$$;
+comment on function public.ai_retry_estimate() is
+  'Mean tokens and cost of a call for each model that generations name, from the last 1000 attempts that recorded them. '
+  'Writes nothing.';
+
+-- recovery/find
+
+create or replace function public.ai_retry_find(p_request text)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array[
+    'since', 'before', 'user_id', 'statuses', 'models', 'codes', 'page', 'rule']);
+  v_page constant integer := v_request ->> 'page';
+  c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
+begin
+  return (
+    with looked as materialized (
+      select f.id, f.status, f.model, f.created_at
+      from ai_retry.app_find(
+        (v_request ->> 'since')::timestamptz, (v_request #>> '{before,at}')::timestamptz,
+        (v_request #>> '{before,id}')::uuid, (v_request ->> 'user_id')::uuid, v_page * c_looks) f
+    ),
+    page as materialized (
+      select l.id, l.created_at, ai_retry.last_error(l.id) as error
+      from looked l
+      where v_request -> 'statuses' ? l.status and (not v_request ? 'models' or v_request -> 'models' ? l.model)
+      order by l.created_at desc, l.id desc
+      limit v_page
+    )
+    select pg_catalog.jsonb_build_object(
+      'as_of', pg_catalog.clock_timestamp(),
+      'rows', (
+        select coalesce(pg_catalog.jsonb_agg(f.row order by f.created_at desc, f.id desc), '[]')
+        from (
+          select p.id, p.created_at, ai_retry.found(p.id, p.error, v_request -> 'rule') as row
+          from page p
+          where not v_request ? 'codes' or v_request -> 'codes' ? (p.error ->> 'code')
+        ) f
+        where f.row is not null
+      ),
+      'next', case
+        when (select count(*) from page) = v_page then (
+          select pg_catalog.jsonb_build_object('at', p.created_at, 'id', p.id)
+          from page p order by p.created_at, p.id limit 1)
+        when (select count(*) from looked) = v_page * c_looks then (
+          select pg_catalog.jsonb_build_object('at', l.created_at, 'id', l.id)
+          from looked l order by l.created_at, l.id limit 1)
+        end)
+  );
+end
+$$;
+comment on function public.ai_retry_find(text) is
+  'One page of generations created before an instant and id, newest first, each with what a decision needs. It looks at 50 '
+  'times as many at most, so that a page may be short; next is null at the end. Writes nothing.';
+
+create or replace function public.ai_retry_find_one(p_request text)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array['generation_id', 'rule']);
+  v_id constant uuid := v_request ->> 'generation_id';
+begin
+  return ai_retry.found(v_id, ai_retry.last_error(v_id), v_request -> 'rule');
+end
+$$;
+comment on function public.ai_retry_find_one(text) is
+  'A generation of whatever user and status, as ai_retry_find returns it; null when it is absent. For operators. Writes '
+  'nothing.';
+
+-- recovery/found
+
+create or replace function ai_retry.last_error(p_generation_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_error jsonb;
+begin
+  select pg_catalog.jsonb_build_object(
+      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+    into v_error
+    from public.ai_retry_attempts a
+    where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
+    order by a.number desc limit 1;
+  if not found then
+    v_error := ai_retry.app_last_error(p_generation_id);
+    v_error := pg_catalog.jsonb_build_object(
+      'code', coalesce(v_error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', v_error -> 'at', 'ours', false)
+      where v_error is not null;
+  end if;
+  return v_error;
+end
+$$;
+comment on function ai_retry.last_error(uuid) is
+  'The last error of a generation: of our last attempt that has one, else the app''s last one, without its message.';
+
+create or replace function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_generation constant jsonb := ai_retry.app_read(p_generation_id);
+begin
+  if v_generation is null then
+    return null;
+  end if;
+  return pg_catalog.jsonb_build_object(
+    'failed_at', coalesce(v_generation ->> 'updated_at', v_generation ->> 'created_at'), 'error', p_error,
+    'snapshot', ai_retry.snapshot(v_generation, p_rule, null, pg_catalog.clock_timestamp()));
+end
+$$;
+comment on function ai_retry.found(uuid, jsonb, jsonb) is
+  'A generation as a search returns it: when it failed, its last error, and the snapshot that a decision needs.';
+
+-- recovery/record
+
+create or replace function public.ai_retry_record_recovery(p_request text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = '' set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array['run_id', 'plan_id', 'operator', 'plan', 'counts']);
+  v_run_id constant uuid := v_request ->> 'run_id';
+  v_plan_id constant text := v_request ->> 'plan_id';
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_started_at timestamptz;
+  v_refused_by text;
+begin
+  insert into public.ai_retry_recoveries (run_id, plan_id, operator, plan, started_at)
+    values (v_run_id, v_plan_id, v_request ->> 'operator', v_request -> 'plan', v_now)
+    on conflict (run_id) do nothing;
+  if not v_request ? 'counts' then
+    return pg_catalog.jsonb_build_object('events_refused_by', null);
+  end if;
+  update public.ai_retry_recoveries r
+    set ended_at = v_now, counts = v_request -> 'counts'
+    where r.run_id = v_run_id and r.ended_at is null
+    returning r.started_at into v_started_at;
+  if not found then
+    select r.events_refused_by into v_refused_by from public.ai_retry_recoveries r where r.run_id = v_run_id;
+    return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
+  end if;
+  v_refused_by := ai_retry.report_recovery(v_run_id, v_plan_id, v_started_at, v_now);
+  if v_refused_by is not null then
+    update public.ai_retry_recoveries r set events_refused_by = v_refused_by where r.run_id = v_run_id;
+  end if;
+  return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
+end
+$$;
+comment on function public.ai_retry_record_recovery(text) is
+  'Records that a run of a plan began and, with its counts, that it ended: then also one event per user it concerned. '
+  'Returns what refused the events, if the app did. Idempotent by run.';
+
+create or replace function ai_retry.report_recovery(p_run_id uuid, p_plan_id text, p_started_at timestamptz, p_at timestamptz)
+returns text
+language plpgsql volatile security invoker
+set search_path = ''
+as $$
+declare
+  v_key constant text := 'plan:' || p_plan_id;
+  v_user record;
+  v_sqlstate text;
+  v_constraint text;
+begin
+  set constraints all deferred;
+  for v_user in
+    select u.user_id, count(*)::integer as retried, (count(*) filter (where u.succeeded))::integer as succeeded
+    from (
+      select a.user_id, a.outcome = 'succeeded' as succeeded
+      from public.ai_retry_attempts a
+      where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.started_at >= p_started_at
+      union all
+      select o.user_id, false from public.ai_retry_open o
+      where o.idempotency_key = v_key and o.started_at >= p_started_at
+    ) u
+    group by u.user_id
+  loop
+    perform ai_retry.app_report_recovery(
+      v_user.user_id, p_run_id, p_plan_id, v_user.retried, v_user.succeeded, p_at);
+  end loop;
+  set constraints all immediate;
+  return null;
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others or assert_failure or query_canceled then
+    get stacked diagnostics v_sqlstate = returned_sqlstate, v_constraint = constraint_name;
+    return coalesce(nullif(v_constraint, ''), v_sqlstate);
+end
+$$;
+comment on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) is
+  'Reports to the app what a run did, one event for each user concerned; returns what refused them, and writes none then. '
+  'Only a lock or a conflict undoes the transaction, which is sent again.';
+
+-- operate/books
+
+create or replace function public.ai_retry_books()
+returns jsonb
+language plpgsql stable security invoker
+set search_path = '' set statement_timeout = '60s'
+as $$
+declare
+  v_page uuid[];
+  v_violations jsonb := '[]';
+begin
+  -- Two successes or two open attempts of a generation, two generations of a session, and units captured without a
+  -- charged success are impossible: constraints refuse them.
+  for v_page in
+    select pg_catalog.array_agg(s.generation_id)
+    from (
+      select a.generation_id, row_number() over (order by a.generation_id) / 1000 as page
+      from public.ai_retry_attempts a where a.outcome = 'succeeded'
+    ) s
+    group by s.page
+  loop
+    v_violations := v_violations || (
+      select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+        'violation', 'a success whose generation says otherwise', 'generation_id', g.id)), '[]')
+      from ai_retry.app_look_up(v_page) g where g.status is distinct from 'success');
+  end loop;
+  return (
+    with violations (violation, generation_id) as (
+      select 'a number is missing or double', u.generation_id
+        from (
+          select a.generation_id, a.number from public.ai_retry_attempts a
+          union all
+          select o.generation_id, o.number from public.ai_retry_open o
+        ) u
+        group by u.generation_id
+        having count(*) <> max(u.number) - 1 or count(distinct u.number) <> count(*)
+      union all
+      select 'an open attempt beside a success', o.generation_id
+        from public.ai_retry_open o join public.ai_retry_attempts a using (generation_id) where a.outcome = 'succeeded'
+      union all
+      select distinct 'a stored answer beside a success', s.generation_id
+        from (
+          select w.generation_id from public.ai_retry_answers w
+          union all
+          select o.generation_id from public.ai_retry_open o where o.answer is not null
+        ) s
+        join public.ai_retry_attempts a using (generation_id) where a.outcome = 'succeeded'
+      union all
+      select 'a discarded answer that is stored', w.generation_id
+        from public.ai_retry_answers w join public.ai_retry_attempts a using (generation_id, number)
+        where a.discarded_at is not null
+      union all
+      select 'captured at another time than closed', a.generation_id
+        from public.ai_retry_attempts a where a.captured_at <> a.closed_at
+      union all
+      select 'closed before it began', a.generation_id
+        from public.ai_retry_attempts a where a.closed_at < a.started_at
+      union all
+      select v.violation, v.generation_id
+        from pg_catalog.jsonb_to_recordset(v_violations) as v (violation text, generation_id uuid)
+    )
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(v) order by v.violation, v.generation_id), '[]')
+    from violations v
+  );
+end
+$$;
+comment on function public.ai_retry_books() is
+  'Proves the quota books: every violation of what is promised, as JSON; [] when they balance. Safe on a live project.';
+
+-- operate/inspect
+
+create or replace function public.ai_retry_inspect()
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+declare
+  v_binding jsonb;
+  v_session_function regprocedure;
+begin
+  -- Facts only: what they mean is judged by the package, which knows what it shipped.
+  begin
+    v_binding := ai_retry.app_describe();
+    v_session_function := pg_catalog.to_regprocedure(v_binding ->> 'session_function');
+  exception when others or assert_failure then
+    null;  -- the function is not there, or fails; or it names a type that is not there
+  end;
+  return (
+    with roles as (
+      select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
+    ),
+    tables as (
+      select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
+        n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
+      from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
+        or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
+        or c.relkind in ('r', 'p', 'v', 'f')
+          and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
+    )
+    select pg_catalog.jsonb_build_object(
+      'as_of', pg_catalog.clock_timestamp(),
+      'server_version', pg_catalog.current_setting('server_version_num')::integer,
+      'role', current_user,
+      'isolation', pg_catalog.current_setting('transaction_isolation'),
+      'read_only',
+        pg_catalog.pg_is_in_recovery() or pg_catalog.current_setting('default_transaction_read_only')::boolean,
+      'schema', (
+        select pg_catalog.jsonb_build_object(
+          'usable', pg_catalog.has_schema_privilege(n.oid, 'usage'),
+          'end_users', (
+            select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
+            from roles r where pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')
+          ))
+        from pg_catalog.pg_namespace n where n.nspname = 'ai_retry'
+      ),
+      'functions', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'schema', n.nspname, 'name', p.proname,
+          'arguments', pg_catalog.pg_get_function_identity_arguments(p.oid),
+          'types', array(
+            select pg_catalog.format_type(t.type, null)
+            from pg_catalog.unnest(p.proargtypes) with ordinality as t (type, place) order by t.place),
+          'result', pg_catalog.pg_get_function_result(p.oid),
+          -- Without carriage returns, which an editor may have added.
+          'source', pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
+            pg_catalog.replace(p.prosrc, pg_catalog.chr(13), ''), 'UTF8')), 'hex'),
+          'creates_sessions', p.oid is not distinct from v_session_function::oid,
+          'security_definer', p.prosecdef,
+          'own_search_path', exists (select from pg_catalog.unnest(p.proconfig) s where s like 'search\_path=%'),
+          'executable', pg_catalog.has_function_privilege(p.oid, 'execute'),
+          'end_users', (
+            select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
+            from roles r where pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')
+          )) order by n.nspname, p.proname, p.oid), '[]')
+        from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+        where n.nspname = 'public' and p.proname like 'ai\_retry\_%' or n.nspname = 'ai_retry'
+          or p.oid = v_session_function::oid
+      ),
+      'binding', v_binding,
+      'tables', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'name', t.name, 'row_level_security', t.relrowsecurity or t.relkind = 'v',
+          'filtered', pg_catalog.row_security_active(t.oid),
+          'privileges', (
+            select coalesce(pg_catalog.jsonb_agg(k.name), '[]')
+            from (values ('select'), ('insert'), ('update'), ('delete')) as k (name)
+            where pg_catalog.has_table_privilege(t.oid, k.name)
+          ),
+          'end_users', (
+            select coalesce(pg_catalog.jsonb_agg(distinct k.name), '[]')
+            from roles r, (values ('select'), ('insert'), ('update'), ('delete'), ('truncate')) as k (name)
+            where case when k.name in ('delete', 'truncate')
+              then pg_catalog.has_table_privilege(r.oid, t.oid, k.name)
+              else pg_catalog.has_any_column_privilege(r.oid, t.oid, k.name) end
+          )) order by t.name), '[]')
+        from tables t
+      ),
+      'policies', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd)) order by p.policyname), '[]')
+        from pg_catalog.pg_policies p
+        join tables t on t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
+        where p.permissive = 'PERMISSIVE' and p.roles && array['public', 'anon', 'authenticated']::name[]
+      ),
+      'indexes', (
+        select coalesce(pg_catalog.jsonb_agg(c.relname order by c.relname), '[]')
+        from pg_catalog.pg_index i
+        join tables t on t.oid = i.indrelid and t.is_ours
+        join pg_catalog.pg_class c on c.oid = i.indexrelid
+        where i.indisvalid
+      ),
+      'constraints', (
+        select coalesce(pg_catalog.jsonb_agg(c.conname order by c.conname), '[]')
+        from pg_catalog.pg_constraint c
+        join tables t on t.oid = c.conrelid and t.is_ours
+      ),
+      'queue', (
+        select pg_catalog.jsonb_build_object(
+          'available', exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq'),
+          'installed', count(n.oid) > 0,
+          'made', count(q.oid) > 0,
+          'usable', coalesce(bool_and(
+            pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_table_privilege(q.oid, 'select')
+            and pg_catalog.has_table_privilege(q.oid, 'insert') and pg_catalog.has_table_privilege(q.oid, 'update')
+            and pg_catalog.has_table_privilege(q.oid, 'delete')), false))
+        -- Not by name: a role that may not use the schema may not even ask.
+        from pg_catalog.pg_namespace n
+        left join pg_catalog.pg_class q on q.relnamespace = n.oid and q.relname = 'q_ai_retry'
+        where n.nspname = 'pgmq'
+      ))
+  );
+end
+$$;
+comment on function public.ai_retry_inspect() is
+  'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
+  'the binding, tables, grants, policies, queue, time.';
 
 -- grants
 

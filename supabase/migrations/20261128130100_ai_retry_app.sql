@@ -128,6 +128,29 @@ $look$;
 
 -- schema
 
+-- Decisions are made in Python (ai_retry.domain.decide) and applied here, where they are compared and counted. These
+-- rules are decided here, since only the database sees in time what they are about; each has a test that is marked with
+-- its name:
+--
+--   used         units captured in the window; where the change says so, also the app's own successes in it
+--   held         units of all open attempts, over or not; a snapshot leaves out what will be released when it is closed
+--   live         running attempts whose lease is valid; for a begin all that run, since what is over has been closed
+--   override     a user's own limit and window go before the change's; no window is longer than ten years
+--   version      status, highest number, queued or not, its wait, stored answer, override
+--   age          a snapshot is at most ten seconds old
+--   number       one more than the highest, at least 2
+--   copied       user, number, hold and key of a closed attempt are those of its open row
+--   over         only what is over by the database's clock, under its token, can be abandoned
+--   renewal      never shortens a lease, and never exceeds what the begin allowed
+--   once         one open attempt and one success per generation, one generation per session
+--   passing      which errors undo a settle, that is sent again; any other is the app's rejection
+--   conflicting  which rejections their user can cure
+--   again        the same cause rejects the same answer: a longer wait, and no second report
+--   late         an answer whose attempt is closed is stored with it, once
+--   untold       an app whose row is locked is informed by a later begin
+--   line         whose message is next, and how many messages of one user there are
+--   outage       how many failures in a row close a route, and how many calls may run when it opens
+
 -- Parts and the binding live in a schema that the Data API does not expose.
 
 create schema if not exists ai_retry;
@@ -366,7 +389,9 @@ begin
       'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
       'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
       'created_at', g.created_at, 'updated_at', g.updated_at,
-      'session', (select pg_catalog.to_jsonb(s) from public.sessions s where s.id = g.session_id),
+      'session', (  -- users may be able to write session_id: someone else's session is not theirs
+        select r.session from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = g.session_id) r
+        where coalesce(r.session ->> 'user_id', g.user_id::text) = g.user_id::text),
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
     from public.generations g
@@ -518,6 +543,131 @@ end
 $$;
 comment on function ai_retry.app_strangers(uuid[], uuid) is
   'Returns those of the ids that are no generation of this user: absent, or another user''s.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_look_up(p_generation_ids uuid[])
+returns table (id uuid, status text, model text)
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return query
+    select g.id, g.status::text, g.model::text from public.generations g where g.id = any (p_generation_ids);
+end
+$$;
+comment on function ai_retry.app_look_up(uuid[]) is
+  'Returns status and model of those of the generations that are there.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_find(
+  p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer
+)
+returns table (id uuid, status text, model text, created_at timestamptz)
+language plpgsql stable security invoker
+set search_path = '' set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  return query
+    select g.id, g.status::text, g.model::text, g.created_at
+    from public.generations g
+    where (g.created_at, g.id) < (p_before_at, p_before_id) and g.created_at >= coalesce(p_since, '-infinity')
+      and (p_user_id is null or g.user_id = p_user_id)
+    order by g.created_at desc, g.id desc
+    limit p_limit;
+end
+$$;
+comment on function ai_retry.app_find(timestamptz, timestamptz, uuid, uuid, integer) is
+  'Lists generations of whatever status, but hidden ones, that were created before an instant and id, the newest first; of '
+  'one user, unless that is null. An index of the instant and the id keeps it fast.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_last_error(p_generation_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = ''
+as $$
+begin
+  return (
+    select pg_catalog.jsonb_build_object('code', l.error_type, 'at', l.created_at)
+    from public.generation_error_logs l
+    where l.generation_id = p_generation_id
+    order by l.created_at desc nulls last limit 1
+  );
+end
+$$;
+comment on function ai_retry.app_last_error(uuid) is
+  'Returns the code of the generation''s last error that the app has logged, and when; never its message, in which a prompt '
+  'may stand. Null when there is none.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_report_recovery(
+  p_user_id uuid, p_run_id uuid, p_plan_id text, p_retried integer, p_succeeded integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = pg_catalog, public, extensions, pg_temp
+as $$
+begin
+  insert into public.events (user_id, event_type, event_data, created_at)
+  values (
+    p_user_id, 'ai_generations_recovered',
+    pg_catalog.jsonb_build_object(
+      'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded),
+    p_at);
+end
+$$;
+comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, integer, timestamptz) is
+  'Writes an event of what a recovery did for one user: users may read their events, so that it names no operator. Where it '
+  'fails, the recovery is recorded all the same.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_describe()
+returns jsonb
+language plpgsql immutable security invoker
+set search_path = ''
+as $$
+begin
+  return '{
+    "version": 1,
+    "tables": {
+      "public.generations": ["select", "update"],
+      "public.sessions": ["select", "insert"],
+      "public.generation_error_logs": ["select", "insert"],
+      "public.events": ["insert"]
+    },
+    "generations": "public.generations",
+    "session_function": "public.ai_retry_create_session(public.generations,jsonb)"
+  }'::jsonb;
+end
+$$;
+comment on function ai_retry.app_describe() is
+  'Names, for ai-retry doctor, the tables that this binding uses, with the privileges that it needs; the one that holds '
+  'generations; and the function that creates sessions, null when it is part of the binding. Names are qualified.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end

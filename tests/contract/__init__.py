@@ -1,1 +1,1 @@
-"""The storage contract, on every adapter."""
+"""The storage contract, by subject: the same promises in memory, over a direct connection and over the Data API."""

@@ -39,9 +39,9 @@ from ai_retry.domain.loop import Loop, Setting, retrying
 from ai_retry.domain.model import Answer, Context, ProviderOutcome, QuotaRule, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
-from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
-from ai_retry.storage._functions import failure_of_sqlstate
+from ai_retry.storage.transport import failure_of_sqlstate
 from tests.support.builders import a_failure
 from tests.support.lock_watch import watching_locks
 from tests.support.migrations import apply_migrations
@@ -149,7 +149,7 @@ class Transport:
 class Provider:
     """Answers or fails, now and then after the lease, and remembers what was paid for."""
 
-    def __init__(self, run: Run, functions: ChangeFunctions, choice: random.Random, asked: Asked) -> None:
+    def __init__(self, run: Run, functions: FunctionStorage, choice: random.Random, asked: Asked) -> None:
         self._run, self._functions, self._choice, self._asked = run, functions, choice, asked
 
     def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:  # noqa: ARG002
@@ -182,7 +182,7 @@ class Client:
     def __init__(self, run: Run, seed: int) -> None:
         self._run, self._choice = run, random.Random(seed)
         self._transport = Transport(run)
-        self._functions = ChangeFunctions(self._transport)
+        self._functions = FunctionStorage(self._transport)
         self._setting = Setting(
             policy=POLICY,
             reader=Reader(context_from=stored_context, route_of=(lambda _context: ROUTE) if seed % 4 == 0 else None),

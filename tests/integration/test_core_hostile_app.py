@@ -19,8 +19,8 @@ from ai_retry.domain.errors import (
     StorageOutcomeUnknown,
 )
 from ai_retry.domain.model import Answer, ProviderOutcome
-from ai_retry.domain.queued_attempt import QueueOutcome
-from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.domain.queue_model import QueueOutcome
+from ai_retry.storage.functions import FunctionStorage
 from tests.support.builders import a_failure
 from tests.support.core_app import POLICY, App
 from tests.support.stack import Stack
@@ -355,7 +355,7 @@ def test_override_of_any_length_is_read(app: App) -> None:
 @pytest.mark.parametrize("reply", [None, "<html>", [], {}, 7, {"message": "gone"}])
 def test_reply_of_another_shape_is_lost(reply: object) -> None:
     """What a gateway answers in our place is a lost reply, whatever it is, and no other error."""
-    functions = ChangeFunctions(lambda _name, _arguments: reply)
+    functions = FunctionStorage(lambda _name, _arguments: reply)
 
     with pytest.raises(StorageOutcomeUnknown):
         functions.begin(CloseOver(user_id=uuid4()))

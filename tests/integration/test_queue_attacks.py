@@ -16,7 +16,7 @@ from ai_retry.domain.errors import BackoffNotElapsed, QuotaExhausted
 from ai_retry.domain.model import Answer, Claim, Failure, FailureCode
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.queue import cancel_retry, enqueue_generation, run_queued
-from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.repeating_queue import RepeatingQueueStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from ai_retry.domain.model import Admission, Claim
-from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
 from tests.property.test_storage_machine import SETTINGS, StorageMachine, machine_on
 from tests.support.core_sql import CoreSqlWorld
@@ -46,7 +46,7 @@ def test_books_of_changes_balance_in_postgres(core_database: str) -> None:
     storage = PostgresStorage(core_database)
     with owner_of(core_database) as connection:
         run_state_machine_as_test(
-            machine_on(lambda: CoreSqlWorld(ChangeFunctions(storage._call_function), connection), CoreMachine),
+            machine_on(lambda: CoreSqlWorld(FunctionStorage(storage._call_function), connection), CoreMachine),
             settings=settings(SETTINGS, max_examples=HISTORIES),
         )
     storage.close()

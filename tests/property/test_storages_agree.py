@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Open, PutBack, Renew, Run, Settle
-from ai_retry.domain.change_storage import ChangeQueue
+from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, accept, retry_now, run, visible
 from ai_retry.domain.decide.queue import cancel, postpone, waits_for_worker
@@ -22,12 +22,11 @@ from ai_retry.domain.errors import AiRetryError, RetryRefused
 from ai_retry.domain.model import Answer, Context, FailureCode, QuotaRule, Snapshot, Waiver
 from ai_retry.domain.policy import RetryPolicy, queued_attempt
 from ai_retry.domain.queue_model import Message
-from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
 from tests.support.builders import a_failure
-from tests.support.core_sql import CoreQueueSqlWorld
-from tests.support.core_world import CoreWorld
-from tests.support.world import owner_of
+from tests.support.memory_world import MemoryWorld
+from tests.support.world import SqlWorld, empty_queue, owner_of
 
 POLICY = RetryPolicy(
     max_attempts=6,
@@ -68,8 +67,8 @@ class Begun:
 class Side:
     """One of the two storages, and the app around it."""
 
-    world: CoreWorld | CoreQueueSqlWorld
-    storage: ChangeQueue
+    world: MemoryWorld | SqlWorld
+    storage: QueueStorage
     reader: Reader
     users: list[UUID]
     generations: list[UUID]
@@ -331,10 +330,10 @@ def _differences(one: object, other: object, where: str = "") -> list[str]:
     return [] if one == other else [f"{where}: {one} {other}"]
 
 
-def _may_differ(memory: CoreWorld) -> bool:
+def _may_differ(memory: MemoryWorld) -> bool:
     """Whether a message comes into sight just now: pgmq counts in whole seconds, and a history over SQL takes time."""
-    now, seen = memory.clock.now(), memory.core.line.visible_at
-    return any(-1.2 < (seen[each] - now).total_seconds() < TOLERANCE for each in memory.core.line.messages)
+    now, seen = memory.clock.now(), memory.storage.line.visible_at
+    return any(-1.2 < (seen[each] - now).total_seconds() < TOLERANCE for each in memory.storage.line.messages)
 
 
 ACTS = (
@@ -354,10 +353,11 @@ def test_memory_and_sql_agree(core_database: str) -> None:
     postgres = PostgresStorage(core_database)
     with owner_of(core_database) as connection:
         for seed in range(HISTORIES):
-            functions = ChangeFunctions(postgres._call_function)
-            memory, database = CoreWorld(), CoreQueueSqlWorld(functions, connection)
+            functions = FunctionStorage(postgres._call_function)
+            empty_queue(connection)
+            memory, database = MemoryWorld(), SqlWorld(functions, connection)
             reader = READERS[seed % 2]
-            sides = [_side(memory, memory.core, reader), _side(database, functions, reader)]
+            sides = [_side(memory, memory.storage, reader), _side(database, functions, reader)]
             random = Random(seed)
             for step in range(STEPS):
                 act, choices = random.choice(ACTS), random.getrandbits(64)
@@ -372,7 +372,7 @@ def test_memory_and_sql_agree(core_database: str) -> None:
     postgres.close()
 
 
-def _side(world: CoreWorld | CoreQueueSqlWorld, storage: Any, reader: Reader) -> Side:
+def _side(world: MemoryWorld | SqlWorld, storage: Any, reader: Reader) -> Side:
     users = [world.new_user() for _ in range(2)]
     world.set_quota(users[0], 2, POLICY.quota.window)
     generations = [world.new_generation(users[number % 2]) for number in range(5)]

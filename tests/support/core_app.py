@@ -17,10 +17,10 @@ from ai_retry.domain.model import Answer, Context, Failure, RetryResult, Snapsho
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, working
 from ai_retry.domain.queue_model import QueuedRetry
-from ai_retry.domain.queued_attempt import QueueOutcome
-from ai_retry.storage._changes import ChangeFunctions
+from ai_retry.domain.queue_model import QueueOutcome
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.core_sql import CoreSqlWorld
+from tests.support.world import SqlWorld
 
 POLICY = RetryPolicy()
 SETTING = Setting(
@@ -47,8 +47,8 @@ class App:
     def __init__(self, url: str, connection: psycopg.Connection) -> None:
         self.url = url
         self._postgres = PostgresStorage(url)
-        self.functions = ChangeFunctions(self._postgres._call_function)
-        self.world = CoreSqlWorld(self.functions, connection)
+        self.functions: FunctionStorage = self._postgres.once()  # so that what fails fails at once
+        self.world = SqlWorld(self.functions, connection)
         self.user_id = self.world.new_user()
         self.generation_id = self.world.new_generation(self.user_id)
 

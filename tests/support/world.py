@@ -1,4 +1,4 @@
-"""The world around a storage over SQL, for the storage contract: the app, its owner and the passing of time."""
+"""The world around a storage over SQL: the app, its owner, the queue and the passing of time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,31 +11,47 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from ai_retry.domain.ports import Storage
-from ai_retry.testing.contract import PROMPT_DATA, Row
+from ai_retry.domain.ports import QueueStorage
+from tests.support.attempts import ATTEMPTS
+from tests.support.worlds import PROMPT_DATA, Row
 
 _INSTANTS = {
     "generations": ("created_at", "updated_at"),
+    "ai_retry_open": (
+        *("started_at", "lease_expires_at", "renewable_until", "due_at", "accepted_at", "expires_at"),
+    ),
     "ai_retry_attempts": (
         *("started_at", "lease_expires_at", "closed_at", "next_attempt_at", "captured_at"),
-        *("accepted_at", "expires_at"),
+        *("accepted_at", "expires_at", "discarded_at"),
     ),
 }
+_MOVE_ANSWERS = """
+update public.ai_retry_answers a set stored_at = a.stored_at - %(by)s from public.ai_retry_attempts c
+where (c.generation_id, c.number) = (a.generation_id, a.number) and c.user_id = any(%(users)s)
+"""
+_MOVE_OUTAGES = "update public.ai_retry_outages set not_before = not_before - %(by)s, since = since - %(by)s"
+_MOVE_MESSAGES = "update pgmq.q_ai_retry set vt = vt - %(by)s"
+_MESSAGES = """
+select msg_id as id, vt <= clock_timestamp() as ready, case
+  when message ->> 'generation_id' ~ '^[0-9a-f-]{36}$' then (message ->> 'generation_id')::uuid end as generation_id
+from pgmq.q_ai_retry order by msg_id
+"""
 
 # A sessions table refuses the sessions of some users, as an app's own constraint would.
 REFUSALS = """
 create schema if not exists refusals;
-create table if not exists refusals.by_user (user_id uuid primary key, constraint_name text not null);
+create table if not exists refusals.by_user (
+  user_id uuid primary key, constraint_name text not null, code text not null default '23514');
 grant usage on schema refusals to service_role;
 grant select on refusals.by_user to service_role;
 create or replace function refusals.refuse() returns trigger language plpgsql set search_path = '' as $$
 declare
-  v_constraint text;
+  v_refusal refusals.by_user%rowtype;
 begin
-  select r.constraint_name into v_constraint from refusals.by_user r where r.user_id = new.user_id;
+  select * into v_refusal from refusals.by_user r where r.user_id = new.user_id;
   if found then
-    raise exception 'refused'
-      using errcode = 'check_violation', constraint = v_constraint, detail = 'the row is secret';
+    raise exception 'refused' using
+      errcode = v_refusal.code, constraint = v_refusal.constraint_name, detail = 'the row is secret';
   end if;
   return new;
 end
@@ -52,29 +68,34 @@ def owner_of(database_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-class SqlWorld:
-    """Implements ``ai_retry.testing.contract.World`` for a storage on a database with our migrations.
+def empty_queue(connection: psycopg.Connection) -> None:
+    """Leave no message, no outage and no open attempt of earlier tests: a worker would take care of them."""
+    for table in ("pgmq.q_ai_retry", "public.ai_retry_outages", "public.ai_retry_open"):
+        connection.execute(f"delete from {table}".encode())
 
-    Users are new in every world, so that worlds share a database.
+
+class SqlWorld:
+    """Implements ``tests.support.worlds.World`` for a storage on a database with our migrations.
+
+    Users are new in every world, so that worlds share a database; its queue and outages are everybody's, and
+    ``empty_queue`` removes those of earlier worlds.
+
+    Attributes:
+        storage: the storage under test.
     """
 
-    def __init__(self, storage: Storage, connection: psycopg.Connection) -> None:
-        self._storage = storage
+    def __init__(self, storage: QueueStorage, connection: psycopg.Connection) -> None:
+        self.storage = storage
         self._connection = connection
         self._users: list[UUID] = []
-        self._constraint: str | None = None
-
-    @property
-    def storage(self) -> Storage:
-        """The adapter under test."""
-        return self._storage
+        self._refusal: tuple[str, str] | None = None  # constraint and SQLSTATE
 
     def new_user(self) -> UUID:
         """Add a user as Auth does."""
         user_id = uuid4()
         self._connection.execute("insert into auth.users (id) values (%s)", [user_id])
         self._users.append(user_id)
-        self.refuse_sessions(self._constraint)
+        self._refuse(self._refusal)
         return user_id
 
     def new_generation(self, user_id: UUID, *, status: str = "error", age: timedelta = timedelta(0)) -> UUID:
@@ -120,31 +141,39 @@ class SqlWorld:
             [user_id, limit, window.total_seconds()],
         )
 
-    def refuse_sessions(self, constraint: str | None) -> None:
+    def refuse_sessions(self, constraint: str | None, *, conflict: bool = False) -> None:
         """Make the table of sessions refuse those of this world's users."""
-        self._constraint = constraint
+        self._refuse((constraint, "23505" if conflict else "23514") if constraint is not None else None)
+
+    def _refuse(self, refusal: tuple[str, str] | None) -> None:
+        if refusal == self._refusal is None:
+            return
+        self._refusal = refusal
         self._connection.execute("delete from refusals.by_user where user_id = any(%s)", [self._users])
-        if constraint is not None:
+        if refusal is not None:
             self._connection.execute(
-                "insert into refusals.by_user select u, %s from unnest(%s::uuid[]) u", [constraint, self._users]
+                "insert into refusals.by_user select u, %s, %s from unnest(%s::uuid[]) u", [*refusal, self._users]
             )
 
     def advance(self, duration: timedelta) -> None:
-        """Move every stored instant of this world's users back."""
+        """Move every stored instant of this world's users back; and of everybody's messages and outages."""
+        moved = {"by": duration, "users": self._users}
         for table, columns in _INSTANTS.items():
-            assignments = [sql.SQL("{0} = {0} - %(duration)s").format(sql.Identifier(column)) for column in columns]
+            assignments = [sql.SQL("{0} = {0} - %(by)s").format(sql.Identifier(column)) for column in columns]
             self._connection.execute(
                 sql.SQL("update public.{} set {} where user_id = any(%(users)s)").format(
                     sql.Identifier(table), sql.SQL(", ").join(assignments)
                 ),
-                {"duration": duration, "users": self._users},
+                moved,
             )
+        self._connection.execute(_MOVE_ANSWERS, moved)
+        self._connection.execute(_MOVE_OUTAGES, moved)
+        if self._rows("select to_regclass('pgmq.q_ai_retry') is not null as it_is")[0]["it_is"]:
+            self._connection.execute(_MOVE_MESSAGES, moved)
 
     def attempts(self, generation_id: UUID) -> Sequence[Row]:
-        """Rows of our attempts, by number."""
-        return self._rows(
-            "select * from public.ai_retry_attempts where generation_id = %s order by number", generation_id
-        )
+        """Rows of our attempts, closed and open, by number."""
+        return self._rows(f"select * from {ATTEMPTS} a where a.generation_id = %s order by a.number", generation_id)
 
     def sessions(self, user_id: UUID) -> Sequence[Row]:
         """Rows of the user's sessions."""
@@ -159,6 +188,18 @@ class SqlWorld:
         return self._rows(
             "select * from public.generation_error_logs where generation_id = %s order by created_at", generation_id
         )
+
+    def messages(self) -> Sequence[Row]:
+        """Rows of the queue; a payload that names no generation has none."""
+        return self._rows(_MESSAGES)
+
+    def send_message(self, payload: Any) -> None:
+        """Send it as anything with the queue's privileges could."""
+        self._connection.execute("select pgmq.send('ai_retry', %s::jsonb)", [Jsonb(payload)])
+
+    def lose_messages(self) -> None:
+        """Empty the table."""
+        self._connection.execute("delete from pgmq.q_ai_retry")
 
     def _rows(self, statement: str, *arguments: Any) -> list[Row]:
         with self._connection.cursor(row_factory=dict_row) as cursor:

@@ -22,9 +22,9 @@ from ai_retry.domain.model import Answer
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint
 from ai_retry.openapi import OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
-from ai_retry.storage.memory import InMemoryStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
+from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, a_generation
 
 PROMPT = "a prompt that no log may hold"
@@ -49,7 +49,7 @@ class Edge:
 
     client: Client
     clock: ManualClock
-    storage: InMemoryStorage
+    storage: MemoryStorage
     ai: ScriptedAiProvider
     prefix: str = "/api"
     user_id: UUID = field(default_factory=uuid4)
@@ -73,7 +73,7 @@ class Edge:
             "created_at": self.clock.now() - timedelta(hours=1),
         }
         generation = a_generation(**(columns | changes))
-        self.storage.generations[generation.id] = generation
+        self.storage.app.generations[generation.id] = generation
         return generation.id
 
     def retry(self, generation_id: UUID | str, headers: dict[str, str] | None = None, **sent: Any) -> TestResponse:
@@ -108,7 +108,7 @@ def edge(
 ) -> Edge:
     """Build an edge whose provider plays a script."""
     clock = ManualClock()
-    storage, ai = InMemoryStorage(clock), ScriptedAiProvider(*script, default=default)
+    storage, ai = MemoryStorage(clock), ScriptedAiProvider(*script, default=default)
     client = Client(storage=storage, ai=ai, clock=clock, policy=policy or RetryPolicy(), max_calls=max_calls)
     return Edge(client=client, clock=clock, storage=storage, ai=ai, prefix=prefix)
 

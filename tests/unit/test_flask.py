@@ -25,7 +25,7 @@ from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Answer, FailureCode
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint
-from ai_retry.storage.memory import InMemoryStorage
+from ai_retry.testing.memory import MemoryStorage
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
 from tests.support.builders import a_failure
@@ -36,7 +36,7 @@ INSTANT = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)
 WAIT = timedelta(seconds=2, milliseconds=1)
 
 
-class FailingStorage(InMemoryStorage):
+class FailingStorage(MemoryStorage):
     """A storage whose reads raise the same error: whatever it is, the client lets it through."""
 
     def __init__(self, error: Exception) -> None:
@@ -164,7 +164,7 @@ class TestSuccess:
 
         assert response.status_code == 200
         assert response.json is not None
-        (session,) = api.storage.sessions.values()
+        (session,) = api.storage.app.sessions.values()
         assert response.json["data"] == {
             "session": session,
             "generation": {
@@ -189,7 +189,7 @@ class TestSuccess:
         """A storage of one's own may hold instants and UUIDs; a paid success is not lost over them."""
         api = edge(ANSWER)
         session = {"id": str(ID), "owner": ID, "made_at": INSTANT, "took": WAIT, "price": Decimal("0.10")}
-        api.storage.create_session = lambda *_: session
+        api.storage.app.create_session = lambda *_: session
 
         response = api.retry(api.add_generation())
 
@@ -396,7 +396,7 @@ class TestIdempotencyKey:
         response = api.retry(api.add_generation(), {**api.authorization, "Idempotency-Key": header})
 
         assert response.status_code == 200
-        assert [row.idempotency_key for row in api.storage.attempts.values()] == [key]
+        assert [row.idempotency_key for row in api.storage.rows.values()] == [key]
 
     @pytest.mark.parametrize("header", BAD_KEYS)
     def test_malformed_key_is_400(self, header: str) -> None:
@@ -418,7 +418,7 @@ class TestIdempotencyKey:
         assert (response.status_code, code_of(response)) == (400, "INVALID_IDEMPOTENCY_KEY")
         assert response.json is not None
         assert "must not begin with plan:" in response.json["error"]["message"]
-        assert list(api.storage.attempts.values()) == []
+        assert list(api.storage.rows.values()) == []
 
 
 class TestStatus:
@@ -477,12 +477,12 @@ class TestStatus:
         """Looking changes nothing."""
         api = edge()
         generation_id = api.add_generation()
-        before = (dict(api.storage.generations), list(api.storage.events))
+        before = (dict(api.storage.app.generations), list(api.storage.app.events))
 
         api.status(generation_id)
 
-        assert (api.storage.generations, api.storage.events) == before
-        assert not api.storage.attempts
+        assert (api.storage.app.generations, api.storage.app.events) == before
+        assert not api.storage.rows
 
 
 class TestRequestId:
@@ -646,7 +646,7 @@ class TestMaxCalls:
         assert (refused.status_code, code_of(refused)) == (429, "TOO_MANY_PARALLEL_RETRIES")
         assert refused.headers["Retry-After"] == "1"
         assert [each.result(30).status_code for each in slow] == [200, 200]
-        assert len(api.storage.attempts) == 2
+        assert len(api.storage.rows) == 2
 
     def test_others_are_answered_while_full(self, threads: ThreadPoolExecutor) -> None:
         """While all calls are slow, refusals have their own reason, and status, health and replays are answered."""

@@ -24,7 +24,8 @@ from ai_retry.domain.model import Admission, Context, FailureCode, Generation, R
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import cancel_retry, enqueue_generation, run_queued
 from ai_retry.domain.queue_model import QueuedRetry
-from ai_retry.domain.queued_attempt import OUTAGE_PACE, QueueOutcome
+from ai_retry.domain.decide.queue import OUTAGE_PACE
+from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, OtherReader, ReaderFailed, reader_name
 from ai_retry.storage.memory_queue import InMemoryQueueStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider

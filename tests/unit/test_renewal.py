@@ -18,7 +18,7 @@ from ai_retry.domain.policy import RetryPolicy
 from ai_retry.renewal import LeaseRenewer
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import an_answer
-from tests.support.core_world import CoreWorld
+from tests.support.memory_world import MemoryWorld
 
 POLICY = RetryPolicy(deadline=timedelta(seconds=20), lease=timedelta(seconds=30))
 LEASE = timedelta(milliseconds=90)  # of the renewer: a renewal each 30 ms
@@ -56,10 +56,10 @@ class Scene:
     """A generation, and a call that lasts until so many renewals."""
 
     def __init__(self) -> None:
-        self.world = CoreWorld()
-        self.world.core.__class__ = Watched
-        assert isinstance(self.world.core, Watched)
-        self.storage: Watched = self.world.core
+        self.world = MemoryWorld()
+        self.world.storage.__class__ = Watched
+        assert isinstance(self.world.storage, Watched)
+        self.storage: Watched = self.world.storage
         self.storage.watch()
         self.user_id = self.world.new_user()
         self.generation_id = self.world.new_generation(self.user_id)

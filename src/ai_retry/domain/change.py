@@ -267,6 +267,7 @@ class Reply:
 
     applied: bool  # False: stale; nothing was written but what is true anyway: attempts that are over, a late answer
     snapshot: Snapshot | None = None  # as it is now, of a begin or settle; None: there is no such generation
+    known: bool = True  # of a settle: the storage has an attempt under the token, open or closed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

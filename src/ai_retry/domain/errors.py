@@ -4,16 +4,18 @@
 
     AiRetryError                  code                        http  safe to repeat
     ├─ GenerationNotFound         GENERATION_NOT_FOUND        404   yes, and useless; also when it is someone else's
-    ├─ ContextMissing             CONTEXT_MISSING             404   yes, once the context is mended
+    ├─ ContextMissing             CONTEXT_MISSING             404   yes, once the context is corrected
     ├─ AlreadySucceeded           ALREADY_SUCCEEDED           409   yes, and useless
     ├─ RetryRefused                                           429   yes: nothing was written, nothing was called
     │  ├─ BackoffNotElapsed       RETRY_TOO_SOON              429
     │  ├─ RetryInProgress         RETRY_IN_PROGRESS           429
-    │  ├─ TooManyParallel         TOO_MANY_PARALLEL_RETRIES   429
+    │  ├─ RouteUnavailable        ROUTE_UNAVAILABLE           429
+   │  ├─ TooManyParallel         TOO_MANY_PARALLEL_RETRIES   429
     │  ├─ QuotaExhausted          QUOTA_EXHAUSTED             429
     │  └─ AttemptsExhausted       RETRY_LIMIT_REACHED         429
     ├─ GenerationFailed           AI_…, six codes             502   yes, after its wait: the attempt is recorded
-    ├─ SessionRejected            SESSION_REJECTED            500   yes: the paid answer is kept and used again
+    ├─ SessionRejected            SESSION_REJECTED            500   yes: the paid answer is stored and used again
+    │  └─ SessionConflict         SESSION_CONFLICT            409   yes, once its user has cured the conflict
     ├─ LeaseLost                  LEASE_LOST                  500   yes: a late answer is kept and used
     ├─ NotConfigured              NOT_CONFIGURED              500   yes, once the operator acted; no call was made
     ├─ RetryEnded                                                   why a worker ends an accepted retry without a call
@@ -21,7 +23,7 @@
     │  └─ RetryPoisoned           RETRY_POISONED                    its workers kept dying
     └─ StorageFailure                                         500
        ├─ StorageUnavailable      STORAGE_UNAVAILABLE         500   yes: nothing was written
-       └─ StorageOutcomeUnknown   STORAGE_OUTCOME_UNKNOWN     500   yes: claims and settles repeat by their token
+       └─ StorageOutcomeUnknown   STORAGE_OUTCOME_UNKNOWN     500   yes: begins and settles are known by their token
 
 "Safe to repeat" means that the same request can't make a second session, charge a second unit or start a second call
 beside a running one. Constructors take data and build the message; no message holds a prompt, an answer or a key.
@@ -90,10 +92,10 @@ class AlreadySucceeded(AiRetryError):
     code = "ALREADY_SUCCEEDED"
     http_status = 409
 
-    def __init__(self, generation_id: UUID, session_id: UUID | None = None) -> None:
+    def __init__(self, generation_id: UUID, session_id: str | None = None) -> None:
         super().__init__(
             f"Generation {generation_id} has already succeeded.",
-            details={"session_id": str(session_id)} if session_id else None,
+            details={"session_id": session_id} if session_id else None,
         )
 
 
@@ -133,12 +135,21 @@ class BackoffNotElapsed(RetryRefused):
 
 
 class RetryInProgress(RetryRefused):
-    """Somebody is working on this generation."""
+    """An attempt works on this generation."""
 
     code = "RETRY_IN_PROGRESS"
 
     def __init__(self, *, wait: timedelta) -> None:
         super().__init__("This generation is being worked on.", wait=wait)
+
+
+class RouteUnavailable(RetryRefused):
+    """The provider and model that the retry would ask are known to be unavailable, or are just being probed."""
+
+    code = "ROUTE_UNAVAILABLE"
+
+    def __init__(self, *, wait: timedelta) -> None:
+        super().__init__("The AI provider is unavailable at the moment.", wait=wait)
 
 
 class TooManyParallel(RetryRefused):
@@ -217,17 +228,27 @@ _FAILURE_TEXTS: Mapping[str, str] = {
 
 
 class SessionRejected(AiRetryError):
-    """The database refused the session. The paid answer is kept; the next retry uses it without a call."""
+    """The app's tables or its session function rejected the session. The paid answer is stored; the next retry uses it.
+
+    An operator has to cure the cause. ``cause``: the constraint, column or SQLSTATE that rejected it, if known.
+    """
 
     code = "SESSION_REJECTED"
-    summary: ClassVar[str] = "The session was refused; its answer is kept."  # what the app's users may read
+    summary: ClassVar[str] = "The session was rejected; its answer is stored."  # for the app's users
 
-    def __init__(self, constraint: str | None, *, retry_after: timedelta | None) -> None:
+    def __init__(self, cause: str | None, *, retry_after: timedelta | None) -> None:
         super().__init__(
-            f"The session was refused by {constraint}; its answer is kept." if constraint else self.summary,
+            f"The session was rejected by {cause}; its answer is stored." if cause else self.summary,
             retry_after=retry_after,
-            details={"constraint": constraint, "answer_kept": True},
+            details={"constraint": cause, "answer_kept": True},
         )
+
+
+class SessionConflict(SessionRejected):
+    """The session conflicts with another one of its user, who can cure that: a unique or an exclusion constraint."""
+
+    code = "SESSION_CONFLICT"
+    http_status = 409
 
 
 class LeaseLost(AiRetryError):

@@ -7,7 +7,7 @@ change whose reply was lost are the driver's, and a change that was applied alre
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
@@ -161,7 +161,8 @@ class RunningAttempt:
             rejected = SessionRejected(cause, retry_after=REJECTED_WAIT)
             return Ended(error=rejected, goes_on=self._ending.is_accepted)
         try:
-            return Ended(result=verdict(snapshot, self._user_id, self._generation_id))
+            result = verdict(snapshot, self._user_id, self._generation_id)
+            return Ended(result=replace(result, usage=answer.usage if answer_from is None else None))
         except SessionRejected as rejected:
             return Ended(error=rejected, goes_on=self._ending.is_accepted)
         except AiRetryError as error:

@@ -17,7 +17,7 @@ class GenerationStatus(StrEnum):
     """What ``generations.status`` says."""
 
     QUEUED = "queued"  # accepted, not begun
-    PROCESSING = "processing"  # somebody is working on it
+    PROCESSING = "processing"  # an attempt works on it
     SUCCESS = "success"  # it has its session; never retried again
     ERROR = "error"  # the last attempt failed
     TIMEOUT = "timeout"  # the last attempt got no answer in time
@@ -37,7 +37,7 @@ class ProviderOutcome(StrEnum):
 
     GENERATED = "generated"  # tokens were produced
     NOT_GENERATED = "not_generated"  # positive evidence that none were
-    UNKNOWN = "unknown"  # the request left and nobody can tell
+    UNKNOWN = "unknown"  # the request was sent, and its outcome is unknown
 
 
 class FailureCode(StrEnum):
@@ -61,7 +61,7 @@ class ResponseFormat(StrEnum):
 
 
 class Purpose(StrEnum):
-    """What somebody asks ``admit`` about."""
+    """What ``admit`` is asked about."""
 
     RETRY = "retry"  # to try again now, and wait for it
     ENQUEUE = "enqueue"  # to have it tried later
@@ -84,7 +84,7 @@ class Generation:
     status: GenerationStatus
     model: str | None
     prompt_data: Any = field(repr=False)  # JSON as the app stored it
-    session_id: UUID | None
+    session_id: str | None
     duration: timedelta | None
     created_at: datetime
     updated_at: datetime | None
@@ -103,7 +103,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens and money that the provider says it used; None where it did not tell."""
+    """Tokens and money that the provider says it used; None where it did not say."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -131,7 +131,7 @@ class Failure:
     transient: bool  # the identical request may succeed later
     certainly_not_generated: bool  # positive evidence that no token was produced
     operator_fault: bool = False  # no credit, bad key, model missing: not the user's doing
-    overloaded: bool = False  # it takes nobody's requests now, whatever is asked
+    overloaded: bool = False  # it takes no requests now, whatever is asked
     retry_after: timedelta | None = None  # what the provider asked to wait
     model: str | None = None
     usage: Usage | None = None
@@ -140,8 +140,8 @@ class Failure:
 
     @property
     def counted(self) -> bool:
-        """Whether the attempt uses up one of the user's attempts."""
-        return not (self.certainly_not_generated or self.operator_fault)
+        """Whether it uses up one of the user's attempts; not where the request can't have caused the failure."""
+        return not (self.certainly_not_generated or self.operator_fault or self.overloaded)
 
     @property
     def passes(self) -> bool:
@@ -160,7 +160,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One go of ours at a generation, as the storage tells it. The app's original call is number 1."""
+    """One of our calls for a generation, as decisions see it. The first call, which is the app's, is number 1."""
 
     number: int
     started_at: datetime  # while it is queued: since when
@@ -173,7 +173,7 @@ class Attempt:
     idempotency_key: str | None = None
     refused_constraint: str | None = None  # what refused its session
     provider_outcome: ProviderOutcome = ProviderOutcome.UNKNOWN
-    accepted_at: datetime | None = None  # when its retry was accepted for later; None: somebody waits for it
+    accepted_at: datetime | None = None  # when its retry was accepted for later; None: its caller waits for it
     expires_at: datetime | None = None  # until when an accepted retry goes on trying
     transient: bool | None = None  # its failure's; None: it did not fail with one, or that was not recorded
     operator_fault: bool = False  # its failure's
@@ -184,6 +184,11 @@ class Attempt:
     def passes(self) -> bool:
         """Whether waiting may cure its failure; also True where it has none, or nothing is known of it."""
         return self.transient is not False and not self.operator_fault
+
+    @property
+    def was_turned_away(self) -> bool:
+        """Whether its provider took no request just then, or it was not called: as if the attempt had not been."""
+        return self.outcome is Outcome.FAILED and self.transient is True and not (self.counted or self.operator_fault)
 
     @property
     def is_queued(self) -> bool:
@@ -197,6 +202,7 @@ class StoredAnswer:
 
     number: int  # of the attempt that paid for it
     answer: Answer
+    stored_at: datetime | None = None  # None: unknown, so that it never is too old
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +247,7 @@ class Snapshot:
     """What ``load`` read in one statement, with the storage's own time."""
 
     as_of: datetime
-    version: str  # opaque; ``claim`` compares it with what it finds
+    version: str  # opaque; ``begin`` compares it with what it finds
     generation: Generation
     attempts: Sequence[Attempt]  # by number, ascending
     live: int  # the user's open attempts with a valid lease, all generations
@@ -249,7 +255,7 @@ class Snapshot:
     quota: Quota
     stored_answer: StoredAnswer | None
     session: Mapping[str, Any] | None = field(repr=False)  # the generation's session, as it is now
-    can_create_session: bool  # the app's seam is in place
+    can_create_session: bool  # the app's session function is in place
     hidden: bool = False  # the app hides it from its user
     mine: int | None = None  # number of the attempt that has the token which ``load`` was given
     open_token: UUID | None = field(default=None, repr=False)  # of the open attempt
@@ -264,6 +270,14 @@ class Snapshot:
     def last_attempt(self) -> Attempt | None:
         """The latest attempt of ours, whatever became of it."""
         return self.attempts[-1] if self.attempts else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """Which database it is. A copy has the same id, and as a rule another name."""
+
+    id: str
+    database: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,27 +304,6 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """An open attempt that is ours: the lease and its fencing token."""
-
-    user_id: UUID
-    generation_id: UUID
-    number: int
-    token: UUID = field(repr=False)
-    lease_expires_at: datetime
-    outage_failures: int = 0  # of its route, in a row, as far as the storage knew
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
-    """What stands after a success was committed."""
-
-    generation: Generation  # perhaps without its ``prompt_data``
-    session: Mapping[str, Any] = field(repr=False)
-    quota: Quota
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryResult:
     """A retry that ended with a session."""
 
@@ -318,4 +311,10 @@ class RetryResult:
     session: Mapping[str, Any] = field(repr=False)
     quota: Quota
     attempt: int  # its number; the app's original call is 1
-    replayed: bool = False  # this result was made by an earlier request with the same idempotency key
+    replayed: bool = False  # an earlier request with the same idempotency key achieved it
+    usage: Usage | None = None  # of this retry's own call; None: there was none, or the provider did not say
+
+    @property
+    def session_id(self) -> str:
+        """The session's id; a UUID, or whatever the app's sessions have, as a string."""
+        return str(self.session.get("id") or self.generation.session_id)

@@ -1,4 +1,4 @@
-"""The names that callers give: of a request (its idempotency key), and of themselves. Checked before anything is read.
+"""The names that callers give: ids, idempotency keys, and their own. Checked before anything is read.
 
 A key that begins with ``plan:`` belongs to a recovery plan: its attempts are found, reported and priced by it. So only
 recovery makes such keys, as ``PlanKey``. A limit is lifted by a person whose name is recorded, or it is not lifted.
@@ -6,6 +6,7 @@ recovery makes such keys, as ``PlanKey``. A limit is lifted by a person whose na
 
 from collections.abc import Collection
 from typing import Self
+from uuid import UUID
 
 PLAN_PREFIX = "plan:"  # the SQL function that finds a plan's attempts reads it too
 _LONGEST = 255  # characters
@@ -20,6 +21,23 @@ class PlanKey(str):
     def of(cls, plan_id: str) -> Self:
         """Make the key of a plan."""
         return cls(PLAN_PREFIX + plan_id)
+
+
+def as_uuid(value: UUID | str, name: str) -> UUID:
+    """Accept a ``UUID`` or its canonical string (RFC 9562, section 4), in either case.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    if isinstance(value, UUID):
+        return value
+    try:
+        parsed = UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        parsed = None
+    if parsed is None or str(parsed) != value.lower():
+        raise ValueError(f"{name} must be a UUID such as 6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11")
+    return parsed
 
 
 def check_key(idempotency_key: str | None) -> None:

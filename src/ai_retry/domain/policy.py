@@ -1,11 +1,12 @@
-"""Every rule of a retry, once, as pure functions over a snapshot.
+"""The rules of a retry, and the numbers behind them, as pure functions over a snapshot.
 
-The endpoint, the status page, a dry run and an operator's "why not?" all ask ``admit``, so they can't disagree. No
-rule stands in SQL: the database counts and compares with numbers that were chosen here.
+The endpoint, the status page, a dry run and an operator's "why not?" all ask ``admit``, so they can't disagree. The
+database counts, and compares with numbers that were chosen here; what it decides by itself, because only it can see
+it, is listed in ``supabase/schemas/schema.sql``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from ai_retry.domain.context import stored_context
@@ -38,7 +39,7 @@ from ai_retry.domain.reader import ContextFrom, OtherReader, read_context, reade
 
 OUTAGE_REFUSALS = 3  # requests in a row, no answer between them, that are turned away where there is an outage
 OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's making
-BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether someone else has finished
+BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether the other attempt has finished
 SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
@@ -61,11 +62,12 @@ class RetryPolicy:
     max_parallel: int = 2  # live attempts per user
     quota: QuotaRule = field(default_factory=QuotaRule)
     deadline: timedelta = timedelta(seconds=15)  # for the provider's call, in-call repeats included
-    lease: timedelta = timedelta(seconds=35)  # of one attempt, from its claim until others may take over
+    lease: timedelta = timedelta(seconds=35)  # of one attempt, from its begin until others may take over
     settle_margin: timedelta = timedelta(seconds=5)  # of the lease, left for settling
     max_queued: timedelta = timedelta(hours=24)  # for which an accepted retry is tried
     max_abandoned: int = 3  # of an accepted retry's attempts in a row, before it is given up
-    outage_cap: timedelta = timedelta(seconds=10)  # the longest wait between two probes of a provider that is away
+    outage_cap: timedelta = timedelta(seconds=10)  # the longest wait between two probes of an unavailable provider
+    answer_max_age: timedelta | None = None  # of a stored answer, before a call replaces it; None: any
 
     def __post_init__(self) -> None:
         """Refuse numbers that can't work together."""
@@ -76,6 +78,7 @@ class RetryPolicy:
             *("max_queued", "outage_cap"),
         ):
             _require(getattr(self, name) > timedelta(0), f"{name} must be positive")
+        _require(self.answer_max_age is None or self.answer_max_age > timedelta(0), "answer_max_age must be positive")
         _require(self.settle_margin >= timedelta(0), "settle_margin must not be negative")
         _require(self.quota.limit >= 0, "quota.limit must not be negative")
         _require(self.quota.window > timedelta(0), "quota.window must be positive")
@@ -115,6 +118,7 @@ def admit(
         TooManyParallel, QuotaExhausted: in this order.
         RetryExpired, RetryPoisoned, OtherReader: only to a worker, before ContextMissing.
     """
+    snapshot = with_young_answer(snapshot, policy)
     generation = snapshot.generation
     running = purpose is Purpose.RUN_QUEUED
     if is_success(snapshot):
@@ -158,6 +162,14 @@ def admit(
     )
 
 
+def with_young_answer(snapshot: Snapshot, policy: RetryPolicy) -> Snapshot:
+    """Leave out a stored answer that is too old to become a session: the next attempt calls."""
+    stored, max_age = snapshot.stored_answer, policy.answer_max_age
+    if stored is None or max_age is None or stored.stored_at is None or snapshot.as_of - stored.stored_at <= max_age:
+        return snapshot
+    return replace(snapshot, stored_answer=None)
+
+
 def queued_attempt(snapshot: Snapshot) -> Attempt | None:
     """Return the attempt that waits for a worker, if there is one."""
     last = snapshot.last_attempt
@@ -165,7 +177,7 @@ def queued_attempt(snapshot: Snapshot) -> Attempt | None:
 
 
 def next_number(snapshot: Snapshot) -> int:
-    """Number of the next attempt to run: every go counts, the app's original call being number 1."""
+    """Number of the next attempt to run: every attempt counts, the app's original call being number 1."""
     begun = _begun(snapshot)
     return begun[-1].number + 1 if begun else 2
 
@@ -217,7 +229,7 @@ def asked_wait(failure: Failure | None, policy: RetryPolicy = DEFAULT_POLICY) ->
 
 
 def call_timeout(elapsed: timedelta, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
-    """How long the provider may take, ``elapsed`` after the claim was sent, so that the call fits the lease."""
+    """How long the provider may take, ``elapsed`` after the begin was sent, so that the call fits the lease."""
     return min(policy.deadline, policy.lease - elapsed - policy.settle_margin)
 
 
@@ -260,20 +272,15 @@ def storable(output: object) -> bool:
     return re.search(r"(?<!\\)(?:\\\\)*\\u0000", text) is None
 
 
-def attempts_left(
-    snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY, *, spared: bool = False
-) -> bool:
-    """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``.
-
-    ``spared``: it is not counted, although it may have generated.
-    """
+def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
+    """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``."""
     recent = _recent_attempts(snapshot, policy) + (not failure.operator_fault)
-    counted = counted_attempts(snapshot) + (failure.counted and not spared)
+    counted = counted_attempts(snapshot) + failure.counted
     return counted < policy.max_attempts and recent < policy.hard_cap
 
 
 def outage_wait(failures: int, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY, *, fraction: float) -> timedelta:
-    """Until the next probe of a provider that is away, after so many failures in a row.
+    """Until the next probe of an unavailable provider, after so many failures in a row.
 
     Doubles from the backoff's base to ``policy.outage_cap``, uniform in its upper half; what the provider asked for is
     a floor, itself at most ``policy.backoff_cap``: it asked one request, perhaps for its size, and others wait, too.
@@ -290,10 +297,10 @@ def is_outage(failure: Failure) -> bool:
 def outage_doubts(failure: Failure) -> int:
     """How many failures in a row it takes to believe in an outage when one like this comes.
 
-    One, when nobody was there, or the provider itself asks everybody to wait. More, when others may well be answered:
+    One, when no connection was possible, or the provider asks to wait. More, when others may well be answered:
     a request that is turned away now and then; or when the request itself may have broken something.
     """
-    if failure.retry_after or _found_nobody(failure):
+    if failure.retry_after or _found_no_provider(failure):
         return 1
     turned_away = failure.certainly_not_generated or failure.operator_fault or failure.overloaded
     return OUTAGE_REFUSALS if turned_away or failure.code is FailureCode.RATE_LIMITED else OUTAGE_DOUBTS
@@ -305,7 +312,7 @@ def wait_left(closed: Attempt) -> timedelta:
     return max((closed.next_attempt_at or closed.closed_at) - closed.closed_at, timedelta(0))
 
 
-def _found_nobody(failure: Failure) -> bool:
+def _found_no_provider(failure: Failure) -> bool:
     """Whether not a byte was sent, for no operator's reason."""
     return failure.wire_requests == 0 and failure.code is FailureCode.UNAVAILABLE and failure.transient
 
@@ -328,7 +335,7 @@ def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
 
 
 def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
-    """Until when the generation is somebody's: our open attempt's, or the app's own call's."""
+    """Until when the generation is busy: with our open attempt, or with the app's own call."""
     generation = snapshot.generation
     touched_at = min(generation.updated_at or generation.created_at, snapshot.as_of)  # the app's may be any
     last = snapshot.last_attempt

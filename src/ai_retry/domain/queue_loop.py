@@ -7,7 +7,6 @@ from ai_retry.domain import policy as rules
 from ai_retry.domain.change import CloseOver, Postpone, Reply, Settle, Taken
 from ai_retry.domain.decide import begin, queue
 from ai_retry.domain.decide.begin import Asked, owned, replay, visible
-from ai_retry.domain.decide.route import RouteUnavailable
 from ai_retry.domain.decide.settle import verdict
 from ai_retry.domain.errors import (
     AlreadySucceeded,
@@ -18,11 +17,11 @@ from ai_retry.domain.errors import (
     RetryEnded,
     RetryInProgress,
     RetryRefused,
+    RouteUnavailable,
 )
 from ai_retry.domain.loop import TRIES, Ended, Load, Loop, RunningAttempt, Setting, has_begun, has_ended
 from ai_retry.domain.model import RetryResult, Snapshot
-from ai_retry.domain.queue_model import QueuedRetry
-from ai_retry.domain.queued_attempt import QueueOutcome
+from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.domain.reader import ReaderFailed
 
 

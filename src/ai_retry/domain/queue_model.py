@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from uuid import UUID
 
 from ai_retry.domain.model import Generation, Quota
@@ -15,7 +16,7 @@ class QueuedRetry:
     generation: Generation  # perhaps without its ``prompt_data``
     quota: Quota
     attempt: int  # number of the attempt that waits or runs
-    accepted_at: datetime | None  # None: it runs for somebody who waits for it
+    accepted_at: datetime | None  # None: it runs, and its caller waits for it
     next_attempt_at: datetime | None  # when the attempt is due; None: it runs
     expires_at: datetime | None  # until when it is tried
     as_of: datetime
@@ -40,15 +41,8 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parked:
-    """No claim: the route is closed, and the queued attempt waits for it."""
-
-    retry_after: timedelta
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteState:
-    """A provider and model that are away, or coming back."""
+    """A provider and model that are unavailable, or coming back."""
 
     route: str
     not_before: datetime
@@ -69,3 +63,15 @@ class QueueState:
     oldest_accepted_at: datetime | None
     poisoned: int  # given up in the last 24 hours, because their workers kept dying
     outages: Sequence[RouteState]
+
+
+class QueueOutcome(StrEnum):
+    """What became of a message."""
+
+    SUCCEEDED = "succeeded"  # the generation has its session
+    GOES_ON = "goes_on"  # the attempt failed, and the next one is queued
+    FAILED = "failed"  # the attempt failed, and none follows
+    ENDED = "ended"  # the accepted retry ended without a call
+    PARKED = "parked"  # its provider is unavailable; no attempt was used up
+    POSTPONED = "postponed"  # it is not its time, or not its turn
+    NOTHING = "nothing"  # nothing of its generation is queued

@@ -99,11 +99,12 @@ class PlanAttempt:
     closed_at: datetime | None
     next_attempt_at: datetime | None
     usage: Usage | None
+    was_turned_away: bool = False  # see ``Attempt``
 
     @property
     def settled(self) -> bool:
         """Whether the plan is done with the generation: see ``settled_attempt``."""
-        return self.outcome in _SETTLED
+        return self.outcome in _SETTLED and not self.was_turned_away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,10 +206,12 @@ def settled_attempt(snapshot: Snapshot, key: str) -> Attempt | None:
     A plan makes one settled attempt at each generation. Of its last attempt (by the plan's key) after a kill:
 
     - succeeded or failed: done, whatever came of it; another plan may try again;
-    - open under a valid lease: somebody works on it; ``admit`` refuses until it is settled, or its lease is over;
-    - open beyond its lease, or abandoned: its worker died. Nobody can tell what the provider did, and the user has
-      nothing, so the plan goes on with it: with the answer, if it came late and was kept, else with another call under
-      the same provider key.
+    - turned away by a provider that takes no requests: the plan goes on with it, as if the attempt had not been;
+    - open under a valid lease: it is being worked on; ``admit`` refuses until it is settled, or its lease is over;
+    - open beyond its lease, or abandoned: its worker died. It is unknown what the provider did, and the user has
+      nothing, so the plan goes on with it: with the answer, if it came late and was stored, else with another call
+      under the same provider key.
     """
-    made = [each for each in snapshot.attempts if each.idempotency_key == key]
-    return made[-1] if made and made[-1].outcome in _SETTLED else None
+    attempts = [each for each in snapshot.attempts if each.idempotency_key == key]
+    last = attempts[-1] if attempts else None
+    return last if last is not None and last.outcome in _SETTLED and not last.was_turned_away else None

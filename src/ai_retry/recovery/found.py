@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, QuotaRule
+from ai_retry.domain.names import as_uuid
 from ai_retry.domain.recovery import FAILED, FINDABLE, Filter, FoundRow, judge
-from ai_retry.domain.retry import as_uuid
 from ai_retry.recovery.generation import COLUMNS, FoundGeneration, told
 from ai_retry.recovery.parts import Parts, notebook_library
 from ai_retry.recovery.pictures import failures_over_time

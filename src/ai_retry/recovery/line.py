@@ -51,12 +51,14 @@ class Line:
         """Seconds until the next one is due; None: when another one has ended."""
         return max(0.0, self._waiting[0][0] - now) if self._waiting else None
 
-    def put_back(self, task: Task, now: float, *, after: float) -> bool:
+    def put_back(self, task: Task, now: float, *, after: float, however_long: bool = False) -> bool:
         """Let a refused one wait; False: that would take too long altogether, and it is left."""
-        if task.refused_at is None:
-            task.refused_at = now
-        if now + after > task.refused_at + _LONGEST_WAIT:
-            return False
+        if however_long:
+            task.refused_at = None
+        else:
+            task.refused_at = now if task.refused_at is None else task.refused_at
+            if now + after > task.refused_at + _LONGEST_WAIT:
+                return False
         self.ended(task)
         self._puts += 1
         heapq.heappush(self._waiting, (now + after, self._puts, task))

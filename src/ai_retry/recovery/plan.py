@@ -86,16 +86,18 @@ class Plan:
         """Retry what is selected and not done yet, and report on all of it.
 
         It starts with a few calls at once, adds more while they go well, halves them when the provider limits requests,
-        and asks with one call at a time whether a provider that is away has come back. A refusal that passes within a
-        minute is waited for; any other leaves the generation, with its reason. After Ctrl-C the calls that run are
-        finished and recorded, and ``KeyboardInterrupt`` goes on; ``report`` then tells what was done.
+        and asks with one call at a time whether an unavailable provider has come back; what the provider turned away
+        waits for that, and has used up no attempt. It stops when one cause rejects the sessions of three users in a
+        row. A refusal that passes within a minute is waited for; any other leaves the generation, with its reason.
+        After Ctrl-C the calls that run are finished and recorded, and ``KeyboardInterrupt`` goes on; ``report`` then
+        says what was done.
 
         Safe to repeat, also after a kill, and beside another run of the same plan.
 
         Args:
             max_workers: calls at once, at most; no more than the client's ``max_calls``.
             rate: calls that start in a time, such as ``"60/minute"``, ``"5/second"``; None: as the provider bears it.
-            on_outage: whether to wait for a provider that is away, or stop.
+            on_outage: whether to wait for an unavailable provider, or stop.
             operator: who runs it, recorded on every attempt; this machine's user when None. A plan that lifts a limit
                 (``waive``, ``charge=False``, a policy of its own) is run only by an operator who gives a name.
 

@@ -2,42 +2,33 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
-from uuid import UUID
 
+from ai_retry.domain.change import Begin, Reply
 from ai_retry.domain.errors import (
     AiRetryError,
     GenerationFailed,
     LeaseLost,
     NotConfigured,
     RetryRefused,
+    RouteUnavailable,
     SessionRejected,
     StorageFailure,
 )
-from ai_retry.domain.model import (
-    Admission,
-    Answer,
-    Claim,
-    Failure,
-    FailureCode,
-    Outcome,
-    QuotaRule,
-    Settled,
-    Snapshot,
-    Usage,
-)
+from ai_retry.domain.loop import Call, Load, Step
+from ai_retry.domain.model import Answer, Failure, FailureCode, Outcome, Snapshot, Usage
 from ai_retry.domain.names import PlanKey
 from ai_retry.domain.pace import CallEnd
-from ai_retry.domain.ports import Storage
 from ai_retry.domain.recovery import settled_attempt
 from ai_retry.domain.retry import retry_generation
 from ai_retry.recovery.line import Task
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan_file import Terms
 from ai_retry.recovery.report import Left
-from ai_retry.slots import SlottedStorage
+from ai_retry.rejections import Rejections
+from ai_retry.slots import CallSlot
 
 _CALL_ENDS: Final[Mapping[FailureCode, CallEnd]] = {
     FailureCode.RATE_LIMITED: CallEnd.TOO_FAST,
@@ -57,6 +48,7 @@ class Ended:
     call_end: CallEnd = CallEnd.NOTHING
     retry_after: float = 0.0  # what the provider asked to wait, in seconds
     again_after: float | None = None  # seconds after which the refusal may have passed; None: it does not pass
+    met_outage: bool = False  # the provider takes no requests: it is waited for as long as it takes
     left: Left | None = None
     cost: Decimal = Decimal(0)
     crash: BaseException | None = None  # no error of ours: a defect, perhaps of the app's ``context_from``
@@ -70,37 +62,29 @@ class _SettledBefore(Exception):
         self.outcome = outcome
 
 
-class _WatchedStorage:
-    """A storage, for one retry of a plan: it sees what is settled already, whether a claim was made, and the usage."""
+class _Look:
+    """Looks at one retry of a plan: whether it was settled before, whether it was begun, and what its call used."""
 
-    def __init__(self, storage: Storage, key: str) -> None:
-        self.discard_answer = storage.discard_answer
+    def __init__(self, key: str) -> None:
         self.as_of: datetime | None = None
-        self.claimed = False
+        self.begun = False
         self.usage: Usage | None = None
-        self._storage, self._key = storage, key
+        self._key = key
 
-    def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
-        # A claim is refused when another attempt was made since, so that what is seen here is still so.
-        snapshot = self._storage.load(user_id, generation_id, quota_rule)
-        if snapshot is not None:
-            self.as_of = snapshot.as_of
-            if (attempt := settled_attempt(snapshot, self._key)) is not None:
-                raise _SettledBefore(attempt.outcome)
-        return snapshot
+    def before(self, step: Step) -> None:
+        """Let every step be done."""
 
-    def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
-        claim = self._storage.claim(admission, token=token, lease=lease)
-        self.claimed = claim is not None
-        return claim
-
-    def succeed(self, claim: Claim, answer: Answer, *, answer_from: int | None, **rest: Any) -> Settled:
-        self.usage = answer.usage if answer_from is None else None
-        return self._storage.succeed(claim, answer, answer_from=answer_from, **rest)
-
-    def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
-        self.usage = failure.usage
-        self._storage.fail(claim, failure, duration=duration, delay=delay)
+    def after(self, step: Step, result: Any) -> None:
+        """Note what it shows; a begin is refused when another attempt began since, so that a snapshot stays true."""
+        match step, result:
+            case Load(), Snapshot():
+                self.as_of = result.as_of
+                if (attempt := settled_attempt(result, self._key)) is not None:
+                    raise _SettledBefore(attempt.outcome)
+            case Begin(), Reply():
+                self.begun = result.applied
+            case Call(), Answer() | Failure():
+                self.usage = result.usage
 
 
 class Retrier:
@@ -108,6 +92,12 @@ class Retrier:
 
     def __init__(self, parts: Parts, terms: Terms, *, key: PlanKey, operator: str) -> None:
         self._parts, self._terms, self._key, self._operator = parts, terms, key, operator
+        self._rejections = Rejections()
+
+    @property
+    def rejected_by(self) -> str | None:
+        """What rejected the sessions of the last three users, in a row; None: nothing did."""
+        return self._rejections.cause
 
     def retry(self, task: Task, started_in: int, tell: Callable[[Ended], None]) -> None:
         """Retry, and tell the end: exactly one, whatever happens."""
@@ -118,49 +108,56 @@ class Retrier:
         tell(ended)
 
     def _retry(self, task: Task, started_in: int) -> Ended:
-        watched = _WatchedStorage(self._parts.storage, self._key)
-        with SlottedStorage(watched, self._parts.slots) as storage:
+        look = _Look(self._key)
+        with CallSlot(self._parts.slots) as slot:
             try:
                 retry_generation(
                     task.user_id,
                     task.generation_id,
-                    storage=storage,
+                    storage=self._parts.storage,
                     ai=self._parts.ai,
                     clock=self._parts.clock,
                     policy=self._terms.policy,
                     context_from=self._parts.context_from,
+                    route_of=self._parts.route_of,
                     idempotency_key=self._key,
                     waive=self._terms.waive,
                     charge=self._terms.charge,
                     operator=self._operator,
+                    renewing=self._parts.renewing,
+                    watches=[look, slot, self._rejections],
                 )
             except _SettledBefore as before:
                 ended = Ended(task=task, started_in=started_in, outcome=str(before.outcome))
             except AiRetryError as error:
-                ended = _end_of(error, watched, Ended(task=task, started_in=started_in, outcome="left"))
+                ended = _end_of(error, look, Ended(task=task, started_in=started_in, outcome="left"))
             else:
                 ended = Ended(task=task, started_in=started_in, outcome="succeeded", call_end=CallEnd.WELL)
-        cost = watched.usage.cost if watched.usage else None
+        cost = look.usage.cost if look.usage else None
         return replace(ended, cost=cost or Decimal(0))
 
 
-def _end_of(error: AiRetryError, watched: _WatchedStorage, end: Ended) -> Ended:
+def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
     """Say what an error means: the attempt failed, the refusal passes, or the generation is left as it is."""
     if isinstance(error, GenerationFailed):
         failure = error.failure
         asked = failure.retry_after.total_seconds() if failure.retry_after else 0.0
         call_end = CallEnd.REFUSING if failure.operator_fault else _CALL_ENDS.get(failure.code, CallEnd.WELL)
-        return replace(end, outcome="failed", call_end=call_end, retry_after=asked)
+        end = replace(end, call_end=call_end, retry_after=asked)
+        if failure.counted or error.retry_after is None:
+            return replace(end, outcome="failed")
+        return replace(end, left=Left(error.code), again_after=error.retry_after.total_seconds(), met_outage=True)
     if isinstance(error, SessionRejected):
         return replace(end, outcome="failed", call_end=CallEnd.WELL)
     wait = error.retry_after
-    left = Left(error.code, watched.as_of + wait if watched.as_of and wait is not None else None)
+    left = Left(error.code, look.as_of + wait if look.as_of and wait is not None else None)
     if isinstance(error, NotConfigured):
         return replace(end, left=left, call_end=CallEnd.REFUSING)
     call_end = CallEnd.AWAY if isinstance(error, StorageFailure) else CallEnd.NOTHING
-    # After a claim nobody knows yet what became of the attempt: the next run of the plan goes on with it.
+    # After a begin it is not known yet what became of the attempt: the next run of the plan goes on with it.
     if isinstance(error, RetryRefused):
         wait = error.wait  # an operator means to retry it, whether or not waiting alone would help
-    passes = wait is not None and not watched.claimed and not isinstance(error, LeaseLost)
+    passes = wait is not None and not look.begun and not isinstance(error, LeaseLost)
     again = wait.total_seconds() if wait is not None and passes else None
-    return replace(end, left=left, call_end=call_end, again_after=again)
+    met_outage = isinstance(error, RouteUnavailable)
+    return replace(end, left=left, call_end=call_end, again_after=again, met_outage=met_outage)

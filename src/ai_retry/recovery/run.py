@@ -146,8 +146,12 @@ class _Run:
         now = self._parts.clock.monotonic()
         self._pace.end(ended.call_end, now, started_in=ended.started_in, retry_after=ended.retry_after)
         self._spent += ended.cost
-        if ended.again_after is not None and self._line.put_back(ended.task, now, after=ended.again_after):
-            return
+        if self._retrier.rejected_by is not None:
+            self._pace.stopped = "SESSIONS_REJECTED"
+        if ended.again_after is not None:
+            after, outage = ended.again_after, ended.met_outage
+            if self._line.put_back(ended.task, now, after=after, however_long=outage):
+                return
         self._line.ended(ended.task)
         if ended.left is not None:
             self._left[ended.task.generation_id] = ended.left

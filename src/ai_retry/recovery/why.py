@@ -17,10 +17,10 @@ from ai_retry.domain.errors import (
     TooManyParallel,
 )
 from ai_retry.domain.model import Outcome, Snapshot
+from ai_retry.domain.names import as_uuid
 from ai_retry.domain.policy import RetryPolicy, counted_attempts, queued_attempt, waiting_helps
 from ai_retry.domain.reader import reader_name
 from ai_retry.domain.recovery import Decision, FoundRow, LastError, Verdict, judge
-from ai_retry.domain.retry import as_uuid
 from ai_retry.recovery.parts import Parts
 from ai_retry.tables import printable
 

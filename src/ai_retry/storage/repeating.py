@@ -1,138 +1,115 @@
-"""What to do when the storage fails: try again for a while, and keep a paid answer safe meanwhile.
+"""Repeats of a call whose failure may pass. Once, for every adapter; it reads no error's text and knows no function.
 
-Works for any storage, since the port's methods may be repeated: the writing ones by their token. It adds no rule and
-reads no error's text; ``retry_after`` on a storage's failure says that another try may go better.
+A first success costs nothing: what repeats is imported after a first failure.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
-from uuid import UUID
-
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_after_delay,
-    stop_all,
-    wait_random_exponential,
-)
+from time import monotonic
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, StorageOutcomeUnknown
-from ai_retry.domain.model import Admission, Answer, Claim, Failure, QuotaRule, Settled, Snapshot
 from ai_retry.domain.ports import Storage
-from ai_retry.spool import PendingSettle, Spool
+from ai_retry.storage.transport import Fault, is_internal
 
+READ_FOR: Final = timedelta(seconds=3)  # a user is waiting, and a snapshot is too old after ten seconds
+SETTLE_FOR: Final = timedelta(seconds=20)  # something was paid for
+_SAME_INTERNAL: Final = 3  # so often the same internal error is the app's, and no accident of the server
+_NEVER: Final = timedelta(0)
 _T = TypeVar("_T")
-READ_FOR = timedelta(seconds=3)  # a user is waiting, and an admission is stale after ten seconds
-SETTLE_FOR = timedelta(seconds=20)  # something was paid for; about what the lease still lasts
 
 
-class RepeatingStorage:
-    """A ``Storage`` that repeats another one's calls while they fail for passing reasons.
+@runtime_checkable
+class Repeats(Protocol):
+    """A storage that repeats its calls by itself."""
 
-    When an early try may have been committed and the last one was not, the failure raised is the unknown outcome.
+    def once(self) -> Storage:
+        """Return the same storage without repeats."""
+        ...
 
-    Args:
-        storage: does the work.
-        spool: keeps an answer on this machine from the first settle that fails until it is settled; None: nowhere.
-        read_for: how long a call is repeated that is no settle, twice at least.
-        settle_for: how long a settle is repeated, twice at least.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a call is repeated: at least once, unless there is no time for it at all."""
+
+    usual: timedelta
+    faults: timedelta | None  # where all that was met are faults; then they are reported. None: something was paid for
+    stops_at_internal: bool = False  # the same internal error a third time is the app's: repeats don't help
+
+
+def repeat(call: Callable[[], _T], patience: Patience) -> _T:
+    """Call until there is a reply, the call fails for good, or the time is over.
+
+    Raises:
+        StorageFailure: the last one; an unknown outcome outweighs what came after it.
+        NotConfigured: every try met a fault that an operator may cure, and nothing was paid for.
     """
-
-    def __init__(
-        self,
-        storage: Storage,
-        spool: Spool | None = None,
-        *,
-        read_for: timedelta = READ_FOR,
-        settle_for: timedelta = SETTLE_FOR,
-    ) -> None:
-        self._storage = storage
-        self._spool = spool
-        self._read_for = read_for
-        self._settle_for = settle_for
-
-    def __repr__(self) -> str:
-        return f"RepeatingStorage({self._storage!r})"
-
-    def load(self, user_id: UUID, generation_id: UUID, quota_rule: QuotaRule) -> Snapshot | None:
-        """See the port."""
-        return repeat(lambda: self._storage.load(user_id, generation_id, quota_rule), self._read_for)
-
-    def claim(self, admission: Admission, *, token: UUID, lease: timedelta) -> Claim | None:
-        """See the port."""
-        return repeat(lambda: self._storage.claim(admission, token=token, lease=lease), self._read_for)
-
-    def succeed(
-        self,
-        claim: Claim,
-        answer: Answer,
-        *,
-        answer_from: int | None,
-        duration: timedelta | None,
-        quota_rule: QuotaRule,
-        rejected_wait: timedelta,
-        rejected_again_wait: timedelta,
-    ) -> Settled:
-        """See the port. The answer stands in the spool before the second try, and until the storage has decided."""
-        settle = PendingSettle(
-            claim=claim,
-            answer=answer,
-            answer_from=answer_from,
-            duration=duration,
-            quota_rule=quota_rule,
-            rejected_wait=rejected_wait,
-            rejected_again_wait=rejected_again_wait,
-        )
-        spool = self._spool if answer_from is None else None  # a stored answer is safe where it is
-        if spool is None:
-            return repeat(lambda: settle.send(self._storage), self._settle_for)
-        try:
-            settled = repeat(
-                lambda: settle.send(self._storage), self._settle_for, on_failure=lambda: spool.keep(settle)
-            )
-        except (StorageFailure, NotConfigured):
-            spool.keep(settle)
-            raise
-        except AiRetryError:
-            spool.remove(claim.token)
-            raise
-        spool.remove(claim.token)
-        return settled
-
-    def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
-        """See the port."""
-        repeat(lambda: self._storage.fail(claim, failure, duration=duration, delay=delay), self._settle_for)
-
-    def discard_answer(self, user_id: UUID, generation_id: UUID, *, operator: str) -> bool:
-        """See the port."""
-        return repeat(lambda: self._storage.discard_answer(user_id, generation_id, operator=operator), self._read_for)
-
-
-def repeat(call: Callable[[], _T], budget: timedelta, *, on_failure: Callable[[], None] = lambda: None) -> _T:
-    """Call until it answers, or fails for good, or the budget is spent; a lost reply outweighs what came after it."""
-    unknown: list[StorageOutcomeUnknown] = []
-
-    def remember(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, StorageFailure):
-            on_failure()
-        if isinstance(error, StorageOutcomeUnknown):
-            unknown.append(error)
-
-    repeating = Retrying(
-        retry=retry_if_exception(_may_pass),
-        stop=stop_all(stop_after_delay(budget), stop_after_attempt(2)),  # a lost reply is asked for again
-        wait=wait_random_exponential(multiplier=0.05, max=1),
-        after=remember,
-        reraise=True,
-    )
+    began = monotonic()
     try:
-        return repeating(call)
+        return call()
     except StorageFailure as error:
-        raise (unknown[-1] if unknown else error) from None
+        if error.retry_after is None:
+            raise
+        first = error
+    return _Repeats(patience, began, first).run(call)
+
+
+class _Repeats:
+    """What was met so far."""
+
+    def __init__(self, patience: Patience, began: float, first: StorageFailure) -> None:
+        self._patience, self._began = patience, began
+        self._failures = [first]
+
+    def run(self, call: Callable[[], _T]) -> _T:
+        from tenacity import Retrying, retry_if_exception, wait_random_exponential  # noqa: PLC0415 (only now needed)
+
+        known: list[StorageFailure] = list(self._failures)
+
+        def tried() -> _T:
+            if known:
+                raise known.pop()  # the first try, so that its repeat waits
+            try:
+                return call()
+            except StorageFailure as error:
+                self._failures.append(error)
+                raise
+
+        repeating = Retrying(
+            retry=retry_if_exception(_may_pass),
+            stop=lambda _: self._is_enough(),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            reraise=True,
+        )
+        failure: AiRetryError
+        try:
+            return repeating(tried)
+        except StorageFailure:
+            failure = self._verdict()
+        raise failure
+
+    def _is_enough(self) -> bool:
+        patience, last = self._patience, self._failures[-1]
+        limit = patience.usual
+        if patience.faults is not None and self._is_fault():
+            limit = patience.faults
+        if limit == _NEVER:
+            return True
+        same = [each.reason for each in self._failures].count(last.reason)
+        if patience.stops_at_internal and is_internal(last.reason) and same >= _SAME_INTERNAL:
+            return True
+        return len(self._failures) > 1 and monotonic() - self._began >= limit.total_seconds()
+
+    def _is_fault(self) -> bool:
+        return all(isinstance(each, Fault) for each in self._failures)
+
+    def _verdict(self) -> AiRetryError:
+        last = self._failures[-1]
+        if isinstance(last, Fault) and self._is_fault() and self._patience.faults is not None:
+            return NotConfigured(last.remedy)
+        unknown = [each for each in self._failures if isinstance(each, StorageOutcomeUnknown)]
+        return unknown[-1] if unknown else last
 
 
 def _may_pass(error: BaseException) -> bool:

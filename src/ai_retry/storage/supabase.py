@@ -1,32 +1,36 @@
 """``Storage`` over the Data API, with supabase-py and the project's secret key.
 
-supabase-py raises ``APIError`` for answers of the API and lets httpx's errors through; it repeats no RPC. What the
-functions mean stands in ``_functions``.
+What the API, or a gateway in front of it, answers with an error is read here, before supabase-py does: only what the
+database says itself is certain. What the functions mean stands in ``functions``.
 """
 
+import re
+from datetime import timedelta
 from typing import Any
 
 import httpx
-from postgrest.exceptions import APIError
 from supabase import create_client
 from supabase.client import ClientOptions
 
-from ai_retry.domain.errors import AiRetryError, NotConfigured
+from ai_retry.domain.errors import AiRetryError
 from ai_retry.secrecy import guard_logs
-from ai_retry.storage._functions import failure_of_sqlstate, reply_lost, unreachable
-from ai_retry.storage._queue_functions import FunctionQueueStorage
-from ai_retry.storage._recovery_functions import RecoveryFunctions
-from ai_retry.storage._rows import Json
+from ai_retry.storage.functions import FunctionStorage
+from ai_retry.storage.recovery import RecoveryFunctions
+from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
+from ai_retry.storage.rows import Json
+from ai_retry.storage.spool import Spool
+from ai_retry.storage.transport import Fault, failure_of_sqlstate, reply_lost, unreachable
 
-_UNREACHABLE = ("PGRST000", "PGRST001", "PGRST002", "PGRST003")  # the API has no database: PostgREST, errors, group 0
+_NO_DATABASE = ("PGRST000", "PGRST001", "PGRST002", "PGRST003")  # PostgREST, errors, group 0
 _SCHEMA_CACHE = ("PGRST106", "PGRST202", "PGRST203")  # schema not exposed; function unknown or ambiguous
-_REFUSED = ("PGRST301", "PGRST302", "PGRST303", "401", "403", "404", "None")  # a gateway's refusal has no code
-_TOO_MANY = "429"
+_REFUSED = ("PGRST301", "PGRST302", "PGRST303")  # the key
 _GATEWAY = (502, 503, 504)
-_SQLSTATE_LENGTH = 5  # all others are the API's own, or an HTTP status
+_WRONG_PLACE = (401, 403, 404)  # where nothing else is known of them: a wrong key, or a wrong address
+_SQLSTATE = re.compile("[0-9A-Z]{5}")
+_API_CODE = re.compile("PGRST[0-9A-Z]{3}")
 
 
-class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
+class SupabaseStorage(RecoveryFunctions, FunctionStorage):
     """The storage as ``service_role`` over HTTPS.
 
     Args:
@@ -35,14 +39,26 @@ class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
         timeout: seconds for one request: longer than the functions' lock timeout of 3 s, and short enough for a
             second try while a user waits.
         max_connections: kept to the Data API.
+        spool, read_for, settle_for: see ``FunctionStorage``.
     """
 
-    def __init__(self, url: str, secret_key: str, *, timeout: float = 4.0, max_connections: int = 32) -> None:
-        super().__init__(self._call_function)
+    def __init__(
+        self,
+        url: str,
+        secret_key: str,
+        *,
+        timeout: float = 4.0,
+        max_connections: int = 32,
+        spool: Spool | None = None,
+        read_for: timedelta = READ_FOR,
+        settle_for: timedelta = SETTLE_FOR,
+    ) -> None:
+        super().__init__(self._call_function, spool=spool, read_for=read_for, settle_for=settle_for)
         self._url = url
+        self._has_answered = False
         self._http = httpx.Client(
             timeout=timeout,
-            event_hooks={"response": [_refuse_gateways]},
+            event_hooks={"response": [_raise_for_error]},
             limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
         )
         options = ClientOptions(httpx_client=self._http, auto_refresh_token=False, persist_session=False)
@@ -51,7 +67,7 @@ class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
         guard_logs(secret_key)  # last, since httpx imports its driver, and its loggers, with its first client
 
     def __repr__(self) -> str:
-        """Tell the project, not the key."""
+        """Name the project, not the key."""
         return f"SupabaseStorage(url={self._url!r})"
 
     def close(self) -> None:
@@ -61,30 +77,56 @@ class SupabaseStorage(RecoveryFunctions, FunctionQueueStorage):
     def _call_function(self, function: str, arguments: Json) -> Any:
         failure: AiRetryError
         try:
-            return self._data_api.rpc(function, dict(arguments)).execute().data
-        except APIError as error:
-            # Its text may hold a row, so neither it nor its chain leaves this function.
-            failure = _failure_of_api_code(str(error.code))
+            reply = self._data_api.rpc(function, dict(arguments)).execute().data
+        except _Refused as refused:
+            failure = self._failure(refused.status, refused.code)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             failure = unreachable("Data API unreachable")
         except httpx.HTTPError:
             failure = reply_lost("Data API's reply lost")
+        else:
+            self._has_answered = True
+            return reply
         raise failure
 
+    def _failure(self, status: int, code: str | None) -> AiRetryError:
+        """Say what an error means; where something in between may have answered, the outcome is unknown."""
+        if status in _GATEWAY:
+            return reply_lost(str(status))
+        if code is not None and _SQLSTATE.fullmatch(code):
+            return failure_of_sqlstate(code)
+        if code in _NO_DATABASE:
+            return unreachable(code)
+        reason = code or str(status)
+        if code in _SCHEMA_CACHE:
+            remedy = "apply the migrations of this version; if they are, run: notify pgrst, 'reload schema'"
+            return Fault(reason, f"the Data API does not know ai-retry's functions ({reason}): {remedy}")
+        if code in _REFUSED or (code is None and status in _WRONG_PLACE and not self._has_answered):
+            remedy = "check SUPABASE_URL and SUPABASE_SECRET_KEY"
+            return Fault(reason, f"the Data API refused the request ({reason}): {remedy}")
+        return reply_lost(reason)
 
-def _refuse_gateways(response: httpx.Response) -> None:
-    """Raise for the answers of gateways in front of the API: whatever their body says, the outcome is unknown."""
-    if response.status_code in _GATEWAY:
-        response.raise_for_status()
+
+class _Refused(Exception):
+    """The answer is an error: its status, and the code in it where it is one of the API's or a SQLSTATE."""
+
+    def __init__(self, status: int, code: str | None) -> None:
+        super().__init__(status, code)
+        self.status, self.code = status, code
 
 
-def _failure_of_api_code(code: str) -> AiRetryError:
-    """Read a SQLSTATE, a PGRST code, or the HTTP status of an answer that was not JSON."""
-    if code in _UNREACHABLE or code == _TOO_MANY:
-        return unreachable(code)
-    if code in _SCHEMA_CACHE:
-        remedy = "apply the migrations of this version; if they are, run: notify pgrst, 'reload schema'"
-        return NotConfigured(f"the Data API does not know ai-retry's functions ({code}): {remedy}")
-    if code in _REFUSED:
-        return NotConfigured(f"the Data API refused the request ({code}): check SUPABASE_URL and SUPABASE_SECRET_KEY")
-    return failure_of_sqlstate(code) if len(code) == _SQLSTATE_LENGTH else reply_lost(code)
+def _raise_for_error(response: httpx.Response) -> None:
+    """Raise for an error without its text, which may hold a row, or be a page of something in between."""
+    if not response.is_success:
+        response.read()
+        raise _Refused(response.status_code, _code_in(response))
+
+
+def _code_in(response: httpx.Response) -> str | None:
+    try:
+        document = response.json()
+    except (ValueError, RecursionError):
+        return None
+    code = document.get("code") if isinstance(document, dict) else None
+    known = isinstance(code, str) and (_SQLSTATE.fullmatch(code) or _API_CODE.fullmatch(code))
+    return code if known else None

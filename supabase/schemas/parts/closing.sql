@@ -141,7 +141,7 @@ declare
   v_follower record;
   v_untold boolean := false;
 begin
-  select c.user_id, c.code into v_closed
+  select c.user_id, c.code, c.cause into v_closed
     from public.ai_retry_attempts c where c.generation_id = p_generation_id and c.number = p_number;
   begin
     v_row := ai_retry.app_lock(p_generation_id, '5ms');
@@ -153,12 +153,12 @@ begin
         case
           when not v_follower.is_queued then null
           when v_follower.is_queued then 'queued'
-          when v_closed.code = 'SESSION_REJECTED' then 'error'
+          when v_closed.cause is not null then 'error'
           else 'timeout' end,
         null, v_closed.code,
         case
           when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
-          when v_closed.code = 'SESSION_REJECTED' then 'The session was refused; its answer is kept.'
+          when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
           else 'The attempt was not finished in time.' end,
         p_number, p_at);
     end if;

@@ -50,14 +50,17 @@ begin
     if ai_retry.passes(v_sqlstate) and (
       pg_catalog.left(v_sqlstate, 2) = '40' or v_sqlstate = '55P03' or not exists (
         select from public.ai_retry_attempts c
-        where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED' and c.cause = v_sqlstate))
+        where c.generation_id = p_open.generation_id and c.cause = v_sqlstate))
     then
       raise;
     end if;
   end;
   if v_sqlstate is not null then
     perform ai_retry.reject(
-      p_open, p_change, coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate), p_at);
+      p_open, p_change,
+      case when v_sqlstate in ('23505', '23P01', 'PT409') and v_constraint is distinct from 'session_reused'
+        then 'SESSION_CONFLICT' else 'SESSION_REJECTED' end,
+      coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate), p_at);
     return null;
   end if;
   perform ai_retry.report(
@@ -74,7 +77,9 @@ comment on function ai_retry.succeed(public.ai_retry_open, jsonb, timestamptz) i
   'Creates and links the session, captures the unit, and returns the generation''s row; if the app''s tables or session function reject it, closes the '
   'attempt without charge, and stores the answer. The open row is touched last: keep must never wait for the app.';
 
-create function ai_retry.reject(p_open public.ai_retry_open, p_change jsonb, p_cause text, p_at timestamptz)
+create function ai_retry.reject(
+  p_open public.ai_retry_open, p_change jsonb, p_code text, p_cause text, p_at timestamptz
+)
 returns void
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
@@ -87,16 +92,16 @@ begin
   -- The same cause again: the attempt before this one was rejected by it.
   select c.cause = p_cause into v_again
     from public.ai_retry_attempts c
-    where c.generation_id = p_open.generation_id and c.code = 'SESSION_REJECTED'
+    where c.generation_id = p_open.generation_id and c.cause is not null
     order by c.number desc limit 1;
   perform ai_retry.tell(
     p_open.user_id, p_open.generation_id, case when p_open.accepted_at is null then 'error' else 'queued' end,
-    (v_call ->> 'duration_ms')::integer, 'SESSION_REJECTED',
+    (v_call ->> 'duration_ms')::integer, p_code,
     case when v_again is not true or v_call is not null then v_rejection ->> 'message' end, p_open.number, p_at);
   perform ai_retry.close(
     p_open,
     pg_catalog.jsonb_build_object(
-      'outcome', 'failed', 'code', 'SESSION_REJECTED', 'counted', false, 'cause', p_cause,
+      'outcome', 'failed', 'code', p_code, 'counted', false, 'cause', p_cause,
       'goes_on', true,
       'answer', case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
       'next_attempt_at', p_at + pg_catalog.make_interval(secs => (v_rejection ->>
@@ -104,7 +109,7 @@ begin
     v_call, p_at);
 end
 $$;
-comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, timestamptz) is
+comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, text, timestamptz) is
   'Closes an attempt whose session was rejected; its paid answer is stored. The app is informed once for the same cause '
   'and the same answer.';
 

@@ -48,6 +48,8 @@ create unique index ai_retry_attempts_one_generation_per_session on public.ai_re
 create index ai_retry_attempts_captures on public.ai_retry_attempts (user_id, captured_at);
 create index ai_retry_attempts_poisoned on public.ai_retry_attempts (closed_at) where code = 'RETRY_POISONED';
 create index ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
+create index ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
+  where idempotency_key like 'plan:%';
 
 alter table public.ai_retry_attempts enable row level security;
 revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;

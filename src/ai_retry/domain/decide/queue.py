@@ -6,15 +6,15 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.change import CloseOver, Closing, Found, Postpone, Settle
-from ai_retry.domain.decide.route import Reader, RouteUnavailable
+from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import found
-from ai_retry.domain.errors import AiRetryError, BackoffNotElapsed, RetryInProgress, RetryRefused
+from ai_retry.domain.errors import AiRetryError, BackoffNotElapsed, RetryInProgress, RetryRefused, RouteUnavailable
 from ai_retry.domain.model import Attempt, Outcome, Snapshot
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Message, QueuedRetry
-from ai_retry.domain.queued_attempt import OUTAGE_PACE
 from ai_retry.domain.reader import read_context
 
+OUTAGE_PACE: Final = timedelta(milliseconds=200)  # between the looks of attempts that wait for a route
 MISCONFIGURED_WAIT: Final = timedelta(seconds=60)  # until an operator may have acted
 
 

@@ -2,21 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
-from ai_retry.domain.errors import RetryRefused
+from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.model import Context, Snapshot
 from ai_retry.domain.policy import BUSY_WAIT
 from ai_retry.domain.reader import ContextFrom
-
-
-class RouteUnavailable(RetryRefused):
-    """The provider and model that the retry would ask are known to be unavailable, or are just being probed."""
-
-    code = "ROUTE_UNAVAILABLE"
-
-    def __init__(self, *, wait: timedelta) -> None:
-        super().__init__("The AI provider is unavailable at the moment.", wait=wait)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

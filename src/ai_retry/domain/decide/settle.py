@@ -11,6 +11,7 @@ from ai_retry.domain.errors import (
     GenerationFailed,
     GenerationNotFound,
     LeaseLost,
+    SessionConflict,
     SessionRejected,
 )
 from ai_retry.domain.model import (
@@ -91,7 +92,7 @@ class Ending:
         closing = Closing(
             outcome=Outcome.FAILED,
             code=failure.code.value,
-            counted=failure.counted and not (goes_on and failure.overloaded),
+            counted=failure.counted,
             wait=self.wait_after(failure),
             status=_status_after(failure.code),
             message=str(GenerationFailed(failure)),
@@ -124,7 +125,7 @@ class Ending:
             and (failure.transient or outage is not None)
             and (self._expires_at is None or self._begun.as_of + wait < self._expires_at)
             and self._made < self._policy.hard_cap  # also of those that an operator has to answer for
-            and rules.attempts_left(self._begun, failure, self._policy, spared=failure.overloaded)
+            and rules.attempts_left(self._begun, failure, self._policy)
         )
 
     def put_back(self, failure: Failure, outage: Outage | None) -> PutBack:
@@ -177,7 +178,8 @@ def verdict(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> Re
     Raises:
         GenerationNotFound: the generation is gone, hidden or another user's.
         AlreadySucceeded: another hand created the session.
-        SessionRejected: the answer is stored; the identical request may succeed after its wait.
+        SessionRejected: the answer is stored; the identical request may succeed after its wait. ``SessionConflict``:
+            once its user has cured the conflict.
         LeaseLost: the attempt was closed without a session before; it says whether its answer is stored.
     """
     snapshot = owned(snapshot, user_id, generation_id)
@@ -191,8 +193,9 @@ def verdict(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> Re
         )
     if found(snapshot, user_id) is Found.SUCCEEDED:
         raise AlreadySucceeded(generation_id, snapshot.generation.session_id)
-    if mine is not None and mine.code == SessionRejected.code:
-        raise SessionRejected(mine.refused_constraint, retry_after=rules.wait_left(mine))
+    if mine is not None and mine.refused_constraint is not None:
+        rejected = SessionConflict if mine.code == SessionConflict.code else SessionRejected
+        raise rejected(mine.refused_constraint, retry_after=rules.wait_left(mine))
     raise LeaseLost(answer_kept=snapshot.stored_answer is not None)
 
 

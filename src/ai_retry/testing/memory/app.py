@@ -14,15 +14,20 @@ from ai_retry.domain.errors import StorageUnavailable
 from ai_retry.domain.model import Generation, GenerationStatus
 
 Session: TypeAlias = Mapping[str, Any]
-CreateSession: TypeAlias = Callable[[Generation, Any], Session]  # may raise SessionRefused; ``id``: a UUID as a string
+CreateSession: TypeAlias = Callable[[Generation, Any], Session]  # may raise SessionRefused; with an ``id``, a string
 
 
 class SessionRefused(Exception):
-    """What the app's session function raises when a constraint refuses the session."""
+    """What the app's session function raises when a constraint rejects the session.
 
-    def __init__(self, constraint: str) -> None:
+    Args:
+        constraint: its name.
+        conflict: it is a unique or an exclusion constraint.
+    """
+
+    def __init__(self, constraint: str, *, conflict: bool = False) -> None:
         super().__init__(constraint)
-        self.constraint = constraint
+        self.constraint, self.conflict = constraint, conflict
 
 
 def new_session(generation: Generation, output: Any) -> Session:
@@ -43,7 +48,7 @@ class MemoryApp:
 
     def __init__(self, create_session: CreateSession = new_session) -> None:
         self.generations: dict[UUID, Generation] = {}
-        self.sessions: dict[UUID, Session] = {}
+        self.sessions: dict[str, Session] = {}
         self.events: list[dict[str, Any]] = []
         self.error_logs: list[dict[str, Any]] = []
         self.hidden: set[UUID] = set()
@@ -72,7 +77,7 @@ class MemoryApp:
         status: GenerationStatus,
         *,
         duration: timedelta | None = None,
-        session_id: UUID | None = None,
+        session_id: str | None = None,
     ) -> None:
         """Write what changed."""
         row = self.generations[generation_id]

@@ -59,7 +59,7 @@ class MemoryClosing(MemoryTables):
             return  # what the app has decided meanwhile stays
         follower = self._open_row(closed.generation_id)
         if follower is None:
-            rejected = closed.code == SessionRejected.code
+            rejected = closed.cause is not None
             self.app.write(generation.id, now, GenerationStatus.ERROR if rejected else GenerationStatus.TIMEOUT)
         elif follower.is_queued:
             self.app.write(generation.id, now, GenerationStatus.QUEUED)
@@ -92,6 +92,7 @@ class MemoryClosing(MemoryTables):
     def _close(self, row: Row, now: datetime, outcome: Outcome, code: str | None, **columns: Any) -> Row:
         closed = replace(row, outcome=outcome, closed_at=now, code=code, **columns)
         self._add(closed)
+        self.stored_at[row.generation_id, row.number] = now  # its answer, if it has one
         return closed
 
     def _follow(self, closed: Row, now: datetime, *, goes_on: bool, change: Settle | None = None) -> None:

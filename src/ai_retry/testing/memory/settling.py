@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import datetime
-from uuid import UUID
 
 from ai_retry.domain.change import (
     CallRecord,
@@ -10,12 +9,11 @@ from ai_retry.domain.change import (
     Found,
     Keep,
     PutBack,
-    Rejection,
     Reply,
     Settle,
     Success,
 )
-from ai_retry.domain.errors import LeaseLost, SessionRejected
+from ai_retry.domain.errors import LeaseLost, SessionConflict, SessionRejected
 from ai_retry.domain.model import (
     Answer,
     Generation,
@@ -51,7 +49,7 @@ class MemorySettling(MemoryClosing):
                     case Closing():
                         self._fail(row, change, change.end, now)
             snapshot = self._snapshot(change.generation_id, change.quota_rule, change.token, now)
-            return Reply(applied=applied, snapshot=snapshot)
+            return Reply(applied=applied, snapshot=snapshot, known=self._by_token(change) is not None)
 
     def _by_token(self, change: Settle | PutBack | Keep) -> Row | None:
         return next((row for row in self._rows_of(change.generation_id) if row.token == change.token), None)
@@ -68,18 +66,18 @@ class MemorySettling(MemoryClosing):
         try:
             session = self.app.create_session(generation, success.answer.output)
         except SessionRefused as refused:
-            self._reject(row, change, success, refused.constraint, now)
+            self._reject(row, change, success, refused, now)
             return
         if self._is_reused(session["id"]):
-            self._reject(row, change, success, _SESSION_REUSED, now)
+            self._reject(row, change, success, SessionRefused(_SESSION_REUSED), now)
             return
-        self.app.sessions[UUID(session["id"])] = session
+        self.app.sessions[session["id"]] = session
         self.app.write(
             generation.id,
             now,
             GenerationStatus.SUCCESS,
             duration=change.call.duration if change.call else None,
-            session_id=UUID(session["id"]),
+            session_id=session["id"],
         )
         self.app.record_event(generation, now, "ai_generation_succeeded")
         closed = self._close(
@@ -100,32 +98,33 @@ class MemorySettling(MemoryClosing):
     def _is_reused(self, session_id: str) -> bool:
         return any(each.session_id == session_id for each in self.rows.values())
 
-    def _reject(self, row: Row, change: Settle, success: Success, cause: str, now: datetime) -> None:
-        before = [each for each in self._rows_of(row.generation_id) if each.code == SessionRejected.code]
-        again = bool(before) and before[-1].cause == cause
+    def _reject(self, row: Row, change: Settle, success: Success, refused: SessionRefused, now: datetime) -> None:
+        code = (SessionConflict if refused.conflict else SessionRejected).code
+        before = [each for each in self._rows_of(row.generation_id) if each.cause is not None]
+        again = bool(before) and before[-1].cause == refused.constraint
         wait = success.if_rejected.again_wait if again else success.if_rejected.wait
         same_answer = again and success.answer_from is not None
-        self._write_failure(row, change, success.if_rejected, now, silent=same_answer)
+        self._write_rejection(row, change, now, code, message=None if same_answer else success.if_rejected.message)
         if success.answer_from is None:
             self.answers[row.generation_id, row.number] = success.answer
         closed = self._close(
             row,
             now,
             Outcome.FAILED,
-            SessionRejected.code,
+            code,
             counted=False,
             due_at=now + wait,
-            cause=cause,
+            cause=refused.constraint,
             call=with_call(row, change.call),
         )
         self._follow(closed, now, goes_on=True, change=change)
 
-    def _write_failure(self, row: Row, change: Settle, rejection: Rejection, now: datetime, *, silent: bool) -> None:
+    def _write_rejection(self, row: Row, change: Settle, now: datetime, code: str, *, message: str | None) -> None:
         generation = self.app.generations[row.generation_id]
         status = GenerationStatus.ERROR if row.accepted_at is None else GenerationStatus.QUEUED
         self.app.write(generation.id, now, status, duration=change.call.duration if change.call else None)
-        if not silent:
-            self.app.log_failure(generation, now, SessionRejected.code, rejection.message)
+        if message is not None:
+            self.app.log_failure(generation, now, code, message)
 
     def _fail(self, row: Row, change: Settle, closing: Closing, now: datetime) -> None:
         generation = self.app.read(row.generation_id)
@@ -174,6 +173,7 @@ class MemorySettling(MemoryClosing):
             return
         self.answers[key] = answer
         if row.outcome is not None:
+            self.stored_at[key] = now
             self._add(replace(row, call=with_call(row, call)))
 
     def _file(self, change: Settle | Keep, now: datetime) -> Row:

@@ -30,6 +30,7 @@ from ai_retry.domain.errors import NotConfigured, RetryPoisoned
 from ai_retry.domain.model import (
     Generation,
     GenerationStatus,
+    Installation,
     ProviderOutcome,
     QuotaRule,
 )
@@ -162,6 +163,10 @@ class MemoryStorage(MemorySettling):
                         call=with_call(row, change.call),
                     )
                 )
+
+    def installation(self) -> Installation:
+        """Return a constant: nothing in memory has a copy."""
+        return Installation(id="memory", database="memory")
 
     # Amending
 

@@ -1,0 +1,50 @@
+"""What a retry would be answered now: one type for the endpoint, the status page, notebooks and operators."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ai_retry.domain.decide.begin import Asked, retry_now
+from ai_retry.domain.decide.route import Reader
+from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.model import Attempt, Snapshot
+from ai_retry.domain.policy import RetryPolicy, queued_attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """A generation, and whether and when a retry of it is possible, by the rules that a retry itself asks."""
+
+    snapshot: Snapshot
+    refusal: AiRetryError | None  # what a retry would raise; None: it would begin
+
+    @property
+    def can_retry(self) -> bool:
+        """Whether a retry would begin now."""
+        return self.refusal is None
+
+    @property
+    def code(self) -> str | None:
+        """The code of the refusal, such as ``RETRY_TOO_SOON``; None: a retry would begin."""
+        return self.refusal.code if self.refusal is not None else None
+
+    @property
+    def retry_at(self) -> datetime | None:
+        """The earliest instant of a retry; None: not foreseeable, or waiting does not help."""
+        wait = self.refusal.retry_after if self.refusal is not None else timedelta(0)
+        return self.snapshot.as_of + wait if wait is not None else None
+
+    @property
+    def queued(self) -> Attempt | None:
+        """The accepted attempt that waits for a worker."""
+        return queued_attempt(self.snapshot)
+
+
+def outlook(snapshot: Snapshot, reader: Reader, policy: RetryPolicy) -> Outlook:
+    """Ask the rules of a click that has the same snapshot."""
+    generation = snapshot.generation
+    asked = Asked(user_id=generation.user_id, generation_id=generation.id, token=generation.id)  # no attempt has it
+    try:
+        retry_now(snapshot, asked, reader, policy)
+    except AiRetryError as refusal:
+        return Outlook(snapshot=snapshot, refusal=refusal)
+    return Outlook(snapshot=snapshot, refusal=None)

@@ -1,0 +1,135 @@
+"""Whoever begins anything for a user closes first what is over: attempts whose lease has run out."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+
+from tests.support.queue_steps import accept
+from tests.support.steps import (
+    POLICY,
+    begin,
+    begin_new,
+    close_over,
+    event_types,
+    load,
+    new_generation,
+    outcomes,
+    status_of,
+    succeed,
+    to_begin,
+    try_begin,
+)
+from tests.support.steps import at_once as race
+from tests.support.worlds import World
+
+WHOEVER: list[Callable[[World, UUID], object]] = [
+    begin_new,
+    lambda world, user_id: accept(world, user_id, world.new_generation(user_id)),
+    close_over,
+]
+
+
+@pytest.mark.parametrize("whoever", WHOEVER, ids=["begin", "accept", "close_over"])
+def test_expired_attempts_are_closed(world: World, whoever: Callable[[World, UUID], object]) -> None:
+    """Every expired attempt of the user is closed as abandoned: counted, its wait as it was, uncharged."""
+    user_id = world.new_user()
+    expired = [begin_new(world, user_id).generation_id for _ in range(2)]
+    world.advance(POLICY.lease)
+    waits = [world.attempts(each)[0]["next_attempt_at"] for each in expired]
+
+    whoever(world, user_id)
+
+    rows = [world.attempts(each)[0] for each in expired]
+    assert [(row["outcome"], row["code"], row["counted"]) for row in rows] == [("abandoned", "LEASE_LOST", True)] * 2
+    assert [row["next_attempt_at"] for row in rows] == waits
+    assert all(row["closed_at"] >= row["lease_expires_at"] for row in rows)
+    assert [row["captured_at"] for row in rows] == [None, None]
+    assert [row["provider_outcome"] for row in rows] == ["unknown", "unknown"]
+
+
+def test_app_is_informed_of_expired_attempts(world: World) -> None:
+    """No generation says processing when no process works on it: each is informed once, its own before the begin."""
+    user_id = world.new_user()
+    first, second = (begin_new(world, user_id).generation_id for _ in range(2))
+    world.advance(POLICY.lease)
+
+    begin(world, user_id, first)
+
+    assert [status_of(world, each) for each in (first, second)] == ["processing", "timeout"]
+    assert [[log["error_type"] for log in world.error_logs(each)] for each in (first, second)] == [["LEASE_LOST"]] * 2
+    assert event_types(world, user_id) == ["ai_generation_failed"] * 2
+
+
+def test_status_that_the_app_wrote_stays(world: World) -> None:
+    """A generation that the app has given another status meanwhile keeps it, and gets no error log."""
+    user_id = world.new_user()
+    expired = begin_new(world, user_id)
+    world.set_generation(expired.generation_id, status="error")
+    world.advance(POLICY.lease)
+
+    begin_new(world, user_id)
+
+    assert outcomes(world, expired.generation_id) == ["abandoned"]
+    assert status_of(world, expired.generation_id) == "error"
+    assert world.error_logs(expired.generation_id) == []
+
+
+def test_valid_leases_stay(world: World) -> None:
+    """No attempt is closed whose lease is valid."""
+    user_id = world.new_user()
+    running = begin_new(world, user_id)
+
+    begin_new(world, user_id)
+
+    assert outcomes(world, running.generation_id) == [None]
+
+
+def test_foreign_attempts_stay(world: World) -> None:
+    """No other user's attempt is closed."""
+    foreign = begin_new(world, world.new_user())
+    world.advance(POLICY.lease)
+
+    begin_new(world, world.new_user())
+
+    assert outcomes(world, foreign.generation_id) == [None]
+
+
+def test_stale_begin_closes_nothing(world: World) -> None:
+    """A begin whose version is not right any more writes nothing."""
+    user_id, generation_id = new_generation(world)
+    expired = begin_new(world, user_id)
+    world.advance(POLICY.lease)
+    decided = to_begin(world, user_id, generation_id)
+    world.set_generation(generation_id, status="timeout")
+
+    assert try_begin(world, decided) is None
+    assert outcomes(world, expired.generation_id) == [None]
+
+
+def test_version_is_what_closing_leaves(world: World) -> None:
+    """Closing the generation's own expired attempt does not make the decision stale that foresaw it."""
+    user_id, generation_id = new_generation(world)
+    begin(world, user_id, generation_id)
+    world.advance(POLICY.lease)
+    decided = to_begin(world, user_id, generation_id)
+
+    assert try_begin(world, decided) is not None
+    assert outcomes(world, generation_id) == ["abandoned", None]
+
+
+def test_race_of_settle_and_begin_fences(world: World) -> None:
+    """A late settle against the begin that abandons its attempt: one session at most, no second open attempt."""
+    user_id, generation_id = new_generation(world)
+    late = begin(world, user_id, generation_id)
+    world.advance(POLICY.lease)
+    decided = to_begin(world, user_id, generation_id)
+    calls: list[Callable[[], object]] = [lambda: succeed(world, late), lambda: try_begin(world, decided)]
+
+    _, begun = race(calls)
+
+    sessions = len(world.sessions(user_id))
+    assert outcomes(world, generation_id) == (["succeeded"] if sessions else ["abandoned", None])
+    assert (begun is None) is (sessions == 1)
+    if not sessions:
+        assert load(world, user_id, generation_id).stored_answer is not None
