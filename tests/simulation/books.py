@@ -150,7 +150,9 @@ class Books:
         assert (quota.limit, quota.window) == (rule.limit, rule.window), "limit"
         assert (quota.held, quota.captured) == (len(held), captured), "quota"
         assert snapshot.live == sum(row.is_live(now) for row in rows), "live"
-        assert snapshot.stored_answer is None or snapshot.stored_answer.answer in self.answers_of(generation_id)
+        stored = self.answers_of(generation_id, generation.user_id)
+        shown = [] if snapshot.stored_answer is None else [snapshot.stored_answer.answer]
+        assert shown == stored[-1:], "stored answer"
 
     def rule_of(self, user_id: UUID) -> QuotaRule:
         """The limit and window that hold for a user now."""
@@ -168,9 +170,11 @@ class Books:
 
     # Answers
 
-    def answers_of(self, generation_id: UUID) -> list[Answer]:
-        """Stored answers of a generation."""
-        return [answer for key, answer in self.storage.answers.items() if key[0] == generation_id]
+    def answers_of(self, generation_id: UUID, user_id: UUID | None = None) -> list[Answer]:
+        """Stored answers of a generation, by their attempts; those that a user has paid for, or all of them."""
+        paid = [row for row in self.rows_of(generation_id) if user_id is None or row.user_id == user_id]
+        keys = [(generation_id, row.number) for row in paid]
+        return [self.storage.answers[key] for key in keys if key in self.storage.answers]
 
     def paid(self, generation_id: UUID, token: UUID, answer: Answer) -> None:
         """A loop that had this answer has ended: from now on the answer has a place, or it is excused.
@@ -221,7 +225,7 @@ class Books:
         if isinstance(change.attempt, Open) and change.attempt.charge and Waiver.QUOTA not in change.attempt.waived:
             held = sum(each.charge for each in mine)
             assert self.captured(row.user_id) + held <= self.rule_of(row.user_id).limit, "more units than the limit"
-        stored = bool(self.answers_of(row.generation_id))
+        stored = bool(self.answers_of(row.generation_id, row.user_id))
         if isinstance(start, Running):
             assert stored == (row.answer_from is not None), "a call was begun beside a stored answer"
         past = [each for each in before if each.outcome is not None]
