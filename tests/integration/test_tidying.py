@@ -1,6 +1,5 @@
 """The reaper for pg_cron only tidies, and the books in the documentation find what is wrong."""
 
-import re
 from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
@@ -11,8 +10,6 @@ import pytest
 from ai_retry.domain.errors import LeaseLost
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.contract import claim_of, load, new_generation, succeed
-from tests.support.books import violations
-from tests.support.stack import Stack
 from tests.support.world import SqlWorld
 
 LEASE = timedelta(seconds=35)
@@ -120,49 +117,3 @@ def test_discarded_answer_is_gone_and_recorded(world: SqlWorld) -> None:
     assert (first, again) == (True, False)
     assert load(world, user_id, generation_id).stored_answer is None
     assert [row["discarded_by"] for row in world.attempts(generation_id)] == ["ada@example.com"]
-
-
-def test_books_of_sound_work_balance(world: SqlWorld, connection: psycopg.Connection) -> None:
-    """After successes, failures and abandoned attempts the documented query finds nothing."""
-    user_id, generation_id = new_generation(world)
-    succeed(world, claim_of(world, user_id, generation_id))
-    claim_of(world, user_id, world.new_generation(user_id))
-
-    assert violations(connection) == []
-
-
-@pytest.mark.parametrize(
-    ("damage", "violation"),
-    [
-        ("update public.generations set status = 'error' where id = %s", "a success whose generation says otherwise"),
-        ("update public.ai_retry_attempts set number = 9 where generation_id = %s", "a number is missing or double"),
-        (
-            "update public.ai_retry_attempts set closed_at = started_at - interval '1 s' where generation_id = %s",
-            "closed before it began",
-        ),
-        (
-            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at, outcome,"
-            " closed_at, captured_at, session_id) select user_id, generation_id, 3, state, gen_random_uuid(),"
-            " started_at, outcome, closed_at, captured_at, session_id from public.ai_retry_attempts"
-            " where generation_id = %s",
-            "two successes of one generation",
-        ),
-    ],
-    ids=lambda value: re.sub(r"\W+", "-", value)[:30],
-)
-def test_books_find_what_is_wrong(world: SqlWorld, connection: psycopg.Connection, damage: str, violation: str) -> None:
-    """Each kind of damage that the constraints allow is named by the documented query."""
-    user_id, generation_id = new_generation(world)
-    succeed(world, claim_of(world, user_id, generation_id))
-
-    connection.execute(damage.encode(), [generation_id])
-
-    assert violation in {name for name, _ in violations(connection)}
-
-
-def test_books_of_the_whole_run_balance(stack: Stack) -> None:
-    """Whatever the other tests did to the shared database so far, no captured unit lacks its success."""
-    with psycopg.connect(stack.database_url) as connection:
-        found = {name for name, _ in violations(connection)}
-
-    assert found <= {"a success whose generation says otherwise"}  # some tests write as a careless app would
