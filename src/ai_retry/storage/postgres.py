@@ -13,6 +13,7 @@ from ai_retry.domain.errors import AiRetryError, StorageOutcomeUnknown, StorageU
 from ai_retry.secrecy import guard_logs
 from ai_retry.storage._connection_string import passwords_of
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.rows import Json
@@ -22,7 +23,7 @@ from ai_retry.storage.transport import failure_of_sqlstate, reply_lost, unreacha
 _LINK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
 
 
-class PostgresStorage(RecoveryFunctions):
+class PostgresStorage(RecoveryFunctions, FunctionStorage):
     """The storage as a role that may execute the functions (``service_role`` or the migrations' owner).
 
     Args:

@@ -1,22 +1,26 @@
-"""What operators search and read, over SQL functions. All of it can be repeated."""
+"""The ``RecoveryStorage`` port, and what operators read, over SQL functions; a part of every storage over SQL.
 
-from collections.abc import Mapping, Sequence
+All of it can be repeated, so that a lost reply means no more than that the database was unavailable.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from ai_retry.domain.model import Outcome, QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
+from ai_retry.storage.calling import Calls
 from ai_retry.storage.change_rows import document, read_change_snapshot
-from ai_retry.storage.functions import FunctionStorage
-from ai_retry.storage.rows import Json, NotOurs, instant, maybe_instant, read_usage, rule_row, shaped
+from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_usage, rule_row, shaped
 
 _FIRST_ID = UUID(int=0)
 _LAST_ID = UUID(int=2**128 - 1)
+_T = TypeVar("_T")
 
 
-class RecoveryFunctions(FunctionStorage):
-    """Implements ``ai_retry.domain.recovery.RecoveryStorage`` over a transport, and reads for operators."""
+class RecoveryFunctions(Calls):
+    """Implements ``ai_retry.domain.recovery.RecoveryStorage`` over a transport."""
 
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
         """See the port."""
@@ -31,36 +35,39 @@ class RecoveryFunctions(FunctionStorage):
             page=page,
             rule=rule_row(quota_rule),
         )
-        return self._ask("ai_retry_find", {"p_request": request}, _page)
+        return self._find("ai_retry_find", {"p_request": request}, _page)
 
     def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | None:
         """See the port."""
         request = document(generation_id=str(generation_id), rule=rule_row(quota_rule))
-        return self._ask("ai_retry_find_one", {"p_request": request}, _maybe_found)
+        return self._find("ai_retry_find_one", {"p_request": request}, _maybe_found)
 
     def find_attempts(self, key: str, *, after: UUID | None, page: int) -> Sequence[PlanAttempt]:
         """See the port."""
         request = document(key=key, after=str(after or _FIRST_ID), page=page)
-        return self._ask("ai_retry_find_attempts", {"p_request": request}, _plan_attempts)
+        return self._find("ai_retry_find_attempts", {"p_request": request}, _plan_attempts)
 
     def estimate(self) -> Mapping[str | None, CallEstimate]:
         """See the port."""
-        return self._ask("ai_retry_estimate", {}, _estimates)
+        return self._find("ai_retry_estimate", {}, _estimates)
 
     def record_recovery(
         self, run_id: UUID, *, plan_id: str, operator: str, plan: Mapping[str, Any], counts: Mapping[str, Any] | None
     ) -> str | None:
         """See the port."""
         request = document(run_id=str(run_id), plan_id=plan_id, operator=operator, plan=plan, counts=counts)
-        return self._ask("ai_retry_record_recovery", {"p_request": request}, _refused_by)
+        return self._find("ai_retry_record_recovery", {"p_request": request}, _refused_by)
 
     def inspect(self) -> Json:
         """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
-        return self._ask("ai_retry_inspect", {}, shaped)
+        return self._find("ai_retry_inspect", {}, shaped)
 
     def books(self) -> Sequence[Json]:
         """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only."""
-        return self._ask("ai_retry_books", {}, _rows)
+        return self._find("ai_retry_books", {}, listed)
+
+    def _find(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
+        return self._look(function, arguments, read, self._searching)
 
 
 def _words(values: frozenset[str] | None) -> Sequence[str] | None:
@@ -78,11 +85,10 @@ def _page(reply: Any) -> FoundPage:
 
 
 def _maybe_found(reply: Any) -> FoundRow | None:
-    return None if reply is None else _found(reply)
+    return None if reply is None else _found(shaped(reply, "failed_at", "snapshot", "error"))
 
 
-def _found(reply: Any) -> FoundRow:
-    row = shaped(reply, "failed_at", "snapshot", "error")
+def _found(row: Json) -> FoundRow:
     error = row["error"]
     return FoundRow(
         failed_at=instant(row["failed_at"]),
@@ -99,7 +105,7 @@ def _found(reply: Any) -> FoundRow:
 
 
 def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:
-    return [_plan_attempt(row) for row in _rows(reply)]
+    return [_plan_attempt(row) for row in listed(reply)]
 
 
 def _plan_attempt(row: Json) -> PlanAttempt:
@@ -112,24 +118,18 @@ def _plan_attempt(row: Json) -> PlanAttempt:
         closed_at=maybe_instant(row["closed_at"]),
         next_attempt_at=maybe_instant(row["next_attempt_at"]),
         usage=read_usage(row["usage"]) if row["usage"] else None,
+        was_turned_away=row["was_turned_away"],
     )
 
 
 def _estimates(reply: Any) -> Mapping[str | None, CallEstimate]:
-    return {
-        row["model"]: CallEstimate(tokens=_decimal(row["tokens"]), cost=_decimal(row["cost"])) for row in _rows(reply)
-    }
+    rows = listed(reply)
+    return {row["model"]: CallEstimate(tokens=_decimal(row["tokens"]), cost=_decimal(row["cost"])) for row in rows}
 
 
 def _refused_by(reply: Any) -> str | None:
     refused_by: str | None = shaped(reply, "events_refused_by")["events_refused_by"]
     return refused_by
-
-
-def _rows(reply: Any) -> Sequence[Json]:
-    if not isinstance(reply, list):
-        raise NotOurs
-    return [shaped(each) for each in reply]
 
 
 def _decimal(value: float | None) -> Decimal | None:

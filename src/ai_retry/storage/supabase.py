@@ -14,6 +14,7 @@ from supabase.client import ClientOptions
 
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.secrecy import guard_logs
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.rows import Json
@@ -29,7 +30,7 @@ _SQLSTATE = re.compile("[0-9A-Z]{5}")
 _API_CODE = re.compile("PGRST[0-9A-Z]{3}")
 
 
-class SupabaseStorage(RecoveryFunctions):
+class SupabaseStorage(RecoveryFunctions, FunctionStorage):
     """The storage as ``service_role`` over HTTPS.
 
     Args:
