@@ -1919,7 +1919,7 @@ comment on function public.ai_retry_settle(text) is
 create or replace function public.ai_retry_find_attempts(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['key', 'after', 'page']);
@@ -1964,7 +1964,7 @@ comment on function public.ai_retry_find_attempts(text) is
 create or replace function public.ai_retry_estimate()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_calls jsonb;
@@ -1998,7 +1998,7 @@ comment on function public.ai_retry_estimate() is
 create or replace function public.ai_retry_find(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array[
@@ -2049,7 +2049,7 @@ comment on function public.ai_retry_find(text) is
 create or replace function public.ai_retry_find_one(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['generation_id', 'rule']);
@@ -2067,7 +2067,7 @@ comment on function public.ai_retry_find_one(text) is
 create or replace function ai_retry.last_error(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_error jsonb;
@@ -2093,7 +2093,7 @@ comment on function ai_retry.last_error(uuid) is
 create or replace function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation constant jsonb := ai_retry.app_read(p_generation_id);
@@ -2114,7 +2114,7 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
 create or replace function public.ai_retry_record_recovery(p_request text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['run_id', 'plan_id', 'operator', 'plan', 'counts']);
@@ -2152,7 +2152,7 @@ comment on function public.ai_retry_record_recovery(text) is
 create or replace function ai_retry.report_recovery(p_run_id uuid, p_plan_id text, p_started_at timestamptz, p_at timestamptz)
 returns text
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key constant text := 'plan:' || p_plan_id;
@@ -2195,7 +2195,7 @@ comment on function ai_retry.report_recovery(uuid, text, timestamptz, timestampt
 create or replace function public.ai_retry_books()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set statement_timeout = '60s'
+set search_path = pg_catalog, pg_temp set statement_timeout = '60s'
 as $$
 declare
   v_page uuid[];
@@ -2264,7 +2264,7 @@ comment on function public.ai_retry_books() is
 create or replace function public.ai_retry_inspect()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_binding jsonb;
@@ -2319,7 +2319,9 @@ begin
             pg_catalog.replace(p.prosrc, pg_catalog.chr(13), ''), 'UTF8')), 'hex'),
           'creates_sessions', p.oid is not distinct from v_session_function::oid,
           'security_definer', p.prosecdef,
-          'own_search_path', exists (select from pg_catalog.unnest(p.proconfig) s where s like 'search\_path=%'),
+          'search_path', (
+            select pg_catalog.substr(s.setting, 13) from pg_catalog.unnest(p.proconfig) s (setting)
+            where s.setting like 'search\_path=%'),
           'executable', pg_catalog.has_function_privilege(p.oid, 'execute'),
           'end_users', (
             select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')

@@ -113,14 +113,14 @@ class Damage:
 
 BROKEN: Mapping[str, Damage] = {
     "two functions of one name": Damage(
-        ("create function public.ai_retry_state(p_most integer) returns integer language sql set search_path = ''"
-         " as 'select 0'", "revoke all on function public.ai_retry_state(integer) from public, anon, authenticated",
+        ("create function public.ai_retry_state(p_most integer) returns integer language sql"
+         " set search_path = pg_catalog, pg_temp as 'select 0'", "revoke all on function public.ai_retry_state(integer) from public, anon, authenticated",
          "grant execute on function public.ai_retry_state(integer) to service_role"),
         Check.MIGRATIONS, "there are 2 functions ai_retry_state", r"drop function public.*state\(p_most integer\)",
     ),
     "two parts of one name": Damage(
         ("create function ai_retry.passes(p_sqlstate text, p_twice text) returns boolean language sql"
-         " set search_path = '' as 'select true'",
+         " set search_path = pg_catalog, pg_temp as 'select true'",
          "revoke all on function ai_retry.passes(text, text) from public, anon, authenticated",
          "grant execute on function ai_retry.passes(text, text) to service_role"),
         Check.MIGRATIONS, "there are 2 functions ai_retry.passes", r"drop function ai_retry.passes\(p_sqlstate text, p",
@@ -135,7 +135,11 @@ BROKEN: Mapping[str, Damage] = {
     ),
     "a function with its caller's search_path": Damage(
         ("alter function public.ai_retry_state() reset search_path",),
-        Check.GRANTS, "ai_retry_state finds tables and functions by its caller's search_path",
+        Check.GRANTS, "ai_retry_state finds tables, functions and types by its caller's search_path",
+    ),
+    "a part that finds temporary types first": Damage(
+        ("alter function ai_retry.rule(uuid, jsonb) set search_path = ''",),
+        Check.GRANTS, 'ai_retry.rule finds tables, functions and types by search_path ""',
     ),
     "users may execute a function": Damage(
         ("grant execute on function public.ai_retry_state() to anon",),
@@ -263,13 +267,13 @@ def again(database_url: str, finding: Finding) -> None:
 
 CHANGED: Mapping[str, tuple[str, str]] = {
     "a function changed by hand": (
-        "create or replace function public.ai_retry_state() returns jsonb language sql set search_path = ''"
-        " as 'select null::jsonb'",
+        "create or replace function public.ai_retry_state() returns jsonb language sql"
+        " set search_path = pg_catalog, pg_temp as 'select null::jsonb'",
         "not as shipped: ai_retry_state; changed by hand",
     ),
     "a part changed by hand": (
-        "create or replace function ai_retry.passes(p_sqlstate text) returns boolean language sql set search_path = ''"
-        " as 'select false'",
+        "create or replace function ai_retry.passes(p_sqlstate text) returns boolean language sql"
+        " set search_path = pg_catalog, pg_temp as 'select false'",
         "not as shipped: ai_retry.passes; changed by hand",
     ),
     "a function that is gone": (
@@ -817,6 +821,9 @@ def test_every_object_is_known_to_the_doctor(migrated_database: str) -> None:
     }
     assert {name for name, each in shipped.functions.items() if each.source is None} == {
         each.qualified for each in database.functions if each.name.startswith("app_")
+    }
+    assert {name: each.search_path for name, each in shipped.functions.items()} == {
+        each.qualified: each.search_path for each in database.functions if not each.creates_sessions
     }
     assert set(shipped.tables) == {name for name, table in database.tables.items() if table.is_ours}
     assert set(shipped.grants) == set(shipped.tables)
