@@ -9,6 +9,8 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from ai_retry.storage.repeating_queue import RepeatingQueueStorage
+from tests.support.queue_world import SqlQueueWorld
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.context import stored_context
@@ -18,13 +20,11 @@ from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.queue import cancel_retry, enqueue_generation, run_queued
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.storage.repeating_queue import RepeatingQueueStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.contract import claim_of, fail, load, new_generation
 from ai_retry.testing.queue_contract import enqueue, new_queued, receive, run
 from ai_retry.worker import Worker
 from tests.support.migrations import apply_migrations
-from tests.support.queue_world import SqlQueueWorld
 from tests.support.stack import MIGRATIONS
 from tests.support.waiting import eventually
 

@@ -16,6 +16,7 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+from tests.support.queue_world import SqlQueueWorld
 
 from ai_retry.bootstrap import worker as bootstrap_worker
 from ai_retry.config import Settings
@@ -38,7 +39,6 @@ from ai_retry.testing.queue_contract import (
 )
 from tests.support.app_server import clean
 from tests.support.books import violations
-from tests.support.queue_world import SqlQueueWorld
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import eventually, skipping_without_stack
 from tests.support.worker_process import COMMAND, Provider, running_worker

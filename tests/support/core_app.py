@@ -16,8 +16,7 @@ from ai_retry.domain.loop import Setting, retrying
 from ai_retry.domain.model import Answer, Context, Failure, RetryResult, Snapshot, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, working
-from ai_retry.domain.queue_model import QueuedRetry
-from ai_retry.domain.queue_model import QueueOutcome
+from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
 from tests.support.world import SqlWorld
