@@ -118,6 +118,16 @@ def test_refusal_of_the_database_is_its_word(code: str) -> None:
         assert len(api.requests) == 1
 
 
+def test_internal_error_a_third_time_ends_a_settle() -> None:
+    """Any function of the app's may raise XX000 whenever it is called: the last resort comes next, and soon."""
+    with ScriptedServer(default=reply(500, json=ERROR | {"code": "XX000"})) as api:
+        storage = SupabaseStorage(f"http://127.0.0.1:{api.port}", "sb_secret_canary")
+        with closing(storage):
+            assert failure(storage, settle).code == UNKNOWN
+
+        assert len(api.requests) == 3
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_refusal_of_a_gateway_is_no_wrong_key_later(status: int) -> None:
     """Where this key was answered before, a gateway's refusal without a code is a failure that passes."""
