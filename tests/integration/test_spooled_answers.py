@@ -250,7 +250,7 @@ class TestRestored:
     """A file belongs to one database."""
 
     @pytest.fixture
-    def copy(self, stack: Stack, machine: Machine) -> Iterator[str]:
+    def copy(self, stack: Stack) -> Iterator[str]:
         """The URL of another database with our migrations, that knows the users and generations, but no attempt."""
         name = f"copy_{uuid4().hex}"
         yield stack.create_database(name, migrated=True)
