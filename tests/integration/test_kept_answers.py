@@ -6,12 +6,14 @@ the app is a failure at once.
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from ai_retry.domain.change import CloseOver
 from ai_retry.domain.errors import GenerationNotFound, LeaseLost, RetryInProgress, SessionRejected
+from ai_retry.storage.spool import Spool
 from tests.support.core_app import POLICY, App
 from tests.support.world import owner_of
 
@@ -34,9 +36,21 @@ def app(core_database: str) -> Iterator[App]:
         app.close()
 
 
+@pytest.fixture(params=["a spool", "no spool"])
+def locked_app(request: pytest.FixtureRequest, core_database: str, tmp_path: Path) -> Iterator[App]:
+    """The same, with a spool and without; nothing stays on disk."""
+    spool = Spool(tmp_path / "spool") if request.param == "a spool" else None
+    with owner_of(core_database) as connection:
+        app = App(core_database, connection, spool)
+        yield app
+        app.close()
+    assert spool is None or spool.names() == []
+
+
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS.keys())
-def test_answer_is_kept_whatever_is_locked(app: App, lock: str) -> None:
+def test_answer_is_kept_whatever_is_locked(locked_app: App, lock: str) -> None:
     """The settle fails, the answer stays, and the next retry makes the session of it without a call."""
+    app = locked_app
     with psycopg.connect(app.url) as holder:
 
         def hold() -> None:
