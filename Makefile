@@ -77,7 +77,9 @@ fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-
 
 faults: $(READY) ## Kill, cut and restart by the hundred, workers too; check that nothing happened twice and nothing was lost
 	@$(BIN)/python -m tests.faults run --runs 300 --seed $(or $(SEED),1) --seconds 540
+	@$(BIN)/python -m tests.faults gateway --seed $(or $(SEED),1)
 	@$(BIN)/python -m tests.faults queue --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.faults queue --over-api --seed $(or $(SEED),1)
 	@$(BIN)/python -m tests.faults outage --seed $(or $(SEED),1)
 
 race: $(READY) ## 50 processes click at the same generations for 30 s

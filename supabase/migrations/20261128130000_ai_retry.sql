@@ -33,6 +33,29 @@ $look$;
 
 -- schema
 
+-- Decisions are made in Python (ai_retry.domain.decide) and applied here, where they are compared and counted. These
+-- rules are decided here, since only the database sees in time what they are about; each has a test that is marked with
+-- its name:
+--
+--   used         units captured in the window; where the change says so, also the app's own successes in it
+--   held         units of all open attempts, over or not; a snapshot leaves out what will be released when it is closed
+--   live         running attempts whose lease is valid; for a begin all that run, since what is over has been closed
+--   override     a user's own limit and window go before the change's; no window is longer than ten years
+--   version      status, highest number, queued or not, its wait, stored answer, override
+--   age          a snapshot is at most ten seconds old
+--   number       one more than the highest, at least 2
+--   copied       user, number, hold and key of a closed attempt are those of its open row
+--   over         only what is over by the database's clock, under its token, can be abandoned
+--   renewal      never shortens a lease, and never exceeds what the begin allowed
+--   once         one open attempt and one success per generation, one generation per session
+--   passing      which errors undo a settle, that is sent again; any other is the app's rejection
+--   conflicting  which rejections their user can cure
+--   again        the same cause rejects the same answer: a longer wait, and no second report
+--   late         an answer whose attempt is closed is stored with it, once
+--   untold       an app whose row is locked is informed by a later begin
+--   line         whose message is next, and how many messages of one user there are
+--   outage       how many failures in a row close a route, and how many calls may run when it opens
+
 -- Parts and the binding live in a schema that the Data API does not expose.
 
 create schema if not exists ai_retry;
@@ -347,7 +370,7 @@ comment on column public.ai_retry_installation.is_only is 'Always true: the tabl
 create or replace function ai_retry.has_room(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
@@ -390,7 +413,7 @@ comment on function ai_retry.has_room(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.start(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_calls constant boolean := p_start ->> 'answer_from' is null;
@@ -441,34 +464,59 @@ comment on function ai_retry.start(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.read_change(p_change text, p_keys text[])
 returns jsonb
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := p_change::jsonb;
-  v_unknown text;
+  v_answer constant jsonb := nullif(
+    coalesce(v_change #> '{success,answer}', v_change #> '{closing,answer}', v_change -> 'answer'), 'null');
+  v_unknown jsonb;
 begin
   if v_change -> 'protocol' is distinct from '2'::jsonb then
     raise exception 'ai-retry: a change of another version; apply the migrations of this one'
       using errcode = 'invalid_parameter_value';
   end if;
-  select k into v_unknown from pg_catalog.jsonb_object_keys(v_change) k
-    where k <> 'protocol' and k <> all (p_keys) limit 1;
-  if v_unknown is not null then
-    raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version', v_unknown
+  -- What is left of each object without the keys that it may have.
+  v_unknown := (v_change - p_keys - 'protocol')
+    || coalesce((v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[], '{}')
+    || coalesce((v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
+      'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
+      'context_reader}'::text[], '{}')
+    || coalesce((v_change -> 'run')
+      - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}')
+    || coalesce((v_change -> 'success') - '{answer,answer_from,if_rejected}'::text[], '{}')
+    || coalesce((v_change #> '{success,if_rejected}') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')
+    || coalesce((v_change -> 'closing') - '{outcome,code,counted,wait_seconds,status,message,reason,transient,'
+      'operator_fault,goes_on,answer}'::text[], '{}')
+    || coalesce(v_answer - '{output,model,usage,provider_id}'::text[], '{}')
+    || coalesce((v_change -> 'call')
+      - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
+    || coalesce(coalesce(v_change -> 'outage', v_change #> '{put_back,outage}')
+      - '{wait_seconds,failures,doubts}'::text[], '{}')
+    || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
+    || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
+    || coalesce((v_change -> 'put_back')
+      - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
+    || coalesce((v_change -> 'postpone')
+      - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
+  if v_unknown <> '{}' then
+    raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
+      (select k from pg_catalog.jsonb_object_keys(v_unknown) k limit 1)
       using errcode = 'invalid_parameter_value';
   end if;
   return v_change;
 end
 $$;
 comment on function ai_retry.read_change(text, text[]) is
-  'Reads a change, and refuses one of another protocol, or with a key that this version does not know, before any lock.';
+  'Reads a change, and refuses one of another protocol, or with a key that this version does not know, at any depth, '
+  'before any lock.';
 
 -- parts/closing
 
 create or replace function ai_retry.close(p_open public.ai_retry_open, p_end jsonb, p_call jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -519,7 +567,7 @@ comment on function ai_retry.close(public.ai_retry_open, jsonb, jsonb, timestamp
 create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -569,7 +617,7 @@ comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
 create or replace function ai_retry.end_queued(p_open public.ai_retry_open, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row jsonb;
@@ -600,7 +648,7 @@ comment on function ai_retry.end_queued(public.ai_retry_open, timestamptz) is
 create or replace function ai_retry.inform(p_generation_id uuid, p_number integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closed record;
@@ -645,7 +693,7 @@ comment on function ai_retry.inform(uuid, integer, timestamptz) is
 create or replace function ai_retry.rule(p_user_id uuid, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := p_rule || coalesce((
@@ -662,7 +710,7 @@ comment on function ai_retry.rule(uuid, jsonb) is
 create or replace function ai_retry.captures(p_user_id uuid, p_rule jsonb, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_since constant timestamptz :=
@@ -692,7 +740,7 @@ comment on function ai_retry.captures(uuid, jsonb, integer, timestamptz) is
 create or replace function ai_retry.quota(p_user_id uuid, p_rule jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := ai_retry.rule(p_user_id, p_rule);
@@ -722,7 +770,7 @@ comment on function ai_retry.quota(uuid, jsonb, timestamptz) is
 create or replace function ai_retry.version(p_user_id uuid, p_generation_id uuid, p_status text)
 returns text
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -754,7 +802,7 @@ comment on function ai_retry.version(uuid, uuid, text) is
 create or replace function ai_retry.passes(p_sqlstate text)
 returns boolean
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- Links, isolation, deadlocks, resources, shutdowns, locks, internal faults: PostgreSQL documentation, appendix A.
@@ -772,7 +820,7 @@ create or replace function ai_retry.report(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   set constraints all deferred;
@@ -796,7 +844,7 @@ create or replace function ai_retry.tell(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_status is not null then
@@ -827,11 +875,11 @@ comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer
 create or replace function ai_retry.succeed(p_open public.ai_retry_open, p_change jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_answer constant jsonb := p_change #> '{success,answer}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_role constant text := pg_catalog.current_setting('role');
   v_session jsonb;
   v_row jsonb;
@@ -908,11 +956,11 @@ create or replace function ai_retry.reject(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rejection constant jsonb := p_change #> '{success,if_rejected}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_again boolean;
 begin
   -- The same cause again: the attempt before this one was rejected by it.
@@ -942,12 +990,12 @@ comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, text, tim
 create or replace function ai_retry.fail(p_open public.ai_retry_open, p_change jsonb, p_row jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closing constant jsonb := p_change -> 'closing';
   v_status constant text := coalesce(v_closing ->> 'status', p_open.status_before, 'timeout');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
 begin
   if p_change ->> 'found' = 'ready' then
     perform ai_retry.tell(
@@ -975,14 +1023,14 @@ comment on function ai_retry.fail(public.ai_retry_open, jsonb, jsonb, timestampt
 create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
   v_answer constant jsonb := coalesce(
     case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
     nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_closed public.ai_retry_attempts%rowtype;
   v_is_locked boolean := false;
 begin
@@ -1064,10 +1112,26 @@ revoke all on table ai_retry.attempts from public, anon, authenticated;
 grant select on table ai_retry.attempts to service_role;
 comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
 
+create or replace function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return pg_catalog.jsonb_build_object(
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+    'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
+    'can_create_session', (p_generation -> 'can_create_session')::boolean,
+    'quota', ai_retry.quota((p_generation ->> 'user_id')::uuid, p_rule, p_at));
+end
+$$;
+comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
+  'What every snapshot has: the time of the reading, the generation as the binding read it, and its owner''s quota.';
+
 create or replace function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id constant uuid := (p_generation ->> 'id')::uuid;
@@ -1077,25 +1141,20 @@ begin
     return null;
   end if;
   return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at,
+    select ai_retry.seen(p_generation, p_rule, p_at) || pg_catalog.jsonb_build_object(
       'version', ai_retry.version(v_user_id, v_id, p_generation ->> 'status'),
-      'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
-      'hidden', (p_generation -> 'hidden')::boolean,
-      'session', p_generation -> 'session',
-      'can_create_session', (p_generation -> 'can_create_session')::boolean,
       'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
       'stored_answer', (
         select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
           select a.number, a.answer, a.stored_at from public.ai_retry_answers a where a.generation_id = v_id
           union all
-          select o.number, o.answer, o.started_at from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
+          select o.number, o.answer, o.started_at
+          from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
         ) s
         order by s.number desc limit 1
       ),
       'live', l.live, 'live_until', l.live_until,
-      'quota', ai_retry.quota(v_user_id, p_rule, p_at),
       'routes', (
         select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
           'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
@@ -1126,24 +1185,14 @@ comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
 create or replace function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_id constant uuid := (p_generation ->> 'id')::uuid;
-  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
 begin
-  if p_generation is null then
-    return null;
-  end if;
   return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at, 'version', '', 'live', 0, 'live_until', null, 'routes', '[]'::jsonb, 'open_token', null,
-      'stored_answer', null, 'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
-      'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
-      'can_create_session', (p_generation -> 'can_create_session')::boolean, 'mine', u.number,
-      'attempts', pg_catalog.jsonb_build_array(u.attempt),
-      'quota', ai_retry.quota(v_user_id, p_rule, p_at))
-    from ai_retry.attempts u where u.generation_id = v_id and u.token = p_token
+    select ai_retry.seen(p_generation, p_rule, p_at)
+      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "stored_answer": null}'
+      || pg_catalog.jsonb_build_object('mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
+    from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token
   );
 end
 $$;
@@ -1155,7 +1204,7 @@ comment on function ai_retry.settled(jsonb, jsonb, uuid, timestamptz) is
 create or replace function ai_retry.lock_user(p_user_id uuid)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- After a lock, the next statement must see what the lock's last holder committed.
@@ -1177,7 +1226,7 @@ comment on function ai_retry.lock_user(uuid) is
 create or replace function ai_retry.put_back(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
@@ -1222,7 +1271,7 @@ comment on function ai_retry.put_back(jsonb) is
 create or replace function ai_retry.postpone(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
@@ -1262,7 +1311,7 @@ comment on function ai_retry.postpone(jsonb) is
 create or replace function public.ai_retry_create_queue()
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if to_regnamespace('pgmq') is null
@@ -1307,7 +1356,7 @@ $queue$;
 create or replace function ai_retry.has_queue()
 returns boolean
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
@@ -1320,7 +1369,7 @@ comment on function ai_retry.has_queue() is
 create or replace function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_open record;
@@ -1361,7 +1410,7 @@ comment on function ai_retry.fill_line(uuid, timestamptz) is
 create or replace function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 begin
   if p_message_id is null or not ai_retry.has_queue() then
@@ -1383,7 +1432,7 @@ comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
 create or replace function ai_retry.follow(p_closed public.ai_retry_open, p_end jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (p_end -> 'goes_on')::boolean then
@@ -1407,7 +1456,7 @@ comment on function ai_retry.follow(public.ai_retry_open, jsonb, timestamptz) is
 create or replace function ai_retry.in_time(p_open public.ai_retry_open, p_due_at timestamptz, p_at timestamptz)
 returns timestamptz
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when p_open.expires_at > p_at then least(p_due_at, p_open.expires_at) else p_due_at end;
@@ -1421,7 +1470,7 @@ comment on function ai_retry.in_time(public.ai_retry_open, timestamptz, timestam
 create or replace function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_doubts integer := 1;
@@ -1455,7 +1504,7 @@ comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
 create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_slots integer;
@@ -1483,7 +1532,7 @@ comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
 create or replace function ai_retry.wake(p_route text, p_count integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_messages bigint[];
@@ -1513,7 +1562,7 @@ comment on function ai_retry.wake(text, integer, timestamptz) is
 create or replace function public.ai_retry_state()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -1544,7 +1593,7 @@ comment on function public.ai_retry_state() is 'Counts what waits and what runs 
 create or replace function public.ai_retry_take(p_request text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['limit', 'visibility_seconds', 'rule']);
@@ -1584,7 +1633,7 @@ comment on function public.ai_retry_take(text) is
 create or replace function public.ai_retry_overdue(p_limit integer)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -1634,7 +1683,7 @@ comment on function public.ai_retry_overdue(integer) is
 create or replace function public.ai_retry_amend(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard', 'put_back', 'postpone']);
@@ -1686,7 +1735,7 @@ comment on function public.ai_retry_amend(text) is
 create or replace function public.ai_retry_begin(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -1743,7 +1792,7 @@ comment on function public.ai_retry_begin(text) is
 create or replace function public.ai_retry_installation()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -1760,7 +1809,7 @@ comment on function public.ai_retry_installation() is
 create or replace function public.ai_retry_keep(p_change text)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -1792,7 +1841,7 @@ comment on function public.ai_retry_keep(text) is
 create or replace function public.ai_retry_load(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['user_id', 'generation_id', 'rule', 'token']);
@@ -1810,7 +1859,7 @@ comment on function public.ai_retry_load(text) is
 create or replace function public.ai_retry_settle(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -1824,6 +1873,7 @@ declare
   v_found text;
   v_now timestamptz;
   v_applied boolean := false;
+  v_known boolean := true;
 begin
   perform ai_retry.lock_user(v_user_id);
   v_row := ai_retry.app_lock(v_generation_id, '25ms');
@@ -1831,6 +1881,8 @@ begin
   select * into v_open from public.ai_retry_open o where o.generation_id = v_generation_id and o.token = v_token;
   if not found then
     perform ai_retry.store_late(v_change, v_now);
+    v_known := exists (
+      select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.token = v_token);
   else
     v_found := case
       when v_row is null then 'gone'
@@ -1852,14 +1904,15 @@ begin
     end if;
   end if;
   v_row := coalesce(v_written, ai_retry.app_read(v_generation_id) - 'prompt_data');
-  return pg_catalog.jsonb_build_object('applied', v_applied, 'snapshot', case when v_applied
+  return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', case when v_applied
     then ai_retry.settled(v_row, v_change -> 'rule', v_token, v_now)
     else ai_retry.snapshot(v_row, v_change -> 'rule', v_token, v_now) end);
 end
 $$;
 comment on function public.ai_retry_settle(text) is
   'Closes one attempt, by its token: with its session, or without. Stale when the generation is not as the change '
-  'expects. A token that is not open changes nothing, but that its paid answer is stored, once.';
+  'expects. A token that is not open changes nothing, but that its paid answer is stored, once; known: an attempt, '
+  'open or closed, has it.';
 
 -- recovery/attempts
 
@@ -2019,7 +2072,9 @@ as $$
 declare
   v_error jsonb;
 begin
-  select pg_catalog.jsonb_build_object('code', a.code, 'reason', a.reason, 'at', a.closed_at, 'ours', true) into v_error
+  select pg_catalog.jsonb_build_object(
+      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+    into v_error
     from public.ai_retry_attempts a
     where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
     order by a.number desc limit 1;
@@ -2057,7 +2112,7 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
 -- recovery/record
 
 create or replace function public.ai_retry_record_recovery(p_request text)
-returns text
+returns jsonb
 language plpgsql volatile security invoker
 set search_path = '' set lock_timeout = '3s'
 as $$
@@ -2073,20 +2128,21 @@ begin
     values (v_run_id, v_plan_id, v_request ->> 'operator', v_request -> 'plan', v_now)
     on conflict (run_id) do nothing;
   if not v_request ? 'counts' then
-    return null;
+    return pg_catalog.jsonb_build_object('events_refused_by', null);
   end if;
   update public.ai_retry_recoveries r
     set ended_at = v_now, counts = v_request -> 'counts'
     where r.run_id = v_run_id and r.ended_at is null
     returning r.started_at into v_started_at;
   if not found then
-    return (select r.events_refused_by from public.ai_retry_recoveries r where r.run_id = v_run_id);
+    select r.events_refused_by into v_refused_by from public.ai_retry_recoveries r where r.run_id = v_run_id;
+    return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
   end if;
   v_refused_by := ai_retry.report_recovery(v_run_id, v_plan_id, v_started_at, v_now);
   if v_refused_by is not null then
     update public.ai_retry_recoveries r set events_refused_by = v_refused_by where r.run_id = v_run_id;
   end if;
-  return v_refused_by;
+  return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
 end
 $$;
 comment on function public.ai_retry_record_recovery(text) is
@@ -2226,7 +2282,8 @@ begin
       select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
     ),
     tables as (
-      select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name
+      select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
+        n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
         or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
@@ -2301,14 +2358,14 @@ begin
       'indexes', (
         select coalesce(pg_catalog.jsonb_agg(c.relname order by c.relname), '[]')
         from pg_catalog.pg_index i
-        join tables t on t.oid = i.indrelid
+        join tables t on t.oid = i.indrelid and t.is_ours
         join pg_catalog.pg_class c on c.oid = i.indexrelid
         where i.indisvalid
       ),
       'constraints', (
         select coalesce(pg_catalog.jsonb_agg(c.conname order by c.conname), '[]')
         from pg_catalog.pg_constraint c
-        join tables t on t.oid = c.conrelid
+        join tables t on t.oid = c.conrelid and t.is_ours
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(

@@ -1,7 +1,7 @@
 """The story of a retry over real HTTP: gunicorn, Auth, the Data API or PostgreSQL, and a provider on a socket."""
 
 import re
-from typing import Any, LiteralString
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,17 +9,20 @@ import requests
 
 from ai_retry.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH
 from ai_retry.testing.provider import chat, reply, stall
+from tests.support.attempts import ATTEMPTS
 from tests.support.endpoint import AI_KEY, SECRET_ANSWER, SECRET_PROMPT, SESSION, Endpoint
 from tests.support.waiting import eventually
 
 GOOD = chat(SESSION)
 BAD = chat({"title": SECRET_ANSWER})  # the schema asks for minutes too
-WRITTEN_BY_US: tuple[LiteralString, ...] = (
+WRITTEN_BY_US = (
+    f"select to_jsonb(t) from {ATTEMPTS} t where user_id = %s",
     "select to_jsonb(t) from public.ai_retry_attempts t where user_id = %s",
+    "select to_jsonb(t) from public.ai_retry_open t where user_id = %s",
     "select to_jsonb(t) from public.generation_error_logs t where user_id = %s",
     "select to_jsonb(t) from public.events t where user_id = %s",
 )
-CAPTURED = "select count(*), count(captured_at) from public.ai_retry_attempts where generation_id = %s"
+CAPTURED = f"select count(*), count(captured_at) from {ATTEMPTS} a where generation_id = %s"
 
 
 def error_of(response: requests.Response) -> tuple[int, str, int | None]:
@@ -143,6 +146,26 @@ def test_retry_before_its_time_is_429(endpoint: Endpoint) -> None:
     assert wait is not None
     assert 20 < wait <= 30
     assert endpoint.calls(generation_id) == 1
+
+
+def test_click_during_an_outage_is_429(endpoint: Endpoint) -> None:
+    """While a provider asks to be left alone no other click reaches it: each learns when to come back, at no cost."""
+    user = endpoint.sign_up()
+    away = endpoint.failed_generation(user, reply(429, headers={"Retry-After": "30"}, json={}))
+    [(model,)] = endpoint.rows("select model from public.generations where id = %s", away)
+    other = endpoint.failed_generation(user, model=model)
+    elsewhere = endpoint.failed_generation(user, GOOD)
+    assert endpoint.retry(away, user).status_code == 502
+
+    refused = endpoint.retry(other, user)
+
+    status, code, wait = error_of(refused)
+    assert (status, code) == (429, "ROUTE_UNAVAILABLE")
+    assert wait is not None
+    assert 20 < wait <= 30
+    assert (endpoint.calls(other), endpoint.rows(CAPTURED, other)) == (0, [(0, 0)])
+    assert endpoint.status(other, user).json()["data"]["retry"]["refusal"]["code"] == "ROUTE_UNAVAILABLE"
+    assert endpoint.retry(elsewhere, user).status_code == 200
 
 
 def test_silent_provider_is_a_timeout(endpoint: Endpoint) -> None:

@@ -27,11 +27,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg.types.json import Jsonb
 
-from ai_retry.testing.contract import PROMPT_DATA
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, reply
 from tests.support.app_server import running_app
 from tests.support.stack import SignedInUser, Stack, running_stack
 from tests.support.waiting import eventually, skipping_without_stack
+from tests.support.worlds import PROMPT_DATA
 
 LOGS_STATEMENTS = {
     "logging_collector": "on",
@@ -536,8 +536,8 @@ def test_foreign_queued_retry_looks_like_an_absent_one(house: House, door: Door,
 
     assert of_foreign.status == 404
     assert of_foreign.but_for(foreign) == of_absent.but_for(absent)
-    row = "select state from public.ai_retry_attempts where generation_id = %s"
-    assert house.database.execute(row, [foreign]).fetchall() == [("queued",)]
+    row = "select lease_expires_at, accepted_at is not null from public.ai_retry_open where generation_id = %s"
+    assert house.database.execute(row, [foreign]).fetchall() == [(None, True)]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from threading import Barrier
 import requests
 
 from ai_retry.testing.provider import chat, pause
+from tests.support.attempts import ATTEMPTS
 from tests.support.endpoint import SESSION, Endpoint
 
 CLICKS = 20
@@ -32,7 +33,7 @@ def test_one_of_twenty_clicks_wins(endpoint: Endpoint) -> None:
     assert answers == {(200, None, False): 1, (429, "RETRY_IN_PROGRESS", True): CLICKS - 1}
     assert endpoint.calls(generation_id) == 1
     assert endpoint.rows("select count(*) from public.sessions where user_id = %s", user.id) == [(1,)]
-    attempts = "select count(*), count(captured_at) from public.ai_retry_attempts where user_id = %s"
+    attempts = f"select count(*), count(captured_at) from {ATTEMPTS} a where user_id = %s"
     assert endpoint.rows(attempts, user.id) == [(1, 1)]
     quota = endpoint.status(generation_id, user).json()["meta"]["quota"]
     assert quota["limit"] - quota["remaining"] == 1

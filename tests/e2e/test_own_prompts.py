@@ -13,10 +13,10 @@ from psycopg.types.json import Jsonb
 from ai_retry.testing.provider import Script, chat
 from tests.support.app_server import clean
 from tests.support.endpoint import SESSION, Endpoint, running_endpoint
-from tests.support.world import empty_queue
 from tests.support.stack import SignedInUser, Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import COMMAND, running_worker
+from tests.support.world import empty_queue
 
 GOOD = chat(SESSION)
 READER = "shop.prompts:context_from"
@@ -97,7 +97,7 @@ def test_worker_reads_what_the_app_accepted(shop: Endpoint, tmp_path: Path) -> N
     user = shop.sign_up()
     generation_id = failed_generation(shop, user, GOOD)
     assert shop.retry(generation_id, user, ASYNC).status_code == 202
-    assert shop.rows("select context_reader from public.ai_retry_attempts where generation_id = %s", generation_id) == [
+    assert shop.rows("select context_reader from public.ai_retry_open where generation_id = %s", generation_id) == [
         (READER,)
     ]
 
@@ -122,7 +122,7 @@ def test_worker_without_the_setting_ends_nothing(shop: Endpoint, tmp_path: Path)
         (0,)
     ]
     shop.database.execute(
-        "update public.ai_retry_attempts set next_attempt_at = clock_timestamp() where generation_id = %s",
+        "update public.ai_retry_open set due_at = clock_timestamp() where generation_id = %s",
         [generation_id],
     )
     shop.database.execute(

@@ -14,20 +14,24 @@ from flask import Flask
 
 from ai_retry.bootstrap import connect
 from ai_retry.config import Settings
-from ai_retry.domain.model import Claim, Purpose
-from ai_retry.domain.policy import DEFAULT_POLICY, admit
 from ai_retry.flask import create_blueprint
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import chat, reply
+from tests.support.attempts import ATTEMPTS
 from tests.support.endpoint import SECRET_ANSWER, SESSION, Endpoint, bearer
-from tests.support.world import empty_queue
+from tests.support.queue_steps import run
 from tests.support.stack import SignedInUser
 from tests.support.waiting import eventually
+from tests.support.world import SqlWorld, empty_queue
 
 GOOD = chat(SESSION)
 BAD = chat({"title": SECRET_ANSWER})  # the schema asks for minutes too
 ASYNC = {"Prefer": "respond-async"}
-ATTEMPTS = "select number, state, outcome from public.ai_retry_attempts where generation_id = %s order by number"
+NUMBERS = f"""
+select a.number, case when a.outcome is not null then 'closed' when a.lease_expires_at is null then 'queued'
+  else 'running' end, a.outcome
+from {ATTEMPTS} a where a.generation_id = %s order by a.number
+"""
 MESSAGES = "select count(*) from pgmq.q_ai_retry where message ->> 'generation_id' = %s"
 
 
@@ -51,7 +55,7 @@ def take_back(endpoint: Endpoint, generation_id: UUID | str, user: SignedInUser 
 
 def attempts(endpoint: Endpoint, generation_id: UUID) -> list[tuple[Any, ...]]:
     """Rows of its attempts: number, state, outcome."""
-    return endpoint.rows(ATTEMPTS, generation_id)
+    return endpoint.rows(NUMBERS, generation_id)
 
 
 def messages(endpoint: Endpoint, generation_id: UUID) -> int:
@@ -90,15 +94,9 @@ def working(endpoint: Endpoint) -> Iterator[None]:
 
 
 def begin(endpoint: Endpoint, generation_id: UUID, user: SignedInUser) -> None:
-    """Claim a queued attempt, as a worker that takes its time."""
+    """Begin a queued attempt, as a worker that takes its time."""
     with closing(PostgresStorage(endpoint.stack.database_url, max_connections=1)) as storage:
-        snapshot = storage.load(user.id, generation_id, DEFAULT_POLICY.quota)
-        assert snapshot is not None
-        admission = admit(snapshot, purpose=Purpose.RUN_QUEUED)
-        claim = storage.claim_queued(
-            admission, token=uuid4(), lease=DEFAULT_POLICY.lease, route=None, spread=timedelta(0)
-        )
-        assert isinstance(claim, Claim)
+        run(SqlWorld(storage, endpoint.database), user.id, generation_id)
 
 
 def ended(endpoint: Endpoint, generation_id: UUID, user: SignedInUser) -> Callable[[], bool]:
@@ -339,8 +337,8 @@ def test_without_a_queue_nothing_is_promised(endpoint: Endpoint, migrated_databa
         assert response.get_json()["error"]["code"] == "NOT_CONFIGURED"
         assert "Retry-After" not in response.headers
         assert taken_back.status_code == 200
-        written = "select count(*) + (select count(*) from public.events) from public.ai_retry_attempts"
-        assert database.execute(written).fetchone() == (0,)
+        written = f"select count(*) + (select count(*) from public.events) from {ATTEMPTS} a"
+        assert database.execute(written.encode()).fetchone() == (0,)
         assert database.execute("select status from public.generations").fetchone() == ("error",)
 
 

@@ -13,7 +13,8 @@ from uuid import UUID
 import psycopg
 
 from tests.faults.checker import History, violations
-from tests.faults.kinds import Kind
+from tests.faults.kinds import LOCKS, Kind
+from tests.faults.plan import SETTLE_FOR
 from tests.faults.run import Run
 from tests.faults.stage import Stage
 from tests.support import books
@@ -21,6 +22,7 @@ from tests.support import books
 Turn: TypeAlias = tuple[Kind, int]  # and the run's own seed
 
 _AT_ONCE = 8
+_LOCKED_FOR = SETTLE_FOR.total_seconds() + 1
 _ENOUGH = 3  # runs of a kind, in one of which its fault must have happened
 
 
@@ -32,6 +34,7 @@ class Campaign:
         self.violations: list[str] = []
         self.seconds = 0.0
         self._stage, self._seed, self._random = stage, seed, Random(seed)
+        self._fsync = stage.fsync()
         self._runs: dict[UUID, History] = {}
 
     def run(self, kinds: Sequence[Kind], *, runs: int, seconds: float) -> None:
@@ -56,6 +59,7 @@ class Campaign:
 
     def lines(self) -> Iterator[str]:
         """What there is to say, the verdict last."""
+        yield self._fsync
         lost = Counter[str]()
         for history in self.histories:
             lost[history.kind.name] += history.lost_answers
@@ -82,10 +86,18 @@ class Campaign:
         runs = list(threads.map(self._new_run, turns))
         list(threads.map(Run.start, runs))
         time.sleep(self._random.uniform(*kind.event_after))
-        if kind.event != "data api restarts":
-            self._stage.stack.restart_postgres(immediate=kind.event == "postgres crashes")
-        self._stage.stack.restart_data_api()  # Supabase Lite 0.10 bears no crash amid a transaction
+        self._let_happen(kind.event or "")
         list(threads.map(self._judge, runs))
+
+    def _let_happen(self, event: str) -> None:
+        if event in LOCKS:
+            with self._stage.connect() as holder, holder.transaction():
+                holder.execute(LOCKS[event].encode())
+                time.sleep(_LOCKED_FOR)
+            return
+        if event != "data api restarts":
+            self._stage.stack.restart_postgres(immediate=event == "postgres crashes")
+        self._stage.stack.restart_data_api()  # Supabase Lite 0.10 bears no crash amid a transaction
 
     def _new_run(self, turn: Turn) -> Run:
         run = Run(self._stage, *turn)

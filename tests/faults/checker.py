@@ -27,8 +27,8 @@ class History:
     sessions: Sequence[Row] = ()
     status: str = ""  # of the generation, at the end
     calls: Sequence[Call] = ()
-    reports: list[Row] = field(default_factory=list)  # of workers that lived to tell
-    silent: int = 0  # workers that were not killed and told nothing
+    reports: list[Row] = field(default_factory=list)  # of workers that lived to report
+    silent: int = 0  # workers that were not killed and reported nothing
     killed: int = 0
     waited: timedelta = timedelta(0)  # until it could be retried, or had succeeded
     last_retry: str = ""  # how the plain retry after it ended; empty: none was needed
@@ -37,12 +37,16 @@ class History:
     hit: bool = False  # the fault did happen
 
     @property
+    def paid(self) -> Sequence[Call]:
+        """Calls that were answered."""
+        return [call for call in self.calls if call.serial is not None]
+
+    @property
     def lost_answers(self) -> int:
         """Answers that the provider gave in time and no attempt knows of."""
-        answered = sum(call.serial is not None for call in self.calls)
         known: int = sum(row["provider_outcome"] == "generated" and row["answer_from"] is None for row in self.attempts)
         too_late: int = sum(row["code"] == "AI_TIMEOUT" for row in self.attempts)
-        return max(0, answered - known - too_late)
+        return max(0, len(self.paid) - known - too_late)
 
 
 def violations(history: History) -> list[str]:
@@ -73,7 +77,7 @@ def _ends_well(history: History) -> Iterator[str]:
 def _one_session(history: History) -> Iterator[str]:
     charged = [row for row in history.attempts if row["captured_at"] is not None]
     successes = [row for row in history.attempts if row["outcome"] == "succeeded"]
-    serials = {call.serial for call in history.calls if call.serial is not None}
+    serials = {call.serial for call in history.paid}
     if history.status != "success":
         yield f"the generation says {history.status}"
     if len(history.sessions) != 1:
@@ -97,10 +101,10 @@ def _one_at_a_time(history: History) -> Iterator[str]:
 
 
 def _calls(history: History) -> Iterator[str]:
-    told = sum(row["wire_requests"] for row in history.attempts)
-    untold = sum(row["outcome"] == "abandoned" and not row["wire_requests"] for row in history.attempts)
-    if not told <= len(history.calls) <= told + untold:
-        yield f"{len(history.calls)} calls, but {told} told and {untold} abandoned"
+    known = sum(row["wire_requests"] for row in history.attempts)
+    unknown = sum(row["outcome"] == "abandoned" and not row["wire_requests"] for row in history.attempts)
+    if not known <= len(history.calls) <= known + unknown:
+        yield f"{len(history.calls)} calls, but {known} recorded and {unknown} abandoned"
     for call in history.calls:
         at = datetime.fromtimestamp(call.at, UTC)
         leased = any(row["started_at"] - _CLOCK <= at <= row["lease_expires_at"] + _CLOCK for row in history.attempts)
@@ -108,6 +112,8 @@ def _calls(history: History) -> Iterator[str]:
             yield "a call outside of every lease"
     if history.lost_answers > history.kind.may_lose_answer:
         yield f"{history.lost_answers} paid answers lost"
+    if history.kind.pays_once and len(history.paid) > 1:
+        yield f"{len(history.paid)} answers paid for"
 
 
 def _stored_answers(history: History) -> Iterator[str]:

@@ -18,7 +18,6 @@ from ai_retry.domain.ports import AiProvider, Storage
 from ai_retry.domain.retry import retry_generation
 from ai_retry.providers.http import HttpAiProvider
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.storage.repeating import RepeatingStorage
 from tests.faults.ending import ends_within
 
 _DOUBLE_CLICKS = 0.3
@@ -27,7 +26,7 @@ _GRACE = 30  # seconds after its time, then the kernel ends it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clicker:
-    """What a process of the race is told."""
+    """What a process of the race has to do."""
 
     seed: int
     database_url: str
@@ -51,13 +50,12 @@ def click(job: Clicker) -> None:
         closing(HttpAiProvider(base_url=job.ai_url, model="any", clock=SystemClock())) as ai,
         ThreadPoolExecutor(2) as threads,
     ):
-        repeating = RepeatingStorage(storage)
         time.sleep(max(0.0, job.begins - time.time()))
         while (now := time.time()) < ends:
             target = random.choice(job.rounds[int((now - job.begins) / job.round_seconds)])
             key = f"click-{random.getrandbits(32)}" if random.random() < 0.5 else None
             times = 2 if random.random() < _DOUBLE_CLICKS else 1
-            codes.update(threads.map(lambda _: _retry(job, repeating, ai, target, key), range(times)))  # noqa: B023
+            codes.update(threads.map(lambda _: _retry(job, storage, ai, target, key), range(times)))  # noqa: B023
             time.sleep(random.uniform(0, 2 * job.pause))
     job.report.write_text(json.dumps(codes))
 

@@ -1,4 +1,4 @@
-"""What a worker is told, and the numbers of the game: leases so short that abandoned attempts are soon resolved."""
+"""What a worker has to do, and the numbers of the game: leases so short that abandoned attempts are soon resolved."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,7 +47,7 @@ class Job:
     api_url: str
     secret_key: str
     ai_url: str
-    spool: Path
+    spool: Path | None
     report: Path  # written when the caller has its reply
     point: str | None = None  # where the process gets ``signal``, by itself
     signal: int = SIGKILL

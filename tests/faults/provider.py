@@ -24,8 +24,8 @@ class Call:
 class FakeProvider:
     """Plays each generation's list of behaviours, one per request, and answers once it is used up.
 
-    Behaviours: ``answer``, ``slow answer``, ``silent``, ``error``, ``limited``, ``reset``, ``garbage``, ``kill`` (the
-    worker, while its request is here).
+    Behaviours: ``answer``, ``slow answer``, ``silent``, ``error``, ``limited``, ``reset``, ``garbage``, and two with a
+    hook that is called while the request is here: ``kill`` (the worker), ``locked answer`` (what the app locks).
     """
 
     def __init__(self, seed: int) -> None:
@@ -33,15 +33,15 @@ class FakeProvider:
         self._random = Random(seed)
         self._serials = itertools.count(1)
         self._behaviours: dict[UUID, list[str]] = {}
-        self._kill: dict[UUID, Callable[[], None]] = {}
+        self._hooks: dict[UUID, Callable[[], None]] = {}
         self._calls: dict[UUID, list[Call]] = defaultdict(list)
         self._lock = threading.Lock()
 
-    def expect(self, generation_id: UUID, behaviours: tuple[str, ...], kill: Callable[[], None]) -> None:
+    def expect(self, generation_id: UUID, behaviours: tuple[str, ...], hook: Callable[[], None] = lambda: None) -> None:
         """Say how to behave."""
         with self._lock:
             self._behaviours[generation_id] = list(behaviours)
-            self._kill[generation_id] = kill
+            self._hooks[generation_id] = hook
 
     def calls(self, generation_id: UUID) -> list[Call]:
         """What was asked so far."""
@@ -56,8 +56,8 @@ class FakeProvider:
             serial = next(self._serials) if behaviour.endswith("answer") else None
             self._calls[generation_id].append(Call(generation_id, time.time(), serial))
             thinking = self._random.uniform(0.02, 0.1)
-        if behaviour == "kill":
-            self._kill[generation_id]()
+        if behaviour in ("kill", "locked answer"):
+            self._hooks[generation_id]()
         if behaviour == "slow answer":
             thinking += 0.35
         return raw(pause(thinking), _script(behaviour, serial))

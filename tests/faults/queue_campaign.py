@@ -1,4 +1,6 @@
-"""Workers under fire: killed, restarted, cut off from PostgreSQL, their messages lost and doubled, their provider gone.
+"""Workers under fire: killed, cut off from PostgreSQL, their messages lost and doubled, their provider gone.
+
+Tables are locked, the queue is dropped, or a gateway in front of the Data API answers nonsense.
 
 One thread does it all in turn: what is due of the plan, then a look at the database. The workers are real processes.
 """
@@ -9,16 +11,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.rows import dict_row
 
 from tests.faults import queue_checker as checker
+from tests.faults import queue_fairness as fairness
+from tests.faults.begins import BEGINS, NOTE_BEGINS
+from tests.faults.gateway import Gateway, at_random
 from tests.faults.queue_crowd import Crowd
 from tests.faults.queue_fleet import Fleet
-from tests.faults.queue_plan import MAX_PARALLEL, SETTINGS, Plan
+from tests.faults.queue_plan import LEASE, MAX_PARALLEL, SETTINGS, Plan
 from tests.faults.queue_provider import MoodyProvider
 from tests.support import books
+from tests.support.attempts import ATTEMPTS
 from tests.support.stack import Stack
 
 Event = tuple[float, Callable[[], None]]  # seconds after the beginning, and what happens
@@ -27,9 +34,6 @@ _LOSE = """
 with lost as (
   delete from pgmq.q_ai_retry where msg_id in (select msg_id from pgmq.q_ai_retry order by random() limit %(count)s)
   returning msg_id
-), aged as (
-  update public.ai_retry_attempts a set next_attempt_at = a.next_attempt_at - interval '1 minute'
-  from lost where %(aged)s and a.message_id = lost.msg_id and a.state = 'queued'
 )
 select count(*) as n from lost
 """
@@ -42,9 +46,14 @@ with doubled as (
 select count(*) as n from doubled
 """
 _OPEN = """
-select (select count(*) from public.ai_retry_attempts where outcome is null) as attempts,
-  (select count(*) from pgmq.q_ai_retry) as messages
+select (select count(*) from public.ai_retry_open) as attempts, (select count(*) from pgmq.q_ai_retry) as messages
 """
+_LOCKS = (
+    "lock table public.generations in access exclusive mode",
+    "lock table pgmq.q_ai_retry in access exclusive mode",
+)
+_LOCKED_FOR = LEASE.total_seconds() + 1
+_DROP = "select pgmq.drop_queue('ai_retry'); select public.ai_retry_create_queue()"
 
 
 class QueueCampaign:
@@ -52,24 +61,34 @@ class QueueCampaign:
 
     def __init__(self, stack: Stack, plan: Plan, directory: Path, *, seed: int) -> None:
         self.violations: list[str] = []
-        self.lost = self.duplicated = self.restarts = self.samples = 0
+        self.lost = self.duplicated = self.restarts = self.locks = self.drops = self.samples = 0
         self.attempts: list[dict[str, Any]] = []
+        self.turns: list[fairness.Turn] = []
         self.seconds = 0.0
         self._stack, self._plan, self._random = stack, plan, Random(seed)
         self.provider = MoodyProvider(seed, failing=0.4, thinking=(0.05, 0.4))
         sizes = [plan.greedy] + [(plan.generations - plan.greedy) // (plan.users - 1)] * (plan.users - 1)
         self.crowd = Crowd(stack.database_url, sizes)
         self.provider.hopeless = {generations[-1] for generations in list(self.crowd.users.values())[::10]}
-        env = {"DATABASE_URL": stack.database_url, "AI_BASE_URL": self.provider.base_url, **SETTINGS}
-        env["AI_RETRY_SPOOL_DIR"] = str(directory / "spool")
-        self._env = env
-        self.fleet = Fleet(env, directory, workers=plan.workers, concurrency=plan.concurrency)
+        self._gateway = None
+        self._env = {"AI_BASE_URL": self.provider.base_url, "AI_RETRY_SPOOL_DIR": str(directory / "spool"), **SETTINGS}
+        if plan.odd is None:
+            self._env["DATABASE_URL"] = stack.database_url
+        else:
+            self._gateway = Gateway(int(urlsplit(stack.url).port or 0), at_random(seed, plan.odd))
+            self._env["SUPABASE_URL"] = f"http://127.0.0.1:{self._gateway.port}"
+            self._env["SUPABASE_SECRET_KEY"] = stack.secret_key
+        self.fleet = Fleet(self._env, directory, workers=plan.workers, concurrency=plan.concurrency)
+        self._rows(NOTE_BEGINS)
+        self._fsync = self._rows("show fsync")[0]["fsync"]
 
     def run(self) -> None:
         """Do it."""
         events = sorted(self._events(), key=lambda event: event[0])
         with ExitStack() as opened:
             opened.enter_context(self.provider)
+            if self._gateway is not None:
+                opened.enter_context(self._gateway)
             asking = self.crowd.ask(self._env)
             opened.enter_context(self.fleet)
             began = time.monotonic()
@@ -91,6 +110,9 @@ class QueueCampaign:
             yield at, lambda crash=number % 2 == 0: self._restart(crash=crash)  # type: ignore[misc]
         yield from ((at, self._lose) for at in plan.losses)
         yield from ((at, self._duplicate) for at in plan.duplications)
+        for number, at in enumerate(plan.locks):
+            yield at, lambda statement=_LOCKS[number % 2]: self._lock(statement)  # type: ignore[misc]
+        yield from ((at, self._drop) for at in plan.drops)
         if plan.refused:
             yield plan.refused[0], self.provider.go
             yield plan.refused[1], self.provider.come
@@ -103,13 +125,24 @@ class QueueCampaign:
         self.restarts += 1
 
     def _lose(self) -> None:
-        self.lost += self._rows(_LOSE, count=self._plan.lost, aged=self._plan.aged)[0]["n"]
+        self.lost += self._rows(_LOSE, count=self._plan.lost)[0]["n"]
 
     def _duplicate(self) -> None:
         self.duplicated += self._rows(_DUPLICATE, count=self._plan.duplicated)[0]["n"]
 
+    def _lock(self, statement: str) -> None:
+        with psycopg.connect(self._stack.database_url) as holder:
+            holder.execute(statement.encode())
+            time.sleep(_LOCKED_FOR)
+        self.locks += 1
+
+    def _drop(self) -> None:
+        with psycopg.connect(self._stack.database_url) as owner:
+            owner.execute(_DROP)
+        self.drops += 1
+
     def _sample(self) -> tuple[int, int]:
-        """Look for what must never be; tell how many attempts and messages are left."""
+        """Look for what must never be; return how many attempts and messages are left."""
         self.samples += 1
         for statement in checker.ALWAYS:
             found = self._rows(statement, max_parallel=MAX_PARALLEL)
@@ -119,10 +152,13 @@ class QueueCampaign:
 
     def _rows(self, statement: str, **arguments: Any) -> list[dict[str, Any]]:
         with psycopg.connect(self._stack.database_url, autocommit=True, row_factory=dict_row) as connection:
-            return connection.execute(statement.encode(), arguments or None).fetchall()
+            cursor = connection.execute(statement.encode(), arguments or None)
+            return cursor.fetchall() if cursor.description else []
 
     def _judge(self) -> None:
-        self.attempts = self._rows("select * from public.ai_retry_attempts")
+        self.attempts = self._rows(f"select * from {ATTEMPTS} a")
+        self.turns = fairness.turns(self._ended(), self._rows(BEGINS))
+        self.violations += fairness.unfair(self.turns, MAX_PARALLEL)
         self.violations += self.crowd.problems
         self.violations += checker.violations(
             self.crowd.accepted,
@@ -138,26 +174,26 @@ class QueueCampaign:
         with psycopg.connect(self._stack.database_url) as connection:
             self.violations += [f"the books say {said}" for said, _ in books.violations(connection)]
 
+    def _ended(self) -> list[dict[str, Any]]:
+        return [row for row in self.attempts if row["closed_at"] is not None]
+
     def lines(self) -> Iterator[str]:
         """What there is to say, the verdict last."""
         yield from self.violations
         outcomes = [row["outcome"] for row in self.attempts]
-        places = checker.fairness(self.crowd.users, self.attempts)
-        greedy, *others = [places[user_id] for user_id in self.crowd.users if user_id in places]
-        firsts, medians = sorted(first for first, _ in others), sorted(middle for _, middle in others)
         yield (
             f"{len(self.crowd.accepted)} accepted of {len(self.crowd.users)} users,"
             f" {outcomes.count('succeeded')} successes, {outcomes.count('failed')} failed and"
             f" {outcomes.count('abandoned')} abandoned attempts,"
-            f" {len(self.provider.calls)} calls, all ended after {checker.ran_for(self.attempts).total_seconds():.0f} s"
+            f" {len(self.provider.calls)} calls, all ended after {checker.ran_for(self._ended()).total_seconds():.0f} s"
         )
         yield (
             f"{self.fleet.kills} workers killed, PostgreSQL restarted {self.restarts} times, {self.lost} messages lost,"
-            f" {self.duplicated} doubled, {self.samples} samples"
+            f" {self.duplicated} doubled, {self.locks} tables locked, {self.drops} queues dropped,"
+            f" {self.samples} samples"
         )
-        yield (
-            f"order: the first user queued {self._plan.greedy} and came first at place {greedy[0]}, in the middle at"
-            f" {greedy[1]:g}; the others first at {firsts[0]} to {firsts[-1]}, in the middle at {medians[0]:g} to"
-            f" {medians[-1]:g}"
-        )
+        if self._gateway is not None:
+            yield f"{self._gateway.requests} requests to the Data API, {self._gateway.fired} answered with nonsense"
+        yield from fairness.lines(self.turns, MAX_PARALLEL)
+        yield f"PostgreSQL: fsync {self._fsync}"
         yield f"queue: {self.seconds:.0f} s, {len(self.violations)} violations"

@@ -7,12 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
-from statistics import median
 from typing import Any
 from uuid import UUID
 
 from tests.faults.queue_plan import LEASE, MAX_ATTEMPTS
 from tests.faults.queue_provider import QueueCall
+from tests.support.attempts import ATTEMPTS
 
 Row = Mapping[str, Any]
 GIVEN_UP = ("RETRY_POISONED", "RETRY_EXPIRED")  # reasons that need no used-up attempts
@@ -21,27 +21,24 @@ _CLAIM_TO_CALL = 1.0  # seconds by which a lease may have begun before its call,
 
 # Each holds at every moment; a row is a violation.
 ALWAYS = (
-    """
+    f"""
     select format('%%s units are held or captured of %%s', count(*), q.quota_limit) as said
-    from public.ai_retry_attempts a join public.ai_retry_quotas q using (user_id)
+    from {ATTEMPTS} a join public.ai_retry_quotas q using (user_id)
     where a.outcome is null and a.charge or a.captured_at is not null
     group by a.user_id, q.quota_limit having count(*) > q.quota_limit
     """,
     """
     select format('%%s attempts of one user run at once', count(*)) as said
-    from public.ai_retry_attempts a
-    where a.state = 'running' and a.lease_expires_at > clock_timestamp()
-    group by a.user_id having count(*) > %(max_parallel)s
-    """,
-    """
-    select format('%%s open attempts of one generation', count(*)) as said
-    from public.ai_retry_attempts a where a.outcome is null group by a.generation_id having count(*) > 1
+    from public.ai_retry_open o
+    where o.lease_expires_at > clock_timestamp()
+    group by o.user_id having count(*) > %(max_parallel)s
     """,
     """
     select 'an accepted retry neither waits, runs nor has ended' as said
     from public.generations g
     where g.status in ('queued', 'processing')
-      and not exists (select from public.ai_retry_attempts a where a.generation_id = g.id and a.outcome is null)
+      and not exists (select from public.ai_retry_open o where o.generation_id = g.id)
+      and not exists (select from public.ai_retry_attempts a where a.generation_id = g.id and a.untold)
     """,
 )
 
@@ -62,17 +59,17 @@ def violations(
     by_generation: dict[UUID, list[Row]] = defaultdict(list)
     for row in sorted(attempts, key=lambda row: row["number"]):
         by_generation[row["generation_id"]].append(row)
-    told = {row["generation_id"] for row in errors}
+    logged = {row["generation_id"] for row in errors}
     for each in accepted:
         yield from (
-            f"{each}: {said}" for said in _ends_as_promised(generations[each], by_generation[each], each in told)
+            f"{each}: {said}" for said in _ends_as_promised(generations[each], by_generation[each], each in logged)
         )
         yield from (f"{each}: {said}" for said in _one_after_the_other(by_generation[each]))
     yield from _sessions(attempts, sessions, calls)
     yield from _calls(by_generation, calls, left_at)
 
 
-def _ends_as_promised(generation: Row, attempts: Sequence[Row], told: bool) -> Iterator[str]:
+def _ends_as_promised(generation: Row, attempts: Sequence[Row], logged: bool) -> Iterator[str]:
     outcomes = Counter(row["outcome"] for row in attempts)
     captured = sum(row["captured_at"] is not None for row in attempts)
     if not attempts or outcomes[None]:
@@ -81,18 +78,18 @@ def _ends_as_promised(generation: Row, attempts: Sequence[Row], told: bool) -> I
         if (outcomes["succeeded"], captured) != (1, 1):
             yield f"{outcomes['succeeded']} successes and {captured} captured units"
     elif generation["status"] in ("error", "timeout"):
-        yield from _ends_with_reason(attempts, captured, told)
+        yield from _ends_with_reason(attempts, captured, logged)
     else:
         yield f"it ended, and says {generation['status']}"
 
 
-def _ends_with_reason(attempts: Sequence[Row], captured: int, told: bool) -> Iterator[str]:
+def _ends_with_reason(attempts: Sequence[Row], captured: int, logged: bool) -> Iterator[str]:
     last = attempts[-1]
     counted = 1 + sum(row["counted"] for row in attempts)
     if captured:
         yield "it failed, and a unit was captured"
-    if not told:
-        yield "it failed, and the app was told no reason"
+    if not logged:
+        yield "it failed, and the app has no reason"
     if last["outcome"] != "failed" or not last["code"]:
         yield f"its last attempt is {last['outcome']} for {last['code']}"
     elif counted < MAX_ATTEMPTS and last["code"] not in ("AI_REJECTED", *GIVEN_UP):
@@ -126,13 +123,13 @@ def _calls(
     for call in sorted(calls, key=lambda call: call.began):
         of_generation[call.generation_id].append(call)
     for generation_id, made in of_generation.items():
-        told = sum(row["wire_requests"] for row in by_generation[generation_id])
+        known = sum(row["wire_requests"] for row in by_generation[generation_id])
         unread = sum(_was_cut(row, left_at) for row in by_generation[generation_id])
-        untold = sum(row["outcome"] == "abandoned" for row in by_generation[generation_id])
+        unknown = sum(row["outcome"] == "abandoned" for row in by_generation[generation_id])
         if (
-            not told - unread <= len(made) <= told + 3 * untold
+            not known - unread <= len(made) <= known + 3 * unknown
         ):  # a call repeats what was certainly not generated, twice
-            yield f"{generation_id}: {len(made)} calls, but {told} told and {untold} abandoned"
+            yield f"{generation_id}: {len(made)} calls, but {known} recorded and {unknown} abandoned"
         for earlier, later in pairwise(made):
             if later.began < min(earlier.ended, earlier.began + LEASE.total_seconds() - _CLAIM_TO_CALL):
                 yield f"{generation_id}: two calls at once"
@@ -142,15 +139,6 @@ def _was_cut(row: Row, left_at: Sequence[float]) -> bool:
     """Whether the attempt's connection broke when the provider left."""
     ended = row["closed_at"].timestamp() if row["code"] == "AI_UNAVAILABLE" and row["closed_at"] else None
     return ended is not None and any(0 <= ended - at < _TO_SETTLE for at in left_at)
-
-
-def fairness(users: Mapping[UUID, Sequence[UUID]], attempts: Sequence[Row]) -> dict[UUID, tuple[int, float]]:
-    """Tell at which place of all successes a user's first and median one came."""
-    successes = sorted((row for row in attempts if row["captured_at"] is not None), key=lambda row: row["captured_at"])
-    places: dict[UUID, list[int]] = defaultdict(list)
-    for place, row in enumerate(successes, start=1):
-        places[row["user_id"]].append(place)
-    return {user_id: (found[0], median(found)) for user_id in users if (found := places[user_id])}
 
 
 def ran_for(attempts: Sequence[Row]) -> timedelta:

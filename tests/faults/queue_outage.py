@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from tests.faults.begins import NOTE_BEGINS
 from tests.faults.queue_checker import ALWAYS
 from tests.faults.queue_crowd import Crowd
 from tests.faults.queue_fleet import Fleet
@@ -30,7 +31,7 @@ do $$ begin execute format('alter database %I set track_functions = %L', current
 _CALLS = "select funcname as name, calls from pg_stat_user_functions where schemaname = 'public'"
 _USED_UP = """
 select format('%s: attempt %s was closed as %s', a.generation_id, a.number, a.code) as said
-from public.ai_retry_attempts a where a.state = 'closed'
+from public.ai_retry_attempts a
 """
 _SUCCESSES = """
 select extract(epoch from captured_at)::float as at from public.ai_retry_attempts
@@ -72,6 +73,7 @@ class Outage:
         self.successes: list[float] = []  # seconds after the provider was back
         self._url, self._plan = stack.database_url, plan
         self._rows(_COUNT_CALLS)
+        self._rows(NOTE_BEGINS)
         self._provider = MoodyProvider(seed, failing=0.0, thinking=plan.thinking)
         self._crowd = Crowd(stack.database_url, [plan.generations // plan.users] * plan.users)
         env = {
@@ -115,11 +117,12 @@ class Outage:
         for statement in ALWAYS:
             found = self._rows(statement, max_parallel=MAX_PARALLEL)
             self.violations += [f"during the outage: {row['said']}" for row in found]
-        left: int = self._rows("select count(*) as n from public.ai_retry_attempts where outcome is null")[0]["n"]
+        left: int = self._rows("select count(*) as n from public.ai_retry_open")[0]["n"]
         return left
 
     def _counted(self) -> Counter[str]:
-        return Counter({row["name"]: row["calls"] for row in self._rows(_CALLS)})
+        counted = Counter({row["name"]: row["calls"] for row in self._rows(_CALLS)})
+        return counted + Counter(begins=self._rows("select count(*) as n from witness.begins")[0]["n"])
 
     def _rows(self, statement: str, **arguments: Any) -> list[dict[str, Any]]:
         with psycopg.connect(self._url, autocommit=True, row_factory=dict_row) as connection:
@@ -146,11 +149,11 @@ class Outage:
         refused, unavailable = self.calls["refused"], self.calls["unavailable"]
         yield (
             f"{len(self._crowd.accepted)} queued, {plan.workers} workers of {plan.concurrency};"
-            f" {half:g} s refused: {refused['ai_retry_give_back']} calls tried;"
+            f" {half:g} s refused: {refused['begins']} calls tried;"
             f" {half:g} s of 503: {self.requests} requests"
         )
-        yield "looks at a retry per second: " + ", ".join(
-            f"{name} {calls['ai_retry_open'] / seconds:.1f}"
+        yield "messages put back, and leases renewed, per second: " + ", ".join(
+            f"{name} {calls['ai_retry_amend'] / seconds:.1f}"
             for name, calls, seconds in (
                 ("refused", refused, half),
                 ("503", unavailable, half),

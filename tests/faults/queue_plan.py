@@ -37,7 +37,9 @@ class Plan:
     lost: int = 10  # messages, each time
     duplications: tuple[float, ...] = (5.0, 13.0, 25.0)
     duplicated: int = 20
-    aged: bool = False  # what was lost was lost a minute ago
+    locks: tuple[float, ...] = (20.0, 45.0)  # the app locks its generations, longer than a lease; then the queue is
+    drops: tuple[float, ...] = (28.0,)  # the queue is dropped, and created anew
+    odd: float | None = None  # how probably a gateway answers nonsense; None: connections are direct
     longest: float = 240.0  # until everything has ended
 
 
@@ -55,6 +57,39 @@ SMALL = Plan(
     lost=4,
     duplications=(1.5,),
     duplicated=8,
-    aged=True,
+    locks=(),
+    drops=(5.0,),
     longest=240.0,
+)
+OVER_API = Plan(
+    users=20,
+    generations=160,
+    greedy=27,
+    workers=3,
+    concurrency=4,
+    kills=tuple(3.0 * n for n in range(1, 9)),
+    restarts=(),
+    refused=None,
+    unavailable=None,
+    losses=(4.0, 8.0),
+    duplications=(5.0, 9.0),
+    locks=(12.0,),
+    drops=(),
+    odd=0.08,
+)
+SMALL_OVER_API = Plan(
+    users=5,
+    generations=20,
+    greedy=8,
+    workers=2,
+    concurrency=4,
+    kills=(3.0,),
+    restarts=(),
+    refused=None,
+    unavailable=None,
+    losses=(),
+    duplications=(),
+    locks=(),
+    drops=(),
+    odd=0.08,
 )

@@ -22,6 +22,7 @@ from ai_retry.domain.policy import RetryPolicy
 from tests.faults.clicker import Clicker, click
 from tests.faults.stage import Stage, a_stage
 from tests.support import books
+from tests.support.attempts import ATTEMPTS
 from tests.support.stack import running_stack
 
 _USERS, _EACH = 5, 4
@@ -57,7 +58,7 @@ class Race:
             targets += [self._stage.new_generation(user_id) for _ in range(_EACH - 1)]
         for _, generation_id in targets:
             behaviours = tuple("error" if random.random() < _FAILING else "answer" for _ in range(_POLICY.max_attempts))
-            self._stage.provider.expect(generation_id, behaviours, lambda: None)
+            self._stage.provider.expect(generation_id, behaviours)
         return tuple(targets)
 
     def run(self) -> None:
@@ -92,7 +93,7 @@ class Race:
         targets = [target for each in self._rounds for target in each]
         by_user: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
         by_generation: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
-        for row in self._stage.rows("select * from public.ai_retry_attempts"):
+        for row in self._stage.rows(f"select * from {ATTEMPTS} a"):
             by_user[row["user_id"]].append(row)
             by_generation[row["generation_id"]].append(row)
         for user_id in {user_id for user_id, _ in targets}:
@@ -110,13 +111,13 @@ class Race:
 
     def _judge_generation(self, generation_id: UUID, rows: Sequence[dict[str, Any]]) -> None:
         calls = len(self._stage.provider.calls(generation_id))
-        told = sum(row["wire_requests"] for row in rows)
-        untold = sum(row["outcome"] == "abandoned" and not row["wire_requests"] for row in rows)
+        known = sum(row["wire_requests"] for row in rows)
+        unknown = sum(row["outcome"] == "abandoned" and not row["wire_requests"] for row in rows)
         sessions = {row["session_id"] for row in rows if row["session_id"]}
         self.calls += calls
         self.successes += len(sessions)
-        if not told <= calls <= told + untold:
-            self.violations.append(f"{generation_id}: {calls} calls, but {told} told and {untold} abandoned")
+        if not known <= calls <= known + unknown:
+            self.violations.append(f"{generation_id}: {calls} calls, but {known} recorded and {unknown} abandoned")
         if len(sessions) > 1 or any(row["outcome"] is None for row in rows):
             self.violations.append(f"{generation_id}: {len(sessions)} sessions, or an open attempt")
 

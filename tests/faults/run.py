@@ -5,7 +5,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -16,19 +17,23 @@ import psutil
 import psycopg
 
 from ai_retry.clock import SystemClock
-from ai_retry.domain.errors import AiRetryError, AlreadySucceeded
+from ai_retry.domain.errors import AiRetryError, AlreadySucceeded, BackoffNotElapsed
+from ai_retry.domain.model import Waiver
 from ai_retry.domain.retry import retry_generation, retry_status
 from ai_retry.storage.spool import Spool
 from tests.faults.checker import LONGEST_WAIT, History
-from tests.faults.kinds import Kind
+from tests.faults.gateway import Gateway, following
+from tests.faults.kinds import LOCKS, Kind
 from tests.faults.plan import LONGEST_LIFE, POLICY, Job
 from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage
-from tests.faults.worker import work
+from tests.faults.worker import storage_of, work
+from tests.support.attempts import ATTEMPTS
 from tests.support.processes import free_port
 
 _LEASE = POLICY.lease.total_seconds()
 _SPOOL_SENT = ("at once", "after the lease", "after the retry")
+_ANSWER_STORED = f"select from {ATTEMPTS} a where a.generation_id = %s and a.stored_answer is not null"
 
 
 class Run:
@@ -44,12 +49,13 @@ class Run:
         self._workers: list[tuple[ForkServerProcess, Path]] = []
         self._killed: set[int] = set()
         self._opened = ExitStack()
-        self._proxy: Proxy | None = None
+        self._link: Proxy | Gateway | None = None
+        self._transport = self._random.choice(kind.transports)
 
     def start(self) -> None:
         """Start the worker, and its rival if that comes at once."""
         kind = self._kind
-        self._stage.provider.expect(self.generation_id, kind.provider, self._kill)
+        self._stage.provider.expect(self.generation_id, kind.provider, self._lock if kind.locked else self._kill)
         if kind.refused:
             self._stage.rows("insert into refusals.by_user values (%s, 'app_rule')", self.user_id)
         self._spawn(self._faulty_job())
@@ -77,40 +83,46 @@ class Run:
         return self.history
 
     def _faulty_job(self) -> Job:
-        kind, transport = self._kind, self._random.choice(self._kind.transports)
-        port = self._stage.database_port if transport == "postgres" else self._stage.api_port
-        self._proxy = self._opened.enter_context(Proxy(port, kind.rule, self._kill, self._hold))
-        ai_url = f"http://127.0.0.1:{free_port()}/v1" if kind.provider_down else self._stage.provider.server.base_url
-        return Job(
-            user_id=self.user_id,
-            generation_id=self.generation_id,
-            database_url=self._through(self._stage.stack.database_url) if transport == "postgres" else None,
-            api_url=self._through(self._stage.stack.url),
-            secret_key=self._stage.stack.secret_key,
+        kind, stage = self._kind, self._stage
+        job = self._plain_job(report="report")
+        ai_url = f"http://127.0.0.1:{free_port()}/v1" if kind.provider_down else job.ai_url
+        port = stage.database_port if job.database_url else stage.api_port
+        self._link = self._opened.enter_context(
+            Gateway(port, following(kind.odd))
+            if kind.odd is not None
+            else Proxy(port, kind.rule, self._kill, self._hold)
+        )
+        return replace(
+            job,
+            database_url=self._through(job.database_url) if job.database_url else None,
+            api_url=self._through(job.api_url),
             ai_url=ai_url,
-            spool=self.directory / "spool",
-            report=self.directory / "report",
             point=kind.point,
             signal=kind.signal,
             full_pool=kind.full_pool,
             broken=kind.broken,
         )
 
-    def _plain_job(self) -> Job:
+    def _plain_job(self, *, report: str = "rival") -> Job:
+        stack = self._stage.stack
         return Job(
             user_id=self.user_id,
             generation_id=self.generation_id,
-            database_url=self._stage.stack.database_url,
-            api_url=self._stage.stack.url,
-            secret_key=self._stage.stack.secret_key,
+            database_url=stack.database_url if self._transport == "postgres" else None,
+            api_url=stack.url,
+            secret_key=stack.secret_key,
             ai_url=self._stage.provider.server.base_url,
-            spool=self.directory / "spool",
-            report=self.directory / "rival",
+            spool=self._spool,
+            report=self.directory / report,
         )
 
+    @property
+    def _spool(self) -> Path | None:
+        return self.directory / "spool" if self._kind.spools else None
+
     def _through(self, url: str) -> str:
-        assert self._proxy is not None
-        return url.replace(f":{urlsplit(url).port}", f":{self._proxy.port}")
+        assert self._link is not None
+        return url.replace(f":{urlsplit(url).port}", f":{self._link.port}")
 
     def _spawn(self, job: Job) -> None:
         process = self._stage.processes.Process(target=work, args=(job,), daemon=True)
@@ -128,7 +140,7 @@ class Run:
         """Let a call wait for its user's lock in the database, and do meanwhile what the kind says."""
         held = self._kind.held or ""
         with suppress(psycopg.OperationalError), self._stage.connect() as holder, holder.transaction():
-            holder.execute("select public.ai_retry_lock(%s)", [self.user_id])
+            holder.execute(LOCKS["the user's advisory lock"].encode(), {"user_id": self.user_id})
             send()
             waiting = self._stage.waiting_for(self.user_id)
             if held.startswith("kill"):
@@ -137,6 +149,15 @@ class Run:
                 self._stage.rows("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", waiting)
             if held == "wait":
                 holder.execute("select pg_sleep(1)")  # the server is stopped meanwhile, and us with it
+
+    def _lock(self) -> None:
+        """Lock what the kind says, as its app would, until the workers have ended."""
+        assert self._kind.locked is not None
+        holder = self._opened.enter_context(closing(self._stage.connect()))
+        holder.autocommit = False
+        ids = {"user_id": self.user_id, "generation_id": self.generation_id}
+        holder.execute(LOCKS[self._kind.locked].encode(), ids)
+        self.history.hit = True
 
     def _thaw_after_the_lease(self) -> None:
         """Wait until the worker stopped itself, let its lease run out, perhaps let another in, and wake it."""
@@ -163,7 +184,7 @@ class Run:
             process.join(LONGEST_LIFE + 5)
 
     def _collect(self) -> None:
-        """Read what the workers told; say whether the fault happened."""
+        """Read what the workers reported, and whether the fault happened."""
         kind, history = self._kind, self.history
         for number, (_, path) in enumerate(self._workers):
             if path.exists():
@@ -172,13 +193,15 @@ class Run:
                 history.killed += 1
             else:
                 history.silent += 1
-        by_rule = self._proxy is not None and self._proxy.fired > 0
-        by_point = kind.point is not None and kind.signal == signal.SIGKILL and history.killed > 0
-        history.hit = history.hit or by_point or (by_rule and kind.point is None)
-        history.hit = history.hit or (kind.rule is None and kind.point is None)
+        if kind.point is not None:
+            history.hit = history.killed > 0 if kind.signal == signal.SIGKILL else history.hit
+        elif kind.rule is not None or kind.odd is not None:
+            history.hit = self._link is not None and self._link.fired > 0
+        else:
+            history.hit = history.hit or kind.locked is None
 
     def _recover(self) -> None:
-        """Send the spool again, sooner or later, and retry as anybody would."""
+        """Send the spool again, sooner or later, and retry as any caller would, on the same machine or on another."""
         moment = self._random.choice(_SPOOL_SENT)
         stage, history = self._stage, self.history
         began = time.monotonic()
@@ -190,7 +213,7 @@ class Run:
         if moment == "after the lease":
             self._send_spool()
         if retryable != "done":
-            stage.provider.expect(self.generation_id, (), self._kill)
+            stage.provider.expect(self.generation_id, ())
             history.last_retry = self._retry()
         self._send_spool()
 
@@ -198,37 +221,40 @@ class Run:
         status = retry_status(self.user_id, self.generation_id, storage=self._stage.storage, policy=POLICY)
         if isinstance(status.refusal, AlreadySucceeded):
             return "done"
-        return "" if status.admission is None else "now"
+        waits_for_app = isinstance(status.refusal, BackoffNotElapsed) and status.snapshot.stored_answer is not None
+        return "now" if status.can_retry or waits_for_app else ""
 
     def _retry(self) -> str:
-        try:
-            retry_generation(
-                self.user_id,
-                self.generation_id,
-                storage=self._stage.storage,
-                ai=self._stage.ai,
-                clock=SystemClock(),
-                policy=POLICY,
-            )
-        except AiRetryError as error:
-            return error.code
+        """Retry; an answer of this machine's spool is used, and so is one that waits for the app, after 15 s or now."""
+        same_machine = self._kind.pays_once or self._random.random() < 0.5
+        with closing(storage_of(replace(self._plain_job(), spool=self._spool if same_machine else None))) as storage:
+            try:
+                retry_generation(
+                    self.user_id,
+                    self.generation_id,
+                    storage=storage,
+                    ai=self._stage.ai,
+                    clock=SystemClock(),
+                    policy=POLICY,
+                    waive=frozenset({Waiver.BACKOFF}),
+                    operator="faults",
+                )
+            except AiRetryError as error:
+                return error.code
         return "ok"
 
     def _send_spool(self) -> None:
-        spool = Spool(self.directory / "spool")
-        report = spool.send_again(self._stage.storage)
-        self.history.left_in_spool = report.left + report.unreadable + len(list(spool.pending()))
-        stored = self._stage.rows(
-            "select from public.ai_retry_attempts where generation_id = %s and stored_answer is not null",
-            self.generation_id,
-        )
-        if stored:
+        if self._spool is not None:
+            spool = Spool(self._spool)
+            report = spool.send_again(self._stage.storage)
+            self.history.left_in_spool = 0 if report.is_done and not report.partial else max(1, len(spool.names()))
+        if self._stage.rows(_ANSWER_STORED, self.generation_id):
             self.history.answer_stored_at.append(datetime.now(UTC))
 
     def _read(self) -> None:
         stage, history = self._stage, self.history
         history.attempts = stage.rows(
-            "select * from public.ai_retry_attempts where generation_id = %s order by number", self.generation_id
+            f"select * from {ATTEMPTS} a where a.generation_id = %s order by a.number", self.generation_id
         )
         history.sessions = stage.rows("select * from public.sessions where user_id = %s", self.user_id)
         history.status = stage.rows("select status from public.generations where id = %s", self.generation_id)[0][

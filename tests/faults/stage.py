@@ -21,13 +21,12 @@ from ai_retry.clock import SystemClock
 from ai_retry.domain.ports import Storage
 from ai_retry.providers.http import HttpAiProvider
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.storage.repeating import RepeatingStorage
 from tests.faults.plan import prompt_data
 from tests.faults.provider import FakeProvider
 from tests.support.stack import Stack
 from tests.support.world import REFUSALS
 
-_LOCK_KEY = "hashtextextended('ai_retry:' || %s::text, 0)"  # as in ai_retry_lock
+_LOCK_KEY = "hashtextextended('ai_retry:' || %s::text, 0)"  # as in ai_retry.lock_user
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,10 @@ class Stage:
             cursor = connection.execute(statement.encode(), arguments)
             return cursor.fetchall() if cursor.description else []
 
+    def fsync(self) -> str:
+        """Whether PostgreSQL waits for its disk, as a line to print."""
+        return f"PostgreSQL: fsync {self.rows('show fsync')[0]['fsync']}"
+
     def new_generation(self, user_id: UUID | None = None) -> tuple[UUID, UUID]:
         """Add a failed generation, of a new user unless one is named."""
         generation_id = uuid4()
@@ -76,7 +79,7 @@ class Stage:
         return user_id, generation_id
 
     def waiting_for(self, user_id: UUID, *, within: float = 2.0) -> list[int]:
-        """Wait until a back end waits for the user's lock; tell which."""
+        """Wait until back ends wait for the user's lock; return their ids."""
         ends = time.monotonic() + within
         while time.monotonic() < ends:
             found = self.rows(
@@ -103,7 +106,7 @@ def a_stage(stack: Stack, seed: int) -> Iterator[Stage]:
         storage = opened.enter_context(closing(PostgresStorage(stack.database_url)))
         ai = HttpAiProvider(base_url=provider.server.base_url, model="any", clock=SystemClock())
         opened.enter_context(closing(ai))
-        stage = Stage(stack, provider, processes, RepeatingStorage(storage), ai, directory)
+        stage = Stage(stack, provider, processes, storage, ai, directory)
         with stage.connect() as connection:
             connection.execute(REFUSALS)
         yield stage

@@ -46,7 +46,7 @@ def test_faults_of_links_and_providers_break_none(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("mistake", "finding"),
     [
-        ("calls twice", "2 calls, but 1 told"),
+        ("calls twice", "2 calls, but 1 recorded"),
         ("no fence", "two successes of one generation"),
         ("no spool", "1 paid answers lost"),
     ],

@@ -112,7 +112,7 @@ def _failed_and_charged(history: History) -> None:
     history.attempts[-1]["captured_at"] = NOON
 
 
-def _called_untold(history: History) -> None:
+def _called_unrecorded(history: History) -> None:
     history.calls.append(history.call(5.0, "error", None))
 
 
@@ -138,9 +138,9 @@ def _abandoned_alive(history: History) -> None:
         (_charged_twice, "2 successes and 2 captured units"),
         (_lost, "it has not ended"),
         (_given_up_early, f"{MAX_ATTEMPTS - 1} of {MAX_ATTEMPTS} attempts used up"),
-        (_failed_silently, "the app was told no reason"),
+        (_failed_silently, "the app has no reason"),
         (_failed_and_charged, "it failed, and a unit was captured"),
-        (_called_untold, "3 calls, but 2 told"),
+        (_called_unrecorded, "3 calls, but 2 recorded"),
         (_called_side_by_side, "two calls at once"),
         (_made_up, "sessions of answer 8"),
         (_begun_before_the_other_ended, "attempt 3 began before 2 was closed"),

@@ -1,22 +1,22 @@
 """What the catalogue says of the core: who may execute and read, under which path, in which transactions."""
 
+import json
 from collections.abc import Iterator
-from typing import LiteralString
+from typing import Any, LiteralString
+from uuid import uuid4
 
 import psycopg
 import pytest
 
+SERVICE = "service_role"
+OWNERS = {"ai_retry_create_queue()", "ai_retry_publish()"}
 FUNCTIONS: LiteralString = """
 select p.oid::regprocedure::text from pg_proc p
-where (p.pronamespace = 'ai_retry'::regnamespace or p.proname in (
-  'ai_retry_load', 'ai_retry_begin', 'ai_retry_settle', 'ai_retry_keep', 'ai_retry_amend', 'ai_retry_take',
-  'ai_retry_overdue', 'ai_retry_state'))
+where (p.pronamespace = 'ai_retry'::regnamespace or p.proname like 'ai\\_retry\\_%%')
 """
 TABLES: LiteralString = """
 select c.oid::regclass::text from pg_class c
-where (c.relnamespace = 'ai_retry'::regnamespace or c.relname in (
-  'ai_retry_open', 'ai_retry_attempts', 'ai_retry_answers', 'ai_retry_quotas', 'ai_retry_outages'))
-  and c.relkind in ('r', 'v')
+where (c.relnamespace = 'ai_retry'::regnamespace or c.relname like 'ai\\_retry\\_%%') and c.relkind in ('r', 'v')
 """
 CHANGES = ("ai_retry_begin", "ai_retry_settle", "ai_retry_keep", "ai_retry_amend", "ai_retry_load", "ai_retry_take")
 MALFORMED = {
@@ -25,6 +25,17 @@ MALFORMED = {
     "another protocol": '{"protocol": 1}',
     "the protocol as a string": '{"protocol": "2"}',
     "an unknown key": '{"protocol": 2, "surprise": null}',
+}
+
+# An object of a change, by its path, and the verb that reads it.
+OBJECTS = {
+    **dict.fromkeys(("rule", "open", "run"), "ai_retry_begin"),
+    **dict.fromkeys(
+        ("success", "success.if_rejected", "success.answer", "closing", "closing.answer"), "ai_retry_settle"
+    ),
+    **dict.fromkeys(("call", "outage"), "ai_retry_settle"),
+    **dict.fromkeys(("renew", "discard", "put_back", "put_back.outage", "postpone"), "ai_retry_amend"),
+    "answer": "ai_retry_keep",
 }
 
 
@@ -50,22 +61,47 @@ def test_end_users_can_execute_and_read_nothing(connection: psycopg.Connection, 
 
 
 def test_service_role_has_what_it_needs(connection: psycopg.Connection) -> None:
-    """Each function can be executed, and each table read."""
-    assert (
-        connection.execute(FUNCTIONS + " and not has_function_privilege('service_role', p.oid, 'execute')").fetchall()
-        == []
-    )
-    assert connection.execute(TABLES + " and not has_table_privilege('service_role', c.oid, 'select')").fetchall() == []
+    """Each function can be executed, but for those that only the owner may call, and each table read."""
+    functions = connection.execute(FUNCTIONS + " and not has_function_privilege(%s, p.oid, 'execute')", [SERVICE])
+    tables = connection.execute(TABLES + " and not has_table_privilege(%s, c.oid, 'select')", [SERVICE])
+
+    assert {name for (name,) in functions} == OWNERS
+    assert tables.fetchall() == []
 
 
 def test_functions_run_as_their_caller_on_pinned_path(connection: psycopg.Connection) -> None:
     """No function borrows its owner's rights, and none looks a name up where its caller may create one."""
     loose = connection.execute(
-        FUNCTIONS + " and (p.prosecdef or not exists (select from unnest(p.proconfig) c"
-        " where c in ('search_path=\"\"', 'search_path=pg_catalog, public, extensions, pg_temp')))"
+        FUNCTIONS.replace("%%", "%") + " and (p.prosecdef or not exists (select from unnest(p.proconfig) c"
+        " where c in ('search_path=pg_catalog, pg_temp', 'search_path=pg_catalog, public, extensions, pg_temp')))"
     ).fetchall()
 
     assert loose == []
+
+
+def test_temporary_types_are_never_used(connection: psycopg.Connection) -> None:
+    """What an end user put into a session that is then the service role's, such as a domain ``jsonb``, never runs."""
+    connection.execute(
+        """
+        create table public.proof (role text);
+        grant insert on public.proof to public;
+        set local role authenticated;
+        create function pg_temp.run() returns boolean language plpgsql as
+          $$ begin insert into public.proof values (current_user); return true; end $$;
+        create domain pg_temp.jsonb as pg_catalog.jsonb check (pg_temp.run());
+        create domain pg_temp.uuid as pg_catalog.uuid check (pg_temp.run());
+        create domain pg_temp.text as pg_catalog.text check (pg_temp.run());
+        create domain pg_temp.timestamptz as pg_catalog.timestamptz check (pg_temp.run());
+        set local role service_role;
+        """
+    )
+    user_id = str(uuid4())
+
+    connection.execute("select public.ai_retry_load(%s)", [json.dumps({"protocol": 2, "generation_id": user_id})])
+    connection.execute("select public.ai_retry_begin(%s)", [json.dumps({"protocol": 2, "user_id": user_id})])
+
+    connection.execute("reset role")
+    assert connection.execute("select * from public.proof").fetchall() == []
 
 
 @pytest.mark.parametrize("function", CHANGES)
@@ -74,6 +110,18 @@ def test_malformed_change_is_refused(connection: psycopg.Connection, function: L
     """A change of another protocol or shape is refused before any lock."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         connection.execute("select public." + function + "(%s)", [change])
+
+
+@pytest.mark.parametrize("path", OBJECTS)
+def test_misspelt_key_is_refused_before_any_lock(connection: psycopg.Connection, path: str) -> None:
+    """A key that no version knows, at any depth, is named and refused: a misspelt one would end an accepted retry."""
+    change: Any = {"goes_onn": True}
+    for name in reversed(path.split(".")):
+        change = {name: change}
+    connection.execute("set transaction isolation level serializable")  # which the first lock refuses
+
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="unknown key goes_onn"):
+        connection.execute(f"select public.{OBJECTS[path]}(%s)".encode(), [json.dumps({"protocol": 2, **change})])
 
 
 def test_begin_without_version_opens_nothing(connection: psycopg.Connection) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from ai_retry.testing.provider import Request, Script, ScriptedServer
 from tests.support.app_server import running_app
+from tests.support.attempts import ATTEMPTS
 from tests.support.stack import SignedInUser, Stack
 
 PASSWORD = "correct horse battery staple"
@@ -76,14 +77,18 @@ class Endpoint:
         return user
 
     def failed_generation(self, user: SignedInUser, *answers: Script, **columns: Any) -> UUID:
-        """Store a generation as the app does after its own call failed; the provider's next answers to it are given."""
+        """Store a generation as the app does after its own call failed; the provider's next answers to it are given.
+
+        It asks a model of its own, so that what one test's provider does closes no other test's route.
+        """
         generation_id = uuid4()
         self.prompts[generation_id] = self.answers.plan(*answers)
         messages = [{"role": "user", "content": self.prompts[generation_id]}]
-        row = {"status": "error", "prompt_data": {"messages": messages, "response_schema": SCHEMA}, **columns}
+        prompt_data = {"messages": messages, "response_schema": SCHEMA}
+        row = {"status": "error", "model": f"small-{generation_id}", "prompt_data": prompt_data, **columns}
         self.database.execute(
-            "insert into public.generations (id, user_id, status, prompt_data) values (%s, %s, %s, %s)",
-            [generation_id, user.id, row["status"], Jsonb(row["prompt_data"])],
+            "insert into public.generations (id, user_id, status, model, prompt_data) values (%s, %s, %s, %s, %s)",
+            [generation_id, user.id, row["status"], row["model"], Jsonb(row["prompt_data"])],
         )
         return generation_id
 
@@ -92,12 +97,11 @@ class Endpoint:
         return self.answers.calls(self.prompts[generation_id])
 
     def miscounted(self) -> dict[UUID, tuple[int, int]]:
-        """Generations whose attempts tell other than the provider saw: requests on the wire, requests in the rows."""
-        told = dict(
-            self.rows("select generation_id, sum(wire_requests) from public.ai_retry_attempts group by generation_id")
-        )
-        counts = {one: (self.calls(one), int(told.get(one, 0))) for one in self.prompts}
-        return {one: (seen, written) for one, (seen, written) in counts.items() if seen != written}
+        """Generations whose attempts say other than the provider saw: requests on the wire, requests in the rows."""
+        rows = self.rows(f"select a.generation_id, sum(a.wire_requests) from {ATTEMPTS} a group by a.generation_id")
+        written = dict(rows)
+        counts = {one: (self.calls(one), int(written.get(one, 0))) for one in self.prompts}
+        return {one: (seen, noted) for one, (seen, noted) in counts.items() if seen != noted}
 
     def retry(
         self, generation_id: UUID | str, user: SignedInUser | None, headers: Mapping[str, str] | None = None
@@ -115,9 +119,9 @@ class Endpoint:
         possible: bool = self.status(generation_id, user).json()["data"]["retry"]["possible"]
         return possible
 
-    def rows(self, query: LiteralString, *arguments: Any) -> list[tuple[Any, ...]]:
+    def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """Ask the database, as its owner."""
-        return self.database.execute(query, arguments).fetchall()
+        return self.database.execute(query.encode(), arguments).fetchall()
 
 
 def bearer(user: SignedInUser | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ from ai_retry.tables import printable
 @click.command()
 @as_json_option
 def doctor(*, as_json: bool) -> None:
-    """Check configuration, connection, migrations, grants, row level security, seam, queue, contexts, clock, provider.
+    """Check the configuration, the database behind it, queue, contexts, clocks, spool and provider.
 
     The reader of contexts is tried on the newest failed generations.
 

@@ -1,26 +1,14 @@
 """Judges what stands in a database: facts and the shipped migrations in, findings out."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ai_retry.doctor.model import Check, Database, Finding, Function, Level
-from ai_retry.doctor.shipped import DROPPED, SEAM, Shipped
+from ai_retry.doctor.case import APPLY, END_USERS, Case, listed, signature, statements, title
+from ai_retry.doctor.model import Check, Finding, Function, Level
+from ai_retry.doctor.objects import binding, changed, missing, overloads
+from ai_retry.doctor.shipped import BINDING
 
 _OLDEST_SERVER = 150000
-_FOR_THE_OWNER = ("ai_retry_create_queue", "ai_retry_publish")
-_END_USERS = "public, anon, authenticated"
-_APPLY = "run `ai-retry migrations copy supabase/migrations` and `supabase db push`"
-_AGAIN = "run {} and the later ones again, in their order, in the SQL editor: twice changes nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What the checks of a database look at."""
-
-    database: Database
-    shipped: Shipped
-    models_are_restricted: bool  # AI_MODELS is set
+_FOR_THE_OWNER = ("public.ai_retry_create_queue", "public.ai_retry_publish")
 
 
 def judge(case: Case) -> list[Finding]:
@@ -47,164 +35,155 @@ def _server(case: Case) -> Iterator[Finding]:
         )
 
 
-def _functions(case: Case) -> Iterator[Finding]:
-    """Compare each function with every version that was ever shipped."""
-    lacking: defaultdict[str, list[str]] = defaultdict(list)
-    changed: defaultdict[str, list[str]] = defaultdict(list)
-    for name, versions in case.shipped.functions.items():
-        wanted, migration = next(reversed(versions.items()))
-        standing = {each.source for each in case.database.functions if each.name == name}
-        if wanted in (standing or {DROPPED}):
-            continue
-        (changed if standing - versions.keys() else lacking)[migration].append(name)
-    for name, migration in (case.shipped.tables | case.shipped.indexes | case.shipped.constraints).items():
-        if name not in {*case.database.tables, *case.database.indexes, *case.database.constraints}:
-            lacking[migration].append(name)
-    for migration, names in sorted(lacking.items()):
+def _schema(case: Case) -> Iterator[Finding]:
+    schema, role = case.database.schema, case.database.role
+    if schema is None:
+        return
+    if not schema.usable:
         yield Finding(
-            Check.MIGRATIONS,
-            f"{migration} is not applied, or not whole: {_listed(names)} missing or older",
-            f"{_APPLY}; if it was applied before, {_AGAIN.format('it')}",
+            Check.GRANTS,
+            f"{role} may not use the schema ai_retry",
+            statements([f"grant usage on schema ai_retry to {role}"]),
         )
-    for migration, names in sorted(changed.items()):
+    if schema.end_users:
         yield Finding(
-            Check.MIGRATIONS,
-            f"not as shipped: {_listed(names)}; changed by hand, or of another version of ai-retry",
-            f"{_AGAIN.format(migration)}; or install the version of ai-retry that the database has",
+            Check.GRANTS,
+            f"{' and '.join(schema.end_users)} may use the schema ai_retry",
+            statements([f"revoke all on schema ai_retry from {END_USERS}"]),
         )
-
-
-def _overloads(case: Case) -> Iterator[Finding]:
-    """Find functions of one name: the Data API refuses to choose."""
-    for name, versions in case.shipped.functions.items():
-        standing = [each for each in case.database.functions if each.name == name]
-        wanted = next(reversed(versions))
-        surplus = [each for each in standing if each.source != wanted] or standing[1:]
-        if len(standing) > 1:
-            yield Finding(
-                Check.MIGRATIONS,
-                f"there are {len(standing)} functions {name}, and the Data API can't tell them apart",
-                _statements(f"drop function {_signature(each)}" for each in surplus),
-            )
 
 
 def _as_the_caller(case: Case) -> Iterator[Finding]:
-    for each in case.database.functions:
-        if each.security_definer and each.name != SEAM:
+    """How functions of ours run; the binding may run as the app wants it to."""
+    for each in case.ours():
+        if each.qualified.startswith(BINDING):
+            continue
+        if each.security_definer:
             yield Finding(
                 Check.GRANTS,
-                f"{each.name} runs with its owner's rights",
-                _statements([f"alter function {_signature(each)} security invoker"]),
+                f"{title(each.qualified)} runs with its owner's rights",
+                statements([f"alter function {signature(each)} security invoker"]),
             )
-        if not each.own_search_path and each.name != SEAM:
+        if not each.own_search_path:
             yield Finding(
                 Check.GRANTS,
-                f"{each.name} finds tables and functions by its caller's search_path",
-                _statements([f"alter function {_signature(each)} set search_path = ''"]),
+                f"{title(each.qualified)} finds tables and functions by its caller's search_path",
+                statements([f"alter function {signature(each)} set search_path = ''"]),
             )
 
 
 def _own_grants(case: Case) -> Iterator[Finding]:
     """What the role that asks must be allowed."""
-    role = case.database.role
-    for name, needed in case.shipped.grants.items():
+    role, described = case.database.role, case.database.binding
+    apps = described.tables if described is not None else {}
+    needs: dict[str, Sequence[str]] = {**case.shipped.grants, **apps}
+    for name, needed in needs.items():
         table = case.database.tables.get(name)
         if table is None:
-            if name not in case.shipped.tables:
-                yield Finding(Check.MIGRATIONS, f"there is no table public.{name}", f"make it, or {_APPLY}")
-        elif missing := [each for each in needed if each not in table.privileges]:
+            if name in apps:
+                yield Finding(
+                    Check.MIGRATIONS,
+                    f"there is no table {name}",
+                    f"create it, or {APPLY}, or correct {BINDING}describe",
+                )
+        elif lacking := [each for each in needed if each not in table.privileges]:
             yield Finding(
                 Check.GRANTS,
-                f"{role} may not {' or '.join(missing)} in public.{name}",
-                _statements([f"grant {', '.join(missing)} on table public.{name} to {role}"]),
+                f"{role} may not {' or '.join(lacking)} in {name}",
+                statements([f"grant {', '.join(lacking)} on table {name} to {role}"]),
             )
-    refused = [
-        each for each in case.database.functions if not each.executable and each.name not in (*_FOR_THE_OWNER, SEAM)
-    ]
+    refused = [each for each in case.ours() if not each.executable and each.qualified not in _FOR_THE_OWNER]
     if refused:
         yield Finding(
             Check.GRANTS,
-            f"{role} may not execute {_listed([each.name for each in refused])}",
-            _statements(f"grant execute on function {_signature(each)} to {role}" for each in refused),
+            f"{role} may not execute {listed([title(each.qualified) for each in refused])}",
+            statements(f"grant execute on function {signature(each)} to {role}" for each in refused),
         )
 
 
 def _end_users_grants(case: Case) -> Iterator[Finding]:
-    """What nobody but the service may do."""
+    """What only the service may do."""
     for table in case.database.tables.values():
-        if table.name.startswith("ai_retry_") and table.end_users:
+        if table.is_ours and table.end_users:
             yield Finding(
                 Check.GRANTS,
-                f"end users may {', '.join(table.end_users)} in public.{table.name}",
-                _statements([f"revoke all on table public.{table.name} from {_END_USERS}"]),
+                f"end users may {', '.join(table.end_users)} in {table.name}",
+                statements([f"revoke all on table {table.name} from {END_USERS}"]),
             )
     for each in case.database.functions:
-        if each.end_users and each.name != SEAM:
+        if each.end_users and not each.creates_sessions:
             yield Finding(
                 Check.GRANTS,
-                f"{' and '.join(each.end_users)} may execute {each.name}",
-                _statements([f"revoke all on function {_signature(each)} from {_END_USERS}"]),
+                f"{' and '.join(each.end_users)} may execute {title(each.qualified)}",
+                statements([f"revoke all on function {signature(each)} from {END_USERS}"]),
             )
 
 
 def _row_level_security(case: Case) -> Iterator[Finding]:
     for table in case.database.tables.values():
-        on = _statements([f"alter table public.{table.name} enable row level security"])
-        if not table.row_level_security and table.name.startswith("ai_retry_"):
-            yield Finding(Check.ROW_LEVEL_SECURITY, f"it is off on public.{table.name}", on)
+        on = statements([f"alter table {table.name} enable row level security"])
+        if not table.row_level_security and table.is_ours:
+            yield Finding(Check.ROW_LEVEL_SECURITY, f"it is off on {table.name}", on)
         elif not table.row_level_security and table.end_users:
             yield Finding(
                 Check.ROW_LEVEL_SECURITY,
-                f"it is off on public.{table.name}: any user may {', '.join(table.end_users)} everybody's rows",
+                f"it is off on {table.name}: any user may {', '.join(table.end_users)} everybody's rows",
                 f"{on}, with a policy for what users may see",
             )
-    if filtered := [table.name for table in case.database.tables.values() if table.filtered]:
+    if filtered := [title(table.name) for table in case.database.tables.values() if table.filtered]:
         yield Finding(
             Check.ROW_LEVEL_SECURITY,
-            f"it hides rows from {case.database.role} in {_listed(filtered)}",
+            f"it hides rows from {case.database.role} in {listed(filtered)}",
             "connect as service_role, or as another role that has bypassrls",
         )
 
 
 def _writable_generations(case: Case) -> Iterator[Finding]:
-    """Tell what an app's policies open. Our decisions don't rest on those columns."""
-    table = case.database.tables.get("generations")
+    """Say what an app's policies open. Our decisions don't rest on those columns."""
+    described = case.database.binding
+    table = case.database.tables.get(described.generations) if described is not None else None
     if table is None or not table.row_level_security:
         return
     for policy in case.database.policies:
         commands = {"insert", "update"} if policy.command == "all" else {policy.command} & {"insert", "update"}
-        if policy.table == "generations" and commands & set(table.end_users):
+        if policy.table == table.name and commands & set(table.end_users):
             models = "" if case.models_are_restricted else "set AI_MODELS, which restricts the models; "
             yield Finding(
                 Check.ROW_LEVEL_SECURITY,
-                f'the policy "{policy.name}" lets end users write public.generations: prompt_data and model are theirs '
+                f'the policy "{policy.name}" lets end users write {table.name}: prompt_data and model are theirs '
                 "to choose, and id, status and created_at, by which attempts and your own successes are counted",
-                f"{models}guard id, status and created_at, or let users write columns of their own alone",
+                f"{models}guard id, status and created_at, or let users write only columns of their own",
                 Level.HINT,
             )
 
 
 def _seam(case: Case) -> Iterator[Finding]:
-    seams = [each for each in case.database.functions if each.name == SEAM]
-    if not case.database.seam:
+    described = case.database.binding
+    wanted = described.session_function if described is not None else None
+    seam = next((each for each in case.database.functions if each.creates_sessions), None)
+    if wanted is not None and (seam is None or seam.signature.result != "jsonb"):
         yield Finding(
             Check.SEAM,
-            f"there is no function public.{SEAM}(public.generations, jsonb) that returns jsonb",
+            f"there is no function {wanted} that returns jsonb",
             "create it: README, Your own tables and prompts; until then every retry is refused, before any call",
         )
-    for each in seams:
-        if not each.executable:
-            yield Finding(
-                Check.SEAM,
-                f"{case.database.role} may not execute {SEAM}",
-                _statements([f"grant execute on function {_signature(each)} to {case.database.role}"]),
-            )
-        if each.end_users:
-            yield Finding(
-                Check.SEAM,
-                f"{' and '.join(each.end_users)} may execute {SEAM}: sessions that nobody was charged for",
-                _statements([f"revoke all on function {_signature(each)} from {_END_USERS}"]),
-            )
+    if seam is not None:
+        yield from _seam_grants(case, seam)
+
+
+def _seam_grants(case: Case, seam: Function) -> Iterator[Finding]:
+    if not seam.executable:
+        yield Finding(
+            Check.SEAM,
+            f"{case.database.role} may not execute {title(seam.qualified)}",
+            statements([f"grant execute on function {signature(seam)} to {case.database.role}"]),
+        )
+    if seam.end_users:
+        yield Finding(
+            Check.SEAM,
+            f"{' and '.join(seam.end_users)} may execute {title(seam.qualified)}: sessions that were charged to no one",
+            statements([f"revoke all on function {signature(seam)} from {END_USERS}"]),
+        )
 
 
 def _queue(case: Case) -> Iterator[Finding]:
@@ -222,8 +201,11 @@ def _queue(case: Case) -> Iterator[Finding]:
 
 _CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     _server,
-    _functions,
-    _overloads,
+    missing,
+    changed,
+    overloads,
+    binding,
+    _schema,
     _as_the_caller,
     _own_grants,
     _end_users_grants,
@@ -232,16 +214,3 @@ _CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     _seam,
     _queue,
 )
-
-
-def _signature(function: Function) -> str:
-    return f"public.{function.name}({function.arguments})"
-
-
-def _statements(statements: Iterable[str]) -> str:
-    return f"run: {'; '.join(statements)}"
-
-
-def _listed(names: list[str], most: int = 4) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

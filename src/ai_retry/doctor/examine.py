@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 from ai_retry import _shipped, bootstrap
 from ai_retry.config import Settings
 from ai_retry.doctor import outside, shipped
+from ai_retry.doctor.case import Case
 from ai_retry.doctor.contexts import contexts, newest, not_searched
-from ai_retry.doctor.database import Case, judge
+from ai_retry.doctor.database import judge
 from ai_retry.doctor.model import Check, Database, Finding, Level
 from ai_retry.doctor.outside import Reach
+from ai_retry.doctor.spool import spool
 from ai_retry.domain.errors import AiRetryError, NotConfigured
 from ai_retry.domain.model import Context, ResponseFormat
 from ai_retry.domain.ports import Clock
@@ -65,7 +67,7 @@ def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examina
         findings = (*outside.configuration(error), *outside.misspelt(environ))
         return Examination(findings, frozenset(Check) - {Check.CONFIGURATION})
     reader, unusable = _reader(settings)
-    around = [*unusable, *outside.misspelt(environ), *outside.spool(settings.spool_dir), *_provider(settings)]
+    around = [*unusable, *outside.misspelt(environ), *_provider(settings)]
     shipped_objects = shipped.read(_shipped.migrations())
     try:
         with closing(bootstrap.open_storage(settings)) as storage:
@@ -77,8 +79,10 @@ def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examina
             readable = reader is not None and not any(each.check in _NEEDED_TO_READ for each in judged)
             if reader is not None and readable:
                 judged += _failed_generations(storage, database, settings, reader)
+            judged += spool(settings.spool_dir, storage)
     except (AiRetryError, KeyError, TypeError, ValueError) as error:
         finding = _unasked(settings, error)
+        around += spool(settings.spool_dir)
         return Examination((*around, finding), frozenset(_IN_THE_DATABASE - {finding.check}))
     skipped = frozenset() if readable else frozenset({Check.CONTEXTS})
     return Examination((*around, *judged, *outside.clock(before, database.as_of, after)), skipped)

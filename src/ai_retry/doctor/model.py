@@ -19,6 +19,7 @@ class Check(StrEnum):
     QUEUE = "queue"
     CONTEXTS = "contexts"
     CLOCK = "clock"
+    SPOOL = "spool"
     PROVIDER = "provider"
 
 
@@ -39,28 +40,90 @@ class Finding:
     level: Level = Level.PROBLEM
 
 
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a function takes and returns, in the catalogue's words."""
+
+    types: tuple[str, ...]
+    result: str  # in lower case
+
+    def __str__(self) -> str:
+        return f"({', '.join(self.types)}) that returns {self.result}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """A function named ``ai_retry_…`` in the database."""
+    """A function in the database: ours, the binding's, or the one that creates sessions."""
 
+    schema: str
     name: str
     arguments: str
+    signature: Signature
     source: str  # its hash: ``shipped.source_hash``
+    creates_sessions: bool
     security_definer: bool
     own_search_path: bool
     executable: bool  # by the role that asks
     end_users: tuple[str, ...]  # those of anon and authenticated that may execute it
 
+    @property
+    def qualified(self) -> str:
+        """The name with its schema."""
+        return f"{self.schema}.{self.name}"
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Read one of the functions that ``ai_retry_inspect`` returns."""
+        row = dict(row)
+        signature = Signature(tuple(row.pop("types")), row.pop("result").lower())
+        return cls(signature=signature, **_frozen(row))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """The schema ``ai_retry``."""
+
+    usable: bool  # by the role that asks
+    end_users: tuple[str, ...]  # those of anon and authenticated that may use it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """What the app's ``ai_retry.app_describe`` returns."""
+
+    version: int
+    tables: Mapping[str, tuple[str, ...]]  # the app's that it uses, with the privileges that it needs
+    generations: str  # the one of them that holds generations
+    session_function: str | None  # None: it creates sessions itself
+
+    @classmethod
+    def from_row(cls, row: Any) -> Self | None:
+        """Read it; None when there is none, or when it is none of this form."""
+        try:
+            return cls(
+                version=int(row["version"]),
+                tables={str(name): tuple(map(str, needed)) for name, needed in row["tables"].items()},
+                generations=str(row["generations"]),
+                session_function=row["session_function"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table of ours, or one of the app's that we use."""
+    """A table or view of ours, or one of the app's that the binding uses."""
 
-    name: str
+    name: str  # qualified
     row_level_security: bool
     filtered: bool  # row level security applies to the role that asks
     privileges: tuple[str, ...]  # of the role that asks
     end_users: tuple[str, ...]  # privileges that anon or authenticated have, on the table or on a column
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is none of the app's."""
+        return self.name.startswith(("public.ai_retry_", "ai_retry."))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +147,16 @@ class Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """What ``ai_retry_inspect`` tells."""
+    """What ``ai_retry_inspect`` returns."""
 
     as_of: datetime
     server_version: int  # such as 170002
     role: str
     isolation: str
     read_only: bool
+    schema: Schema | None  # None: there is none
     functions: tuple[Function, ...]
-    seam: bool  # there is an ``ai_retry_create_session`` of the right form
+    binding: Binding | None
     tables: Mapping[str, Table]
     policies: tuple[Policy, ...]
     indexes: frozenset[str]
@@ -113,8 +177,9 @@ class Database:
             role=row["role"],
             isolation=row["isolation"],
             read_only=row["read_only"],
-            functions=tuple(Function(**_frozen(each)) for each in row["functions"]),
-            seam=row["seam"],
+            schema=Schema(**_frozen(row["schema"])) if row["schema"] is not None else None,
+            functions=tuple(Function.from_row(each) for each in row["functions"]),
+            binding=Binding.from_row(row["binding"]),
             tables={table.name: table for table in tables},
             policies=tuple(Policy(**each) for each in row["policies"]),
             indexes=frozenset(row["indexes"]),

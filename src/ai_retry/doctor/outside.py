@@ -1,11 +1,9 @@
 """Judges what lies around the database: configuration, connection, clocks and the AI provider."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 
 from ai_retry.config import meant, variables
 from ai_retry.doctor.model import Check, Finding, Level
@@ -54,27 +52,6 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[Finding]:
                 f"if you mean {close}, correct the name; if it is a variable of your own, leave it",
                 Level.HINT,
             )
-
-
-def spool(directory: Path | None) -> Iterator[Finding]:
-    """Can paid answers be kept there?"""
-    if directory is not None and not _can_be_written(directory):
-        yield Finding(
-            Check.CONFIGURATION,
-            "AI_RETRY_SPOOL_DIR is no directory that this user can write",
-            "make it, owned by the user who runs the app, on a disk that is kept",
-        )
-
-
-def _can_be_written(directory: Path) -> bool:
-    """Whether it is there for this user, or can be made; what can't even be looked at is not."""
-    try:
-        directory.stat()
-    except FileNotFoundError:
-        return _can_be_written(directory.parent)
-    except OSError:
-        return False
-    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
 
 
 def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:

@@ -1,7 +1,7 @@
-"""What the shipped migrations make, read out of their text, to be compared with what stands in a database.
+"""What the shipped migrations create, read out of their text, to be compared with what stands in a database.
 
-The text follows our own rules for migrations: lower case, ``public.ai_retry_…``, one dollar-quoted body per function.
-The seam is left out, since it is the app's.
+The text follows our own rules: lower case, qualified names, one dollar-quoted body per function. Of the binding,
+``ai_retry.app_*``, only the signatures are read: its source is the app's own.
 """
 
 import hashlib
@@ -9,36 +9,51 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-SEAM = "ai_retry_create_session"
-DROPPED = ""
+from ai_retry.doctor.model import Signature
 
-_STATEMENT = re.compile(
+BINDING: Final = "ai_retry.app_"
+BINDING_VERSION: Final = 1  # what ``ai_retry.app_describe`` returns
+_SESSION_FUNCTION: Final = "public.ai_retry_create_session"  # the app's own
+_OURS: Final = ("public.ai_retry_", "ai_retry.")
+
+_STATEMENT: Final = re.compile(
     r"""
-    create\ (?:or\ replace\ )?function\ public\.(?P<function>\w+)\b.*?\bas\ (?P<quote>\$\w*\$)(?P<body>.*?)(?P=quote)
-    | drop\ function\ (?:if\ exists\ )?public\.(?P<no_function>\w+)
+    create\ (?:or\ replace\ )?function\ (?P<function>[\w.]+)\((?P<arguments>[^)]*)\)
+      \s+returns\ (?P<result>.*?)\s+language\ .*?\bas\ (?P<quote>\$\w*\$)(?P<body>.*?)(?P=quote)
+    | create\ (?:table|(?:or\ replace\ )?view)\ (?:if\ not\ exists\ )?(?P<table>[\w.]+)
     | create\ (?:unique\ )?index\ (?:if\ not\ exists\ )?(?P<index>\w+)\s+on\ public\.ai_retry_
-    | drop\ index\ (?:if\ exists\ )?public\.(?P<no_index>\w+)
-    | (?:create|alter)\ table\ (?:if\ (?:not\ )?exists\ )?public\.(?P<table>\w+)
-    | drop\ constraint\ (?:if\ exists\ )?(?P<no_constraint>\w+)
-    | grant\ (?P<privileges>[a-z,\ ]+)\ on\ table\ (?P<granted>[\w.,\s]+?)\ to\ service_role
+    | grant\ (?P<privileges>[a-z,\ ]+)\ on\ table\ (?P<granted>[\w.]+)\ to\ service_role
     | \bconstraint\ (?P<constraint>\w+)\s+(?:check|unique|primary|foreign)\b
     """,
     re.VERBOSE | re.DOTALL,
 )
+_CATALOGUE_NAMES: Final = {"timestamptz": "timestamp with time zone"}
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedFunction:
+    """A function as its migration creates it."""
+
+    migration: str
+    signature: Signature
+    source: str | None  # the hash; None: it is the app's own
 
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """What stands after the last migration; objects of ours with the name of the migration that makes them."""
+    """What stands after the migrations, by qualified names; indexes and constraints by theirs.
 
-    functions: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By name: the hash of each version's source, or DROPPED, and its migration; what shall stand is the last."""
+    Tables, indexes and constraints have the name of the migration that creates them.
+    """
+
+    functions: dict[str, ShippedFunction] = field(default_factory=dict)
     tables: dict[str, str] = field(default_factory=dict)
     indexes: dict[str, str] = field(default_factory=dict)
     constraints: dict[str, str] = field(default_factory=dict)
     grants: dict[str, list[str]] = field(default_factory=dict)
-    """By table, the app's too: the privileges that ai-retry needs."""
+    """By table of ours: the privileges that the service role needs."""
 
 
 def read(migrations: Iterable[Path]) -> Shipped:
@@ -53,29 +68,30 @@ def _read(text: str, migration: str, shipped: Shipped) -> None:
     table = ""
     for found in _STATEMENT.finditer(text):
         if name := found["function"]:
-            _note(shipped, name, source_hash(found["body"]), migration)
-        elif name := found["no_function"]:
-            _note(shipped, name, DROPPED, migration)
+            if name != _SESSION_FUNCTION:
+                source = None if name.startswith(BINDING) else source_hash(found["body"])
+                signature = signature_of(found["arguments"], found["result"])
+                shipped.functions[name] = ShippedFunction(migration, signature, source)
         elif name := found["table"]:
             table = name
-            if table.startswith("ai_retry_"):
-                shipped.tables.setdefault(table, migration)
+            if table.startswith(_OURS):
+                shipped.tables[table] = migration
         elif name := found["index"]:
             shipped.indexes[name] = migration
-        elif granted := found["granted"]:
-            for each in granted.replace("public.", "").split(","):
-                shipped.grants[each.strip()] = found["privileges"].split(", ")
-        elif (name := found["constraint"]) and table.startswith("ai_retry_"):
+        elif (name := found["granted"]) and name.startswith(_OURS):
+            shipped.grants[name] = found["privileges"].split(", ")
+        elif (name := found["constraint"]) and table.startswith(_OURS):
             shipped.constraints[name] = migration
-        shipped.indexes.pop(found["no_index"] or "", None)
-        shipped.constraints.pop(found["no_constraint"] or "", None)
 
 
-def _note(shipped: Shipped, function: str, version: str, migration: str) -> None:
-    if function != SEAM:
-        versions = shipped.functions.setdefault(function, {})
-        versions.pop(version, None)  # one that comes back is the last again
-        versions[version] = migration
+def signature_of(arguments: str, result: str) -> Signature:
+    """Read ``p_name type, …`` and what follows ``returns``, and write the types as the catalogue does."""
+    types = tuple(_catalogue(each.split(maxsplit=1)[1]) for each in arguments.split(",") if each.strip())
+    return Signature(types, _catalogue(result).replace("table (", "table("))
+
+
+def _catalogue(types: str) -> str:
+    return re.sub(r"\w+", lambda word: _CATALOGUE_NAMES.get(word[0], word[0]), " ".join(types.split()))
 
 
 def source_hash(source: str) -> str:

@@ -1,99 +1,81 @@
-"""The ``RecoveryStorage`` port over the SQL functions of its migration, as a part of every storage over SQL.
+"""The ``RecoveryStorage`` port, and what operators read, over SQL functions; a part of every storage over SQL.
 
-All of it may be repeated, so that a lost reply means no more than that the database was away.
+All of it can be repeated, so that a lost reply means no more than that the database was unavailable.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
-from ai_retry.domain.errors import NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.domain.model import Outcome, QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
-from ai_retry.storage.rows import (
-    Json,
-    instant,
-    maybe_instant,
-    read_snapshot,
-    read_usage,
-    rule_arguments,
-    understood,
-)
+from ai_retry.storage.calling import Calls
+from ai_retry.storage.change_rows import document, read_change_snapshot
+from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_usage, rule_row, shaped
 
 _FIRST_ID = UUID(int=0)
 _LAST_ID = UUID(int=2**128 - 1)
+_T = TypeVar("_T")
 
 
-class RecoveryFunctions:
+class RecoveryFunctions(Calls):
     """Implements ``ai_retry.domain.recovery.RecoveryStorage`` over a transport."""
-
-    _call: Callable[[str, Json], Any]
 
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
         """See the port."""
         start = before or Cursor(at=wanted.until, id=_LAST_ID)
-        arguments = {
-            "p_since": wanted.since.isoformat() if wanted.since else None,
-            "p_statuses": _texts(wanted.statuses),
-            "p_codes": _texts(wanted.codes),
-            "p_models": _texts(wanted.models),
-            "p_user_id": str(wanted.user_id) if wanted.user_id else None,
-            "p_before_at": start.at.isoformat(),
-            "p_before_id": str(start.id),
-            "p_page": page,
-            **rule_arguments(quota_rule),
-        }
-        return understood(_page, self._ask("ai_retry_find", arguments))
+        request = document(
+            since=wanted.since.isoformat() if wanted.since is not None else None,
+            before={"at": start.at.isoformat(), "id": str(start.id)},
+            user_id=str(wanted.user_id) if wanted.user_id is not None else None,
+            statuses=sorted(wanted.statuses),
+            models=_words(wanted.models),
+            codes=_words(wanted.codes),
+            page=page,
+            rule=rule_row(quota_rule),
+        )
+        return self._find("ai_retry_find", {"p_request": request}, _page)
 
     def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | None:
         """See the port."""
-        arguments = {"p_generation_id": str(generation_id), **rule_arguments(quota_rule)}
-        row = self._ask("ai_retry_find_one", arguments)
-        return None if row is None else understood(_found, row)
+        request = document(generation_id=str(generation_id), rule=rule_row(quota_rule))
+        return self._find("ai_retry_find_one", {"p_request": request}, _maybe_found)
 
     def find_attempts(self, key: str, *, after: UUID | None, page: int) -> Sequence[PlanAttempt]:
         """See the port."""
-        arguments = {"p_key": key, "p_after": str(after or _FIRST_ID), "p_page": page}
-        return [_plan_attempt(row) for row in self._ask("ai_retry_find_attempts", arguments)]
+        request = document(key=key, after=str(after or _FIRST_ID), page=page)
+        return self._find("ai_retry_find_attempts", {"p_request": request}, _plan_attempts)
 
     def estimate(self) -> Mapping[str | None, CallEstimate]:
         """See the port."""
-        return {
-            row["model"]: CallEstimate(tokens=_decimal(row["tokens"]), cost=_decimal(row["cost"]))
-            for row in self._ask("ai_retry_estimate", {})
-        }
+        return self._find("ai_retry_estimate", {}, _estimates)
 
     def record_recovery(
         self, run_id: UUID, *, plan_id: str, operator: str, plan: Mapping[str, Any], counts: Mapping[str, Any] | None
     ) -> str | None:
         """See the port."""
-        arguments = {
-            "p_run_id": str(run_id),
-            "p_plan_id": plan_id,
-            "p_operator": operator,
-            "p_plan": json.dumps(plan),
-            "p_counts": None if counts is None else json.dumps(counts),
-        }
-        refused_by: str | None = self._ask("ai_retry_record_recovery", arguments)
-        return refused_by
+        request = document(run_id=str(run_id), plan_id=plan_id, operator=operator, plan=plan, counts=counts)
+        return self._find("ai_retry_record_recovery", {"p_request": request}, _refused_by)
 
-    def _ask(self, function: str, arguments: Json) -> Any:
-        try:
-            return self._call(function, arguments)
-        except StorageOutcomeUnknown as error:
-            failure: Exception = StorageUnavailable(error.reason, retry_after=error.retry_after)
-        except (ValueError, RecursionError):
-            failure = NotConfigured("prompt_data, or a session, is nested too deeply or holds too large a number")
-        raise failure
+    def inspect(self) -> Json:
+        """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
+        return self._find("ai_retry_inspect", {}, shaped)
+
+    def books(self) -> Sequence[Json]:
+        """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only."""
+        return self._find("ai_retry_books", {}, listed)
+
+    def _find(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
+        return self._look(function, arguments, read, self._searching)
 
 
-def _texts(values: frozenset[Any] | None) -> str | None:
-    return None if values is None else json.dumps(sorted(values))
+def _words(values: frozenset[str] | None) -> Sequence[str] | None:
+    return None if values is None else sorted(values)
 
 
-def _page(row: Json) -> FoundPage:
+def _page(reply: Any) -> FoundPage:
+    row = shaped(reply, "as_of", "rows", "next")
     after = row["next"]
     return FoundPage(
         as_of=instant(row["as_of"]),
@@ -102,20 +84,28 @@ def _page(row: Json) -> FoundPage:
     )
 
 
+def _maybe_found(reply: Any) -> FoundRow | None:
+    return None if reply is None else _found(shaped(reply, "failed_at", "snapshot", "error"))
+
+
 def _found(row: Json) -> FoundRow:
     error = row["error"]
     return FoundRow(
         failed_at=instant(row["failed_at"]),
-        snapshot=read_snapshot(row["snapshot"]),
+        snapshot=read_change_snapshot(row["snapshot"]),
         error=None
         if error is None
         else LastError(
-            code=error["code"] or "UNKNOWN",
+            code=error["code"],
             at=maybe_instant(error["at"]),
             reason=error["reason"],
             ours=error["ours"],
         ),
     )
+
+
+def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:
+    return [_plan_attempt(row) for row in listed(reply)]
 
 
 def _plan_attempt(row: Json) -> PlanAttempt:
@@ -130,6 +120,16 @@ def _plan_attempt(row: Json) -> PlanAttempt:
         usage=read_usage(row["usage"]) if row["usage"] else None,
         was_turned_away=row["was_turned_away"],
     )
+
+
+def _estimates(reply: Any) -> Mapping[str | None, CallEstimate]:
+    rows = listed(reply)
+    return {row["model"]: CallEstimate(tokens=_decimal(row["tokens"]), cost=_decimal(row["cost"])) for row in rows}
+
+
+def _refused_by(reply: Any) -> str | None:
+    refused_by: str | None = shaped(reply, "events_refused_by")["events_refused_by"]
+    return refused_by
 
 
 def _decimal(value: float | None) -> Decimal | None:

@@ -19,7 +19,8 @@ begin
       select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
     ),
     tables as (
-      select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name
+      select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
+        n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
         or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
@@ -94,14 +95,14 @@ begin
       'indexes', (
         select coalesce(pg_catalog.jsonb_agg(c.relname order by c.relname), '[]')
         from pg_catalog.pg_index i
-        join tables t on t.oid = i.indrelid
+        join tables t on t.oid = i.indrelid and t.is_ours
         join pg_catalog.pg_class c on c.oid = i.indexrelid
         where i.indisvalid
       ),
       'constraints', (
         select coalesce(pg_catalog.jsonb_agg(c.conname order by c.conname), '[]')
         from pg_catalog.pg_constraint c
-        join tables t on t.oid = c.conrelid
+        join tables t on t.oid = c.conrelid and t.is_ours
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(

@@ -1,11 +1,11 @@
 create function ai_retry.succeed(p_open public.ai_retry_open, p_change jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_answer constant jsonb := p_change #> '{success,answer}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_role constant text := pg_catalog.current_setting('role');
   v_session jsonb;
   v_row jsonb;
@@ -82,11 +82,11 @@ create function ai_retry.reject(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rejection constant jsonb := p_change #> '{success,if_rejected}';
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_again boolean;
 begin
   -- The same cause again: the attempt before this one was rejected by it.
@@ -116,12 +116,12 @@ comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, text, tim
 create function ai_retry.fail(p_open public.ai_retry_open, p_change jsonb, p_row jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closing constant jsonb := p_change -> 'closing';
   v_status constant text := coalesce(v_closing ->> 'status', p_open.status_before, 'timeout');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
 begin
   if p_change ->> 'found' = 'ready' then
     perform ai_retry.tell(
@@ -149,14 +149,14 @@ comment on function ai_retry.fail(public.ai_retry_open, jsonb, jsonb, timestampt
 create function ai_retry.store_late(p_change jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
   v_answer constant jsonb := coalesce(
     case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
     nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
-  v_call constant jsonb := nullif(p_change -> 'call', 'null');
+  v_call constant jsonb := p_change -> 'call';
   v_closed public.ai_retry_attempts%rowtype;
   v_is_locked boolean := false;
 begin

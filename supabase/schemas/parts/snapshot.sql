@@ -19,10 +19,26 @@ revoke all on table ai_retry.attempts from public, anon, authenticated;
 grant select on table ai_retry.attempts to service_role;
 comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
 
+create function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return pg_catalog.jsonb_build_object(
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+    'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
+    'can_create_session', (p_generation -> 'can_create_session')::boolean,
+    'quota', ai_retry.quota((p_generation ->> 'user_id')::uuid, p_rule, p_at));
+end
+$$;
+comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
+  'What every snapshot has: the time of the reading, the generation as the binding read it, and its owner''s quota.';
+
 create function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id constant uuid := (p_generation ->> 'id')::uuid;
@@ -32,25 +48,20 @@ begin
     return null;
   end if;
   return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at,
+    select ai_retry.seen(p_generation, p_rule, p_at) || pg_catalog.jsonb_build_object(
       'version', ai_retry.version(v_user_id, v_id, p_generation ->> 'status'),
-      'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
-      'hidden', (p_generation -> 'hidden')::boolean,
-      'session', p_generation -> 'session',
-      'can_create_session', (p_generation -> 'can_create_session')::boolean,
       'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
       'stored_answer', (
         select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
           select a.number, a.answer, a.stored_at from public.ai_retry_answers a where a.generation_id = v_id
           union all
-          select o.number, o.answer, o.started_at from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
+          select o.number, o.answer, o.started_at
+          from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
         ) s
         order by s.number desc limit 1
       ),
       'live', l.live, 'live_until', l.live_until,
-      'quota', ai_retry.quota(v_user_id, p_rule, p_at),
       'routes', (
         select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
           'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
@@ -81,24 +92,14 @@ comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
 create function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_id constant uuid := (p_generation ->> 'id')::uuid;
-  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
 begin
-  if p_generation is null then
-    return null;
-  end if;
   return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at, 'version', '', 'live', 0, 'live_until', null, 'routes', '[]'::jsonb, 'open_token', null,
-      'stored_answer', null, 'generation', p_generation - 'session' - 'can_create_session' - 'hidden',
-      'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
-      'can_create_session', (p_generation -> 'can_create_session')::boolean, 'mine', u.number,
-      'attempts', pg_catalog.jsonb_build_array(u.attempt),
-      'quota', ai_retry.quota(v_user_id, p_rule, p_at))
-    from ai_retry.attempts u where u.generation_id = v_id and u.token = p_token
+    select ai_retry.seen(p_generation, p_rule, p_at)
+      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "stored_answer": null}'
+      || pg_catalog.jsonb_build_object('mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
+    from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token
   );
 end
 $$;

@@ -6,7 +6,9 @@ as $$
 declare
   v_error jsonb;
 begin
-  select pg_catalog.jsonb_build_object('code', a.code, 'reason', a.reason, 'at', a.closed_at, 'ours', true) into v_error
+  select pg_catalog.jsonb_build_object(
+      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+    into v_error
     from public.ai_retry_attempts a
     where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
     order by a.number desc limit 1;

@@ -1,5 +1,5 @@
 create function public.ai_retry_record_recovery(p_request text)
-returns text
+returns jsonb
 language plpgsql volatile security invoker
 set search_path = '' set lock_timeout = '3s'
 as $$
@@ -15,20 +15,21 @@ begin
     values (v_run_id, v_plan_id, v_request ->> 'operator', v_request -> 'plan', v_now)
     on conflict (run_id) do nothing;
   if not v_request ? 'counts' then
-    return null;
+    return pg_catalog.jsonb_build_object('events_refused_by', null);
   end if;
   update public.ai_retry_recoveries r
     set ended_at = v_now, counts = v_request -> 'counts'
     where r.run_id = v_run_id and r.ended_at is null
     returning r.started_at into v_started_at;
   if not found then
-    return (select r.events_refused_by from public.ai_retry_recoveries r where r.run_id = v_run_id);
+    select r.events_refused_by into v_refused_by from public.ai_retry_recoveries r where r.run_id = v_run_id;
+    return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
   end if;
   v_refused_by := ai_retry.report_recovery(v_run_id, v_plan_id, v_started_at, v_now);
   if v_refused_by is not null then
     update public.ai_retry_recoveries r set events_refused_by = v_refused_by where r.run_id = v_run_id;
   end if;
-  return v_refused_by;
+  return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
 end
 $$;
 comment on function public.ai_retry_record_recovery(text) is

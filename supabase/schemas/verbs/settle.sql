@@ -1,7 +1,7 @@
 create function public.ai_retry_settle(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -15,6 +15,7 @@ declare
   v_found text;
   v_now timestamptz;
   v_applied boolean := false;
+  v_known boolean := true;
 begin
   perform ai_retry.lock_user(v_user_id);
   v_row := ai_retry.app_lock(v_generation_id, '25ms');
@@ -22,6 +23,8 @@ begin
   select * into v_open from public.ai_retry_open o where o.generation_id = v_generation_id and o.token = v_token;
   if not found then
     perform ai_retry.store_late(v_change, v_now);
+    v_known := exists (
+      select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.token = v_token);
   else
     v_found := case
       when v_row is null then 'gone'
@@ -43,11 +46,12 @@ begin
     end if;
   end if;
   v_row := coalesce(v_written, ai_retry.app_read(v_generation_id) - 'prompt_data');
-  return pg_catalog.jsonb_build_object('applied', v_applied, 'snapshot', case when v_applied
+  return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', case when v_applied
     then ai_retry.settled(v_row, v_change -> 'rule', v_token, v_now)
     else ai_retry.snapshot(v_row, v_change -> 'rule', v_token, v_now) end);
 end
 $$;
 comment on function public.ai_retry_settle(text) is
   'Closes one attempt, by its token: with its session, or without. Stale when the generation is not as the change '
-  'expects. A token that is not open changes nothing, but that its paid answer is stored, once.';
+  'expects. A token that is not open changes nothing, but that its paid answer is stored, once; known: an attempt, '
+  'open or closed, has it.';
