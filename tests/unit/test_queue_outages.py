@@ -10,8 +10,7 @@ from ai_retry.domain.model import Failure, FailureCode
 from ai_retry.domain.policy import OUTAGE_DOUBTS, OUTAGE_REFUSALS, RetryPolicy
 from ai_retry.domain.ports import AiProvider
 from ai_retry.domain.queue import run_queued
-from ai_retry.domain.queue_model import Message, QueueState
-from ai_retry.domain.queue_model import QueueOutcome
+from ai_retry.domain.queue_model import Message, QueueOutcome, QueueState
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.queue_contract import MemoryQueueWorld, new_queued, receive
 from tests.support.builders import a_failure, an_answer
