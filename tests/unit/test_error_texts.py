@@ -46,7 +46,7 @@ TEXTS: list[tuple[Callable[[], AiRetryError], str]] = [
         lambda: LeaseLost(answer_kept=True),
         "The attempt's time was up before it could be settled; its answer is kept for the next one.",
     ),
-    (lambda: RetryExpired(), "The accepted retry was not finished in time."),
+    (RetryExpired, "The accepted retry was not finished in time."),
     (lambda: RetryPoisoned(3), "3 attempts were not finished in time."),
     (lambda: LeaseLost(answer_kept=False), "The attempt's time was up before it could be settled."),
 ]
