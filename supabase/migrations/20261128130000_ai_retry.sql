@@ -370,7 +370,7 @@ comment on column public.ai_retry_installation.is_only is 'Always true: the tabl
 create or replace function ai_retry.has_room(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
@@ -413,7 +413,7 @@ comment on function ai_retry.has_room(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.start(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_calls constant boolean := p_start ->> 'answer_from' is null;
@@ -464,7 +464,7 @@ comment on function ai_retry.start(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.read_change(p_change text, p_keys text[])
 returns jsonb
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := p_change::jsonb;
@@ -516,7 +516,7 @@ comment on function ai_retry.read_change(text, text[]) is
 create or replace function ai_retry.close(p_open public.ai_retry_open, p_end jsonb, p_call jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -567,7 +567,7 @@ comment on function ai_retry.close(public.ai_retry_open, jsonb, jsonb, timestamp
 create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -617,7 +617,7 @@ comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
 create or replace function ai_retry.end_queued(p_open public.ai_retry_open, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row jsonb;
@@ -648,7 +648,7 @@ comment on function ai_retry.end_queued(public.ai_retry_open, timestamptz) is
 create or replace function ai_retry.inform(p_generation_id uuid, p_number integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closed record;
@@ -693,7 +693,7 @@ comment on function ai_retry.inform(uuid, integer, timestamptz) is
 create or replace function ai_retry.rule(p_user_id uuid, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := p_rule || coalesce((
@@ -710,7 +710,7 @@ comment on function ai_retry.rule(uuid, jsonb) is
 create or replace function ai_retry.captures(p_user_id uuid, p_rule jsonb, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_since constant timestamptz :=
@@ -740,7 +740,7 @@ comment on function ai_retry.captures(uuid, jsonb, integer, timestamptz) is
 create or replace function ai_retry.quota(p_user_id uuid, p_rule jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := ai_retry.rule(p_user_id, p_rule);
@@ -770,7 +770,7 @@ comment on function ai_retry.quota(uuid, jsonb, timestamptz) is
 create or replace function ai_retry.version(p_user_id uuid, p_generation_id uuid, p_status text)
 returns text
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -802,7 +802,7 @@ comment on function ai_retry.version(uuid, uuid, text) is
 create or replace function ai_retry.passes(p_sqlstate text)
 returns boolean
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- Links, isolation, deadlocks, resources, shutdowns, locks, internal faults: PostgreSQL documentation, appendix A.
@@ -820,7 +820,7 @@ create or replace function ai_retry.report(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   set constraints all deferred;
@@ -844,7 +844,7 @@ create or replace function ai_retry.tell(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_status is not null then
@@ -875,7 +875,7 @@ comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer
 create or replace function ai_retry.succeed(p_open public.ai_retry_open, p_change jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_answer constant jsonb := p_change #> '{success,answer}';
@@ -956,7 +956,7 @@ create or replace function ai_retry.reject(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rejection constant jsonb := p_change #> '{success,if_rejected}';
@@ -990,7 +990,7 @@ comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, text, tim
 create or replace function ai_retry.fail(p_open public.ai_retry_open, p_change jsonb, p_row jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closing constant jsonb := p_change -> 'closing';
@@ -1023,7 +1023,7 @@ comment on function ai_retry.fail(public.ai_retry_open, jsonb, jsonb, timestampt
 create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
@@ -1115,7 +1115,7 @@ comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as de
 create or replace function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pg_catalog.jsonb_build_object(
@@ -1131,7 +1131,7 @@ comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id constant uuid := (p_generation ->> 'id')::uuid;
@@ -1185,7 +1185,7 @@ comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
 create or replace function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -1204,7 +1204,7 @@ comment on function ai_retry.settled(jsonb, jsonb, uuid, timestamptz) is
 create or replace function ai_retry.lock_user(p_user_id uuid)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- After a lock, the next statement must see what the lock's last holder committed.
@@ -1226,7 +1226,7 @@ comment on function ai_retry.lock_user(uuid) is
 create or replace function ai_retry.put_back(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
@@ -1271,7 +1271,7 @@ comment on function ai_retry.put_back(jsonb) is
 create or replace function ai_retry.postpone(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
@@ -1311,7 +1311,7 @@ comment on function ai_retry.postpone(jsonb) is
 create or replace function public.ai_retry_create_queue()
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if to_regnamespace('pgmq') is null
@@ -1356,7 +1356,7 @@ $queue$;
 create or replace function ai_retry.has_queue()
 returns boolean
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
@@ -1369,7 +1369,7 @@ comment on function ai_retry.has_queue() is
 create or replace function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_open record;
@@ -1410,7 +1410,7 @@ comment on function ai_retry.fill_line(uuid, timestamptz) is
 create or replace function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 begin
   if p_message_id is null or not ai_retry.has_queue() then
@@ -1432,7 +1432,7 @@ comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
 create or replace function ai_retry.follow(p_closed public.ai_retry_open, p_end jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (p_end -> 'goes_on')::boolean then
@@ -1456,7 +1456,7 @@ comment on function ai_retry.follow(public.ai_retry_open, jsonb, timestamptz) is
 create or replace function ai_retry.in_time(p_open public.ai_retry_open, p_due_at timestamptz, p_at timestamptz)
 returns timestamptz
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when p_open.expires_at > p_at then least(p_due_at, p_open.expires_at) else p_due_at end;
@@ -1470,7 +1470,7 @@ comment on function ai_retry.in_time(public.ai_retry_open, timestamptz, timestam
 create or replace function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_doubts integer := 1;
@@ -1504,7 +1504,7 @@ comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
 create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_slots integer;
@@ -1532,7 +1532,7 @@ comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
 create or replace function ai_retry.wake(p_route text, p_count integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_messages bigint[];
@@ -1562,7 +1562,7 @@ comment on function ai_retry.wake(text, integer, timestamptz) is
 create or replace function public.ai_retry_state()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -1593,7 +1593,7 @@ comment on function public.ai_retry_state() is 'Counts what waits and what runs 
 create or replace function public.ai_retry_take(p_request text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['limit', 'visibility_seconds', 'rule']);
@@ -1633,7 +1633,7 @@ comment on function public.ai_retry_take(text) is
 create or replace function public.ai_retry_overdue(p_limit integer)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -1683,7 +1683,7 @@ comment on function public.ai_retry_overdue(integer) is
 create or replace function public.ai_retry_amend(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard', 'put_back', 'postpone']);
@@ -1735,7 +1735,7 @@ comment on function public.ai_retry_amend(text) is
 create or replace function public.ai_retry_begin(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -1792,7 +1792,7 @@ comment on function public.ai_retry_begin(text) is
 create or replace function public.ai_retry_installation()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -1809,7 +1809,7 @@ comment on function public.ai_retry_installation() is
 create or replace function public.ai_retry_keep(p_change text)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -1841,7 +1841,7 @@ comment on function public.ai_retry_keep(text) is
 create or replace function public.ai_retry_load(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['user_id', 'generation_id', 'rule', 'token']);
@@ -1859,7 +1859,7 @@ comment on function public.ai_retry_load(text) is
 create or replace function public.ai_retry_settle(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[

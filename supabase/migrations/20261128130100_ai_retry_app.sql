@@ -381,7 +381,7 @@ begin
 create function ai_retry.app_read(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -389,7 +389,9 @@ begin
       'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
       'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
       'created_at', g.created_at, 'updated_at', g.updated_at,
-      'session', (select pg_catalog.to_jsonb(s) from public.sessions s where s.id = g.session_id),
+      'session', (  -- users may be able to write session_id: someone else's session is not theirs
+        select r.session from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = g.session_id) r
+        where coalesce(r.session ->> 'user_id', g.user_id::text) = g.user_id::text),
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
     from public.generations g
@@ -409,7 +411,7 @@ begin
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row jsonb;
@@ -505,7 +507,7 @@ begin
 create function ai_retry.app_own_successes(p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -531,7 +533,7 @@ begin
 create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
 returns setof uuid
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -687,7 +689,7 @@ begin
   create function public.ai_retry_create_session(p_generation public.generations, p_output jsonb)
   returns jsonb
   language plpgsql volatile security invoker
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $body$
   declare
     v_session public.sessions%rowtype;
@@ -708,7 +710,7 @@ $session$;
 create or replace function public.ai_retry_publish()
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then

@@ -7,7 +7,7 @@
 create function ai_retry.app_read(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -15,7 +15,9 @@ begin
       'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
       'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
       'created_at', g.created_at, 'updated_at', g.updated_at,
-      'session', (select pg_catalog.to_jsonb(s) from public.sessions s where s.id = g.session_id),
+      'session', (  -- users may be able to write session_id: someone else's session is not theirs
+        select r.session from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = g.session_id) r
+        where coalesce(r.session ->> 'user_id', g.user_id::text) = g.user_id::text),
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
     from public.generations g
@@ -29,7 +31,7 @@ comment on function ai_retry.app_read(uuid) is
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row jsonb;
@@ -101,7 +103,7 @@ comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, t
 create function ai_retry.app_own_successes(p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -121,7 +123,7 @@ comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, times
 create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
 returns setof uuid
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query

@@ -27,11 +27,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg.types.json import Jsonb
 
-from ai_retry.testing.contract import PROMPT_DATA
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, reply
 from tests.support.app_server import running_app
 from tests.support.stack import SignedInUser, Stack, running_stack
 from tests.support.waiting import eventually, skipping_without_stack
+from tests.support.worlds import PROMPT_DATA
 
 LOGS_STATEMENTS = {
     "logging_collector": "on",

@@ -25,9 +25,9 @@ from schemathesis.openapi.checks import JsonSchemaError, UndefinedStatusCode
 from ai_retry.bootstrap import connect, verifier
 from ai_retry.config import Settings
 from ai_retry.flask import create_blueprint
-from ai_retry.testing.contract import PROMPT_DATA
 from ai_retry.testing.provider import ScriptedServer, chat
 from tests.support.stack import SignedInUser, Stack
+from tests.support.worlds import PROMPT_DATA
 from tests.unit.http_edge import closed_document
 
 RETRY = "/sessions/ai/{generationId}/retry"
