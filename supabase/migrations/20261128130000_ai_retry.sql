@@ -33,6 +33,29 @@ $look$;
 
 -- schema
 
+-- Decisions are made in Python (ai_retry.domain.decide) and applied here, where they are compared and counted. These
+-- rules are decided here, since only the database sees in time what they are about; each has a test that is marked with
+-- its name:
+--
+--   used         units captured in the window; where the change says so, also the app's own successes in it
+--   held         units of all open attempts, over or not; a snapshot leaves out what will be released when it is closed
+--   live         running attempts whose lease is valid; for a begin all that run, since what is over has been closed
+--   override     a user's own limit and window go before the change's; no window is longer than ten years
+--   version      status, highest number, queued or not, its wait, stored answer, override
+--   age          a snapshot is at most ten seconds old
+--   number       one more than the highest, at least 2
+--   copied       user, number, hold and key of a closed attempt are those of its open row
+--   over         only what is over by the database's clock, under its token, can be abandoned
+--   renewal      never shortens a lease, and never exceeds what the begin allowed
+--   once         one open attempt and one success per generation, one generation per session
+--   passing      which errors undo a settle, that is sent again; any other is the app's rejection
+--   conflicting  which rejections their user can cure
+--   again        the same cause rejects the same answer: a longer wait, and no second report
+--   late         an answer whose attempt is closed is stored with it, once
+--   untold       an app whose row is locked is informed by a later begin
+--   line         whose message is next, and how many messages of one user there are
+--   outage       how many failures in a row close a route, and how many calls may run when it opens
+
 -- Parts and the binding live in a schema that the Data API does not expose.
 
 create schema if not exists ai_retry;
@@ -347,7 +370,7 @@ comment on column public.ai_retry_installation.is_only is 'Always true: the tabl
 create or replace function ai_retry.has_room(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
@@ -390,7 +413,7 @@ comment on function ai_retry.has_room(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.start(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_calls constant boolean := p_start ->> 'answer_from' is null;
@@ -441,7 +464,7 @@ comment on function ai_retry.start(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.read_change(p_change text, p_keys text[])
 returns jsonb
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := p_change::jsonb;
@@ -493,7 +516,7 @@ comment on function ai_retry.read_change(text, text[]) is
 create or replace function ai_retry.close(p_open public.ai_retry_open, p_end jsonb, p_call jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -544,7 +567,7 @@ comment on function ai_retry.close(public.ai_retry_open, jsonb, jsonb, timestamp
 create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -594,7 +617,7 @@ comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
 create or replace function ai_retry.end_queued(p_open public.ai_retry_open, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row jsonb;
@@ -625,7 +648,7 @@ comment on function ai_retry.end_queued(public.ai_retry_open, timestamptz) is
 create or replace function ai_retry.inform(p_generation_id uuid, p_number integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closed record;
@@ -670,7 +693,7 @@ comment on function ai_retry.inform(uuid, integer, timestamptz) is
 create or replace function ai_retry.rule(p_user_id uuid, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := p_rule || coalesce((
@@ -687,7 +710,7 @@ comment on function ai_retry.rule(uuid, jsonb) is
 create or replace function ai_retry.captures(p_user_id uuid, p_rule jsonb, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_since constant timestamptz :=
@@ -717,7 +740,7 @@ comment on function ai_retry.captures(uuid, jsonb, integer, timestamptz) is
 create or replace function ai_retry.quota(p_user_id uuid, p_rule jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := ai_retry.rule(p_user_id, p_rule);
@@ -747,7 +770,7 @@ comment on function ai_retry.quota(uuid, jsonb, timestamptz) is
 create or replace function ai_retry.version(p_user_id uuid, p_generation_id uuid, p_status text)
 returns text
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -779,7 +802,7 @@ comment on function ai_retry.version(uuid, uuid, text) is
 create or replace function ai_retry.passes(p_sqlstate text)
 returns boolean
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- Links, isolation, deadlocks, resources, shutdowns, locks, internal faults: PostgreSQL documentation, appendix A.
@@ -797,7 +820,7 @@ create or replace function ai_retry.report(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   set constraints all deferred;
@@ -821,7 +844,7 @@ create or replace function ai_retry.tell(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_status is not null then
@@ -852,7 +875,7 @@ comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer
 create or replace function ai_retry.succeed(p_open public.ai_retry_open, p_change jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_answer constant jsonb := p_change #> '{success,answer}';
@@ -933,7 +956,7 @@ create or replace function ai_retry.reject(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rejection constant jsonb := p_change #> '{success,if_rejected}';
@@ -967,7 +990,7 @@ comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, text, tim
 create or replace function ai_retry.fail(p_open public.ai_retry_open, p_change jsonb, p_row jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closing constant jsonb := p_change -> 'closing';
@@ -1000,7 +1023,7 @@ comment on function ai_retry.fail(public.ai_retry_open, jsonb, jsonb, timestampt
 create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
@@ -1092,7 +1115,7 @@ comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as de
 create or replace function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pg_catalog.jsonb_build_object(
@@ -1108,7 +1131,7 @@ comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
 create or replace function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id constant uuid := (p_generation ->> 'id')::uuid;
@@ -1162,7 +1185,7 @@ comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
 create or replace function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -1181,7 +1204,7 @@ comment on function ai_retry.settled(jsonb, jsonb, uuid, timestamptz) is
 create or replace function ai_retry.lock_user(p_user_id uuid)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- After a lock, the next statement must see what the lock's last holder committed.
@@ -1203,7 +1226,7 @@ comment on function ai_retry.lock_user(uuid) is
 create or replace function ai_retry.put_back(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
@@ -1248,7 +1271,7 @@ comment on function ai_retry.put_back(jsonb) is
 create or replace function ai_retry.postpone(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
@@ -1288,7 +1311,7 @@ comment on function ai_retry.postpone(jsonb) is
 create or replace function public.ai_retry_create_queue()
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if to_regnamespace('pgmq') is null
@@ -1333,7 +1356,7 @@ $queue$;
 create or replace function ai_retry.has_queue()
 returns boolean
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
@@ -1346,7 +1369,7 @@ comment on function ai_retry.has_queue() is
 create or replace function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_open record;
@@ -1387,7 +1410,7 @@ comment on function ai_retry.fill_line(uuid, timestamptz) is
 create or replace function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 begin
   if p_message_id is null or not ai_retry.has_queue() then
@@ -1409,7 +1432,7 @@ comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
 create or replace function ai_retry.follow(p_closed public.ai_retry_open, p_end jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (p_end -> 'goes_on')::boolean then
@@ -1433,7 +1456,7 @@ comment on function ai_retry.follow(public.ai_retry_open, jsonb, timestamptz) is
 create or replace function ai_retry.in_time(p_open public.ai_retry_open, p_due_at timestamptz, p_at timestamptz)
 returns timestamptz
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when p_open.expires_at > p_at then least(p_due_at, p_open.expires_at) else p_due_at end;
@@ -1455,7 +1478,7 @@ comment on view ai_retry.outages is
 create or replace function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_doubts integer := 1;
@@ -1493,7 +1516,7 @@ comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
 create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_slots integer;
@@ -1521,7 +1544,7 @@ comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
 create or replace function ai_retry.wake(p_route text, p_count integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_messages bigint[];
@@ -1551,7 +1574,7 @@ comment on function ai_retry.wake(text, integer, timestamptz) is
 create or replace function public.ai_retry_state()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -1582,7 +1605,7 @@ comment on function public.ai_retry_state() is 'Counts what waits and what runs 
 create or replace function public.ai_retry_take(p_request text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['limit', 'visibility_seconds', 'rule']);
@@ -1622,7 +1645,7 @@ comment on function public.ai_retry_take(text) is
 create or replace function public.ai_retry_overdue(p_limit integer)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -1672,7 +1695,7 @@ comment on function public.ai_retry_overdue(integer) is
 create or replace function public.ai_retry_amend(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard', 'put_back', 'postpone']);
@@ -1724,7 +1747,7 @@ comment on function public.ai_retry_amend(text) is
 create or replace function public.ai_retry_begin(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -1781,7 +1804,7 @@ comment on function public.ai_retry_begin(text) is
 create or replace function public.ai_retry_installation()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -1798,7 +1821,7 @@ comment on function public.ai_retry_installation() is
 create or replace function public.ai_retry_keep(p_change text)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[
@@ -1830,7 +1853,7 @@ comment on function public.ai_retry_keep(text) is
 create or replace function public.ai_retry_load(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['user_id', 'generation_id', 'rule', 'token']);
@@ -1848,7 +1871,7 @@ comment on function public.ai_retry_load(text) is
 create or replace function public.ai_retry_settle(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set plan_cache_mode = 'force_generic_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array[

@@ -7,7 +7,7 @@
 create function ai_retry.app_read(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -31,7 +31,7 @@ comment on function ai_retry.app_read(uuid) is
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row jsonb;
@@ -103,7 +103,7 @@ comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, t
 create function ai_retry.app_own_successes(p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -123,7 +123,7 @@ comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, times
 create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
 returns setof uuid
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query

@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     gateway: Gateway
 
-    def do_POST(self) -> None:  # noqa: N802 (the base class finds it by this name)
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         odd = self.gateway.odd(self.path.rpartition("/")[2])
         if odd is None or odd.passes or odd.does == "late":
@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response_only(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            if status != 204:  # noqa: PLR2004 (it has no body)
+            if status != 204:
                 self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -1,4 +1,4 @@
-"""Every kind of fault, as data: where a worker is killed or frozen, what its link, its provider, the app or the stack does."""
+"""Every kind of fault, as data: a worker is killed or frozen; its link, its provider or its app misbehaves."""
 
 from dataclasses import dataclass, replace
 from signal import SIGKILL, SIGSTOP

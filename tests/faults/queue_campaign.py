@@ -189,7 +189,8 @@ class QueueCampaign:
         )
         yield (
             f"{self.fleet.kills} workers killed, PostgreSQL restarted {self.restarts} times, {self.lost} messages lost,"
-            f" {self.duplicated} doubled, {self.locks} tables locked, {self.drops} queues dropped, {self.samples} samples"
+            f" {self.duplicated} doubled, {self.locks} tables locked, {self.drops} queues dropped,"
+            f" {self.samples} samples"
         )
         if self._gateway is not None:
             yield f"{self._gateway.requests} requests to the Data API, {self._gateway.fired} answered with nonsense"

@@ -226,7 +226,7 @@ class Run:
 
     def _retry(self) -> str:
         """Retry; an answer of this machine's spool is used, and so is one that waits for the app, after 15 s or now."""
-        same_machine = self._kind.pays_once or self._random.random() < 0.5  # noqa: PLR2004
+        same_machine = self._kind.pays_once or self._random.random() < 0.5
         with closing(storage_of(replace(self._plain_job(), spool=self._spool if same_machine else None))) as storage:
             try:
                 retry_generation(
@@ -247,7 +247,7 @@ class Run:
         if self._spool is not None:
             spool = Spool(self._spool)
             report = spool.send_again(self._stage.storage)
-            self.history.left_in_spool = report.left + report.unreadable + len(list(spool.pending()))
+            self.history.left_in_spool = 0 if report.is_done and not report.partial else max(1, len(spool.names()))
         if self._stage.rows(_ANSWER_STORED, self.generation_id):
             self.history.answer_stored_at.append(datetime.now(UTC))
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from typing import Any, LiteralString
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -72,10 +73,35 @@ def test_functions_run_as_their_caller_on_pinned_path(connection: psycopg.Connec
     """No function borrows its owner's rights, and none looks a name up where its caller may create one."""
     loose = connection.execute(
         FUNCTIONS.replace("%%", "%") + " and (p.prosecdef or not exists (select from unnest(p.proconfig) c"
-        " where c in ('search_path=\"\"', 'search_path=pg_catalog, public, extensions, pg_temp')))"
+        " where c in ('search_path=pg_catalog, pg_temp', 'search_path=pg_catalog, public, extensions, pg_temp')))"
     ).fetchall()
 
     assert loose == []
+
+
+def test_temporary_types_are_never_used(connection: psycopg.Connection) -> None:
+    """What an end user put into a session that is then the service role's, such as a domain ``jsonb``, never runs."""
+    connection.execute(
+        """
+        create table public.proof (role text);
+        grant insert on public.proof to public;
+        set local role authenticated;
+        create function pg_temp.run() returns boolean language plpgsql as
+          $$ begin insert into public.proof values (current_user); return true; end $$;
+        create domain pg_temp.jsonb as pg_catalog.jsonb check (pg_temp.run());
+        create domain pg_temp.uuid as pg_catalog.uuid check (pg_temp.run());
+        create domain pg_temp.text as pg_catalog.text check (pg_temp.run());
+        create domain pg_temp.timestamptz as pg_catalog.timestamptz check (pg_temp.run());
+        set local role service_role;
+        """
+    )
+    user_id = str(uuid4())
+
+    connection.execute("select public.ai_retry_load(%s)", [json.dumps({"protocol": 2, "generation_id": user_id})])
+    connection.execute("select public.ai_retry_begin(%s)", [json.dumps({"protocol": 2, "user_id": user_id})])
+
+    connection.execute("reset role")
+    assert connection.execute("select * from public.proof").fetchall() == []
 
 
 @pytest.mark.parametrize("function", CHANGES)

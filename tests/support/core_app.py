@@ -47,7 +47,7 @@ class App:
     def __init__(self, url: str, connection: psycopg.Connection) -> None:
         self.url = url
         self._postgres = PostgresStorage(url)
-        self.functions = FunctionStorage(self._postgres._call_function)
+        self.functions: FunctionStorage = self._postgres.once()  # so that what fails fails at once
         self.world = SqlWorld(self.functions, connection)
         self.user_id = self.world.new_user()
         self.generation_id = self.world.new_generation(self.user_id)

@@ -68,6 +68,20 @@ class Decided:
         expected = replace(self.change.expected, as_of=self.change.expected.as_of - age)
         return replace(self, change=replace(self.change, expected=expected))
 
+    def begun(self, number: int, lease_expires_at: datetime) -> "Begun":
+        """What its worker knows once it runs."""
+        change, start = self.change, self.change.attempt.start
+        assert isinstance(start, Running)
+        return Begun(
+            user_id=change.user_id,
+            generation_id=change.generation_id,
+            token=change.token,
+            number=number,
+            lease_expires_at=lease_expires_at,
+            ending=Ending(self.snapshot, change, self.policy, 0.0),
+            stored=self.snapshot.stored_answer if start.answer_from is not None else None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Begun:
@@ -80,6 +94,11 @@ class Begun:
     lease_expires_at: datetime
     ending: Ending = field(repr=False, compare=False)
     stored: StoredAnswer | None = field(repr=False, compare=False)  # the answer that it uses instead of a call
+
+    @property
+    def answer_from(self) -> int | None:
+        """Number of the attempt whose answer it uses."""
+        return self.stored.number if self.stored is not None else None
 
 
 # Reading
@@ -151,19 +170,10 @@ def try_begin(world: World, decided: Decided) -> Begun | None:
     change = decided.change
     if not has_begun(world.storage.begin(change)):
         return None
-    assert isinstance(change.attempt.start, Running)
     attempt = load(world, change.user_id, change.generation_id, token=change.token).my_attempt
     assert attempt is not None
     assert attempt.lease_expires_at is not None
-    return Begun(
-        user_id=change.user_id,
-        generation_id=change.generation_id,
-        token=change.token,
-        number=attempt.number,
-        lease_expires_at=attempt.lease_expires_at,
-        ending=Ending(decided.snapshot, change, decided.policy, 0.0),
-        stored=decided.snapshot.stored_answer if change.attempt.start.answer_from is not None else None,
-    )
+    return decided.begun(attempt.number, attempt.lease_expires_at)
 
 
 def begin(world: World, user_id: UUID, generation_id: UUID, **options: Any) -> Begun:
@@ -176,6 +186,12 @@ def begin(world: World, user_id: UUID, generation_id: UUID, **options: Any) -> B
 def begin_new(world: World, user_id: UUID, **options: Any) -> Begun:
     """Begin a new generation of the user."""
     return begin(world, user_id, world.new_generation(user_id), **options)
+
+
+def forget(world: World, user_id: UUID, generation_id: UUID) -> Begun:
+    """Give an attempt that runs, and that the storage does not know: a fail-over has lost its begin."""
+    decided = to_begin(world, user_id, generation_id)
+    return decided.begun(2, decided.snapshot.as_of + POLICY.lease)
 
 
 # Settling
@@ -194,12 +210,11 @@ def settle(world: World, begun: Begun, decide: Callable[[Found], Settle]) -> Sna
 
 def succeed(world: World, begun: Begun, answer: Answer = ANSWER) -> RetryResult:
     """Settle with an answer: the attempt's own, or the stored one that it was begun with."""
-    number = begun.stored.number if begun.stored is not None else None
     answer = begun.stored.answer if begun.stored is not None else answer
-    duration = timedelta(milliseconds=1250) if number is None else None
+    duration = timedelta(milliseconds=1250) if begun.stored is None else None
 
     def decide(now: Found) -> Settle:
-        change = begun.ending.answered(now, answer, number, duration)
+        change = begun.ending.answered(now, answer, begun.answer_from, duration)
         if not isinstance(change.end, Success):
             return change
         rejection = replace(change.end.if_rejected, wait=REJECTED_WAIT, again_wait=REJECTED_AGAIN_WAIT)

@@ -20,7 +20,6 @@ from ai_retry.domain.change import (
     Settle,
     Taken,
 )
-from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.errors import (
     AiRetryError,
     AlreadySucceeded,
@@ -29,6 +28,7 @@ from ai_retry.domain.errors import (
     LeaseLost,
     NotConfigured,
     RetryInProgress,
+    RouteUnavailable,
     SessionRejected,
     StorageFailure,
     StorageOutcomeUnknown,
@@ -38,8 +38,7 @@ from ai_retry.domain.loop import Call, retrying
 from ai_retry.domain.model import Answer, Failure, FailureCode, GenerationStatus, Outcome
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
-from ai_retry.domain.queue_model import Message, QueuedRetry
-from ai_retry.domain.queue_model import QueueOutcome
+from ai_retry.domain.queue_model import Message, QueuedRetry, QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
 from tests.support.scene import POLICY, Provider, Scene, hook, raising
@@ -55,13 +54,6 @@ def scene() -> Scene:
 
 class TestRetrying:
     """A click."""
-
-    def test_answer_becomes_a_session(self, scene: Scene) -> None:
-        """The session is linked, the unit captured, and the attempt is number 2."""
-        result = scene.retry()
-
-        assert (result.attempt, result.quota.captured, result.quota.held) == (2, 1, 0)
-        assert (scene.status, scene.rows[0].outcome) == (GenerationStatus.SUCCESS, Outcome.SUCCEEDED)
 
     def test_failure_is_recorded(self, scene: Scene) -> None:
         """The error carries the wait, and the app's log has one line."""
@@ -108,21 +100,6 @@ class TestRetrying:
 
         assert provider.calls == 0
 
-    def test_begin_that_is_always_stale_is_in_progress(self, scene: Scene) -> None:
-        """Who finds others at work three times comes back in a second."""
-
-        def stale(_: Begin) -> Reply:
-            rule = POLICY.quota
-            snapshot = scene.storage.load(scene.user_id, scene.generation_id, rule, None)
-            return Reply(applied=False, snapshot=snapshot)
-
-        hook(scene, begin=stale)
-
-        with pytest.raises(RetryInProgress) as caught:
-            scene.retry()
-
-        assert caught.value.retry_after == timedelta(seconds=1)
-
     def test_generation_that_vanishes_before_the_begin_is_not_found(self, scene: Scene) -> None:
         """A deletion between reading and beginning is a 404."""
         hook(scene, begin=lambda _: Reply(applied=False, snapshot=None))
@@ -140,40 +117,12 @@ class TestRetrying:
 
         assert caught.value.code == "CONTEXT_MISSING"
 
-    def test_no_time_left_gives_the_attempt_back(self, scene: Scene) -> None:
-        """When the begin took as long as the lease, nothing is called, and the attempt is not counted."""
-
-        def slow(change: Begin) -> Reply:
-            reply = MemoryStorage.begin(scene.storage, change)
-            scene.world.advance(SLOW)
-            return reply
-
-        hook(scene, begin=slow)
-        provider = Provider(an_answer())
-
-        with pytest.raises(LeaseLost):
-            scene.retry(provider)
-
-        assert (provider.calls, scene.rows[0].counted) == (0, False)
-
     def test_output_that_no_database_holds_is_a_failure(self, scene: Scene) -> None:
         """A provider of one's own may answer what is not JSON."""
         with pytest.raises(GenerationFailed) as caught:
             scene.retry(an_answer(output={"n": float("nan")}))
 
         assert caught.value.code == "AI_INVALID_OUTPUT"
-
-    def test_stored_answer_calls_nobody(self, scene: Scene) -> None:
-        """What was paid for is used by the next attempt."""
-        scene.world.refuse_sessions("km_is_positive")
-        with pytest.raises(SessionRejected):
-            scene.retry()
-        scene.world.refuse_sessions(None)
-        provider = Provider(an_answer(output="another"))
-
-        result = scene.retry(provider)
-
-        assert (provider.calls, result.session["content"]) == (0, an_answer().output)
 
     def test_stored_answer_without_a_storage_stays_stored(self, scene: Scene) -> None:
         """An answer that has its place already needs no last resort."""
@@ -763,12 +712,3 @@ class TestWhatIsOpen:
         scene.storage.line.send(scene.user_id, scene.generation_id, scene.world.clock.now())
 
         assert scene.work() is QueueOutcome.NOTHING
-
-    def test_key_of_a_click_replays_it(self, scene: Scene) -> None:
-        """A repeat of a click that succeeded gets its session, and calls nobody."""
-        first = scene.retry(idempotency_key="key-1")
-        provider = Provider(an_answer(output="another"))
-
-        again = scene.retry(provider, idempotency_key="key-1")
-
-        assert (again.replayed, again.session, provider.calls) == (True, first.session, 0)

@@ -39,7 +39,7 @@ from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
-from tests.support.scene import POLICY, Provider, Scene, hook
+from tests.support.scene import POLICY, Hooked, Provider, Scene, hook
 
 SECOND = timedelta(seconds=1)
 
@@ -209,14 +209,14 @@ class TestRetrying:
         assert (caught.value.details["constraint"], caught.value.retry_after) == ("55P03", timedelta(seconds=15))
 
     def test_same_token_again_begins_nothing(self, scene: Scene) -> None:
-        """A request that is repeated whole gets what its attempt became."""
+        """A request that is repeated whole gets what its attempt became; its own call used nothing."""
         asked = scene.asked()
         first = scene.drive(retrying(asked, scene.setting))
         provider = Provider(an_answer(output="another"))
 
         again = scene.drive(retrying(asked, scene.setting), provider)
 
-        assert (again, provider.calls) == (first, 0)
+        assert (again, provider.calls) == (replace(first, usage=None), 0)
 
     @pytest.mark.parametrize("loop", [retrying, accepting])
     def test_same_token_after_another_success_is_refused(self, scene: Scene, loop: Callable[..., Loop[Any]]) -> None:
@@ -396,7 +396,7 @@ class TestDriver:
         loads: list[tuple[Any, ...]] = []
         calls: list[tuple[Any, ...]] = []
 
-        class Storage(MemoryStorage):
+        class Storage(Hooked):
             def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Any:
                 loads.append((user_id, generation_id, rule, token))
                 return super().load(user_id, generation_id, rule, token)

@@ -23,8 +23,7 @@ from ai_retry.domain.errors import (
 from ai_retry.domain.loop import Call, Loop, retrying
 from ai_retry.domain.model import FailureCode, GenerationStatus, Outcome, QuotaRule
 from ai_retry.domain.queue_loop import accepting, cancelling, working
-from ai_retry.domain.queue_model import Outage
-from ai_retry.domain.queue_model import QueueOutcome
+from ai_retry.domain.queue_model import Outage, QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from ai_retry.testing.memory.line import Routes
 from tests.support.builders import AS_OF, a_failure, an_answer

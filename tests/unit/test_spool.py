@@ -1,8 +1,10 @@
-"""The spool: what was paid for stands on disk until the storage has decided."""
+"""The spool: a paid answer is on disk until the storage has decided, and one file's trouble is only its own."""
 
 import json
+import os
 import stat
-from dataclasses import replace
+import threading
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,242 +13,547 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from ai_retry.domain.errors import (
-    AiRetryError,
-    GenerationNotFound,
-    LeaseLost,
-    NotConfigured,
-    StorageOutcomeUnknown,
-    StorageUnavailable,
-)
-from ai_retry.domain.model import Answer, Claim, Settled, Usage
-from ai_retry.domain.policy import DEFAULT_POLICY
-from ai_retry.storage.spool import PendingSettle, Spool
-from ai_retry.storage.repeating import RepeatingStorage
-from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.contract import MemoryWorld, claim_of, new_generation
+from ai_retry.domain.change import Found, Reply, Settle
+from ai_retry.domain.errors import NotConfigured, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.domain.model import Answer, Installation, Usage
+from ai_retry.storage.change_rows import settle_document
+from ai_retry.storage.spool import Spool, SpoolReport
+from ai_retry.storage.spool_files import Held, SpoolFiles, Unreadable
+from ai_retry.testing.memory import MemoryStorage
+from tests.support.memory_world import MemoryWorld
+from tests.support.steps import ANSWER, begin, close_over, load, new_generation, outcomes
 
-SOON = timedelta(milliseconds=1)
+HERE = MemoryWorld().storage.installation()
+ELSEWHERE = Installation(id="another", database="restored")
+SOON = timedelta(seconds=1)
 
 
-def pending(claim: Claim, output: Any = "the answer") -> PendingSettle:
-    """A settle with every field set."""
-    return PendingSettle(
-        claim=claim,
-        answer=Answer(
-            output={"text": output, "list": [1, 2.5, None, True]},
-            model="m",
-            usage=Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3, cost=Decimal("0.00123")),
-            provider_id="gen-1",
-            wire_requests=2,
-        ),
-        answer_from=None,
-        duration=timedelta(seconds=1.5),
-        quota_rule=DEFAULT_POLICY.quota,
-        rejected_wait=timedelta(seconds=2),
-        rejected_again_wait=timedelta(minutes=5),
-    )
+class Site:
+    """A world, and a spool of a process that was killed before its settles."""
+
+    def __init__(self, directory: Path) -> None:
+        self.world = MemoryWorld()
+        self.directory = directory
+        self.spool = Spool(directory)
+
+    def paid(self, answer: Answer = ANSWER, *, installation: Installation = HERE) -> Settle:
+        """Begin a new generation, call, and be killed after the answer was written; return the settle."""
+        change = self.begun(answer)
+        self.spool.hold(change, settle_document(change), installation)
+        return change
+
+    def begun(self, answer: Answer = ANSWER) -> Settle:
+        """Begin a new generation and call; return the settle."""
+        begun = begin(self.world, *new_generation(self.world))
+        return begun.ending.answered(Found.READY, answer, None, timedelta(milliseconds=1250))
+
+    def send(self, **options: Any) -> SpoolReport:
+        """Send what is there, as the next process does."""
+        return Spool(self.directory).send_again(self.world.storage, **options)
+
+    @property
+    def files(self) -> list[str]:
+        """What is in the directory."""
+        return sorted(path.name for path in self.directory.iterdir())
 
 
-def a_claim() -> Claim:
-    """A claim of nothing in particular."""
-    return Claim(user_id=uuid4(), generation_id=uuid4(), number=2, token=uuid4(), lease_expires_at=ManualClock().now())
+class Failing(MemoryStorage):
+    """A storage whose settles fail for these generations, and are noted."""
+
+    failures: dict[UUID, Exception]
+    seen: list[UUID]
+
+    def settle(self, change: Settle) -> Reply:
+        """Fail, or settle."""
+        self.seen.append(change.generation_id)
+        if change.generation_id in self.failures:
+            raise self.failures[change.generation_id]
+        return super().settle(change)
 
 
-class FailingWorld(MemoryWorld):
-    """A world whose storage fails ``succeed`` as often as told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.failures: list[AiRetryError] = []
-        self.seen: list[list[str]] = []
-        real = self.tables.succeed
-        self.directory: Path | None = None
-
-        def succeed(*arguments: Any, **named: Any) -> Settled:
-            if self.directory is not None:
-                self.seen.append(sorted(path.name for path in self.directory.iterdir()))
-            if self.failures:
-                raise self.failures.pop(0)
-            return real(*arguments, **named)
-
-        self.tables.succeed = succeed  # type: ignore[method-assign]
-
-
-def settle(world: FailingWorld, spool: Spool, claim: Claim, **named: Any) -> Settled:
-    """Settle by way of the repeating storage."""
-    return pending(claim).send(RepeatingStorage(world.storage, spool, settle_for=timedelta(milliseconds=200), **named))
+def failing(site: Site, *failures: tuple[Settle, Exception]) -> Failing:
+    """Let settles of these changes fail."""
+    storage = site.world.storage
+    storage.__class__ = Failing
+    assert isinstance(storage, Failing)
+    storage.failures = {change.generation_id: error for change, error in failures}
+    storage.seen = []
+    return storage
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> FailingWorld:
-    """A world that looks into the spool's directory whenever it settles."""
-    world = FailingWorld()
-    world.directory = tmp_path
-    return world
+def site(tmp_path: Path) -> Site:
+    """A world, and an empty spool."""
+    return Site(tmp_path / "spool")
 
 
-def test_spooled_settle_comes_back_as_it_was(tmp_path: Path) -> None:
-    """What is read back equals what was kept, to the last decimal."""
-    kept = pending(a_claim())
-
-    Spool(tmp_path).keep(kept)
-
-    assert list(Spool(tmp_path).pending()) == [kept]
+def a_name(change: Settle) -> str:
+    """The file of a settle."""
+    return f"{change.generation_id}.{change.token}.settle.json"
 
 
-def test_files_are_the_owners_alone(tmp_path: Path) -> None:
-    """Nobody else may read an answer that waits, or list the directory."""
-    directory = tmp_path / "spool"
-
-    Spool(directory).keep(pending(a_claim()))
-
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    assert [stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()] == [0o600]
+# What is on disk
 
 
-def test_first_settle_that_works_leaves_disk_alone(world: FailingWorld, tmp_path: Path) -> None:
-    """Without a failure nothing is ever written to the spool."""
-    settle(world, Spool(tmp_path), claim_of(world, *new_generation(world)))
+def test_settle_comes_back_as_it_was(site: Site) -> None:
+    """What is read back equals what was held, to the last decimal, and is sent as the same document."""
+    usage = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3, cost=Decimal("0.00123"))
+    answer = Answer(
+        output={"text": "Ä\u2028", "list": [1, 2.5, None, True]},
+        model="m",
+        usage=usage,
+        provider_id="g",
+        wire_requests=2,
+    )
+    change = site.paid(answer)
 
-    assert world.seen == [[]]
-
-
-def test_answer_is_on_disk_before_second_try(world: FailingWorld, tmp_path: Path) -> None:
-    """After the first failure the answer stands in the spool, and after the success no longer."""
-    claim = claim_of(world, *new_generation(world))
-    world.failures = [StorageOutcomeUnknown("cut", retry_after=SOON)]
-
-    settle(world, Spool(tmp_path), claim)
-
-    assert world.seen == [[], [f"{claim.token}.settle.json"]]
-    assert list(tmp_path.iterdir()) == []
+    assert site.spool.read(a_name(change)) == Held(change=change, installation=HERE)
+    assert settle_document(change) == json.dumps(json.loads((site.directory / a_name(change)).read_text())["settle"])
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        StorageUnavailable("gone", retry_after=SOON),
-        StorageUnavailable("22P05"),
-        StorageOutcomeUnknown("cut", retry_after=SOON),
-        NotConfigured("the functions are gone"),
-    ],
-    ids=lambda error: f"{error.code}-{error.retry_after}",
-)
-def test_answer_stays_when_storage_does_not_come_back(
-    world: FailingWorld, tmp_path: Path, failure: AiRetryError
-) -> None:
-    """However the storage fails, the answer is in the spool afterwards, and a later start settles it once."""
-    user_id, generation_id = new_generation(world)
-    claim = claim_of(world, user_id, generation_id)
-    world.failures = [failure] * 1000
+def test_files_are_the_owners_only(site: Site) -> None:
+    """No other user may read an answer that waits, or list the directory."""
+    change = site.paid()
 
-    with pytest.raises(type(failure)):
-        settle(world, Spool(tmp_path), claim)
-    world.failures = []
-    report = Spool(tmp_path).send_again(world.storage)
-
-    assert (report.settled, report.left) == (1, 0)
-    assert list(tmp_path.iterdir()) == []
-    assert [row["outcome"] for row in world.attempts(generation_id)] == ["succeeded"]
-    assert len(world.sessions(user_id)) == 1
+    assert stat.S_IMODE(site.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE((site.directory / a_name(change)).stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("decision", [LeaseLost(answer_kept=True), GenerationNotFound(uuid4())], ids=lambda e: e.code)
-def test_answer_goes_when_storage_has_decided(world: FailingWorld, tmp_path: Path, decision: AiRetryError) -> None:
-    """An answer that the storage keeps, or that nobody needs any more, does not stay in the spool."""
-    world.failures = [StorageOutcomeUnknown("cut", retry_after=SOON), decision]
+def test_first_settle_that_is_held_stays(site: Site) -> None:
+    """A second hold of a token changes nothing."""
+    change = site.paid()
+    held = (site.directory / a_name(change)).read_text()
 
-    with pytest.raises(type(decision)):
-        settle(world, Spool(tmp_path), claim_of(world, *new_generation(world)))
+    site.spool.hold(change, settle_document(change).replace("Easy", "Hard"), HERE)
 
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_sending_stops_at_first_failure_of_storage(world: FailingWorld, tmp_path: Path) -> None:
-    """While the storage is away, one try is made and everything is left where it is."""
-    spool = Spool(tmp_path)
-    for _ in range(3):
-        spool.keep(pending(claim_of(world, *new_generation(world))))
-    world.failures = [StorageUnavailable("gone", retry_after=SOON)]
-
-    report = spool.send_again(world.storage)
-
-    assert (report.settled, report.left) == (0, 3)
-    assert len(world.seen) == 1
+    assert (site.directory / a_name(change)).read_text() == held
 
 
-def test_foreign_and_torn_files_are_left_alone(world: FailingWorld, tmp_path: Path) -> None:
-    """A file that is not whole is counted, told in the log, and neither sent nor removed."""
-    (tmp_path / f"{uuid4()}.settle.json").write_text('{"version": 1, "cla')
-    (tmp_path / f"{uuid4()}.settle.json").write_text(json.dumps(["not", "ours"]))
+def test_broken_directory_breaks_nothing(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A directory that became unusable is logged when it is written, and not raised."""
+    change = site.begun()
+    site.directory.rmdir()
+    site.directory.touch()
 
-    report = Spool(tmp_path).send_again(world.storage)
+    site.spool.hold(change, settle_document(change), HERE)
+    site.spool.release(change)
 
-    assert report.unreadable == 2
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_broken_spool_breaks_no_settle(world: FailingWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A directory that became unusable is told in the log, and the settle is repeated all the same."""
-    user_id, generation_id = new_generation(world)
-    spool = Spool(tmp_path / "spool")
-    (tmp_path / "spool").rmdir()
-    (tmp_path / "spool").touch()
-    world.failures = [StorageOutcomeUnknown("cut", retry_after=SOON)]
-
-    settle(world, spool, claim_of(world, user_id, generation_id))
-
-    assert len(world.sessions(user_id)) == 1
+    assert site.spool.names() == []
     assert {each.getMessage().split()[0] for each in caplog.records} == {"event=spool_failed"}
 
 
-def test_second_keep_changes_nothing(tmp_path: Path) -> None:
-    """The first answer kept for a token stays the one."""
-    claim = a_claim()
-    spool = Spool(tmp_path)
+def test_release_removes_its_own_file_only(site: Site) -> None:
+    """Another token's file stays, and one that is not there is no error."""
+    held, other = site.paid(), site.begun()
 
-    spool.keep(pending(claim, "first"))
-    spool.keep(pending(claim, "second"))
+    site.spool.release(other)
 
-    assert [each.answer.output["text"] for each in spool.pending()] == ["first"]
+    assert site.files == [a_name(held)]
 
 
-def test_stored_answer_needs_no_spool(world: FailingWorld, tmp_path: Path) -> None:
-    """An answer that the storage holds already is not written to disk."""
-    claim = claim_of(world, *new_generation(world))
-    world.failures = [StorageOutcomeUnknown("cut", retry_after=SOON)]
-
-    replace(pending(claim), answer_from=2).send(RepeatingStorage(world.storage, Spool(tmp_path)))
-
-    assert world.seen[-1] == []
-
-
-def test_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """A spool below a file is refused at the start, in words."""
+@pytest.mark.parametrize("place", ["file/spool", "x" * 300])
+def test_directory_that_cannot_be_created_is_named(tmp_path: Path, place: str) -> None:
+    """A spool where none can be is refused at the start, in words."""
     (tmp_path / "file").touch()
 
     with pytest.raises(NotConfigured, match="spool directory"):
-        Spool(tmp_path / "file" / "spool")
+        Spool(tmp_path / place)
 
 
-def test_tokens_name_files_and_nothing_else(tmp_path: Path) -> None:
-    """Removing an unknown token touches nothing."""
-    spool = Spool(tmp_path)
-    spool.keep(pending(a_claim()))
-
-    spool.remove(UUID(int=0))
-
-    assert len(list(tmp_path.iterdir())) == 1
+# What becomes of it
 
 
-def test_file_settled_by_another_process_is_not_unreadable(
-    world: FailingWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_answer_becomes_its_session_once(site: Site) -> None:
+    """A killed process's answer is settled by the next one, and its file removed."""
+    change = site.paid()
+
+    assert (site.send(), site.send()) == (SpoolReport(settled=1), SpoolReport())
+    assert outcomes(site.world, change.generation_id) == ["succeeded"]
+    assert len(site.world.sessions(change.user_id)) == 1
+    assert site.files == []
+
+
+def test_settle_whose_reply_was_lost_is_known(site: Site) -> None:
+    """A settle that was applied already is no second session; its file goes."""
+    change = site.paid()
+    site.world.storage.settle(change)
+
+    assert site.send() == SpoolReport(settled=1)
+    assert len(site.world.sessions(change.user_id)) == 1
+
+
+def test_late_answer_is_stored(site: Site) -> None:
+    """The attempt was abandoned meanwhile: its answer waits in the storage for the next one, and the file goes."""
+    change = site.paid()
+    site.world.advance(timedelta(hours=1))
+    close_over(site.world, change.user_id)
+
+    assert site.send() == SpoolReport(decided=1)
+    assert load(site.world, change.user_id, change.generation_id).stored_answer is not None
+    assert site.files == []
+
+
+def test_rejected_session_is_decided(site: Site) -> None:
+    """The app's tables reject the session: the storage has the answer, and the file goes."""
+    site.paid()
+    site.world.refuse_sessions("no_more")
+
+    assert site.send() == SpoolReport(decided=1)
+    assert site.files == []
+
+
+def test_generation_that_changed_keeps_its_answer(site: Site) -> None:
+    """The generation moved to another user meanwhile: the answer is kept with its attempt, and the file goes."""
+    change, other = site.paid(), site.world.new_user()
+    site.world.set_generation(change.generation_id, user_id=other)
+
+    assert site.send() == SpoolReport(decided=1)
+    close_over(site.world, change.user_id)
+    assert load(site.world, other, change.generation_id).stored_answer is not None
+    assert site.files == []
+
+
+def test_unknown_token_is_not_removed(site: Site) -> None:
+    """A database that knows neither attempt nor generation decides nothing: the answer may belong elsewhere."""
+    change = site.paid()
+    site.world.delete_user(change.user_id)
+
+    assert site.send() == SpoolReport(unknown=1)
+    assert site.send(adopt=True) == SpoolReport(unknown=1)
+    assert site.files == [a_name(change)]
+
+
+def test_restored_generation_gets_a_late_answer(site: Site) -> None:
+    """A database that was restored has the generation, and not the attempt: the answer is stored as a late one."""
+    change = site.paid()
+    site.world.storage.rows.clear()
+
+    assert site.send() == SpoolReport(decided=1)
+    assert load(site.world, change.user_id, change.generation_id).stored_answer is not None
+
+
+@pytest.mark.parametrize("installation", [ELSEWHERE, Installation(id=HERE.id, database="copy")], ids=["id", "name"])
+def test_file_of_another_database_is_left(
+    site: Site, installation: Installation, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Another installation's answer, or that of a database with another name, is left, counted and named."""
+    change = site.paid(installation=installation)
+
+    assert site.send() == SpoolReport(foreign=1)
+    assert site.files == [a_name(change)]
+    assert outcomes(site.world, change.generation_id) == [None]
+    assert f"event=spool_foreign database={installation.database!r} file={a_name(change)}" in caplog.messages
+
+
+def test_copy_adopts_what_belongs_to_its_original(site: Site) -> None:
+    """Whoever says that this is a copy gets the answers settled."""
+    site.paid(installation=ELSEWHERE)
+
+    assert site.send(adopt=True) == SpoolReport(settled=1)
+    assert site.files == []
+
+
+# One file's trouble
+
+
+def _document(text: str) -> Callable[[Path, str], object]:
+    return lambda path, _: path.write_text(text)
+
+
+def _edited(old: str, new: str) -> Callable[[Path, str], object]:
+    def edit(path: Path, written: str) -> None:
+        assert old in written
+        path.write_text(written.replace(old, new))
+
+    return edit
+
+
+def _fifo(path: Path, _: str) -> None:
+    os.mkfifo(path)
+
+
+def _link(path: Path, written: str) -> None:
+    target = path.with_name("elsewhere")
+    target.write_text(written)
+    path.symlink_to(target)
+
+
+TROUBLES: dict[str, Callable[[Path, str], object]] = {
+    "torn": lambda path, written: path.write_text(written[:-20]),
+    "empty": _document(""),
+    "a list": _document('["not", "ours"]'),
+    "not text": lambda path, _: path.write_bytes(b"\xff\xfe\x00"),
+    "NaN": _edited('"note": null', '"note": NaN'),
+    "infinity": _edited('"note": null', '"note": 1e999'),
+    "6,000 digits": _edited('"note": null', f'"note": {"9" * 6000}'),
+    "1e30 seconds": _edited('"again_wait_seconds": ', '"again_wait_seconds": 1e30'),
+    "a cost that is no number": _edited('"cost": null', '"cost": "much"'),
+    "100,000 brackets": _edited('"note": null', f'"note": {"[" * 100_000}{"]" * 100_000}'),
+    "a version of the future": _edited('"version": 1', '"version": 2'),
+    "a protocol of the future": _edited('"protocol": 2', '"protocol": 3'),
+    "no installation": _edited('"database"', '"place"'),
+    "a FIFO": _fifo,
+    "a link": _link,
+    "a directory": lambda path, _: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES.keys())
+def test_trouble_of_one_file_is_passed_over(
+    site: Site, trouble: Callable[[Path, str], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that can't be read is logged by name, counted and left; the answers beside it are settled."""
+    bad, good = sorted((site.paid(), site.paid()), key=lambda change: change.generation_id)
+    path = site.directory / a_name(bad)
+    written = path.read_text()
+    path.unlink()
+    trouble(path, written)
+
+    assert site.send() == SpoolReport(settled=1, unreadable=1)
+    assert outcomes(site.world, good.generation_id) == ["succeeded"]
+    assert a_name(good) not in site.files
+    assert a_name(bad) in site.files
+    (message,) = caplog.messages
+    assert message.startswith("event=spool_unreadable")
+    assert message.endswith(f"file={a_name(bad)}")
+    assert "Easy run" not in message
+
+
+def test_token_that_is_not_its_name_is_passed_over(site: Site) -> None:
+    """A file under another token's name could remove that one's answer."""
+    change = site.paid()
+    (site.directory / a_name(change)).rename(site.directory / f"{change.generation_id}.{uuid4()}.settle.json")
+
+    assert site.send() == SpoolReport(unreadable=1)
+
+
+def test_file_settled_by_another_process_is_not_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another process settles between the listing and the reading is neither an error nor counted."""
-    spool = Spool(tmp_path)
-    monkeypatch.setattr(spool, "_files", lambda: [tmp_path / f"{uuid4()}.settle.json"])
+    monkeypatch.setattr(SpoolFiles, "names", lambda _: [f"{uuid4()}.{uuid4()}.settle.json"])
 
-    report = spool.send_again(world.storage)
+    assert site.send() == SpoolReport()
 
-    assert (report.unreadable, report.left) == (0, 0)
+
+@pytest.mark.parametrize(
+    "error",
+    [StorageUnavailable(code, retry_after=SOON) for code in ("55P03", "40001", "40P01")]
+    + [
+        StorageUnavailable("22P05"),
+        StorageUnavailable("57014", retry_after=SOON),
+        StorageOutcomeUnknown("cut", retry_after=SOON),
+    ],
+    ids=lambda error: error.reason,
+)
+def test_settle_that_fails_for_one_holds_up_no_other(site: Site, error: Exception) -> None:
+    """A row that is held, or an answer that the database can't take, waits; those behind it are settled."""
+    bad, *good = sorted((site.paid() for _ in range(3)), key=lambda change: change.generation_id)
+    failing(site, (bad, error))
+
+    assert site.send() == SpoolReport(settled=2, left=1)
+    assert site.files == [a_name(bad)]
+    assert [outcomes(site.world, each.generation_id) for each in good] == [["succeeded"]] * 2
+
+
+@pytest.mark.parametrize("error", [StorageOutcomeUnknown("XX000", retry_after=SOON), NotConfigured("refused (23514)")])
+def test_answer_is_kept_where_it_can_not_be_settled(site: Site, error: Exception) -> None:
+    """The app's function fails, or its tables refuse what is written: the storage keeps the answer."""
+    change = site.paid()
+    failing(site, (change, error))
+
+    assert site.send() == SpoolReport(decided=1)
+    assert load(site.world, change.user_id, change.generation_id).stored_answer is not None
+    assert site.files == []
+
+
+def test_many_that_are_held_hold_up_no_other(site: Site) -> None:
+    """However many rows the app holds, the others are settled."""
+    changes = sorted((site.paid() for _ in range(5)), key=lambda change: change.generation_id)
+    site.world.app.locked |= {change.generation_id for change in changes[:4]}
+
+    assert site.send() == SpoolReport(settled=1, left=4)
+
+
+def test_sending_stops_when_the_storage_fails(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """Two failures in a row are the storage's: everything is left where it is, and nothing else is tried."""
+    changes = [site.paid() for _ in range(5)]
+    storage = failing(site, *((change, StorageUnavailable("gone", retry_after=SOON)) for change in changes))
+
+    assert site.send() == SpoolReport(left=5)
+    assert len(storage.seen) == 2
+    assert len(site.files) == 5
+    assert [message.split()[0] for message in caplog.messages] == ["event=spool_waits"] * 2
+
+
+def test_what_failed_goes_last_the_next_time(site: Site) -> None:
+    """Two files that take the storage down with them don't keep the others waiting for ever."""
+    changes = sorted((site.paid() for _ in range(5)), key=lambda change: change.generation_id)
+    error = StorageOutcomeUnknown("connection lost", retry_after=SOON)
+    storage = failing(site, (changes[0], error), (changes[1], error))
+
+    first, second = (site.spool.send_again(storage) for _ in range(2))
+
+    assert (first, second) == (SpoolReport(left=5), SpoolReport(settled=3, left=2))
+
+
+def test_database_that_does_not_say_which_it_is_gets_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the installation nothing is sent: everything is left."""
+    site.paid()
+
+    def installation(_: MemoryStorage) -> Installation:
+        raise StorageUnavailable("no connection", retry_after=SOON)
+
+    monkeypatch.setattr(MemoryStorage, "installation", installation)
+
+    assert site.send() == SpoolReport(left=1)
+
+
+# What a crash or an operator has left
+
+
+def test_partial_file_is_reported(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """What a process that was killed while it wrote has left is counted and named; one just being written is not."""
+    for name, age in (("torn.partial", 3600.0), ("young.partial", 0.0)):
+        (site.directory / name).touch()
+        os.utime(site.directory / name, (site.directory.stat().st_mtime - age,) * 2)
+
+    assert site.send() == SpoolReport(partial=1)
+    assert caplog.messages == ["event=spool_partial file=torn.partial"]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o750, 0o702])
+def test_directory_that_others_can_use_is_reported(site: Site, mode: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A directory that others can read or write is accepted, with a word."""
+    site.directory.chmod(mode)
+
+    assert site.send() == SpoolReport(exposed=1)
+    assert caplog.messages == [f"event=spool_exposed others={mode & 0o077:03o} file="]
+
+
+def test_what_stays_is_logged_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that looks every half minute does not fill its log with what an operator has to cure."""
+    site.paid(installation=ELSEWHERE)
+
+    for _ in range(3):
+        site.spool.send_again(site.world.storage)
+
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("report", "is_done"),
+    [({"settled": 1, "decided": 1, "partial": 1, "exposed": 1}, True)]
+    + [({name: 1}, False) for name in ("left", "foreign", "unknown", "unreadable")],
+)
+def test_report_says_whether_answers_wait(report: dict[str, int], *, is_done: bool) -> None:
+    """Everything that is still there is for an operator to look at."""
+    assert SpoolReport(**report).is_done is is_done
+
+
+# Before a begin, and beside serving
+
+
+def test_what_waits_for_a_generation_is_sent_first(site: Site) -> None:
+    """Only that generation's answers are sent."""
+    change, other = site.paid(), site.paid()
+
+    site.spool.send_first(change.generation_id, site.world.storage)
+
+    assert outcomes(site.world, change.generation_id) == ["succeeded"]
+    assert site.files == [a_name(other)]
+
+
+def test_what_cannot_be_settled_first_is_kept(site: Site) -> None:
+    """The app holds the row: the storage keeps the answer, so that the next attempt uses it."""
+    change = site.paid()
+    site.world.app.locked.add(change.generation_id)
+
+    site.spool.send_first(change.generation_id, site.world.storage)
+
+    assert load(site.world, change.user_id, change.generation_id).stored_answer is not None
+    assert site.files == []
+
+
+def test_generation_whose_answer_cannot_be_sent_does_not_begin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the storage takes nothing, nothing is paid for again."""
+    change = site.paid()
+    error = StorageUnavailable("no connection", retry_after=SOON)
+    storage = failing(site, (change, error))
+
+    def keep(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Failing, "keep", keep, raising=False)
+
+    with pytest.raises(StorageUnavailable):
+        site.spool.send_first(change.generation_id, storage)
+    assert site.files == [a_name(change)]
+
+
+@pytest.mark.parametrize("installation", [HERE, ELSEWHERE])
+def test_file_that_cannot_be_sent_at_all_holds_up_no_begin(site: Site, installation: Installation) -> None:
+    """A file that is not readable, or not of this database, is passed over."""
+    change = site.paid(installation=installation)
+    if installation == HERE:
+        (site.directory / a_name(change)).write_text("torn")
+
+    site.spool.send_first(change.generation_id, site.world.storage)
+
+    assert site.files == [a_name(change)]
+
+
+def test_sending_beside_keeps_nobody_waiting(site: Site) -> None:
+    """One thread sends; another request for it meanwhile does nothing, and closing waits for it."""
+    change = site.paid()
+    settling, free = threading.Event(), threading.Event()
+    storage = failing(site)
+
+    class Slow(Failing):
+        def settle(self, change: Settle) -> Reply:
+            settling.set()
+            assert free.wait(timeout=30)
+            return super().settle(change)
+
+    storage.__class__ = Slow
+
+    site.spool.send_beside(storage)
+    assert settling.wait(timeout=30)
+    site.spool.send_beside(storage)
+    free.set()
+    site.spool.close()
+
+    assert storage.seen == [change.generation_id]
+    assert site.files == []
+
+
+def test_closed_spool_sends_nothing(site: Site) -> None:
+    """What is not sent yet when a client closes is left for the next one."""
+    change = site.paid()
+    site.spool.close()
+
+    site.spool.send_beside(site.world.storage)
+
+    assert site.spool.send_again(site.world.storage) == SpoolReport(left=1)
+    assert site.files == [a_name(change)]
+
+
+def test_thread_that_sends_reports_its_bug(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug in what sends beside ends no process and leaves no traceback."""
+    site.paid()
+    monkeypatch.setattr(Spool, "send_again", lambda *_: 1 / 0)
+
+    site.spool.send_beside(site.world.storage)
+    site.spool.close()
+
+    assert caplog.messages == ["event=spool_failed error=ZeroDivisionError"]
+
+
+def test_unreadable_says_why_without_content(site: Site) -> None:
+    """The reason names what is wrong, not what was read."""
+    change = site.paid()
+    path = site.directory / a_name(change)
+    path.write_text(path.read_text().replace('"user_id": "', '"user_id": "secret-'))
+
+    with pytest.raises(Unreadable, match=r"^ValueError$"):
+        site.spool.read(a_name(change))

@@ -2,7 +2,7 @@
 
 The endpoint, the status page, a dry run and an operator's "why not?" all ask ``admit``, so they can't disagree. The
 database counts, and compares with numbers that were chosen here; what it decides by itself, because only it can see
-it, is listed in ``supabase/schemas/verbs/begin.sql``.
+it, is listed in ``supabase/schemas/schema.sql``.
 """
 
 from collections.abc import Sequence

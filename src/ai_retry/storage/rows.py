@@ -45,21 +45,23 @@ def shaped(reply: Any, *members: str) -> Json:
     return reply
 
 
+def listed(reply: Any) -> Sequence[Any]:
+    """Return a reply that is an array.
+
+    Raises:
+        NotOurs: it is none.
+    """
+    if not isinstance(reply, list):
+        raise NotOurs
+    return reply
+
+
 def rule_row(rule: QuotaRule) -> Json:
     """What counts as used."""
     return {
         "limit": rule.limit,
         "window_seconds": rule.window.total_seconds(),
         "count_own_successes": rule.count_own_successes,
-    }
-
-
-def rule_arguments(rule: QuotaRule) -> Json:
-    """Arguments that every function which counts the quota takes."""
-    return {
-        "p_limit": rule.limit,
-        "p_window_seconds": rule.window.total_seconds(),
-        "p_count_own_successes": rule.count_own_successes,
     }
 
 

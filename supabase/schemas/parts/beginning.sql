@@ -1,7 +1,7 @@
 create function ai_retry.has_room(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';
@@ -44,7 +44,7 @@ comment on function ai_retry.has_room(jsonb, jsonb, timestamptz) is
 create function ai_retry.start(p_change jsonb, p_start jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_calls constant boolean := p_start ->> 'answer_from' is null;

@@ -1,7 +1,7 @@
 create function ai_retry.read_change(p_change text, p_keys text[])
 returns jsonb
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := p_change::jsonb;

@@ -1,7 +1,7 @@
 create function ai_retry.close(p_open public.ai_retry_open, p_end jsonb, p_call jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -52,7 +52,7 @@ comment on function ai_retry.close(public.ai_retry_open, jsonb, jsonb, timestamp
 create function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -102,7 +102,7 @@ comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
 create function ai_retry.end_queued(p_open public.ai_retry_open, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row jsonb;
@@ -133,7 +133,7 @@ comment on function ai_retry.end_queued(public.ai_retry_open, timestamptz) is
 create function ai_retry.inform(p_generation_id uuid, p_number integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_closed record;

@@ -1,7 +1,7 @@
 create function ai_retry.rule(p_user_id uuid, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := p_rule || coalesce((
@@ -18,7 +18,7 @@ comment on function ai_retry.rule(uuid, jsonb) is
 create function ai_retry.captures(p_user_id uuid, p_rule jsonb, p_limit integer, p_at timestamptz)
 returns setof timestamptz
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_since constant timestamptz :=
@@ -48,7 +48,7 @@ comment on function ai_retry.captures(uuid, jsonb, integer, timestamptz) is
 create function ai_retry.quota(p_user_id uuid, p_rule jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule constant jsonb := ai_retry.rule(p_user_id, p_rule);
@@ -78,7 +78,7 @@ comment on function ai_retry.quota(uuid, jsonb, timestamptz) is
 create function ai_retry.version(p_user_id uuid, p_generation_id uuid, p_status text)
 returns text
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (

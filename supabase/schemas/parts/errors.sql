@@ -1,7 +1,7 @@
 create function ai_retry.passes(p_sqlstate text)
 returns boolean
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- Links, isolation, deadlocks, resources, shutdowns, locks, internal faults: PostgreSQL documentation, appendix A.

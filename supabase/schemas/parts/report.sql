@@ -3,7 +3,7 @@ create function ai_retry.report(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   set constraints all deferred;
@@ -27,7 +27,7 @@ create function ai_retry.tell(
 )
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_status is not null then

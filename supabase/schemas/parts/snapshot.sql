@@ -22,7 +22,7 @@ comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as de
 create function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return pg_catalog.jsonb_build_object(
@@ -38,7 +38,7 @@ comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
 create function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id constant uuid := (p_generation ->> 'id')::uuid;
@@ -92,7 +92,7 @@ comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
 create function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (

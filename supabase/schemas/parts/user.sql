@@ -1,7 +1,7 @@
 create function ai_retry.lock_user(p_user_id uuid)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- After a lock, the next statement must see what the lock's last holder committed.

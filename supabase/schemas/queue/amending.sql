@@ -1,7 +1,7 @@
 create function ai_retry.put_back(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation_id constant uuid := p_change ->> 'generation_id';
@@ -46,7 +46,7 @@ comment on function ai_retry.put_back(jsonb) is
 create function ai_retry.postpone(p_change jsonb)
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user_id constant uuid := p_change ->> 'user_id';

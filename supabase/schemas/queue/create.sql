@@ -1,7 +1,7 @@
 create function public.ai_retry_create_queue()
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if to_regnamespace('pgmq') is null

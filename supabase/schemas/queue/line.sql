@@ -1,7 +1,7 @@
 create function ai_retry.has_queue()
 returns boolean
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
@@ -14,7 +14,7 @@ comment on function ai_retry.has_queue() is
 create function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_open record;
@@ -55,7 +55,7 @@ comment on function ai_retry.fill_line(uuid, timestamptz) is
 create function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 begin
   if p_message_id is null or not ai_retry.has_queue() then
@@ -77,7 +77,7 @@ comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
 create function ai_retry.follow(p_closed public.ai_retry_open, p_end jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (p_end -> 'goes_on')::boolean then
@@ -101,7 +101,7 @@ comment on function ai_retry.follow(public.ai_retry_open, jsonb, timestamptz) is
 create function ai_retry.in_time(p_open public.ai_retry_open, p_due_at timestamptz, p_at timestamptz)
 returns timestamptz
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when p_open.expires_at > p_at then least(p_due_at, p_open.expires_at) else p_due_at end;

@@ -9,7 +9,7 @@ comment on view ai_retry.outages is
 create function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_doubts integer := 1;
@@ -47,7 +47,7 @@ comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
 create function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_slots integer;
@@ -75,7 +75,7 @@ comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
 create function ai_retry.wake(p_route text, p_count integer, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '5ms'
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_messages bigint[];

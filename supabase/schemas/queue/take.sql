@@ -1,7 +1,7 @@
 create function public.ai_retry_take(p_request text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['limit', 'visibility_seconds', 'rule']);
@@ -41,7 +41,7 @@ comment on function public.ai_retry_take(text) is
 create function public.ai_retry_overdue(p_limit integer)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();

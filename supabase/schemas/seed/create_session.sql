@@ -12,7 +12,7 @@ begin
   create function public.ai_retry_create_session(p_generation public.generations, p_output jsonb)
   returns jsonb
   language plpgsql volatile security invoker
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $body$
   declare
     v_session public.sessions%rowtype;

@@ -1,7 +1,7 @@
 create function public.ai_retry_publish()
 returns boolean
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then

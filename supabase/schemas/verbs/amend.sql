@@ -1,7 +1,7 @@
 create function public.ai_retry_amend(p_change text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard', 'put_back', 'postpone']);

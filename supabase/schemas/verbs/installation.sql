@@ -1,7 +1,7 @@
 create function public.ai_retry_installation()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (

@@ -173,6 +173,7 @@ class MemorySettling(MemoryClosing):
             return
         self.answers[key] = answer
         if row.outcome is not None:
+            self.stored_at[key] = now
             self._add(replace(row, call=with_call(row, call)))
 
     def _file(self, change: Settle | Keep, now: datetime) -> Row:

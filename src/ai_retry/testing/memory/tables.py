@@ -32,6 +32,7 @@ class MemoryTables:
     Attributes:
         rows: attempts by generation and number.
         answers: stored answers by generation and attempt number.
+        stored_at: since when those of closed attempts are stored.
         quotas: overrides; their limit and window replace the rule's.
     """
 
@@ -39,6 +40,7 @@ class MemoryTables:
         self.app = app or MemoryApp()
         self.rows: dict[tuple[UUID, int], Row] = {}
         self.answers: dict[tuple[UUID, int], Answer] = {}
+        self.stored_at: dict[tuple[UUID, int], datetime] = {}
         self.quotas: dict[UUID, QuotaRule] = {}
         self.line = Line()
         self.routes = Routes()
@@ -108,10 +110,12 @@ class MemoryTables:
         return ours or generation.status is GenerationStatus.SUCCESS
 
     def _stored_answer(self, generation_id: UUID) -> StoredAnswer | None:
-        numbers = [number for key, number in self.answers if key == generation_id]
-        if not numbers:
+        key = max((key for key in self.answers if key[0] == generation_id), default=None)
+        if key is None:
             return None
-        return StoredAnswer(number=max(numbers), answer=self.answers[generation_id, max(numbers)])
+        row = self.rows[key]  # while the attempt is open its answer waits there
+        stored_at = row.started_at if row.outcome is None else self.stored_at[key]
+        return StoredAnswer(number=row.number, answer=self.answers[key], stored_at=stored_at)
 
     def _version(self, generation: Generation) -> str:
         """Everything that a decision to begin rests on; closing what is over does not change what it says."""
