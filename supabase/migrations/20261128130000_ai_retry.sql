@@ -394,8 +394,8 @@ begin
   then
     return false;
   end if;
-  select * into v_outage from public.ai_retry_outages o where o.route = p_start ->> 'route';
-  if not found or v_outage.since = '-infinity' then
+  select * into v_outage from ai_retry.outages o where o.route = p_start ->> 'route';
+  if not found then
     return true;  -- nothing has closed it
   end if;
   return v_outage.not_before <= p_at
@@ -1168,7 +1168,7 @@ begin
           'waiting', (
             select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
         ) order by r.route), '[]')
-        from public.ai_retry_outages r where r.since > '-infinity'
+        from (select u.* from ai_retry.outages u order by u.not_before desc limit 64) r
       ))
     from (
       select
@@ -1472,6 +1472,14 @@ comment on function ai_retry.in_time(public.ai_retry_open, timestamptz, timestam
 
 -- queue/routes
 
+create or replace view ai_retry.outages with (security_invoker = true) as
+  select o.* from public.ai_retry_outages o
+  where o.since > '-infinity' and o.not_before > pg_catalog.clock_timestamp() - interval '1 day';
+revoke all on table ai_retry.outages from public, anon, authenticated;
+grant select on table ai_retry.outages to service_role;
+comment on view ai_retry.outages is
+  'ai-retry: routes that are unavailable, or were within a day. What is older is forgotten, since users may invent models.';
+
 create or replace function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
@@ -1484,6 +1492,10 @@ begin
   if p_route is null then
     return;
   end if;
+  delete from public.ai_retry_outages o
+    where o.route in (
+      select f.route from public.ai_retry_outages f
+      where f.not_before <= p_at - interval '1 day' for update skip locked);
   if v_needed > 1 then
     insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
     values (p_route, p_at, '-infinity', 0, 1, 64)
@@ -1504,7 +1516,7 @@ exception when lock_not_available then
 end
 $$;
 comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
-  'Closes a route for a while, once so many failures came since its last answer.';
+  'Closes a route for a while, once so many failures came since its last answer. Forgets routes that were available for a day.';
 
 create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
@@ -1586,7 +1598,7 @@ begin
       'outages', (
         select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
           'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots) order by r.route), '[]')
-        from public.ai_retry_outages r where r.since > '-infinity'))
+        from ai_retry.outages r))
     from public.ai_retry_open o where o.accepted_at is not null
   );
 end
