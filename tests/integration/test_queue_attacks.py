@@ -9,8 +9,6 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from ai_retry.storage.repeating_queue import RepeatingQueueStorage
-from tests.support.queue_world import SqlQueueWorld
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.context import stored_context

@@ -16,7 +16,6 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
-from tests.support.queue_world import SqlQueueWorld
 
 from ai_retry.bootstrap import worker as bootstrap_worker
 from ai_retry.config import Settings
