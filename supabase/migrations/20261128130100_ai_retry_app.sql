@@ -705,32 +705,6 @@ begin
 end
 $session$;
 
--- seed/publish
-
-create or replace function public.ai_retry_publish()
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
-    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
-      using errcode = 'undefined_object';
-  end if;
-  if exists (
-    select from pg_catalog.pg_publication_tables t
-    where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'generations'
-  ) then
-    return false;
-  end if;
-  alter publication supabase_realtime add table public.generations;
-  return true;
-end
-$$;
-comment on function public.ai_retry_publish() is
-  'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
-  'the owner. No table of ours ever joins.';
-
 -- grants
 
 -- Only the service role may execute functions of ours, and the last two are the owner's. Default privileges are not to
@@ -821,7 +795,7 @@ begin
     for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
       set constraints all deferred;
       if ai_retry.app_lock(v_id, '5s') is null then
-        raise exception 'the generation can''t be read by service_role';
+        raise exception 'service_role can''t read the generation: it has to bypass row level security';
       end if;
       if v_step = 'begin' then
         perform ai_retry.app_write(v_id, 'processing', null, null, clock_timestamp());

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from ai_retry.testing.contract import claim_of, new_generation
 
 from ai_retry.bootstrap import connect, settle
 from ai_retry.config import Settings
@@ -17,7 +18,6 @@ from ai_retry.domain.policy import DEFAULT_POLICY
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.repeating import RepeatingStorage
 from ai_retry.storage.spool import PendingSettle, Spool
-from ai_retry.testing.contract import claim_of, new_generation
 from tests.support.stack import Stack
 from tests.support.world import SqlWorld, owner_of
 

@@ -1,4 +1,4 @@
-"""Migrations as `supabase db push` applies them, and the privileges of older Supabase projects."""
+"""Migrations as `supabase db push` applies them, their source, and the privileges of older Supabase projects."""
 
 import re
 from collections.abc import Callable
