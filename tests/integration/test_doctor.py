@@ -583,7 +583,7 @@ def test_spool_that_is_no_directory_is_told(migrated_database: str, provider: st
 
     finding = the(examine(environ, clock=HERE))
 
-    assert (finding.check, "AI_RETRY_SPOOL_DIR" in finding.problem) == (Check.CONFIGURATION, True)
+    assert (finding.check, "AI_RETRY_SPOOL_DIR" in finding.problem) == (Check.SPOOL, True)
 
 
 @pytest.mark.parametrize(
