@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from ai_retry.domain.change import CloseOver
-from ai_retry.domain.errors import GenerationNotFound, LeaseLost, RetryInProgress, SessionRejected
+from ai_retry.domain.errors import AlreadySucceeded, GenerationNotFound, LeaseLost, RetryInProgress, SessionRejected
 from ai_retry.storage.spool import Spool
 from tests.support.core_app import POLICY, App
 from tests.support.world import owner_of
@@ -113,6 +113,21 @@ def test_answer_whose_begin_a_fail_over_lost_is_stored(app: App) -> None:
 
     assert caught.value.details["answer_kept"]
     assert app.retry(output="second").session["content"] == "first"
+
+
+def test_late_answer_beside_a_success_is_recorded(app: App) -> None:
+    """Another process has made the session meanwhile: the answer is not needed, and what it cost is known, once."""
+
+    def outlive() -> None:
+        app.world.advance(POLICY.lease)
+        app.retry(output="other")
+
+    with pytest.raises(AlreadySucceeded):
+        app.retry(outlive)
+
+    late, success = app.world.attempts(app.generation_id)
+    assert (late["outcome"], late["provider_outcome"], late["wire_requests"]) == ("abandoned", "generated", 1)
+    assert (success["outcome"], app.load().stored_answer) == ("succeeded", None)
 
 
 def test_session_of_another_generation_is_rejected(app: App) -> None:
