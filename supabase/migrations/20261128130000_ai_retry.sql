@@ -394,8 +394,8 @@ begin
   then
     return false;
   end if;
-  select * into v_outage from public.ai_retry_outages o where o.route = p_start ->> 'route';
-  if not found or v_outage.since = '-infinity' then
+  select * into v_outage from ai_retry.outages o where o.route = p_start ->> 'route';
+  if not found then
     return true;  -- nothing has closed it
   end if;
   return v_outage.not_before <= p_at
@@ -1034,7 +1034,17 @@ declare
   v_closed public.ai_retry_attempts%rowtype;
   v_is_locked boolean := false;
 begin
-  if v_answer is null or v_call is null or exists (
+  if v_answer is null or v_call is null then
+    return;
+  end if;
+  update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
+    set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
+      usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
+      duration_ms = (v_call ->> 'duration_ms')::integer,
+      wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
+    where c.generation_id = v_generation_id and c.token = (p_change ->> 'token')::uuid
+      and c.provider_outcome = 'unknown';
+  if exists (
     select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
   then
     return;
@@ -1061,10 +1071,13 @@ begin
     end if;
     begin
       insert into public.ai_retry_attempts (
-        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge, provider_outcome
+        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge,
+        provider_outcome, model, usage, provider_id, duration_ms, wire_requests
       ) select
         v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
-        p_at, p_at, 'abandoned', 'LEASE_LOST', false, false, 'unknown'
+        p_at, p_at, 'abandoned', 'LEASE_LOST', false, false,
+        v_call ->> 'provider_outcome', v_call ->> 'model', nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id',
+        (v_call ->> 'duration_ms')::integer, (v_call ->> 'wire_requests')::integer
         from public.ai_retry_attempts c where c.generation_id = v_generation_id
       returning * into v_closed;
     exception when foreign_key_violation then
@@ -1074,20 +1087,12 @@ begin
   if v_closed.discarded_at is null then
     insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
     values (v_generation_id, v_closed.number, v_answer, p_at) on conflict do nothing;
-    if found then
-      update public.ai_retry_attempts c
-        set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
-          usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
-          duration_ms = (v_call ->> 'duration_ms')::integer,
-          wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
-        where c.generation_id = v_generation_id and c.number = v_closed.number;
-    end if;
   end if;
 end
 $$;
 comment on function ai_retry.store_late(jsonb, timestamptz) is
-  'Stores a late answer with the attempt that paid for it, once, unless the generation is gone or has its session, or an '
-  'operator discarded the answer.';
+  'Records what a late answer cost, and stores it with the attempt that paid for it, once, unless the generation is gone '
+  'or has its session, or an operator discarded the answer.';
 
 -- parts/snapshot
 
@@ -1165,7 +1170,7 @@ begin
           'waiting', (
             select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
         ) order by r.route), '[]')
-        from public.ai_retry_outages r where r.since > '-infinity'
+        from (select u.* from ai_retry.outages u order by u.not_before desc limit 64) r
       ))
     from (
       select
@@ -1469,6 +1474,14 @@ comment on function ai_retry.in_time(public.ai_retry_open, timestamptz, timestam
 
 -- queue/routes
 
+create or replace view ai_retry.outages with (security_invoker = true) as
+  select o.* from public.ai_retry_outages o
+  where o.since > '-infinity' and o.not_before > pg_catalog.clock_timestamp() - interval '1 day';
+revoke all on table ai_retry.outages from public, anon, authenticated;
+grant select on table ai_retry.outages to service_role;
+comment on view ai_retry.outages is
+  'ai-retry: routes that are unavailable, or were within a day. What is older is forgotten, since users may invent models.';
+
 create or replace function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
@@ -1481,6 +1494,10 @@ begin
   if p_route is null then
     return;
   end if;
+  delete from public.ai_retry_outages o
+    where o.route in (
+      select f.route from public.ai_retry_outages f
+      where f.not_before <= p_at - interval '1 day' for update skip locked);
   if v_needed > 1 then
     insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
     values (p_route, p_at, '-infinity', 0, 1, 64)
@@ -1501,7 +1518,7 @@ exception when lock_not_available then
 end
 $$;
 comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
-  'Closes a route for a while, once so many failures came since its last answer.';
+  'Closes a route for a while, once so many failures came since its last answer. Forgets routes that were available for a day.';
 
 create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
@@ -1583,7 +1600,7 @@ begin
       'outages', (
         select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
           'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots) order by r.route), '[]')
-        from public.ai_retry_outages r where r.since > '-infinity'))
+        from ai_retry.outages r))
     from public.ai_retry_open o where o.accepted_at is not null
   );
 end
@@ -2321,7 +2338,9 @@ begin
             pg_catalog.replace(p.prosrc, pg_catalog.chr(13), ''), 'UTF8')), 'hex'),
           'creates_sessions', p.oid is not distinct from v_session_function::oid,
           'security_definer', p.prosecdef,
-          'own_search_path', exists (select from pg_catalog.unnest(p.proconfig) s where s like 'search\_path=%'),
+          'search_path', (
+            select pg_catalog.substr(s.setting, 13) from pg_catalog.unnest(p.proconfig) s (setting)
+            where s.setting like 'search\_path=%'),
           'executable', pg_catalog.has_function_privilege(p.oid, 'execute'),
           'end_users', (
             select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
