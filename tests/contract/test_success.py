@@ -171,6 +171,18 @@ def test_answer_to_a_deleted_generation_charges_nothing(world: World) -> None:
     assert (quota_of(world, user_id).captured, quota_of(world, user_id).held) == (0, 0)
 
 
+def test_success_shows_its_session_whatever_the_row_says(world: World) -> None:
+    """The session that a success created is read by the attempt: a user may be able to write the generation's row."""
+    user_id, generation_id = new_generation(world)
+    succeed(world, begin(world, user_id, generation_id))
+
+    world.set_generation(generation_id, status="error", session_id=None)
+
+    session = load(world, user_id, generation_id).session
+    assert session is not None
+    assert session["content"] == ANSWER.output
+
+
 def test_answer_of_a_moved_generation_is_stored(world: World) -> None:
     """A generation that is another user's by now gets no session of ours; the paid answer stays its payer's."""
     user_id, other_id = world.new_user(), world.new_user()

@@ -60,6 +60,7 @@ class MemoryTables:
         if generation is None:
             return None
         rows = self._rows_of(generation_id)
+        ours = next((row.session_id for row in rows if row.outcome is Outcome.SUCCEEDED), None)
         live = [row for row in self._open_of(generation.user_id) if row.is_live(now)]
         self.routes.forget(now)
         return Snapshot(
@@ -71,7 +72,7 @@ class MemoryTables:
             live_until=min((row.lease_expires_at for row in live if row.lease_expires_at), default=None),
             quota=self._quota(generation.user_id, rule, now),
             stored_answer=self._stored_answer(generation),
-            session=self.app.session_of(generation),
+            session=self.app.session(ours or generation.session_id, generation.user_id),
             can_create_session=self.app.can_create_session,
             hidden=generation_id in self.app.hidden,
             mine=next((row.number for row in rows if row.token == token), None),
