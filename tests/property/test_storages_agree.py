@@ -1,6 +1,7 @@
 """The storage of changes in memory and over SQL agree: the same change on the same rows leads to the same snapshot."""
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ def _route(context: Context) -> str:
 READERS = (Reader(context_from=stored_context), Reader(context_from=stored_context, route_of=_route))
 HISTORIES = int(os.environ.get("FUZZ", "24"))
 STEPS = 60
-TOLERANCE = 6.0  # seconds that a history may take on a busy machine
+TOLERANCE = 6.0  # seconds that a step may take on a busy machine
 FAILURES = (
     a_failure(),
     a_failure(FailureCode.TIMEOUT),
@@ -321,7 +322,7 @@ def _abstract(snapshot: Snapshot | None) -> object:
 
 
 def _differences(one: object, other: object, where: str = "") -> list[str]:
-    """What is not equal, but for the time that a history takes over SQL."""
+    """What is not equal, but for the time that a step takes over SQL."""
     if isinstance(one, float) and isinstance(other, float):
         return [] if abs(one - other) < TOLERANCE else [f"{where}: {one} {other}"]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
@@ -331,7 +332,7 @@ def _differences(one: object, other: object, where: str = "") -> list[str]:
 
 
 def _may_differ(memory: MemoryWorld) -> bool:
-    """Whether a message comes into sight just now: pgmq counts in whole seconds, and a history over SQL takes time."""
+    """Whether a message comes into sight just now: pgmq counts in whole seconds, and a step over SQL takes time."""
     now, seen = memory.clock.now(), memory.storage.line.visible_at
     return any(-1.2 < (seen[each] - now).total_seconds() < TOLERANCE for each in memory.storage.line.messages)
 
@@ -359,9 +360,12 @@ def test_memory_and_sql_agree(core_database: str) -> None:
             reader = READERS[seed % 2]
             sides = [_side(memory, memory.storage, reader), _side(database, functions, reader)]
             random = Random(seed)
+            looked_at = time.monotonic()
             for step in range(STEPS):
                 act, choices = random.choice(ACTS), random.getrandbits(64)
-                memory.advance(timedelta(milliseconds=5))  # no two things happen at the same instant there, either
+                # Time goes on there, too, as long as the history over SQL takes; no two things happen at one instant.
+                looked_at, last = time.monotonic(), looked_at
+                memory.advance(max(timedelta(seconds=looked_at - last), timedelta(milliseconds=5)))
                 while act == "take" and _may_differ(memory):
                     for side in sides:
                         side.world.advance(timedelta(seconds=3.37))
