@@ -150,7 +150,9 @@ class Books:
         assert (quota.limit, quota.window) == (rule.limit, rule.window), "limit"
         assert (quota.held, quota.captured) == (len(held), captured), "quota"
         assert snapshot.live == sum(row.is_live(now) for row in rows), "live"
-        assert snapshot.stored_answer is None or snapshot.stored_answer.answer in self.answers_of(generation_id)
+        stored = self.answers_of(generation_id, generation.user_id)
+        shown = [] if snapshot.stored_answer is None else [snapshot.stored_answer.answer]
+        assert shown == stored[-1:], "stored answer"
 
     def rule_of(self, user_id: UUID) -> QuotaRule:
         """The limit and window that hold for a user now."""
@@ -168,14 +170,11 @@ class Books:
 
     # Answers
 
-    def answers_of(self, generation_id: UUID, owner: UUID | None = None) -> list[Answer]:
-        """Stored answers of a generation; with an owner, those that this user's attempts paid for."""
-        rows = self.storage.rows
-        return [
-            answer
-            for key, answer in self.storage.answers.items()
-            if key[0] == generation_id and owner in (None, rows[key].user_id)
-        ]
+    def answers_of(self, generation_id: UUID, user_id: UUID | None = None) -> list[Answer]:
+        """Stored answers of a generation, by their attempts; those that a user has paid for, or all of them."""
+        paid = [row for row in self.rows_of(generation_id) if user_id is None or row.user_id == user_id]
+        keys = [(generation_id, row.number) for row in paid]
+        return [self.storage.answers[key] for key in keys if key in self.storage.answers]
 
     def paid(self, generation_id: UUID, token: UUID, answer: Answer) -> None:
         """A loop that had this answer has ended: from now on the answer has a place, or it is excused.
