@@ -204,7 +204,7 @@ def test_recovery_reports_to_the_apps_own_tables(database: psycopg.Connection, c
 
 
 def test_estimates_are_by_the_models_that_the_app_names(database: psycopg.Connection, client: Client) -> None:
-    """What calls took is told by the generations' models, whatever a provider called itself."""
+    """What calls took is estimated by the generations' models, whatever name a provider answers with."""
     user_id, text_id = add_text(database, "failed", hours=1)
     for number, tokens in ((2, 10), (3, 20)):
         usage = f'{{"total_tokens": {tokens}, "cost": 0.5}}'
