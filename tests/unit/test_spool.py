@@ -327,6 +327,14 @@ def test_token_that_is_not_its_name_is_passed_over(site: Site) -> None:
     assert site.send() == SpoolReport(unreadable=1)
 
 
+def test_name_of_a_file_cannot_write_a_log_line(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A name that anyone may have chosen is shown on one line."""
+    (site.directory / "x\nevent=fine.settle.json").touch()
+
+    assert site.send() == SpoolReport(unreadable=1)
+    assert "\n" not in caplog.text.rstrip("\n")
+
+
 def test_file_settled_by_another_process_is_not_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another process settles between the listing and the reading is neither an error nor counted."""
     monkeypatch.setattr(SpoolFiles, "names", lambda _: [f"{uuid4()}.{uuid4()}.settle.json"])
