@@ -49,7 +49,7 @@ def a_keep() -> Keep:
     """The last resort of a settle."""
     change = a_settle()
     assert change.call is not None
-    return Keep(**IDS, token=uuid4(), answer=change.end.answer, cause="x", wait=WAIT, call=change.call)  # type: ignore[union-attr,arg-type]
+    return Keep(**IDS, token=uuid4(), answer=change.end.answer, cause="x", wait=WAIT, call=change.call)  # type: ignore[arg-type]
 
 
 def back() -> PutBack:
@@ -93,14 +93,13 @@ SEARCHES: dict[str, Verb] = {
 }
 
 
-def named(*groups: dict[str, Verb]) -> Any:
+def named(*groups: dict[str, Verb]) -> pytest.MarkDecorator:
     """Make parameters of verbs."""
-    return pytest.mark.parametrize(
-        "verb", [pytest.param(verb, id=name) for each in groups for name, verb in each.items()]
-    )
+    verbs = [pytest.param(verb, id=name) for each in groups for name, verb in each.items()]
+    return pytest.mark.parametrize("verb", verbs)
 
 
-def raised(verb: Verb, reply: Any, **budgets: timedelta) -> tuple[AiRetryError, int]:
+def raised(verb: Verb, reply: Any, **budgets: Any) -> tuple[AiRetryError, int]:
     """What a verb raises, and how often it was tried."""
     transport = Transport(reply)
     with pytest.raises(AiRetryError) as caught:
