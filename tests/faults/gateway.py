@@ -38,12 +38,12 @@ _HOPS = ("connection", "transfer-encoding", "content-length", "host")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Odd:
-    """What happens to the first ``times`` calls of a function, and no longer than ``seconds`` after the first.
+    """What happens to the first ``times`` calls of some functions, and no longer than ``seconds`` after the first.
 
     Does one of ``REPLIES``, ``CUTS``, or ``late``: the reply comes ``delay`` later.
     """
 
-    function: str
+    functions: tuple[str, ...]
     does: str
     passes: bool = False  # the call gets through before
     times: int = 1
@@ -61,7 +61,7 @@ def following(odd: Odd) -> Chooser:
 
     def choose(function: str) -> Odd | None:
         with lock:
-            if function != odd.function or len(began) >= odd.times:
+            if function not in odd.functions or len(began) >= odd.times:
                 return None
             began.append(time.monotonic())
             return odd if began[-1] - began[0] <= odd.seconds else None
@@ -79,7 +79,8 @@ def at_random(seed: int, probability: float) -> Chooser:
             if random.random() >= probability:
                 return None
             does = random.choice(everything)
-            return Odd(function=function, does=does, passes=random.random() < 0.5, delay=random.uniform(0.1, 1.0))
+            passes, delay = random.random() < 0.5, random.uniform(0.1, 1.0)
+            return Odd(functions=(function,), does=does, passes=passes, delay=delay)
 
     return choose
 

@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from ai_retry.testing.contract import ANSWER, FAILURE, PROMPT_DATA, Row, keep_answer
 from psycopg.types.json import Jsonb
 
 from ai_retry.bootstrap import connect, usable_context
@@ -29,7 +30,6 @@ from ai_retry.domain.retry import RetryStatus
 from ai_retry.providers.response_schema import schema_of
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
-from ai_retry.testing.contract import ANSWER, FAILURE, PROMPT_DATA, Row, keep_answer
 from ai_retry.testing.provider import ScriptedServer, chat
 from tests.integration.test_migrations import AN_APP
 from tests.support.migrations import apply_migrations

@@ -8,16 +8,16 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from ai_retry.testing.contract import claim_of, new_generation
 
 from ai_retry.bootstrap import connect, settle
 from ai_retry.config import Settings
 from ai_retry.domain.errors import NotConfigured, StorageFailure
 from ai_retry.domain.model import Answer
 from ai_retry.domain.policy import DEFAULT_POLICY
-from ai_retry.storage.spool import PendingSettle, Spool
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.repeating import RepeatingStorage
-from ai_retry.testing.contract import claim_of, new_generation
+from ai_retry.storage.spool import PendingSettle, Spool
 from tests.support.stack import Stack
 from tests.support.world import SqlWorld, owner_of
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from ai_retry.testing.contract import MemoryWorld
 
 from ai_retry.domain.errors import TooManyParallel
 from ai_retry.domain.model import GenerationStatus, Outcome, Waiver
@@ -11,7 +12,6 @@ from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.recovery import Decision, PlanAttempt, judge, settled_attempt
 from ai_retry.recovery.line import Task
 from ai_retry.recovery.retrier import Ended, _end_of, _WatchedStorage
-from ai_retry.testing.contract import MemoryWorld
 from tests.support.builders import (
     AS_OF,
     GENERATION_ID,

@@ -70,7 +70,7 @@ begin
           'waiting', (
             select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
         ) order by r.route), '[]')
-        from public.ai_retry_outages r where r.since > '-infinity'
+        from (select u.* from ai_retry.outages u order by u.not_before desc limit 64) r
       ))
     from (
       select

@@ -61,6 +61,7 @@ class MemoryTables:
             return None
         rows = self._rows_of(generation_id)
         live = [row for row in self._open_of(generation.user_id) if row.is_live(now)]
+        self.routes.forget(now)
         return Snapshot(
             as_of=now,
             version=self._version(generation),
