@@ -74,7 +74,6 @@ LIBRARIES = {
     "postgrest": {"storage.supabase"},
     "psycopg": {"storage._connection_string", "storage._function_connection"},
     "psycopg_pool": {"storage.postgres"},
-    "pytest": {"testing.contract", "testing.queue_contract"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
     "requests": {"auth", "deadline", "doctor.provider", "providers.http"},
@@ -97,8 +96,6 @@ LONG_MODULES = {
     "auth.py": "tokens, keys and Auth's answers are one subject; half of it is contract",
     "storage/memory.py": "the executable reference of one port, with its tables",
     "storage/memory_queue.py": "the same, of the port with a queue",
-    "testing/contract.py": "the list of a storage's promises",
-    "testing/queue_contract.py": "the list of those of a storage with a queue",
     "testing/provider.py": "a server of one file, that tests can read in one go",
 }
 

@@ -152,7 +152,8 @@ class Books:
         """From attempt to attempt an accepted retry keeps what was promised."""
         if row.accepted_at is None or row.accepted_at != after.accepted_at or row.outcome is Outcome.CANCELLED:
             return  # another one; or its user has taken it back, and had it accepted again at that instant
-        assert [getattr(row, each) for each in KEPT] == [getattr(after, each) for each in KEPT], "an accepted retry changed"
+        changed = [each for each in KEPT if getattr(row, each) != getattr(after, each)]
+        assert changed == [], "an accepted retry changed"
         assert row.outcome in (Outcome.FAILED, Outcome.ABANDONED), "an accepted retry went on after its success"
 
     def _check_quota(self, generation_id: UUID) -> None:
@@ -197,12 +198,13 @@ class Books:
                 self._check_closed(row, now, change)
 
     def _check_closed(self, row: Row, closed: Row, change: Any) -> None:
+        generation = self.app.generations.get(row.generation_id)
         if isinstance(change, Settle):
+            owner_id = generation.user_id if generation is not None else row.user_id
+            assert change.user_id in (row.user_id, owner_id), "an attempt was closed in another user's name"
             assert row.token == change.token, "a settle closed another attempt"
-            assert row.user_id == change.user_id, "an attempt was closed in another user's name"
             return
         assert isinstance(change, Begin | CloseOver), "an amendment closed an attempt"
-        generation = self.app.generations.get(row.generation_id)
         is_owned = generation is not None and generation.user_id == row.user_id
         if row.is_queued:
             is_out_of_time = row.expires_at is not None and row.expires_at <= self.clock.now()
