@@ -98,9 +98,7 @@ class Gateway:
         self._target, self._choose = port, choose
         self._lock = threading.Lock()
         handler = type("_Bound", (_Handler,), {"gateway": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True, name="gateway")
 
@@ -125,6 +123,15 @@ class Gateway:
     def connect(self) -> HTTPConnection:
         """Connect to the Data API."""
         return HTTPConnection("127.0.0.1", self._target, timeout=30)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that has left."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -114,7 +114,8 @@ class Damage:
 BROKEN: Mapping[str, Damage] = {
     "two functions of one name": Damage(
         ("create function public.ai_retry_state(p_most integer) returns integer language sql"
-         " set search_path = pg_catalog, pg_temp as 'select 0'", "revoke all on function public.ai_retry_state(integer) from public, anon, authenticated",
+         " set search_path = pg_catalog, pg_temp as 'select 0'",
+         "revoke all on function public.ai_retry_state(integer) from public, anon, authenticated",
          "grant execute on function public.ai_retry_state(integer) to service_role"),
         Check.MIGRATIONS, "there are 2 functions ai_retry_state", r"drop function public.*state\(p_most integer\)",
     ),
