@@ -72,7 +72,6 @@ LIBRARIES = {
     "marshmallow": {"flask", "schemas", "wire_fields"},
     "psycopg": {"storage._connection_string", "storage._function_connection"},
     "psycopg_pool": {"storage.postgres"},
-    "pytest": {"testing.contract", "testing.queue_contract"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
     "requests": {"auth", "deadline", "doctor.provider", "providers.http"},
@@ -93,8 +92,6 @@ LONG_MODULES = {
     "domain/policy.py": "every rule, in one place",
     "domain/model.py": "the nouns of a retry, those of both storage ports as long as there are two",
     "auth.py": "tokens, keys and Auth's answers are one subject; half of it is contract",
-    "testing/contract.py": "the list of a storage's promises",
-    "testing/queue_contract.py": "the list of those of a storage with a queue",
     "testing/provider.py": "a server of one file, that tests can read in one go",
 }
 
