@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from ai_retry.storage.repeating_queue import RepeatingQueueStorage
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.context import stored_context
@@ -18,7 +19,6 @@ from ai_retry.domain.policy import DEFAULT_POLICY
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue import enqueue_generation
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.storage.repeating_queue import RepeatingQueueStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.worker import Worker
 from benchmarks.app_rows import AT_ONCE, failed_generations

@@ -61,10 +61,12 @@ DELETE: dict[str, LiteralString] = {
     "settling": "delete from auth.users where id = %s",
     "claiming": "select pg_temp.delete_amid_claims(%s)",
 }
-SETTLED = "select from public.ai_retry_attempts where outcome is not null"
+SETTLED = "select from public.ai_retry_attempts"
+OURS = "select user_id from public.ai_retry_open union all select user_id from public.ai_retry_attempts"
 OPEN_OR_CAPTURED_TWICE = """
-select generation_id from public.ai_retry_attempts group by generation_id
-having count(*) filter (where outcome is null) > 0 or count(captured_at) > 1
+select generation_id from public.ai_retry_open
+union all
+select generation_id from public.ai_retry_attempts group by generation_id having count(captured_at) > 1
 """
 
 
@@ -238,7 +240,7 @@ def test_deleted_user_leaves_no_attempt(app_database: str, client: Client, busy_
     print(f"retries: {dict(retriers.endings)}")
     check_patience(said, watch)
     assert retriers.surprises == []
-    assert query(app_database, "select user_id from public.ai_retry_attempts") == []
+    assert query(app_database, OURS) == []
 
 
 def a_new_user(connection: psycopg.Connection) -> list[tuple[UUID, UUID]]:

@@ -82,7 +82,7 @@ def _worker(env: Mapping[str, str], log: Path, concurrency: int) -> Iterator[Wor
         eventually(lambda: process.poll() is not None or log.read_text().count("event=worker_started") > started)
         yield worker
     finally:
-        end(process, within=20)  # who is killed leaves a poll behind, which takes messages for nobody
+        end(process, within=20)
         SCAN.read_file("worker", log)
 
 

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import jwt
 import pytest
+from ai_retry.storage.memory import InMemoryStorage, SessionRefused
 
 import ai_retry
 from ai_retry import bootstrap
@@ -35,7 +36,6 @@ from ai_retry.domain.reader import reader_name
 from ai_retry.providers import dialect
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
 from ai_retry.slots import CallSlots
-from ai_retry.storage.memory import InMemoryStorage, SessionRefused
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.provider import ScriptedServer, chat
