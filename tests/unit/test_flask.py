@@ -17,6 +17,7 @@ import pytest
 from flask import Blueprint, Flask, jsonify
 from werkzeug.test import TestResponse
 
+import ai_retry
 from adapters import flask_app
 from ai_retry.auth import AuthUnavailable, Unauthenticated
 from ai_retry.client import Client
@@ -141,6 +142,30 @@ def test_domain_error_is_rendered_as_promised(
     assert response.json is not None
     assert response.json["error"] == {"code": code, "message": str(error), "details": details | waited}
     assert response.headers.get("Retry-After") == (None if wait is None else str(wait))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "wait", "details"), CONTRACT, ids=lambda value: type(value).__name__
+)
+def test_problem_is_what_http_answers(
+    error: AiRetryError, status: int, code: str, wait: int | None, details: dict[str, Any]
+) -> None:
+    """``ai_retry.problem`` gives views of one's own what the blueprint answers."""
+    waited = {} if wait is None else {"retryAfterSeconds": wait}
+
+    found = ai_retry.problem(error)
+
+    assert (found.http_status, found.code, found.message) == (status, code, str(error))
+    assert (found.retry_after_seconds, found.wire_details) == (wait, details | waited)
+
+
+@pytest.mark.parametrize("error", [KeyError("a secret"), ValueError("a secret"), RuntimeError()])
+def test_problem_of_a_foreign_exception_is_internal(error: Exception) -> None:
+    """Its text, which may hold a row or a prompt, is left out."""
+    found = ai_retry.problem(error)
+
+    assert (found.http_status, found.code, found.retry_after_seconds, found.wire_details) == (500, "INTERNAL", None, {})
+    assert "secret" not in repr(found)
 
 
 def test_contract_forgets_no_error() -> None:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from ai_retry.testing.contract import MemoryWorld
 
 from ai_retry.domain.errors import TooManyParallel
 from ai_retry.domain.model import GenerationStatus, Outcome, Waiver
