@@ -168,9 +168,14 @@ class Books:
 
     # Answers
 
-    def answers_of(self, generation_id: UUID) -> list[Answer]:
-        """Stored answers of a generation."""
-        return [answer for key, answer in self.storage.answers.items() if key[0] == generation_id]
+    def answers_of(self, generation_id: UUID, owner: UUID | None = None) -> list[Answer]:
+        """Stored answers of a generation; with an owner, those that this user's attempts paid for."""
+        rows = self.storage.rows
+        return [
+            answer
+            for key, answer in self.storage.answers.items()
+            if key[0] == generation_id and owner in (None, rows[key].user_id)
+        ]
 
     def paid(self, generation_id: UUID, token: UUID, answer: Answer) -> None:
         """A loop that had this answer has ended: from now on the answer has a place, or it is excused.
@@ -221,7 +226,7 @@ class Books:
         if isinstance(change.attempt, Open) and change.attempt.charge and Waiver.QUOTA not in change.attempt.waived:
             held = sum(each.charge for each in mine)
             assert self.captured(row.user_id) + held <= self.rule_of(row.user_id).limit, "more units than the limit"
-        stored = bool(self.answers_of(row.generation_id))
+        stored = bool(self.answers_of(row.generation_id, row.user_id))
         if isinstance(start, Running):
             assert stored == (row.answer_from is not None), "a call was begun beside a stored answer"
         past = [each for each in before if each.outcome is not None]

@@ -475,7 +475,8 @@ class Simulation:
             if generation.status is GenerationStatus.SUCCESS or self._has_succeeded(generation.id):
                 continue
             self.clock.advance(WHILE)
-            stored, calls = self.books.answers_of(generation.id), self.books.wire[generation.id]
+            stored = self.books.answers_of(generation.id, generation.user_id)
+            calls = self.books.wire[generation.id]
             asked = Asked(user_id=generation.user_id, generation_id=generation.id, token=self._id(), waive=EVERYTHING)
             result = self._drain(retrying(asked, self.setting), generation.id)
             self.books.check()
