@@ -27,7 +27,7 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "domain.retry.RetryStatus",
         "domain.queue_model.QueuedRetry",
         "domain.queue_model.QueueState",
-        "spool.SpoolReport",
+        "storage.spool.SpoolReport",
     ),
     "Recovery": (
         "recovery.found.Found",
