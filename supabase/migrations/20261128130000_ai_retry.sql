@@ -1034,7 +1034,17 @@ declare
   v_closed public.ai_retry_attempts%rowtype;
   v_is_locked boolean := false;
 begin
-  if v_answer is null or v_call is null or exists (
+  if v_answer is null or v_call is null then
+    return;
+  end if;
+  update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
+    set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
+      usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
+      duration_ms = (v_call ->> 'duration_ms')::integer,
+      wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
+    where c.generation_id = v_generation_id and c.token = (p_change ->> 'token')::uuid
+      and c.provider_outcome = 'unknown';
+  if exists (
     select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
   then
     return;
@@ -1061,10 +1071,13 @@ begin
     end if;
     begin
       insert into public.ai_retry_attempts (
-        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge, provider_outcome
+        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge,
+        provider_outcome, model, usage, provider_id, duration_ms, wire_requests
       ) select
         v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
-        p_at, p_at, 'abandoned', 'LEASE_LOST', false, false, 'unknown'
+        p_at, p_at, 'abandoned', 'LEASE_LOST', false, false,
+        v_call ->> 'provider_outcome', v_call ->> 'model', nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id',
+        (v_call ->> 'duration_ms')::integer, (v_call ->> 'wire_requests')::integer
         from public.ai_retry_attempts c where c.generation_id = v_generation_id
       returning * into v_closed;
     exception when foreign_key_violation then
@@ -1074,20 +1087,12 @@ begin
   if v_closed.discarded_at is null then
     insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
     values (v_generation_id, v_closed.number, v_answer, p_at) on conflict do nothing;
-    if found then
-      update public.ai_retry_attempts c
-        set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
-          usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
-          duration_ms = (v_call ->> 'duration_ms')::integer,
-          wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
-        where c.generation_id = v_generation_id and c.number = v_closed.number;
-    end if;
   end if;
 end
 $$;
 comment on function ai_retry.store_late(jsonb, timestamptz) is
-  'Stores a late answer with the attempt that paid for it, once, unless the generation is gone or has its session, or an '
-  'operator discarded the answer.';
+  'Records what a late answer cost, and stores it with the attempt that paid for it, once, unless the generation is gone '
+  'or has its session, or an operator discarded the answer.';
 
 -- parts/snapshot
 
@@ -1931,7 +1936,7 @@ comment on function public.ai_retry_settle(text) is
 create or replace function public.ai_retry_find_attempts(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['key', 'after', 'page']);
@@ -1976,7 +1981,7 @@ comment on function public.ai_retry_find_attempts(text) is
 create or replace function public.ai_retry_estimate()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_calls jsonb;
@@ -2010,7 +2015,7 @@ comment on function public.ai_retry_estimate() is
 create or replace function public.ai_retry_find(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array[
@@ -2061,7 +2066,7 @@ comment on function public.ai_retry_find(text) is
 create or replace function public.ai_retry_find_one(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['generation_id', 'rule']);
@@ -2079,7 +2084,7 @@ comment on function public.ai_retry_find_one(text) is
 create or replace function ai_retry.last_error(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_error jsonb;
@@ -2105,7 +2110,7 @@ comment on function ai_retry.last_error(uuid) is
 create or replace function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation constant jsonb := ai_retry.app_read(p_generation_id);
@@ -2126,7 +2131,7 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
 create or replace function public.ai_retry_record_recovery(p_request text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['run_id', 'plan_id', 'operator', 'plan', 'counts']);
@@ -2164,7 +2169,7 @@ comment on function public.ai_retry_record_recovery(text) is
 create or replace function ai_retry.report_recovery(p_run_id uuid, p_plan_id text, p_started_at timestamptz, p_at timestamptz)
 returns text
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key constant text := 'plan:' || p_plan_id;
@@ -2207,7 +2212,7 @@ comment on function ai_retry.report_recovery(uuid, text, timestamptz, timestampt
 create or replace function public.ai_retry_books()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set statement_timeout = '60s'
+set search_path = pg_catalog, pg_temp set statement_timeout = '60s'
 as $$
 declare
   v_page uuid[];
@@ -2276,7 +2281,7 @@ comment on function public.ai_retry_books() is
 create or replace function public.ai_retry_inspect()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_binding jsonb;
@@ -2331,7 +2336,9 @@ begin
             pg_catalog.replace(p.prosrc, pg_catalog.chr(13), ''), 'UTF8')), 'hex'),
           'creates_sessions', p.oid is not distinct from v_session_function::oid,
           'security_definer', p.prosecdef,
-          'own_search_path', exists (select from pg_catalog.unnest(p.proconfig) s where s like 'search\_path=%'),
+          'search_path', (
+            select pg_catalog.substr(s.setting, 13) from pg_catalog.unnest(p.proconfig) s (setting)
+            where s.setting like 'search\_path=%'),
           'executable', pg_catalog.has_function_privilege(p.oid, 'execute'),
           'end_users', (
             select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
@@ -2399,6 +2406,34 @@ $$;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
   'the binding, tables, grants, policies, queue, time.';
+
+-- operate/publish
+
+create or replace function public.ai_retry_publish()
+returns boolean
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table constant regclass := ai_retry.app_describe() ->> 'generations';
+begin
+  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
+    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
+      using errcode = 'undefined_object';
+  end if;
+  if exists (
+    select from pg_catalog.pg_publication_tables t
+    where t.pubname = 'supabase_realtime' and pg_catalog.format('%I.%I', t.schemaname, t.tablename)::regclass = v_table)
+  then
+    return false;
+  end if;
+  execute pg_catalog.format('alter publication supabase_realtime add table %s', v_table);
+  return true;
+end
+$$;
+comment on function public.ai_retry_publish() is
+  'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
+  'the owner. No table of ours ever joins.';
 
 -- grants
 

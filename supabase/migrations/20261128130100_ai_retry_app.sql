@@ -553,7 +553,7 @@ begin
 create function ai_retry.app_look_up(p_generation_ids uuid[])
 returns table (id uuid, status text, model text)
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -574,7 +574,7 @@ create function ai_retry.app_find(
 )
 returns table (id uuid, status text, model text, created_at timestamptz)
 language plpgsql stable security invoker
-set search_path = '' set plan_cache_mode = 'force_custom_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 begin
   return query
@@ -599,7 +599,7 @@ begin
 create function ai_retry.app_last_error(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -649,7 +649,7 @@ begin
 create function ai_retry.app_describe()
 returns jsonb
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return '{
@@ -704,32 +704,6 @@ begin
   grant execute on function public.ai_retry_create_session(public.generations, jsonb) to service_role;
 end
 $session$;
-
--- seed/publish
-
-create or replace function public.ai_retry_publish()
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
-    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
-      using errcode = 'undefined_object';
-  end if;
-  if exists (
-    select from pg_catalog.pg_publication_tables t
-    where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'generations'
-  ) then
-    return false;
-  end if;
-  alter publication supabase_realtime add table public.generations;
-  return true;
-end
-$$;
-comment on function public.ai_retry_publish() is
-  'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
-  'the owner. No table of ours ever joins.';
 
 -- grants
 
@@ -821,7 +795,7 @@ begin
     for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
       set constraints all deferred;
       if ai_retry.app_lock(v_id, '5s') is null then
-        raise exception 'the generation can''t be read by service_role';
+        raise exception 'service_role can''t read the generation: it has to bypass row level security';
       end if;
       if v_step = 'begin' then
         perform ai_retry.app_write(v_id, 'processing', null, null, clock_timestamp());

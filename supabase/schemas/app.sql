@@ -137,7 +137,7 @@ comment on function ai_retry.app_strangers(uuid[], uuid) is
 create function ai_retry.app_look_up(p_generation_ids uuid[])
 returns table (id uuid, status text, model text)
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -152,7 +152,7 @@ create function ai_retry.app_find(
 )
 returns table (id uuid, status text, model text, created_at timestamptz)
 language plpgsql stable security invoker
-set search_path = '' set plan_cache_mode = 'force_custom_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 begin
   return query
@@ -171,7 +171,7 @@ comment on function ai_retry.app_find(timestamptz, timestamptz, uuid, uuid, inte
 create function ai_retry.app_last_error(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -209,7 +209,7 @@ comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, inte
 create function ai_retry.app_describe()
 returns jsonb
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return '{

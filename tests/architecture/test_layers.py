@@ -19,8 +19,7 @@ REPOSITORY = SOURCES.parents[1]
 LAYERS = {
     "ai_retry": {"bootstrap", "client", "config", "domain"},
     "domain": set(),
-    "spool": {"domain"},
-    "storage": {"domain", "secrecy", "spool"},
+    "storage": {"domain", "secrecy"},
     "secrecy": set(),
     "deadline": {"domain", "secrecy"},
     "providers": {"deadline", "domain", "secrecy"},
@@ -33,15 +32,15 @@ LAYERS = {
     "worker": {"domain", "tables"},
     "tables": set(),
     "recovery": {"domain", "slots", "tables"},
-    "client": {"clock", "config", "domain", "recovery", "slots", "spool", "worker"},
-    "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config", "spool"},
+    "client": {"clock", "config", "domain", "recovery", "renewal", "slots", "storage", "worker"},
+    "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
     "problems": {"domain", "auth"},
     "wire_fields": {"domain", "problems"},
     "schemas": {"domain", "problems", "wire_fields"},
     "openapi": {"domain", "problems", "schemas"},
     "flask": {"auth", "client", "domain", "problems", "schemas", "openapi"},
     "_shipped": set(),
-    "doctor": {"domain", "config", "providers", "bootstrap", "_shipped"},
+    "doctor": {"domain", "config", "providers", "bootstrap", "storage", "_shipped"},
     "commands": {
         "_shipped",
         "bootstrap",
@@ -59,7 +58,7 @@ LAYERS = {
 }
 
 # Adapters of the same port know nothing of each other.
-SEPARATE = [("storage.memory", "storage.postgres", "storage.supabase"), ("storage.memory_queue", "storage.postgres")]
+SEPARATE = [("storage.postgres", "storage.supabase")]
 
 # Who may import which library; the rest of ours is the standard library.
 LIBRARIES = {
@@ -71,7 +70,6 @@ LIBRARIES = {
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask", "schemas", "wire_fields"},
-    "postgrest": {"storage.supabase"},
     "psycopg": {"storage._connection_string", "storage._function_connection"},
     "psycopg_pool": {"storage.postgres"},
     "pytest": {"testing.contract", "testing.queue_contract"},
@@ -95,8 +93,6 @@ LONG_MODULES = {
     "domain/policy.py": "every rule, in one place",
     "domain/model.py": "the nouns of a retry, those of both storage ports as long as there are two",
     "auth.py": "tokens, keys and Auth's answers are one subject; half of it is contract",
-    "storage/memory.py": "the executable reference of one port, with its tables",
-    "storage/memory_queue.py": "the same, of the port with a queue",
     "testing/contract.py": "the list of a storage's promises",
     "testing/queue_contract.py": "the list of those of a storage with a queue",
     "testing/provider.py": "a server of one file, that tests can read in one go",

@@ -52,7 +52,8 @@ def test_rejected_session_keeps_the_answer(world: World, error: type[SessionReje
 
 
 @pytest.mark.parametrize(
-    ("constraint", "wait", "reports"), [("title_is_short", REJECTED_AGAIN_WAIT, 1), ("km_is_positive", REJECTED_WAIT, 2)]
+    ("constraint", "wait", "reports"),
+    [("title_is_short", REJECTED_AGAIN_WAIT, 1), ("km_is_positive", REJECTED_WAIT, 2)],
 )
 def test_rejected_again_waits_longer(world: World, constraint: str, wait: timedelta, reports: int) -> None:
     """Rejected twice in a row by the same cause, it waits longer and the app is informed once; by another, neither."""

@@ -38,12 +38,12 @@ _HOPS = ("connection", "transfer-encoding", "content-length", "host")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Odd:
-    """What happens to the first ``times`` calls of a function, and no longer than ``seconds`` after the first.
+    """What happens to the first ``times`` calls of some functions, and no longer than ``seconds`` after the first.
 
     Does one of ``REPLIES``, ``CUTS``, or ``late``: the reply comes ``delay`` later.
     """
 
-    function: str
+    functions: tuple[str, ...]
     does: str
     passes: bool = False  # the call gets through before
     times: int = 1
@@ -61,7 +61,7 @@ def following(odd: Odd) -> Chooser:
 
     def choose(function: str) -> Odd | None:
         with lock:
-            if function != odd.function or len(began) >= odd.times:
+            if function not in odd.functions or len(began) >= odd.times:
                 return None
             began.append(time.monotonic())
             return odd if began[-1] - began[0] <= odd.seconds else None
@@ -79,7 +79,8 @@ def at_random(seed: int, probability: float) -> Chooser:
             if random.random() >= probability:
                 return None
             does = random.choice(everything)
-            return Odd(function=function, does=does, passes=random.random() < 0.5, delay=random.uniform(0.1, 1.0))
+            passes, delay = random.random() < 0.5, random.uniform(0.1, 1.0)
+            return Odd(functions=(function,), does=does, passes=passes, delay=delay)
 
     return choose
 
@@ -97,9 +98,7 @@ class Gateway:
         self._target, self._choose = port, choose
         self._lock = threading.Lock()
         handler = type("_Bound", (_Handler,), {"gateway": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True, name="gateway")
 
@@ -124,6 +123,15 @@ class Gateway:
     def connect(self) -> HTTPConnection:
         """Connect to the Data API."""
         return HTTPConnection("127.0.0.1", self._target, timeout=30)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that has left."""
 
 
 class _Handler(BaseHTTPRequestHandler):

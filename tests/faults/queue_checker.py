@@ -109,7 +109,8 @@ def _sessions(attempts: Sequence[Row], sessions: Sequence[Row], calls: Sequence[
     successes = [row for row in attempts if row["outcome"] == "succeeded"]
     serials = Counter(row["content"].get("serial") for row in sessions)
     answered = {call.serial for call in calls if call.serial is not None}
-    if {row["session_id"] for row in successes} != {row["id"] for row in sessions} or len(successes) != len(sessions):
+    linked, made = {row["session_id"] for row in successes}, {str(row["id"]) for row in sessions}
+    if linked != made or len(successes) != len(sessions):
         yield f"{len(sessions)} sessions of {len(successes)} successes"
     for serial, count in serials.items():
         if count > 1 or serial not in answered:

@@ -17,7 +17,7 @@ import psutil
 import psycopg
 
 from ai_retry.clock import SystemClock
-from ai_retry.domain.errors import AiRetryError, AlreadySucceeded, BackoffNotElapsed
+from ai_retry.domain.errors import AiRetryError, AlreadySucceeded, BackoffNotElapsed, SessionRejected
 from ai_retry.domain.model import Waiver
 from ai_retry.domain.retry import retry_generation, retry_status
 from ai_retry.storage.spool import Spool
@@ -197,6 +197,8 @@ class Run:
             history.hit = history.killed > 0 if kind.signal == signal.SIGKILL else history.hit
         elif kind.rule is not None or kind.odd is not None:
             history.hit = self._link is not None and self._link.fired > 0
+        elif kind.event in LOCKS:
+            history.hit = any(report["code"] == SessionRejected.code for report in history.reports)
         else:
             history.hit = history.hit or kind.locked is None
 

@@ -29,7 +29,7 @@ def call(gateway: Gateway, function: str) -> requests.Response:
 
 def test_gateway_passes_on_what_it_does_not_answer(server: ScriptedServer) -> None:
     """Only the calls of the rule are answered with nonsense, as often as it says."""
-    with Gateway(server.port, following(Odd(function="begin", does="403 HTML"))) as gateway:
+    with Gateway(server.port, following(Odd(functions=("begin",), does="403 HTML"))) as gateway:
         answers = [call(gateway, function) for function in ("load", "begin", "begin")]
 
     assert [answer.status_code for answer in answers] == [200, 403, 200]
@@ -41,7 +41,7 @@ def test_gateway_passes_on_what_it_does_not_answer(server: ScriptedServer) -> No
 @pytest.mark.parametrize("does", REPLIES)
 def test_gateway_takes_the_place_of_a_reply(server: ScriptedServer, does: str) -> None:
     """A call that gets through is answered with nonsense all the same."""
-    with Gateway(server.port, following(Odd(function="begin", does=does, passes=True))) as gateway:
+    with Gateway(server.port, following(Odd(functions=("begin",), does=does, passes=True))) as gateway:
         answer = call(gateway, "begin")
 
     assert (answer.status_code, answer.content) == (REPLIES[does][0], REPLIES[does][2])
@@ -51,7 +51,7 @@ def test_gateway_takes_the_place_of_a_reply(server: ScriptedServer, does: str) -
 @pytest.mark.parametrize("does", CUTS)
 def test_gateway_cuts(server: ScriptedServer, does: str) -> None:
     """A connection that is cut gives no answer, or half of one."""
-    with Gateway(server.port, following(Odd(function="begin", does=does))) as gateway:
+    with Gateway(server.port, following(Odd(functions=("begin",), does=does))) as gateway:
         with pytest.raises(requests.RequestException):
             call(gateway, "begin")
         assert call(gateway, "begin").ok

@@ -52,7 +52,7 @@ class History:
     def __init__(self) -> None:
         self.generation: dict[str, Any] = {"status": "success"}
         self.attempts = [self.attempt(2, "failed", code="AI_UNAVAILABLE"), self.attempt(3, "succeeded")]
-        self.attempts[1] |= {"captured_at": NOON, "session_id": SESSION}
+        self.attempts[1] |= {"captured_at": NOON, "session_id": str(SESSION)}
         self.sessions: list[dict[str, Any]] = [{"id": SESSION, "content": {"serial": 7}}]
         self.errors: list[dict[str, Any]] = []
         self.calls = [self.call(0.5, "error", None), self.call(2.5, "answer", 7)]
@@ -90,7 +90,7 @@ class History:
 
 
 def _charged_twice(history: History) -> None:
-    history.attempts[0] |= {"outcome": "succeeded", "captured_at": NOON, "session_id": uuid4()}
+    history.attempts[0] |= {"outcome": "succeeded", "captured_at": NOON, "session_id": str(uuid4())}
 
 
 def _lost(history: History) -> None:

@@ -6,12 +6,14 @@ the app is a failure at once.
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from ai_retry.domain.change import CloseOver
-from ai_retry.domain.errors import GenerationNotFound, LeaseLost, RetryInProgress, SessionRejected
+from ai_retry.domain.errors import AlreadySucceeded, GenerationNotFound, LeaseLost, RetryInProgress, SessionRejected
+from ai_retry.storage.spool import Spool
 from tests.support.core_app import POLICY, App
 from tests.support.world import owner_of
 
@@ -34,9 +36,21 @@ def app(core_database: str) -> Iterator[App]:
         app.close()
 
 
+@pytest.fixture(params=["a spool", "no spool"])
+def locked_app(request: pytest.FixtureRequest, core_database: str, tmp_path: Path) -> Iterator[App]:
+    """The same, with a spool and without; nothing stays on disk."""
+    spool = Spool(tmp_path / "spool") if request.param == "a spool" else None
+    with owner_of(core_database) as connection:
+        app = App(core_database, connection, spool)
+        yield app
+        app.close()
+    assert spool is None or spool.names() == []
+
+
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS.keys())
-def test_answer_is_kept_whatever_is_locked(app: App, lock: str) -> None:
+def test_answer_is_kept_whatever_is_locked(locked_app: App, lock: str) -> None:
     """The settle fails, the answer stays, and the next retry makes the session of it without a call."""
+    app = locked_app
     with psycopg.connect(app.url) as holder:
 
         def hold() -> None:
@@ -99,6 +113,21 @@ def test_answer_whose_begin_a_fail_over_lost_is_stored(app: App) -> None:
 
     assert caught.value.details["answer_kept"]
     assert app.retry(output="second").session["content"] == "first"
+
+
+def test_late_answer_beside_a_success_is_recorded(app: App) -> None:
+    """Another process has made the session meanwhile: the answer is not needed, and what it cost is known, once."""
+
+    def outlive() -> None:
+        app.world.advance(POLICY.lease)
+        app.retry(output="other")
+
+    with pytest.raises(AlreadySucceeded):
+        app.retry(outlive)
+
+    late, success = app.world.attempts(app.generation_id)
+    assert (late["outcome"], late["provider_outcome"], late["wire_requests"]) == ("abandoned", "generated", 1)
+    assert (success["outcome"], app.load().stored_answer) == ("succeeded", None)
 
 
 def test_session_of_another_generation_is_rejected(app: App) -> None:

@@ -1,6 +1,5 @@
-"""What a worker tidies in passing changes no decision, and the books in the documentation find what is wrong."""
+"""What a worker tidies in passing changes no decision."""
 
-import re
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -10,9 +9,7 @@ import pytest
 
 from ai_retry.domain.errors import LeaseLost, StorageUnavailable
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.books import violations
 from tests.support.queue_steps import tidy
-from tests.support.stack import Stack
 from tests.support.steps import (
     POLICY,
     SECOND,
@@ -140,87 +137,3 @@ def test_discarded_answer_is_gone_and_recorded(world: SqlWorld) -> None:
     assert (first, again) == (True, False)
     assert load(world, user_id, generation_id).stored_answer is None
     assert [row["discarded_by"] for row in world.attempts(generation_id)] == ["ada@example.com"]
-
-
-# The books
-
-
-def test_books_of_sound_work_balance(world: SqlWorld, connection: psycopg.Connection) -> None:
-    """After a success, an abandoned attempt with a late answer and an open one the documented query finds nothing."""
-    user_id, generation_id = new_generation(world)
-    succeed(world, begin(world, user_id, generation_id))
-    answer_too_late(world, user_id, world.new_generation(user_id))
-    begin_new(world, user_id)
-
-    assert violations(connection) == []
-
-
-DAMAGES = {
-    "a success whose generation says otherwise": "update public.generations set status = 'error' where id = %s",
-    "a number is missing or double": "update public.ai_retry_attempts set number = 9 where generation_id = %s",
-    "closed before it began": (
-        "update public.ai_retry_attempts set closed_at = started_at - interval '1 s' where generation_id = %s"
-    ),
-    "captured at another time than closed": (
-        "update public.ai_retry_attempts set captured_at = closed_at - interval '1 day' where generation_id = %s"
-    ),
-    "an open attempt beside a success": (
-        "insert into public.ai_retry_open (generation_id, user_id, number, token, started_at, charge, waived,"
-        " lease_expires_at, renewable_until, abandoned_wait_seconds) select generation_id, user_id, 3,"
-        " gen_random_uuid(), clock_timestamp(), true, '{}', clock_timestamp(), clock_timestamp(), 2"
-        " from public.ai_retry_attempts where generation_id = %s"
-    ),
-    "a stored answer beside a success": (
-        "insert into public.ai_retry_answers select generation_id, number, '{}', closed_at"
-        " from public.ai_retry_attempts where generation_id = %s"
-    ),
-    "a discarded answer that is stored": (
-        "with discarded as (update public.ai_retry_attempts set discarded_at = closed_at where generation_id = %s"
-        " returning *) insert into public.ai_retry_answers select generation_id, number, '{}', closed_at from discarded"
-    ),
-}
-
-
-@pytest.mark.parametrize("violation", DAMAGES, ids=lambda value: re.sub(r"\W+", "-", value)[:30])
-def test_books_find_what_is_wrong(world: SqlWorld, connection: psycopg.Connection, violation: str) -> None:
-    """Each kind of damage that the constraints allow is named by the documented query."""
-    user_id, generation_id = new_generation(world)
-    succeed(world, begin(world, user_id, generation_id))
-
-    connection.execute(DAMAGES[violation].encode(), [generation_id])
-
-    assert violation in {name for name, _ in violations(connection)}
-
-
-@pytest.mark.parametrize(
-    ("columns", "refused_by"),
-    [
-        ("3 as number, 'another' as session_id", "ai_retry_attempts_one_success"),
-        ("gen_random_uuid() as generation_id", "ai_retry_attempts_one_generation_per_session"),
-        ("3 as number, 'failed' as outcome, null as session_id", "only_charged_success_captures"),
-        ("3 as number, null as session_id", "only_success_has_a_session"),
-    ],
-)
-def test_books_need_not_ask_what_is_impossible(
-    world: SqlWorld, connection: psycopg.Connection, columns: str, refused_by: str
-) -> None:
-    """Two successes of a generation, a session of two, a unit without its success: no such row can be written."""
-    user_id, generation_id = new_generation(world)
-    succeed(world, begin(world, user_id, generation_id))
-    copy = (
-        "insert into public.ai_retry_attempts select (jsonb_populate_record(a, (select to_jsonb(d) from"
-        f" (select {columns}) d))).* from public.ai_retry_attempts a where a.generation_id = %s"
-    )
-
-    with pytest.raises(psycopg.IntegrityError) as caught:
-        connection.execute(copy.encode(), [generation_id])
-
-    assert caught.value.diag.constraint_name == refused_by
-
-
-def test_books_of_the_whole_run_balance(stack: Stack) -> None:
-    """Whatever the other tests did to the shared database so far, no captured unit lacks its success."""
-    with psycopg.connect(stack.database_url) as connection:
-        found = {name for name, _ in violations(connection)}
-
-    assert found <= {"a success whose generation says otherwise"}  # some tests write as a careless app would

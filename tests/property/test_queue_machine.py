@@ -15,6 +15,9 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from ai_retry.storage.memory_queue import InMemoryQueueStorage
+from ai_retry.testing.contract import Row
+from ai_retry.testing.queue_contract import MemoryQueueWorld, QueueWorld, is_queued, receive
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, multiple, rule, run_state_machine_as_test
 
@@ -23,11 +26,8 @@ from ai_retry.domain.model import Admission, Answer, Claim, Failure, FailureCode
 from ai_retry.domain.policy import admit
 from ai_retry.domain.queue import run_queued
 from ai_retry.domain.queue_model import Outage, Parked, QueuedRetry
-from ai_retry.storage.memory_queue import InMemoryQueueStorage
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.contract import Row
-from ai_retry.testing.queue_contract import MemoryQueueWorld, QueueWorld, is_queued, receive
 from tests.property.test_storage_machine import (
     HUNTING,
     POLICY,

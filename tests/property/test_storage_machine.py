@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import pytest
+from ai_retry.storage.memory import AttemptRow, InMemoryStorage
+from ai_retry.testing.contract import MemoryWorld, Row, World
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -42,9 +44,7 @@ from ai_retry.domain.model import (
 )
 from ai_retry.domain.policy import RetryPolicy, admit
 from ai_retry.domain.retry import retry_generation
-from ai_retry.storage.memory import AttemptRow, InMemoryStorage
 from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.contract import MemoryWorld, Row, World
 from tests.support.builders import a_failure, an_answer
 
 POLICY = RetryPolicy(max_attempts=5, hard_cap=8, max_parallel=2, quota=QuotaRule(limit=2, window=timedelta(hours=1)))

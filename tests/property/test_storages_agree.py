@@ -12,7 +12,6 @@ from uuid import UUID
 import pytest
 
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Open, PutBack, Renew, Run, Settle
-from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, accept, retry_now, run, visible
 from ai_retry.domain.decide.queue import cancel, postpone, waits_for_worker
@@ -21,6 +20,7 @@ from ai_retry.domain.decide.settle import Ending, found
 from ai_retry.domain.errors import AiRetryError, RetryRefused
 from ai_retry.domain.model import Answer, Context, FailureCode, QuotaRule, Snapshot, Waiver
 from ai_retry.domain.policy import RetryPolicy, queued_attempt
+from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Message
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage

@@ -7,7 +7,6 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ai_retry.domain.change import Postpone
-from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide import begin as decide
 from ai_retry.domain.decide import queue
 from ai_retry.domain.decide.begin import Asked

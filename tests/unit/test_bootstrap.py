@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import jwt
 import pytest
+from ai_retry.storage.memory import InMemoryStorage, SessionRefused
 
 import ai_retry
 from ai_retry import bootstrap
@@ -35,7 +36,6 @@ from ai_retry.domain.reader import reader_name
 from ai_retry.providers import dialect
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
 from ai_retry.slots import CallSlots
-from ai_retry.storage.memory import InMemoryStorage, SessionRefused
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.provider import ScriptedServer, chat
@@ -50,159 +50,6 @@ HOSTED = Settings(
     ai_headers={"X-Key": "header-key"},
 )
 DIRECT = replace(HOSTED, database_url="postgresql://app:db-password@127.0.0.1:1/postgres")
-
-
-def client_of(*script: AiStep, max_calls: int = 32) -> tuple[Client, InMemoryStorage, ManualClock]:
-    """Build a client on the in-memory storage."""
-    clock = ManualClock()
-    storage = InMemoryStorage(clock)
-    return Client(storage=storage, ai=ScriptedAiProvider(*script), clock=clock, max_calls=max_calls), storage, clock
-
-
-def add(storage: InMemoryStorage, clock: ManualClock, **columns: Any) -> UUID:
-    """Store a generation that failed an hour ago."""
-    generation = a_generation(**{"id": uuid4(), "created_at": clock.now() - timedelta(hours=1)} | columns)
-    storage.generations[generation.id] = generation
-    return generation.id
-
-
-class TestClient:
-    """The client's methods are the domain's, with everything given."""
-
-    def test_retry_returns_the_session(self) -> None:
-        """Ids are enough; UUIDs may come as text."""
-        client, storage, clock = client_of(an_answer())
-        generation_id = add(storage, clock)
-
-        result = client.retry_generation(str(USER_ID), str(generation_id))
-
-        assert result.session == storage.sessions[UUID(result.session["id"])]
-        assert result.attempt == 2
-
-    def test_operator_lifts_limits(self) -> None:
-        """What an operator waives, and who it was, reaches the attempt."""
-        client, storage, clock = client_of(a_failure(), an_answer())
-        generation_id = add(storage, clock)
-        with pytest.raises(GenerationFailed):
-            client.retry_generation(USER_ID, generation_id)
-        with pytest.raises(BackoffNotElapsed):
-            client.retry_generation(USER_ID, generation_id)
-
-        client.retry_generation(
-            USER_ID, generation_id, waive=frozenset({Waiver.BACKOFF}), charge=False, operator="ada", idempotency_key="k"
-        )
-
-        last = list(storage.attempts.values())[-1]
-        assert last.waived == frozenset({Waiver.BACKOFF})
-        assert (last.charge, last.operator) == (False, "ada")
-        assert last.idempotency_key == "k"
-
-    def test_status_tells_what_a_retry_would_get(self) -> None:
-        """The status holds the admission, or the refusal, of the same rules."""
-        client, storage, clock = client_of(an_answer())
-        generation_id = add(storage, clock)
-
-        before = client.status(USER_ID, generation_id)
-        client.retry_generation(USER_ID, generation_id)
-        after = client.status(USER_ID, generation_id)
-
-        assert before.admission is not None
-        assert isinstance(after.refusal, AlreadySucceeded)
-
-    def test_malformed_id_is_a_value_error(self) -> None:
-        """Anything but a UUID is refused before any I/O."""
-        client, _, _ = client_of()
-
-        with pytest.raises(ValueError, match="generation_id must be a UUID"):
-            client.retry_generation(USER_ID, "1")
-        with pytest.raises(ValueError, match="user_id must be a UUID"):
-            client.status("1", USER_ID)
-
-    def test_close_frees_what_it_was_given_once(self) -> None:
-        """The end of the block closes."""
-        closed: list[str] = []
-        storage, ai = InMemoryStorage(ManualClock()), ScriptedAiProvider()
-
-        with Client(storage=storage, ai=ai, on_close=lambda: closed.append("closed")):
-            assert closed == []
-
-        assert closed == ["closed"]
-
-
-class TestSlots:
-    """``max_calls``, one retry after the other; ``test_flask`` has them side by side."""
-
-    def test_slot_is_taken_before_the_claim(self) -> None:
-        """When it is refused nothing was written, and the very next retry may take the slot that came free."""
-        client, storage, clock = client_of(an_answer(), max_calls=1)
-        generation_id = add(storage, clock)
-        client._slots.take()
-
-        with pytest.raises(TooManyParallel) as refused:
-            client.retry_generation(USER_ID, generation_id)
-        untouched = not storage.attempts
-        client._slots.give_back()
-        client.retry_generation(USER_ID, generation_id)
-
-        assert untouched
-        assert refused.value.retry_after == timedelta(seconds=1)
-        assert refused.value.details == {"max_parallel": 1}
-
-    @pytest.mark.parametrize("transient", [True, False])
-    def test_full_process_sends_nobody_back_in_vain(self, *, transient: bool) -> None:
-        """Who would fail again with the identical request is not asked to come back for a slot."""
-        client, storage, clock = client_of(a_failure(transient=transient), max_calls=1)
-        generation_id = add(storage, clock)
-        with pytest.raises(GenerationFailed):
-            client.retry_generation(USER_ID, generation_id)
-        clock.advance(timedelta(minutes=10))
-        client._slots.take()
-
-        with pytest.raises(TooManyParallel) as refused:
-            client.retry_generation(USER_ID, generation_id)
-
-        assert (refused.value.retry_after is not None) is transient
-        assert refused.value.wait == timedelta(seconds=1)
-
-    def test_stored_answer_needs_no_slot(self) -> None:
-        """What makes no call waits for nobody's."""
-        client, storage, clock = client_of(an_answer(), max_calls=1)
-        generation_id = add(storage, clock)
-        storage.create_session = _refuse
-        with pytest.raises(SessionRejected):
-            client.retry_generation(USER_ID, generation_id)
-        storage.create_session = InMemoryStorage(clock).create_session
-        clock.advance(timedelta(minutes=10))
-        client._slots.take()
-
-        result = client.retry_generation(USER_ID, generation_id)
-
-        assert result.attempt == 3
-
-    @pytest.mark.parametrize("claimed", [None, StorageUnavailable("40P01")], ids=["stale", "failed"])
-    def test_slot_is_given_back_when_nothing_was_claimed(self, claimed: StorageUnavailable | None) -> None:
-        """Neither a stale snapshot nor a failing claim keeps a slot."""
-
-        class Unclaimable(InMemoryStorage):
-            def claim(self, *_: object, **__: object) -> None:
-                if claimed is not None:
-                    raise claimed
-
-        clock = ManualClock()
-        storage = Unclaimable(clock)
-        client = Client(storage=storage, ai=ScriptedAiProvider(), clock=clock, max_calls=1)
-        generation_id = add(storage, clock)
-
-        for _ in range(2):
-            with pytest.raises(Exception, match=r"storage failed|being worked on"):
-                client.retry_generation(USER_ID, generation_id)
-
-        client._slots.take()
-
-    def test_no_more_slots_are_given_back_than_taken(self) -> None:
-        """A slip in counting is an error, not a limit that grows."""
-        with pytest.raises(ValueError, match="released too many times"):
-            CallSlots(1).give_back()
 
 
 class TestUsableContext:
@@ -563,5 +410,3 @@ class TestVerifier:
                 verify(token)
 
 
-def _refuse(*_: object) -> NoReturn:
-    raise SessionRefused("sessions_title_check")

@@ -25,9 +25,9 @@ from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Answer, FailureCode
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint
-from ai_retry.testing.memory import MemoryStorage
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
+from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure
 from tests.unit.http_edge import ANSWER, PROMPT, UNAVAILABLE, Edge, edge, verify
 

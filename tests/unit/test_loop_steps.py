@@ -21,7 +21,7 @@ from ai_retry.domain.errors import (
     StorageFailure,
     StorageUnavailable,
 )
-from ai_retry.domain.loop import SETTLE_TRIES, TRIES, Call, Load, Loop, Setting, retrying
+from ai_retry.domain.loop import SETTLE_TRIES, Call, Load, Loop, Setting, retrying
 from ai_retry.domain.model import (
     Answer,
     Context,
@@ -300,13 +300,6 @@ class TestQueue:
 
         assert scene.accept().attempt == 2
 
-    def test_acceptance_on_the_last_try_is_described(self, scene: Scene) -> None:
-        """Two begins that were stale are no reason to refuse the third."""
-        left = [Reply(applied=False, snapshot=snapshot_of(scene)) for _ in range(TRIES - 1)]
-        hook(scene, begin=lambda _: left.pop() if left else None)
-
-        assert scene.accept().attempt == 2
-
     def test_acceptance_is_two_steps(self, scene: Scene) -> None:
         """What was applied is described from the reply."""
         loop: Any = accepting(scene.asked(), scene.setting)
@@ -316,15 +309,6 @@ class TestQueue:
             loop.send(scene.storage.begin(loop.send(snapshot_of(scene))))
 
         assert done.value.value.attempt == 2
-
-    def test_acceptance_that_is_always_stale_waits_a_second(self, scene: Scene) -> None:
-        """Others are at work."""
-        hook(scene, begin=lambda _: Reply(applied=False, snapshot=snapshot_of(scene)))
-
-        with pytest.raises(RetryInProgress) as caught:
-            scene.accept()
-
-        assert caught.value.retry_after == SECOND
 
     def test_cancellation_reads_for_its_user(self, scene: Scene) -> None:
         """And waits a second when others are at work."""
@@ -379,13 +363,6 @@ class TestQueue:
         scene.storage.begin(CloseOver(user_id=scene.user_id))
 
         assert loop.send(scene.storage.begin(change)) == CloseOver(user_id=scene.user_id)
-
-    def test_foreign_generation_of_a_message_ends(self, scene: Scene) -> None:
-        """What it waits for is another user's now."""
-        scene.accept()
-        scene.world.set_generation(scene.generation_id, user_id=uuid4())
-
-        assert scene.work() is QueueOutcome.ENDED
 
 
 class TestDriver:

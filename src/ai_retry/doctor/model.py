@@ -62,7 +62,7 @@ class Function:
     source: str  # its hash: ``shipped.source_hash``
     creates_sessions: bool
     security_definer: bool
-    own_search_path: bool
+    search_path: str | None  # of its own; None: its caller's
     executable: bool  # by the role that asks
     end_users: tuple[str, ...]  # those of anon and authenticated that may execute it
 

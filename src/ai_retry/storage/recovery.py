@@ -60,11 +60,11 @@ class RecoveryFunctions(Calls):
 
     def inspect(self) -> Json:
         """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
-        return self._find("ai_retry_inspect", {}, shaped)
+        return self._find("ai_retry_inspect", {}, _facts)
 
     def books(self) -> Sequence[Json]:
         """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only."""
-        return self._find("ai_retry_books", {}, listed)
+        return self._find("ai_retry_books", {}, _violations)
 
     def _find(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
         return self._look(function, arguments, read, self._searching)
@@ -105,7 +105,7 @@ def _found(row: Json) -> FoundRow:
 
 
 def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:
-    return [_plan_attempt(row) for row in listed(reply)]
+    return [_plan_attempt(shaped(row)) for row in listed(reply)]
 
 
 def _plan_attempt(row: Json) -> PlanAttempt:
@@ -123,13 +123,21 @@ def _plan_attempt(row: Json) -> PlanAttempt:
 
 
 def _estimates(reply: Any) -> Mapping[str | None, CallEstimate]:
-    rows = listed(reply)
+    rows = [shaped(row) for row in listed(reply)]
     return {row["model"]: CallEstimate(tokens=_decimal(row["tokens"]), cost=_decimal(row["cost"])) for row in rows}
 
 
 def _refused_by(reply: Any) -> str | None:
     refused_by: str | None = shaped(reply, "events_refused_by")["events_refused_by"]
     return refused_by
+
+
+def _facts(reply: Any) -> Json:
+    return shaped(reply, "as_of", "functions")
+
+
+def _violations(reply: Any) -> Sequence[Json]:
+    return [shaped(row, "violation", "generation_id") for row in listed(reply)]
 
 
 def _decimal(value: float | None) -> Decimal | None:

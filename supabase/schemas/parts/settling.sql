@@ -160,7 +160,17 @@ declare
   v_closed public.ai_retry_attempts%rowtype;
   v_is_locked boolean := false;
 begin
-  if v_answer is null or v_call is null or exists (
+  if v_answer is null or v_call is null then
+    return;
+  end if;
+  update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
+    set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
+      usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
+      duration_ms = (v_call ->> 'duration_ms')::integer,
+      wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
+    where c.generation_id = v_generation_id and c.token = (p_change ->> 'token')::uuid
+      and c.provider_outcome = 'unknown';
+  if exists (
     select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
   then
     return;
@@ -187,10 +197,13 @@ begin
     end if;
     begin
       insert into public.ai_retry_attempts (
-        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge, provider_outcome
+        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge,
+        provider_outcome, model, usage, provider_id, duration_ms, wire_requests
       ) select
         v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
-        p_at, p_at, 'abandoned', 'LEASE_LOST', false, false, 'unknown'
+        p_at, p_at, 'abandoned', 'LEASE_LOST', false, false,
+        v_call ->> 'provider_outcome', v_call ->> 'model', nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id',
+        (v_call ->> 'duration_ms')::integer, (v_call ->> 'wire_requests')::integer
         from public.ai_retry_attempts c where c.generation_id = v_generation_id
       returning * into v_closed;
     exception when foreign_key_violation then
@@ -200,17 +213,9 @@ begin
   if v_closed.discarded_at is null then
     insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
     values (v_generation_id, v_closed.number, v_answer, p_at) on conflict do nothing;
-    if found then
-      update public.ai_retry_attempts c
-        set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
-          usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
-          duration_ms = (v_call ->> 'duration_ms')::integer,
-          wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
-        where c.generation_id = v_generation_id and c.number = v_closed.number;
-    end if;
   end if;
 end
 $$;
 comment on function ai_retry.store_late(jsonb, timestamptz) is
-  'Stores a late answer with the attempt that paid for it, once, unless the generation is gone or has its session, or an '
-  'operator discarded the answer.';
+  'Records what a late answer cost, and stores it with the attempt that paid for it, once, unless the generation is gone '
+  'or has its session, or an operator discarded the answer.';

@@ -19,6 +19,7 @@ from ai_retry.domain.model import (
     Generation,
     GenerationStatus,
     Outcome,
+    ProviderOutcome,
 )
 from ai_retry.testing.memory.app import SessionRefused
 from ai_retry.testing.memory.closing import IN_PROGRESS, MemoryClosing
@@ -164,19 +165,21 @@ class MemorySettling(MemoryClosing):
     def _store_with_closed(
         self, change: Settle | Keep, row: Row | None, answer: Answer, call: CallRecord, now: datetime
     ) -> None:
+        if row is not None and row.call.provider_outcome is ProviderOutcome.UNKNOWN:
+            row = replace(row, call=with_call(row, call))  # what it cost is recorded, whatever becomes of the answer
+            self._add(row)
         generation = self.app.read(change.generation_id)
         if generation is None or any(each.outcome is Outcome.SUCCEEDED for each in self._rows_of(generation.id)):
             return
-        row = row or self._open_row(generation.id) or self._file(change, now)
+        row = row or self._open_row(generation.id) or self._file(change, call, now)
         key = (row.generation_id, row.number)
         if key in self.answers or row.discarded_by is not None:
             return
         self.answers[key] = answer
         if row.outcome is not None:
             self.stored_at[key] = now
-            self._add(replace(row, call=with_call(row, call)))
 
-    def _file(self, change: Settle | Keep, now: datetime) -> Row:
+    def _file(self, change: Settle | Keep, call: CallRecord, now: datetime) -> Row:
         """Record an attempt that a fail-over lost, so that its answer has a place; it charges nothing."""
         row = Row(
             user_id=change.user_id,
@@ -192,6 +195,7 @@ class MemorySettling(MemoryClosing):
             closed_at=now,
             code=LeaseLost.code,
             counted=False,
+            call=call,
         )
         self._add(row)
         return row
