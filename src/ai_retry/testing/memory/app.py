@@ -91,7 +91,9 @@ class MemoryApp:
 
     def session_of(self, generation: Generation) -> Session | None:
         """Return the generation's session, as it is now."""
-        return self.sessions.get(generation.session_id) if generation.session_id else None
+        session = self.sessions.get(generation.session_id) if generation.session_id else None
+        is_theirs = session is not None and session.get("user_id") in (None, str(generation.user_id))
+        return session if is_theirs else None  # users may be able to write the id
 
     def log_failure(self, generation: Generation, now: datetime, code: str, message: str) -> None:
         """Write the error log and the event."""
