@@ -172,7 +172,7 @@ def test_answer_to_a_deleted_generation_charges_nothing(world: World) -> None:
 
 
 def test_answer_of_a_moved_generation_is_stored(world: World) -> None:
-    """A generation that is another user's by now gets no session of ours; the paid answer is kept for its owner."""
+    """A generation that is another user's by now gets no session; the paid answer is its old owner's, and no other's."""
     user_id, other_id = world.new_user(), world.new_user()
     generation_id = world.new_generation(user_id)
     begun = begin(world, user_id, generation_id)
@@ -181,7 +181,9 @@ def test_answer_of_a_moved_generation_is_stored(world: World) -> None:
     with pytest.raises(GenerationNotFound):
         succeed(world, begun)
 
-    stored = load(world, other_id, generation_id).stored_answer
+    assert load(world, other_id, generation_id).stored_answer is None
+    world.set_generation(generation_id, user_id=user_id)
+    stored = load(world, user_id, generation_id).stored_answer
     assert (world.sessions(user_id), world.sessions(other_id)) == ([], [])
     assert outcomes(world, generation_id) == ["failed"]
     assert stored is not None

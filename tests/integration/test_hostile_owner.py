@@ -16,7 +16,6 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from ai_retry.testing.contract import ANSWER, FAILURE, PROMPT_DATA, Row, keep_answer
 from psycopg.types.json import Jsonb
 
 from ai_retry.bootstrap import connect, usable_context

@@ -185,7 +185,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("change", ["moved", "hidden"])
     def test_answer_of_a_lost_generation_is_stored(self, scene: Scene, change: str) -> None:
-        """A generation that is hidden, or another user's, by the time of the answer keeps it."""
+        """A generation that is hidden, or another user's, by the time of the answer keeps it for who paid."""
         app = scene.world.app
 
         def lose() -> None:
@@ -196,6 +196,8 @@ class TestAnswers:
 
         with pytest.raises(GenerationNotFound):
             scene.retry(Provider(an_answer(), lose))
+        assert (load(scene).stored_answer is None) is (change == "moved")
+        scene.world.set_generation(scene.generation_id, user_id=scene.user_id)
 
         assert load(scene).stored_answer.answer == an_answer()
         assert scene.status is GenerationStatus.ERROR, "no attempt works on it any more"
@@ -213,20 +215,6 @@ class TestAnswers:
         assert not scene.storage.amend(discard).applied
         assert scene.storage.settle(settle).applied  # type: ignore[arg-type]
         assert load(scene).quota.captured == 1
-
-    def test_new_owners_answer_in_use_is_not_discarded(self, scene: Scene) -> None:
-        """The same where the attempt is another user's than the one who paid: the app moved the generation."""
-        reject(scene)
-        scene.world.refuse_sessions(None)
-        owner = scene.world.new_user()
-        scene.world.set_generation(scene.generation_id, user_id=owner)
-        loop = retrying(scene.asked(user_id=owner), scene.setting)
-        next(loop)
-        loop.send(scene.storage.begin(loop.send(load(scene))))  # type: ignore[arg-type]
-
-        for user_id in (scene.user_id, owner):
-            discard = Discard(user_id=user_id, generation_id=scene.generation_id, operator="ann")
-            assert not scene.storage.amend(discard).applied
 
     def test_answer_of_a_moved_generation_can_be_discarded(self, scene: Scene) -> None:
         """An operator names the generation's user, whoever paid for the answer."""

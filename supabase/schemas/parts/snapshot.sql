@@ -54,10 +54,13 @@ begin
       'stored_answer', (
         select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
-          select a.number, a.answer, a.stored_at from public.ai_retry_answers a where a.generation_id = v_id
+          -- Of its owner's attempts: whoever gets the id of another user's generation gets no answer with it.
+          select a.number, a.answer, a.stored_at
+          from public.ai_retry_answers a join public.ai_retry_attempts c using (generation_id, number)
+          where a.generation_id = v_id and c.user_id = v_user_id
           union all
           select o.number, o.answer, o.started_at
-          from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
+          from public.ai_retry_open o where o.generation_id = v_id and o.user_id = v_user_id and o.answer is not null
         ) s
         order by s.number desc limit 1
       ),

@@ -70,7 +70,7 @@ class MemoryTables:
             live=len(live),
             live_until=min((row.lease_expires_at for row in live if row.lease_expires_at), default=None),
             quota=self._quota(generation.user_id, rule, now),
-            stored_answer=self._stored_answer(generation_id),
+            stored_answer=self._stored_answer(generation),
             session=self.app.session_of(generation),
             can_create_session=self.app.can_create_session,
             hidden=generation_id in self.app.hidden,
@@ -109,8 +109,10 @@ class MemoryTables:
         ours = any(row.outcome is Outcome.SUCCEEDED for row in self._rows_of(generation.id))
         return ours or generation.status is GenerationStatus.SUCCESS
 
-    def _stored_answer(self, generation_id: UUID) -> StoredAnswer | None:
-        key = max((key for key in self.answers if key[0] == generation_id), default=None)
+    def _stored_answer(self, generation: Generation) -> StoredAnswer | None:
+        """The newest, of its owner's attempts: another user's answer goes to no next owner of the id."""
+        theirs = [key for key in self.answers if key[0] == generation.id and self.rows[key].user_id == generation.user_id]
+        key = max(theirs, default=None)
         if key is None:
             return None
         row = self.rows[key]  # while the attempt is open its answer waits there
@@ -121,7 +123,7 @@ class MemoryTables:
         """Everything that a decision to begin rests on; closing what is over does not change what it says."""
         rows = self._rows_of(generation.id)
         last = rows[-1] if rows else None
-        stored = self._stored_answer(generation.id)
+        stored = self._stored_answer(generation)
         parts = (
             generation.status,
             last.number if last else 1,
