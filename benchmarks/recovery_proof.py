@@ -51,8 +51,8 @@ _ATTEMPT = f"""
 select id, user_id, token from proof_rows where n = (select nextval('proof_sequence')) \\gset
 select r ->> 'version' as version, r ->> 'as_of' as as_of
   from (select public.ai_retry_load(jsonb_build_object({_WHOSE}, 'rule', {_RULE})::text) as r) l \\gset
-select public.ai_retry_begin(jsonb_build_object({_WHOSE}, 'version', :version::text, 'as_of', :as_of::text, 'rule', {_RULE},
-  'max_live', 2, 'max_used', 5, 'open', jsonb_build_object('charge', true, 'idempotency_key',
+select public.ai_retry_begin(jsonb_build_object({_WHOSE}, 'version', :version::text, 'as_of', :as_of::text,
+  'rule', {_RULE}, 'max_live', 2, 'max_used', 5, 'open', jsonb_build_object('charge', true, 'idempotency_key',
     'plan' || chr(58) || 'pgbench', 'waived', '[]'::jsonb, 'operator', 'pgbench', 'lease_seconds', 35,
     'longest_seconds', 35, 'abandoned_wait_seconds', 2, 'answer_from', null, 'route', '/small'))::text);
 select public.ai_retry_settle(jsonb_build_object({_WHOSE}, 'found', 'ready', 'rule', {_RULE}, 'answered', true,

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from ai_retry.storage.repeating_queue import RepeatingQueueStorage
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.context import stored_context
