@@ -777,7 +777,7 @@ begin
     select pg_catalog.concat_ws('/', p_status, coalesce(o.number, c.number, 1), o.lease_expires_at is null,
       extract(epoch from coalesce(
         o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at, c.next_attempt_at)),
-      coalesce(case when o.answer is not null then o.number end, a.number)::text,
+      coalesce(case when o.answer is not null and o.user_id = p_user_id then o.number end, a.number)::text,
       q.quota_limit::text, q.window_seconds::text)
     from (select) nothing
     left join public.ai_retry_open o on o.generation_id = p_generation_id
@@ -786,8 +786,10 @@ begin
       where l.generation_id = p_generation_id order by l.number desc limit 1
     ) c on true
     left join lateral (
-      select s.number from public.ai_retry_answers s
-      where s.generation_id = p_generation_id order by s.number desc limit 1
+      select s.number
+      from public.ai_retry_answers s join public.ai_retry_attempts l using (generation_id, number)
+      where s.generation_id = p_generation_id and l.user_id = p_user_id
+      order by s.number desc limit 1
     ) a on true
     left join public.ai_retry_quotas q on q.user_id = p_user_id
   );
@@ -1065,9 +1067,12 @@ begin
     if not v_is_locked then
       raise exception 'ai-retry: the generation is locked' using errcode = 'lock_not_available';
     end if;
-    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer) where o.generation_id = v_generation_id;
+    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer)
+      where o.generation_id = v_generation_id and o.user_id = (p_change ->> 'user_id')::uuid;
     if found then
       return;
+    elsif exists (select from public.ai_retry_open o where o.generation_id = v_generation_id) then
+      raise exception 'ai-retry: an attempt of another user is open' using errcode = 'lock_not_available';
     end if;
     begin
       insert into public.ai_retry_attempts (

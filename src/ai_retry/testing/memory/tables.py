@@ -124,7 +124,7 @@ class MemoryTables:
         """Everything that a decision to begin rests on; closing what is over does not change what it says."""
         rows = self._rows_of(generation.id)
         last = rows[-1] if rows else None
-        stored = max((number for generation_id, number in self.answers if generation_id == generation.id), default=None)
+        stored = self._stored_answer(generation)
         parts = (
             generation.status,
             last.number if last else 1,
