@@ -1,7 +1,7 @@
 """A PostgreSQL connection that calls functions, each prepared once under a name that its text gives.
 
 Such a name makes prepared statements safe behind a transaction pooler: whichever client prepared it on the server's
-connection that a call happens to get, it is the same statement. A pooler that loses them is noticed, and gets none any more.
+connection that a call happens to get, it is the same statement. A pooler that loses them is noticed, and gets no more.
 
 It talks to libpq through ``psycopg.pq``: one call, one wait. Other threads run meanwhile, and signals are handled.
 """
