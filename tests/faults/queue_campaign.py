@@ -137,6 +137,7 @@ class QueueCampaign:
         self.locks += 1
 
     def _drop(self) -> None:
+        self.lost += self._rows(_OPEN)[0]["messages"]
         with psycopg.connect(self._stack.database_url) as owner:
             owner.execute(_DROP)
         self.drops += 1

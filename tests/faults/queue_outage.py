@@ -60,7 +60,7 @@ class OutagePlan:
 
 
 SMALL_OUTAGE = OutagePlan(
-    seconds=10.0, users=10, generations=30, workers=2, concurrency=4, thinking=(0.05, 0.2), base=0.5, cap=2.0
+    seconds=7.0, users=10, generations=30, workers=2, concurrency=4, thinking=(0.05, 0.2), base=0.5, cap=2.0
 )
 
 
