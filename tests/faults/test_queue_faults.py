@@ -12,7 +12,7 @@ import pytest
 from tests.faults.queue_campaign import QueueCampaign
 from tests.faults.queue_checker import violations
 from tests.faults.queue_outage import SMALL_OUTAGE, Outage
-from tests.faults.queue_plan import MAX_ATTEMPTS, SMALL
+from tests.faults.queue_plan import MAX_ATTEMPTS, SMALL, SMALL_OVER_API
 from tests.faults.queue_provider import QueueCall
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import skipping_without_stack
@@ -34,6 +34,17 @@ def test_faults_under_workers_break_no_promise(tmp_path: Path) -> None:
     assert len(campaign.crowd.accepted) == SMALL.generations
     assert campaign.fleet.kills == campaign.restarts == 1
     assert campaign.lost > 0 < campaign.duplicated
+
+
+def test_gateway_over_workers_breaks_no_promise(tmp_path: Path) -> None:
+    """Nor does a gateway that answers one request of twelve with nonsense, while a worker is killed."""
+    with skipping_without_stack(), running_stack() as stack:
+        campaign = QueueCampaign(stack, SMALL_OVER_API, tmp_path, seed=SEED)
+        campaign.run()
+
+    assert campaign.violations == []
+    assert len(campaign.crowd.accepted) == SMALL_OVER_API.generations
+    assert campaign.nonsense > 0
 
 
 def test_outage_uses_up_no_attempt(stack: Stack, migrated_database: str, tmp_path: Path) -> None:

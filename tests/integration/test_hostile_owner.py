@@ -22,10 +22,10 @@ from ai_retry.bootstrap import connect, usable_context
 from ai_retry.client import Client
 from ai_retry.config import Settings
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.errors import AiRetryError, AlreadySucceeded
 from ai_retry.domain.model import Answer, QuotaRule
-from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.outlook import Outlook
+from ai_retry.domain.policy import RetryPolicy
 from ai_retry.providers.response_schema import schema_of
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
@@ -393,7 +393,7 @@ def test_only_listed_models_reach_the_wire(scene: Scene) -> None:
 
 
 def test_foreign_session_never_shown(scene: Scene) -> None:
-    """A generation that points at somebody else's session shows none, in status and in replay."""
+    """A generation that points at another user's session shows none, in status and in replay."""
     victim = scene.world.new_user()
     theirs = scene.world.new_generation(victim)
     session = scene.client(ScriptedAiProvider(ANSWER)).retry_generation(victim, theirs).session
@@ -410,9 +410,9 @@ def test_foreign_session_never_shown(scene: Scene) -> None:
             )
             shown = scene.status(generation_id).snapshot.session
             assert shown is None or shown["user_id"] == str(scene.user_id)
-    replayed = scene.client(ai).retry_generation(scene.user_id, scene.generation_id, idempotency_key="k")
 
-    assert (replayed.replayed, replayed.session["content"]) == (True, {"mine": True})
+    with pytest.raises(AlreadySucceeded):
+        scene.client(ai).retry_generation(scene.user_id, scene.generation_id, idempotency_key="k")
 
 
 def test_foreign_stored_answer_never_used(scene: Scene) -> None:

@@ -49,7 +49,7 @@ class Site:
 
     def answers(self, function: str, does: str, *, times: int | None = None, passes: bool = False) -> None:
         """Let the gateway do this with a function's next calls, or all of them."""
-        self.odd[function] = Odd(function=function, does=does, passes=passes)
+        self.odd[function] = Odd(functions=(function,), does=does, passes=passes)
         self.times[function] = times
 
     def heal(self) -> None:

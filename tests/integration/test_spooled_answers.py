@@ -328,6 +328,18 @@ def test_two_processes_send_one_directory(machine: Machine, core_database: str) 
     assert machine.files == []
 
 
+@pytest.mark.parametrize("is_closed", [False, True], ids=["unreachable", "closed"])
+def test_database_that_cannot_be_asked_gets_nothing(machine: Machine, *, is_closed: bool) -> None:
+    """Without a server, or after the client was closed, every file stays where it is."""
+    killed(machine)
+    storage = PostgresStorage("postgresql://postgres@127.0.0.1:9/postgres", pool_timeout=0.1)
+    if is_closed:
+        storage.close()
+
+    with closing(storage):
+        assert Spool(machine.directory).send_again(storage) == SpoolReport(left=1)
+
+
 def test_spool_is_settled_beside_serving(stack: Stack, tmp_path: Path) -> None:
     """A start whose spooled settles get no reply for as long as it serves: the first answer does not wait for them."""
     directory = tmp_path / "spool"

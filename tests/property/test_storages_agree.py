@@ -1,4 +1,7 @@
-"""The storage of changes in memory and over SQL agree: the same change on the same rows leads to the same snapshot."""
+"""The storages in memory and over SQL agree: the same change on the same rows leads to the same snapshot.
+
+So whatever the simulation shows of the one holds for the other.
+"""
 
 import os
 from collections.abc import Callable
@@ -14,7 +17,7 @@ import pytest
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Open, PutBack, Renew, Run, Settle
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, accept, retry_now, run, visible
-from ai_retry.domain.decide.queue import cancel, postpone, waits_for_worker
+from ai_retry.domain.decide.queue import cancel, concerns, postpone
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import Ending, found
 from ai_retry.domain.errors import AiRetryError, RetryRefused
@@ -22,7 +25,6 @@ from ai_retry.domain.model import Answer, Context, FailureCode, QuotaRule, Snaps
 from ai_retry.domain.policy import RetryPolicy, queued_attempt
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Message
-from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
 from tests.support.builders import a_failure
 from tests.support.memory_world import MemoryWorld
@@ -128,7 +130,7 @@ class Side:
 
     def _run(self, message: Message, snapshot: Snapshot | None, choice: Random) -> object:
         index = self.generations.index(message.generation_id)
-        if snapshot is None or not waits_for_worker(snapshot) or queued_attempt(snapshot) is None:
+        if snapshot is None or not concerns(message, snapshot) or queued_attempt(snapshot) is None:
             self.storage.begin(CloseOver(user_id=message.user_id))
             return index, "nothing"
         try:
@@ -166,8 +168,12 @@ class Side:
         return overdue
 
     def _lose(self, choice: Random) -> object:
+        """Messages are lost; or one comes that no process of ours sent, perhaps in another user's name."""
         if choice.random() < 0.3:
             self.world.lose_messages()
+        else:
+            user_id, generation_id = choice.choice(self.users), choice.choice(self.generations)
+            self.world.send_message({"user_id": str(user_id), "generation_id": str(generation_id)})
         return None
 
     def _move(self, choice: Random) -> object:
@@ -313,11 +319,19 @@ def _abstract(snapshot: Snapshot | None) -> object:
         ],
         (snapshot.quota.limit, snapshot.quota.captured, snapshot.quota.held, since(snapshot.quota.resets_at)),
         (snapshot.live, since(snapshot.live_until)),
-        (snapshot.stored_answer.number, snapshot.stored_answer.answer.output) if snapshot.stored_answer else None,
+        _stored(snapshot),
         snapshot.session is not None and snapshot.session["content"],
         snapshot.mine,
         [(each.failures, each.slots, each.running, each.waiting, since(each.not_before)) for each in snapshot.routes],
     )
+
+
+def _stored(snapshot: Snapshot) -> object:
+    stored = snapshot.stored_answer
+    if stored is None:
+        return None
+    assert stored.stored_at is not None
+    return stored.number, stored.answer.output, (stored.stored_at - snapshot.as_of).total_seconds()
 
 
 def _differences(one: object, other: object, where: str = "") -> list[str]:
@@ -349,15 +363,14 @@ ACTS = (
 
 @pytest.mark.timeout(3600)
 def test_memory_and_sql_agree(core_database: str) -> None:
-    """Whatever happens, both storages reply the same and show the same."""
-    postgres = PostgresStorage(core_database)
+    """Whatever happens, both storages reply the same and show the same; and the books of the database balance."""
+    storage = PostgresStorage(core_database)
     with owner_of(core_database) as connection:
         for seed in range(HISTORIES):
-            functions = FunctionStorage(postgres._call_function)
             empty_queue(connection)
-            memory, database = MemoryWorld(), SqlWorld(functions, connection)
+            memory, database = MemoryWorld(), SqlWorld(storage, connection)
             reader = READERS[seed % 2]
-            sides = [_side(memory, memory.storage, reader), _side(database, functions, reader)]
+            sides = [_side(memory, memory.storage, reader), _side(database, storage, reader)]
             random = Random(seed)
             for step in range(STEPS):
                 act, choices = random.choice(ACTS), random.getrandbits(64)
@@ -369,7 +382,10 @@ def test_memory_and_sql_agree(core_database: str) -> None:
                 assert _differences(done[0], done[1]) == [], f"seed {seed}, step {step}: {act}"
                 looks = [side.look() for side in sides]
                 assert _differences(looks[0], looks[1]) == [], f"seed {seed}, step {step}: after {act}"
-    postgres.close()
+        (violations,) = connection.execute("select ai_retry_books()").fetchone() or ()
+    storage.close()
+    by_the_app = "a success whose generation says otherwise"
+    assert [each for each in violations if each["violation"] != by_the_app] == []
 
 
 def _side(world: MemoryWorld | SqlWorld, storage: Any, reader: Reader) -> Side:

@@ -411,11 +411,6 @@ class TestDriver:
         assert scene.drive(once()) is None
         assert len(scene.storage.answers) == 1
 
-    def test_failed_call_is_a_result(self, scene: Scene) -> None:
-        """The loop decides what follows."""
-        with pytest.raises(GenerationFailed):
-            scene.retry(a_failure())
-
 
 def test_visible_is_what_its_user_owns_and_sees(scene: Scene) -> None:
     """Nothing else is."""

@@ -109,7 +109,7 @@ class Spool(SpoolFiles):
                 failures = 0
                 self._failed.discard(name)
             except AiRetryError as error:
-                _log.warning("event=spool_waits code=%s file=%s", error.code, name)
+                _log.warning("event=spool_waits code=%s file=%s", error.code, _shown(name))
                 fate = _Fate.LEFT
                 failures = failures + 1 if _may_be_storage(error) else 0
                 self._failed.add(name)
@@ -197,7 +197,7 @@ class Spool(SpoolFiles):
         """Log it once in this process."""
         if f"{what} {name}" not in self._noted:
             self._noted.add(f"{what} {name}")
-            _log.warning("%s file=%s", what, name)
+            _log.warning("%s file=%s", what, _shown(name))
 
 
 def is_paid_here(change: Settle) -> bool:
@@ -253,6 +253,11 @@ def _kept(change: Settle, cause: str) -> Keep:
 def _may_be_storage(error: AiRetryError) -> bool:
     """Whether another file may meet the same failure, so that it is the storage's."""
     return isinstance(error, StorageFailure) and error.retry_after is not None and error.reason not in LOCKED
+
+
+def _shown(name: str) -> str:
+    """Show a name that anything may have chosen, on one line."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _once(storage: Storage) -> Storage:
