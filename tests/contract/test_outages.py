@@ -44,6 +44,7 @@ from tests.support.steps import (
 )
 from tests.support.worlds import World
 
+A_DAY = timedelta(days=1)
 SILENCE = replace(FAILURE, code=FailureCode.TIMEOUT)
 WHOEVER: list[Callable[[World, str, Outage], object]] = [
     lambda world, route, outage: put_back(world, new_running(world, route=route), outage=outage),
@@ -350,3 +351,16 @@ def test_failures_side_by_side_count_as_one(world: World) -> None:
     assert known is not None
     assert (known.failures, known.slots) == (1, 1)
     assert known.not_before - world.storage.state().as_of > A_MINUTE - 10 * SECOND
+
+
+def test_route_is_forgotten_a_day_after_it_opened(world: World) -> None:
+    """What was learnt of a route lasts a day: users may invent models."""
+    route = close(world)
+
+    world.advance(A_DAY)
+    assert state_of(world, route) is not None
+    world.advance(2 * SHORT)
+
+    assert state_of(world, route) is None
+    assert route not in {each.route for each in load(world, *new_generation(world)).routes}
+    assert all(try_begin(world, each) for each in decide_on_new(world, route, 3))
