@@ -8,10 +8,10 @@ import pytest
 
 from ai_retry.domain.errors import AlreadySucceeded, GenerationNotFound, LeaseLost
 from ai_retry.domain.model import Answer, GenerationStatus, RetryResult
+from tests.support.racing import at_once
 from tests.support.steps import (
     ANSWER,
     POLICY,
-    at_once,
     begin,
     begin_new,
     event_types,
