@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -33,12 +34,14 @@ from tests.support.steps import (
     Decided,
     begin,
     fail,
+    load,
     new_generation,
     succeed,
     try_begin,
 )
 from tests.support.worlds import World
 
+A_DAY = timedelta(days=1)
 SILENCE = replace(FAILURE, code=FailureCode.TIMEOUT)
 
 
@@ -194,3 +197,16 @@ def test_answer_wakes_every_users_first(world: World) -> None:
     succeed(world, new_running(world, route=route))
 
     assert set(ready(world)) & {first, second, other} == {first, other}
+
+
+def test_route_is_forgotten_a_day_after_it_opened(world: World) -> None:
+    """What was learnt of a route lasts a day: users may invent models."""
+    route = close_route(world)
+
+    world.advance(A_DAY)
+    assert slots(world, route) == 1
+    world.advance(2 * SHORT)
+
+    assert slots(world, route) is None
+    assert route not in {each.route for each in load(world, *new_generation(world)).routes}
+    assert all(try_begin(world, each) for each in to_run_new(world, route, 3))
