@@ -20,7 +20,8 @@ TESTS = (
     *(f"tests/unit/test_{name}.py" for name in ("policy", "retry", "errors", "context", "model", "storable")),
     *(f"tests/unit/test_{name}.py" for name in ("provider_key", "error_texts", "retry_edges")),
     *(f"tests/unit/test_{name}.py" for name in ("queue", "queue_policy", "queue_outages")),
-    *(f"tests/unit/test_{name}.py" for name in ("decide", "loop", "loop_steps", "core_promises")),
+    *(f"tests/unit/test_{name}.py" for name in ("decide", "loop", "loop_steps", "promises", "verdicts", "outlook")),
+    *(f"tests/unit/test_{name}.py" for name in ("names", "reader", "pace", "recovery_rules")),
     "tests/property/test_policy.py",
 )
 

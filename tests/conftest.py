@@ -1,6 +1,7 @@
 """Fixtures for every kind of test: the lifecycles of the local stack and its databases."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,11 @@ from tests.support.waiting import skipping_without_stack
 from tests.support.world import owner_of
 
 _LISTENING = pytest.MonkeyPatch()
+_MAY_STAY = (
+    "ai-retry-lookup",  # until the system's resolver gives up
+    "scripted-server",  # of the app that the tests of the endpoint share; its block ends all of its threads
+    "tqdm_monitor",
+)
 
 
 def pytest_configure() -> None:
@@ -59,6 +65,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stack)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Fail a file whose tests leave a thread behind: it would take its time from the tests that follow."""
+    before = set(threading.enumerate())
+    yield
+    for thread in threading.enumerate():
+        if thread not in before and thread.name not in _MAY_STAY:
+            thread.join(timeout=15)
+            assert not thread.is_alive(), f"left behind: {thread.name}"
 
 
 @pytest.fixture(scope="session")

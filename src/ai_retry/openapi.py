@@ -176,8 +176,8 @@ def _problems(codes: Codes) -> dict[str, Any]:
 
 
 def _problem(status: HTTPStatus, codes: list[str]) -> dict[str, Any]:
-    extra = {HTTPStatus.UNAUTHORIZED: ["WWW-Authenticate"], HTTPStatus.TOO_MANY_REQUESTS: ["Retry-After"]}
-    headers = ["Retry-After"] if status >= HTTPStatus.INTERNAL_SERVER_ERROR else extra.get(status, [])
+    waits = status in (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS) or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    headers = ["Retry-After"] if waits else ["WWW-Authenticate"] if status is HTTPStatus.UNAUTHORIZED else []
     answer = _json(_MEANINGS[status], ErrorResponse, *headers)
     one_of_these = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
     content = answer["content"]["application/json"]

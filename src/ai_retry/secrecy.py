@@ -7,6 +7,7 @@ It changes what they log, never whether: the rest of the line still says what is
 
 import logging
 import re
+from dataclasses import dataclass, field
 from threading import Lock
 
 DROPPED = "[…]"
@@ -15,6 +16,7 @@ PART = 6  # characters of a secret in a row that must not be seen
 _LIBRARIES = ("hpack", "httpcore", "httpx", "psycopg", "psycopg_pool", "requests", "urllib3")
 _LOGIN = re.compile(r"://\S*@")
 _QUERY = re.compile(r"\?[^\s\"']+")
+_WORD = re.compile(r"\S+")
 
 
 def runs(text: str, size: int) -> set[str]:
@@ -22,18 +24,39 @@ def runs(text: str, size: int) -> set[str]:
     return {text[start : start + size] for start in range(max(1, len(text) - size + 1))}
 
 
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """What is left out: each secret as a whole, and each word that holds one of the parts."""
+
+    whole: tuple[str, ...] = field(default=(), repr=False)
+    parts: frozenset[str] = field(default=frozenset(), repr=False)  # of ``PART`` characters each
+
+    def with_one_more(self, secret: str) -> "_Secrets":
+        """Add a secret; the longest come first, since one may hold another."""
+        whole = sorted({*self.whole, secret}, key=len, reverse=True)
+        return _Secrets(tuple(whole), self.parts | runs(secret, PART) if len(secret) >= PART else self.parts)
+
+    def without(self, text: str) -> str:
+        """Leave them out; a text is read once, however many secrets there are."""
+        for secret in self.whole:
+            text = text.replace(secret, DROPPED)
+        if not self.parts or self.parts.isdisjoint(runs(text, PART)):  # as in nearly every line
+            return text
+        return _WORD.sub(lambda word: word[0] if self.parts.isdisjoint(runs(word[0], PART)) else DROPPED, text)
+
+
 class _Guard(logging.Filter):
     """Cleans the records of the loggers that it is put on."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._secrets: dict[str, set[str]] = {}  # with their parts; replaced as a whole, so that readers need no lock
+        self._secrets = _Secrets()  # replaced as a whole, so that readers need no lock
         self._lock = Lock()
 
     def know(self, secret: str) -> None:
         """Leave this out from now on."""
         with self._lock:
-            self._secrets = self._secrets | {secret: runs(secret, PART)}
+            self._secrets = self._secrets.with_one_more(secret)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Clean the message and the exception; what needs no cleaning stays as it is."""
@@ -50,19 +73,7 @@ class _Guard(logging.Filter):
         return True
 
     def _clean(self, text: str) -> str:
-        text = _QUERY.sub(f"?{DROPPED}", _LOGIN.sub(f"://{DROPPED}@", text))
-        for secret, parts in self._secrets.items():
-            text = _without(parts, text.replace(secret, DROPPED))
-        return text
-
-
-def _without(parts: set[str], text: str) -> str:
-    """Leave out each word that holds one of the parts."""
-
-    def cleaned(word: re.Match[str]) -> str:
-        return DROPPED if any(part in word[0] for part in parts) else word[0]
-
-    return re.sub(r"\S+", cleaned, text)
+        return self._secrets.without(_QUERY.sub(f"?{DROPPED}", _LOGIN.sub(f"://{DROPPED}@", text)))
 
 
 _guard = _Guard()

@@ -394,8 +394,8 @@ begin
   then
     return false;
   end if;
-  select * into v_outage from public.ai_retry_outages o where o.route = p_start ->> 'route';
-  if not found or v_outage.since = '-infinity' then
+  select * into v_outage from ai_retry.outages o where o.route = p_start ->> 'route';
+  if not found then
     return true;  -- nothing has closed it
   end if;
   return v_outage.not_before <= p_at
@@ -777,7 +777,7 @@ begin
     select pg_catalog.concat_ws('/', p_status, coalesce(o.number, c.number, 1), o.lease_expires_at is null,
       extract(epoch from coalesce(
         o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at, c.next_attempt_at)),
-      coalesce(case when o.answer is not null then o.number end, a.number)::text,
+      coalesce(case when o.answer is not null and o.user_id = p_user_id then o.number end, a.number)::text,
       q.quota_limit::text, q.window_seconds::text)
     from (select) nothing
     left join public.ai_retry_open o on o.generation_id = p_generation_id
@@ -786,8 +786,10 @@ begin
       where l.generation_id = p_generation_id order by l.number desc limit 1
     ) c on true
     left join lateral (
-      select s.number from public.ai_retry_answers s
-      where s.generation_id = p_generation_id order by s.number desc limit 1
+      select s.number
+      from public.ai_retry_answers s join public.ai_retry_attempts l using (generation_id, number)
+      where s.generation_id = p_generation_id and l.user_id = p_user_id
+      order by s.number desc limit 1
     ) a on true
     left join public.ai_retry_quotas q on q.user_id = p_user_id
   );
@@ -1065,9 +1067,12 @@ begin
     if not v_is_locked then
       raise exception 'ai-retry: the generation is locked' using errcode = 'lock_not_available';
     end if;
-    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer) where o.generation_id = v_generation_id;
+    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer)
+      where o.generation_id = v_generation_id and o.user_id = (p_change ->> 'user_id')::uuid;
     if found then
       return;
+    elsif exists (select from public.ai_retry_open o where o.generation_id = v_generation_id) then
+      raise exception 'ai-retry: an attempt of another user is open' using errcode = 'lock_not_available';
     end if;
     begin
       insert into public.ai_retry_attempts (
@@ -1097,7 +1102,7 @@ comment on function ai_retry.store_late(jsonb, timestamptz) is
 -- parts/snapshot
 
 create or replace view ai_retry.attempts with (security_invoker = true) as
-  select c.generation_id, c.number, c.token, false as is_open, pg_catalog.jsonb_build_object(
+  select c.generation_id, c.number, c.token, c.session_id, false as is_open, pg_catalog.jsonb_build_object(
     'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
     'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
@@ -1105,7 +1110,7 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt
   from public.ai_retry_attempts c
   union all
-  select o.generation_id, o.number, o.token, true, pg_catalog.jsonb_build_object(
+  select o.generation_id, o.number, o.token, null, true, pg_catalog.jsonb_build_object(
     'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,
     'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
@@ -1125,7 +1130,7 @@ as $$
 begin
   return pg_catalog.jsonb_build_object(
     'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
-    'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
+    'hidden', (p_generation -> 'hidden')::boolean,
     'can_create_session', (p_generation -> 'can_create_session')::boolean,
     'quota', ai_retry.quota((p_generation ->> 'user_id')::uuid, p_rule, p_at));
 end
@@ -1148,14 +1153,18 @@ begin
   return (
     select ai_retry.seen(p_generation, p_rule, p_at) || pg_catalog.jsonb_build_object(
       'version', ai_retry.version(v_user_id, v_id, p_generation ->> 'status'),
+      'session', case when t.session_id <> coalesce(p_generation ->> 'session_id', '')  -- the app has changed it since
+        then ai_retry.app_session(t.session_id, v_user_id) else p_generation -> 'session' end,
       'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
       'stored_answer', (
         select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
-          select a.number, a.answer, a.stored_at from public.ai_retry_answers a where a.generation_id = v_id
+          select a.number, a.answer, a.stored_at
+          from public.ai_retry_answers a join public.ai_retry_attempts c using (generation_id, number)
+          where a.generation_id = v_id and c.user_id = v_user_id  -- no other user's, who had the id before
           union all
           select o.number, o.answer, o.started_at
-          from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
+          from public.ai_retry_open o where o.generation_id = v_id and o.user_id = v_user_id and o.answer is not null
         ) s
         order by s.number desc limit 1
       ),
@@ -1168,12 +1177,12 @@ begin
           'waiting', (
             select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
         ) order by r.route), '[]')
-        from public.ai_retry_outages r where r.since > '-infinity'
+        from (select u.* from ai_retry.outages u order by u.not_before desc limit 64) r
       ))
     from (
       select
         coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]') as attempts,
-        max(u.number) filter (where u.token = p_token) as mine,
+        max(u.number) filter (where u.token = p_token) as mine, max(u.session_id) as session_id,
         max(u.token::text) filter (where u.is_open) as open_token
       from ai_retry.attempts u where u.generation_id = v_id
     ) t,
@@ -1196,7 +1205,8 @@ begin
   return (
     select ai_retry.seen(p_generation, p_rule, p_at)
       || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "stored_answer": null}'
-      || pg_catalog.jsonb_build_object('mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
+      || pg_catalog.jsonb_build_object(
+        'session', p_generation -> 'session', 'mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
     from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token
   );
 end
@@ -1472,6 +1482,14 @@ comment on function ai_retry.in_time(public.ai_retry_open, timestamptz, timestam
 
 -- queue/routes
 
+create or replace view ai_retry.outages with (security_invoker = true) as
+  select o.* from public.ai_retry_outages o
+  where o.since > '-infinity' and o.not_before > pg_catalog.clock_timestamp() - interval '1 day';
+revoke all on table ai_retry.outages from public, anon, authenticated;
+grant select on table ai_retry.outages to service_role;
+comment on view ai_retry.outages is
+  'ai-retry: routes that are unavailable, or were within a day. What is older is forgotten, since users may invent models.';
+
 create or replace function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
@@ -1484,6 +1502,10 @@ begin
   if p_route is null then
     return;
   end if;
+  delete from public.ai_retry_outages o
+    where o.route in (
+      select f.route from public.ai_retry_outages f
+      where f.not_before <= p_at - interval '1 day' for update skip locked);
   if v_needed > 1 then
     insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
     values (p_route, p_at, '-infinity', 0, 1, 64)
@@ -1504,7 +1526,7 @@ exception when lock_not_available then
 end
 $$;
 comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
-  'Closes a route for a while, once so many failures came since its last answer.';
+  'Closes a route for a while, once so many failures came since its last answer. Forgets routes that were available for a day.';
 
 create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
@@ -1586,7 +1608,7 @@ begin
       'outages', (
         select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
           'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots) order by r.route), '[]')
-        from public.ai_retry_outages r where r.since > '-infinity'))
+        from ai_retry.outages r))
     from public.ai_retry_open o where o.accepted_at is not null
   );
 end
@@ -1924,7 +1946,7 @@ comment on function public.ai_retry_settle(text) is
 create or replace function public.ai_retry_find_attempts(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['key', 'after', 'page']);
@@ -1969,7 +1991,7 @@ comment on function public.ai_retry_find_attempts(text) is
 create or replace function public.ai_retry_estimate()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_calls jsonb;
@@ -2003,7 +2025,7 @@ comment on function public.ai_retry_estimate() is
 create or replace function public.ai_retry_find(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array[
@@ -2054,7 +2076,7 @@ comment on function public.ai_retry_find(text) is
 create or replace function public.ai_retry_find_one(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['generation_id', 'rule']);
@@ -2072,7 +2094,7 @@ comment on function public.ai_retry_find_one(text) is
 create or replace function ai_retry.last_error(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_error jsonb;
@@ -2098,7 +2120,7 @@ comment on function ai_retry.last_error(uuid) is
 create or replace function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation constant jsonb := ai_retry.app_read(p_generation_id);
@@ -2119,7 +2141,7 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
 create or replace function public.ai_retry_record_recovery(p_request text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['run_id', 'plan_id', 'operator', 'plan', 'counts']);
@@ -2157,7 +2179,7 @@ comment on function public.ai_retry_record_recovery(text) is
 create or replace function ai_retry.report_recovery(p_run_id uuid, p_plan_id text, p_started_at timestamptz, p_at timestamptz)
 returns text
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key constant text := 'plan:' || p_plan_id;
@@ -2200,7 +2222,7 @@ comment on function ai_retry.report_recovery(uuid, text, timestamptz, timestampt
 create or replace function public.ai_retry_books()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set statement_timeout = '60s'
+set search_path = pg_catalog, pg_temp set statement_timeout = '60s'
 as $$
 declare
   v_page uuid[];
@@ -2269,7 +2291,7 @@ comment on function public.ai_retry_books() is
 create or replace function public.ai_retry_inspect()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_binding jsonb;
@@ -2324,7 +2346,9 @@ begin
             pg_catalog.replace(p.prosrc, pg_catalog.chr(13), ''), 'UTF8')), 'hex'),
           'creates_sessions', p.oid is not distinct from v_session_function::oid,
           'security_definer', p.prosecdef,
-          'own_search_path', exists (select from pg_catalog.unnest(p.proconfig) s where s like 'search\_path=%'),
+          'search_path', (
+            select pg_catalog.substr(s.setting, 13) from pg_catalog.unnest(p.proconfig) s (setting)
+            where s.setting like 'search\_path=%'),
           'executable', pg_catalog.has_function_privilege(p.oid, 'execute'),
           'end_users', (
             select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
@@ -2392,6 +2416,34 @@ $$;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
   'the binding, tables, grants, policies, queue, time.';
+
+-- operate/publish
+
+create or replace function public.ai_retry_publish()
+returns boolean
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table constant regclass := ai_retry.app_describe() ->> 'generations';
+begin
+  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
+    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
+      using errcode = 'undefined_object';
+  end if;
+  if exists (
+    select from pg_catalog.pg_publication_tables t
+    where t.pubname = 'supabase_realtime' and pg_catalog.format('%I.%I', t.schemaname, t.tablename)::regclass = v_table)
+  then
+    return false;
+  end if;
+  execute pg_catalog.format('alter publication supabase_realtime add table %s', v_table);
+  return true;
+end
+$$;
+comment on function public.ai_retry_publish() is
+  'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
+  'the owner. No table of ours ever joins.';
 
 -- grants
 

@@ -389,7 +389,9 @@ begin
       'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
       'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
       'created_at', g.created_at, 'updated_at', g.updated_at,
-      'session', (select pg_catalog.to_jsonb(s) from public.sessions s where s.id = g.session_id),
+      'session', (  -- users may be able to write session_id: someone else's session is not theirs
+        select r.session from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = g.session_id) r
+        where coalesce(r.session ->> 'user_id', g.user_id::text) = g.user_id::text),
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
     from public.generations g
@@ -399,6 +401,28 @@ end
 $$;
 comment on function ai_retry.app_read(uuid) is
   'Returns the generation in ai-retry''s words, whoever owns it, with its session and whether sessions can be created; null only when the row is absent.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_session(p_session_id text, p_user_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select r.session
+    from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = p_session_id::uuid) r
+    where coalesce(r.session ->> 'user_id', p_user_id::text) = p_user_id::text
+  );
+end
+$$;
+comment on function ai_retry.app_session(text, uuid) is
+  'Returns a session, for a success of ours whose generation no longer points at it; null when it is absent, or another user''s.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end
@@ -551,7 +575,7 @@ begin
 create function ai_retry.app_look_up(p_generation_ids uuid[])
 returns table (id uuid, status text, model text)
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -572,7 +596,7 @@ create function ai_retry.app_find(
 )
 returns table (id uuid, status text, model text, created_at timestamptz)
 language plpgsql stable security invoker
-set search_path = '' set plan_cache_mode = 'force_custom_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 begin
   return query
@@ -597,7 +621,7 @@ begin
 create function ai_retry.app_last_error(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -647,7 +671,7 @@ begin
 create function ai_retry.app_describe()
 returns jsonb
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return '{
@@ -702,32 +726,6 @@ begin
   grant execute on function public.ai_retry_create_session(public.generations, jsonb) to service_role;
 end
 $session$;
-
--- seed/publish
-
-create or replace function public.ai_retry_publish()
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
-    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
-      using errcode = 'undefined_object';
-  end if;
-  if exists (
-    select from pg_catalog.pg_publication_tables t
-    where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'generations'
-  ) then
-    return false;
-  end if;
-  alter publication supabase_realtime add table public.generations;
-  return true;
-end
-$$;
-comment on function public.ai_retry_publish() is
-  'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
-  'the owner. No table of ours ever joins.';
 
 -- grants
 
@@ -819,7 +817,7 @@ begin
     for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
       set constraints all deferred;
       if ai_retry.app_lock(v_id, '5s') is null then
-        raise exception 'the generation can''t be read by service_role';
+        raise exception 'service_role can''t read the generation: it has to bypass row level security';
       end if;
       if v_step = 'begin' then
         perform ai_retry.app_write(v_id, 'processing', null, null, clock_timestamp());

@@ -15,7 +15,9 @@ begin
       'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
       'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
       'created_at', g.created_at, 'updated_at', g.updated_at,
-      'session', (select pg_catalog.to_jsonb(s) from public.sessions s where s.id = g.session_id),
+      'session', (  -- users may be able to write session_id: someone else's session is not theirs
+        select r.session from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = g.session_id) r
+        where coalesce(r.session ->> 'user_id', g.user_id::text) = g.user_id::text),
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
     from public.generations g
@@ -25,6 +27,22 @@ end
 $$;
 comment on function ai_retry.app_read(uuid) is
   'Returns the generation in ai-retry''s words, whoever owns it, with its session and whether sessions can be created; null only when the row is absent.';
+
+create function ai_retry.app_session(p_session_id text, p_user_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select r.session
+    from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = p_session_id::uuid) r
+    where coalesce(r.session ->> 'user_id', p_user_id::text) = p_user_id::text
+  );
+end
+$$;
+comment on function ai_retry.app_session(text, uuid) is
+  'Returns a session, for a success of ours whose generation no longer points at it; null when it is absent, or another user''s.';
 
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
 returns jsonb
@@ -135,7 +153,7 @@ comment on function ai_retry.app_strangers(uuid[], uuid) is
 create function ai_retry.app_look_up(p_generation_ids uuid[])
 returns table (id uuid, status text, model text)
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query
@@ -150,7 +168,7 @@ create function ai_retry.app_find(
 )
 returns table (id uuid, status text, model text, created_at timestamptz)
 language plpgsql stable security invoker
-set search_path = '' set plan_cache_mode = 'force_custom_plan'
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 begin
   return query
@@ -169,7 +187,7 @@ comment on function ai_retry.app_find(timestamptz, timestamptz, uuid, uuid, inte
 create function ai_retry.app_last_error(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
@@ -207,7 +225,7 @@ comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, inte
 create function ai_retry.app_describe()
 returns jsonb
 language plpgsql immutable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
   return '{

@@ -43,9 +43,7 @@ def test_recent_decision_is_applied(world: World) -> None:
 
 
 @pytest.mark.parametrize(("age", "applied"), [(timedelta(0), True), (timedelta(microseconds=1), False)])
-def test_decision_is_valid_for_ten_seconds_exactly(
-    memory_world: MemoryWorld, age: timedelta, *, applied: bool
-) -> None:
+def test_decision_is_valid_for_ten_seconds_exactly(memory_world: MemoryWorld, age: timedelta, *, applied: bool) -> None:
     """A decision of ten seconds ago is in time, a microsecond more is too late."""
     decided = to_begin(memory_world, *new_generation(memory_world))
     memory_world.advance(10 * SECOND + age)

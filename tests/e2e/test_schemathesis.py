@@ -25,9 +25,9 @@ from schemathesis.openapi.checks import JsonSchemaError, UndefinedStatusCode
 from ai_retry.bootstrap import connect, verifier
 from ai_retry.config import Settings
 from ai_retry.flask import create_blueprint
-from ai_retry.testing.contract import PROMPT_DATA
 from ai_retry.testing.provider import ScriptedServer, chat
 from tests.support.stack import SignedInUser, Stack
+from tests.support.worlds import PROMPT_DATA
 from tests.unit.http_edge import closed_document
 
 RETRY = "/sessions/ai/{generationId}/retry"
@@ -54,7 +54,7 @@ BOUNDED = settings(
 
 
 class Project:
-    """The app in this process, and somebody who is signed in."""
+    """The app in this process, and a user who is signed in."""
 
     def __init__(self, app: Flask, user: SignedInUser, other: SignedInUser, database: psycopg.Connection) -> None:
         self.user, self.other, self._database = user, other, database

@@ -39,8 +39,8 @@ from ai_retry.domain.loop import Loop, Setting, retrying
 from ai_retry.domain.model import Answer, Context, ProviderOutcome, QuotaRule, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
-from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.transport import failure_of_sqlstate
 from tests.support.builders import a_failure
 from tests.support.lock_watch import watching_locks

@@ -1,63 +1,136 @@
-"""What a gateway in front of the Data API says is never taken for the database's word."""
+"""What something in front of the Data API says is never taken for the database's word."""
 
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from ai_retry.domain.errors import AiRetryError
-from ai_retry.domain.model import Answer, Claim
-from ai_retry.domain.policy import DEFAULT_POLICY
+from ai_retry.domain.model import QuotaRule
 from ai_retry.storage.supabase import SupabaseStorage
-from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.provider import Script, ScriptedServer, close, reply, stall
+from tests.support.builders import a_settle
+
+SHORT = timedelta(milliseconds=1)  # two tries
+RULE = QuotaRule()
+ERROR = {"code": "?", "message": "it failed", "details": None, "hint": None}  # an error of the API has these four
+PAGE = "<html>one moment</html>"
+UNAVAILABLE, UNKNOWN, FAULT = "STORAGE_UNAVAILABLE", "STORAGE_OUTCOME_UNKNOWN", "NOT_CONFIGURED"
 
 
 def settle(storage: SupabaseStorage) -> None:
-    """Settle something that was paid for."""
-    clock = ManualClock()
-    claim = Claim(user_id=uuid4(), generation_id=uuid4(), number=2, token=uuid4(), lease_expires_at=clock.now())
-    storage.succeed(
-        claim,
-        Answer(output={}),
-        answer_from=None,
-        duration=None,
-        quota_rule=DEFAULT_POLICY.quota,
-        rejected_wait=DEFAULT_POLICY.backoff_base,
-        rejected_again_wait=DEFAULT_POLICY.backoff_cap,
-    )
+    """Settle it."""
+    storage.settle(a_settle())
 
 
-ERROR = {"code": "?", "message": "it failed", "details": None, "hint": None}  # an error of the API has these four
+def load(storage: SupabaseStorage) -> None:
+    """Read, before anything is paid for."""
+    storage.load(uuid4(), uuid4(), RULE, None)
+
+
+def failure(storage: SupabaseStorage, ask: Any) -> AiRetryError:
+    """What a call raises."""
+    with pytest.raises(AiRetryError) as caught:
+        ask(storage)
+    assert caught.value.__context__ is None
+    assert "canary" not in repr(caught.value) + repr(storage)
+    return caught.value
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "repeatable"),
+    ("answer", "when_settled", "when_read"),
     [
-        (reply(502, json={"message": "name resolution failed"}), "STORAGE_OUTCOME_UNKNOWN", True),
-        (reply(503, body="<html>busy</html>"), "STORAGE_OUTCOME_UNKNOWN", True),
-        (reply(504, json={"code": "PGRST003", "message": "timed out"}), "STORAGE_OUTCOME_UNKNOWN", True),
-        (reply(500, body="oops"), "STORAGE_OUTCOME_UNKNOWN", True),
-        (reply(500, json={"code": "SUP", "message": "tuple concurrently updated"}), "STORAGE_OUTCOME_UNKNOWN", True),
-        (close(), "STORAGE_OUTCOME_UNKNOWN", True),
-        (stall(), "STORAGE_OUTCOME_UNKNOWN", True),
-        (reply(429, body="slow down"), "STORAGE_UNAVAILABLE", True),
-        (reply(500, json=ERROR | {"code": "55P03"}), "STORAGE_UNAVAILABLE", True),
-        (reply(401, json={"message": "Invalid API key", "hint": "x"}), "NOT_CONFIGURED", False),
-        (reply(404, json=ERROR | {"code": "PGRST202"}), "NOT_CONFIGURED", False),
-        (reply(403, json=ERROR | {"code": "42501"}), "NOT_CONFIGURED", False),
+        (reply(502, json={"message": "name resolution failed"}), UNKNOWN, UNAVAILABLE),
+        (reply(503, body=PAGE), UNKNOWN, UNAVAILABLE),
+        (reply(504, json=ERROR | {"code": "PGRST003"}), UNKNOWN, UNAVAILABLE),
+        (reply(500, body="oops"), UNKNOWN, UNAVAILABLE),
+        (reply(500, json=ERROR | {"code": "SUP"}), UNKNOWN, UNAVAILABLE),
+        (reply(500, json=["not", "an", "object"]), UNKNOWN, UNAVAILABLE),
+        (reply(500, json=ERROR | {"code": 42501}), UNKNOWN, UNAVAILABLE),
+        (reply(500, json=ERROR | {"code": "canary of a secret"}), UNKNOWN, UNAVAILABLE),
+        (reply(500, body="[" * 100_000), UNKNOWN, UNAVAILABLE),
+        (close(), UNKNOWN, UNAVAILABLE),
+        (stall(), UNKNOWN, UNAVAILABLE),
+        (reply(429, body="slow down"), UNKNOWN, UNAVAILABLE),
+        (reply(301, headers={"Location": "/"}), UNKNOWN, UNAVAILABLE),
+        (reply(200, body=PAGE), UNKNOWN, UNAVAILABLE),
+        (reply(200, body=""), UNKNOWN, UNAVAILABLE),
+        (reply(204), UNKNOWN, UNAVAILABLE),
+        (reply(200, json={"status": "ok"}), UNKNOWN, UNAVAILABLE),
+        (reply(200, json={"applied": "yes"}), UNKNOWN, UNAVAILABLE),
+        (reply(200, json=[1]), UNKNOWN, UNAVAILABLE),
+        (reply(200, json=7), UNKNOWN, UNAVAILABLE),
+        (reply(401, json={"message": "Invalid API key", "hint": "canary"}), UNKNOWN, FAULT),
+        (reply(403, body=PAGE), UNKNOWN, FAULT),
+        (reply(404, body=PAGE), UNKNOWN, FAULT),
+        (reply(404, json=ERROR | {"code": "PGRST202"}), UNKNOWN, FAULT),
+        (reply(401, json=ERROR | {"code": "PGRST301"}), UNKNOWN, FAULT),
+        (reply(401, json=ERROR | {"code": "PGRST302"}), UNKNOWN, FAULT),
+        (reply(500, json=ERROR | {"code": "PGRST001"}), UNAVAILABLE, UNAVAILABLE),
+        (reply(500, json=ERROR | {"code": "55P03"}), UNAVAILABLE, UNAVAILABLE),
+        (reply(500, json=ERROR | {"code": "XX000"}), UNKNOWN, UNAVAILABLE),
     ],
-    ids=["502", "503", "504", "500", "own-code", "closed", "stalled", "429", "55P03", "401", "404", "403"],
 )
-def test_answer_of_api_is_read_safely(answer: Script, code: str, *, repeatable: bool) -> None:
-    """Only what the database says itself is certain; everything else may be repeated, with the outcome unknown."""
-    with ScriptedServer(answer) as api:
-        storage = SupabaseStorage(f"http://127.0.0.1:{api.port}", "sb_secret_canary", timeout=0.5)
+def test_failure_that_may_pass_is_read_safely(answer: Script, when_settled: str, when_read: str) -> None:
+    """A settle's reply is lost at worst, and repeated; before a call, a fault of the configuration is named."""
+    with ScriptedServer(default=answer) as api:
+        storage = SupabaseStorage(
+            f"http://127.0.0.1:{api.port}", "sb_secret_canary", timeout=0.5, read_for=SHORT, settle_for=SHORT
+        )
+        with closing(storage):
+            failures = [failure(storage, load), failure(storage, settle)]
 
-        with pytest.raises(AiRetryError) as caught:
-            settle(storage)
-        storage.close()
+        assert len(api.requests) >= 4
+    assert [each.code for each in failures] == [when_read, when_settled]
+    assert [each.retry_after is not None for each in failures] == [when_read != FAULT, True]
 
-    assert caught.value.code == code
-    assert (caught.value.retry_after is not None) == repeatable
-    assert "canary" not in repr(caught.value) + repr(storage)
-    assert caught.value.__context__ is None
+
+@pytest.mark.parametrize("code", ["42501", "42883", "23514", "28000"])
+def test_refusal_of_the_database_is_its_word(code: str) -> None:
+    """What the database itself says an operator has to do is reported at once."""
+    with ScriptedServer(default=reply(403, json=ERROR | {"code": code})) as api:
+        storage = SupabaseStorage(f"http://127.0.0.1:{api.port}", "sb_secret_canary")
+        with closing(storage):
+            assert failure(storage, settle).code == FAULT
+
+        assert len(api.requests) == 1
+
+
+def test_internal_error_a_third_time_ends_a_settle() -> None:
+    """Any function of the app's may raise XX000 whenever it is called: the last resort comes next, and soon."""
+    with ScriptedServer(default=reply(500, json=ERROR | {"code": "XX000"})) as api:
+        storage = SupabaseStorage(f"http://127.0.0.1:{api.port}", "sb_secret_canary")
+        with closing(storage):
+            assert failure(storage, settle).code == UNKNOWN
+
+        assert len(api.requests) == 3
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_refusal_of_a_gateway_is_no_wrong_key_later(status: int) -> None:
+    """Where this key was answered before, a gateway's refusal without a code is a failure that passes."""
+    with ScriptedServer(reply(200, body="null"), default=reply(status, body=PAGE)) as api:
+        storage = SupabaseStorage(f"http://127.0.0.1:{api.port}", "sb_secret_canary", read_for=SHORT)
+        with closing(storage):
+            load(storage)
+
+            assert failure(storage, load).code == UNAVAILABLE
+
+
+def test_absent_generation_is_null_and_nothing_else() -> None:
+    """Only the API's ``null`` says that there is no such generation; an empty page does not."""
+    with ScriptedServer(reply(200, body="null"), default=reply(200, body="")) as api:
+        storage = SupabaseStorage(f"http://127.0.0.1:{api.port}", "sb_secret_canary", read_for=SHORT)
+        with closing(storage):
+            assert storage.load(uuid4(), uuid4(), RULE, None) is None
+            assert failure(storage, load).code == UNAVAILABLE
+
+
+def test_unreachable_api_wrote_nothing() -> None:
+    """Where no connection was opened, nothing was written."""
+    storage = SupabaseStorage("http://127.0.0.1:9", "sb_secret_canary", read_for=SHORT, settle_for=SHORT)
+
+    with closing(storage):
+        assert [failure(storage, ask).code for ask in (load, settle)] == [UNAVAILABLE, UNAVAILABLE]

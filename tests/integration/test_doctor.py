@@ -23,9 +23,10 @@ from ai_retry import _shipped
 from ai_retry.clock import SystemClock
 from ai_retry.commands import cli
 from ai_retry.doctor import Check, Examination, Finding, Level, examine
-from ai_retry.doctor.database import Case, judge
+from ai_retry.doctor.case import Case
+from ai_retry.doctor.database import judge
 from ai_retry.doctor.model import Database
-from ai_retry.doctor.shipped import read
+from ai_retry.doctor.shipped import BINDING_VERSION, read
 from ai_retry.domain.ports import Clock
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import Request, Script, ScriptedServer, reply, reset
@@ -34,6 +35,7 @@ from tests.support.migrations import apply_migrations
 from tests.support.outage import failed_generations
 from tests.support.stack import MIGRATIONS, Stack, running_stack
 from tests.support.waiting import skipping_without_stack
+from tools.migration import APP, OURS
 
 HERE = SystemClock()
 SECRET_PROMPT = "prompt-that-no-finding-may-hold"
@@ -111,30 +113,83 @@ class Damage:
 
 BROKEN: Mapping[str, Damage] = {
     "two functions of one name": Damage(
-        ("create function public.ai_retry_reap(p_most integer) returns integer language sql set search_path = ''"
-         " as 'select 0'", "revoke all on function public.ai_retry_reap(integer) from public, anon, authenticated",
-         "grant execute on function public.ai_retry_reap(integer) to service_role"),
-        Check.MIGRATIONS, "there are 2 functions ai_retry_reap", r"drop function .*reap\(p_most integer\)",
+        ("create function public.ai_retry_state(p_most integer) returns integer language sql"
+         " set search_path = pg_catalog, pg_temp as 'select 0'",
+         "revoke all on function public.ai_retry_state(integer) from public, anon, authenticated",
+         "grant execute on function public.ai_retry_state(integer) to service_role"),
+        Check.MIGRATIONS, "there are 2 functions ai_retry_state", r"drop function public.*state\(p_most integer\)",
+    ),
+    "two parts of one name": Damage(
+        ("create function ai_retry.passes(p_sqlstate text, p_twice text) returns boolean language sql"
+         " set search_path = pg_catalog, pg_temp as 'select true'",
+         "revoke all on function ai_retry.passes(text, text) from public, anon, authenticated",
+         "grant execute on function ai_retry.passes(text, text) to service_role"),
+        Check.MIGRATIONS, "there are 2 functions ai_retry.passes", r"drop function ai_retry.passes\(p_sqlstate text, p",
     ),
     "a function with its owner's rights": Damage(
-        ("alter function public.ai_retry_reap() security definer",),
-        Check.GRANTS, "ai_retry_reap runs with its owner's rights",
+        ("alter function public.ai_retry_state() security definer",),
+        Check.GRANTS, "ai_retry_state runs with its owner's rights",
+    ),
+    "a part with its owner's rights": Damage(
+        ("alter function ai_retry.close_over(uuid, uuid, timestamptz) security definer",),
+        Check.GRANTS, "ai_retry.close_over runs with its owner's rights",
     ),
     "a function with its caller's search_path": Damage(
-        ("alter function public.ai_retry_reap() reset search_path",),
-        Check.GRANTS, "ai_retry_reap finds tables and functions by its caller's search_path",
+        ("alter function public.ai_retry_state() reset search_path",),
+        Check.GRANTS, "ai_retry_state finds tables, functions and types by its caller's search_path",
+    ),
+    "a part that finds temporary types first": Damage(
+        ("alter function ai_retry.rule(uuid, jsonb) set search_path = ''",),
+        Check.GRANTS, 'ai_retry.rule finds tables, functions and types by search_path ""',
     ),
     "users may execute a function": Damage(
-        ("grant execute on function public.ai_retry_reap() to anon",),
-        Check.GRANTS, "^anon may execute ai_retry_reap",
+        ("grant execute on function public.ai_retry_state() to anon",),
+        Check.GRANTS, "^anon may execute ai_retry_state",
+    ),
+    "users may execute a part": Damage(
+        ("grant execute on function ai_retry.lock_user(uuid) to public",),
+        Check.GRANTS, "^anon and authenticated may execute ai_retry.lock_user",
+    ),
+    "users may execute a function of the binding": Damage(
+        ("grant execute on function ai_retry.app_read(uuid) to authenticated",),
+        Check.GRANTS, "^authenticated may execute ai_retry.app_read",
+    ),
+    "users may execute what is not ours in our schema": Damage(
+        ("create function ai_retry.words_of_the_app() returns text language sql as 'select null::text'",),
+        Check.GRANTS, "^anon and authenticated may execute ai_retry.words_of_the_app",
+    ),
+    "users may use the schema": Damage(
+        ("grant usage on schema ai_retry to authenticated",),
+        Check.GRANTS, "^authenticated may use the schema ai_retry",
+    ),
+    "the service role may not use the schema": Damage(
+        ("revoke usage on schema ai_retry from service_role",),
+        Check.GRANTS, "service_role may not use the schema ai_retry",
     ),
     "the service role may not execute a function": Damage(
-        ("revoke execute on function public.ai_retry_reap() from service_role",),
-        Check.GRANTS, "service_role may not execute ai_retry_reap",
+        ("revoke execute on function public.ai_retry_state() from service_role",),
+        Check.GRANTS, "service_role may not execute ai_retry_state",
     ),
-    "users may read the attempts": Damage(
-        ("grant select (stored_answer) on table public.ai_retry_attempts to authenticated",),
-        Check.GRANTS, "end users may select in public.ai_retry_attempts",
+    "the service role may not execute a part, nor the binding": Damage(
+        ("revoke execute on function ai_retry.captures(uuid, jsonb, integer, timestamptz) from service_role",
+         "revoke execute on function ai_retry.app_write(uuid, text, text, integer, timestamptz) from service_role"),
+        Check.GRANTS, "service_role may not execute ai_retry.app_write, ai_retry.captures",
+    ),
+    "users may read the answers": Damage(
+        ("grant select (answer) on table public.ai_retry_answers to authenticated",),
+        Check.GRANTS, "end users may select in public.ai_retry_answers",
+    ),
+    "users may read the attempts as decisions see them": Damage(
+        ("grant select on table ai_retry.attempts to anon",),
+        Check.GRANTS, "end users may select in ai_retry.attempts",
+    ),
+    "the service role may not read the attempts as decisions see them": Damage(
+        ("revoke select on table ai_retry.attempts from service_role",),
+        Check.GRANTS, "service_role may not select in ai_retry.attempts",
+    ),
+    "the service role may not close attempts": Damage(
+        ("revoke delete on table public.ai_retry_open from service_role",),
+        Check.GRANTS, "service_role may not delete in public.ai_retry_open",
     ),
     "the service role may not update generations": Damage(
         ("revoke update on table public.generations from service_role",),
@@ -166,7 +221,7 @@ BROKEN: Mapping[str, Damage] = {
     ),
     "users may execute the seam": Damage(
         (f"grant execute on function {SEAM} to authenticated",),
-        Check.SEAM, "authenticated may execute ai_retry_create_session: sessions that nobody was charged for",
+        Check.SEAM, "authenticated may execute ai_retry_create_session: sessions that were charged to no one",
     ),
     "the service role may not execute the seam": Damage(
         (f"revoke execute on function {SEAM} from service_role",),
@@ -213,17 +268,38 @@ def again(database_url: str, finding: Finding) -> None:
 
 CHANGED: Mapping[str, tuple[str, str]] = {
     "a function changed by hand": (
-        "create or replace function public.ai_retry_has_success(p_generation_id uuid) returns boolean language sql"
-        " set search_path = '' as 'select false'",
-        "not as shipped: ai_retry_has_success; changed by hand",
+        "create or replace function public.ai_retry_state() returns jsonb language sql"
+        " set search_path = pg_catalog, pg_temp as 'select null::jsonb'",
+        "not as shipped: ai_retry_state; changed by hand",
+    ),
+    "a part changed by hand": (
+        "create or replace function ai_retry.passes(p_sqlstate text) returns boolean language sql"
+        " set search_path = pg_catalog, pg_temp as 'select false'",
+        "not as shipped: ai_retry.passes; changed by hand",
     ),
     "a function that is gone": (
-        "drop function public.ai_retry_passes(text)",
-        "is not applied, or not whole: ai_retry_passes missing or older",
+        "drop function ai_retry.passes(text)",
+        "ai_retry.sql is not applied, or not whole: ai_retry.passes missing",
+    ),
+    "a function of the binding that is gone": (
+        "drop function ai_retry.app_last_error(uuid)",
+        "ai_retry_app.sql is not applied, or not whole: ai_retry.app_last_error missing",
+    ),
+    "a description that is gone": (
+        "drop function ai_retry.app_describe()",
+        "ai_retry_app.sql is not applied, or not whole: ai_retry.app_describe missing",
     ),
     "an index that is gone": (
-        "drop index public.ai_retry_attempts_one_open_per_generation_idx",
-        "ai_retry_attempts_one_open_per_generation_idx missing",
+        "drop index public.ai_retry_attempts_one_success",
+        "ai_retry_attempts_one_success missing",
+    ),
+    "a table that is gone": (
+        "drop table public.ai_retry_recoveries",
+        "ai_retry_recoveries, ended_states_its_counts missing",
+    ),
+    "a view that is gone": (
+        "drop view ai_retry.attempts",
+        "ai_retry.attempts missing",
     ),
 }
 
@@ -245,12 +321,12 @@ def test_changed_migration_is_told_and_mended(
 
 def test_missing_constraint_is_told(migrated_database: str, provider: str) -> None:
     """A constraint of ours that somebody dropped is named."""
-    executed(migrated_database, "alter table public.ai_retry_attempts drop constraint charged_success_is_captured")
+    executed(migrated_database, "alter table public.ai_retry_attempts drop constraint only_charged_success_captures")
 
     finding = the(examine(settings(migrated_database, provider), clock=HERE))
 
     assert finding.check is Check.MIGRATIONS
-    assert "charged_success_is_captured missing" in finding.problem
+    assert "only_charged_success_captures missing" in finding.problem
 
 
 def test_missing_table_of_the_app_is_told(migrated_database: str, provider: str) -> None:
@@ -262,25 +338,21 @@ def test_missing_table_of_the_app_is_told(migrated_database: str, provider: str)
     assert (finding.check, finding.problem) == (Check.MIGRATIONS, "there is no table public.events")
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in _shipped.migrations()[1:-1] if "doctor" not in path.name], ids=lambda path: path.stem
-)
-def test_unapplied_migration_is_named(bare_database: str, provider: str, tmp_path: Path, path: Path) -> None:
-    """A migration that was never applied, though others were, is named; nothing is said to be changed by hand."""
-    others = [each.name for each in _shipped.migrations() if each != path]
-    apply_migrations(bare_database, migrations_from(tmp_path / "some", *others))
+def test_unapplied_binding_is_named(bare_database: str, provider: str, tmp_path: Path) -> None:
+    """The migration of the binding was never applied: it is named; nothing is said to be changed by hand."""
+    apply_migrations(bare_database, migrations_from(tmp_path / "some", OURS.name))
 
     findings = examine(settings(bare_database, provider), clock=HERE).of(Check.MIGRATIONS)
 
     assert [each.problem for each in findings if "changed by hand" in each.problem] == []
-    assert any(each.problem.startswith(f"{path.name} is not applied") for each in findings)
+    assert any(each.problem.startswith(f"{APP.name} is not applied") for each in findings)
 
 
-@pytest.mark.parametrize("applied", [(), ("ai_retry.sql",)], ids=["no migration", "an older version's"])
+@pytest.mark.parametrize("applied", [(), (APP.name,)], ids=["no migration", "the binding only"])
 def test_missing_migrations_are_told(
     bare_database: str, provider: str, tmp_path: Path, applied: tuple[str, ...]
 ) -> None:
-    """Without this version's migrations nothing in the database can be judged, and the remedy is to apply them."""
+    """Without ours nothing in the database can be judged, and the remedy is to apply them."""
     apply_migrations(bare_database, migrations_from(tmp_path / "some", *applied))
 
     examination = examine(settings(bare_database, provider), clock=HERE)
@@ -289,6 +361,77 @@ def test_missing_migrations_are_told(
     assert "apply the migrations of this version" in the(examination).remedy
     assert (the(examination).check, examination.result(Check.CONNECTION)) == (Check.MIGRATIONS, "ok")
     assert Check.GRANTS in examination.skipped
+
+
+DESCRIBE = "create or replace function ai_retry.app_describe() returns jsonb"
+OWN_BINDING = f"""
+create table public.ai_texts (like public.generations including all);
+alter table public.ai_texts enable row level security;
+revoke all on table public.ai_texts from public, anon, authenticated, service_role;
+{DESCRIBE} language sql security definer as $$
+  select '{{"version": 1, "tables": {{"public.ai_texts": ["select"]}}, "generations": "public.ai_texts",
+    "session_function": null}}'::jsonb
+$$;
+create or replace function ai_retry.app_last_error(p_generation_id uuid) returns jsonb language sql
+  as 'select null::jsonb';
+drop table public.events, public.generation_error_logs cascade;
+"""
+
+
+def test_own_binding_is_judged_by_its_form(migrated_database: str, provider: str) -> None:
+    """An app's binding has a source of its own, names its own tables, and runs as it wants; those tables are judged."""
+    executed(migrated_database, OWN_BINDING)
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+    executed(migrated_database, finding.remedy.removeprefix("run: "))
+
+    assert finding.problem == "service_role may not select in public.ai_texts"
+    assert examine(settings(migrated_database, provider), clock=HERE).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("statements", "problem"),
+    [
+        (
+            ("drop function ai_retry.app_lock(uuid, text)",
+             "create function ai_retry.app_lock(p_id bigint, p_timeout text) returns jsonb language sql"
+             " as 'select null::jsonb'"),
+            "the binding has no function ai_retry.app_lock(uuid, text) that returns jsonb",
+        ),
+        (
+            ("drop function ai_retry.app_find(timestamptz, timestamptz, uuid, uuid, integer)",
+             "create function ai_retry.app_find(timestamptz, timestamptz, uuid, uuid, integer) returns setof uuid"
+             " language sql as 'select null::uuid'"),
+            "ai_retry.app_find(timestamp with time zone, timestamp with time zone, uuid, uuid, integer) that returns"
+            " table(id uuid, status text, model text, created_at timestamp with time zone)",
+        ),
+        (
+            (f"{DESCRIBE} language sql as 'select ''[]''::jsonb'",),
+            "app_describe returns something else than version, tables, generations and session_function",
+        ),
+        (
+            (f"{DESCRIBE} language plpgsql as 'begin return 1/0; end'",),
+            "app_describe returns something else than version, tables, generations and session_function",
+        ),
+        (
+            ("do $$ begin execute replace(pg_get_functiondef('ai_retry.app_describe()'::regprocedure),"
+             " '\"version\": 1', '\"version\": 2'); end $$",),
+            "the binding is of version 2, and this ai-retry needs version 1",
+        ),
+    ],
+    ids=["other arguments", "another result", "an odd description", "a failing description", "another version"],
+)  # fmt: skip
+def test_binding_of_another_form_is_reported(
+    migrated_database: str, provider: str, statements: tuple[str, ...], problem: str
+) -> None:
+    """What ours could not call, or not understand, is named with the form that it must have."""
+    executed(migrated_database, *statements, "revoke all on all functions in schema ai_retry from public",
+             "grant execute on all functions in schema ai_retry to service_role")  # fmt: skip
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert finding.check is Check.MIGRATIONS
+    assert problem in finding.problem
 
 
 @pytest.mark.parametrize(
@@ -338,7 +481,7 @@ def test_role_that_sees_no_rows_is_told(migrated_database: str, provider: str) -
     finally:
         executed(migrated_database, f"drop role {role}")
 
-    assert f"it hides rows from {role} in ai_retry_attempts" in the(examination).problem
+    assert f"it hides rows from {role} in ai_retry_answers, ai_retry_attempts" in the(examination).problem
     assert "bypassrls" in the(examination).remedy
 
 
@@ -583,7 +726,7 @@ def test_spool_that_is_no_directory_is_told(migrated_database: str, provider: st
 
     finding = the(examine(environ, clock=HERE))
 
-    assert (finding.check, "AI_RETRY_SPOOL_DIR" in finding.problem) == (Check.CONFIGURATION, True)
+    assert (finding.check, "AI_RETRY_SPOOL_DIR" in finding.problem) == (Check.SPOOL, True)
 
 
 @pytest.mark.parametrize(
@@ -662,26 +805,33 @@ def test_files_with_carriage_returns_are_the_same(bare_database: str, provider: 
     assert examine(settings(bare_database, provider), clock=HERE).findings == ()
 
 
-def test_every_function_is_known_to_the_doctor(migrated_database: str) -> None:
-    """What is read out of the migrations' text is what they make: each function but the seam, table and constraint."""
+def test_every_object_is_known_to_the_doctor(migrated_database: str) -> None:
+    """What is read out of the migrations' text is what they create, with its signature; but the session function."""
     shipped = read(_shipped.migrations())
+    storage = PostgresStorage(migrated_database, max_connections=1)
+    database = Database.from_row(storage.inspect())
+    storage.close()
 
     with psycopg.connect(migrated_database) as connection:
-        functions = connection.execute(
-            "select distinct proname from pg_proc where pronamespace = 'public'::regnamespace"
-            " and proname like 'ai\\_retry\\_%' and proname <> 'ai_retry_create_session'"
-        ).fetchall()
-        tables = connection.execute(
-            "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
-            " and relname like 'ai\\_retry\\_%'"
-        ).fetchall()
         checks = connection.execute(
             "select conname from pg_constraint where contype = 'c' and conrelid::regclass::text like 'ai\\_retry\\_%'"
         ).fetchall()
 
-    assert set(shipped.functions) == {name for (name,) in functions}
-    assert set(shipped.tables) == {name for (name,) in tables}
+    assert {name: each.signature for name, each in shipped.functions.items()} == {
+        each.qualified: each.signature for each in database.functions if not each.creates_sessions
+    }
+    assert {name for name, each in shipped.functions.items() if each.source is None} == {
+        each.qualified for each in database.functions if each.name.startswith("app_")
+    }
+    assert {name: each.search_path for name, each in shipped.functions.items()} == {
+        each.qualified: each.search_path for each in database.functions if not each.creates_sessions
+    }
+    assert set(shipped.tables) == {name for name, table in database.tables.items() if table.is_ours}
+    assert set(shipped.grants) == set(shipped.tables)
     assert set(shipped.constraints) == {name for (name,) in checks}
+    assert set(shipped.indexes) == {name for name in database.indexes if not name.endswith("_pkey")}
+    assert database.binding is not None
+    assert database.binding.version == BINDING_VERSION
 
 
 def run(environ: Mapping[str, str], *arguments: str) -> Result:

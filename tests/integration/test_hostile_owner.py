@@ -22,19 +22,20 @@ from ai_retry.bootstrap import connect, usable_context
 from ai_retry.client import Client
 from ai_retry.config import Settings
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.errors import AiRetryError, AlreadySucceeded
 from ai_retry.domain.model import Answer, QuotaRule
+from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.domain.retry import RetryStatus
 from ai_retry.providers.response_schema import schema_of
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
-from ai_retry.testing.contract import ANSWER, FAILURE, PROMPT_DATA, Row, keep_answer
 from ai_retry.testing.provider import ScriptedServer, chat
 from tests.integration.test_migrations import AN_APP
 from tests.support.migrations import apply_migrations
 from tests.support.stack import MIGRATIONS
+from tests.support.steps import ANSWER, FAILURE, answer_too_late
 from tests.support.world import REFUSALS, SqlWorld
+from tests.support.worlds import PROMPT_DATA, Row
 
 POLICIES = """
 grant select, insert, update, delete on public.generations to authenticated;
@@ -116,7 +117,7 @@ class Scene:
             return error.code
         return f"session of {result.attempt}"
 
-    def status(self, generation_id: UUID | None = None, **policy: Any) -> RetryStatus:
+    def status(self, generation_id: UUID | None = None, **policy: Any) -> Outlook:
         """Ask where it stands."""
         client = self.client(ScriptedAiProvider(), **policy)
         return client.status(self.user_id, generation_id or self.generation_id)
@@ -392,7 +393,7 @@ def test_only_listed_models_reach_the_wire(scene: Scene) -> None:
 
 
 def test_foreign_session_never_shown(scene: Scene) -> None:
-    """A generation that points at somebody else's session shows none, in status and in replay."""
+    """A generation that points at another user's session shows none, in status and in replay."""
     victim = scene.world.new_user()
     theirs = scene.world.new_generation(victim)
     session = scene.client(ScriptedAiProvider(ANSWER)).retry_generation(victim, theirs).session
@@ -409,16 +410,16 @@ def test_foreign_session_never_shown(scene: Scene) -> None:
             )
             shown = scene.status(generation_id).snapshot.session
             assert shown is None or shown["user_id"] == str(scene.user_id)
-    replayed = scene.client(ai).retry_generation(scene.user_id, scene.generation_id, idempotency_key="k")
 
-    assert (replayed.replayed, replayed.session["content"]) == (True, {"mine": True})
+    with pytest.raises(AlreadySucceeded):
+        scene.client(ai).retry_generation(scene.user_id, scene.generation_id, idempotency_key="k")
 
 
 def test_foreign_stored_answer_never_used(scene: Scene) -> None:
     """Who takes over the id of somebody else's deleted generation gets no answer that was paid for by them."""
     victim = scene.world.new_user()
     theirs = scene.world.new_generation(victim)
-    keep_answer(scene.world, victim, theirs)
+    answer_too_late(scene.world, victim, theirs)
     scene.world.delete_generation(theirs)
 
     scene.act(INSERT, generation_id=theirs)

@@ -15,12 +15,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.integration.test_migrations import APP_TABLES, OUR_TABLES
 from tests.support.migrations import apply_migrations, grant_legacy_default_privileges
 from tests.support.stack import MIGRATIONS, SignedInUser, Stack, running_stack
 from tests.support.waiting import skipping_without_stack
 
-OUR_TABLES = {"ai_retry_attempts", "ai_retry_outages", "ai_retry_quotas", "ai_retry_recoveries"}
-APP_TABLES = {"generations", "sessions", "generation_error_logs", "events"}
 PERMISSION_DENIED = "42501"
 ROLES = ("anon", "authenticated")
 
@@ -31,11 +30,12 @@ where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', '
 group by c.oid order by 1
 """
 FUNCTIONS = """
-select p.proname,
+select p.pronamespace::regnamespace::text, p.proname,
   array(select format_type(t, null) from unnest(p.proargtypes::oid[]) with ordinality as u (t, i) order by i),
   coalesce(p.proargnames[1:p.pronargs], '{}'),
   (select c.relname from pg_class c join pg_type t on t.typrelid = c.oid where t.oid = p.proargtypes[0])
-from pg_proc p where p.pronamespace = 'public'::regnamespace and p.prokind in ('f', 'p') order by p.oid
+from pg_proc p
+where p.pronamespace in ('public'::regnamespace, 'ai_retry'::regnamespace) and p.prokind in ('f', 'p') order by p.oid
 """
 
 
@@ -43,6 +43,7 @@ from pg_proc p where p.pronamespace = 'public'::regnamespace and p.prokind in ('
 class Function:
     """A function as the catalogue knows it."""
 
+    schema: str
     name: str
     types: list[str]
     arguments: list[str]
@@ -65,7 +66,7 @@ class Catalogue:
         tables = {name: columns for name, kind, columns in relations if kind != "S"}
         functions = [Function(*row) for row in connection.execute(FUNCTIONS).fetchall()]
         assert set(tables) == OUR_TABLES | APP_TABLES
-        named = {"ai_retry_load", "ai_retry_claim", "ai_retry_create_session", "ai_retry_enqueue", "ai_retry_publish"}
+        named = {"ai_retry_load", "ai_retry_begin", "ai_retry_settle", "ai_retry_create_session", "ai_retry_publish"}
         assert named <= {each.name for each in functions}
         return cls(tables, [name for name, kind, _ in relations if kind == "S"], functions)
 
@@ -88,8 +89,20 @@ def fill(connection: psycopg.Connection, user_id: UUID) -> None:
         ),
         ("ai_retry_quotas (user_id, quota_limit) values (%s, 1)", [user_id]),
         (
-            "ai_retry_attempts (user_id, generation_id, number, state, token, started_at, lease_expires_at,"
-            " stored_answer) values (%s, %s, 2, 'running', %s, clock_timestamp(), clock_timestamp(), null)",
+            "ai_retry_attempts (user_id, generation_id, number, token, started_at, closed_at, outcome, counted, charge,"
+            " provider_outcome) values (%s, %s, 2, %s, clock_timestamp(), clock_timestamp(), 'failed', true, true,"
+            " 'unknown')",
+            [user_id, generation_id, uuid4()],
+        ),
+        (
+            "ai_retry_answers (generation_id, number, answer, stored_at)"
+            " values (%s, 2, jsonb_build_object('user_id', %s::text), clock_timestamp())",
+            [generation_id, user_id],
+        ),
+        (
+            "ai_retry_open (user_id, generation_id, number, token, started_at, charge, waived, lease_expires_at,"
+            " renewable_until, abandoned_wait_seconds) values (%s, %s, 3, %s, clock_timestamp(), true, '{}',"
+            " clock_timestamp(), clock_timestamp(), 1)",
             [user_id, generation_id, uuid4()],
         ),
         (
@@ -192,7 +205,7 @@ def catalogue(database: Database) -> Catalogue:
 def a_call(function: Function) -> sql.Composed:
     """Call it with nulls: whether one may is asked before what it does."""
     nulls = sql.SQL(", ").join(sql.SQL(f"null::{each}") for each in function.types)
-    return sql.SQL("select public.{}({})").format(sql.Identifier(function.name), nulls)
+    return sql.SQL("select {}({})").format(sql.Identifier(function.schema, function.name), nulls)
 
 
 def of_table(statement: str, table: str, column: str = "") -> sql.Composed:
@@ -254,21 +267,14 @@ def test_no_claims_read_nothing_in_sql(database: Database, table: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_function_executed_in_sql(database: Database, catalogue: Catalogue, role: str) -> None:
-    """No end user executes a function, directly or over a row that is their own."""
+    """No end user executes a function, and none is a column of rows that may be their own."""
     calls = {str(index): a_call(each) for index, each in enumerate(catalogue.functions)}
-    calls |= {
-        f"{each.row_of}.{each.name}": sql.SQL("select t.{} from public.{} t").format(
-            sql.Identifier(each.name), sql.Identifier(each.row_of)
-        )
-        for each in catalogue.functions
-        if each.row_of and len(each.types) == 1
-    }
 
     with database.acting_as(role):
         outcomes = {name: database.outcome_of(call) for name, call in calls.items()}
 
-    assert len(calls) > len(catalogue.functions)
     assert {name: outcome for name, outcome in outcomes.items() if outcome != PERMISSION_DENIED} == {}
+    assert [each.name for each in catalogue.functions if each.row_of in APP_TABLES and len(each.types) == 1] == []
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -284,7 +290,7 @@ def test_owners_functions_are_the_owners(database: Database) -> None:
     """What changes the schema or the publication is refused to the service role, too; the rest is not."""
     with database.acting_as("service_role"):
         outcomes = [database.outcome_of(each) for each in OWNERS_FUNCTIONS]
-        queue = database.outcome_of(sql.SQL("select public.ai_retry_queue()"))
+        queue = database.outcome_of(sql.SQL("select public.ai_retry_state()"))
 
     assert (outcomes, queue) == ([PERMISSION_DENIED] * len(OWNERS_FUNCTIONS), "done")
 
@@ -409,23 +415,24 @@ def test_others_rows_never_told_over_the_data_api(project: Project, caller: Call
 
 
 def test_no_function_called_over_the_data_api(project: Project, caller: Caller) -> None:
-    """No function answers at /rpc/, and none as a computed column."""
+    """No function answers at /rpc/, and no part or binding function is known there."""
     functions = project.catalogue().functions
     before = project.rows()
 
     refusals = {
         each.name: caller.refusal_of("POST", f"rpc/{each.name}", json=dict.fromkeys(each.arguments))
         for each in functions
+        if each.schema == "public"
     }
     read = [each.name for each in functions if caller.send("GET", f"rpc/{each.name}", params=_texts(each)).is_success]
-    computed = {
-        f"{each.row_of}.{each.name}": caller.refusal_of("GET", f"{each.row_of}?select=user_id,{each.name}")
+    parts = {
+        each.name: caller.send("POST", f"rpc/{each.name}", json=dict.fromkeys(each.arguments)).status_code
         for each in functions
-        if each.row_of and len(each.types) == 1
+        if each.schema == "ai_retry"
     }
 
-    assert (read, len(computed) > 0) == ([], True)
-    assert {each: code for each, code in (refusals | computed).items() if code != PERMISSION_DENIED} == {}
+    assert (read, set(parts.values())) == ([], {404})
+    assert {each: code for each, code in refusals.items() if code != PERMISSION_DENIED} == {}
     assert project.rows() == before
 
 

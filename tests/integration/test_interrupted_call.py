@@ -52,7 +52,7 @@ def test_waiting_call_is_interrupted(migrated_database: str) -> None:
         user.join()
 
         assert not released.is_set()
-        assert storage.load(uuid4(), uuid4(), QuotaRule()) is None
+        assert storage.load(uuid4(), uuid4(), QuotaRule(), None) is None
 
 
 def test_dead_connection_is_a_failed_call(migrated_database: str) -> None:

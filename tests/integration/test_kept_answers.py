@@ -6,12 +6,14 @@ the app is a failure at once.
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from ai_retry.domain.change import CloseOver
 from ai_retry.domain.errors import AlreadySucceeded, GenerationNotFound, LeaseLost, RetryInProgress, SessionRejected
+from ai_retry.storage.spool import Spool
 from tests.support.core_app import POLICY, App
 from tests.support.world import owner_of
 
@@ -34,9 +36,21 @@ def app(core_database: str) -> Iterator[App]:
         app.close()
 
 
+@pytest.fixture(params=["a spool", "no spool"])
+def locked_app(request: pytest.FixtureRequest, core_database: str, tmp_path: Path) -> Iterator[App]:
+    """The same, with a spool and without; nothing stays on disk."""
+    spool = Spool(tmp_path / "spool") if request.param == "a spool" else None
+    with owner_of(core_database) as connection:
+        app = App(core_database, connection, spool)
+        yield app
+        app.close()
+    assert spool is None or spool.names() == []
+
+
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS.keys())
-def test_answer_is_kept_whatever_is_locked(app: App, lock: str) -> None:
+def test_answer_is_kept_whatever_is_locked(locked_app: App, lock: str) -> None:
     """The settle fails, the answer stays, and the next retry makes the session of it without a call."""
+    app = locked_app
     with psycopg.connect(app.url) as holder:
 
         def hold() -> None:
@@ -74,16 +88,16 @@ def test_kept_answer_is_reported_by_whoever_closes_the_attempt(app: App) -> None
 
 
 def test_answer_of_a_moved_generation_is_stored(app: App) -> None:
-    """The generation is another user's when the answer comes: nothing is charged, and the answer is not lost."""
+    """The generation is another user's when the answer comes: nothing is charged, and the answer is its payer's."""
     other = app.world.new_user()
 
     with pytest.raises(GenerationNotFound):
         app.retry(lambda: app.world.set_generation(app.generation_id, user_id=other))
 
-    snapshot = app.functions.load(other, app.generation_id, POLICY.quota, None)
-    assert snapshot is not None
-    assert snapshot.stored_answer is not None
+    assert app.load().stored_answer is None
     assert app.world.sessions(app.user_id) == app.world.sessions(other) == []
+    app.world.set_generation(app.generation_id, user_id=app.user_id)
+    assert app.retry(output="second").session["content"] == "first"
 
 
 def test_answer_whose_begin_a_fail_over_lost_is_stored(app: App) -> None:

@@ -13,8 +13,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tests.support.catalogue import rows_of, schema_of
-from tests.support.core_sql import apply_schemas
-from tests.support.migrations import apply_migrations, grant_legacy_default_privileges
+from tests.support.migrations import apply_migrations, apply_schemas, grant_legacy_default_privileges
 from tests.support.stack import MIGRATIONS
 from tools.migration import APP, OURS, Migration
 

@@ -9,21 +9,17 @@ import psycopg
 import pytest
 
 from ai_retry.clock import SystemClock
+from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.retry import retry_generation
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
+from ai_retry.storage.change_rows import load_document
 from ai_retry.storage.postgres import PostgresStorage
 from benchmarks.app_rows import AT_ONCE, failed_generations
 from tests.support.pooler import transaction_pooler
 
 pytestmark = pytest.mark.stack
 
-LOAD = {
-    "p_user_id": str(uuid4()),
-    "p_generation_id": str(uuid4()),
-    "p_limit": 5,
-    "p_window_seconds": 86400.0,
-    "p_count_own_successes": True,
-}
+LOAD = {"p_request": load_document(uuid4(), uuid4(), QuotaRule(), None)}
 
 
 @pytest.fixture
@@ -81,7 +77,7 @@ def test_function_may_get_other_types(caller: FunctionConnection) -> None:
 def test_text_that_no_database_holds_is_not_sent(caller: FunctionConnection, text: str) -> None:
     """It is refused before it is cut off at its NUL, say, and the connection goes on."""
     with pytest.raises(CallFailed, match="22021"):
-        caller.call("ai_retry_load", LOAD | {"p_user_id": text})
+        caller.call("ai_retry_load", {"p_request": text})
 
     assert caller.call("ai_retry_load", LOAD) is None
 

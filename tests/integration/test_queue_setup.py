@@ -2,20 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
 
 import psycopg
 import pytest
 
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import Purpose
-from ai_retry.domain.policy import admit
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.testing.contract import POLICY, SHORT, claim_of, fail, load, new_generation, succeed
-from ai_retry.testing.queue_contract import new_queued, run, try_enqueue
 from tests.support.migrations import apply_migrations, load_pgmq
-from tests.support.queue_world import SqlQueueWorld
+from tests.support.queue_steps import accept, cancel, new_accepted, run, take, tidy
 from tests.support.stack import MIGRATIONS
+from tests.support.steps import POLICY, begin, begin_new, fail, new_generation, succeed
 from tests.support.world import SqlWorld, owner_of
 
 CREATE_QUEUE = "select public.ai_retry_create_queue()"
@@ -75,37 +71,35 @@ def test_migration_with_pgmq_says_nothing(bare_database: str) -> None:
 
 
 def test_without_pgmq_nothing_is_accepted(without_pgmq: str) -> None:
-    """Who asks for later, or works, is told that there is no queue and what to do; nothing is written."""
+    """Asking for later, and working, name the missing queue and what to do; nothing is written."""
     migrate(without_pgmq)
     with project(without_pgmq) as (storage, connection):
         world = SqlWorld(storage, connection)
         user_id, generation_id = new_generation(world)
-        admission = admit(load(world, user_id, generation_id), POLICY, purpose=Purpose.ENQUEUE)
 
         with pytest.raises(NotConfigured, match="ai_retry_create_queue"):
-            storage.enqueue(admission, token=admission.user_id, expires_after=SHORT)
+            accept(world, user_id, generation_id)
         with pytest.raises(NotConfigured, match="ai_retry_create_queue"):
-            storage.receive(limit=1, visibility=SHORT, poll=timedelta(0))
+            take(world)
 
         assert world.attempts(generation_id) == []
         assert world.generation(generation_id)["status"] == "error"
 
 
 def test_without_pgmq_the_rest_works(without_pgmq: str) -> None:
-    """Retries that somebody waits for, taking back, tidying and the state of the queue need no pgmq."""
+    """Retries whose caller waits for them, taking back, tidying and the state of the queue need no pgmq."""
     migrate(without_pgmq)
     with project(without_pgmq) as (storage, connection):
         world = SqlWorld(storage, connection)
         user_id, generation_id = new_generation(world)
-        fail(world, claim_of(world, user_id, generation_id))
-        claim_of(world, user_id, world.new_generation(user_id))
+        fail(world, begin(world, user_id, generation_id))
+        begin_new(world, user_id)
         world.advance(POLICY.lease)
 
-        assert (storage.reap(), storage.reap()) == (True, False)
-        assert storage.cancel(user_id, generation_id, reason=None) is None
-        assert storage.resend(max_live=2, limit=10) == 0
-        assert not storage.queue_state().configured
-        succeed(world, claim_of(world, user_id, generation_id))
+        assert (tidy(world), tidy(world)) == (1, 0)
+        cancel(world, user_id, generation_id)
+        assert not storage.state().configured
+        succeed(world, begin(world, user_id, generation_id))
         assert len(world.sessions(user_id)) == 1
 
 
@@ -116,32 +110,31 @@ def test_pgmq_that_comes_later_is_used(without_pgmq: str) -> None:
         before = value_of(connection, CREATE_QUEUE)
         load_pgmq(without_pgmq)
         after = [value_of(connection, CREATE_QUEUE) for _ in range(2)]
-        world = SqlQueueWorld(storage, connection)
+        world = SqlWorld(storage, connection)
 
-        succeed(world, run(world, *new_queued(world)))
+        succeed(world, run(world, *new_accepted(world)))
 
         assert (before, after) == (False, [True, True])
-        assert storage.queue_state().configured
+        assert storage.state().configured
 
 
 def test_a_queue_that_was_dropped_is_missed(migrated_database: str) -> None:
-    """When somebody drops the queue, who waits for a session is still served, and later is told to be impossible."""
+    """Where the queue was dropped, callers who wait for a session are still served, and later is refused."""
     with project(migrated_database) as (storage, connection):
-        world = SqlQueueWorld(storage, connection)
+        world = SqlWorld(storage, connection)
         user_id, generation_id = new_generation(world)
-        admission = admit(load(world, user_id, generation_id), POLICY, purpose=Purpose.ENQUEUE)
         connection.execute("select pgmq.drop_queue('ai_retry')")
 
         with pytest.raises(NotConfigured):
-            try_enqueue(world, admission)
-        succeed(world, claim_of(world, user_id, generation_id))
+            accept(world, user_id, generation_id)
+        succeed(world, begin(world, user_id, generation_id))
 
 
 def test_migration_again_keeps_what_waits(migrated_database: str) -> None:
     """Applied once more, it loses no message and no queued attempt."""
     with project(migrated_database) as (storage, connection):
-        world = SqlQueueWorld(storage, connection)
-        user_id, generation_id = new_queued(world)
+        world = SqlWorld(storage, connection)
+        user_id, generation_id = new_accepted(world)
 
         apply_migrations(migrated_database, MIGRATIONS, force=True)
 
@@ -191,7 +184,7 @@ def test_publish_without_realtime_says_so(migrated_database: str) -> None:
 
 
 def test_migrations_publish_nothing(bare_database: str) -> None:
-    """Nobody's rows are published by a migration alone."""
+    """A migration publishes no rows by itself."""
     with psycopg.connect(bare_database, autocommit=True) as connection:
         connection.execute("create publication supabase_realtime")
         migrate(bare_database)

@@ -19,6 +19,7 @@ from ai_retry.domain.recovery import Decision
 from ai_retry.recovery import found as found_module
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.ai import ScriptedAiProvider
+from tests.support.attempts import add_closed, add_queued, add_running
 from tests.support.outage import failed_generations, recovering_client
 from tests.support.stack import Stack
 
@@ -41,6 +42,13 @@ def client(migrated_database: str) -> Iterator[Client]:
     """A client of that database."""
     with recovering_client(migrated_database, NOBODY) as client:
         yield client
+
+
+def owner(database: psycopg.Connection, generation_id: UUID) -> UUID:
+    """The user of a generation."""
+    row = database.execute("select user_id from public.generations where id = %s", [generation_id]).fetchone()
+    assert row is not None
+    return UUID(str(row[0]))
 
 
 def ids(found: Any) -> list[UUID]:
@@ -261,14 +269,17 @@ def test_client_without_recovery_says_so(stack: Stack) -> None:
 def test_why_tells_the_decision_and_its_numbers(database: psycopg.Connection, client: Client) -> None:
     """One paragraph: what was decided, by which rule with which numbers, when to come back, and the last real error."""
     good, waiting, exhausted = failed_generations(database, 3)
-    database.execute(
-        "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at, outcome, code,"
-        " reason, closed_at, next_attempt_at, counted) select g.user_id, g.id, n, 'closed', gen_random_uuid(),"
-        " clock_timestamp(), 'failed', 'AI_TIMEOUT', 'no complete answer within 15 s', clock_timestamp(),"
-        " clock_timestamp() + interval '4 minutes', true from public.generations g, generate_series(2, 4) n"
-        " where g.id = %s and n = 2 or g.id = %s",
-        [waiting, exhausted],
-    )
+    for generation_id, numbers in ((waiting, [2]), (exhausted, [2, 3, 4])):
+        for number in numbers:
+            add_closed(
+                database,
+                owner(database, generation_id),
+                generation_id,
+                number=number,
+                code="AI_TIMEOUT",
+                reason="no complete answer within 15 s",
+                next_attempt_at=datetime.now(UTC) + timedelta(minutes=4),
+            )
 
     assert "can be retried now. It has used 1 of 4 attempts" in str(client.why(good))
     assert "was AI_UNAVAILABLE (told by the app)." in str(client.why(good))
@@ -292,13 +303,16 @@ def test_why_sends_nobody_back_in_vain(
 ) -> None:
     """After a failure that time does not cure the paragraph has no time to come back at, and says what is needed."""
     waiting, over = failed_generations(database, 2)
-    for generation_id, wait in ((waiting, "4 minutes"), (over, "-1 minutes")):
-        database.execute(
-            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at, outcome,"
-            " code, reason, closed_at, next_attempt_at, transient, operator_fault) select user_id, id, 2, 'closed',"
-            " gen_random_uuid(), clock_timestamp(), 'failed', 'AI_INCOMPLETE', 'cut off', clock_timestamp(),"
-            " clock_timestamp() + %s::interval, false, %s from public.generations where id = %s",
-            [wait, operator_fault, generation_id],
+    for generation_id, minutes in ((waiting, 4), (over, -1)):
+        add_closed(
+            database,
+            owner(database, generation_id),
+            generation_id,
+            code="AI_INCOMPLETE",
+            reason="cut off",
+            next_attempt_at=datetime.now(UTC) + timedelta(minutes=minutes),
+            transient=False,
+            operator_fault=operator_fault,
         )
 
     during, after = client.why(waiting), client.why(over)
@@ -317,13 +331,7 @@ def test_why_names_the_reader_of_a_queued_retry(database: psycopg.Connection, cl
     """Where this process reads contexts in another way than the app that accepted the retry, it says so."""
     accepted = failed_generations(database, 2)
     for generation_id, reader in zip(accepted, ("shop.prompts:read", reader_name(stored_context)), strict=True):
-        database.execute(
-            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
-            " next_attempt_at, accepted_at, expires_at, status_before, context_reader) select user_id, id, 2, 'queued',"
-            " gen_random_uuid(), clock_timestamp(), clock_timestamp(), clock_timestamp(),"
-            " clock_timestamp() + interval '1 day', 'error', %s from public.generations where id = %s",
-            [reader, generation_id],
-        )
+        add_queued(database, owner(database, generation_id), generation_id, context_reader=reader)
 
     other, same = (client.why(each).text for each in accepted)
 
@@ -335,23 +343,12 @@ def test_why_names_the_reader_of_a_queued_retry(database: psycopg.Connection, cl
 def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> None:
     """Whoever works on it, whatever fills the quota, and however many tries are used up: the numbers are told."""
     running, queued, beside, capped, done = failed_generations(database, 5, users=5)
-    open_attempt = (
-        "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
-        " lease_expires_at, next_attempt_at, accepted_at, expires_at, status_before) select user_id, coalesce(%s, id),"
-        " 2, %s, gen_random_uuid(), clock_timestamp(), %s, clock_timestamp() + interval '1 hour', clock_timestamp(),"
-        " clock_timestamp() + interval '1 day', 'error' from public.generations where id = %s"
-    )
-    lease = datetime.now(UTC) + timedelta(seconds=30)
-    database.execute(open_attempt, [None, "running", lease, running])
-    database.execute(open_attempt, [None, "queued", None, queued])
+    add_running(database, owner(database, running), running)
+    add_queued(database, owner(database, queued), queued, due_at=datetime.now(UTC) + HOUR)
     for _ in range(2):
-        database.execute(open_attempt, [uuid4(), "running", lease, beside])
-    database.execute(
-        "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at, outcome,"
-        " closed_at, counted) select user_id, id, n, 'closed', gen_random_uuid(), clock_timestamp(), 'failed',"
-        " clock_timestamp(), false from public.generations, generate_series(2, 21) n where id = %s",
-        [capped],
-    )
+        add_running(database, owner(database, beside), uuid4())
+    for number in range(2, 22):
+        add_closed(database, owner(database, capped), capped, number=number, counted=False)
     database.execute("update public.generations set status = 'success' where id = %s", [done])
 
     assert "Somebody is working on it: a lease lasts 35 s at most. Come back at" in client.why(running).text
@@ -375,13 +372,7 @@ def test_why_tells_the_quota(database: psycopg.Connection, client: Client) -> No
         " generate_series(1, 4) where id = %s",
         [generation_id],
     )
-    database.execute(
-        "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
-        " next_attempt_at, accepted_at, expires_at, status_before) select user_id, gen_random_uuid(), 2, 'queued',"
-        " gen_random_uuid(), clock_timestamp(), clock_timestamp(), clock_timestamp(),"
-        " clock_timestamp() + interval '1 day', 'error' from public.generations where id = %s",
-        [generation_id],
-    )
+    add_queued(database, owner(database, generation_id), uuid4())
 
     told = client.why(generation_id)
 

@@ -1,4 +1,4 @@
-"""An app's own tables and functions misbehave: no paid answer is lost, and nobody says processing for ever."""
+"""An app's own tables and functions misbehave: no paid answer is lost, and no generation says processing for ever."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,11 +8,13 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from ai_retry.domain.errors import AiRetryError, NotConfigured, SessionRejected
+from ai_retry.domain.errors import AiRetryError, LeaseLost, NotConfigured, SessionRejected
 from ai_retry.domain.policy import DEFAULT_POLICY
+from ai_retry.storage._function_connection import FunctionConnection
+from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.testing.contract import claim_of, fail, load, new_generation, succeed
 from tests.integration.test_migrations import AN_APP, an_app_with_rows, apply, connected, refusal_of
+from tests.support.steps import abandon, begin, discard, fail, load, new_generation, succeed
 from tests.support.world import SqlWorld
 
 SEAM = """
@@ -58,11 +60,11 @@ def world(migrated_database: str, connection: psycopg.Connection) -> Iterator[Sq
 def test_seam_that_errs_keeps_the_answer(world: SqlWorld, connection: psycopg.Connection, body: str) -> None:
     """Whatever an app's seam raises or returns, the attempt is closed uncharged, and the answer waits for the next."""
     user_id, generation_id = new_generation(world)
-    claim = claim_of(world, user_id, generation_id)
+    begun = begin(world, user_id, generation_id)
     connection.execute(SEAM.format(body=body).encode())
 
     with pytest.raises(SessionRejected) as caught:
-        succeed(world, claim)
+        succeed(world, begun)
 
     assert "secret" not in repr(caught.value) + str(caught.value)
     (row,) = world.attempts(generation_id)
@@ -82,17 +84,17 @@ def test_passing_error_in_seam_leaves_the_attempt_open(
 ) -> None:
     """An error that passes by itself undoes everything; the settle may be sent again, and then succeeds."""
     user_id, generation_id = new_generation(world)
-    claim = claim_of(world, user_id, generation_id)
+    begun = begin(world, user_id, generation_id)
     good = connection.execute(
         "select pg_get_functiondef('public.ai_retry_create_session(public.generations,jsonb)'::regprocedure)"
     ).fetchone()
     connection.execute(SEAM.format(body=RAISES.format(sqlstate)).encode())
 
     with pytest.raises(AiRetryError) as caught:
-        succeed(world, claim)
+        succeed(world, begun)
     assert good is not None
     connection.execute(str(good[0]).encode())
-    succeed(world, claim)
+    succeed(world, begun)
 
     assert caught.value.retry_after is not None
     assert [row["outcome"] for row in world.attempts(generation_id)] == ["succeeded"]
@@ -108,31 +110,61 @@ def test_trigger_that_guards_session_id_keeps_the_answer(world: SqlWorld, connec
         """
     )
     user_id, generation_id = new_generation(world)
-    claim = claim_of(world, user_id, generation_id)
+    begun = begin(world, user_id, generation_id)
 
     with pytest.raises(SessionRejected):
-        succeed(world, claim)
+        succeed(world, begun)
 
     assert world.sessions(user_id) == []
     assert load(world, user_id, generation_id).stored_answer is not None
 
 
-def test_refused_failure_rows_leave_the_status(world: SqlWorld, connection: psycopg.Connection) -> None:
-    """An app that refuses the event of a failure still gets its status, and the attempt says what refused the rest."""
+@pytest.fixture
+def heard(migrated_database: str, connection: psycopg.Connection) -> Iterator[tuple[SqlWorld, list[str]]]:
+    """A storage on one connection, the app around it, and what the database says to that connection."""
+    said: list[str] = []
+    connection.execute("create schema refusals; create table refusals.by_user (user_id uuid, constraint_name text)")
+    with FunctionConnection.connect(migrated_database, autocommit=True) as caller:
+        caller.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+        yield SqlWorld(FunctionStorage(caller.call), connection), said
+
+
+def test_refused_failure_rows_leave_the_status(
+    heard: tuple[SqlWorld, list[str]], connection: psycopg.Connection
+) -> None:
+    """An app that refuses the event of a failure still gets its status; the database's log says what it refused."""
+    world, said = heard
     connection.execute("alter table public.events add constraint no_events check (false) not valid")
     user_id, generation_id = new_generation(world)
 
-    fail(world, claim_of(world, user_id, generation_id))
+    fail(world, begin(world, user_id, generation_id))
 
     assert world.generation(generation_id)["status"] == "error"
-    assert world.attempts(generation_id)[0]["refused_constraint"] == "no_events"
+    assert [(row["outcome"], row["code"], row["cause"]) for row in world.attempts(generation_id)] == [
+        ("failed", "AI_UNAVAILABLE", None)
+    ]
     assert world.error_logs(generation_id) == []
+    (warning,) = said
+    assert "refused an event or error log (23514)" in warning
+    assert str(generation_id) in warning
+
+
+def test_refused_event_of_a_success_keeps_the_session(world: SqlWorld, connection: psycopg.Connection) -> None:
+    """An app that refuses the event of a success still gets the session, for one unit."""
+    connection.execute("alter table public.events add constraint no_events check (false) not valid")
+    user_id, generation_id = new_generation(world)
+
+    done = succeed(world, begin(world, user_id, generation_id))
+
+    assert (world.generation(generation_id)["status"], done.quota.captured) == ("success", 1)
+    assert len(world.sessions(user_id)) == 1
+    assert world.events(user_id) == []
 
 
 def test_column_type_changed_under_open_connection_heals(world: SqlWorld, connection: psycopg.Connection) -> None:
     """After an app changed a column's type, a pooled connection fails once at most and is replaced."""
     user_id, generation_id = new_generation(world)
-    fail(world, claim_of(world, user_id, generation_id))
+    fail(world, begin(world, user_id, generation_id))
     connection.execute("alter table public.generations alter column model type varchar(40)")
 
     for _ in range(3):
@@ -162,10 +194,10 @@ def test_instant_beyond_python_is_a_named_problem(world: SqlWorld, connection: p
 def test_session_of_another_user_is_never_told(world: SqlWorld, connection: psycopg.Connection) -> None:
     """A user who points session_id at a stranger's session gets nothing of it."""
     stranger, theirs = new_generation(world)
-    settled = succeed(world, claim_of(world, stranger, theirs))
+    done = succeed(world, begin(world, stranger, theirs))
     user_id, mine = new_generation(world)
 
-    connection.execute("update public.generations set session_id = %s where id = %s", [settled.session["id"], mine])
+    connection.execute("update public.generations set session_id = %s where id = %s", [done.session["id"], mine])
 
     assert load(world, user_id, mine).session is None
 
@@ -174,14 +206,14 @@ def test_session_of_another_user_is_never_told(world: SqlWorld, connection: psyc
 def test_flips_during_the_call_save_no_attempt(world: SqlWorld, connection: psycopg.Connection, flip: str) -> None:
     """Who flips the status, or deletes and re-inserts the row, during the call used up an attempt and waits."""
     user_id, generation_id = new_generation(world)
-    claim = claim_of(world, user_id, generation_id)
+    begun = begin(world, user_id, generation_id)
     if flip == "update":
         world.set_generation(generation_id, status="success")
     else:
         world.delete_generation(generation_id)
 
     with pytest.raises(AiRetryError):
-        succeed(world, claim)
+        succeed(world, begun)
     if flip == "update":
         world.set_generation(generation_id, status="error")
     else:
@@ -199,15 +231,14 @@ def test_flips_during_the_call_save_no_attempt(world: SqlWorld, connection: psyc
 def test_discarded_answer_does_not_come_back(world: SqlWorld) -> None:
     """A settle that is sent again after an operator dropped its answer stores nothing."""
     user_id, generation_id = new_generation(world)
-    claim = claim_of(world, user_id, generation_id)
-    world.advance(DEFAULT_POLICY.lease)
-    claim_of(world, user_id, world.new_generation(user_id))
-    with pytest.raises(AiRetryError):
-        succeed(world, claim)
-    world.storage.discard_answer(user_id, generation_id, operator="ada")
+    begun = begin(world, user_id, generation_id)
+    abandon(world, begun)
+    with pytest.raises(LeaseLost):
+        succeed(world, begun)
+    assert discard(world, user_id, generation_id)
 
-    with pytest.raises(AiRetryError):
-        succeed(world, claim)
+    with pytest.raises(LeaseLost):
+        succeed(world, begun)
 
     assert load(world, user_id, generation_id).stored_answer is None
 
@@ -222,12 +253,6 @@ APPS: dict[str, tuple[str, str]] = {
     "sequence without a grant": (
         AN_APP.replace("id bigint generated always as identity primary key,\n  user_id", "id bigserial, user_id"),
         "rehearsing",
-    ),
-    "trigger without a search_path": (
-        AN_APP + "create function public.audit() returns trigger language plpgsql as"
-        " $$ begin perform 1 from events; return new; end $$;"
-        " create trigger audit before update on public.generations for each row execute function public.audit();",
-        "search_path",
     ),
     "ids that are not unique": (
         AN_APP.replace(
@@ -255,18 +280,21 @@ def test_app_that_would_fail_later_is_stopped_now(bare_database: str, name: str)
         " not valid;",
         "create unique index one_at_a_time on public.generations (user_id) where status = 'processing';",
         "alter table public.generations add column title text not null default 'x';",
+        "create function public.audit() returns trigger language plpgsql as"
+        " $$ begin perform 1 from events; return new; end $$;"
+        "create trigger audit before update on public.generations for each row execute function public.audit();",
     ],
-    ids=["success has a session", "one processing per user", "own column"],
+    ids=["success has a session", "one processing per user", "own column", "trigger without a search_path"],
 )
 def test_legal_app_is_installed(bare_database: str, extra: str) -> None:
-    """Constraints that a real retry satisfies don't stop the installation."""
+    """Constraints that a real retry satisfies, and triggers that need the usual search_path, stop no installation."""
     an_app_with_rows(bare_database, AN_APP + extra)
 
     apply(bare_database)
 
 
 def test_seam_open_to_users_is_told(bare_database: str) -> None:
-    """A seam that end users may execute is told in a notice, with the line that closes it."""
+    """A session function that end users may execute is named in a notice, with the line that closes it."""
     an_app_with_rows(bare_database, AN_APP)
     with connected(bare_database) as connection:
         connection.execute(SEAM.format(body="begin return null; end").encode())
@@ -277,7 +305,7 @@ def test_seam_open_to_users_is_told(bare_database: str) -> None:
 
 
 def code_of(call: Callable[[], object]) -> str | None:
-    """Call; tell the error's code, None when there was none."""
+    """Call; return the error's code, None when there was none."""
     try:
         call()
     except AiRetryError as error:
@@ -289,7 +317,7 @@ def test_restarted_database_costs_one_read_at_most(migrated_database: str) -> No
     """When the server cut all idle connections, the pool replaces them at once, not one by one."""
     storage = PostgresStorage(migrated_database, max_connections=8)
     rule = DEFAULT_POLICY.quota
-    nobody: Any = (uuid4(), UUID(int=0), rule)
+    absent: Any = (uuid4(), UUID(int=0), rule, None)
     with connected(migrated_database) as owner:
         connections = [storage._pool.getconn() for _ in range(8)]
         for connection in connections:
@@ -299,7 +327,7 @@ def test_restarted_database_costs_one_read_at_most(migrated_database: str) -> No
             " where datname = current_database() and pid <> pg_backend_pid()"
         )
 
-        codes = [code_of(lambda: storage.load(*nobody)) for _ in range(4)]
+        codes = [code_of(lambda: storage.load(*absent)) for _ in range(4)]
     storage.close()
 
     assert codes in ([None] * 4, ["STORAGE_UNAVAILABLE", None, None, None])

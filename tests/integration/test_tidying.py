@@ -1,105 +1,126 @@
-"""The reaper for pg_cron only tidies, and the books in the documentation find what is wrong."""
+"""What a worker tidies in passing changes no decision."""
 
-import re
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
-from uuid import UUID
 
 import psycopg
 import pytest
 
-from ai_retry.domain.errors import LeaseLost
+from ai_retry.domain.errors import LeaseLost, StorageUnavailable
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.testing.contract import claim_of, load, new_generation, succeed
-from tests.support.books import violations
-from tests.support.stack import Stack
+from tests.support.queue_steps import tidy
+from tests.support.steps import (
+    POLICY,
+    SECOND,
+    answer_too_late,
+    begin,
+    begin_new,
+    close_over,
+    discard,
+    load,
+    new_generation,
+    outcomes,
+    status_of,
+    succeed,
+)
 from tests.support.world import SqlWorld
 
-LEASE = timedelta(seconds=35)
-SECOND = timedelta(seconds=1)
+ONCE = timedelta(0)
 
 
 @pytest.fixture
 def world(migrated_database: str, connection: psycopg.Connection) -> Iterator[SqlWorld]:
-    """A storage on it, and the app around it."""
-    storage = PostgresStorage(migrated_database, max_connections=4)
-    yield SqlWorld(storage, connection)
-    storage.close()
+    """A storage on it that repeats nothing, and the app around it."""
+    storage = PostgresStorage(migrated_database, max_connections=4, read_for=ONCE, settle_for=ONCE)
+    with closing(storage):
+        yield SqlWorld(storage, connection)
 
 
-def reap(connection: psycopg.Connection) -> int:
-    """Call the reaper as pg_cron would."""
-    row = connection.execute("select public.ai_retry_reap()").fetchone()
-    assert row is not None
-    return int(row[0])
-
-
-def test_reap_closes_expired_attempts_and_tells_the_app(world: SqlWorld, connection: psycopg.Connection) -> None:
+def test_expired_attempts_are_closed_and_reported(world: SqlWorld) -> None:
     """An attempt whose lease ran out is abandoned, its generation says timeout, log and event are written."""
     user_id, generation_id = new_generation(world)
-    claim_of(world, user_id, generation_id)
-    world.advance(LEASE + SECOND)
+    begin(world, user_id, generation_id)
+    world.advance(POLICY.lease + SECOND)
 
-    assert reap(connection) == 1
+    assert tidy(world) == 1
 
-    assert [row["outcome"] for row in world.attempts(generation_id)] == ["abandoned"]
-    assert world.generation(generation_id)["status"] == "timeout"
+    assert outcomes(world, generation_id) == ["abandoned"]
+    assert status_of(world, generation_id) == "timeout"
     assert [row["error_type"] for row in world.error_logs(generation_id)] == ["LEASE_LOST"]
     assert [row["event_type"] for row in world.events(user_id)] == ["ai_generation_failed"]
 
 
-def test_reap_leaves_valid_leases_alone(world: SqlWorld, connection: psycopg.Connection) -> None:
-    """An attempt that still has time is nobody's to close."""
+def test_valid_leases_are_left_alone(world: SqlWorld) -> None:
+    """An attempt that still has time is no one's to close, also when its user is tidied."""
     user_id, generation_id = new_generation(world)
-    claim_of(world, user_id, generation_id)
+    begin(world, user_id, generation_id)
 
-    assert reap(connection) == 0
+    assert tidy(world) == 0
+    close_over(world, user_id)
 
-    assert world.attempts(generation_id)[0]["outcome"] is None
+    assert outcomes(world, generation_id) == [None]
 
 
-def test_reap_changes_no_decision(world: SqlWorld, connection: psycopg.Connection) -> None:
-    """Reaped or not, the next attempt is due at the same instant and the same units are free."""
+def test_tidying_changes_no_decision(world: SqlWorld) -> None:
+    """Tidied or not, the next attempt is due at the same instant and the same units are free."""
     user_id, generation_id = new_generation(world)
-    claim_of(world, user_id, generation_id)
-    world.advance(LEASE + SECOND)
+    begin(world, user_id, generation_id)
+    world.advance(POLICY.lease + SECOND)
     before = load(world, user_id, generation_id)
 
-    reap(connection)
+    tidy(world)
 
     after = load(world, user_id, generation_id)
     assert after.attempts[-1].next_attempt_at == before.attempts[-1].next_attempt_at
     assert (after.quota, after.live, after.attempts[-1].counted) == (before.quota, before.live, True)
 
 
-def test_reap_passes_over_who_is_busy(world: SqlWorld, connection: psycopg.Connection, migrated_database: str) -> None:
-    """It waits for nobody: a user whose lock is taken, or a row that the app holds, is tidied another time."""
+def test_busy_user_is_tidied_another_time(world: SqlWorld, migrated_database: str) -> None:
+    """A user whose lock is taken is passed over after a moment, and is closed another time; others are not affected."""
     busy_user, busy = new_generation(world)
-    _, held = new_generation(world)
-    for generation_id in (busy, held):
-        claim_of(world, UUID(str(world.generation(generation_id)["user_id"])), generation_id)
-    world.advance(LEASE + SECOND)
+    begin(world, busy_user, busy)
+    idle = begin_new(world, world.new_user())
+    world.advance(POLICY.lease + SECOND)
+
+    with psycopg.connect(migrated_database) as other:
+        other.execute("select ai_retry.lock_user(%s)", [busy_user])
+        with pytest.raises(StorageUnavailable):
+            close_over(world, busy_user)
+        close_over(world, idle.user_id)
+        assert (outcomes(world, busy), outcomes(world, idle.generation_id)) == ([None], ["abandoned"])
+        other.rollback()
+
+    assert tidy(world) == 1
+    assert outcomes(world, busy) == ["abandoned"]
+
+
+def test_row_that_the_app_holds_is_written_another_time(world: SqlWorld, migrated_database: str) -> None:
+    """An attempt is closed although the app holds its row; the row says processing no longer when it is free again."""
+    user_id, held = new_generation(world)
+    begin(world, user_id, held)
+    world.advance(POLICY.lease + SECOND)
 
     with psycopg.connect(migrated_database) as app:
-        app.execute("select public.ai_retry_lock(%s)", [busy_user])
         app.execute("select from public.generations where id = %s for update", [held])
-        reaped = reap(connection)
+        assert tidy(world) == 1
+        assert (outcomes(world, held), status_of(world, held)) == (["abandoned"], "processing")
         app.rollback()
 
-    assert reaped == 0
-    assert [world.attempts(each)[0]["outcome"] for each in (busy, held)] == [None, None]
-    assert [reap(connection) for _ in range(3)] == [1, 1, 0]
+    assert (tidy(world), tidy(world)) == (1, 0)
+    assert status_of(world, held) == "timeout"
+    assert [row["event_type"] for row in world.events(user_id)] == ["ai_generation_failed"]
 
 
-def test_late_answer_after_reap_is_kept(world: SqlWorld, connection: psycopg.Connection) -> None:
-    """Who finishes after having been reaped charges nothing, and the next retry finds the answer."""
+def test_late_answer_after_tidying_is_kept(world: SqlWorld) -> None:
+    """Who finishes after having been closed charges nothing, and the next retry finds the answer."""
     user_id, generation_id = new_generation(world)
-    claim = claim_of(world, user_id, generation_id)
-    world.advance(LEASE + SECOND)
-    reap(connection)
+    begun = begin(world, user_id, generation_id)
+    world.advance(POLICY.lease + SECOND)
+    tidy(world)
 
     with pytest.raises(LeaseLost, match="its answer is kept"):
-        succeed(world, claim)
+        succeed(world, begun)
 
     assert load(world, user_id, generation_id).stored_answer is not None
     assert load(world, user_id, generation_id).quota.captured == 0
@@ -108,61 +129,11 @@ def test_late_answer_after_reap_is_kept(world: SqlWorld, connection: psycopg.Con
 def test_discarded_answer_is_gone_and_recorded(world: SqlWorld) -> None:
     """An operator drops a stored answer: the next retry calls again, and the row says who dropped it."""
     user_id, generation_id = new_generation(world)
-    claim = claim_of(world, user_id, generation_id)
-    world.advance(LEASE + SECOND)
-    claim_of(world, user_id, world.new_generation(user_id))  # closes the other one as abandoned
-    with pytest.raises(LeaseLost, match="its answer is kept"):
-        succeed(world, claim)
+    answer_too_late(world, user_id, generation_id)
 
-    first = world.storage.discard_answer(user_id, generation_id, operator="ada@example.com")
-    again = world.storage.discard_answer(user_id, generation_id, operator="bob@example.com")
+    first = discard(world, user_id, generation_id, operator="ada@example.com")
+    again = discard(world, user_id, generation_id, operator="bob@example.com")
 
     assert (first, again) == (True, False)
     assert load(world, user_id, generation_id).stored_answer is None
     assert [row["discarded_by"] for row in world.attempts(generation_id)] == ["ada@example.com"]
-
-
-def test_books_of_sound_work_balance(world: SqlWorld, connection: psycopg.Connection) -> None:
-    """After successes, failures and abandoned attempts the documented query finds nothing."""
-    user_id, generation_id = new_generation(world)
-    succeed(world, claim_of(world, user_id, generation_id))
-    claim_of(world, user_id, world.new_generation(user_id))
-
-    assert violations(connection) == []
-
-
-@pytest.mark.parametrize(
-    ("damage", "violation"),
-    [
-        ("update public.generations set status = 'error' where id = %s", "a success whose generation says otherwise"),
-        ("update public.ai_retry_attempts set number = 9 where generation_id = %s", "a number is missing or double"),
-        (
-            "update public.ai_retry_attempts set closed_at = started_at - interval '1 s' where generation_id = %s",
-            "closed before it began",
-        ),
-        (
-            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at, outcome,"
-            " closed_at, captured_at, session_id) select user_id, generation_id, 3, state, gen_random_uuid(),"
-            " started_at, outcome, closed_at, captured_at, session_id from public.ai_retry_attempts"
-            " where generation_id = %s",
-            "two successes of one generation",
-        ),
-    ],
-    ids=lambda value: re.sub(r"\W+", "-", value)[:30],
-)
-def test_books_find_what_is_wrong(world: SqlWorld, connection: psycopg.Connection, damage: str, violation: str) -> None:
-    """Each kind of damage that the constraints allow is named by the documented query."""
-    user_id, generation_id = new_generation(world)
-    succeed(world, claim_of(world, user_id, generation_id))
-
-    connection.execute(damage.encode(), [generation_id])
-
-    assert violation in {name for name, _ in violations(connection)}
-
-
-def test_books_of_the_whole_run_balance(stack: Stack) -> None:
-    """Whatever the other tests did to the shared database so far, no captured unit lacks its success."""
-    with psycopg.connect(stack.database_url) as connection:
-        found = {name for name, _ in violations(connection)}
-
-    assert found <= {"a success whose generation says otherwise"}  # some tests write as a careless app would

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -19,37 +19,29 @@ from psycopg.types.json import Jsonb
 
 from ai_retry.bootstrap import worker as bootstrap_worker
 from ai_retry.config import Settings
+from ai_retry.domain.change import Taken
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.model import Context, Generation
+from ai_retry.domain.model import Context, Generation, QuotaRule
 from ai_retry.domain.policy import DEFAULT_POLICY
-from ai_retry.domain.queue_model import Message
+from ai_retry.domain.queue import enqueue_generation
 from ai_retry.domain.reader import ContextFrom, reader_name
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.testing.contract import new_generation
 from ai_retry.testing.provider import ScriptedServer
-from ai_retry.testing.queue_contract import (
-    VISIBILITY,
-    admission_to_enqueue,
-    enqueue,
-    new_queued,
-    ready,
-    try_enqueue,
-    waiting,
-)
 from tests.support.app_server import clean
 from tests.support.books import violations
-from tests.support.queue_world import SqlQueueWorld
+from tests.support.queue_steps import VISIBILITY, accept, is_queued, new_accepted, ready, waiting
 from tests.support.stack import Stack, running_stack
+from tests.support.steps import new_generation
 from tests.support.waiting import eventually, skipping_without_stack
 from tests.support.worker_process import COMMAND, Provider, running_worker
-from tests.support.world import owner_of
+from tests.support.world import SqlWorld, empty_queue, owner_of
 
 AI_KEY = "sk-test-7c1d0e5f9a8b3c46"
 SECRET_PROMPT = "worker-prompt-that-no-log-may-hold"
 SECRET_ANSWER = "worker-answer-that-no-log-may-hold"
-POLLING = """
+LOOKING = """
 select 1 from pg_stat_activity
-where state = 'active' and query like '%ai_retry_receive%' and pid <> pg_backend_pid()
+where state = 'active' and query like '%ai_retry_take%' and pid <> pg_backend_pid()
 """
 LEASE_AND_WAITS = VISIBILITY + timedelta(minutes=10)
 
@@ -58,7 +50,7 @@ LEASE_AND_WAITS = VISIBILITY + timedelta(minutes=10)
 class Site:
     """A database with its app around it, and what a worker needs to know."""
 
-    world: SqlQueueWorld
+    world: SqlWorld
     connection: psycopg.Connection
     env: Mapping[str, str] = field(repr=False)
     log: Path
@@ -76,21 +68,20 @@ class Site:
         generation_id = self.world.new_generation(user_id)
         prompt_data = Jsonb({"messages": [{"role": "user", "content": prompt}]})
         self.world.set_generation(generation_id, prompt_data=prompt_data)
-        admission = admission_to_enqueue(self.world, user_id, generation_id, policy=DEFAULT_POLICY)
-        try_enqueue(self.world, replace(admission, context_reader=reader_name(reader)))
+        enqueue_generation(user_id, generation_id, storage=self.world.storage, context_from=reader)
         return user_id, generation_id
 
     def statuses(self, *generation_ids: UUID) -> set[str]:
         """What the app's rows say."""
         return {self.world.generation(each)["status"] for each in generation_ids}
 
-    def is_polled(self) -> bool:
-        """Whether a worker waits for messages, or the server still does for one that was killed."""
-        return self.connection.execute(POLLING).fetchone() is not None
+    def is_looked_at(self) -> bool:
+        """Whether messages are taken just now, perhaps for a worker that was killed."""
+        return self.connection.execute(LOOKING).fetchone() is not None
 
     def outlive(self) -> None:
         """Let leases, backoffs and visibilities of killed workers pass."""
-        eventually(lambda: not self.is_polled())
+        eventually(lambda: not self.is_looked_at())
         self.world.advance(LEASE_AND_WAITS)
 
     def outcomes(self, generation_id: UUID) -> list[str | None]:
@@ -108,7 +99,8 @@ def site_of(stack: Stack, database_url: str, log: Path, *, direct: bool) -> Iter
         closing(PostgresStorage(database_url, max_connections=8)) as storage,
         owner_of(database_url) as connection,
     ):
-        yield Site(SqlQueueWorld(storage, connection), connection, env, log)
+        empty_queue(connection)
+        yield Site(SqlWorld(storage, connection), connection, env, log)
 
 
 @pytest.fixture
@@ -195,21 +187,21 @@ def test_sigterm_lets_running_attempts_end(any_site: Site) -> None:
 
 
 class StopsOnReceipt(PostgresStorage):
-    """Is told to stop in the moment in which messages arrive."""
+    """Is stopped in the moment in which messages arrive."""
 
     def __init__(self, database_url: str, stop: threading.Event) -> None:
         super().__init__(database_url)
         self.stop = stop
 
-    def receive(self, *, limit: int, visibility: timedelta, poll: timedelta) -> list[Message]:
-        """Receive, and set the event."""
-        messages = list(super().receive(limit=limit, visibility=visibility, poll=poll))
+    def take(self, limit: int, visibility: timedelta, rule: QuotaRule) -> Sequence[Taken]:
+        """Take messages, and set the event."""
+        taken = super().take(limit, visibility, rule)
         self.stop.set()
-        return messages
+        return taken
 
 
 def test_what_was_not_begun_is_given_back(site: Site) -> None:
-    """Messages that arrive when the worker is stopping are another worker's at once; nobody was called."""
+    """Messages that arrive when the worker is stopping are another worker's at once; no call was made."""
     stop = threading.Event()
     generation_ids = [site.queued()[1] for _ in range(3)]
 
@@ -227,7 +219,7 @@ def test_what_was_not_begun_is_given_back(site: Site) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_second_signal_stops_at_once(site: Site, number: signal.Signals, code: int) -> None:
-    """A second signal waits for nobody; what ran goes on in another worker when its lease ends, and costs one unit."""
+    """A second signal waits for nothing; what ran goes on in another worker when its lease ends, and costs one unit."""
     answers = Provider({"title": SECRET_ANSWER}, is_open=False)
     user_id, generation_id = site.queued()
 
@@ -292,10 +284,13 @@ def test_storage_that_goes_away_is_waited_for(own_stack: Stack, tmp_path: Path, 
     with ScriptedServer(default=Provider({"title": SECRET_ANSWER})) as provider, ExitStack() as opened:
         with site_of(own_stack, own_stack.database_url, log, direct=direct) as site:
             worker = opened.enter_context(running_worker(site.ask(provider), log))
-            eventually(site.is_polled)
+            _, before = site.queued()
+            eventually(lambda: site.statuses(before) == {"success"})
         if direct:
             own_stack.restart_postgres(immediate=True)
         else:
+            own_stack.stop_data_api()
+            eventually(lambda: worker.has_told("event=worker_waits"))
             own_stack.restart_data_api()
         with site_of(own_stack, own_stack.database_url, log, direct=direct) as site_again:
             _, generation_id = site_again.queued()
@@ -306,15 +301,17 @@ def test_storage_that_goes_away_is_waited_for(own_stack: Stack, tmp_path: Path, 
 
 
 def test_context_that_raises_is_put_aside(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """A bug in the app's own function stops nobody else's retry; its generation is looked at again later."""
+    """A bug in the app's own function stops no other retry; its generation is looked at again later."""
+    unreadable: set[UUID] = set()
 
     def context_from(generation: Generation) -> Context:
-        if generation.id == broken:
+        if generation.id in unreadable:
             raise RuntimeError(SECRET_PROMPT)
         return stored_context(generation)
 
     _, broken = site.queued(prompt="broken", reader=context_from)
     _, sound = site.queued(reader=context_from)
+    unreadable.add(broken)  # a defect that came after the retry was accepted
 
     stop = threading.Event()
     with ScriptedServer(default=Provider({"title": SECRET_ANSWER})) as provider:
@@ -357,7 +354,7 @@ def test_other_readers_retry_is_left_and_reported(site: Site) -> None:
     assert f"accepted with the reader {THE_APPS}, and this worker has ai_retry.domain.context:stored_context" in line
     assert f"AI_RETRY_CONTEXT_FROM={THE_APPS}" in line
     (row,) = site.world.attempts(generation_id)
-    assert (row["state"], site.world.error_logs(generation_id), provider.requests) == ("queued", [], [])
+    assert (is_queued(row), site.world.error_logs(generation_id), provider.requests) == (True, [], [])
     assert timedelta(seconds=50) < row["next_attempt_at"] - row["accepted_at"] < timedelta(seconds=120)
     assert SECRET_PROMPT not in site.log.read_text()
 
@@ -394,8 +391,8 @@ def test_worker_without_a_queue_says_what_to_do(site: Site) -> None:
 # It is fair
 
 
-def test_hundred_queued_starve_nobody(site: Site) -> None:
-    """One user's many retries stand in nobody's way: another's one is asked among the first."""
+def test_hundred_queued_starve_no_other_user(site: Site) -> None:
+    """One user's many retries are in no other user's way: another's one is asked among the first."""
     hoarder = site.world.new_user()
     site.world.set_quota(hoarder, 100, timedelta(hours=24))
     many = [site.queued(hoarder, "many")[1] for _ in range(30)]
@@ -433,7 +430,7 @@ def test_max_parallel_holds_across_workers(site: Site) -> None:
 # It is seen
 
 
-def told(env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command as a person does."""
     return subprocess.run(
         [COMMAND, *arguments],
@@ -448,8 +445,8 @@ def told(env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProces
 def test_queue_command_tells_the_state(any_site: Site) -> None:
     """`ai-retry queue` prints what waits and runs, as a table for people and as JSON for programs."""
     site = any_site
-    oldest = enqueue(site.world, *new_generation(site.world))
-    new_queued(site.world)
+    oldest = accept(site.world, *new_generation(site.world))
+    new_accepted(site.world)
     site.connection.execute(
         "insert into public.ai_retry_outages (route, not_before, since, failures, slots)"
         " values ('away.example/small', clock_timestamp() + interval '1 minute', clock_timestamp(), 3, 1)"
@@ -457,7 +454,7 @@ def test_queue_command_tells_the_state(any_site: Site) -> None:
     with ScriptedServer() as provider:
         env = site.ask(provider)
 
-        table, document = told(env, "queue"), told(env, "queue", "--json")
+        table, document = run(env, "queue"), run(env, "queue", "--json")
 
     state = json.loads(document.stdout)
     assert (table.returncode, document.returncode) == (0, 0)
@@ -479,11 +476,11 @@ def test_queue_command_tells_the_state(any_site: Site) -> None:
 
 
 def test_queue_command_without_a_database_says_so(site: Site) -> None:
-    """A database that is away is told in the last line, and by the exit code of a missing set-up."""
+    """An unreachable database is named in the last line, and by the exit code of a missing set-up."""
     with ScriptedServer() as provider:
         env = site.ask(provider) | {"DATABASE_URL": "postgresql://postgres@127.0.0.1:9/postgres"}
 
-        done = told(env, "queue")
+        done = run(env, "queue")
 
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].startswith("Error: The storage failed")

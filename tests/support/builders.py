@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from ai_retry.domain.change import CallRecord, Found, Rejection, Settle, Success
 from ai_retry.domain.model import (
     Answer,
     Attempt,
@@ -13,7 +14,9 @@ from ai_retry.domain.model import (
     Generation,
     GenerationStatus,
     Outcome,
+    ProviderOutcome,
     Quota,
+    QuotaRule,
     Snapshot,
     StoredAnswer,
     Usage,
@@ -123,3 +126,21 @@ def a_failure(code: FailureCode = FailureCode.UNAVAILABLE, **columns: Any) -> Fa
         "certainly_not_generated": False,
     }
     return Failure(**row | columns)
+
+
+def a_settle() -> Settle:
+    """Give a settle, of another attempt each, whose answer was paid for."""
+    return Settle(
+        user_id=uuid4(),
+        generation_id=uuid4(),
+        token=uuid4(),
+        found=Found.READY,
+        end=Success(
+            answer=an_answer(),
+            answer_from=None,
+            if_rejected=Rejection(message="rejected", wait=SECOND, again_wait=SECOND),
+        ),
+        quota_rule=QuotaRule(),
+        call=CallRecord(provider_outcome=ProviderOutcome.GENERATED, duration=SECOND),
+        answered=True,
+    )

@@ -1,5 +1,7 @@
 """What a database's catalogue and its tables hold, comparable: everything that a migration could have changed."""
 
+from collections.abc import Mapping
+
 import psycopg
 
 _OURS = "n.nspname in ('public', 'ai_retry')"
@@ -33,7 +35,7 @@ def schema_of(url: str) -> object:
         return [sorted(connection.execute(each.encode()).fetchall(), key=str) for each in _QUESTIONS]
 
 
-def rows_of(url: str) -> object:
+def rows_of(url: str) -> Mapping[str, object]:
     """Every row of the public tables."""
     with psycopg.connect(url, autocommit=True) as connection:
         return {

@@ -16,12 +16,13 @@ from ai_retry.domain.loop import Setting, retrying
 from ai_retry.domain.model import Answer, Context, Failure, RetryResult, Snapshot, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, working
-from ai_retry.domain.queue_model import QueuedRetry
-from ai_retry.domain.queue_model import QueueOutcome
+from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
+from ai_retry.storage.spool import Spool
 from tests.support.world import SqlWorld
 
+AT_ONCE = timedelta(0)  # what fails fails at once
 POLICY = RetryPolicy()
 SETTING = Setting(
     policy=POLICY, reader=Reader(context_from=stored_context), monotonic=lambda: 0.0, fraction=lambda: 0.0
@@ -44,10 +45,10 @@ class _Provider:
 class App:
     """The app's database, a failed generation in it, and a process that retries."""
 
-    def __init__(self, url: str, connection: psycopg.Connection) -> None:
+    def __init__(self, url: str, connection: psycopg.Connection, spool: Spool | None = None) -> None:
         self.url = url
-        self._postgres = PostgresStorage(url)
-        self.functions: FunctionStorage = self._postgres.once()  # so that what fails fails at once
+        self._postgres = PostgresStorage(url, spool=spool, read_for=AT_ONCE, settle_for=AT_ONCE)
+        self.functions: FunctionStorage = self._postgres
         self.world = SqlWorld(self.functions, connection)
         self.user_id = self.world.new_user()
         self.generation_id = self.world.new_generation(self.user_id)

@@ -67,10 +67,11 @@ class MemoryWorld:
         del self.app.generations[generation_id]
 
     def delete_user(self, user_id: UUID) -> None:
-        """Forget the user's generations, attempts and quota."""
+        """Forget the user's generations, attempts with their answers, and quota."""
         app, storage = self.app, self.storage
         app.generations = {key: row for key, row in app.generations.items() if row.user_id != user_id}
         storage.rows = {key: row for key, row in storage.rows.items() if row.user_id != user_id}
+        storage.answers = {key: answer for key, answer in storage.answers.items() if key in storage.rows}
         storage.quotas.pop(user_id, None)
 
     def set_quota(self, user_id: UUID, limit: int, window: timedelta) -> None:

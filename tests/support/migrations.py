@@ -1,4 +1,4 @@
-"""Migrations as `supabase db push` applies them, and the privileges of older Supabase projects."""
+"""Migrations as `supabase db push` applies them, their source, and the privileges of older Supabase projects."""
 
 import re
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import psycopg
+
+from tools.migration import APP, OURS
 
 _FILE = re.compile(r"(?P<version>\d+)_(?P<name>.*)\.sql")
 
@@ -63,6 +65,13 @@ def apply_migrations(
         for version, path in pending:
             _apply(connection, version, path)
     return [path.stem for _, path in pending]
+
+
+def apply_schemas(connection: psycopg.Connection) -> None:
+    """Create everything from its source, as the migrations do in an empty project."""
+    for migration in (OURS, APP):
+        for path in migration.files():
+            connection.execute(path.read_bytes())
 
 
 def load_pgmq(database_url: str) -> None:

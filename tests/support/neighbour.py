@@ -4,6 +4,7 @@ What a session does is random but for its seed. It records every statement, and 
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,35 @@ class Said:
     error: str | None
 
 
+class Pace:
+    """Lets an app get ahead of the work beside it by so many rounds for each piece of that, and no further.
+
+    Which of the two has more of a busy processor would else decide whether the work meets a row before it is deleted.
+
+    Args:
+        rounds: of the app, for each piece of work.
+        most: that it may have left to do.
+    """
+
+    def __init__(self, *, rounds: int, most: int) -> None:
+        self._rounds, self._most = rounds, most
+        self._left = most
+        self._has_some = threading.Condition()
+
+    def worked(self) -> None:
+        """Count a piece of work."""
+        with self._has_some:
+            self._left = min(self._left + self._rounds, self._most)
+            self._has_some.notify_all()
+
+    def take_round(self, until: Callable[[], bool]) -> None:
+        """Wait for a round, or for the end."""
+        with self._has_some:
+            while not self._left and not until():
+                self._has_some.wait(0.02)
+            self._left = max(self._left - 1, 0)
+
+
 class AppSession:
     """A session of the app as one role, in autocommit and in transactions of several statements.
 
@@ -101,9 +131,11 @@ class AppSession:
         """End the session."""
         self._connection.close()
 
-    def work(self, until: Callable[[], bool]) -> None:
-        """Write, until told to stop."""
+    def work(self, until: Callable[[], bool], pace: Pace | None = None) -> None:
+        """Write, as fast as the pace allows, until it is enough; nothing is locked between two rounds."""
         while not until():
+            if pace is not None:
+                pace.take_round(until)
             user_id = self._random.choice(list(self.generations))
             self._act_as(user_id)
             chance = self._random.random()

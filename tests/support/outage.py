@@ -12,8 +12,7 @@ from psycopg.types.json import Jsonb
 from ai_retry.client import Client
 from ai_retry.domain.ports import AiProvider
 from ai_retry.storage.postgres import PostgresStorage
-from ai_retry.storage.repeating import RepeatingStorage
-from ai_retry.storage.repeating_recovery import RepeatingRecovery
+from tests.support.attempts import ATTEMPTS
 
 PROMPT_DATA = {"messages": [{"role": "user", "content": "a prompt that no log may hold"}]}
 
@@ -71,18 +70,12 @@ def failed_generations(
 @contextmanager
 def recovering_client(database_url: str, ai: AiProvider, **options: Any) -> Iterator[Client]:
     """Give a client as ``connect`` makes it, with another provider."""
-    adapter = PostgresStorage(database_url)
-    with Client(
-        storage=RepeatingStorage(adapter),
-        recovery_storage=RepeatingRecovery(adapter),
-        ai=ai,
-        on_close=adapter.close,
-        **options,
-    ) as client:
+    storage = PostgresStorage(database_url)
+    with Client(storage=storage, recovery_storage=storage, ai=ai, on_close=storage.close, **options) as client:
         yield client
 
 
 def attempts(connection: psycopg.Connection) -> Sequence[dict[str, Any]]:
-    """Read all attempts, by generation and number."""
+    """Read all attempts, closed and open, by generation and number."""
     with connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
-        return cursor.execute("select * from public.ai_retry_attempts order by generation_id, number").fetchall()
+        return cursor.execute(f"select * from {ATTEMPTS} a order by a.generation_id, a.number".encode()).fetchall()

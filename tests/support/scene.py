@@ -1,22 +1,23 @@
 """One failed generation over a storage in memory, and what a process does with it, by the loops of the core."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
-from ai_retry.domain.change import Amend, Begin, CloseOver, Reply, Settle
+from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, Reply, Settle
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.drive import drive
 from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.loop import Loop, Setting, retrying
-from ai_retry.domain.model import Answer, Context, Failure, GenerationStatus, Waiver
+from ai_retry.domain.model import Answer, Context, Failure, GenerationStatus, QuotaRule, Snapshot, Waiver
 from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.ports import Clock
 from ai_retry.domain.queue_loop import accepting, working
 from ai_retry.domain.queue_model import QueueOutcome
-from ai_retry.testing.memory import MemoryStorage, Row
+from ai_retry.testing.memory import MemoryApp, MemoryStorage, Row
 from tests.support.builders import an_answer
 from tests.support.memory_world import MemoryWorld
 
@@ -42,8 +43,8 @@ class Scene:
     """One failed generation of one user, and what a process does with it."""
 
     def __init__(self) -> None:
-        self.world = MemoryWorld()
-        self.storage: MemoryStorage = self.world.storage
+        self.world = MemoryWorld(Hooked)
+        self.storage = hooked(self.world)
         self.user_id = self.world.new_user()
         self.generation_id = self.world.new_generation(self.user_id)
         self.setting = Setting(
@@ -89,12 +90,31 @@ class Scene:
 
 
 class Hooked(MemoryStorage):
-    """A storage whose methods can be made to do something else, once or always."""
+    """A storage that notes its calls, and whose methods can be made to do something first, or instead.
 
-    hooks: dict[str, Callable[[Any], Any]]
+    Attributes:
+        calls: names of the methods that were called.
+        begins: the begins among them.
+        hooks: functions by the name of the method before which they are called, with the change; what they return, but
+            None, is the reply. What they call themselves is neither noted nor hooked.
+    """
+
+    def __init__(self, clock: Clock, app: MemoryApp) -> None:
+        super().__init__(clock, app)
+        self.calls: list[str] = []
+        self.begins: list[Begin] = []
+        self.hooks: Mapping[str, Callable[[Any], Any]] = {}
+        self._in_hook = False
+
+    def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
+        """Load, and note it."""
+        self._note("load")
+        return super().load(user_id, generation_id, rule, token)
 
     def begin(self, change: Begin | CloseOver) -> Reply:
         """Begin, unless hooked."""
+        if isinstance(change, Begin) and not self._in_hook:
+            self.begins.append(change)
         return self._hooked("begin", change, super().begin)
 
     def settle(self, change: Settle) -> Reply:
@@ -105,16 +125,35 @@ class Hooked(MemoryStorage):
         """Amend, unless hooked."""
         return self._hooked("amend", change, super().amend)
 
+    def keep(self, change: Keep) -> None:
+        """Keep, and note it."""
+        self._note("keep")
+        super().keep(change)
+
+    def _note(self, name: str) -> None:
+        if not self._in_hook:
+            self.calls.append(name)
+
     def _hooked(self, name: str, change: Any, then: Callable[[Any], Reply]) -> Reply:
-        hook = self.hooks.get(name)
-        reply = hook(change) if hook is not None else None
+        self._note(name)
+        hook, reply = self.hooks.get(name), None
+        if hook is not None and not self._in_hook:
+            self._in_hook = True
+            try:
+                reply = hook(change)
+            finally:
+                self._in_hook = False
         return then(change) if reply is None else reply
+
+
+def hooked(world: MemoryWorld) -> Hooked:
+    """Return the storage of a world of that type."""
+    assert isinstance(world.storage, Hooked)
+    return world.storage
 
 
 def hook(scene: Scene, **hooks: Callable[[Any], Any]) -> None:
     """Make methods of the scene's storage call these first; what they return, but None, is the reply."""
-    scene.storage.__class__ = Hooked
-    assert isinstance(scene.storage, Hooked)
     scene.storage.hooks = hooks
 
 

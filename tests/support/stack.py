@@ -101,6 +101,10 @@ class Stack:
         """Stop Postgres, fast or `immediate` as if it had crashed, and start it on the same port."""
         self._ask("restart_postgres", immediate=immediate)
 
+    def stop_data_api(self) -> None:
+        """Stop Auth and Data API, until they are restarted."""
+        self._ask("stop_data_api")
+
     def restart_data_api(self) -> None:
         """Stop Auth and Data API and start them on the same port; they read the schema anew."""
         self._ask("restart_data_api")

@@ -3,12 +3,10 @@
 Waits are what a test says, not what the policy would draw; everything else is the decision's.
 """
 
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,7 +16,7 @@ from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, retry_now
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import Ending, found, is_recorded, verdict
-from ai_retry.domain.errors import AiRetryError, AlreadySucceeded, LeaseLost
+from ai_retry.domain.errors import AlreadySucceeded, LeaseLost
 from ai_retry.domain.loop import has_begun, has_ended
 from ai_retry.domain.model import (
     Answer,
@@ -35,8 +33,6 @@ from ai_retry.domain.model import (
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Outage
 from tests.support.worlds import World
-
-T = TypeVar("T")
 
 SECOND: Final = timedelta(seconds=1)
 SHORT: Final = timedelta(seconds=30)  # more than a test takes, less than a lease
@@ -68,6 +64,20 @@ class Decided:
         expected = replace(self.change.expected, as_of=self.change.expected.as_of - age)
         return replace(self, change=replace(self.change, expected=expected))
 
+    def begun(self, number: int, lease_expires_at: datetime) -> "Begun":
+        """What its worker knows once it runs."""
+        change, start = self.change, self.change.attempt.start
+        assert isinstance(start, Running)
+        return Begun(
+            user_id=change.user_id,
+            generation_id=change.generation_id,
+            token=change.token,
+            number=number,
+            lease_expires_at=lease_expires_at,
+            ending=Ending(self.snapshot, change, self.policy, 0.0),
+            stored=self.snapshot.stored_answer if start.answer_from is not None else None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Begun:
@@ -80,6 +90,11 @@ class Begun:
     lease_expires_at: datetime
     ending: Ending = field(repr=False, compare=False)
     stored: StoredAnswer | None = field(repr=False, compare=False)  # the answer that it uses instead of a call
+
+    @property
+    def answer_from(self) -> int | None:
+        """Number of the attempt whose answer it uses."""
+        return self.stored.number if self.stored is not None else None
 
 
 # Reading
@@ -151,19 +166,10 @@ def try_begin(world: World, decided: Decided) -> Begun | None:
     change = decided.change
     if not has_begun(world.storage.begin(change)):
         return None
-    assert isinstance(change.attempt.start, Running)
     attempt = load(world, change.user_id, change.generation_id, token=change.token).my_attempt
     assert attempt is not None
     assert attempt.lease_expires_at is not None
-    return Begun(
-        user_id=change.user_id,
-        generation_id=change.generation_id,
-        token=change.token,
-        number=attempt.number,
-        lease_expires_at=attempt.lease_expires_at,
-        ending=Ending(decided.snapshot, change, decided.policy, 0.0),
-        stored=decided.snapshot.stored_answer if change.attempt.start.answer_from is not None else None,
-    )
+    return decided.begun(attempt.number, attempt.lease_expires_at)
 
 
 def begin(world: World, user_id: UUID, generation_id: UUID, **options: Any) -> Begun:
@@ -176,6 +182,12 @@ def begin(world: World, user_id: UUID, generation_id: UUID, **options: Any) -> B
 def begin_new(world: World, user_id: UUID, **options: Any) -> Begun:
     """Begin a new generation of the user."""
     return begin(world, user_id, world.new_generation(user_id), **options)
+
+
+def forget(world: World, user_id: UUID, generation_id: UUID) -> Begun:
+    """Give an attempt that runs, and that the storage does not know: a fail-over has lost its begin."""
+    decided = to_begin(world, user_id, generation_id)
+    return decided.begun(2, decided.snapshot.as_of + POLICY.lease)
 
 
 # Settling
@@ -194,12 +206,11 @@ def settle(world: World, begun: Begun, decide: Callable[[Found], Settle]) -> Sna
 
 def succeed(world: World, begun: Begun, answer: Answer = ANSWER) -> RetryResult:
     """Settle with an answer: the attempt's own, or the stored one that it was begun with."""
-    number = begun.stored.number if begun.stored is not None else None
     answer = begun.stored.answer if begun.stored is not None else answer
-    duration = timedelta(milliseconds=1250) if number is None else None
+    duration = timedelta(milliseconds=1250) if begun.stored is None else None
 
     def decide(now: Found) -> Settle:
-        change = begun.ending.answered(now, answer, number, duration)
+        change = begun.ending.answered(now, answer, begun.answer_from, duration)
         if not isinstance(change.end, Success):
             return change
         rejection = replace(change.end.if_rejected, wait=REJECTED_WAIT, again_wait=REJECTED_AGAIN_WAIT)
@@ -280,18 +291,3 @@ def answer_too_late(world: World, user_id: UUID, generation_id: UUID, answer: An
 def discard(world: World, user_id: UUID, generation_id: UUID, *, operator: str = "ann") -> bool:
     """Drop the stored answer; whether there was one to drop."""
     return world.storage.amend(Discard(user_id=user_id, generation_id=generation_id, operator=operator)).applied
-
-
-def at_once(calls: Sequence[Callable[[], T]]) -> list[T | AiRetryError]:
-    """Make all calls at the same moment, a thread each; an expected refusal is a result."""
-    barrier = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], T]) -> T | AiRetryError:
-        barrier.wait()
-        try:
-            return call()
-        except AiRetryError as error:
-            return error
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))

@@ -58,6 +58,10 @@ class Supervisor:
                 await self._postgres.stop(immediate=immediate)
                 await self._postgres.start()
                 return {}
+            case {"do": "stop_data_api"}:
+                self._expected.discard("supabase lite")
+                await self._lite.stop()
+                return {}
             case {"do": "restart_data_api"}:
                 await self._lite.stop()
                 await self._lite.start()

@@ -17,9 +17,7 @@ from tests.support.worlds import PROMPT_DATA, Row
 
 _INSTANTS = {
     "generations": ("created_at", "updated_at"),
-    "ai_retry_open": (
-        *("started_at", "lease_expires_at", "renewable_until", "due_at", "accepted_at", "expires_at"),
-    ),
+    "ai_retry_open": (*("started_at", "lease_expires_at", "renewable_until", "due_at", "accepted_at", "expires_at"),),
     "ai_retry_attempts": (
         *("started_at", "lease_expires_at", "closed_at", "next_attempt_at", "captured_at"),
         *("accepted_at", "expires_at", "discarded_at"),

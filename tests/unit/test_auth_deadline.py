@@ -96,8 +96,8 @@ def drip_chunks(connection: socket.socket) -> None:
 
 
 def say_nothing(connection: socket.socket) -> None:
-    """Keep the connection open."""
-    time.sleep(30)
+    """Keep the connection open until the client leaves."""
+    connection.recv(1)
 
 
 SLOW = [drip_status_line, drip_headers, drip_body, drip_chunks, say_nothing]

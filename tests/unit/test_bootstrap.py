@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID, uuid4
 
 import jwt
@@ -16,30 +16,21 @@ import ai_retry
 from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
 from ai_retry.bootstrap import connect, context_reader, usable_context, verifier
-from ai_retry.client import Client
 from ai_retry.clock import SystemClock
 from ai_retry.config import OPENROUTER, Settings
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
-    AlreadySucceeded,
-    BackoffNotElapsed,
     ContextMissing,
-    GenerationFailed,
     NotConfigured,
-    SessionRejected,
-    StorageUnavailable,
-    TooManyParallel,
 )
-from ai_retry.domain.model import Context, Generation, ResponseFormat, Waiver
+from ai_retry.domain.model import Context, Generation, ResponseFormat
 from ai_retry.domain.reader import reader_name
 from ai_retry.providers import dialect
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
-from ai_retry.slots import CallSlots
-from ai_retry.storage.memory import InMemoryStorage, SessionRefused
-from ai_retry.testing.ai import AiStep, ScriptedAiProvider
-from ai_retry.testing.clock import ManualClock
+from ai_retry.storage.spool import Spool, SpoolReport
+from ai_retry.testing.memory import MemoryApp, MemoryStorage
 from ai_retry.testing.provider import ScriptedServer, chat
-from tests.support.builders import MESSAGES, USER_ID, a_failure, a_generation, an_answer
+from tests.support.builders import MESSAGES, USER_ID, a_generation
 
 SECRETS = ("sb_secret_key", "db-password", "provider-key", "header-key", "jwt-secret")
 HOSTED = Settings(
@@ -50,159 +41,6 @@ HOSTED = Settings(
     ai_headers={"X-Key": "header-key"},
 )
 DIRECT = replace(HOSTED, database_url="postgresql://app:db-password@127.0.0.1:1/postgres")
-
-
-def client_of(*script: AiStep, max_calls: int = 32) -> tuple[Client, InMemoryStorage, ManualClock]:
-    """Build a client on the in-memory storage."""
-    clock = ManualClock()
-    storage = InMemoryStorage(clock)
-    return Client(storage=storage, ai=ScriptedAiProvider(*script), clock=clock, max_calls=max_calls), storage, clock
-
-
-def add(storage: InMemoryStorage, clock: ManualClock, **columns: Any) -> UUID:
-    """Store a generation that failed an hour ago."""
-    generation = a_generation(**{"id": uuid4(), "created_at": clock.now() - timedelta(hours=1)} | columns)
-    storage.generations[generation.id] = generation
-    return generation.id
-
-
-class TestClient:
-    """The client's methods are the domain's, with everything given."""
-
-    def test_retry_returns_the_session(self) -> None:
-        """Ids are enough; UUIDs may come as text."""
-        client, storage, clock = client_of(an_answer())
-        generation_id = add(storage, clock)
-
-        result = client.retry_generation(str(USER_ID), str(generation_id))
-
-        assert result.session == storage.sessions[UUID(result.session["id"])]
-        assert result.attempt == 2
-
-    def test_operator_lifts_limits(self) -> None:
-        """What an operator waives, and who it was, reaches the attempt."""
-        client, storage, clock = client_of(a_failure(), an_answer())
-        generation_id = add(storage, clock)
-        with pytest.raises(GenerationFailed):
-            client.retry_generation(USER_ID, generation_id)
-        with pytest.raises(BackoffNotElapsed):
-            client.retry_generation(USER_ID, generation_id)
-
-        client.retry_generation(
-            USER_ID, generation_id, waive=frozenset({Waiver.BACKOFF}), charge=False, operator="ada", idempotency_key="k"
-        )
-
-        last = list(storage.attempts.values())[-1]
-        assert last.waived == frozenset({Waiver.BACKOFF})
-        assert (last.charge, last.operator) == (False, "ada")
-        assert last.idempotency_key == "k"
-
-    def test_status_tells_what_a_retry_would_get(self) -> None:
-        """The status holds the admission, or the refusal, of the same rules."""
-        client, storage, clock = client_of(an_answer())
-        generation_id = add(storage, clock)
-
-        before = client.status(USER_ID, generation_id)
-        client.retry_generation(USER_ID, generation_id)
-        after = client.status(USER_ID, generation_id)
-
-        assert before.admission is not None
-        assert isinstance(after.refusal, AlreadySucceeded)
-
-    def test_malformed_id_is_a_value_error(self) -> None:
-        """Anything but a UUID is refused before any I/O."""
-        client, _, _ = client_of()
-
-        with pytest.raises(ValueError, match="generation_id must be a UUID"):
-            client.retry_generation(USER_ID, "1")
-        with pytest.raises(ValueError, match="user_id must be a UUID"):
-            client.status("1", USER_ID)
-
-    def test_close_frees_what_it_was_given_once(self) -> None:
-        """The end of the block closes."""
-        closed: list[str] = []
-        storage, ai = InMemoryStorage(ManualClock()), ScriptedAiProvider()
-
-        with Client(storage=storage, ai=ai, on_close=lambda: closed.append("closed")):
-            assert closed == []
-
-        assert closed == ["closed"]
-
-
-class TestSlots:
-    """``max_calls``, one retry after the other; ``test_flask`` has them side by side."""
-
-    def test_slot_is_taken_before_the_claim(self) -> None:
-        """When it is refused nothing was written, and the very next retry may take the slot that came free."""
-        client, storage, clock = client_of(an_answer(), max_calls=1)
-        generation_id = add(storage, clock)
-        client._slots.take()
-
-        with pytest.raises(TooManyParallel) as refused:
-            client.retry_generation(USER_ID, generation_id)
-        untouched = not storage.attempts
-        client._slots.give_back()
-        client.retry_generation(USER_ID, generation_id)
-
-        assert untouched
-        assert refused.value.retry_after == timedelta(seconds=1)
-        assert refused.value.details == {"max_parallel": 1}
-
-    @pytest.mark.parametrize("transient", [True, False])
-    def test_full_process_sends_nobody_back_in_vain(self, *, transient: bool) -> None:
-        """Who would fail again with the identical request is not asked to come back for a slot."""
-        client, storage, clock = client_of(a_failure(transient=transient), max_calls=1)
-        generation_id = add(storage, clock)
-        with pytest.raises(GenerationFailed):
-            client.retry_generation(USER_ID, generation_id)
-        clock.advance(timedelta(minutes=10))
-        client._slots.take()
-
-        with pytest.raises(TooManyParallel) as refused:
-            client.retry_generation(USER_ID, generation_id)
-
-        assert (refused.value.retry_after is not None) is transient
-        assert refused.value.wait == timedelta(seconds=1)
-
-    def test_stored_answer_needs_no_slot(self) -> None:
-        """What makes no call waits for nobody's."""
-        client, storage, clock = client_of(an_answer(), max_calls=1)
-        generation_id = add(storage, clock)
-        storage.create_session = _refuse
-        with pytest.raises(SessionRejected):
-            client.retry_generation(USER_ID, generation_id)
-        storage.create_session = InMemoryStorage(clock).create_session
-        clock.advance(timedelta(minutes=10))
-        client._slots.take()
-
-        result = client.retry_generation(USER_ID, generation_id)
-
-        assert result.attempt == 3
-
-    @pytest.mark.parametrize("claimed", [None, StorageUnavailable("40P01")], ids=["stale", "failed"])
-    def test_slot_is_given_back_when_nothing_was_claimed(self, claimed: StorageUnavailable | None) -> None:
-        """Neither a stale snapshot nor a failing claim keeps a slot."""
-
-        class Unclaimable(InMemoryStorage):
-            def claim(self, *_: object, **__: object) -> None:
-                if claimed is not None:
-                    raise claimed
-
-        clock = ManualClock()
-        storage = Unclaimable(clock)
-        client = Client(storage=storage, ai=ScriptedAiProvider(), clock=clock, max_calls=1)
-        generation_id = add(storage, clock)
-
-        for _ in range(2):
-            with pytest.raises(Exception, match=r"storage failed|being worked on"):
-                client.retry_generation(USER_ID, generation_id)
-
-        client._slots.take()
-
-    def test_no_more_slots_are_given_back_than_taken(self) -> None:
-        """A slip in counting is an error, not a limit that grows."""
-        with pytest.raises(ValueError, match="released too many times"):
-            CallSlots(1).give_back()
 
 
 class TestUsableContext:
@@ -268,28 +106,44 @@ def titled(generation: Generation) -> Context:
     return replace(stored_context(generation), response_schema={"required": ["title"]})
 
 
+class Closable(MemoryStorage):
+    """A storage in memory that has connections, as it were."""
+
+    closed = 0
+    spool: Spool | None = None
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
 @pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryStorage]:
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Closable]:
     """Let ``connect`` use a storage in memory, and see that it is closed."""
-    closed: list[bool] = []
+    storage = Closable(SystemClock(), MemoryApp())
 
-    class Closable(InMemoryStorage):
-        def close(self) -> None:
-            closed.append(True)
+    def open_storage(_: Settings, *, spool: Spool | None) -> Closable:
+        storage.spool = spool
+        return storage
 
-    storage = Closable(SystemClock())
-    monkeypatch.setattr(bootstrap, "open_storage", lambda _: storage)
+    monkeypatch.setattr(bootstrap, "open_storage", open_storage)
     yield storage
-    assert closed == [True]
+    assert storage.closed == 1
+
+
+def add(storage: Closable, **columns: Any) -> UUID:
+    """Store a generation that failed an hour ago."""
+    generation = a_generation(created_at=SystemClock().now() - timedelta(hours=1), **columns)
+    storage.app.generations[generation.id] = generation
+    return generation.id
 
 
 class TestConnect:
     """``connect`` wires what the settings name."""
 
-    def test_provider_is_asked_as_configured(self, storage: InMemoryStorage) -> None:
+    def test_provider_is_asked_as_configured(self, storage: Closable) -> None:
         """Address, key, headers, query and model of the settings are on the wire."""
-        generation = a_generation(model=None, created_at=SystemClock().now() - timedelta(hours=1))
-        storage.generations[generation.id] = generation
+        generation_id = add(storage, model=None)
         with ScriptedServer(chat({"title": "Intervals"})) as server:
             settings = replace(
                 HOSTED,
@@ -302,7 +156,7 @@ class TestConnect:
                 ai_extra_body={"max_tokens": 800},
             )
             with connect(settings, context_from=titled) as client:
-                client.retry_generation(USER_ID, generation.id)
+                client.retry_generation(USER_ID, generation_id)
 
         (request,) = server.requests
         assert request.path == "/v1/chat/completions?api-version=1"
@@ -313,7 +167,7 @@ class TestConnect:
         assert request.json()["max_tokens"] == 800
         assert request.json()["response_format"] == {"type": "json_object"}
 
-    def test_schema_is_checked_once_for_all(self, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_schema_is_checked_once_for_all(self, storage: Closable, monkeypatch: pytest.MonkeyPatch) -> None:
         """Status pages, the retry and its request ask about the same schema, and it is checked once."""
         checked: list[Any] = []
         fault = dialect.fault
@@ -325,15 +179,14 @@ class TestConnect:
         monkeypatch.setattr(dialect, "fault", counted)
         schema = {"title": "checked once for all", "required": ["title"]}
         prompt = {"messages": MESSAGES, "response_schema": schema}
-        generation = a_generation(prompt_data=prompt, created_at=SystemClock().now() - timedelta(hours=1))
-        storage.generations[generation.id] = generation
+        generation_id = add(storage, prompt_data=prompt)
 
         with ScriptedServer(chat({"title": "Intervals"})) as server:
             settings = replace(HOSTED, ai_base_url=server.base_url)
             with connect(settings) as client:
                 for _ in range(3):
-                    client.status(USER_ID, generation.id)
-                client.retry_generation(USER_ID, generation.id)
+                    client.status(USER_ID, generation_id)
+                client.retry_generation(USER_ID, generation_id)
 
         assert checked == [schema]
 
@@ -345,40 +198,53 @@ class TestConnect:
         ],
     )
     def test_unusable_context_is_refused_unclaimed(
-        self, storage: InMemoryStorage, columns: dict[str, Any], problem: str
+        self, storage: Closable, columns: dict[str, Any], problem: str
     ) -> None:
         """A model that is not listed and a schema that is none are refused before anything is written or called."""
-        generation = a_generation(created_at=SystemClock().now() - timedelta(hours=1), **columns)
-        storage.generations[generation.id] = generation
+        generation_id = add(storage, **columns)
 
         with (
             connect(replace(HOSTED, ai_models=frozenset({"small"}))) as client,
             pytest.raises(ContextMissing, match=problem),
         ):
-            client.retry_generation(USER_ID, generation.id)
+            client.retry_generation(USER_ID, generation_id)
 
-        assert not storage.attempts
+        assert not storage.rows
 
-    def test_apps_own_context_is_used_and_checked(self, storage: InMemoryStorage) -> None:
+    def test_apps_own_context_is_used_and_checked(self, storage: Closable) -> None:
         """An app's ``context_from`` replaces the default, not the checks."""
-        generation = a_generation(prompt_data=None, created_at=SystemClock().now() - timedelta(hours=1))
-        storage.generations[generation.id] = generation
+        generation_id = add(storage, prompt_data=None)
 
         def context_from(_: Generation) -> Context:
             return Context(messages=MESSAGES, model="enormous")
 
         with connect(replace(HOSTED, ai_models=frozenset({"small"})), context_from=context_from) as client:
-            refusal = client.status(USER_ID, generation.id).refusal
+            refusal = client.status(USER_ID, generation_id).refusal
 
         assert isinstance(refusal, ContextMissing)
         assert "model" in str(refusal)
 
-    def test_failing_connect_closes_what_it_opened(self, storage: InMemoryStorage) -> None:
+    def test_failing_connect_closes_what_it_opened(self, storage: Closable) -> None:
         """When a later part can't be made, the storage's connections don't stay open."""
         assert storage is not None
 
         with pytest.raises(ValueError, match="base_url"):
             connect(replace(HOSTED, ai_base_url="not an address"))
+
+    def test_spool_is_given_to_storage_and_client(self, storage: Closable, tmp_path: Path) -> None:
+        """The storage writes answers where the client settles them, and the directory is there from the start."""
+        with connect(replace(HOSTED, spool_dir=tmp_path / "spool")) as client:
+            assert isinstance(storage.spool, Spool)
+            assert client._spool is storage.spool
+            assert (tmp_path / "spool").is_dir()
+            assert client.settle() == SpoolReport()
+
+    def test_unusable_spool_is_refused_at_the_start(self, tmp_path: Path) -> None:
+        """Whoever asked for a spool has one, or is refused before anything is opened."""
+        (tmp_path / "file").touch()
+
+        with pytest.raises(NotConfigured, match="spool directory"):
+            connect(replace(HOSTED, spool_dir=tmp_path / "file" / "spool"))
 
     @pytest.mark.parametrize(
         ("settings", "name"), [(HOSTED, "SupabaseStorage"), (DIRECT, "PostgresStorage")], ids=["data-api", "direct"]
@@ -388,7 +254,7 @@ class TestConnect:
         with connect(settings) as client:
             shown = repr(client)
 
-        assert shown.startswith(f"Client(storage=RepeatingStorage({name}(")
+        assert shown.startswith(f"Client(storage={name}(")
         assert "ai=HttpAiProvider(" in shown
 
     def test_environment_is_used_without_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,7 +427,3 @@ class TestVerifier:
         else:
             with pytest.raises(Unauthenticated):
                 verify(token)
-
-
-def _refuse(*_: object) -> NoReturn:
-    raise SessionRefused("sessions_title_check")

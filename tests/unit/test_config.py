@@ -43,6 +43,10 @@ EVERYTHING = HOSTED | {
     "AI_RETRY_DEADLINE_SECONDS": "20",
     "AI_RETRY_LEASE_SECONDS": "45",
     "AI_RETRY_SETTLE_MARGIN_SECONDS": "6",
+    "AI_RETRY_MAX_QUEUED_SECONDS": "43200",
+    "AI_RETRY_MAX_ABANDONED": "2",
+    "AI_RETRY_OUTAGE_CAP_SECONDS": "20",
+    "AI_RETRY_ANSWER_MAX_AGE_SECONDS": "86400",
     "AI_RETRY_MAX_CALLS": "8",
     "AI_RETRY_CONTEXT_FROM": "shop.prompts:Reader.read",
 }
@@ -101,10 +105,21 @@ def test_every_variable_is_read() -> None:
             deadline=timedelta(seconds=20),
             lease=timedelta(seconds=45),
             settle_margin=timedelta(seconds=6),
+            max_queued=timedelta(hours=12),
+            max_abandoned=2,
+            outage_cap=timedelta(seconds=20),
+            answer_max_age=timedelta(days=1),
         ),
         max_calls=8,
         context_from="shop.prompts:Reader.read",
     )
+
+
+def test_answers_are_of_any_age_unless_limited() -> None:
+    """Without the variable there is no limit; zero is no age."""
+    assert Settings.from_env(HOSTED).policy.answer_max_age is None
+    zero = problems(HOSTED | {"AI_RETRY_ANSWER_MAX_AGE_SECONDS": "0"})
+    assert "AI_RETRY_*: answer_max_age must be positive" in zero
 
 
 def test_repr_shows_no_secret() -> None:
@@ -140,7 +155,7 @@ def test_unknown_variable_without_likeness_lists_known() -> None:
     """Where no name is near, all are listed."""
     told = problems(HOSTED | {"AI_RETRY_ZZZ": "1"})
 
-    assert "AI_RETRY_ZZZ is unknown (known: AI_RETRY_BACKOFF_BASE_SECONDS, " in told
+    assert "AI_RETRY_ZZZ is unknown (known: AI_RETRY_ANSWER_MAX_AGE_SECONDS, " in told
 
 
 @pytest.mark.parametrize(

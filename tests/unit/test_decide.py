@@ -28,7 +28,6 @@ from ai_retry.domain.change import (
 from ai_retry.domain.decide import begin, queue
 from ai_retry.domain.decide.begin import Asked
 from ai_retry.domain.decide.route import Reader
-from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.decide.settle import Ending, found, verdict
 from ai_retry.domain.errors import (
     AiRetryError,
@@ -39,6 +38,7 @@ from ai_retry.domain.errors import (
     QuotaExhausted,
     RetryExpired,
     RetryInProgress,
+    RouteUnavailable,
     SessionRejected,
     TooManyParallel,
 )
@@ -660,17 +660,14 @@ class TestFailed:
         assert not change.end.goes_on
 
     @pytest.mark.parametrize(("overloaded", "counted"), [(True, False), (False, True)])
-    def test_overload_is_spared_where_the_retry_goes_on(self, overloaded: bool, counted: bool) -> None:
-        """An accepted retry's attempt at an overloaded provider uses up nothing; a click's does."""
-        failure = a_failure(overloaded=overloaded)
-
-        change, click = ending(ACCEPTED).failed(failure, None), ending().failed(failure, None)
+    @pytest.mark.parametrize("snapshot", [a_snapshot(), ACCEPTED], ids=["click", "accepted"])
+    def test_overload_uses_up_nothing(self, snapshot: Snapshot, overloaded: bool, counted: bool) -> None:
+        """A provider that takes no requests, whatever is asked, is not the generation's doing."""
+        change = ending(snapshot).failed(a_failure(overloaded=overloaded), None)
 
         assert isinstance(change, Settle)
-        assert isinstance(click, Settle)
         assert isinstance(change.end, Closing)
-        assert isinstance(click.end, Closing)
-        assert (change.end.counted, click.end.counted) == (counted, True)
+        assert change.end.counted is counted
 
     @pytest.mark.parametrize("now", [Found.SUCCEEDED, Found.FOREIGN, Found.GONE])
     def test_failure_without_a_generation_is_recorded(self, now: Found) -> None:
@@ -791,7 +788,7 @@ class TestVerdict:
     @pytest.mark.parametrize("by_us", [True, False])
     def test_another_success_comes_before_a_rejection(self, by_us: bool) -> None:
         """Also when this attempt's own session was rejected: the error names the session that there is."""
-        session_id, status = uuid4(), GenerationStatus.ERROR if by_us else GenerationStatus.SUCCESS
+        session_id, status = str(uuid4()), GenerationStatus.ERROR if by_us else GenerationStatus.SUCCESS
         snapshot = a_snapshot(
             attempts=[an_attempt(code="SESSION_REJECTED"), an_attempt(3, outcome=Outcome.SUCCEEDED)][: 1 + by_us],
             mine=2,
@@ -801,7 +798,7 @@ class TestVerdict:
         with pytest.raises(AlreadySucceeded, match=str(GENERATION_ID)) as caught:
             verdict(snapshot, USER_ID, GENERATION_ID)
 
-        assert caught.value.details == {"session_id": str(session_id)}
+        assert caught.value.details == {"session_id": session_id}
 
     def test_rejection_names_cause_and_wait(self) -> None:
         """The wait is the one that followed the attempt, not what is left of it."""
@@ -915,8 +912,11 @@ class TestQueue:
         ids=["none", "closed", "queued", "running", "over", "a click's"],
     )
     def test_worker_is_waited_for(self, attempts: list[Attempt], expects: bool) -> None:
-        """By what is queued, and by what a dead worker left."""
-        assert queue.waits_for_worker(a_snapshot(attempts=attempts)) is expects
+        """By what is queued, and by what a dead worker left; never in another user's name."""
+        message, snapshot = Message(id=1, user_id=USER_ID, generation_id=GENERATION_ID), a_snapshot(attempts=attempts)
+
+        assert queue.concerns(message, snapshot) is expects
+        assert not queue.concerns(replace(message, user_id=uuid4()), snapshot)
 
 
 class TestPostpone:

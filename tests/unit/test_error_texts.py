@@ -1,4 +1,4 @@
-"""The exact words and details of every refusal, which clients show and tests of mutants hold still."""
+"""The exact words and details of every refusal, which clients show."""
 
 import re
 from collections.abc import Callable
@@ -18,7 +18,10 @@ from ai_retry.domain.errors import (
     LeaseLost,
     NotConfigured,
     QuotaExhausted,
+    RetryExpired,
     RetryInProgress,
+    RetryPoisoned,
+    RouteUnavailable,
     StorageUnavailable,
     TooManyParallel,
 )
@@ -32,6 +35,7 @@ TEXTS: list[tuple[Callable[[], AiRetryError], str]] = [
     (lambda: AlreadySucceeded(GENERATION_ID), f"Generation {GENERATION_ID} has already succeeded."),
     (lambda: BackoffNotElapsed(AS_OF, wait=SECOND), "Too soon: the next attempt is possible in 1 s."),
     (lambda: RetryInProgress(wait=SECOND), "This generation is being worked on."),
+    (lambda: RouteUnavailable(wait=SECOND), "The AI provider is unavailable at the moment."),
     (lambda: TooManyParallel(2, wait=SECOND), "At most 2 retries run at once."),
     (lambda: QuotaExhausted(limit=5, resets_at=None, wait=None), "The quota of 5 is used up."),
     (lambda: AttemptsExhausted(attempts=4, max_attempts=3), "All 3 attempts are used up."),
@@ -42,6 +46,8 @@ TEXTS: list[tuple[Callable[[], AiRetryError], str]] = [
         lambda: LeaseLost(answer_kept=True),
         "The attempt's time was up before it could be settled; its answer is kept for the next one.",
     ),
+    (RetryExpired, "The accepted retry was not finished in time."),
+    (lambda: RetryPoisoned(3), "3 attempts were not finished in time."),
     (lambda: LeaseLost(answer_kept=False), "The attempt's time was up before it could be settled."),
 ]
 
@@ -63,13 +69,13 @@ def test_success_without_session_has_no_details() -> None:
     assert AlreadySucceeded(GENERATION_ID).details == {}
 
 
-def test_not_configured_tells_what_is_missing() -> None:
+def test_not_configured_names_what_is_missing() -> None:
     """The operator finds what is missing as data, too."""
     assert NotConfigured("no queue").details == {"missing": "no queue"}
 
 
-def test_storage_failure_tells_reason_and_wait() -> None:
-    """The code of the failure and the wait that was asked for are kept."""
+def test_storage_failure_has_reason_and_wait() -> None:
+    """The code of the failure and the wait that was asked for are there as data."""
     error = StorageUnavailable("55P03", retry_after=SECOND)
 
     assert (error.reason, error.retry_after) == ("55P03", SECOND)
@@ -82,7 +88,7 @@ def test_refused_success_names_its_generation() -> None:
 
 
 def test_missing_seam_is_named() -> None:
-    """Without the seam the operator is told which function is missing, as it is written in SQL."""
+    """Without the session function the operator learns which one is missing, as it is written in SQL."""
     with pytest.raises(NotConfigured) as caught:
         admit(a_snapshot(can_create_session=False))
 
@@ -117,7 +123,7 @@ def test_wrong_policy_is_named_whole(numbers: dict[str, Any], text: str) -> None
     ],
 )
 def test_unusable_context_is_named_whole(prompt_data: Any, problem: str) -> None:
-    """The problem that is told is the sentence, and nothing around it."""
+    """The problem is the sentence, and nothing around it."""
     with pytest.raises(ContextMissing, match=f": {re.escape(problem)}\\.$") as caught:
         stored_context(a_generation(prompt_data=prompt_data, model=None))
 

@@ -24,6 +24,8 @@ from ai_retry.domain.errors import (
     RetryInProgress,
     RetryPoisoned,
     RetryRefused,
+    RouteUnavailable,
+    SessionConflict,
     SessionRejected,
     StorageFailure,
     StorageOutcomeUnknown,
@@ -31,15 +33,16 @@ from ai_retry.domain.errors import (
     TooManyParallel,
 )
 from ai_retry.domain.model import FailureCode
-from tests.support.builders import AS_OF, GENERATION_ID, SECOND, USER_ID, a_failure
+from tests.support.builders import AS_OF, GENERATION_ID, SECOND, a_failure
 
 EXAMPLES: list[AiRetryError] = [
     GenerationNotFound(GENERATION_ID),
     ContextMissing("prompt_data is null"),
     AlreadySucceeded(GENERATION_ID),
-    AlreadySucceeded(GENERATION_ID, USER_ID),
+    AlreadySucceeded(GENERATION_ID, "4711"),
     BackoffNotElapsed(AS_OF, wait=1.5 * SECOND),
     RetryInProgress(wait=SECOND),
+    RouteUnavailable(wait=SECOND),
     TooManyParallel(2, wait=SECOND),
     QuotaExhausted(limit=5, resets_at=AS_OF, wait=SECOND),
     QuotaExhausted(limit=0, resets_at=None, wait=None),
@@ -47,6 +50,7 @@ EXAMPLES: list[AiRetryError] = [
     *(GenerationFailed(a_failure(code), retry_after=SECOND) for code in FailureCode),
     SessionRejected("title_is_short", retry_after=SECOND),
     SessionRejected(None, retry_after=None),
+    SessionConflict("one_planned_session", retry_after=SECOND),
     LeaseLost(answer_kept=True),
     LeaseLost(answer_kept=False, retry_after=SECOND),
     NotConfigured("no migration"),
@@ -60,7 +64,7 @@ every_error = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(
 
 
 def concrete_errors() -> set[type[AiRetryError]]:
-    """Every error of the module that somebody raises."""
+    """Every error of the module that is raised."""
     classes = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, AiRetryError)}
     return classes - {AiRetryError, RetryEnded, RetryRefused, StorageFailure}
 
@@ -98,11 +102,13 @@ def test_error_says_what_to_do(error: AiRetryError) -> None:
         (AlreadySucceeded(GENERATION_ID), "ALREADY_SUCCEEDED", 409),
         (BackoffNotElapsed(AS_OF, wait=SECOND), "RETRY_TOO_SOON", 429),
         (RetryInProgress(wait=SECOND), "RETRY_IN_PROGRESS", 429),
+        (RouteUnavailable(wait=SECOND), "ROUTE_UNAVAILABLE", 429),
         (TooManyParallel(2, wait=SECOND), "TOO_MANY_PARALLEL_RETRIES", 429),
         (QuotaExhausted(limit=5, resets_at=None, wait=None), "QUOTA_EXHAUSTED", 429),
         (AttemptsExhausted(attempts=4, max_attempts=4), "RETRY_LIMIT_REACHED", 429),
         (GenerationFailed(a_failure(FailureCode.INCOMPLETE)), "AI_INCOMPLETE", 502),
         (SessionRejected(None, retry_after=None), "SESSION_REJECTED", 500),
+        (SessionConflict("…", retry_after=None), "SESSION_CONFLICT", 409),
         (LeaseLost(answer_kept=False), "LEASE_LOST", 500),
         (NotConfigured("…"), "NOT_CONFIGURED", 500),
         (StorageUnavailable("…"), "STORAGE_UNAVAILABLE", 500),
@@ -114,8 +120,8 @@ def test_error_has_its_code_and_status(error: AiRetryError, code: str, http_stat
     assert (error.code, error.http_status) == (code, http_status)
 
 
-def test_wait_is_told_in_whole_seconds() -> None:
-    """Waits are rounded up, so that nobody comes back a moment too early."""
+def test_wait_is_named_in_whole_seconds() -> None:
+    """Waits are rounded up, so that no client comes back a moment too early."""
     assert "in 2 s" in str(BackoffNotElapsed(AS_OF, wait=timedelta(seconds=1.001)))
 
 
@@ -129,19 +135,25 @@ def test_failed_generation_hides_the_reason() -> None:
     assert "sk-secret" not in f"{error} {error!r} {error.details}"
 
 
+@pytest.mark.parametrize("kind", [SessionRejected, SessionConflict])
 @pytest.mark.parametrize(
-    ("constraint", "message"),
+    ("cause", "message"),
     [
-        ("title_is_short", "The session was refused by title_is_short; its answer is kept."),
+        ("title_is_short", "The session was rejected by title_is_short; its answer is stored."),
         (None, SessionRejected.summary),
     ],
 )
-def test_rejected_session_names_the_constraint(constraint: str | None, message: str) -> None:
-    """The constraint is named where it is known."""
-    error = SessionRejected(constraint, retry_after=SECOND)
+def test_rejected_session_names_the_cause(kind: type[SessionRejected], cause: str | None, message: str) -> None:
+    """The constraint, column or SQLSTATE is named where it is known."""
+    error = kind(cause, retry_after=SECOND)
 
     assert str(error) == message
-    assert error.details == {"constraint": constraint, "answer_kept": True}
+    assert (error.details, error.retry_after) == ({"constraint": cause, "answer_kept": True}, SECOND)
+
+
+def test_conflict_is_a_rejected_session() -> None:
+    """Whoever handles rejected sessions handles those that their users can cure, too."""
+    assert issubclass(SessionConflict, SessionRejected)
 
 
 def test_lost_lease_says_if_answer_is_kept() -> None:

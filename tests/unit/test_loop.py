@@ -18,9 +18,7 @@ from ai_retry.domain.change import (
     Renew,
     Reply,
     Settle,
-    Taken,
 )
-from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.errors import (
     AiRetryError,
     AlreadySucceeded,
@@ -29,17 +27,17 @@ from ai_retry.domain.errors import (
     LeaseLost,
     NotConfigured,
     RetryInProgress,
+    RouteUnavailable,
     SessionRejected,
     StorageFailure,
     StorageOutcomeUnknown,
     StorageUnavailable,
 )
 from ai_retry.domain.loop import Call, retrying
-from ai_retry.domain.model import Answer, Failure, FailureCode, GenerationStatus, Outcome
+from ai_retry.domain.model import Answer, Failure, GenerationStatus, Outcome
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
-from ai_retry.domain.queue_model import Message, QueuedRetry
-from ai_retry.domain.queue_model import QueueOutcome
+from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
 from tests.support.scene import POLICY, Provider, Scene, hook, raising
@@ -55,13 +53,6 @@ def scene() -> Scene:
 
 class TestRetrying:
     """A click."""
-
-    def test_answer_becomes_a_session(self, scene: Scene) -> None:
-        """The session is linked, the unit captured, and the attempt is number 2."""
-        result = scene.retry()
-
-        assert (result.attempt, result.quota.captured, result.quota.held) == (2, 1, 0)
-        assert (scene.status, scene.rows[0].outcome) == (GenerationStatus.SUCCESS, Outcome.SUCCEEDED)
 
     def test_failure_is_recorded(self, scene: Scene) -> None:
         """The error carries the wait, and the app's log has one line."""
@@ -108,21 +99,6 @@ class TestRetrying:
 
         assert provider.calls == 0
 
-    def test_begin_that_is_always_stale_is_in_progress(self, scene: Scene) -> None:
-        """Who finds others at work three times comes back in a second."""
-
-        def stale(_: Begin) -> Reply:
-            rule = POLICY.quota
-            snapshot = scene.storage.load(scene.user_id, scene.generation_id, rule, None)
-            return Reply(applied=False, snapshot=snapshot)
-
-        hook(scene, begin=stale)
-
-        with pytest.raises(RetryInProgress) as caught:
-            scene.retry()
-
-        assert caught.value.retry_after == timedelta(seconds=1)
-
     def test_generation_that_vanishes_before_the_begin_is_not_found(self, scene: Scene) -> None:
         """A deletion between reading and beginning is a 404."""
         hook(scene, begin=lambda _: Reply(applied=False, snapshot=None))
@@ -140,40 +116,12 @@ class TestRetrying:
 
         assert caught.value.code == "CONTEXT_MISSING"
 
-    def test_no_time_left_gives_the_attempt_back(self, scene: Scene) -> None:
-        """When the begin took as long as the lease, nothing is called, and the attempt is not counted."""
-
-        def slow(change: Begin) -> Reply:
-            reply = MemoryStorage.begin(scene.storage, change)
-            scene.world.advance(SLOW)
-            return reply
-
-        hook(scene, begin=slow)
-        provider = Provider(an_answer())
-
-        with pytest.raises(LeaseLost):
-            scene.retry(provider)
-
-        assert (provider.calls, scene.rows[0].counted) == (0, False)
-
     def test_output_that_no_database_holds_is_a_failure(self, scene: Scene) -> None:
         """A provider of one's own may answer what is not JSON."""
         with pytest.raises(GenerationFailed) as caught:
             scene.retry(an_answer(output={"n": float("nan")}))
 
         assert caught.value.code == "AI_INVALID_OUTPUT"
-
-    def test_stored_answer_calls_nobody(self, scene: Scene) -> None:
-        """What was paid for is used by the next attempt."""
-        scene.world.refuse_sessions("km_is_positive")
-        with pytest.raises(SessionRejected):
-            scene.retry()
-        scene.world.refuse_sessions(None)
-        provider = Provider(an_answer(output="another"))
-
-        result = scene.retry(provider)
-
-        assert (provider.calls, result.session["content"]) == (0, an_answer().output)
 
     def test_stored_answer_without_a_storage_stays_stored(self, scene: Scene) -> None:
         """An answer that has its place already needs no last resort."""
@@ -311,37 +259,6 @@ def _snapshot_unlike(scene: Scene, change: Settle) -> Any:
 class TestAccepting:
     """A retry that is accepted for later."""
 
-    def test_accepted_is_queued(self, scene: Scene) -> None:
-        """It holds its unit, and the app's row says so."""
-        accepted = scene.accept()
-
-        assert isinstance(accepted, QueuedRetry)
-        assert (accepted.attempt, accepted.quota.held, scene.status) == (2, 1, GenerationStatus.QUEUED)
-
-    def test_accepted_twice_is_accepted_once(self, scene: Scene) -> None:
-        """The second acceptance describes the first."""
-        first, second = scene.accept(), scene.accept()
-
-        assert (first.attempt, second.attempt, len(scene.rows)) == (2, 2, 1)
-
-    def test_key_of_a_success_replays_it(self, scene: Scene) -> None:
-        """A repeat of a request that succeeded gets its session."""
-        scene.retry(idempotency_key="key-1")
-
-        assert scene.accept(idempotency_key="key-1").replayed
-
-    def test_stale_three_times_is_in_progress(self, scene: Scene) -> None:
-        """Others are at work on this user."""
-
-        def stale(_: Begin) -> Reply:
-            snapshot = scene.storage.load(scene.user_id, scene.generation_id, POLICY.quota, None)
-            return Reply(applied=False, snapshot=snapshot)
-
-        hook(scene, begin=stale)
-
-        with pytest.raises(RetryInProgress):
-            scene.accept()
-
 
 class TestCancelling:
     """A user takes an accepted retry back."""
@@ -349,14 +266,6 @@ class TestCancelling:
     def cancel(self, scene: Scene) -> None:
         """Cancel."""
         scene.drive(cancelling(scene.user_id, scene.generation_id, scene.setting))
-
-    def test_queued_is_cancelled(self, scene: Scene) -> None:
-        """The unit is free, and the row says again what it said."""
-        scene.accept()
-
-        self.cancel(scene)
-
-        assert (scene.rows[0].outcome, scene.status) == (Outcome.CANCELLED, GenerationStatus.ERROR)
 
     def test_nothing_queued_is_no_error(self, scene: Scene) -> None:
         """A repeat, or a generation that is gone, changes nothing."""
@@ -394,35 +303,6 @@ class TestCancelling:
 class TestWorking:
     """What a worker does with a message."""
 
-    def test_message_runs_its_attempt(self, scene: Scene) -> None:
-        """The session is created, and the message is gone."""
-        scene.accept()
-
-        assert scene.work() is QueueOutcome.SUCCEEDED
-        assert scene.storage.line.messages == {}
-
-    def test_failure_goes_on_with_the_next_attempt(self, scene: Scene) -> None:
-        """The next attempt is queued, due after the wait, and holds the unit."""
-        scene.accept()
-
-        assert scene.work(a_failure(FailureCode.INVALID_OUTPUT)) is QueueOutcome.GOES_ON
-        assert [(row.number, row.is_queued) for row in scene.rows] == [(2, False), (3, True)]
-
-    def test_final_failure_ends_it(self, scene: Scene) -> None:
-        """What the identical request can't cure is not tried again."""
-        scene.accept()
-
-        assert scene.work(a_failure(FailureCode.REJECTED, transient=False)) is QueueOutcome.FAILED
-        assert scene.status is GenerationStatus.ERROR
-
-    def test_rejected_session_goes_on(self, scene: Scene) -> None:
-        """The next attempt uses the stored answer."""
-        scene.accept()
-        scene.world.refuse_sessions("km_is_positive")
-
-        assert scene.work() is QueueOutcome.GOES_ON
-        assert scene.rows[-1].is_queued
-
     def test_unsettled_answer_goes_on(self, scene: Scene) -> None:
         """An answer that is kept by the last resort is used by the attempt that follows."""
         scene.accept()
@@ -434,52 +314,6 @@ class TestWorking:
         scene.storage.begin(CloseOver(user_id=scene.user_id))
         assert [(row.code, row.is_queued) for row in scene.rows] == [("SESSION_REJECTED", False), (None, True)]
 
-    def test_outage_puts_the_attempt_back(self, scene: Scene) -> None:
-        """A provider that turns the request away uses up no attempt, and its route is known to be unavailable."""
-        scene.accept()
-
-        assert scene.work(a_failure(certainly_not_generated=True, wire_requests=0)) is QueueOutcome.PARKED
-        assert [(row.number, row.is_queued) for row in scene.rows] == [(2, True)]
-        snapshot = scene.storage.load(scene.user_id, scene.generation_id, POLICY.quota, None)
-        assert snapshot is not None
-        assert [each.route for each in snapshot.routes] == ["one/small"]
-
-    def test_known_outage_is_waited_for_innocently(self, scene: Scene) -> None:
-        """A failure beside a known outage is the provider's, even where the request may have been taken."""
-        scene.accept()
-        scene.work(a_failure(certainly_not_generated=True, wire_requests=0))
-        scene.world.advance(timedelta(minutes=10))
-
-        assert scene.work(a_failure()) is QueueOutcome.PARKED
-
-    def test_no_time_left_puts_it_back(self, scene: Scene) -> None:
-        """An attempt whose begin took too long is queued again."""
-        scene.accept()
-
-        def slow(change: Begin) -> Reply:
-            reply = MemoryStorage.begin(scene.storage, change)
-            scene.world.advance(SLOW)
-            return reply
-
-        hook(scene, begin=slow)
-
-        assert scene.work() is QueueOutcome.PARKED
-
-    def test_dead_workers_attempt_is_closed_first(self, scene: Scene) -> None:
-        """The attempt that follows has its own wait: the message is put back until it is over."""
-        scene.accept()
-        (taken,) = scene.storage.take(1, timedelta(seconds=40), POLICY.quota)
-        loop = working(taken, uuid4(), scene.setting)
-        loop.send(scene.storage.begin(next(loop)))  # type: ignore[arg-type]
-        loop.close()
-        scene.world.advance(timedelta(seconds=41))
-
-        (again,) = scene.storage.take(1, timedelta(seconds=40), POLICY.quota)
-        outcome = scene.drive(working(again, uuid4(), scene.setting))
-
-        assert outcome in (QueueOutcome.SUCCEEDED, QueueOutcome.POSTPONED)
-        assert scene.rows[0].outcome is Outcome.ABANDONED
-
     def test_hidden_generation_ends(self, scene: Scene) -> None:
         """What its user can't see is not called for, and does not wait for a day."""
         scene.accept()
@@ -488,68 +322,12 @@ class TestWorking:
         assert scene.work() is QueueOutcome.ENDED
         assert scene.rows[0].outcome is Outcome.CANCELLED
 
-    def test_context_that_vanished_ends_it_with_its_reason(self, scene: Scene) -> None:
-        """The app learns why."""
-        scene.accept()
-        generation = scene.world.app.generations[scene.generation_id]
-        scene.world.app.generations[scene.generation_id] = replace(generation, prompt_data=None)
-
-        assert scene.work() is QueueOutcome.ENDED
-        assert [log["error_type"] for log in scene.world.app.error_logs] == ["CONTEXT_MISSING"]
-
-    def test_missing_session_function_waits_for_an_operator(self, scene: Scene) -> None:
-        """The message comes back in a minute, and the worker is informed."""
-        scene.accept()
-        scene.world.app.can_create_session = False
-
-        with pytest.raises(NotConfigured):
-            scene.work()
-
-        assert scene.storage.take(1, timedelta(seconds=1), POLICY.quota) == []
-
     def test_message_of_nothing_is_dropped(self, scene: Scene) -> None:
         """A hint that is none costs nothing."""
         message_id = scene.storage.line.send(scene.user_id, uuid4(), scene.world.clock.now())
 
         assert scene.work() is QueueOutcome.NOTHING
         assert message_id not in scene.storage.line.messages
-
-    def test_stale_three_times_is_postponed(self, scene: Scene) -> None:
-        """The message comes back in a second."""
-        scene.accept()
-
-        def stale(change: Any) -> Reply | None:
-            if isinstance(change, CloseOver):
-                return None
-            snapshot = scene.storage.load(scene.user_id, scene.generation_id, POLICY.quota, None)
-            return Reply(applied=False, snapshot=snapshot)
-
-        hook(scene, begin=stale)
-
-        assert scene.work() is QueueOutcome.POSTPONED
-
-    def test_message_that_comes_too_soon_is_put_back(self, scene: Scene) -> None:
-        """A hint during the backoff waits until the attempt is due."""
-        with pytest.raises(GenerationFailed):
-            scene.retry(a_failure(retry_after=timedelta(minutes=4)))
-        scene.accept(waive=frozenset())
-        (message_id,) = scene.storage.line.messages
-        scene.storage.line.hide(message_id, scene.world.clock.now())
-
-        assert scene.work() is QueueOutcome.POSTPONED
-        assert scene.storage.line.visible_at[message_id] == scene.world.clock.now() + timedelta(minutes=4)
-
-    def test_too_many_running_is_postponed(self, scene: Scene) -> None:
-        """A user's attempts wait for each other."""
-        for _ in range(POLICY.max_parallel):
-            other = scene.world.new_generation(scene.user_id)
-            loop = retrying(scene.asked(generation_id=other), scene.setting)
-            load = next(loop)
-            step = loop.send(scene.storage.load(scene.user_id, other, POLICY.quota, getattr(load, "token", None)))
-            assert scene.storage.begin(step).applied  # type: ignore[arg-type]
-        scene.accept()
-
-        assert scene.work() is QueueOutcome.POSTPONED
 
 
 class TestDriver:
@@ -635,14 +413,15 @@ class TestDriver:
         assert scene.rows == []
 
     def test_message_of_a_foreign_user_is_dropped(self, scene: Scene) -> None:
-        """A hint that names another user's generation runs nothing."""
+        """A hint that names another user's generation runs nothing and ends nothing: only the hint goes."""
         scene.accept()
-        message = Message(id=77, user_id=UUID(int=1), generation_id=scene.generation_id)
-        snapshot = scene.storage.load(scene.user_id, scene.generation_id, POLICY.quota, None)
+        scene.storage.line.send(UUID(int=1), scene.generation_id, scene.world.clock.now())
+        own, stray = scene.storage.take(2, timedelta(seconds=1), POLICY.quota)
 
-        taken = Taken(message=message, snapshot=snapshot)
+        assert scene.drive(working(stray, uuid4(), scene.setting)) is QueueOutcome.NOTHING
 
-        assert scene.drive(working(taken, uuid4(), scene.setting)) is not QueueOutcome.SUCCEEDED
+        assert scene.rows[-1].is_queued
+        assert list(scene.storage.line.messages) == [own.message.id]
 
 
 class TestRoutes:
@@ -689,15 +468,6 @@ class TestRoutes:
 
         assert scene.retry(user_id=user_id, generation_id=other).attempt == 2
 
-    def test_worker_parks_while_the_route_is_closed(self, scene: Scene) -> None:
-        """The message comes back when the route opens, or a little later."""
-        self.closed(scene)
-        scene.accept()
-
-        assert scene.work() is QueueOutcome.PARKED
-        row = next(row for row in scene.rows if row.generation_id == scene.generation_id)
-        assert (row.route, row.is_queued) == ("one/small", True)
-
     def test_stored_answer_needs_no_route(self, scene: Scene) -> None:
         """An attempt that calls nobody is not refused for a provider."""
         scene.world.refuse_sessions("km_is_positive")
@@ -719,27 +489,6 @@ class TestWhatIsOpen:
         step = loop.send(scene.storage.load(scene.user_id, scene.generation_id, POLICY.quota, None))
         scene.storage.begin(step)  # type: ignore[arg-type]
 
-    def test_acceptance_describes_a_running_click(self, scene: Scene) -> None:
-        """What runs already is what was asked for."""
-        self.running(scene)
-
-        assert scene.accept().next_attempt_at is None
-
-    def test_acceptance_replaces_a_dead_click(self, scene: Scene) -> None:
-        """A click whose process died is closed, and the retry is accepted."""
-        self.running(scene)
-        scene.world.advance(POLICY.lease)
-
-        assert scene.accept().attempt == 3
-
-    def test_success_of_the_app_ends_what_is_queued(self, scene: Scene) -> None:
-        """A worker that finds another hand's success calls nobody, and the unit is free."""
-        scene.accept()
-        scene.world.set_generation(scene.generation_id, status="success")
-
-        assert scene.work() is QueueOutcome.ENDED
-        assert scene.rows[0].captured_at is None
-
     def test_cancellation_of_a_dead_click_changes_nothing(self, scene: Scene) -> None:
         """There is nothing that was accepted."""
         self.running(scene)
@@ -749,26 +498,9 @@ class TestWhatIsOpen:
 
         assert scene.rows[0].outcome is None
 
-    def test_acceptance_after_the_apps_success_is_refused(self, scene: Scene) -> None:
-        """What has succeeded is not accepted, though an attempt is open still."""
-        scene.accept()
-        scene.world.set_generation(scene.generation_id, status="success")
-
-        with pytest.raises(AlreadySucceeded):
-            scene.accept()
-
     def test_message_without_an_accepted_attempt_is_nothing(self, scene: Scene) -> None:
         """A hint at a generation that a click runs is dropped."""
         self.running(scene)
         scene.storage.line.send(scene.user_id, scene.generation_id, scene.world.clock.now())
 
         assert scene.work() is QueueOutcome.NOTHING
-
-    def test_key_of_a_click_replays_it(self, scene: Scene) -> None:
-        """A repeat of a click that succeeded gets its session, and calls nobody."""
-        first = scene.retry(idempotency_key="key-1")
-        provider = Provider(an_answer(output="another"))
-
-        again = scene.retry(provider, idempotency_key="key-1")
-
-        assert (again.replayed, again.session, provider.calls) == (True, first.session, 0)

@@ -21,7 +21,7 @@ from ai_retry.domain.errors import (
     StorageFailure,
     StorageUnavailable,
 )
-from ai_retry.domain.loop import SETTLE_TRIES, TRIES, Call, Load, Loop, Setting, retrying
+from ai_retry.domain.loop import SETTLE_TRIES, Call, Load, Loop, Setting, retrying
 from ai_retry.domain.model import (
     Answer,
     Context,
@@ -39,7 +39,7 @@ from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
-from tests.support.scene import POLICY, Provider, Scene, hook
+from tests.support.scene import POLICY, Hooked, Provider, Scene, hook
 
 SECOND = timedelta(seconds=1)
 
@@ -209,14 +209,14 @@ class TestRetrying:
         assert (caught.value.details["constraint"], caught.value.retry_after) == ("55P03", timedelta(seconds=15))
 
     def test_same_token_again_begins_nothing(self, scene: Scene) -> None:
-        """A request that is repeated whole gets what its attempt became."""
+        """A request that is repeated whole gets what its attempt became; its own call used nothing."""
         asked = scene.asked()
         first = scene.drive(retrying(asked, scene.setting))
         provider = Provider(an_answer(output="another"))
 
         again = scene.drive(retrying(asked, scene.setting), provider)
 
-        assert (again, provider.calls) == (first, 0)
+        assert (again, provider.calls) == (replace(first, usage=None), 0)
 
     @pytest.mark.parametrize("loop", [retrying, accepting])
     def test_same_token_after_another_success_is_refused(self, scene: Scene, loop: Callable[..., Loop[Any]]) -> None:
@@ -300,13 +300,6 @@ class TestQueue:
 
         assert scene.accept().attempt == 2
 
-    def test_acceptance_on_the_last_try_is_described(self, scene: Scene) -> None:
-        """Two begins that were stale are no reason to refuse the third."""
-        left = [Reply(applied=False, snapshot=snapshot_of(scene)) for _ in range(TRIES - 1)]
-        hook(scene, begin=lambda _: left.pop() if left else None)
-
-        assert scene.accept().attempt == 2
-
     def test_acceptance_is_two_steps(self, scene: Scene) -> None:
         """What was applied is described from the reply."""
         loop: Any = accepting(scene.asked(), scene.setting)
@@ -316,15 +309,6 @@ class TestQueue:
             loop.send(scene.storage.begin(loop.send(snapshot_of(scene))))
 
         assert done.value.value.attempt == 2
-
-    def test_acceptance_that_is_always_stale_waits_a_second(self, scene: Scene) -> None:
-        """Others are at work."""
-        hook(scene, begin=lambda _: Reply(applied=False, snapshot=snapshot_of(scene)))
-
-        with pytest.raises(RetryInProgress) as caught:
-            scene.accept()
-
-        assert caught.value.retry_after == SECOND
 
     def test_cancellation_reads_for_its_user(self, scene: Scene) -> None:
         """And waits a second when others are at work."""
@@ -380,13 +364,6 @@ class TestQueue:
 
         assert loop.send(scene.storage.begin(change)) == CloseOver(user_id=scene.user_id)
 
-    def test_foreign_generation_of_a_message_ends(self, scene: Scene) -> None:
-        """What it waits for is another user's now."""
-        scene.accept()
-        scene.world.set_generation(scene.generation_id, user_id=uuid4())
-
-        assert scene.work() is QueueOutcome.ENDED
-
 
 class TestDriver:
     """The synchronous driver."""
@@ -396,7 +373,7 @@ class TestDriver:
         loads: list[tuple[Any, ...]] = []
         calls: list[tuple[Any, ...]] = []
 
-        class Storage(MemoryStorage):
+        class Storage(Hooked):
             def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Any:
                 loads.append((user_id, generation_id, rule, token))
                 return super().load(user_id, generation_id, rule, token)
@@ -433,11 +410,6 @@ class TestDriver:
 
         assert scene.drive(once()) is None
         assert len(scene.storage.answers) == 1
-
-    def test_failed_call_is_a_result(self, scene: Scene) -> None:
-        """The loop decides what follows."""
-        with pytest.raises(GenerationFailed):
-            scene.retry(a_failure())
 
 
 def test_visible_is_what_its_user_owns_and_sees(scene: Scene) -> None:

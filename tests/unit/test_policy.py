@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
-from uuid import UUID, uuid4
 
 import pytest
 
@@ -19,7 +18,7 @@ from ai_retry.domain.errors import (
     RetryInProgress,
     TooManyParallel,
 )
-from ai_retry.domain.model import Attempt, Generation, GenerationStatus, Outcome, QuotaRule, Waiver
+from ai_retry.domain.model import Attempt, Generation, GenerationStatus, Outcome, QuotaRule, Snapshot, Waiver
 from ai_retry.domain.policy import (
     DEFAULT_POLICY,
     RetryPolicy,
@@ -74,7 +73,7 @@ def refused_for(*reasons: dict[str, Any]) -> AiRetryError:
 
 
 def attempts_made(count: int, **columns: Any) -> tuple[Attempt, ...]:
-    """Give as many attempts of ours, from number 2 on."""
+    """As many attempts of ours, from number 2 on."""
     return tuple(an_attempt(number, **columns) for number in range(2, 2 + count))
 
 
@@ -85,21 +84,14 @@ class TestAdmit:
         """A failed generation without an attempt of ours is admitted as attempt 2, under the snapshot's conditions."""
         admission = admit(a_snapshot())
 
-        assert (admission.number, admission.version, admission.as_of) == (2, "1/error", AS_OF)
-        assert (admission.max_live, admission.max_used) == (2, 5)
+        assert (admission.number, admission.max_live, admission.max_used) == (2, 2, 5)
         assert admission.abandoned_wait == timedelta(seconds=2)
         assert admission.context == a_context()
-        assert (admission.stored_answer, admission.charge, admission.waived) == (None, True, frozenset())
+        assert (admission.stored_answer, admission.due_at) == (None, None)
 
     def test_admit_carries_the_users_quota(self) -> None:
-        """An override that the snapshot tells is what the claim must count by."""
-        policy = replace(DEFAULT_POLICY, quota=QuotaRule(limit=5, count_own_successes=False))
-        quota = a_quota(limit=9, window=timedelta(hours=1))
-
-        admission = admit(a_snapshot(quota=quota), policy)
-
-        assert admission.max_used == 9
-        assert admission.quota_rule == QuotaRule(limit=9, window=timedelta(hours=1), count_own_successes=False)
+        """An override that the snapshot has is the limit that the begin must count by."""
+        assert admit(a_snapshot(quota=a_quota(limit=9, window=timedelta(hours=1)))).max_used == 9
 
     @pytest.mark.parametrize(("error", "reason"), REASONS)
     def test_admit_refuses(self, error: type[AiRetryError], reason: dict[str, Any]) -> None:
@@ -128,13 +120,13 @@ class TestAdmit:
 
     def test_already_succeeded_names_the_session(self) -> None:
         """The refusal of a success says which session there is."""
-        session_id = uuid4()
+        session_id = "4711"
         generation = a_generation(status=GenerationStatus.SUCCESS, session_id=session_id)
 
         with pytest.raises(AlreadySucceeded) as caught:
             admit(a_snapshot(generation=generation))
 
-        assert caught.value.details == {"session_id": str(session_id)}
+        assert caught.value.details == {"session_id": session_id}
 
 
 class TestInProgress:
@@ -270,14 +262,18 @@ class TestExhaustion:
         assert admission.stored_answer == a_stored_answer(5)
         assert admission.context is None
 
-    def test_stored_answer_counts_towards_hard_cap(self) -> None:
-        """A session that is refused for ever is not tried for ever."""
+    def test_calls_count_towards_hard_cap_beside_a_stored_answer(self) -> None:
+        """What was called in the last day was called, whatever the next attempt uses."""
         attempts = attempts_made(20, counted=False)
 
         with pytest.raises(AttemptsExhausted) as caught:
             admit(a_snapshot(attempts=attempts, stored_answer=a_stored_answer(5)))
 
         assert caught.value.details["max_attempts"] == 20
+
+    def test_attempts_from_a_stored_answer_are_spared(self) -> None:
+        """They make no call, and don't count towards the hard cap (row 2.8)."""
+        assert admit(a_snapshot(attempts=attempts_made(20, counted=False, answer_from=2))).number == 22
 
     @pytest.mark.parametrize(("made", "counted", "left"), [(1, True, True), (2, True, False), (2, False, True)])
     def test_attempts_left_counts_this_one(self, made: int, *, counted: bool, left: bool) -> None:
@@ -312,12 +308,10 @@ class TestCeilings:
             assert admit(a_snapshot(attempts=(an_attempt(next_attempt_at=due_at),))).number == 3
 
     def test_backoff_can_be_waived(self) -> None:
-        """An operator may lift the wait; it is recorded."""
+        """An operator may lift the wait: then nothing is waited for."""
         snapshot = a_snapshot(attempts=(an_attempt(next_attempt_at=AS_OF + LEASE),))
 
-        admission = admit(snapshot, waive=frozenset({Waiver.BACKOFF}))
-
-        assert admission.waived == {Waiver.BACKOFF}
+        assert admit(snapshot, waive=frozenset({Waiver.BACKOFF})).due_at is None
 
     @pytest.mark.parametrize(
         ("until", "wait"),
@@ -355,11 +349,8 @@ class TestCeilings:
 
     @pytest.mark.parametrize("options", [{"charge": False}, {"waive": frozenset({Waiver.QUOTA})}])
     def test_quota_is_not_asked_when_lifted(self, options: dict[str, Any]) -> None:
-        """Without a charge, or with the limit lifted, neither ``admit`` nor the claim asks the quota."""
-        admission = admit(a_snapshot(quota=a_quota(captured=5)), **options)
-
-        assert admission.max_used is None
-        assert admission.charge is options.get("charge", True)
+        """Without a charge, or with the limit lifted, neither ``admit`` nor the begin asks the quota."""
+        assert admit(a_snapshot(quota=a_quota(captured=5)), **options).max_used is None
 
     def test_waivers_lift_nothing_else(self) -> None:
         """No waiver lifts the ceiling of live attempts."""
@@ -427,12 +418,16 @@ class TestRetryPolicy:
             ("max_attempts", 0),
             ("hard_cap", 0),
             ("max_parallel", 0),
+            ("max_abandoned", 0),
             ("hard_cap_window", timedelta(0)),
             ("backoff_base", timedelta(0)),
             ("backoff_cap", timedelta(0)),
             ("max_wait", timedelta(0)),
             ("deadline", timedelta(0)),
             ("lease", timedelta(0)),
+            ("max_queued", timedelta(0)),
+            ("outage_cap", timedelta(0)),
+            ("answer_max_age", timedelta(0)),
             ("settle_margin", -SECOND),
             ("quota.limit", QuotaRule(limit=-1)),
             ("quota.window", QuotaRule(window=timedelta(0))),
@@ -458,10 +453,34 @@ class TestRetryPolicy:
         assert RetryPolicy(quota=QuotaRule(limit=0)).quota.limit == 0
 
 
-def test_admission_is_for_its_generation() -> None:
-    """The admission names whose generation it admits."""
-    user_id, generation_id = UUID(int=1), UUID(int=2)
+class TestAnswerMaxAge:
+    """A stored answer may be too old to become a session (row 1.18)."""
 
-    admission = admit(a_snapshot(generation=a_generation(user_id=user_id, id=generation_id)))
+    AN_HOUR = RetryPolicy(answer_max_age=timedelta(hours=1))
 
-    assert (admission.user_id, admission.generation_id) == (user_id, generation_id)
+    def stored(self, age: timedelta | None) -> Snapshot:
+        """A snapshot with an answer of that age."""
+        stored_at = None if age is None else AS_OF - age
+        return a_snapshot(attempts=(an_attempt(),), stored_answer=replace(a_stored_answer(), stored_at=stored_at))
+
+    @pytest.mark.parametrize("age", [None, timedelta(0), timedelta(hours=1)], ids=["unknown", "new", "just that"])
+    def test_younger_answer_is_used(self, age: timedelta | None) -> None:
+        """Up to its greatest age, and where its age is unknown, the attempt makes no call."""
+        assert admit(self.stored(age), self.AN_HOUR).context is None
+
+    def test_older_answer_is_left_out(self) -> None:
+        """The attempt calls, and all rules of a call hold for it."""
+        old = self.stored(timedelta(hours=1, microseconds=1))
+
+        admission = admit(old, self.AN_HOUR)
+
+        assert (admission.context, admission.stored_answer) == (a_context(), None)
+        with pytest.raises(ContextMissing):
+            admit(replace(old, generation=a_generation(prompt_data=None)), self.AN_HOUR)
+        with pytest.raises(AttemptsExhausted):
+            admit(replace(old, attempts=attempts_made(3)), self.AN_HOUR)
+
+    def test_any_age_is_young_enough_by_default(self) -> None:
+        """The limit is off unless it is set."""
+        assert DEFAULT_POLICY.answer_max_age is None
+        assert admit(self.stored(timedelta(days=900))).context is None

@@ -23,8 +23,7 @@ from ai_retry.domain.errors import (
 from ai_retry.domain.loop import Call, Loop, retrying
 from ai_retry.domain.model import FailureCode, GenerationStatus, Outcome, QuotaRule
 from ai_retry.domain.queue_loop import accepting, cancelling, working
-from ai_retry.domain.queue_model import Outage
-from ai_retry.domain.queue_model import QueueOutcome
+from ai_retry.domain.queue_model import Outage, QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from ai_retry.testing.memory.line import Routes
 from tests.support.builders import AS_OF, a_failure, an_answer
@@ -186,7 +185,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("change", ["moved", "hidden"])
     def test_answer_of_a_lost_generation_is_stored(self, scene: Scene, change: str) -> None:
-        """A generation that is hidden, or another user's, by the time of the answer keeps it."""
+        """A generation that is hidden, or another user's, by the time of the answer keeps it for its payer."""
         app = scene.world.app
 
         def lose() -> None:
@@ -197,9 +196,13 @@ class TestAnswers:
 
         with pytest.raises(GenerationNotFound):
             scene.retry(Provider(an_answer(), lose))
+        assert (load(scene).stored_answer is None) is (change == "moved")
+        scene.world.set_generation(scene.generation_id, user_id=scene.user_id)
 
-        assert load(scene).stored_answer.answer == an_answer()
         assert scene.status is GenerationStatus.ERROR, "no attempt works on it any more"
+        assert (load(scene).stored_answer is None) == (change == "moved")
+        scene.world.set_generation(scene.generation_id, user_id=scene.user_id)
+        assert load(scene).stored_answer.answer == an_answer()
         assert scene.world.app.error_logs == []
 
     def test_answer_in_use_is_not_discarded(self, scene: Scene) -> None:
@@ -215,15 +218,15 @@ class TestAnswers:
         assert scene.storage.settle(settle).applied  # type: ignore[arg-type]
         assert load(scene).quota.captured == 1
 
-    def test_new_owners_answer_in_use_is_not_discarded(self, scene: Scene) -> None:
-        """The same where the attempt is another user's than the one who paid: the app moved the generation."""
+    def test_answer_in_use_of_a_moved_generation_is_not_discarded(self, scene: Scene) -> None:
+        """The same where the app moves the generation while the attempt uses the answer."""
         reject(scene)
         scene.world.refuse_sessions(None)
         owner = scene.world.new_user()
-        scene.world.set_generation(scene.generation_id, user_id=owner)
-        loop = retrying(scene.asked(user_id=owner), scene.setting)
+        loop = retrying(scene.asked(), scene.setting)
         next(loop)
         loop.send(scene.storage.begin(loop.send(load(scene))))  # type: ignore[arg-type]
+        scene.world.set_generation(scene.generation_id, user_id=owner)
 
         for user_id in (scene.user_id, owner):
             discard = Discard(user_id=user_id, generation_id=scene.generation_id, operator="ann")

@@ -6,19 +6,20 @@ from uuid import UUID
 import pytest
 
 from ai_retry.clock import SystemClock
+from ai_retry.domain.change import Taken
 from ai_retry.domain.model import Failure, FailureCode
 from ai_retry.domain.policy import OUTAGE_DOUBTS, OUTAGE_REFUSALS, RetryPolicy
 from ai_retry.domain.ports import AiProvider
-from ai_retry.domain.queue import run_queued
-from ai_retry.domain.queue_model import Message, QueueState
+from ai_retry.domain.queue import run_taken
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
-from ai_retry.testing.queue_contract import MemoryQueueWorld, new_queued, receive
 from tests.support.builders import a_failure, an_answer
+from tests.support.memory_world import MemoryWorld
+from tests.support.queue_steps import VISIBILITY, new_accepted
 
 ROUTE = "provider.example/small"
 POLICY = RetryPolicy(max_attempts=4, hard_cap=6, max_parallel=8)
-BROKEN = a_failure()  # nobody knows whose fault it was
+BROKEN = a_failure()  # it is unknown whose fault it was
 OVERLOADED = a_failure(overloaded=True)
 ANSWER = an_answer()
 UNREACHABLE = a_failure(certainly_not_generated=True, wire_requests=0)
@@ -29,15 +30,17 @@ FORBIDDEN = a_failure(
 
 
 @pytest.fixture
-def world() -> MemoryQueueWorld:
+def world() -> MemoryWorld:
     """Memory, and a clock of its own."""
-    return MemoryQueueWorld()
+    return MemoryWorld()
 
 
-def do(world: MemoryQueueWorld, message: Message, ai: AiProvider) -> QueueOutcome:
-    """Do what a message hints at."""
-    return run_queued(
-        message,
+def do(world: MemoryWorld, taken: Taken, ai: AiProvider) -> QueueOutcome:
+    """Do what a message hints at, as it is now."""
+    message = taken.message
+    snapshot = world.storage.load(message.user_id, message.generation_id, POLICY.quota, None)
+    return run_taken(
+        replace(taken, snapshot=snapshot),
         storage=world.storage,
         ai=ai,
         clock=SystemClock(),
@@ -47,41 +50,36 @@ def do(world: MemoryQueueWorld, message: Message, ai: AiProvider) -> QueueOutcom
     )
 
 
-def work(world: MemoryQueueWorld, *script: AiStep) -> list[QueueOutcome]:
+def work(world: MemoryWorld, *script: AiStep) -> list[QueueOutcome]:
     """Do what every message hints at that can be seen now."""
     ai = ScriptedAiProvider(*script)
-    outcomes = [do(world, message, ai) for message in receive(world, limit=100)]
+    outcomes = [do(world, taken, ai) for taken in world.storage.take(100, VISIBILITY, POLICY.quota)]
     ai.assert_finished()
     return outcomes
 
 
-def go_on(world: MemoryQueueWorld) -> None:
+def go_on(world: MemoryWorld) -> None:
     """Let every wait end."""
     world.advance(POLICY.backoff_cap)
 
 
-def state(world: MemoryQueueWorld) -> QueueState:
-    """Tell what waits, and which routes are away."""
-    return world.storage.queue_state()
-
-
-def tries(world: MemoryQueueWorld, generation_id: UUID) -> list[tuple[int, bool]]:
-    """Tell the closed attempts' numbers, and whether they count."""
+def tries(world: MemoryWorld, generation_id: UUID) -> list[tuple[int, bool]]:
+    """Numbers of its closed attempts, and whether they count."""
     return [(row["number"], row["counted"]) for row in world.attempts(generation_id) if row["outcome"] is not None]
 
 
-def test_who_reaches_nobody_has_tried_nothing(world: MemoryQueueWorld) -> None:
-    """A provider that can't be reached is away at once; the attempt waits under its own number."""
-    _, generation_id = new_queued(world)
+def test_unreachable_provider_costs_no_attempt(world: MemoryWorld) -> None:
+    """A provider that can't be reached is unavailable at once; the attempt waits under its own number."""
+    _, generation_id = new_accepted(world)
 
     assert work(world, UNREACHABLE) == [QueueOutcome.PARKED]
 
-    assert (tries(world, generation_id), len(state(world).outages)) == ([], 1)
+    assert (tries(world, generation_id), len(world.storage.state().outages)) == ([], 1)
 
 
-def test_overloaded_provider_costs_no_attempt(world: MemoryQueueWorld) -> None:
-    """That it takes nobody's requests may have cost something, but counts not."""
-    _, generation_id = new_queued(world)
+def test_overloaded_provider_costs_no_attempt(world: MemoryWorld) -> None:
+    """It takes no requests: that may have cost something, but does not count."""
+    _, generation_id = new_accepted(world)
 
     assert work(world, OVERLOADED) == [QueueOutcome.GOES_ON]
 
@@ -89,35 +87,35 @@ def test_overloaded_provider_costs_no_attempt(world: MemoryQueueWorld) -> None:
 
 
 @pytest.mark.parametrize("failure", [OVERLOADED, LIMITED, FORBIDDEN], ids=lambda failure: failure.reason)
-def test_few_that_are_turned_away_are_an_outage(world: MemoryQueueWorld, failure: Failure) -> None:
-    """One that is turned away among many holds up nobody; a few in a row, and no answer between them, do."""
+def test_few_that_are_turned_away_are_an_outage(world: MemoryWorld, failure: Failure) -> None:
+    """One that is turned away among many holds up no other; a few in a row, and no answer between them, do."""
     for _ in range(OUTAGE_REFUSALS - 1):
-        new_queued(world)
+        new_accepted(world)
         work(world, failure)
-    new_queued(world)
-    assert (work(world, ANSWER), state(world).outages) == ([QueueOutcome.SUCCEEDED], ())
+    new_accepted(world)
+    assert (work(world, ANSWER), list(world.storage.state().outages)) == ([QueueOutcome.SUCCEEDED], [])
 
     for _ in range(OUTAGE_REFUSALS):
-        new_queued(world)
+        new_accepted(world)
         work(world, failure)
 
-    new_queued(world)
+    new_accepted(world)
     assert work(world) == [QueueOutcome.PARKED]
 
 
-def test_provider_that_asks_to_wait_is_obeyed(world: MemoryQueueWorld) -> None:
-    """Who says how long to wait has said it to everybody."""
-    new_queued(world)
+def test_provider_that_asks_to_wait_is_obeyed(world: MemoryWorld) -> None:
+    """A wait that it asks of one request is every request's."""
+    new_accepted(world)
     work(world, replace(LIMITED, retry_after=POLICY.backoff_cap))
 
-    new_queued(world)
+    new_accepted(world)
     assert work(world) == [QueueOutcome.PARKED]
 
 
 @pytest.mark.parametrize("failure", [BROKEN, OVERLOADED, FORBIDDEN], ids=lambda failure: failure.reason)
-def test_probes_cost_no_attempt(world: MemoryQueueWorld, failure: Failure) -> None:
-    """Where nobody is answered a failure is not the request's: whoever probes waits on, for as long as it takes."""
-    _, generation_id = new_queued(world)
+def test_probes_cost_no_attempt(world: MemoryWorld, failure: Failure) -> None:
+    """Where no request is answered a failure is not its own: what probes waits on, for as long as it takes."""
+    _, generation_id = new_accepted(world)
     work(world, UNREACHABLE)
 
     for _ in range(2 * POLICY.hard_cap):
@@ -129,41 +127,41 @@ def test_probes_cost_no_attempt(world: MemoryQueueWorld, failure: Failure) -> No
     assert tries(world, generation_id) == [(2, True)]
 
 
-def test_broken_requests_close_no_route(world: MemoryQueueWorld) -> None:
-    """One generation's failures use up its attempts, and hold up nobody else."""
-    _, generation_id = new_queued(world)
+def test_broken_requests_close_no_route(world: MemoryWorld) -> None:
+    """One generation's failures use up its attempts, and hold up no other."""
+    _, generation_id = new_accepted(world)
 
     for outcome in (QueueOutcome.GOES_ON, QueueOutcome.GOES_ON, QueueOutcome.FAILED):
         assert work(world, BROKEN) == [outcome]
-        assert state(world).outages == ()
+        assert list(world.storage.state().outages) == []
         go_on(world)
 
     assert tries(world, generation_id) == [(2, True), (3, True), (4, True)]
-    new_queued(world)
+    new_accepted(world)
     assert work(world, ANSWER) == [QueueOutcome.SUCCEEDED]
 
 
-def test_many_broken_requests_are_an_outage(world: MemoryQueueWorld) -> None:
+def test_many_broken_requests_are_an_outage(world: MemoryWorld) -> None:
     """So many in a row, and no answer between them, are the provider's: the others wait and lose no attempt."""
-    generations = [new_queued(world)[1] for _ in range(OUTAGE_DOUBTS + 2)]
+    generations = [new_accepted(world)[1] for _ in range(OUTAGE_DOUBTS + 2)]
 
     outcomes = work(world, *[BROKEN] * OUTAGE_DOUBTS)
 
     assert outcomes == [QueueOutcome.GOES_ON] * OUTAGE_DOUBTS + [QueueOutcome.PARKED] * 2
-    assert len(state(world).outages) == 1
+    assert len(world.storage.state().outages) == 1
     assert [tries(world, each) for each in generations] == [[(2, True)]] * OUTAGE_DOUBTS + [[]] * 2
 
 
 @pytest.mark.parametrize("failure", [OVERLOADED, FORBIDDEN], ids=lambda failure: failure.reason)
-def test_who_alone_is_turned_away_has_an_end(world: MemoryQueueWorld, failure: Failure) -> None:
-    """Who closes the route again and again while others are answered does not do so for ever: the hard cap ends it."""
-    _, generation_id = new_queued(world)
+def test_only_one_that_is_turned_away_has_an_end(world: MemoryWorld, failure: Failure) -> None:
+    """What closes the route again and again while others are answered does not do so for ever: the hard cap ends it."""
+    _, generation_id = new_accepted(world)
     others = []
     while world.generation(generation_id)["status"] != "error":
-        others.append(new_queued(world)[1])
-        for message in receive(world, limit=100):
-            answers = failure if message.generation_id == generation_id else ANSWER
-            do(world, message, ScriptedAiProvider(default=answers))
+        others.append(new_accepted(world)[1])
+        for taken in world.storage.take(100, VISIBILITY, POLICY.quota):
+            answers = failure if taken.message.generation_id == generation_id else ANSWER
+            do(world, taken, ScriptedAiProvider(default=answers))
         go_on(world)
         assert len(others) < 10 * POLICY.hard_cap
 

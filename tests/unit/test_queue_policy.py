@@ -62,7 +62,7 @@ USED_UP = a_quota(captured=5, resets_at=AS_OF + HOUR)
 
 
 def a_queued_attempt(number: int = 2, **columns: Any) -> Attempt:
-    """Give an attempt that was accepted a minute ago, and is due."""
+    """An attempt that was accepted a minute ago, and is due."""
     row: dict[str, Any] = {
         "started_at": AS_OF - 60 * SECOND,
         "lease_expires_at": None,
@@ -77,14 +77,14 @@ def a_queued_attempt(number: int = 2, **columns: Any) -> Attempt:
 
 
 def a_queued_snapshot(*attempts: Attempt, queued: dict[str, Any] | None = None, **columns: Any) -> Snapshot:
-    """Give the snapshot of a generation that waits for a worker, after these attempts."""
+    """The snapshot of a generation that waits for a worker, after these attempts."""
     last = a_queued_attempt(len(attempts) + 2, **(queued or {}))
     generation = a_generation(status=GenerationStatus.QUEUED)
     return a_snapshot(**{"generation": generation, "attempts": (*attempts, last)} | columns)
 
 
 def abandoned(number: int, **columns: Any) -> Attempt:
-    """Give an attempt whose worker died."""
+    """An attempt whose worker died."""
     row = {"outcome": Outcome.ABANDONED, "code": "LEASE_LOST", "accepted_at": AS_OF - HOUR}
     return an_attempt(number, **row | columns)
 
@@ -103,7 +103,7 @@ def to_enqueue(snapshot: Snapshot, policy: RetryPolicy = POLICY, **options: Any)
 
 
 def test_enqueue_is_admitted_during_a_wait() -> None:
-    """A wait that is not over is told as the time when the attempt is due, and refuses nothing."""
+    """A wait that is not over is the time until the attempt is due, and refuses nothing."""
     due_at = AS_OF + HOUR
 
     admission = to_enqueue(a_snapshot(attempts=(an_attempt(next_attempt_at=due_at),)))
@@ -162,7 +162,7 @@ def test_enqueue_keeps_every_other_rule(columns: dict[str, Any], refusal: type[E
 
 @pytest.mark.parametrize("options", [{"charge": False}, {"waive": frozenset({Waiver.QUOTA})}])
 def test_enqueue_without_charge_asks_no_quota(options: dict[str, Any]) -> None:
-    """Where nobody pays, or an operator lifts the limit, a used-up quota refuses nothing."""
+    """Where no one is charged, or an operator lifts the limit, a used-up quota refuses nothing."""
     assert to_enqueue(a_snapshot(quota=USED_UP), **options).max_used is None
 
 
@@ -264,7 +264,7 @@ def test_an_end_between_deaths_is_no_poison() -> None:
 
 
 def test_poison_is_of_accepted_retries() -> None:
-    """Deaths poison nobody's click: who waits for it may try."""
+    """Deaths of workers poison no click: whoever waits for it may try."""
     roomy = RetryPolicy(max_attempts=10, max_abandoned=3)
     attempts = tuple(abandoned(number) for number in (2, 3, 4))
 
@@ -299,12 +299,12 @@ def test_waiting_uses_up_nothing(many: int, queued: bool) -> None:
 
 
 def test_a_failure_that_is_not_counted_leaves_attempts() -> None:
-    """The last attempt is not used up by what cost nothing, or was spared."""
+    """The last attempt is not used up by what cost nothing, or what the request can't have caused."""
     snapshot = a_queued_snapshot(an_attempt(2), an_attempt(3))
 
     assert not attempts_left(snapshot, a_failure(), POLICY)
     assert attempts_left(snapshot, a_failure(certainly_not_generated=True), POLICY)
-    assert attempts_left(snapshot, a_failure(), POLICY, spared=True)
+    assert attempts_left(snapshot, a_failure(overloaded=True), POLICY)
 
 
 def test_wait_of_a_queued_attempt_is_its_own() -> None:

@@ -38,6 +38,7 @@ TERMS = st.builds(
         RetryPolicy,
         max_attempts=st.integers(1, 99),
         backoff_base=st.timedeltas(timedelta(seconds=1), timedelta(minutes=5)),
+        answer_max_age=st.none() | DURATIONS,
         quota=st.builds(QuotaRule, limit=st.integers(0, 99), window=DURATIONS, count_own_successes=st.booleans()),
     ),
     waive=st.frozensets(st.sampled_from(Waiver)),

@@ -10,8 +10,7 @@ from ai_retry.domain.model import GenerationStatus, Outcome, Waiver
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.recovery import Decision, PlanAttempt, judge, settled_attempt
 from ai_retry.recovery.line import Task
-from ai_retry.recovery.retrier import Ended, _end_of, _WatchedStorage
-from ai_retry.testing.contract import MemoryWorld
+from ai_retry.recovery.retrier import Ended, _end_of, _Look
 from tests.support.builders import (
     AS_OF,
     GENERATION_ID,
@@ -41,11 +40,12 @@ LATER = AS_OF + timedelta(minutes=3)
         (a_snapshot(generation=a_generation(status=GenerationStatus.SUCCESS)), Decision.NEVER, "ALREADY_SUCCEEDED"),
         (a_snapshot(attempts=[an_attempt(n) for n in (2, 3, 4)]), Decision.NEVER, "RETRY_LIMIT_REACHED"),
         (a_snapshot(can_create_session=False), Decision.NEVER, "NOT_CONFIGURED"),
+        (replace(a_snapshot(), hidden=True), Decision.NEVER, "GENERATION_NOT_FOUND"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_refusals_are_for_now_or_for_ever(snapshot: object, decision: Decision, code: str | None) -> None:
-    """A refusal of ``admit`` that passes by itself is "later"; one that somebody must lift is "never"."""
+    """A refusal of ``admit`` that passes by itself is "later"; one that has to be lifted is "never"."""
     verdict = judge(snapshot, DEFAULT_POLICY)  # type: ignore[arg-type]
 
     assert (verdict.decision, verdict.code) == (decision, code)
@@ -91,11 +91,12 @@ def test_settled_attempt_is_enough(outcome: Outcome) -> None:
         [an_open_attempt(idempotency_key=KEY)],
         [an_open_attempt(idempotency_key=KEY, lease_expires_at=AS_OF - SECOND)],
         [an_attempt(idempotency_key=KEY, outcome=Outcome.ABANDONED)],
+        [an_attempt(idempotency_key=KEY, transient=True, counted=False)],
     ],
-    ids=["none", "without a key", "of another plan", "living lease", "dead lease", "abandoned"],
+    ids=["none", "without a key", "of another plan", "living lease", "dead lease", "abandoned", "turned away"],
 )
 def test_unsettled_attempt_is_not(attempts: list[object]) -> None:
-    """Before, and after a kill, the plan has its work still to do: ``admit`` says when."""
+    """Before, after a kill, and during an outage the plan has its work still to do: ``admit`` says when."""
     assert settled_attempt(a_snapshot(attempts=attempts), KEY) is None
 
 
@@ -115,15 +116,15 @@ def test_plan_attempt_says_whether_it_is_settled() -> None:
     assert row.settled
     assert not replace(row, outcome=Outcome.ABANDONED).settled
     assert not replace(row, outcome=None).settled
+    assert not replace(row, was_turned_away=True).settled
 
 
 def test_operators_run_waits_whether_or_not_it_helps() -> None:
-    """Who runs a plan means to retry: a refusal that passes is waited for, though nobody is asked to come back."""
+    """A plan is meant to be retried: a refusal that passes is waited for, though no user is asked to come back."""
     refusal = TooManyParallel(2, wait=SECOND, helps=False)
     task = Task(USER_ID, GENERATION_ID)
-    watched = _WatchedStorage(MemoryWorld().storage, "plan:x")
 
-    ended = _end_of(refusal, watched, Ended(task=task, started_in=0, outcome="left"))
+    ended = _end_of(refusal, _Look("plan:x"), Ended(task=task, started_in=0, outcome="left"))
 
     assert ended.again_after == 1.0
     assert ended.left is not None

@@ -1,6 +1,7 @@
-"""What a retry hands on, and where its rules turn: each test holds still one thing that a mutant could move."""
+"""What a retry hands on, and where its rules turn: each test holds one thing that a mutant could move."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,28 +12,20 @@ import pytest
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
     AttemptsExhausted,
+    ContextMissing,
     GenerationFailed,
     GenerationNotFound,
-    LeaseLost,
     QuotaExhausted,
     RetryInProgress,
+    RouteUnavailable,
     SessionRejected,
 )
-from ai_retry.domain.model import (
-    Claim,
-    Context,
-    Failure,
-    FailureCode,
-    Generation,
-    GenerationStatus,
-    Outcome,
-    RetryResult,
-)
+from ai_retry.domain.loop import Step
+from ai_retry.domain.model import Context, Failure, Generation, GenerationStatus, Outcome, RetryResult
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy, admit, attempts_left, provider_key
+from ai_retry.domain.queue_model import Outage
 from ai_retry.domain.retry import retry_generation, retry_status
-from ai_retry.storage.memory import InMemoryStorage
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
-from ai_retry.testing.contract import MemoryWorld
 from tests.support.builders import (
     AS_OF,
     LEASE,
@@ -45,29 +38,19 @@ from tests.support.builders import (
     an_answer,
     an_attempt,
 )
+from tests.support.memory_world import MemoryWorld
+from tests.support.scene import Hooked, hooked
 
 ONCE = RetryPolicy(max_attempts=1)
 SLOW = RetryPolicy(backoff_base=20 * SECOND)
-
-
-class ObservedStorage(InMemoryStorage):
-    """The storage in memory, which remembers how each failure was recorded."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.failures: list[tuple[Failure, timedelta | None, timedelta]] = []
-
-    def fail(self, claim: Claim, failure: Failure, *, duration: timedelta | None, delay: timedelta) -> None:
-        """Remember it and pass it on."""
-        self.failures.append((failure, duration, delay))
-        super().fail(claim, failure, duration=duration, delay=delay)
 
 
 class Retry:
     """A failed generation in a world whose clock does not stand at zero."""
 
     def __init__(self, *script: AiStep) -> None:
-        self.world = MemoryWorld(ObservedStorage)
+        self.world = MemoryWorld(Hooked)
+        self.storage = hooked(self.world)
         self.world.advance(100 * SECOND)
         self.ai = ScriptedAiProvider(*script)
         self.user_id = self.world.new_user()
@@ -78,32 +61,22 @@ class Retry:
         arguments: dict[str, Any] = {
             "user_id": self.user_id,
             "generation_id": self.generation_id,
-            "storage": self.world.storage,
+            "storage": self.storage,
             "ai": self.ai,
             "clock": self.world.clock,
             "jitter": lambda: 1.0,
         }
         return retry_generation(**arguments | options)
 
-    def later(self, step: Any) -> Callable[[AiCall], Any]:
-        """Give a step that takes three seconds."""
-
-        def play(_: AiCall) -> Any:
-            self.world.advance(3 * SECOND)
-            return step
-
-        return play
-
-    @property
-    def failures(self) -> list[tuple[Failure, timedelta | None, timedelta]]:
-        """What was recorded."""
-        assert isinstance(self.world.tables, ObservedStorage)
-        return self.world.tables.failures
-
 
 def another_context(generation: Generation) -> Context:
     """Read the context with another model."""
     return replace(stored_context(generation), model="another")
+
+
+def no_context(_: Generation) -> Context:
+    """Find nothing to ask."""
+    raise ContextMissing("it was archived")
 
 
 class TestHandedOn:
@@ -126,7 +99,7 @@ class TestHandedOn:
         """The status says what a retry under the same policy would be answered, and what it read."""
         retry = Retry()
 
-        status = retry_status(retry.user_id, retry.generation_id, storage=retry.world.storage, policy=ONCE)
+        status = retry_status(retry.user_id, retry.generation_id, storage=retry.storage, policy=ONCE)
 
         assert isinstance(status.refusal, AttemptsExhausted)
         assert status.snapshot.generation.id == retry.generation_id
@@ -135,43 +108,117 @@ class TestHandedOn:
         """The status reads with the same seam as the retry."""
         retry = Retry()
 
-        status = retry_status(
-            retry.user_id, retry.generation_id, storage=retry.world.storage, context_from=another_context
-        )
+        status = retry_status(retry.user_id, retry.generation_id, storage=retry.storage, context_from=no_context)
 
-        assert status.admission is not None
-        assert status.admission.context is not None
-        assert status.admission.context.model == "another"
+        assert isinstance(status.refusal, ContextMissing)
+
+    def test_outage_of_the_callers_route_refuses(self) -> None:
+        """Retry and status ask whether the route of this context is available; without routes neither does."""
+        retry = Retry(an_answer())
+        retry.storage.routes.note_outage("one/small", Outage(wait=9 * SECOND, failures=1), retry.world.clock.now())
+        ids, route_of = (retry.user_id, retry.generation_id), "one/{0.model}".format
+
+        with pytest.raises(RouteUnavailable) as caught:
+            retry(route_of=route_of)
+        refusal = retry_status(*ids, storage=retry.storage, route_of=route_of).refusal
+
+        assert caught.value.retry_after == 9 * SECOND
+        assert isinstance(refusal, RouteUnavailable)
+        assert retry_status(*ids, storage=retry.storage, route_of="two/{0.model}".format).can_retry
+        assert retry_status(*ids, storage=retry.storage).can_retry
+        assert retry().attempt == 2
+
+    def test_lease_is_renewed_from_begin_to_end(self) -> None:
+        """The caller's renewals hold the generation's attempt, by its token, while it runs, and no longer."""
+        log: list[Any] = []
+
+        def fail(_: AiCall) -> Failure:
+            log.append("call")
+            return a_failure()
+
+        retry = Retry(fail)
+
+        @contextmanager
+        def renewing(generation_id: UUID, token: UUID) -> Iterator[None]:
+            log.append((generation_id, token))
+            try:
+                yield
+            finally:
+                log.append("end")
+
+        with pytest.raises(GenerationFailed):
+            retry(renewing=renewing)
+
+        (row,) = retry.world.attempts(retry.generation_id)
+        assert log == [(retry.generation_id, row["token"]), "call", "end"]
+
+    def test_refused_retry_renews_nothing(self) -> None:
+        """Where nothing was begun there is no lease."""
+
+        def renewing(*_: UUID) -> Any:
+            raise AssertionError("nothing runs")
+
+        with pytest.raises(AttemptsExhausted):
+            Retry()(policy=ONCE, renewing=renewing)
+
+    def test_caller_watches_each_step(self) -> None:
+        """A watch sees every step before and after it is done."""
+        seen: list[tuple[str, str]] = []
+
+        class Watching:
+            def before(self, step: Step) -> None:
+                seen.append(("before", type(step).__name__))
+
+            def after(self, step: Step, result: Any) -> None:
+                seen.append((type(result).__name__, type(step).__name__))
+
+        Retry(an_answer())(watches=[Watching()])
+
+        assert seen == [
+            *(("before", "Load"), ("Snapshot", "Load")),
+            *(("before", "Begin"), ("Reply", "Begin")),
+            *(("before", "Call"), ("Answer", "Call")),
+            *(("before", "Settle"), ("Reply", "Settle")),
+        ]
+
+    def test_jitter_is_random_where_none_is_given(self) -> None:
+        """Waits of those that fail together differ."""
+        waits = set()
+        for _ in range(5):
+            with pytest.raises(GenerationFailed) as caught:
+                Retry(a_failure())(jitter=None)
+            waits.add(caught.value.retry_after)
+
+        assert len(waits) > 1
+        assert all(wait is not None and SECOND <= wait <= 2 * SECOND for wait in waits)
 
     def test_failure_waits_by_the_callers_policy(self) -> None:
-        """The wait that is recorded and told is the policy's."""
+        """The wait that is recorded and reported is the policy's."""
         retry = Retry(a_failure())
 
         with pytest.raises(GenerationFailed) as caught:
             retry(policy=SLOW)
 
-        assert caught.value.retry_after == retry.failures[0][2] == 20 * SECOND
+        (row,) = retry.world.attempts(retry.generation_id)
+        assert caught.value.retry_after == row["next_attempt_at"] - row["closed_at"] == 20 * SECOND
 
     def test_failure_ends_by_the_callers_policy(self) -> None:
-        """When the policy's attempts are used up no wait is told."""
+        """When the policy's attempts are used up there is no wait."""
         with pytest.raises(GenerationFailed) as caught:
             Retry(a_failure())(policy=RetryPolicy(max_attempts=2))
 
         assert caught.value.retry_after is None
 
-    def test_refused_session_waits_by_the_callers_policy(self) -> None:
-        """A session that was refused is due again after the policy's backoff."""
-        retry = Retry(an_answer())
-        retry.world.refuse_sessions("title_is_short")
+    def test_rejected_session_waits_by_the_callers_policy(self) -> None:
+        """A session that was rejected is due again after the policy's backoff, or 15 s (row 2.8)."""
+        for policy, wait in ((RetryPolicy(backoff_base=9 * SECOND), 9 * SECOND), (SLOW, 15 * SECOND)):
+            retry = Retry(an_answer())
+            retry.world.refuse_sessions("title_is_short")
 
-        with pytest.raises(SessionRejected) as caught:
-            retry(policy=SLOW)
+            with pytest.raises(SessionRejected) as caught:
+                retry(policy=policy)
 
-        assert caught.value.retry_after == 20 * SECOND
-
-    def test_abandoned_attempt_waits_by_the_callers_policy(self) -> None:
-        """What the claim writes for the case that the worker dies is the policy's backoff."""
-        assert admit(a_snapshot(), SLOW).abandoned_wait == 20 * SECOND
+            assert caught.value.retry_after == wait
 
     def test_missing_generation_is_named(self) -> None:
         """The caller learns which id there is nothing for."""
@@ -187,44 +234,8 @@ class TestHandedOn:
 
         again = retry(idempotency_key="k")
 
-        assert again == replace(first, replayed=True, generation=again.generation)
+        assert again == replace(first, replayed=True, usage=None, generation=again.generation)
         assert (again.generation.id, again.generation.status) == (retry.generation_id, GenerationStatus.SUCCESS)
-
-
-class TestRecorded:
-    """What is recorded of a failure is all that is known of it."""
-
-    def test_failure_records_how_long_the_call_took(self) -> None:
-        """The duration of a failed call is the call's, whatever the clock said before."""
-        retry = Retry()
-        retry.ai = ScriptedAiProvider(retry.later(a_failure()))
-
-        with pytest.raises(GenerationFailed):
-            retry()
-
-        assert [duration for _, duration, _ in retry.failures] == [3 * SECOND]
-
-    def test_unstorable_answer_is_recorded_whole(self) -> None:
-        """An answer that no database can hold is a failure that keeps model, usage, ids and requests."""
-        answer = an_answer(output=float("nan"), wire_requests=2)
-        retry = Retry()
-        retry.ai = ScriptedAiProvider(retry.later(answer))
-
-        with pytest.raises(GenerationFailed) as caught:
-            retry()
-
-        expected = Failure(
-            code=FailureCode.INVALID_OUTPUT,
-            reason="the output is no JSON that a database can hold",
-            transient=True,
-            certainly_not_generated=False,
-            model=answer.model,
-            usage=answer.usage,
-            provider_id=answer.provider_id,
-            wire_requests=2,
-        )
-        assert retry.failures == [(expected, 3 * SECOND, 2 * SECOND)]
-        assert caught.value.failure.certainly_not_generated is False
 
 
 class TestNames:
@@ -238,13 +249,13 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["idempotency_key", "operator"])
     @pytest.mark.parametrize("text", ["", "k" * 256, "line\n"])
-    def test_wrong_name_is_told(self, name: str, text: str) -> None:
+    def test_wrong_name_is_refused(self, name: str, text: str) -> None:
         """A name that is empty, too long or not printable is refused by its argument's name."""
         with pytest.raises(ValueError, match=rf"^{name} must have 1 to 255 printable characters$"):
             Retry()(**{name: text})
 
-    def test_status_tells_whose_id_is_wrong(self) -> None:
-        """A user's id that is no UUID is refused as the user's."""
+    def test_status_says_whose_id_is_wrong(self) -> None:
+        """A user's id that is not a UUID is refused as the user's."""
         with pytest.raises(ValueError, match=r"^user_id must be a UUID"):
             retry_status("ada", UUID(int=1), storage=MemoryWorld().storage)
 
@@ -268,27 +279,6 @@ class TestEdges:
         assert policy.hard_cap_window == policy.max_wait == policy.quota.window == timedelta(hours=24)
         assert (policy.quota.limit, policy.quota.count_own_successes) == (5, True)
 
-    @pytest.mark.parametrize(("lost", "calls"), [(0.5, 1), (0.6, 0)])
-    def test_short_deadline_is_given_up_below_half(self, lost: float, calls: int) -> None:
-        """With a deadline under two seconds, half of it must be left for the call to be made."""
-        retry = Retry(an_answer())
-        policy = RetryPolicy(deadline=SECOND, settle_margin=SECOND, lease=2 * SECOND)
-        inner = retry.world.storage.claim
-
-        def slow_claim(*arguments: Any, **options: Any) -> Claim | None:
-            claim = inner(*arguments, **options)
-            retry.world.advance(timedelta(seconds=lost))
-            return claim
-
-        retry.world.tables.claim = slow_claim  # type: ignore[method-assign]
-
-        if calls:
-            retry(policy=policy)
-        else:
-            with pytest.raises(LeaseLost):
-                retry(policy=policy)
-        assert len(retry.ai.calls) == calls
-
     @pytest.mark.parametrize(("recent", "left"), [(1, True), (2, False)])
     def test_hard_cap_leaves_its_last_attempt(self, recent: int, *, left: bool) -> None:
         """With a hard cap of three there is a next attempt after the second one and none after the third."""
@@ -306,14 +296,14 @@ class TestEdges:
 
     @pytest.mark.parametrize("limit", [0, 5])
     def test_quota_without_reset_says_no_wait(self, limit: int) -> None:
-        """No wait is told where no instant is known."""
+        """There is no wait where no instant is known."""
         with pytest.raises(QuotaExhausted) as caught:
             admit(a_snapshot(quota=a_quota(limit=limit, held=limit)))
 
         assert caught.value.retry_after is None
 
     def test_quota_of_nothing_says_no_wait(self) -> None:
-        """With a limit of 0 no wait is told, even if something will be out of the window."""
+        """With a limit of 0 there is no wait, even if something will be out of the window."""
         with pytest.raises(QuotaExhausted) as caught:
             admit(a_snapshot(quota=a_quota(limit=0, captured=1, resets_at=AS_OF + SECOND)))
 
@@ -335,7 +325,7 @@ class TestLeftBehind:
             },
         ],
     )
-    def test_status_left_by_us_is_nobodys(self, columns: dict[str, Any], touched_before: timedelta) -> None:
+    def test_status_left_by_us_refuses_nothing(self, columns: dict[str, Any], touched_before: timedelta) -> None:
         """What was last touched at the end of our attempt, or before, was left by us."""
         attempt = an_attempt(**columns)
         ours_until = min(attempt.closed_at or AS_OF, attempt.lease_expires_at or AS_OF)

@@ -2,21 +2,26 @@
 
 import logging
 import socket
+import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ai_retry import secrecy
 from ai_retry.clock import SystemClock
 from ai_retry.config import Settings
 from ai_retry.deadline import DeadlineAdapter
 from ai_retry.doctor import examine
 from ai_retry.domain.errors import GenerationFailed, NotConfigured, StorageUnavailable
 from ai_retry.providers.http import HttpAiProvider
-from ai_retry.secrecy import DROPPED, guard_logs
+from ai_retry.secrecy import DROPPED, PART, guard_logs, runs
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.provider import ScriptedServer, reply
@@ -28,6 +33,12 @@ KEY = "sk-test-0123456789abcdef"
 SPECIAL = "@/#?:%"
 MISREAD = "@/%"  # read otherwise than meant where they are not percent-encoded
 DRIVERS = ("psycopg", "psycopg.pool", "httpx", "httpcore.connection", "httpcore.http11", "urllib3.connectionpool")
+
+
+@pytest.fixture(autouse=True)
+def of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the guard know no secrets of other tests, and forget ours."""
+    monkeypatch.setattr(secrecy._guard, "_secrets", secrecy._Secrets())
 
 
 @pytest.fixture
@@ -198,6 +209,45 @@ def test_only_the_secret_is_left_out(said: str, logged_as: str, caplog: pytest.L
     logging.getLogger("psycopg.pool").warning("%s", said)
 
     assert caplog.messages == [logged_as]
+
+
+@given(
+    secrets=st.lists(st.text("abc d", min_size=1, max_size=12), max_size=20),
+    words=st.lists(st.text("abcd", min_size=1, max_size=12)),
+)
+def test_many_secrets_are_left_out_as_one_is(secrets: list[str], words: list[str]) -> None:
+    """Of many secrets, which may overlap, no whole and no part stays; a word that holds none of either does."""
+    known = secrecy._Secrets()
+    for secret in secrets:
+        known = known.with_one_more(secret)
+
+    cleaned = known.without(" ".join(words))
+
+    parts = {part for secret in secrets if len(secret) >= PART for part in runs(secret, PART)}
+    left = cleaned.split()
+    assert [word for word in left if any(part in word for part in parts)] == []
+    assert [secret for secret in secrets if secret in cleaned] == []
+    if all(" " not in secret for secret in secrets):
+        harmless = [word for word in words if not any(each in word for each in {*secrets, *parts})]
+        assert [word for word in left if DROPPED not in word] == harmless
+
+
+def test_a_line_is_read_once_however_many_secrets_are_known() -> None:
+    """No function is called more often for a line when hundreds of secrets are known: a process may serve as many."""
+
+    def calls(number: int) -> int:
+        known = secrecy._Secrets()
+        for each in range(number):
+            known = known.with_one_more(f"{HEAD}-{each:04}-{TAIL}")
+        count = Counter[str]()
+        sys.setprofile(lambda _frame, event, _argument: count.update([event]))
+        try:
+            known.without("connection given by 'the pool of ai-retry' at 127.0.0.1:5432")
+        finally:
+            sys.setprofile(None)
+        return count["call"]
+
+    assert calls(300) == calls(1)
 
 
 def test_exceptions_and_odd_arguments_are_cleaned(caplog: pytest.LogCaptureFixture) -> None:

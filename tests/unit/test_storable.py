@@ -10,7 +10,8 @@ from ai_retry.domain.policy import storable
 from ai_retry.domain.retry import retry_generation
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.contract import MemoryWorld, new_generation
+from tests.support.memory_world import MemoryWorld
+from tests.support.steps import new_generation
 
 NESTED: list[Any] = []
 for _ in range(100_000):
@@ -22,13 +23,13 @@ for _ in range(100_000):
     [float("nan"), {"a": float("inf")}, "\ud800", {"\x00": 1}, "a\\\x00", {1, 2}, NESTED],
     ids=["nan", "infinity", "surrogate", "nul-name", "nul-after-backslash", "set", "nested"],
 )
-def test_unstorable_output_is_told(output: Any) -> None:
-    """What jsonb refuses, or what is no JSON at all, is not storable."""
+def test_unstorable_output_is_noticed(output: Any) -> None:
+    """What jsonb refuses, or what is not JSON at all, is not storable."""
     assert not storable(output)
 
 
 @pytest.mark.parametrize("output", [None, "é \\u0000 \\\\u0000", {"a": [1, 2.5, True]}, "\U0001f600"], ids=repr)
-def test_storable_output_is_told(output: Any) -> None:
+def test_storable_output_passes(output: Any) -> None:
     """Every other JSON value is storable, also one that spells an escape out."""
     assert storable(output)
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from ai_retry.domain.change import Begin, Reply
 from ai_retry.domain.errors import (
     AiRetryError,
     AttemptsExhausted,
@@ -25,7 +26,7 @@ from ai_retry.problems import problem_of
 from ai_retry.schemas import status_response
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.contract import MemoryWorld, new_generation
+from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import (
     AS_OF,
     SECOND,
@@ -37,6 +38,9 @@ from tests.support.builders import (
     an_attempt,
     an_open_attempt,
 )
+from tests.support.memory_world import MemoryWorld
+from tests.support.scene import Hooked, hooked
+from tests.support.steps import load, new_generation
 
 CUT = a_failure(FailureCode.INCOMPLETE, transient=False)
 REVOKED = a_failure(FailureCode.REJECTED, transient=False, certainly_not_generated=True, operator_fault=True)
@@ -52,14 +56,14 @@ def world() -> MemoryWorld:
 
 
 def refused(world: MemoryWorld, ids: tuple[UUID, UUID], *script: Any) -> AiRetryError:
-    """Retry, and give the error."""
+    """Retry; return the error."""
     with pytest.raises(AiRetryError) as caught:
         retry_generation(*ids, storage=world.storage, ai=ScriptedAiProvider(*script), clock=ManualClock())
     return caught.value
 
 
 def failed(**columns: Any) -> Attempt:
-    """Give an attempt that failed a second ago, and whose wait lasts a minute more."""
+    """An attempt that failed a second ago, and whose wait lasts a minute more."""
     return an_attempt(next_attempt_at=AS_OF + timedelta(minutes=1), **columns)
 
 
@@ -67,7 +71,7 @@ def failed(**columns: Any) -> Attempt:
     ("failure", "helps"), [(BUSY, True), (CUT, False), (REVOKED, False), (PASSES_AND_OPERATOR, False)]
 )
 class TestAfterAFailure:
-    """Endpoint, click, status and search agree on whether to come back."""
+    """Endpoint, click, status and search agree whether to come back."""
 
     def test_failure_says_when_only_if_it_helps(self, world: MemoryWorld, failure: Failure, *, helps: bool) -> None:
         """The failed retry has a wait only where the identical request may succeed later."""
@@ -107,8 +111,7 @@ class TestAfterAFailure:
         """The wait ends either way: only ``retry_at`` depends on whether coming back helps."""
         user_id, generation_id = new_generation(world)
         refused(world, (user_id, generation_id), failure)
-        snapshot = world.storage.load(user_id, generation_id, POLICY.quota)
-        assert snapshot is not None
+        snapshot = load(world, user_id, generation_id, policy=POLICY)
 
         verdict = judge(snapshot, POLICY)
 
@@ -141,7 +144,7 @@ def test_whoever_comes_after_the_wait_is_admitted(world: MemoryWorld, failure: F
     ids=["transient", "not recorded", "abandoned", "session rejected", "open"],
 )
 def test_waiting_helps_unless_known_otherwise(attempt: Attempt) -> None:
-    """Only a failure that is known not to pass stops anybody from coming back."""
+    """Only a failure that is known not to pass makes coming back useless."""
     assert waiting_helps(a_snapshot(attempts=(an_attempt(transient=False), replace(attempt, number=3))))
 
 
@@ -160,7 +163,7 @@ def test_stored_answer_needs_no_request() -> None:
 )
 @pytest.mark.parametrize("helps", [True, False])
 def test_no_refusal_sends_back_in_vain(crowd: dict[str, Any], expected: type[AiRetryError], *, helps: bool) -> None:
-    """Whichever limit refuses: who comes back only to fail again is not asked to."""
+    """Whichever limit refuses: a client that would come back only to fail again is not asked to."""
     attempt = failed(transient=helps) if expected is BackoffNotElapsed else an_attempt(transient=helps)
 
     with pytest.raises(expected) as caught:
@@ -171,7 +174,7 @@ def test_no_refusal_sends_back_in_vain(crowd: dict[str, Any], expected: type[AiR
 
 
 def test_rejected_session_keeps_its_wait(world: MemoryWorld) -> None:
-    """The stored answer helps whoever comes back, also after failures that would not pass."""
+    """The stored answer makes coming back useful, also after failures that would not pass."""
     ids = new_generation(world)
     refused(world, ids, CUT)
     world.advance(POLICY.backoff_cap)
@@ -184,39 +187,29 @@ def test_rejected_session_keeps_its_wait(world: MemoryWorld) -> None:
     assert (first.retry_after is not None, second.retry_after is not None) == (True, True)
 
 
-def test_attempt_without_time_to_call_keeps_its_wait(world: MemoryWorld) -> None:
+def test_attempt_without_time_to_call_keeps_its_wait() -> None:
     """Nothing was sent, so the identical request may well succeed."""
-    clock = ManualClock()
-    slow = _SlowClaims(world, clock)
+    world = MemoryWorld(Hooked)
     user_id, generation_id = new_generation(world)
 
+    def slow(change: Begin) -> Reply:
+        reply = MemoryStorage.begin(world.storage, change)
+        world.advance(timedelta(seconds=30))
+        return reply
+
+    hooked(world).hooks = {"begin": slow}
+
     with pytest.raises(LeaseLost) as caught:
-        retry_generation(user_id, generation_id, storage=slow, ai=ScriptedAiProvider(), clock=clock)
+        retry_generation(user_id, generation_id, storage=world.storage, ai=ScriptedAiProvider(), clock=world.clock)
 
     assert caught.value.retry_after is not None
-
-
-class _SlowClaims:
-    """A storage whose claims take so long that no time is left."""
-
-    def __init__(self, world: MemoryWorld, clock: ManualClock) -> None:
-        self._storage, self._clock = world.storage, clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def claim(self, *arguments: Any, **options: Any) -> Any:
-        """Claim, and take half a minute."""
-        claim = self._storage.claim(*arguments, **options)
-        self._clock.advance(timedelta(seconds=30))
-        return claim
 
 
 class TestHardCap:
     """What failed for an operator's reason does not count towards it."""
 
     def test_revoked_key_locks_nothing(self, world: MemoryWorld) -> None:
-        """However often users clicked while the key was revoked: with a new one their next click is answered."""
+        """However often users clicked while the key was revoked, their next click with a new one is answered."""
         ids = new_generation(world)
         for _ in range(POLICY.hard_cap + 5):
             assert refused(world, ids, REVOKED).code == "AI_REJECTED"
@@ -236,7 +229,7 @@ class TestHardCap:
 
     @pytest.mark.parametrize("operators", [0, 1])
     def test_others_count(self, operators: int) -> None:
-        """Twenty others in a day are all; an operator's one among them is none of these."""
+        """Twenty others in a day are all; one that an operator has to answer for does not count."""
         snapshot = _snapshot(20, operators)
 
         if operators:
@@ -256,6 +249,6 @@ class TestHardCap:
 
 
 def _snapshot(attempts: int, operators: int) -> Snapshot:
-    """Give a snapshot with so many attempts, none counted, the first of them failed for an operator's reason."""
+    """A snapshot with so many attempts, none counted, the first of them failed for an operator's reason."""
     rows = tuple(an_attempt(2 + place, counted=False, operator_fault=place < operators) for place in range(attempts))
     return a_snapshot(attempts=rows)

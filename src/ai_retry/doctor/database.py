@@ -64,11 +64,13 @@ def _as_the_caller(case: Case) -> Iterator[Finding]:
                 f"{title(each.qualified)} runs with its owner's rights",
                 statements([f"alter function {signature(each)} security invoker"]),
             )
-        if not each.own_search_path:
+        wanted = case.shipped.functions[each.qualified].search_path
+        if each.search_path != wanted:
+            found_by = "its caller's search_path" if each.search_path is None else f"search_path {each.search_path}"
             yield Finding(
                 Check.GRANTS,
-                f"{title(each.qualified)} finds tables and functions by its caller's search_path",
-                statements([f"alter function {signature(each)} set search_path = ''"]),
+                f"{title(each.qualified)} finds tables, functions and types by {found_by}",
+                statements([f"alter function {signature(each)} set search_path = {wanted}"]),
             )
 
 

@@ -62,7 +62,7 @@ class Function:
     source: str  # its hash: ``shipped.source_hash``
     creates_sessions: bool
     security_definer: bool
-    own_search_path: bool
+    search_path: str | None  # of its own; None: its caller's
     executable: bool  # by the role that asks
     end_users: tuple[str, ...]  # those of anon and authenticated that may execute it
 
@@ -98,7 +98,7 @@ class Binding:
 
     @classmethod
     def from_row(cls, row: Any) -> Self | None:
-        """Read it; None when there is none, or when it is none of this form."""
+        """Read it; None when it is absent or has another form."""
         try:
             return cls(
                 version=int(row["version"]),
@@ -122,7 +122,7 @@ class Table:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is none of the app's."""
+        """Whether ai-retry created it."""
         return self.name.startswith(("public.ai_retry_", "ai_retry."))
 
 

@@ -7,6 +7,7 @@ from ai_retry.doctor.case import APPLY, Case, listed, signature, statements, tit
 from ai_retry.doctor.model import Check, Finding
 from ai_retry.doctor.shipped import BINDING, BINDING_VERSION
 
+_DESCRIBE = f"{BINDING}describe"
 _AGAIN = "run {} again in the SQL editor: twice changes nothing"
 
 
@@ -70,9 +71,10 @@ def binding(case: Case) -> Iterator[Finding]:
                 f"the binding has no function {name}{shipped.signature}",
                 f"give yours this form; what it must do is said in {shipped.migration}",
             )
-    described = case.database.binding
-    if described is None and case.standing(f"{BINDING}describe"):
-        problem = f"{BINDING}describe returns something else than version, tables, generations and session_function"
+    described, schema = case.database.binding, case.database.schema
+    can_be_asked = schema is not None and schema.usable and any(each.executable for each in case.standing(_DESCRIBE))
+    if described is None and can_be_asked:
+        problem = f"{_DESCRIBE} returns something else than version, tables, generations and session_function"
         yield Finding(Check.MIGRATIONS, problem, "return them as the default binding does")
     if described is not None and described.version != BINDING_VERSION:
         problem = f"the binding is of version {described.version}, and this ai-retry needs version {BINDING_VERSION}"

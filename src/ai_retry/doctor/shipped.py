@@ -21,7 +21,7 @@ _OURS: Final = ("public.ai_retry_", "ai_retry.")
 _STATEMENT: Final = re.compile(
     r"""
     create\ (?:or\ replace\ )?function\ (?P<function>[\w.]+)\((?P<arguments>[^)]*)\)
-      \s+returns\ (?P<result>.*?)\s+language\ .*?\bas\ (?P<quote>\$\w*\$)(?P<body>.*?)(?P=quote)
+      \s+returns\ (?P<result>.*?)\s+(?P<settings>language\ .*?)\bas\ (?P<quote>\$\w*\$)(?P<body>.*?)(?P=quote)
     | create\ (?:table|(?:or\ replace\ )?view)\ (?:if\ not\ exists\ )?(?P<table>[\w.]+)
     | create\ (?:unique\ )?index\ (?:if\ not\ exists\ )?(?P<index>\w+)\s+on\ public\.ai_retry_
     | grant\ (?P<privileges>[a-z,\ ]+)\ on\ table\ (?P<granted>[\w.]+)\ to\ service_role
@@ -29,6 +29,7 @@ _STATEMENT: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_SEARCH_PATH: Final = re.compile(r"set search_path = (.*?)(?= set |\n)")
 _CATALOGUE_NAMES: Final = {"timestamptz": "timestamp with time zone"}
 
 
@@ -39,6 +40,7 @@ class ShippedFunction:
     migration: str
     signature: Signature
     source: str | None  # the hash; None: it is the app's own
+    search_path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ def _read(text: str, migration: str, shipped: Shipped) -> None:
             if name != _SESSION_FUNCTION:
                 source = None if name.startswith(BINDING) else source_hash(found["body"])
                 signature = signature_of(found["arguments"], found["result"])
-                shipped.functions[name] = ShippedFunction(migration, signature, source)
+                path = _SEARCH_PATH.search(found["settings"])
+                search_path = path[1] if path is not None else ""
+                shipped.functions[name] = ShippedFunction(migration, signature, source, search_path)
         elif name := found["table"]:
             table = name
             if table.startswith(_OURS):

@@ -10,7 +10,7 @@
     │  ├─ BackoffNotElapsed       RETRY_TOO_SOON              429
     │  ├─ RetryInProgress         RETRY_IN_PROGRESS           429
     │  ├─ RouteUnavailable        ROUTE_UNAVAILABLE           429
-   │  ├─ TooManyParallel         TOO_MANY_PARALLEL_RETRIES   429
+    │  ├─ TooManyParallel         TOO_MANY_PARALLEL_RETRIES   429
     │  ├─ QuotaExhausted          QUOTA_EXHAUSTED             429
     │  └─ AttemptsExhausted       RETRY_LIMIT_REACHED         429
     ├─ GenerationFailed           AI_…, six codes             502   yes, after its wait: the attempt is recorded

@@ -7,7 +7,7 @@ change whose reply was lost are the driver's, and a change that was applied alre
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
@@ -40,7 +40,7 @@ class Load:
 
     user_id: UUID
     generation_id: UUID
-    token: UUID | None = None  # of the attempt that the snapshot points out
+    token: UUID | None = field(default=None, repr=False)  # of the attempt that the snapshot points out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -253,7 +253,7 @@ class Snapshot:
     live: int  # the user's open attempts with a valid lease, all generations
     live_until: datetime | None  # the earliest end of those leases
     quota: Quota
-    stored_answer: StoredAnswer | None
+    stored_answer: StoredAnswer | None  # the newest that its user has paid for
     session: Mapping[str, Any] | None = field(repr=False)  # the generation's session, as it is now
     can_create_session: bool  # the app's session function is in place
     hidden: bool = False  # the app hides it from its user
@@ -282,25 +282,16 @@ class Installation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """The right to claim, as long as what it was decided upon is still true."""
+    """The rules agree, as long as what was decided upon is still true: how to begin."""
 
-    user_id: UUID
-    generation_id: UUID
-    number: int  # of the attempt to open
-    as_of: datetime
-    version: str
-    max_live: int  # the claim must find fewer live attempts of the user
-    max_used: int | None  # the claim must find fewer captured and held units; None: lifted
-    quota_rule: QuotaRule  # what counts as used
+    number: int  # of the attempt to run
+    max_live: int  # the begin must find fewer live attempts of the user
+    max_used: int | None  # the begin must find fewer captured and held units; None: lifted, or held already
     abandoned_wait: timedelta  # the wait that follows should this attempt be abandoned
     context: Context | None  # None: the stored answer is used
     stored_answer: StoredAnswer | None
-    due_at: datetime | None = None  # when the wait after the last attempt ends
-    idempotency_key: str | None = None
-    charge: bool = True  # False: the user gets the session and pays nothing
-    waived: frozenset[Waiver] = frozenset()
-    operator: str | None = None  # who lifted a limit
-    context_reader: str | None = None  # the name of what read the context
+    due_at: datetime | None  # when the wait after the last attempt ends; None: there is none, or it is lifted
+    context_reader: str  # the name of what read the context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

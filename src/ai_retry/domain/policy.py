@@ -140,24 +140,13 @@ def admit(
         _refuse_without_quota(snapshot)
     number = next_number(snapshot)
     return Admission(
-        user_id=generation.user_id,
-        generation_id=generation.id,
         number=number,
-        as_of=snapshot.as_of,
-        version=snapshot.version,
         max_live=policy.max_parallel,
         max_used=snapshot.quota.limit if ask_quota else None,
-        quota_rule=QuotaRule(
-            limit=snapshot.quota.limit,
-            window=snapshot.quota.window,
-            count_own_successes=policy.quota.count_own_successes,
-        ),
         abandoned_wait=ceiling(number, policy),
         context=context,
         stored_answer=snapshot.stored_answer,
         due_at=None if Waiver.BACKOFF in waive else next_attempt_at(snapshot),
-        charge=charge,
-        waived=waive,
         context_reader=reader_name(context_from),
     )
 

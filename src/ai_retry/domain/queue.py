@@ -93,7 +93,7 @@ def run_taken(
 
     Raises:
         NotConfigured: an operator has to act; the attempt is put back for a minute. ``OtherReader`` is one.
-        ReaderFailed: the reader has a defect; the attempt is put back for a minute.
+        ContextUnusable: the reader or the settings here are at fault; the attempt is put back for a minute.
         StorageFailure: the message comes again.
     """
     loop = working(taken, uuid4(), setting_of(policy, context_from, route_of, clock, jitter))

@@ -22,7 +22,7 @@ from ai_retry.domain.errors import (
 from ai_retry.domain.loop import TRIES, Ended, Load, Loop, RunningAttempt, Setting, has_begun, has_ended
 from ai_retry.domain.model import RetryResult, Snapshot
 from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
-from ai_retry.domain.reader import ReaderFailed
+from ai_retry.domain.reader import ContextUnusable
 
 
 def accepting(asked: Asked, setting: Setting) -> Loop[QueuedRetry | RetryResult]:
@@ -65,12 +65,12 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
 
     Raises:
         NotConfigured: an operator has to act; the attempt is put back for a minute. ``OtherReader`` is one.
-        ReaderFailed: the reader has a defect; the attempt is put back for a minute.
+        ContextUnusable: the reader or the settings here are at fault; the attempt is put back for a minute.
         StorageFailure: the message comes again.
     """
     message, snapshot = taken.message, taken.snapshot
     for _ in range(TRIES):
-        if snapshot is None or has_ended(snapshot) or not queue.waits_for_worker(snapshot):
+        if snapshot is None or has_ended(snapshot) or not queue.concerns(message, snapshot):
             yield CloseOver(user_id=message.user_id)
             yield Postpone(message=message, wait=timedelta(0))
             return QueueOutcome.NOTHING
@@ -80,7 +80,7 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
             continue
         try:
             done = yield from _run_queued(snapshot, message.user_id, token, setting)
-        except (NotConfigured, ReaderFailed):  # what an operator, or the next release of the app, cures
+        except (NotConfigured, ContextUnusable):  # what an operator, or the next release of the app, cures
             yield Postpone(message=message, wait=queue.MISCONFIGURED_WAIT)
             raise
         except (GenerationNotFound, AlreadySucceeded, ContextMissing, AttemptsExhausted, RetryEnded) as reason:

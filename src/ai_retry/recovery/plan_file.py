@@ -15,7 +15,7 @@ from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, QuotaRule, Waiver
 from ai_retry.domain.names import lifting
-from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
+from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.recovery import Filter
 
 _FORMAT = 1
@@ -159,7 +159,7 @@ def _filter(row: Mapping[str, Any]) -> Filter:
 def _terms(row: Mapping[str, Any]) -> Terms:
     policy = dict(row["policy"])
     return Terms(
-        policy=RetryPolicy(**{**_read(policy, DEFAULT_POLICY), "quota": _quota(policy["quota"])}),
+        policy=RetryPolicy(**{**_read(policy, RetryPolicy), "quota": _quota(policy["quota"])}),
         waive=frozenset(Waiver(each) for each in row["waive"]),
         charge=row["charge"],
         max_cost=None if row["max_cost"] is None else Decimal(row["max_cost"]),
@@ -168,12 +168,13 @@ def _terms(row: Mapping[str, Any]) -> Terms:
 
 
 def _quota(row: Mapping[str, Any]) -> QuotaRule:
-    return QuotaRule(**_read(row, QuotaRule()))
+    return QuotaRule(**_read(row, QuotaRule))
 
 
-def _read(row: Mapping[str, Any], like: object) -> dict[str, Any]:
+def _read(row: Mapping[str, Any], kind: type[RetryPolicy | QuotaRule]) -> dict[str, Any]:
+    durations = {each.name for each in fields(kind) if "timedelta" in str(each.type)}
     return {
-        name: timedelta(seconds=value) if isinstance(getattr(like, name), timedelta) else value
+        name: timedelta(seconds=value) if name in durations and value is not None else value
         for name, value in row.items()
     }
 

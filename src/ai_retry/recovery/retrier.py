@@ -17,7 +17,7 @@ from ai_retry.domain.errors import (
     SessionRejected,
     StorageFailure,
 )
-from ai_retry.domain.loop import Call, Load, Step
+from ai_retry.domain.loop import Call, Load, Step, has_begun
 from ai_retry.domain.model import Answer, Failure, FailureCode, Outcome, Snapshot, Usage
 from ai_retry.domain.names import PlanKey
 from ai_retry.domain.pace import CallEnd
@@ -75,16 +75,25 @@ class _Look:
         """Let every step be done."""
 
     def after(self, step: Step, result: Any) -> None:
-        """Note what it shows; a begin is refused when another attempt began since, so that a snapshot stays true."""
+        """Note what it shows.
+
+        Raises:
+            _SettledBefore: before anything was begun.
+        """
         match step, result:
             case Load(), Snapshot():
-                self.as_of = result.as_of
-                if (attempt := settled_attempt(result, self._key)) is not None:
-                    raise _SettledBefore(attempt.outcome)
+                self._look(result)
             case Begin(), Reply():
-                self.begun = result.applied
+                self.begun = has_begun(result)
+                if not self.begun and result.snapshot is not None:  # it is decided again on this one
+                    self._look(result.snapshot)
             case Call(), Answer() | Failure():
                 self.usage = result.usage
+
+    def _look(self, snapshot: Snapshot) -> None:
+        self.as_of = snapshot.as_of
+        if (attempt := settled_attempt(snapshot, self._key)) is not None:
+            raise _SettledBefore(attempt.outcome)
 
 
 class Retrier:

@@ -1,34 +1,31 @@
 """The storage ports over the SQL verbs: one method, one function, one transaction.
 
-How a function is called is the transport's business. Here a call and the reading of its reply are repeated while what
-fails may pass; a reply that is not understood is a lost reply. Where a spool is configured, a paid answer is on disk
-from before its first settle until the storage has decided.
+Where a spool is configured, a paid answer is on disk from before its first settle until the storage has decided.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, PutBack, Renew, Reply, Settle, Taken
-from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.domain.errors import AiRetryError, NotConfigured
 from ai_retry.domain.model import Installation, QuotaRule, Snapshot
 from ai_retry.domain.queue_model import QueueState
 from ai_retry.storage import change_rows as rows
-from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR, Patience, repeat
-from ai_retry.storage.rows import Json, NotOurs, read_installation, read_state, understood
+from ai_retry.storage.calling import ONCE, Calls, read_reply_of
+from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR, repeat
+from ai_retry.storage.rows import Json, listed, read_installation, read_state
 from ai_retry.storage.spool import Spool, is_decided, is_paid_here
-from ai_retry.storage.transport import Transport, reply_lost
+from ai_retry.storage.transport import Transport
 
-_T = TypeVar("_T")
 _log = logging.getLogger("ai_retry")
 _HAS_NO_QUEUE = {"applied": False, "has_queue": False}
 _NO_QUEUE = "there is no queue: enable Supabase Queues (pgmq), then run select public.ai_retry_create_queue()"
-_ONCE = timedelta(0)
 
 
-class FunctionStorage:
+class FunctionStorage(Calls):
     """Implements ``ai_retry.domain.ports.QueueStorage`` over a transport.
 
     Args:
@@ -46,42 +43,33 @@ class FunctionStorage:
         read_for: timedelta = READ_FOR,
         settle_for: timedelta = SETTLE_FOR,
     ) -> None:
-        self._transport, self._spool = call, spool
-        self._reading = Patience(usual=read_for, faults=read_for)
-        self._polling = Patience(usual=_ONCE, faults=read_for)
-        self._searching = Patience(usual=settle_for, faults=read_for)
-        self._settling = Patience(usual=settle_for, faults=None, stops_at_internal=True)
-        self._keeping = Patience(usual=settle_for, faults=None)
+        super().__init__(call, read_for=read_for, settle_for=settle_for)
+        self._spool = spool
         self._installation: Installation | None = None
 
     def once(self) -> "FunctionStorage":
         """Return the same storage without repeats, and without its spool."""
-        storage = FunctionStorage(self._transport, read_for=_ONCE, settle_for=_ONCE)
+        storage = FunctionStorage(self._transport, read_for=ONCE, settle_for=ONCE)
         storage._installation = self._installation
         return storage
 
     def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
         """See the port."""
         request = rows.load_document(user_id, generation_id, rule, token)
-        failure: AiRetryError
-        try:
-            return self._verb("ai_retry_load", {"p_request": request}, rows.read_loaded, self._reading)
-        except StorageOutcomeUnknown as error:
-            failure = StorageUnavailable(error.reason, retry_after=error.retry_after)  # it writes nothing
-        raise failure
+        return self._look("ai_retry_load", {"p_request": request}, rows.read_loaded, self._reading)
 
     def begin(self, change: Begin | CloseOver) -> Reply:
         """See the port. An answer of this generation that waits in the spool is sent before."""
         if self._spool is not None and isinstance(change, Begin):
             self._send_first(self._spool, change.generation_id)
-        return self._verb("ai_retry_begin", {"p_change": rows.begin_document(change)}, _begun, self._reading)
+        return self._ask("ai_retry_begin", {"p_change": rows.begin_document(change)}, _begun, self._reading)
 
     def settle(self, change: Settle) -> Reply:
         """See the port. A paid answer is in the spool before, and until the storage has decided."""
         document, spool = rows.settle_document(change), self._spool
         if spool is not None and is_paid_here(change):
             spool.hold(change, document, self.installation())
-        reply = self._verb("ai_retry_settle", {"p_change": document}, rows.read_reply, self._settling)
+        reply = self._ask("ai_retry_settle", {"p_change": document}, rows.read_reply, self._settling)
         if spool is not None and is_decided(change, reply):
             spool.release(change)
         return reply
@@ -95,68 +83,38 @@ class FunctionStorage:
                 patience = self._keeping
             case _:
                 patience = self._reading
-        return self._verb("ai_retry_amend", {"p_change": rows.amend_document(change)}, rows.read_reply, patience)
+        return self._ask("ai_retry_amend", {"p_change": rows.amend_document(change)}, rows.read_reply, patience)
 
     def keep(self, change: Keep) -> None:
         """See the port."""
-        self._verb("ai_retry_keep", {"p_change": rows.keep_document(change)}, rows.read_nothing, self._keeping)
+        self._ask("ai_retry_keep", {"p_change": rows.keep_document(change)}, rows.read_nothing, self._keeping)
         if self._spool is not None:
             self._spool.release(change)
 
     def installation(self) -> Installation:
         """See the port; asked once."""
         if self._installation is None:
-            self._installation = self._verb("ai_retry_installation", {}, read_installation, self._reading)
+            self._installation = self._look("ai_retry_installation", {}, read_installation, self._reading)
         return self._installation
 
     def take(self, limit: int, visibility: timedelta, rule: QuotaRule) -> Sequence[Taken]:
         """See the port."""
         request = rows.take_document(limit, visibility, rule)
-        taken = self._verb("ai_retry_take", {"p_request": request}, _messages, self._polling)
+        taken = self._ask("ai_retry_take", {"p_request": request}, _messages, self._polling)
         return [message for each in taken if (message := _readable(each)) is not None]
 
     def overdue(self, limit: int) -> Sequence[UUID]:
         """See the port."""
-        return self._verb("ai_retry_overdue", {"p_limit": limit}, _ids, self._polling)
+        return self._look("ai_retry_overdue", {"p_limit": limit}, _ids, self._polling)
 
     def state(self) -> QueueState:
         """See the port."""
-        return self._verb("ai_retry_state", {}, read_state, self._reading)
-
-    def _verb(self, function: str, arguments: Json, read: Callable[[Any], _T], patience: Patience) -> _T:
-        return repeat(lambda: _understood(read, self._called(function, arguments)), patience)
-
-    def _call(self, function: str, arguments: Json) -> Any:
-        """Call a function that may be repeated as often as it takes; what operators search with is read elsewhere."""
-        return repeat(lambda: self._transport(function, arguments), self._searching)
-
-    def _called(self, function: str, arguments: Json) -> Any:
-        failure: AiRetryError
-        try:
-            return self._transport(function, arguments)
-        except (ValueError, RecursionError):
-            failure = NotConfigured("prompt_data, or a session, is nested too deeply or holds too large a number")
-        raise failure
+        return self._look("ai_retry_state", {}, read_state, self._reading)
 
     def _send_first(self, spool: Spool, generation_id: UUID) -> None:
         self.installation()  # before anything is paid for: a settle may find no database to ask
         if spool.names(generation_id):
             repeat(lambda: spool.send_first(generation_id, self.once()), self._reading)
-
-
-def _understood(read: Callable[[Any], _T], reply: Any) -> _T:
-    """Read a reply; one that is not of our shape, such as a gateway's page, is a lost reply.
-
-    Raises:
-        StorageOutcomeUnknown: it is not what the function returns.
-        NotConfigured: what the app wrote is beyond what Python can hold.
-    """
-    failure: AiRetryError
-    try:
-        return understood(read, reply)
-    except (NotOurs, KeyError, AttributeError):
-        failure = reply_lost("a reply that is not ai-retry's")
-    raise failure
 
 
 def _begun(reply: Any) -> Reply:
@@ -168,21 +126,17 @@ def _begun(reply: Any) -> Reply:
 def _messages(reply: Any) -> Sequence[Any]:
     if reply is None:
         raise NotConfigured(_NO_QUEUE)
-    if not isinstance(reply, list):
-        raise NotOurs
-    return reply
+    return listed(reply)
 
 
 def _readable(row: Json) -> Taken | None:
     """Read a message; one whose generation can't be read comes again, and holds up no other."""
     try:
-        return _understood(rows.read_taken, row)
+        return read_reply_of(rows.read_taken, row)
     except AiRetryError as error:
         _log.warning("a message can't be read, and comes again: %s", error)
     return None
 
 
 def _ids(reply: Any) -> Sequence[UUID]:
-    if not isinstance(reply, list) or not all(isinstance(each, str) for each in reply):
-        raise NotOurs
-    return [UUID(each) for each in reply]
+    return [UUID(each) for each in listed(reply)]

@@ -8,23 +8,19 @@ from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
-from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.domain.model import Outcome, QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
+from ai_retry.storage.calling import Calls
 from ai_retry.storage.change_rows import document, read_change_snapshot
-from ai_retry.storage.transport import Transport, unreachable
-from ai_retry.storage.rows import Json, instant, maybe_instant, read_usage, rule_row, understood
+from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_usage, rule_row, shaped
 
 _FIRST_ID = UUID(int=0)
 _LAST_ID = UUID(int=2**128 - 1)
-_NOT_OURS = "a reply that is not ai-retry's"
 _T = TypeVar("_T")
 
 
-class RecoveryFunctions:
+class RecoveryFunctions(Calls):
     """Implements ``ai_retry.domain.recovery.RecoveryStorage`` over a transport."""
-
-    _call: Transport
 
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
         """See the port."""
@@ -39,59 +35,47 @@ class RecoveryFunctions:
             page=page,
             rule=rule_row(quota_rule),
         )
-        return self._ask("ai_retry_find", {"p_request": request}, _page)
+        return self._find("ai_retry_find", {"p_request": request}, _page)
 
     def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | None:
         """See the port."""
         request = document(generation_id=str(generation_id), rule=rule_row(quota_rule))
-        return self._ask("ai_retry_find_one", {"p_request": request}, _maybe_found)
+        return self._find("ai_retry_find_one", {"p_request": request}, _maybe_found)
 
     def find_attempts(self, key: str, *, after: UUID | None, page: int) -> Sequence[PlanAttempt]:
         """See the port."""
         request = document(key=key, after=str(after or _FIRST_ID), page=page)
-        return self._ask("ai_retry_find_attempts", {"p_request": request}, _plan_attempts)
+        return self._find("ai_retry_find_attempts", {"p_request": request}, _plan_attempts)
 
     def estimate(self) -> Mapping[str | None, CallEstimate]:
         """See the port."""
-        return self._ask("ai_retry_estimate", {}, _estimates)
+        return self._find("ai_retry_estimate", {}, _estimates)
 
     def record_recovery(
         self, run_id: UUID, *, plan_id: str, operator: str, plan: Mapping[str, Any], counts: Mapping[str, Any] | None
     ) -> str | None:
         """See the port."""
         request = document(run_id=str(run_id), plan_id=plan_id, operator=operator, plan=plan, counts=counts)
-        return self._ask("ai_retry_record_recovery", {"p_request": request}, _refused_by)
+        return self._find("ai_retry_record_recovery", {"p_request": request}, _refused_by)
 
     def inspect(self) -> Json:
         """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
-        return self._ask("ai_retry_inspect", {}, _as_it_is)
+        return self._find("ai_retry_inspect", {}, _facts)
 
     def books(self) -> Sequence[Json]:
         """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only."""
-        return self._ask("ai_retry_books", {}, _as_it_is)
+        return self._find("ai_retry_books", {}, _violations)
 
-    def _ask(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
-        failure: AiRetryError
-        try:
-            reply = self._call(function, arguments)
-            if not isinstance(reply, str):
-                return understood(read, reply)
-        except StorageOutcomeUnknown as error:
-            failure = StorageUnavailable(error.reason, retry_after=error.retry_after)
-        except (ValueError, RecursionError):
-            failure = NotConfigured("prompt_data, or a session, is nested too deeply or holds too large a number")
-        except (KeyError, AttributeError):
-            failure = unreachable(_NOT_OURS)
-        else:
-            failure = unreachable(_NOT_OURS)
-        raise failure
+    def _find(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
+        return self._look(function, arguments, read, self._searching)
 
 
 def _words(values: frozenset[str] | None) -> Sequence[str] | None:
     return None if values is None else sorted(values)
 
 
-def _page(row: Json) -> FoundPage:
+def _page(reply: Any) -> FoundPage:
+    row = shaped(reply, "as_of", "rows", "next")
     after = row["next"]
     return FoundPage(
         as_of=instant(row["as_of"]),
@@ -100,8 +84,8 @@ def _page(row: Json) -> FoundPage:
     )
 
 
-def _maybe_found(row: Json | None) -> FoundRow | None:
-    return None if row is None else _found(row)
+def _maybe_found(reply: Any) -> FoundRow | None:
+    return None if reply is None else _found(shaped(reply, "failed_at", "snapshot", "error"))
 
 
 def _found(row: Json) -> FoundRow:
@@ -120,8 +104,8 @@ def _found(row: Json) -> FoundRow:
     )
 
 
-def _plan_attempts(rows: Sequence[Json]) -> Sequence[PlanAttempt]:
-    return [_plan_attempt(row) for row in rows]
+def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:
+    return [_plan_attempt(shaped(row)) for row in listed(reply)]
 
 
 def _plan_attempt(row: Json) -> PlanAttempt:
@@ -138,17 +122,22 @@ def _plan_attempt(row: Json) -> PlanAttempt:
     )
 
 
-def _estimates(rows: Sequence[Json]) -> Mapping[str | None, CallEstimate]:
+def _estimates(reply: Any) -> Mapping[str | None, CallEstimate]:
+    rows = [shaped(row) for row in listed(reply)]
     return {row["model"]: CallEstimate(tokens=_decimal(row["tokens"]), cost=_decimal(row["cost"])) for row in rows}
 
 
-def _refused_by(row: Json) -> str | None:
-    refused_by: str | None = row["events_refused_by"]
+def _refused_by(reply: Any) -> str | None:
+    refused_by: str | None = shaped(reply, "events_refused_by")["events_refused_by"]
     return refused_by
 
 
-def _as_it_is(reply: Any) -> Any:
-    return reply
+def _facts(reply: Any) -> Json:
+    return shaped(reply, "as_of", "functions")
+
+
+def _violations(reply: Any) -> Sequence[Json]:
+    return [shaped(row, "violation", "generation_id") for row in listed(reply)]
 
 
 def _decimal(value: float | None) -> Decimal | None:

@@ -38,9 +38,20 @@ def shaped(reply: Any, *members: str) -> Json:
     """Return a reply that is an object with these members.
 
     Raises:
-        NotOurs: it is none.
+        NotOurs: it is not.
     """
     if not isinstance(reply, Mapping) or any(name not in reply for name in members):
+        raise NotOurs
+    return reply
+
+
+def listed(reply: Any) -> Sequence[Any]:
+    """Return a reply that is an array.
+
+    Raises:
+        NotOurs: it is not.
+    """
+    if not isinstance(reply, list):
         raise NotOurs
     return reply
 
@@ -51,15 +62,6 @@ def rule_row(rule: QuotaRule) -> Json:
         "limit": rule.limit,
         "window_seconds": rule.window.total_seconds(),
         "count_own_successes": rule.count_own_successes,
-    }
-
-
-def rule_arguments(rule: QuotaRule) -> Json:
-    """Arguments that every function which counts the quota takes."""
-    return {
-        "p_limit": rule.limit,
-        "p_window_seconds": rule.window.total_seconds(),
-        "p_count_own_successes": rule.count_own_successes,
     }
 
 

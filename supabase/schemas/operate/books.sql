@@ -1,7 +1,7 @@
 create function public.ai_retry_books()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set statement_timeout = '60s'
+set search_path = pg_catalog, pg_temp set statement_timeout = '60s'
 as $$
 declare
   v_page uuid[];

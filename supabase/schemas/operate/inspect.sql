@@ -1,7 +1,7 @@
 create function public.ai_retry_inspect()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_binding jsonb;
@@ -56,7 +56,9 @@ begin
             pg_catalog.replace(p.prosrc, pg_catalog.chr(13), ''), 'UTF8')), 'hex'),
           'creates_sessions', p.oid is not distinct from v_session_function::oid,
           'security_definer', p.prosecdef,
-          'own_search_path', exists (select from pg_catalog.unnest(p.proconfig) s where s like 'search\_path=%'),
+          'search_path', (
+            select pg_catalog.substr(s.setting, 13) from pg_catalog.unnest(p.proconfig) s (setting)
+            where s.setting like 'search\_path=%'),
           'executable', pg_catalog.has_function_privilege(p.oid, 'execute'),
           'end_users', (
             select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')

@@ -25,8 +25,8 @@ begin
   then
     return false;
   end if;
-  select * into v_outage from public.ai_retry_outages o where o.route = p_start ->> 'route';
-  if not found or v_outage.since = '-infinity' then
+  select * into v_outage from ai_retry.outages o where o.route = p_start ->> 'route';
+  if not found then
     return true;  -- nothing has closed it
   end if;
   return v_outage.not_before <= p_at

@@ -85,7 +85,7 @@ begin
     select pg_catalog.concat_ws('/', p_status, coalesce(o.number, c.number, 1), o.lease_expires_at is null,
       extract(epoch from coalesce(
         o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at, c.next_attempt_at)),
-      coalesce(case when o.answer is not null then o.number end, a.number)::text,
+      coalesce(case when o.answer is not null and o.user_id = p_user_id then o.number end, a.number)::text,
       q.quota_limit::text, q.window_seconds::text)
     from (select) nothing
     left join public.ai_retry_open o on o.generation_id = p_generation_id
@@ -94,8 +94,10 @@ begin
       where l.generation_id = p_generation_id order by l.number desc limit 1
     ) c on true
     left join lateral (
-      select s.number from public.ai_retry_answers s
-      where s.generation_id = p_generation_id order by s.number desc limit 1
+      select s.number
+      from public.ai_retry_answers s join public.ai_retry_attempts l using (generation_id, number)
+      where s.generation_id = p_generation_id and l.user_id = p_user_id
+      order by s.number desc limit 1
     ) a on true
     left join public.ai_retry_quotas q on q.user_id = p_user_id
   );

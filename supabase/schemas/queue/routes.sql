@@ -1,3 +1,11 @@
+create view ai_retry.outages with (security_invoker = true) as
+  select o.* from public.ai_retry_outages o
+  where o.since > '-infinity' and o.not_before > pg_catalog.clock_timestamp() - interval '1 day';
+revoke all on table ai_retry.outages from public, anon, authenticated;
+grant select on table ai_retry.outages to service_role;
+comment on view ai_retry.outages is
+  'ai-retry: routes that are unavailable, or were within a day. What is older is forgotten, since users may invent models.';
+
 create function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
@@ -10,6 +18,10 @@ begin
   if p_route is null then
     return;
   end if;
+  delete from public.ai_retry_outages o
+    where o.route in (
+      select f.route from public.ai_retry_outages f
+      where f.not_before <= p_at - interval '1 day' for update skip locked);
   if v_needed > 1 then
     insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
     values (p_route, p_at, '-infinity', 0, 1, 64)
@@ -30,7 +42,7 @@ exception when lock_not_available then
 end
 $$;
 comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
-  'Closes a route for a while, once so many failures came since its last answer.';
+  'Closes a route for a while, once so many failures came since its last answer. Forgets routes that were available for a day.';
 
 create function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void

@@ -20,7 +20,7 @@ begin
       'outages', (
         select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
           'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots) order by r.route), '[]')
-        from public.ai_retry_outages r where r.since > '-infinity'))
+        from ai_retry.outages r))
     from public.ai_retry_open o where o.accepted_at is not null
   );
 end

@@ -1,7 +1,7 @@
 create function public.ai_retry_find_attempts(p_request text)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['key', 'after', 'page']);

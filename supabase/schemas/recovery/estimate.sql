@@ -1,7 +1,7 @@
 create function public.ai_retry_estimate()
 returns jsonb
 language plpgsql stable security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_calls jsonb;

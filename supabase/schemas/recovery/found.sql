@@ -1,7 +1,7 @@
 create function ai_retry.last_error(p_generation_id uuid)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_error jsonb;
@@ -27,7 +27,7 @@ comment on function ai_retry.last_error(uuid) is
 create function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation constant jsonb := ai_retry.app_read(p_generation_id);

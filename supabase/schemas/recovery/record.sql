@@ -1,7 +1,7 @@
 create function public.ai_retry_record_recovery(p_request text)
 returns jsonb
 language plpgsql volatile security invoker
-set search_path = '' set lock_timeout = '3s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array['run_id', 'plan_id', 'operator', 'plan', 'counts']);
@@ -39,7 +39,7 @@ comment on function public.ai_retry_record_recovery(text) is
 create function ai_retry.report_recovery(p_run_id uuid, p_plan_id text, p_started_at timestamptz, p_at timestamptz)
 returns text
 language plpgsql volatile security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key constant text := 'plan:' || p_plan_id;

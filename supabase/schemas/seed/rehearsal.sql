@@ -35,7 +35,7 @@ begin
     for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
       set constraints all deferred;
       if ai_retry.app_lock(v_id, '5s') is null then
-        raise exception 'the generation can''t be read by service_role';
+        raise exception 'service_role can''t read the generation: it has to bypass row level security';
       end if;
       if v_step = 'begin' then
         perform ai_retry.app_write(v_id, 'processing', null, null, clock_timestamp());

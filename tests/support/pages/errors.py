@@ -73,9 +73,18 @@ REMEDIES: Mapping[str, str] = {
         "Raise `max_tokens` in `AI_EXTRA_BODY` or the context's parameters, or ask for a shorter answer. Where there is"
         " a `Retry-After`, the answer was cut on its way: come back after it."
     ),
+    "ROUTE_UNAVAILABLE": (
+        "Come back after `Retry-After`, or ask for it later: [Queue and workers](../how-to/queue.md). `ai-retry queue`"
+        " lists the providers and models that are unavailable, and until when."
+    ),
+    "SESSION_CONFLICT": (
+        "Let the user remove what it conflicts with; `details.constraint` names the rule. The next retry uses the kept"
+        " answer, without a call."
+    ),
     "SESSION_REJECTED": (
-        "`details.constraint` names what refused it. Mend the data or `ai_retry_create_session`; the next retry uses"
-        " the kept answer, without a call. If it can never fit, `client.discard_answer` drops it."
+        "`details.constraint` names what rejected it: a constraint, a column or an SQLSTATE. Correct the data or"
+        " `ai_retry_create_session`; the next retry uses the kept answer, without a call. `55P03` means that your app"
+        " held the row, or the table, for too long. If it can never fit, `client.discard_answer` drops it."
     ),
     "LEASE_LOST": (
         "Try again; a kept answer is used then. If it happens often, the machine or the database is too busy: see how"
@@ -84,12 +93,13 @@ REMEDIES: Mapping[str, str] = {
     "NOT_CONFIGURED": "`details.missing` says what; `ai-retry doctor` says what to do about it.",
     "STORAGE_UNAVAILABLE": "Repeat it: nothing was written. If it stays, look at the database and the network to it.",
     "STORAGE_OUTCOME_UNKNOWN": (
-        "Repeat it: what was written is found by its token or key. A paid answer waits in the spool, if there is one."
+        "Repeat it: what was written is found by its token or key. A paid answer is kept in the database, or waits in"
+        " the spool, if there is one."
     ),
     "AUTH_UNAVAILABLE": "Repeat it. If it stays, look whether Supabase Auth can be reached from here.",
     "INTERNAL": "Repeat it. Then look for the `requestId` in the log: what happened stands there, with its place.",
     "RETRY_EXPIRED": (
-        "Retry it again; if workers were away, start some. `AI_RETRY_MAX_QUEUED_SECONDS` is how long they try."
+        "Retry it again; if no worker ran, start some. `AI_RETRY_MAX_QUEUED_SECONDS` is how long they try."
     ),
     "RETRY_POISONED": (
         "Look why workers die at it (memory, a crash in `context_from`), then retry it."

@@ -92,6 +92,7 @@ class MemoryClosing(MemoryTables):
     def _close(self, row: Row, now: datetime, outcome: Outcome, code: str | None, **columns: Any) -> Row:
         closed = replace(row, outcome=outcome, closed_at=now, code=code, **columns)
         self._add(closed)
+        self.stored_at[row.generation_id, row.number] = now  # its answer, if it has one
         return closed
 
     def _follow(self, closed: Row, now: datetime, *, goes_on: bool, change: Settle | None = None) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from ai_retry.domain.model import Route
 from ai_retry.domain.queue_model import Message, Outage
 
 ALL_SLOTS: Final = 64  # the answer to one of so many calls opens the route for good
+_REMEMBERED: Final = timedelta(days=1)  # what is known of a route, after the last instant it was unavailable
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -100,8 +101,13 @@ class Routes:
     def __init__(self) -> None:
         self._rows: dict[str, _Route] = {}
 
+    def forget(self, now: datetime) -> None:
+        """Forget what was unavailable a day ago: users may invent models."""
+        self._rows = {route: row for route, row in self._rows.items() if row.not_before > now - _REMEMBERED}
+
     def note_outage(self, route: str, outage: Outage, now: datetime) -> None:
         """Close a route for a while, once that is believed; failures of calls that ran side by side count as one."""
+        self.forget(now)
         before = self._rows.get(route)
         if outage.doubts > 1 and not self._is_believed(route, outage, now):
             return

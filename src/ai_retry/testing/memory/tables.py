@@ -32,6 +32,7 @@ class MemoryTables:
     Attributes:
         rows: attempts by generation and number.
         answers: stored answers by generation and attempt number.
+        stored_at: since when those of closed attempts are stored.
         quotas: overrides; their limit and window replace the rule's.
     """
 
@@ -39,6 +40,7 @@ class MemoryTables:
         self.app = app or MemoryApp()
         self.rows: dict[tuple[UUID, int], Row] = {}
         self.answers: dict[tuple[UUID, int], Answer] = {}
+        self.stored_at: dict[tuple[UUID, int], datetime] = {}
         self.quotas: dict[UUID, QuotaRule] = {}
         self.line = Line()
         self.routes = Routes()
@@ -58,7 +60,9 @@ class MemoryTables:
         if generation is None:
             return None
         rows = self._rows_of(generation_id)
+        ours = next((row.session_id for row in rows if row.outcome is Outcome.SUCCEEDED), None)
         live = [row for row in self._open_of(generation.user_id) if row.is_live(now)]
+        self.routes.forget(now)
         return Snapshot(
             as_of=now,
             version=self._version(generation),
@@ -67,8 +71,8 @@ class MemoryTables:
             live=len(live),
             live_until=min((row.lease_expires_at for row in live if row.lease_expires_at), default=None),
             quota=self._quota(generation.user_id, rule, now),
-            stored_answer=self._stored_answer(generation_id),
-            session=self.app.session_of(generation),
+            stored_answer=self._stored_answer(generation),
+            session=self.app.session(ours or generation.session_id, generation.user_id),
             can_create_session=self.app.can_create_session,
             hidden=generation_id in self.app.hidden,
             mine=next((row.number for row in rows if row.token == token), None),
@@ -106,23 +110,27 @@ class MemoryTables:
         ours = any(row.outcome is Outcome.SUCCEEDED for row in self._rows_of(generation.id))
         return ours or generation.status is GenerationStatus.SUCCESS
 
-    def _stored_answer(self, generation_id: UUID) -> StoredAnswer | None:
-        numbers = [number for key, number in self.answers if key == generation_id]
-        if not numbers:
+    def _stored_answer(self, generation: Generation) -> StoredAnswer | None:
+        """The newest that its user has paid for: no other user's, who had the id before."""
+        keys = [key for key in self.answers if key[0] == generation.id]
+        key = max((key for key in keys if self.rows[key].user_id == generation.user_id), default=None)
+        if key is None:
             return None
-        return StoredAnswer(number=max(numbers), answer=self.answers[generation_id, max(numbers)])
+        row = self.rows[key]  # while the attempt is open its answer waits there
+        stored_at = row.started_at if row.outcome is None else self.stored_at[key]
+        return StoredAnswer(number=row.number, answer=self.answers[key], stored_at=stored_at)
 
     def _version(self, generation: Generation) -> str:
         """Everything that a decision to begin rests on; closing what is over does not change what it says."""
         rows = self._rows_of(generation.id)
         last = rows[-1] if rows else None
-        stored = self._stored_answer(generation.id)
+        stored = self._stored_answer(generation)
         parts = (
             generation.status,
             last.number if last else 1,
             last.next_attempt_at if last else None,
             last.is_queued if last else None,
-            stored.number if stored else None,
+            stored,
             self.quotas.get(generation.user_id),
         )
         return "/".join(map(str, parts))

@@ -3,6 +3,8 @@ returns boolean
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_table constant regclass := ai_retry.app_describe() ->> 'generations';
 begin
   if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
     raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
@@ -10,11 +12,11 @@ begin
   end if;
   if exists (
     select from pg_catalog.pg_publication_tables t
-    where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'generations'
-  ) then
+    where t.pubname = 'supabase_realtime' and pg_catalog.format('%I.%I', t.schemaname, t.tablename)::regclass = v_table)
+  then
     return false;
   end if;
-  alter publication supabase_realtime add table public.generations;
+  execute pg_catalog.format('alter publication supabase_realtime add table %s', v_table);
   return true;
 end
 $$;
