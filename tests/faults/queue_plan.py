@@ -45,11 +45,11 @@ class Plan:
 
 SMALL = Plan(
     users=10,
-    generations=60,
+    generations=42,
     greedy=15,
     workers=2,
     concurrency=6,
-    kills=(3.0,),  # last, so that the next worker finds at once whose messages are lost
+    kills=(5.0,),  # last, so that the next worker finds at once whose messages are lost
     restarts=(2.0,),
     refused=None,
     unavailable=None,
@@ -58,7 +58,7 @@ SMALL = Plan(
     duplications=(1.5,),
     duplicated=8,
     locks=(),
-    drops=(2.2,),
+    drops=(),
     longest=240.0,
 )
 OVER_API = Plan(
