@@ -111,7 +111,9 @@ class MemoryTables:
 
     def _stored_answer(self, generation: Generation) -> StoredAnswer | None:
         """The newest, of its owner's attempts: another user's answer goes to no next owner of the id."""
-        theirs = [key for key in self.answers if key[0] == generation.id and self.rows[key].user_id == generation.user_id]
+        theirs = [
+            key for key in self.answers if key[0] == generation.id and self.rows[key].user_id == generation.user_id
+        ]
         key = max(theirs, default=None)
         if key is None:
             return None
