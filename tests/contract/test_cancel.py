@@ -20,11 +20,11 @@ from tests.support.queue_steps import (
     to_run,
     waiting,
 )
+from tests.support.racing import at_once
 from tests.support.steps import (
     FAILURE,
     POLICY,
     Begun,
-    at_once,
     begin,
     close_over,
     event_types,

@@ -10,11 +10,11 @@ import pytest
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import QuotaRule, Waiver
 from ai_retry.domain.policy import RetryPolicy
+from tests.support.racing import at_once
 from tests.support.steps import (
     POLICY,
     Begun,
     Decided,
-    at_once,
     begin_new,
     fail,
     quota_of,

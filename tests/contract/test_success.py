@@ -8,10 +8,10 @@ import pytest
 
 from ai_retry.domain.errors import AlreadySucceeded, GenerationNotFound, LeaseLost
 from ai_retry.domain.model import Answer, GenerationStatus, RetryResult
+from tests.support.racing import at_once
 from tests.support.steps import (
     ANSWER,
     POLICY,
-    at_once,
     begin,
     begin_new,
     event_types,
@@ -171,8 +171,20 @@ def test_answer_to_a_deleted_generation_charges_nothing(world: World) -> None:
     assert (quota_of(world, user_id).captured, quota_of(world, user_id).held) == (0, 0)
 
 
+def test_success_shows_its_session_whatever_the_row_says(world: World) -> None:
+    """The session that a success created is read by the attempt: a user may be able to write the generation's row."""
+    user_id, generation_id = new_generation(world)
+    succeed(world, begin(world, user_id, generation_id))
+
+    world.set_generation(generation_id, status="error", session_id=None)
+
+    session = load(world, user_id, generation_id).session
+    assert session is not None
+    assert session["content"] == ANSWER.output
+
+
 def test_answer_of_a_moved_generation_is_stored(world: World) -> None:
-    """A generation that is another user's by now gets no session; the paid answer is its old owner's, and no other's."""
+    """A generation that is another user's by now gets no session of ours; the paid answer stays its payer's."""
     user_id, other_id = world.new_user(), world.new_user()
     generation_id = world.new_generation(user_id)
     begun = begin(world, user_id, generation_id)
@@ -182,10 +194,10 @@ def test_answer_of_a_moved_generation_is_stored(world: World) -> None:
         succeed(world, begun)
 
     assert load(world, other_id, generation_id).stored_answer is None
-    world.set_generation(generation_id, user_id=user_id)
-    stored = load(world, user_id, generation_id).stored_answer
     assert (world.sessions(user_id), world.sessions(other_id)) == ([], [])
     assert outcomes(world, generation_id) == ["failed"]
+    world.set_generation(generation_id, user_id=user_id)
+    stored = load(world, user_id, generation_id).stored_answer
     assert stored is not None
     assert stored.answer.output == ANSWER.output
 

@@ -64,13 +64,13 @@ class Campaign:
         for history in self.histories:
             lost[history.kind.name] += history.lost_answers
         yield from self.violations
-        yield from (f"answers lost with the process, {name}: {count}" for name, count in sorted(lost.items()) if count)
+        yield from (f"answers lost, {name}: {count}" for name, count in sorted(lost.items()) if count)
         calls = sum(len(history.calls) for history in self.histories)
         abandoned = sum(row["outcome"] == "abandoned" for history in self.histories for row in history.attempts)
         yield (
             f"{self.seconds:.0f} s, {sum(history.killed for history in self.histories)} processes killed,"
             f" {sum(history.hit for history in self.histories)} faults hit, {calls} calls, {abandoned} abandoned,"
-            f" {sum(lost.values())} answers lost with their process before the first settle"
+            f" {sum(lost.values())} answers lost that had no other place than their process"
         )
         kinds = len({history.kind.name for history in self.histories})
         yield f"faults: {len(self.histories)} runs, {kinds} kinds, {len(self.violations)} violations"

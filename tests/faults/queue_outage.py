@@ -23,6 +23,7 @@ from tests.faults.queue_fleet import Fleet
 from tests.faults.queue_plan import MAX_PARALLEL
 from tests.faults.queue_provider import MoodyProvider
 from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 _FINISH_WITHIN = 240.0  # seconds after the outage
 _COUNT_CALLS = """
@@ -30,7 +31,7 @@ do $$ begin execute format('alter database %I set track_functions = %L', current
 """
 _CALLS = "select funcname as name, calls from pg_stat_user_functions where schemaname = 'public'"
 _USED_UP = """
-select format('%s: attempt %s was closed as %s', a.generation_id, a.number, a.code) as said
+select format('%s: attempt %s was closed as %s: %s', a.generation_id, a.number, a.code, a.reason) as said
 from public.ai_retry_attempts a
 """
 _SUCCESSES = """
@@ -60,7 +61,7 @@ class OutagePlan:
 
 
 SMALL_OUTAGE = OutagePlan(
-    seconds=10.0, users=10, generations=30, workers=2, concurrency=4, thinking=(0.05, 0.2), base=0.5, cap=2.0
+    seconds=5.0, users=10, generations=20, workers=2, concurrency=4, thinking=(0.05, 0.2), base=0.5, cap=2.0
 )
 
 
@@ -93,6 +94,7 @@ class Outage:
         with ExitStack() as opened:
             opened.callback(self._provider.go)
             opened.enter_context(self._fleet)
+            eventually(lambda: self._counted()["begins"] > 0)  # then the outage is known before it answers 503
             self._phase("refused", self._plan.seconds / 2)
             self._provider.be_unavailable(True)
             self._provider.come()

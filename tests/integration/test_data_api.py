@@ -129,7 +129,7 @@ def test_absent_generation_is_null_and_nothing_else() -> None:
 
 
 def test_unreachable_api_wrote_nothing() -> None:
-    """A connection that was never made is no lost reply."""
+    """Where no connection was opened, nothing was written."""
     storage = SupabaseStorage("http://127.0.0.1:9", "sb_secret_canary", read_for=SHORT, settle_for=SHORT)
 
     with closing(storage):

@@ -24,8 +24,8 @@ from ai_retry.config import Settings
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import AiRetryError, AlreadySucceeded
 from ai_retry.domain.model import Answer, QuotaRule
-from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.outlook import Outlook
+from ai_retry.domain.policy import RetryPolicy
 from ai_retry.providers.response_schema import schema_of
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider

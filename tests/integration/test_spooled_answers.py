@@ -132,7 +132,7 @@ def test_killed_process_loses_no_answer(machine: Machine) -> None:
 
 
 def test_retry_of_a_killed_process_sends_its_answer_first(machine: Machine) -> None:
-    """A process that holds an answer does not pay for another one, whoever clicks."""
+    """A process that holds an answer does not pay for another one, however often its user clicks."""
     payer = killed(machine)
     payer.world.advance(DEFAULT_POLICY.lease)
 

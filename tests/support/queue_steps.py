@@ -206,3 +206,27 @@ def a_doubt(doubts: int) -> Outage:
 def new_route() -> str:
     """Name a provider and model that no other test asks."""
     return f"provider.example/{uuid4()}"
+
+
+def close_route(world: World, *, wait: timedelta = SHORT) -> str:
+    """Let a call find a new route unavailable; return the route."""
+    route = new_route()
+    put_back(world, new_running(world, route=route), outage=an_outage(wait))
+    return route
+
+
+def reopen_route(world: World) -> str:
+    """Close a new route, and wait until it opens; return the route."""
+    route = close_route(world)
+    world.advance(SHORT)
+    return route
+
+
+def slots(world: World, route: str) -> int | None:
+    """How many calls may ask a route at once; None: as many as like, since nothing is known of it."""
+    return next((each.slots for each in world.storage.state().outages if each.route == route), None)
+
+
+def to_run_new(world: World, route: str, count: int = 1) -> list[Decided]:
+    """Decide to run so many new users' accepted retries by way of a route."""
+    return [to_run(world, *new_accepted(world), route=route) for _ in range(count)]

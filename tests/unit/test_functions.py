@@ -1,4 +1,4 @@
-"""How long each verb is repeated, and what is made of replies: over a transport that fails as told."""
+"""How long each verb is repeated, and what becomes of its reply: over a transport that fails as the test says."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -18,7 +18,6 @@ from ai_retry.domain.change import (
     Renew,
     Reply,
     Settle,
-    Taken,
 )
 from ai_retry.domain.errors import (
     AiRetryError,
@@ -38,7 +37,7 @@ from ai_retry.domain.loop import Call, retrying
 from ai_retry.domain.model import Answer, Failure, GenerationStatus, Outcome
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
-from ai_retry.domain.queue_model import Message, QueuedRetry, QueueOutcome
+from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
 from tests.support.scene import POLICY, Provider, Scene, hook, raising
@@ -414,14 +413,15 @@ class TestDriver:
         assert scene.rows == []
 
     def test_message_of_a_foreign_user_is_dropped(self, scene: Scene) -> None:
-        """A hint that names another user's generation runs nothing."""
+        """A hint that names another user's generation runs nothing and ends nothing: only the hint goes."""
         scene.accept()
-        message = Message(id=77, user_id=UUID(int=1), generation_id=scene.generation_id)
-        snapshot = scene.storage.load(scene.user_id, scene.generation_id, POLICY.quota, None)
+        scene.storage.line.send(UUID(int=1), scene.generation_id, scene.world.clock.now())
+        own, stray = scene.storage.take(2, timedelta(seconds=1), POLICY.quota)
 
-        taken = Taken(message=message, snapshot=snapshot)
+        assert scene.drive(working(stray, uuid4(), scene.setting)) is QueueOutcome.NOTHING
 
-        assert scene.drive(working(taken, uuid4(), scene.setting)) is not QueueOutcome.SUCCEEDED
+        assert scene.rows[-1].is_queued
+        assert list(scene.storage.line.messages) == [own.message.id]
 
 
 class TestRoutes:

@@ -185,7 +185,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("change", ["moved", "hidden"])
     def test_answer_of_a_lost_generation_is_stored(self, scene: Scene, change: str) -> None:
-        """A generation that is hidden, or another user's, by the time of the answer keeps it for who paid."""
+        """A generation that is hidden, or another user's, by the time of the answer keeps it for its payer."""
         app = scene.world.app
 
         def lose() -> None:
@@ -199,8 +199,10 @@ class TestAnswers:
         assert (load(scene).stored_answer is None) is (change == "moved")
         scene.world.set_generation(scene.generation_id, user_id=scene.user_id)
 
-        assert load(scene).stored_answer.answer == an_answer()
         assert scene.status is GenerationStatus.ERROR, "no attempt works on it any more"
+        assert (load(scene).stored_answer is None) == (change == "moved")
+        scene.world.set_generation(scene.generation_id, user_id=scene.user_id)
+        assert load(scene).stored_answer.answer == an_answer()
         assert scene.world.app.error_logs == []
 
     def test_answer_in_use_is_not_discarded(self, scene: Scene) -> None:
@@ -215,6 +217,20 @@ class TestAnswers:
         assert not scene.storage.amend(discard).applied
         assert scene.storage.settle(settle).applied  # type: ignore[arg-type]
         assert load(scene).quota.captured == 1
+
+    def test_answer_in_use_of_a_moved_generation_is_not_discarded(self, scene: Scene) -> None:
+        """The same where the app moves the generation while the attempt uses the answer."""
+        reject(scene)
+        scene.world.refuse_sessions(None)
+        owner = scene.world.new_user()
+        loop = retrying(scene.asked(), scene.setting)
+        next(loop)
+        loop.send(scene.storage.begin(loop.send(load(scene))))  # type: ignore[arg-type]
+        scene.world.set_generation(scene.generation_id, user_id=owner)
+
+        for user_id in (scene.user_id, owner):
+            discard = Discard(user_id=user_id, generation_id=scene.generation_id, operator="ann")
+            assert not scene.storage.amend(discard).applied
 
     def test_answer_of_a_moved_generation_can_be_discarded(self, scene: Scene) -> None:
         """An operator names the generation's user, whoever paid for the answer."""

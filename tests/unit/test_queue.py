@@ -388,7 +388,7 @@ class SlowClock(ManualClock):
 
 @pytest.mark.parametrize(
     ("gone", "outcome"),
-    [("generation", QueueOutcome.NOTHING), ("owner", QueueOutcome.ENDED), ("success", QueueOutcome.ENDED)],
+    [("generation", QueueOutcome.NOTHING), ("owner", QueueOutcome.NOTHING), ("success", QueueOutcome.ENDED)],
 )
 def test_message_of_what_is_over_ends_it(world: MemoryWorld, gone: str, outcome: QueueOutcome) -> None:
     """A deleted generation, another owner and a success by another hand end the retry, its unit and its message."""

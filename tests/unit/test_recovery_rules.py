@@ -40,6 +40,7 @@ LATER = AS_OF + timedelta(minutes=3)
         (a_snapshot(generation=a_generation(status=GenerationStatus.SUCCESS)), Decision.NEVER, "ALREADY_SUCCEEDED"),
         (a_snapshot(attempts=[an_attempt(n) for n in (2, 3, 4)]), Decision.NEVER, "RETRY_LIMIT_REACHED"),
         (a_snapshot(can_create_session=False), Decision.NEVER, "NOT_CONFIGURED"),
+        (replace(a_snapshot(), hidden=True), Decision.NEVER, "GENERATION_NOT_FOUND"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

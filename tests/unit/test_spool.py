@@ -209,6 +209,7 @@ def test_generation_that_changed_keeps_its_answer(site: Site) -> None:
 
     assert site.send() == SpoolReport(decided=1)
     close_over(site.world, change.user_id)
+    assert load(site.world, other, change.generation_id).stored_answer is None
     site.world.set_generation(change.generation_id, user_id=change.user_id)
     assert load(site.world, change.user_id, change.generation_id).stored_answer is not None
     assert site.files == []

@@ -70,7 +70,7 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
     """
     message, snapshot = taken.message, taken.snapshot
     for _ in range(TRIES):
-        if snapshot is None or has_ended(snapshot) or not queue.waits_for_worker(snapshot):
+        if snapshot is None or has_ended(snapshot) or not queue.concerns(message, snapshot):
             yield CloseOver(user_id=message.user_id)
             yield Postpone(message=message, wait=timedelta(0))
             return QueueOutcome.NOTHING

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, QuotaExhausted, RetryRefused
+from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, GenerationNotFound, QuotaExhausted, RetryRefused
 from ai_retry.domain.model import Attempt, GenerationStatus, Outcome, QuotaRule, Snapshot, Usage, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.reader import ContextFrom
@@ -176,7 +176,7 @@ def judge(
     charge: bool = True,
     set_aside: int = 0,
 ) -> Verdict:
-    """Ask ``admit`` whether the generation could be retried now.
+    """Ask ``admit`` whether the generation could be retried now; one that the app hides can't be.
 
     Args:
         snapshot: what the storage holds.
@@ -186,6 +186,8 @@ def judge(
         charge: False: the quota is not asked.
         set_aside: units of the user's quota that a plan means to hold for other generations of theirs.
     """
+    if snapshot.hidden:
+        return Verdict(Decision.NEVER, GenerationNotFound(snapshot.generation.id))
     quota = replace(snapshot.quota, held=snapshot.quota.held + set_aside)
     try:
         rules.admit(replace(snapshot, quota=quota), policy, context_from=context_from, waive=waive, charge=charge)

@@ -32,7 +32,7 @@ PROTOCOL: Final = 2  # of changes; the database refuses another one
 
 
 def document(**members: Any) -> str:
-    """Write a request of this protocol; members that are None stay away."""
+    """Write a request of this protocol; those of its members that are None are left out."""
     present = {name: value for name, value in members.items() if value is not None}
     return json.dumps({"protocol": PROTOCOL, **present}, allow_nan=False)
 

@@ -38,7 +38,7 @@ def shaped(reply: Any, *members: str) -> Json:
     """Return a reply that is an object with these members.
 
     Raises:
-        NotOurs: it is none.
+        NotOurs: it is not.
     """
     if not isinstance(reply, Mapping) or any(name not in reply for name in members):
         raise NotOurs
@@ -49,7 +49,7 @@ def listed(reply: Any) -> Sequence[Any]:
     """Return a reply that is an array.
 
     Raises:
-        NotOurs: it is none.
+        NotOurs: it is not.
     """
     if not isinstance(reply, list):
         raise NotOurs

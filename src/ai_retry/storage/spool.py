@@ -132,7 +132,7 @@ class Spool(SpoolFiles):
                 self._note(name, f"event=spool_waits code={error.code}")  # the database can't take it at all
 
     def send_beside(self, storage: Storage) -> None:
-        """Settle what is here in a thread of its own, so that nobody waits; nothing happens while one is at it."""
+        """Settle what is here in another thread, so that no caller waits; nothing happens while one is at it."""
         with self._lock:
             if not self._closed.is_set() and (self._thread is None or not self._thread.is_alive()):
                 self._thread = threading.Thread(

@@ -1,5 +1,5 @@
 create view ai_retry.attempts with (security_invoker = true) as
-  select c.generation_id, c.number, c.token, false as is_open, pg_catalog.jsonb_build_object(
+  select c.generation_id, c.number, c.token, c.session_id, false as is_open, pg_catalog.jsonb_build_object(
     'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
     'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
@@ -7,7 +7,7 @@ create view ai_retry.attempts with (security_invoker = true) as
     'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt
   from public.ai_retry_attempts c
   union all
-  select o.generation_id, o.number, o.token, true, pg_catalog.jsonb_build_object(
+  select o.generation_id, o.number, o.token, null, true, pg_catalog.jsonb_build_object(
     'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,
     'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
@@ -27,7 +27,7 @@ as $$
 begin
   return pg_catalog.jsonb_build_object(
     'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
-    'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
+    'hidden', (p_generation -> 'hidden')::boolean,
     'can_create_session', (p_generation -> 'can_create_session')::boolean,
     'quota', ai_retry.quota((p_generation ->> 'user_id')::uuid, p_rule, p_at));
 end
@@ -50,14 +50,15 @@ begin
   return (
     select ai_retry.seen(p_generation, p_rule, p_at) || pg_catalog.jsonb_build_object(
       'version', ai_retry.version(v_user_id, v_id, p_generation ->> 'status'),
+      'session', case when t.session_id <> coalesce(p_generation ->> 'session_id', '')  -- the app has changed it since
+        then ai_retry.app_session(t.session_id, v_user_id) else p_generation -> 'session' end,
       'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
       'stored_answer', (
         select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
-          -- Of its owner's attempts: whoever gets the id of another user's generation gets no answer with it.
           select a.number, a.answer, a.stored_at
           from public.ai_retry_answers a join public.ai_retry_attempts c using (generation_id, number)
-          where a.generation_id = v_id and c.user_id = v_user_id
+          where a.generation_id = v_id and c.user_id = v_user_id  -- no other user's, who had the id before
           union all
           select o.number, o.answer, o.started_at
           from public.ai_retry_open o where o.generation_id = v_id and o.user_id = v_user_id and o.answer is not null
@@ -78,7 +79,7 @@ begin
     from (
       select
         coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]') as attempts,
-        max(u.number) filter (where u.token = p_token) as mine,
+        max(u.number) filter (where u.token = p_token) as mine, max(u.session_id) as session_id,
         max(u.token::text) filter (where u.is_open) as open_token
       from ai_retry.attempts u where u.generation_id = v_id
     ) t,
@@ -101,7 +102,8 @@ begin
   return (
     select ai_retry.seen(p_generation, p_rule, p_at)
       || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "stored_answer": null}'
-      || pg_catalog.jsonb_build_object('mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
+      || pg_catalog.jsonb_build_object(
+        'session', p_generation -> 'session', 'mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
     from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token
   );
 end
