@@ -13,7 +13,7 @@ ENDS = st.lists(
 
 @given(workers=st.integers(1, 32), ends=ENDS)
 def test_never_too_many_and_never_stuck(workers: int, ends: list[tuple[CallEnd, float, float, int]]) -> None:
-    """No more calls than workers, one at an unavailable provider; and with nothing running a next start is near."""
+    """No more calls than workers, one while the provider is unavailable; with nothing running, a next start is near."""
     pace, now = Pace(workers), 0.0
     running: list[int] = []
     for call_end, retry_after, passed, which in ends:
