@@ -470,7 +470,7 @@ class TestRoutes:
         assert scene.retry(user_id=user_id, generation_id=other).attempt == 2
 
     def test_stored_answer_needs_no_route(self, scene: Scene) -> None:
-        """An attempt that calls nobody is not refused for a provider."""
+        """An attempt that makes no call is not refused for a provider."""
         scene.world.refuse_sessions("km_is_positive")
         with pytest.raises(SessionRejected):
             scene.retry()
