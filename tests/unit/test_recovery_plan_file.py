@@ -87,7 +87,7 @@ def test_name_is_of_filter_terms_and_selection() -> None:
 
 
 def test_changed_file_is_refused(tmp_path: Path) -> None:
-    """A file to which a generation was added, or whose limit was lifted, is another plan: it has no right to this name."""
+    """A generation that is added, or a limit that is lifted, in the file is another plan: it has another name."""
     path = tmp_path / "plan.json"
     keep(path, frozen(), counts=[], estimates={})
     for name, value in (
