@@ -109,7 +109,7 @@ def test_waived_quota_is_not_asked(world: World) -> None:
 
 
 def test_ceilings_are_each_users(world: World) -> None:
-    """One user's live attempts and units leave another's ceilings alone."""
+    """One user's live attempts and units do not count for another's."""
     policy = replace(with_limit(1), max_parallel=1)
 
     begun = [begin_new(world, world.new_user(), policy=policy) for _ in range(2)]

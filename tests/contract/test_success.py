@@ -138,7 +138,7 @@ def test_our_success_outlives_the_status(world: World) -> None:
 
 
 def test_answer_yields_to_another_hand(world: World) -> None:
-    """A generation that became success by another hand is left alone, and charged nothing by us."""
+    """A generation that became success by another hand stays as it is, and is charged nothing by us."""
     user_id, generation_id = new_generation(world)
     begun = begin(world, user_id, generation_id)
     world.set_generation(generation_id, status="success")
