@@ -116,7 +116,7 @@ def read_snapshot(reply: Any) -> Snapshot:
         as_of=instant(row["as_of"]),
         version=row["version"],
         generation=read_generation(row["generation"]),
-        attempts=_attempts(row["attempts"]),
+        attempts=tuple(map(read_attempt, row["attempts"])),
         live=row["live"],
         live_until=maybe_instant(row["live_until"]),
         quota=read_quota(row["quota"]),
@@ -149,28 +149,26 @@ def _status(word: str | None) -> GenerationStatus:
         raise NotConfigured(f"generations.status holds a word that is not one of {known}") from None
 
 
-def _attempts(rows: Sequence[Json]) -> Sequence[Attempt]:
-    return tuple(
-        Attempt(
-            number=row["number"],
-            started_at=instant(row["started_at"]),
-            lease_expires_at=maybe_instant(row["lease_expires_at"]),
-            outcome=Outcome(row["outcome"]) if row["outcome"] else None,
-            closed_at=maybe_instant(row["closed_at"]),
-            code=row["code"],
-            counted=row["counted"],
-            next_attempt_at=maybe_instant(row["next_attempt_at"]),
-            idempotency_key=row["idempotency_key"],
-            refused_constraint=row["refused_constraint"],
-            provider_outcome=ProviderOutcome(row["provider_outcome"]),
-            accepted_at=maybe_instant(row["accepted_at"]),
-            expires_at=maybe_instant(row["expires_at"]),
-            transient=row["transient"],
-            operator_fault=row["operator_fault"],
-            context_reader=row["context_reader"],
-            answer_from=row["answer_from"],
-        )
-        for row in rows
+def read_attempt(row: Json) -> Attempt:
+    """Read an attempt, open or closed, as the view ``ai_retry.attempts`` has it."""
+    return Attempt(
+        number=row["number"],
+        started_at=instant(row["started_at"]),
+        lease_expires_at=maybe_instant(row["lease_expires_at"]),
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        closed_at=maybe_instant(row["closed_at"]),
+        code=row["code"],
+        counted=row["counted"],
+        next_attempt_at=maybe_instant(row["next_attempt_at"]),
+        idempotency_key=row["idempotency_key"],
+        refused_constraint=row["refused_constraint"],
+        provider_outcome=ProviderOutcome(row["provider_outcome"]),
+        accepted_at=maybe_instant(row["accepted_at"]),
+        expires_at=maybe_instant(row["expires_at"]),
+        transient=row["transient"],
+        operator_fault=row["operator_fault"],
+        context_reader=row["context_reader"],
+        answer_from=row["answer_from"],
     )
 
 
