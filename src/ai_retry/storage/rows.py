@@ -6,7 +6,7 @@ A pure mapping: no rule, no call. A row that can't be understood is ``NotConfigu
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 from ai_retry.domain.errors import NotConfigured
@@ -28,6 +28,8 @@ from ai_retry.domain.queue_model import QueueState, RouteState
 
 Json: TypeAlias = Mapping[str, Any]
 _T = TypeVar("_T")
+_Number = TypeVar("_Number", int, float)
+_LARGEST: Final = 2**63
 
 
 class NotOurs(Exception):
@@ -78,11 +80,16 @@ def answer_row(answer: Answer) -> Json:
 def usage_row(usage: Usage) -> Json:
     """Usage as the attempt row keeps it."""
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "cost": float(usage.cost) if usage.cost is not None and usage.cost.is_finite() else None,
+        "prompt_tokens": _number(usage.prompt_tokens),
+        "completion_tokens": _number(usage.completion_tokens),
+        "total_tokens": _number(usage.total_tokens),
+        "cost": _number(float(usage.cost)) if usage.cost is not None and usage.cost.is_finite() else None,
     }
+
+
+def _number(number: _Number | None) -> _Number | None:
+    """Leave out what can't be written as a number: an answer is not lost for what its provider says that it cost."""
+    return number if number is not None and -_LARGEST < number < _LARGEST else None
 
 
 def storable(text: str | None) -> str | None:
@@ -98,8 +105,10 @@ def understood(read: Callable[[Any], _T], row: Any) -> _T:
     """
     try:
         return read(row)
-    except (ValueError, OverflowError, TypeError):
-        problem = "a row of generations, or of ours, holds a value out of range (an instant, a duration, a number)"
+    except (ValueError, OverflowError, TypeError, RecursionError):
+        problem = (
+            "a row of generations, or of ours, holds a value out of range (an instant, a duration, a number, a depth)"
+        )
     raise NotConfigured(problem)
 
 
