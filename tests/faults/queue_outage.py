@@ -94,7 +94,7 @@ class Outage:
         with ExitStack() as opened:
             opened.callback(self._provider.go)
             opened.enter_context(self._fleet)
-            eventually(lambda: self._counted()["begins"] > 0)  # then the outage is known before it answers 503
+            self._wait_until_known()
             self._phase("refused", self._plan.seconds / 2)
             self._provider.be_unavailable(True)
             self._provider.come()
@@ -105,6 +105,15 @@ class Outage:
             self._phase("recovery", _FINISH_WITHIN)
         self.successes = [row["at"] - back for row in self._rows(_SUCCESSES)]
         self._judge()
+
+    def _wait_until_known(self) -> None:
+        """Wait until no call is under way that began before anybody knew of the outage."""
+        eventually(lambda: self._rows("select route from public.ai_retry_outages where since > '-infinity'"), within=60)
+        known = self._rows("select clock_timestamp() as at")[0]["at"]
+        began_before = (
+            "select number from public.ai_retry_open where lease_expires_at is not null and started_at < %(at)s"
+        )
+        eventually(lambda: not self._rows(began_before, at=known), within=60)
 
     def _phase(self, name: str, seconds: float) -> None:
         """Look on, until it is over or nothing is left to do."""

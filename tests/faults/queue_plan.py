@@ -58,7 +58,7 @@ SMALL = Plan(
     duplications=(1.5,),
     duplicated=8,
     locks=(),
-    drops=(),
+    drops=(2.2,),
     longest=240.0,
 )
 OVER_API = Plan(
@@ -74,7 +74,7 @@ OVER_API = Plan(
     losses=(4.0, 8.0),
     duplications=(5.0, 9.0),
     locks=(12.0,),
-    drops=(),
+    drops=(6.0,),
     odd=0.08,
 )
 SMALL_OVER_API = Plan(
