@@ -156,12 +156,13 @@ def read_nothing(reply: Any) -> None:
 
 def read_change_snapshot(reply: Any) -> Snapshot:
     """Read what ``ai_retry.snapshot`` returned."""
-    row = shaped(reply, "hidden", "mine", "open_token", "routes")
+    row = shaped(reply, "hidden", "mine", "open_token", "open_is_foreign", "routes")
     return replace(
         read_snapshot(row),
         hidden=row["hidden"],
         mine=row["mine"],
         open_token=UUID(row["open_token"]) if row["open_token"] else None,
+        open_is_foreign=row["open_is_foreign"],
         routes=tuple(_route(each) for each in row["routes"]),
     )
 
