@@ -55,17 +55,17 @@ def contract_database(stack: Stack) -> Iterator[str]:
     stack.drop_database("contract")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def postgres_storage(contract_database: str) -> Iterator[PostgresStorage]:
-    """One pool for all of them."""
+    """One pool for a module."""
     storage = PostgresStorage(contract_database)
     yield storage
     storage.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def supabase_storage(stack: Stack) -> Iterator[SupabaseStorage]:
-    """One client for all of them."""
+    """One client for a module."""
     storage = SupabaseStorage(stack.url, stack.secret_key)
     yield storage
     storage.close()

@@ -148,6 +148,7 @@ def test_next_decision_knows_the_failures(world: World, whoever: Callable[[World
     assert counted == [1, 2]
 
 
+@pytest.mark.rule("outage")
 def test_one_probe_when_it_opens(world: World) -> None:
     """When the wait is over one call probes the route; others are refused."""
     route = reopen(world)
@@ -172,6 +173,7 @@ def test_race_of_probes_has_one_winner(world: World) -> None:
     assert sum(each is None for each in begun) == 7
 
 
+@pytest.mark.rule("outage")
 def test_answers_double_the_slots(world: World) -> None:
     """Each answer lets twice as many run; after the seventh doubling as many as like."""
     route = reopen(world)
@@ -184,6 +186,7 @@ def test_answers_double_the_slots(world: World) -> None:
     assert state_of(world, route) is None
 
 
+@pytest.mark.rule("outage")
 def test_slots_are_kept(world: World) -> None:
     """With two slots two run, and a third waits for one of them."""
     route = reopen(world)
@@ -246,6 +249,7 @@ def test_answers_of_before_the_outage_prove_nothing(world: World) -> None:
     assert slots(world, route) == 1
 
 
+@pytest.mark.rule("outage")
 def test_failing_probe_closes_again(world: World) -> None:
     """A failure closes the route anew, however many slots it had."""
     route = reopen(world)
@@ -302,6 +306,7 @@ def test_answer_wakes_every_users_first(world: World) -> None:
     assert set(ready(world)) & {first, second, other} == {first, other}
 
 
+@pytest.mark.rule("outage")
 def test_doubts_close_a_route_when_there_are_many(world: World) -> None:
     """Failures that each may be the fault of one request close the route when so many came in a row; they count."""
     route = new_route()
