@@ -209,6 +209,7 @@ def test_old_acceptance_is_refused(world: World) -> None:
     assert try_accept(world, to_accept(world, *new_generation(world)).aged(11 * SECOND)) is None
 
 
+@pytest.mark.rule("held")
 def test_accept_keeps_below_the_limit(world: World) -> None:
     """Queued units count: with one left, one of two is accepted."""
     user_id = world.new_user()
@@ -231,6 +232,7 @@ def test_queued_unit_counts_for_a_click(world: World) -> None:
     assert try_begin(world, decided) is None
 
 
+@pytest.mark.rule("held")
 def test_unit_of_a_dead_worker_stays_held(world: World) -> None:
     """An accepted retry whose worker died goes on, so that its unit is free for no other meanwhile."""
     begun = new_running(world)
