@@ -8,6 +8,7 @@ import pytest
 
 from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.model import Failure, FailureCode
+from ai_retry.testing.memory.line import ALL_SLOTS
 from tests.support.queue_steps import (
     A_MINUTE,
     accept,
@@ -197,6 +198,21 @@ def test_answer_wakes_every_users_first(world: World) -> None:
     succeed(world, new_running(world, route=route))
 
     assert set(ready(world)) & {first, second, other} == {first, other}
+
+
+def test_open_route_wakes_all_that_wait(world: World) -> None:
+    """When any number may ask a route again, nobody goes on waiting for it."""
+    route = reopen_route(world)
+    for _ in range(6):
+        succeed(world, new_running(world, route=route))
+    others = [new_accepted(world)[1] for _ in range(ALL_SLOTS + 2)]
+    for message in take(world, limit=len(others)):
+        postpone(world, message, SHORT, spread=A_MINUTE, route=route)
+    world.advance(SHORT)
+
+    succeed(world, new_running(world, route=route))
+
+    assert set(others) <= set(ready(world))
 
 
 def test_route_is_forgotten_a_day_after_it_opened(world: World) -> None:
