@@ -110,7 +110,7 @@ class Outage:
         """Wait until no call is under way that began before anybody knew of the outage."""
         eventually(lambda: self._rows("select route from public.ai_retry_outages where since > '-infinity'"), within=60)
         known = self._rows("select clock_timestamp() as at")[0]["at"]
-        began_before = "select number from public.ai_retry_open where lease_expires_at is not null and started_at < %(at)s"
+        began_before = "select number from public.ai_retry_open where lease_expires_at > %(at)s and started_at < %(at)s"
         eventually(lambda: not self._rows(began_before, at=known), within=60)
 
     def _phase(self, name: str, seconds: float) -> None:
