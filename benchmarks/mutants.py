@@ -21,8 +21,8 @@ TESTS = (
     *(f"tests/unit/test_{name}.py" for name in ("provider_key", "error_texts", "retry_edges", "verdicts", "names")),
     *(f"tests/unit/test_{name}.py" for name in ("queue", "queue_policy", "queue_outages", "outlook", "reader")),
     *(f"tests/unit/test_{name}.py" for name in ("decide", "loop", "loop_steps", "promises", "drive")),
-    *(f"tests/unit/test_{name}.py" for name in ("pace", "recovery_rules", "recovery_plan_file")),
-    "tests/property/test_policy.py",
+    *(f"tests/unit/test_{name}.py" for name in ("pace", "recovery_rules", "recovery_plan_file", "client")),
+    *(f"tests/property/test_{name}.py" for name in ("policy", "pace")),
 )
 
 # Hypothesis' own profile `ci` repeats its examples and sets no deadline: a slow machine must not count as a kill.

@@ -118,6 +118,7 @@ def test_uncharged_success_captures_nothing(world: World) -> None:
     assert quota_of(world, user_id).captured == 0
 
 
+@pytest.mark.rule("once")
 def test_our_success_outlives_the_status(world: World) -> None:
     """Success is what either side says: a status that the app writes back opens nothing again."""
     user_id, generation_id = new_generation(world)
@@ -228,6 +229,7 @@ def test_repeat_after_the_deletion_finds_nothing(world: World) -> None:
     assert outcomes(world, generation_id) == ["succeeded"]
 
 
+@pytest.mark.rule("once")
 def test_race_of_successes_creates_one_session(world: World) -> None:
     """Of eight settles with one token, one creates the session and all return it."""
     user_id, generation_id = new_generation(world)

@@ -95,6 +95,7 @@ def overlong(app: App, during: Callable[[], None] = die) -> None:
     app.world.advance(POLICY.lease)
 
 
+@pytest.mark.rule("passing")
 @pytest.mark.parametrize("body", REJECTED.values(), ids=REJECTED.keys())
 def test_answer_survives_any_session_function(app: App, body: str) -> None:
     """Whatever it does, the answer is stored, the unit released, and a cured function gets the same answer."""
@@ -191,6 +192,7 @@ def test_attempts_end_when_app_refuses_statuses(app: App, sqlstate: str) -> None
     assert app.load().quota.held == 0
 
 
+@pytest.mark.rule("untold")
 def test_report_waits_while_events_are_locked(app: App) -> None:
     """The attempt is closed at once, and reported by a later begin."""
     overlong(app)
@@ -220,6 +222,7 @@ def test_new_owner_begins_after_dead_attempt(app: App) -> None:
     assert app.retry(user_id=other).attempt == 3
 
 
+@pytest.mark.rule("once")
 def test_new_owner_is_refused_while_attempt_runs(app: App) -> None:
     """One attempt of a generation is open, whoever it belongs to."""
     other = app.world.new_user()
@@ -358,6 +361,7 @@ def test_unreadable_generation_stops_no_worker(app: App) -> None:
     assert app.work() == [QueueOutcome.SUCCEEDED]
 
 
+@pytest.mark.rule("override")
 def test_override_of_any_length_is_read(app: App) -> None:
     """A window is at most ten years, so that no override makes a user's requests fail."""
     app.world.set_quota(app.user_id, 3, timedelta(days=999_999_999))

@@ -150,8 +150,8 @@ class Books:
 
     def _check_accepted(self, row: Row, after: Row) -> None:
         """From attempt to attempt an accepted retry keeps what was promised."""
-        if row.accepted_at is None or row.accepted_at != after.accepted_at or row.outcome is Outcome.CANCELLED:
-            return  # another one; or its user has taken it back, and had it accepted again at that instant
+        if row.accepted_at is None or row.accepted_at == row.closed_at or row.accepted_at != after.accepted_at:
+            return  # another one, perhaps accepted again at the very instant at which the first ended
         changed = [each for each in KEPT if getattr(row, each) != getattr(after, each)]
         assert changed == [], "an accepted retry changed"
         assert row.outcome in (Outcome.FAILED, Outcome.ABANDONED), "an accepted retry went on after its success"

@@ -92,19 +92,13 @@ class PlanAttempt:
     """The last attempt that a plan made at a generation."""
 
     generation_id: UUID
-    number: int
-    outcome: Outcome | None  # None: open
-    code: str | None
-    started_at: datetime
-    closed_at: datetime | None
-    next_attempt_at: datetime | None
+    attempt: Attempt
     usage: Usage | None
-    was_turned_away: bool = False  # see ``Attempt``
 
     @property
     def settled(self) -> bool:
         """Whether the plan is done with the generation: see ``settled_attempt``."""
-        return self.outcome in _SETTLED and not self.was_turned_away
+        return _is_settled(self.attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,4 +210,8 @@ def settled_attempt(snapshot: Snapshot, key: str) -> Attempt | None:
     """
     attempts = [each for each in snapshot.attempts if each.idempotency_key == key]
     last = attempts[-1] if attempts else None
-    return last if last is not None and last.outcome in _SETTLED and not last.was_turned_away else None
+    return last if last is not None and _is_settled(last) else None
+
+
+def _is_settled(attempt: Attempt) -> bool:
+    return attempt.outcome in _SETTLED and not attempt.was_turned_away
