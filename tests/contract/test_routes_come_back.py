@@ -211,10 +211,11 @@ def test_open_route_wakes_all_that_wait(world: World) -> None:
     others = [new_accepted(world)[1] for _ in range(ALL_SLOTS + 2)]
     for message in take(world, limit=len(others)):
         postpone(world, message, SHORT, spread=A_MINUTE, route=route)
-    world.advance(SHORT)
 
     succeed(world, new_running(world, route=route))
 
+    assert set(others) & set(ready(world)) == set()  # they are not due yet
+    world.advance(2 * SHORT)
     assert set(others) <= set(ready(world))
 
 

@@ -1,4 +1,5 @@
-"""Crashes, cut links and races on the real stack, and the checker that reads what they left behind.
+"""Crashes, cut links, locks, bad gateways and races on the real stack, and the checkers that read what they left.
 
-``python -m tests.faults run`` kills and cuts; ``python -m tests.faults.race`` lets many click at once.
+``python -m tests.faults run`` kills and cuts, ``gateway`` answers nonsense, ``queue`` and ``outage`` do it to workers;
+``python -m tests.faults.race`` lets many click at once.
 """

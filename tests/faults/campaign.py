@@ -45,13 +45,13 @@ class Campaign:
         """
         began = time.monotonic()
         turns = list(zip(itertools.cycle(kinds), range(self._seed, self._seed + runs), strict=False))
-        alone = [turn for turn in turns if turn[0].event is None]
+        single = [turn for turn in turns if turn[0].event is None]
         together = sorted((turn for turn in turns if turn[0].event), key=lambda turn: turn[0].name)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             for _, group in itertools.groupby(together, key=lambda turn: turn[0].name):
                 if time.monotonic() - began < seconds:
                     self._together(list(group), threads)
-            for batch in _batches(alone):
+            for batch in _batches(single):
                 if time.monotonic() - began < seconds:
                     list(threads.map(self._alone, batch))
         self.seconds = time.monotonic() - began

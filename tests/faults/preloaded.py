@@ -1,4 +1,4 @@
-"""What the forkserver imports once for all workers. Imported by nobody else: who does, ends with its parent."""
+"""What the forkserver imports once for all workers. A process that imports it ends with its parent."""
 
 from tests.faults import clicker, worker
 from tests.support.processes import ends_with_parent

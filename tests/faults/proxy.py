@@ -1,7 +1,7 @@
 """A TCP proxy in front of PostgreSQL or the Data API that cuts, swallows and delays at a named call.
 
 A call is recognised by its function's name, which stands in the bytes of both protocols. A message to PostgreSQL that
-prepares a call is none: nothing has run then.
+only prepares a call does not count: nothing has run then.
 """
 
 import select
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.05
 class Rule:
     """What happens to the first ``times`` calls of a function.
 
-    Does one of: ``cut`` (the link, before the call gets through), ``outage`` (the same, and nobody gets through for
+    Does one of: ``cut`` (the link, before the call gets through), ``outage`` (the same, and no one gets through for
     ``seconds``), ``lose reply`` (the call gets through, its reply does not), ``stall`` (the call gets through after
     ``seconds``), ``late reply``, ``kill before``, ``kill after`` (the reply has left the server, the worker never sees
     it), ``hold`` (the call waits in the database meanwhile).

@@ -171,7 +171,7 @@ class QueueCampaign:
             self.provider.left_at,
         )
         if any(self.fleet.exits):
-            self.violations.append(f"workers that nobody killed exited with {sorted(set(self.fleet.exits))}")
+            self.violations.append(f"workers that were not killed exited with {sorted(set(self.fleet.exits))}")
         with psycopg.connect(self._stack.database_url) as connection:
             self.violations += [f"the books say {said}" for said, _ in books.violations(connection)]
 

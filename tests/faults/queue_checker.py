@@ -54,7 +54,7 @@ def violations(
 ) -> Iterator[str]:
     """Name each promise that was broken, when everything has ended.
 
-    ``left_at``: when the provider went away; requests that were on their way it has never read.
+    ``left_at``: when the provider became unreachable; requests that were on their way it has never read.
     """
     by_generation: dict[UUID, list[Row]] = defaultdict(list)
     for row in sorted(attempts, key=lambda row: row["number"]):

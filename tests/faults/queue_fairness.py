@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 Row = Mapping[str, Any]
-ROUNDS = 3  # of everybody's turn, within which a user's first attempt begins
+ROUNDS = 3  # in which every user has a turn; within them a user's first attempt begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Self
 from tests.support.log_scan import SCAN
 from tests.support.worker_process import start_worker
 
-_PATIENCE = 20.0  # seconds until a worker that was told to stop has stopped
+_PATIENCE = 20.0  # seconds until a worker that was asked to stop has stopped
 
 
 class Fleet:
@@ -26,7 +26,7 @@ class Fleet:
 
     def __init__(self, env: Mapping[str, str], directory: Path, *, workers: int, concurrency: int) -> None:
         self.kills = 0
-        self.exits: list[int] = []  # of those that ended by themselves, or when they were told to
+        self.exits: list[int] = []  # of those that ended by themselves, or when they were asked to
         self.log = directory / "workers.log"
         self._env = env
         self._workers, self._concurrency = workers, concurrency

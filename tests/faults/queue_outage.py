@@ -1,6 +1,6 @@
 """An outage under queued retries: does it use up attempts, who asks meanwhile, and how soon is it over?
 
-Two halves: at first nobody listens where the provider was, then it answers 503 to everything. When it is back, every
+Two halves: at first connections to the provider are refused, then it answers 503 to everything. When it is back, every
 retry has to succeed.
 """
 
@@ -55,7 +55,7 @@ class OutagePlan:
 
     @property
     def most_probes(self) -> int:
-        """Calls that may be made while the provider is away: those under way, then one after each wait."""
+        """Calls that may be made while the provider is unavailable: those under way, then one after each wait."""
         growing = ceil(log2(max(1.0, self.cap / self.base))) + 1
         return self.workers * self.concurrency + growing + ceil(self.seconds / (self.cap / 2))
 
@@ -66,7 +66,7 @@ SMALL_OUTAGE = OutagePlan(
 
 
 class Outage:
-    """One outage: accept, be away, come back, wait for the last success."""
+    """One outage: accept, be unavailable, come back, wait for the last success."""
 
     def __init__(self, stack: Stack, plan: OutagePlan, directory: Path, *, seed: int) -> None:
         self.violations: list[str] = []
@@ -107,12 +107,10 @@ class Outage:
         self._judge()
 
     def _wait_until_known(self) -> None:
-        """Wait until no call is under way that began before anybody knew of the outage."""
+        """Wait until no call is under way that began before the outage was known."""
         eventually(lambda: self._rows("select route from public.ai_retry_outages where since > '-infinity'"), within=60)
         known = self._rows("select clock_timestamp() as at")[0]["at"]
-        began_before = (
-            "select number from public.ai_retry_open where lease_expires_at is not null and started_at < %(at)s"
-        )
+        began_before = "select number from public.ai_retry_open where lease_expires_at > %(at)s and started_at < %(at)s"
         eventually(lambda: not self._rows(began_before, at=known), within=60)
 
     def _phase(self, name: str, seconds: float) -> None:
@@ -144,7 +142,9 @@ class Outage:
         if len(self.successes) != len(self._crowd.accepted):
             self.violations.append(f"{len(self.successes)} of {len(self._crowd.accepted)} succeeded")
         if self.requests > self._plan.most_probes:
-            self.violations.append(f"{self.requests} requests while it was away, at most {self._plan.most_probes}")
+            self.violations.append(
+                f"{self.requests} requests while it was unavailable, at most {self._plan.most_probes}"
+            )
         if any(self._fleet.exits):
             self.violations.append(f"workers exited with {sorted(set(self._fleet.exits))}")
 

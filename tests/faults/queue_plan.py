@@ -26,12 +26,12 @@ class Plan:
 
     users: int = 50
     generations: int = 500
-    greedy: int = 108  # of them the first user's, accepted before anybody else's
+    greedy: int = 108  # of them the first user's, accepted before all others
     workers: int = 4
     concurrency: int = 4
     kills: tuple[float, ...] = tuple(2.0 * n for n in range(1, 31))
     restarts: tuple[float, ...] = (9.0, 33.0)  # of PostgreSQL: a crash, then an orderly one, and so on
-    refused: tuple[float, float] | None = (16.0, 22.0)  # the provider is gone: nobody listens
+    refused: tuple[float, float] | None = (16.0, 22.0)  # the provider refuses connections
     unavailable: tuple[float, float] | None = (40.0, 44.0)  # the provider answers 503
     losses: tuple[float, ...] = (4.0, 12.0, 24.0)
     lost: int = 10  # messages, each time

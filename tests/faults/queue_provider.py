@@ -23,7 +23,7 @@ _FAILING = {
     "silent": stall(),
 }
 FAILURES = ("error", "error", "overloaded", "limited", "reset", "garbage", "silent")  # equally often
-_GIVES_UP = 1.5  # seconds, after which nobody waits for a silent one: the caller's deadline
+_GIVES_UP = 1.5  # seconds, after which no caller waits for a silent one: the caller's deadline
 
 
 @dataclass(slots=True, kw_only=True)

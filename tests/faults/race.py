@@ -1,6 +1,6 @@
 """Many processes click at the same generations: ``python -m tests.faults.race --seconds 30``.
 
-Rounds of a few seconds, each with generations that nobody has touched: 20 of 5 users, four each, while a user's quota
+Rounds of a few seconds, each with generations that no click has touched: 20 of 5 users, four each, while a user's quota
 is three. So the last unit and the last free place are fought for in every round.
 """
 
@@ -149,7 +149,7 @@ def exceeded(rows: Sequence[dict[str, Any]], policy: RetryPolicy) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Race, print, and tell by the exit status whether a promise was broken."""
+    """Race, print, and return 1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.race")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)

@@ -40,7 +40,7 @@ def test_user_who_waits_for_too_many_is_named() -> None:
 
 
 def test_others_count_while_they_wait() -> None:
-    """Users whose retries have all ended before, or are accepted later, are none that a user waits for."""
+    """Users whose retries have all ended before, or are accepted later, keep no user waiting."""
     early, later = uuid4(), uuid4()
     attempts = [
         attempt(early, accepted=-9, ended=-8),

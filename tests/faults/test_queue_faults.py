@@ -100,7 +100,7 @@ class History:
         return QueueCall(generation_id=GENERATION, began=began, ended=began + 0.4, behaviour=behaviour, serial=serial)
 
     def fail(self) -> None:
-        """Let it end in an error instead, its attempts used up and the app told."""
+        """Let it end in an error instead, its attempts used up and the app informed."""
         self.generation["status"] = "error"
         self.attempts = [self.attempt(number, "failed", code="AI_UNAVAILABLE") for number in range(2, MAX_ATTEMPTS + 1)]
         self.sessions, self.errors = [], [{"generation_id": GENERATION}]

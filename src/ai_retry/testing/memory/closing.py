@@ -16,6 +16,7 @@ from ai_retry.domain.model import (
     Outcome,
     ProviderOutcome,
 )
+from ai_retry.testing.memory.line import ALL_WHO_WAIT
 from ai_retry.testing.memory.rows import Row, follower, is_due, is_out_of_time
 from ai_retry.testing.memory.tables import MemoryTables
 
@@ -107,8 +108,9 @@ class MemoryClosing(MemoryTables):
         if change.outage is not None:
             self.routes.note_outage(closed.route, change.outage, now)
         elif change.answered:
-            free = self.routes.note_answer(closed.route, closed.started_at) - self._running_on(closed.route)
-            self.line.wake([each for each in self._waiting_rows(closed.route) if is_due(each, now)], free, now)
+            slots = self.routes.note_answer(closed.route, closed.started_at)
+            waiting = [row for row in self._waiting_rows(closed.route) if slots == ALL_WHO_WAIT or is_due(row, now)]
+            self.line.wake(waiting, slots - self._running_on(closed.route), now)
 
     def _fill_line(self, user_id: UUID, now: datetime) -> None:
         """Send messages for those that are due first, as many as the user may have in line."""

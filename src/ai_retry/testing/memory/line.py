@@ -11,7 +11,7 @@ from ai_retry.domain.model import Route
 from ai_retry.domain.queue_model import Message, Outage
 
 ALL_SLOTS: Final = 64  # the answer to one of so many calls opens the route for good
-_ALL_WHO_WAIT: Final = 1000  # are woken then; so many at once are no burden
+ALL_WHO_WAIT: Final = 1000  # are woken then; so many at once are no burden
 _REMEMBERED: Final = timedelta(days=1)  # what is known of a route, after the last instant it was unavailable
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -27,6 +27,11 @@ class Waiting(Protocol):
     @property
     def message_id(self) -> int | None:
         """Its message."""
+        ...
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When it may run."""
         ...
 
     @property
@@ -71,15 +76,16 @@ class Line:
         self.messages.pop(message_id, None)
 
     def wake(self, waiting: Iterable[Waiting], count: int, now: datetime) -> None:
-        """Show the messages of so many that wait: every user's first before any user's second."""
+        """Show the messages of so many that wait, once they are due: every user's first before any user's second."""
         places = Counter[UUID]()
         ordered = []
         for row in sorted(waiting, key=lambda row: row.accepted_at or now):
-            if row.message_id in self.messages and self.visible_at[row.message_id] > now:
+            due_at = max(row.due_at or now, now)
+            if row.message_id in self.messages and self.visible_at[row.message_id] > due_at:
                 places[row.user_id] += 1
-                ordered.append((places[row.user_id], row.accepted_at or now, row.message_id))
-        for _, _, message_id in sorted(ordered)[: max(0, count)]:
-            self.hide(message_id, now)
+                ordered.append((places[row.user_id], row.accepted_at or now, row.message_id, due_at))
+        for _, _, message_id, due_at in sorted(ordered)[: max(0, count)]:
+            self.hide(message_id, due_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,7 @@ class Routes:
             return 0
         if row.slots >= ALL_SLOTS:
             del self._rows[route]
-            return _ALL_WHO_WAIT
+            return ALL_WHO_WAIT
         self._rows[route] = replace(row, slots=row.slots * 2, failures=0, doubts=0)
         return row.slots * 2
 
