@@ -46,6 +46,7 @@ A_DAY = timedelta(days=1)
 SILENCE = replace(FAILURE, code=FailureCode.TIMEOUT)
 
 
+@pytest.mark.rule("outage")
 def test_one_probe_when_it_opens(world: World) -> None:
     """When the wait is over one call probes the route; others are refused."""
     route = reopen_route(world)
@@ -70,6 +71,7 @@ def test_race_of_probes_has_one_winner(world: World) -> None:
     assert sum(each is None for each in begun) == 7
 
 
+@pytest.mark.rule("outage")
 def test_answers_double_the_slots(world: World) -> None:
     """Each answer lets twice as many run; after the seventh doubling as many as like."""
     route = reopen_route(world)
@@ -82,6 +84,7 @@ def test_answers_double_the_slots(world: World) -> None:
     assert slots(world, route) is None
 
 
+@pytest.mark.rule("outage")
 def test_slots_are_kept(world: World) -> None:
     """With two slots two run, and a third waits for one of them."""
     route = reopen_route(world)
