@@ -198,6 +198,8 @@ class TestAnswers:
             scene.retry(Provider(an_answer(), lose))
 
         assert scene.status is GenerationStatus.ERROR, "no attempt works on it any more"
+        assert (load(scene).stored_answer is None) == (change == "moved")
+        scene.world.set_generation(scene.generation_id, user_id=scene.user_id)
         assert load(scene).stored_answer.answer == an_answer()
         assert scene.world.app.error_logs == []
 
