@@ -39,6 +39,7 @@ from ai_retry.domain.errors import (
     RetryExpired,
     RetryInProgress,
     RouteUnavailable,
+    SessionConflict,
     SessionRejected,
     TooManyParallel,
 )
@@ -800,11 +801,14 @@ class TestVerdict:
 
         assert caught.value.details == {"session_id": session_id}
 
-    def test_rejection_names_cause_and_wait(self) -> None:
-        """The wait is the one that followed the attempt, not what is left of it."""
+    @pytest.mark.parametrize(
+        ("code", "kind"), [("SESSION_REJECTED", SessionRejected), ("SESSION_CONFLICT", SessionConflict)]
+    )
+    def test_rejection_names_cause_and_wait(self, code: str, kind: type[SessionRejected]) -> None:
+        """The wait is the one that followed the attempt, not what is left of it; a conflict is its user's to cure."""
         snapshot = self.mine(
             an_attempt(
-                code="SESSION_REJECTED",
+                code=code,
                 refused_constraint="km_is_positive",
                 closed_at=AS_OF - MINUTE,
                 next_attempt_at=AS_OF - 50 * SECOND,
@@ -814,7 +818,7 @@ class TestVerdict:
         with pytest.raises(SessionRejected, match="km_is_positive") as caught:
             verdict(snapshot, USER_ID, GENERATION_ID)
 
-        assert caught.value.retry_after == 10 * SECOND
+        assert (type(caught.value), caught.value.retry_after) == (kind, 10 * SECOND)
 
     def test_hidden_generation_is_not_found(self) -> None:
         """The error names the id that was asked for."""

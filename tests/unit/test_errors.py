@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -171,3 +173,20 @@ def test_details_are_the_errors_own() -> None:
     first.details["seen"] = True
 
     assert second.details == {}
+
+
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        partial(BackoffNotElapsed, AS_OF),
+        partial(TooManyParallel, 2),
+        partial(QuotaExhausted, limit=5, resets_at=AS_OF),
+    ],
+    ids=lambda refuse: refuse.func.__name__,
+)
+def test_refusal_has_its_wait_unless_it_is_useless(refuse: Callable[..., RetryRefused]) -> None:
+    """Coming back helps where the caller does not say otherwise."""
+    error, useless = refuse(wait=SECOND), refuse(wait=SECOND, helps=False)
+
+    assert (error.retry_after, error.wait) == (SECOND, SECOND)
+    assert (useless.retry_after, useless.wait) == (None, SECOND)

@@ -21,6 +21,7 @@ from ai_retry.domain.errors import (
 )
 from ai_retry.domain.model import (
     Attempt,
+    Failure,
     FailureCode,
     GenerationStatus,
     Outcome,
@@ -31,6 +32,8 @@ from ai_retry.domain.model import (
 )
 from ai_retry.domain.policy import (
     DEFAULT_POLICY,
+    OUTAGE_DOUBTS,
+    OUTAGE_REFUSALS,
     RetryPolicy,
     admit,
     attempts_left,
@@ -39,6 +42,7 @@ from ai_retry.domain.policy import (
     is_outage,
     next_attempt_at,
     next_number,
+    outage_doubts,
     outage_wait,
     provider_key,
     queued_attempt,
@@ -378,3 +382,36 @@ def test_outage_is_what_speaks_of_the_provider(code: FailureCode) -> None:
     """Unavailable and rate limited are outages, and whatever is the operator's fault; other failures are none."""
     assert is_outage(a_failure(code)) is (code in (FailureCode.UNAVAILABLE, FailureCode.RATE_LIMITED))
     assert is_outage(a_failure(code, operator_fault=True))
+
+
+@pytest.mark.parametrize(
+    ("failure", "doubts"),
+    [
+        (a_failure(retry_after=SECOND), 1),
+        (a_failure(wire_requests=0), 1),
+        (a_failure(wire_requests=0, transient=False), OUTAGE_DOUBTS),
+        (a_failure(FailureCode.TIMEOUT, wire_requests=0), OUTAGE_DOUBTS),
+        (a_failure(certainly_not_generated=True), OUTAGE_REFUSALS),
+        (a_failure(operator_fault=True), OUTAGE_REFUSALS),
+        (a_failure(overloaded=True), OUTAGE_REFUSALS),
+        (a_failure(FailureCode.RATE_LIMITED), OUTAGE_REFUSALS),
+        (a_failure(), OUTAGE_DOUBTS),
+    ],
+)
+def test_outage_is_doubted_the_more_the_request_may_be_its_cause(failure: Failure, doubts: int) -> None:
+    """Where no connection was possible, or a wait is asked for, one failure is enough; a broken answer is no proof."""
+    assert outage_doubts(failure) == doubts
+
+
+def test_outage_waits_as_long_as_was_asked_within_the_policys_limit() -> None:
+    """What the provider asks of one request is bounded before all others wait as long."""
+    policy = RetryPolicy(max_wait=30 * SECOND)
+
+    assert outage_wait(1, a_failure(retry_after=HOUR), policy, fraction=0.0) == 30 * SECOND
+
+
+def test_reader_of_an_earlier_acceptance_binds_no_click() -> None:
+    """Only a worker needs the reader with which a retry was accepted: a click reads with its own."""
+    snapshot = a_snapshot(attempts=(an_attempt(context_reader="shop.prompts:read"),))
+
+    assert admit(snapshot, POLICY).context == a_context()

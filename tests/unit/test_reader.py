@@ -12,7 +12,7 @@ from ai_retry.bootstrap import usable_context
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import ContextMissing, NotConfigured, StorageUnavailable
 from ai_retry.domain.model import Context, Generation
-from ai_retry.domain.reader import ContextFrom, ReaderFailed, read_context, reader_name
+from ai_retry.domain.reader import ContextFrom, ReaderFailed, place_of, read_context, reader_name
 from tests.support.builders import MESSAGES, a_context, a_generation
 
 SECRET = "prompt-that-no-error-may-hold"
@@ -150,30 +150,62 @@ def test_readers_exception_is_reported_by_type(
     assert failed.__cause__ is failed.__context__ is None
 
 
+NO_MESSAGES = "returned a Context without a list of messages"
+NO_MAPPING = "returned a Context in which a message, the parameters or the schema is not a mapping"
+NO_JSON = "returned a Context that can't be written as JSON"
+
+
 @pytest.mark.parametrize(
     ("returned", "problem"),
     [
         ({"messages": MESSAGES}, "returned dict, which is not an ai_retry.Context"),
-        (None, "returned NoneType"),
-        (a_context(messages=()), "without a list of messages"),
-        (a_context(messages=SECRET), "without a list of messages"),
-        (a_context(messages=None), "without a list of messages"),
-        (a_context(messages=[SECRET]), "not a mapping"),
-        (a_context(parameters=None), "not a mapping"),
-        (a_context(response_schema=[SECRET]), "not a mapping"),
-        (a_context(model=7), "whose model is not a string"),
-        (a_context(messages=[{"role": "user", "content": {SECRET}}]), "can't be written as JSON"),
-        (a_context(parameters={"temperature": float("nan")}), "can't be written as JSON"),
+        (None, "returned NoneType, which is not an ai_retry.Context"),
+        (a_context(messages=()), NO_MESSAGES),
+        (a_context(messages=SECRET), NO_MESSAGES),
+        (a_context(messages=None), NO_MESSAGES),
+        (a_context(messages=[SECRET]), NO_MAPPING),
+        (a_context(parameters=None), NO_MAPPING),
+        (a_context(response_schema=[SECRET]), NO_MAPPING),
+        (a_context(model=7), "returned a Context whose model is not a string"),
+        (a_context(messages=[{"role": "user", "content": {SECRET}}]), NO_JSON),
+        (a_context(parameters={"temperature": float("nan")}), NO_JSON),
     ],
 )
 @pytest.mark.parametrize("wrap", [lambda reader: reader, wired])
 def test_unusable_context_is_refused(returned: Any, problem: str, wrap: Callable[[ContextFrom], ContextFrom]) -> None:
-    """What can't be asked is refused before anything is claimed, and named without its content."""
+    """What can't be asked is refused before anything is begun, and named without its content."""
 
     def reader(_: Generation) -> Any:
         return returned
 
-    with pytest.raises(ReaderFailed, match=problem) as caught:
+    with pytest.raises(ReaderFailed) as caught:
         read_context(wrap(reader), a_generation())
 
+    assert caught.value.details == {"problem": f"the reader {reader_name(reader)} {problem}"}
     assert SECRET not in str(caught.value)
+
+
+def test_place_is_where_it_was_raised() -> None:
+    """The innermost file and line, in whatever code; of a module that can't be read, its own line."""
+
+    def deeper() -> None:
+        raise ValueError(SECRET)
+
+    def reader() -> None:
+        deeper()
+
+    places = []
+    for raising in (reader, lambda: compile("def read(:", "/app/prompts.py", "exec"), compile_nowhere):
+        with pytest.raises((ValueError, SyntaxError)) as caught:
+            raising()
+        places.append(place_of(caught.value))
+
+    first_line = deeper.__code__.co_firstlineno
+    assert places[:2] == [f"test_reader.py:{first_line + 1}", "prompts.py:1"]
+    assert str(places[2]).startswith("test_reader.py:")
+    assert place_of(ValueError("never raised")) is None
+
+
+def compile_nowhere() -> None:
+    """Raise an error of a syntax that is in no file."""
+    raise SyntaxError(SECRET)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ai_retry.domain.errors import TooManyParallel
-from ai_retry.domain.model import GenerationStatus, Outcome, Waiver
+from ai_retry.domain.errors import ContextMissing, GenerationNotFound, TooManyParallel
+from ai_retry.domain.model import Context, Generation, GenerationStatus, Outcome, Waiver
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.recovery import Decision, PlanAttempt, judge, settled_attempt
 from ai_retry.recovery.line import Task
@@ -50,6 +50,30 @@ def test_refusals_are_for_now_or_for_ever(snapshot: object, decision: Decision, 
     verdict = judge(snapshot, DEFAULT_POLICY)  # type: ignore[arg-type]
 
     assert (verdict.decision, verdict.code) == (decision, code)
+
+
+def test_hidden_generation_is_never_found() -> None:
+    """What the app hides from its user can't be retried, and is named as a click would name it."""
+    verdict = judge(a_snapshot(hidden=True), DEFAULT_POLICY)
+
+    assert verdict.decision is Decision.NEVER
+    assert str(verdict.refusal) == str(GenerationNotFound(GENERATION_ID))
+
+
+def test_search_reads_as_the_app_does() -> None:
+    """The app's own function says whether there is a context."""
+
+    def archived(_: Generation) -> Context:
+        raise ContextMissing("it was archived")
+
+    assert judge(a_snapshot(), DEFAULT_POLICY, context_from=archived).code == "CONTEXT_MISSING"
+
+
+def test_last_unit_is_now_and_a_limit_of_one_is_later() -> None:
+    """A user whose only unit is used gets another one in time; nothing is set aside unless a plan does."""
+    assert judge(a_snapshot(quota=a_quota(captured=4)), DEFAULT_POLICY).decision is Decision.NOW
+    used = a_quota(limit=1, captured=1, resets_at=LATER)
+    assert judge(a_snapshot(quota=used), DEFAULT_POLICY).decision is Decision.LATER
 
 
 def test_units_set_aside_count() -> None:

@@ -35,7 +35,6 @@ class ReaderFailed(ContextUnusable):
 
     def __init__(self, reader: str, fault: str, *, place: str | None = None) -> None:
         super().__init__(f"the reader {reader} {fault}")
-        self.reader = reader
         self.place = place  # file and line that raised, for logs
 
 
