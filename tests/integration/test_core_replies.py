@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from ai_retry.domain.errors import AiRetryError, SessionRejected
+from tests.support.attempts import add_closed
 from tests.support.core_app import App
 from tests.support.world import owner_of
 
@@ -98,6 +99,19 @@ def test_token_of_an_attempt_is_known(app: App, owner: psycopg.Connection) -> No
     replies = [settled(owner, app, token, found=found) for found in ("succeeded", "ready", "ready")]
 
     assert [(each["applied"], each["known"]) for each in replies] == [(False, True), (True, True), (False, True)]
+
+
+@pytest.mark.rule("once")
+def test_success_is_found_whatever_the_row_says(app: App, owner: psycopg.Connection) -> None:
+    """A generation that has its session by an attempt of ours is a success, whatever its user has written since."""
+    token = open_attempt(owner, app)
+    add_closed(
+        owner, app.user_id, app.generation_id, number=9, outcome="succeeded", charge=False, session_id=str(uuid4())
+    )
+
+    replies = [settled(owner, app, token, found=found) for found in ("ready", "succeeded")]
+
+    assert [each["applied"] for each in replies] == [False, True]
 
 
 def test_token_of_another_database_is_unknown(app: App, owner: psycopg.Connection) -> None:
