@@ -19,89 +19,49 @@ revoke all on table ai_retry.attempts from public, anon, authenticated;
 grant select on table ai_retry.attempts to service_role;
 comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
 
-create function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return pg_catalog.jsonb_build_object(
-    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
-    'hidden', (p_generation -> 'hidden')::boolean, 'session', p_generation -> 'session',
-    'can_create_session', (p_generation -> 'can_create_session')::boolean,
-    'quota', ai_retry.quota((p_generation ->> 'user_id')::uuid, p_rule, p_at));
-end
-$$;
-comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
-  'What every snapshot has: the time of the reading, the generation as the binding read it, and its owner''s quota.';
-
-create function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
+create function ai_retry.snapshot(
+  p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz, p_is_whole boolean default true
+)
 returns jsonb
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_id constant uuid := (p_generation ->> 'id')::uuid;
-  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
+  v_id constant uuid := p_generation ->> 'id';
+  v_now record;
+  v_routes jsonb;
 begin
   if p_generation is null then
     return null;
   end if;
+  v_now := ai_retry.standing(
+    (p_generation ->> 'user_id')::uuid, case when p_is_whole then v_id end, p_generation ->> 'status', p_rule, p_at);
+  if p_is_whole then
+    v_routes := (
+      select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+        'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
+        'running', (
+          select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at > p_at),
+        'waiting', (
+          select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
+      ) order by r.route)
+      from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r);
+  end if;
   return (
-    select ai_retry.seen(p_generation, p_rule, p_at) || pg_catalog.jsonb_build_object(
-      'version', ai_retry.version(v_user_id, v_id, p_generation ->> 'status'),
-      'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
-      'stored_answer', (
-        select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
-        from (
-          select a.number, a.answer, a.stored_at from public.ai_retry_answers a where a.generation_id = v_id
-          union all
-          select o.number, o.answer, o.started_at
-          from public.ai_retry_open o where o.generation_id = v_id and o.answer is not null
-        ) s
-        order by s.number desc limit 1
-      ),
-      'live', l.live, 'live_until', l.live_until,
-      'routes', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-          'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
-          'running', (
-            select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at > p_at),
-          'waiting', (
-            select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
-        ) order by r.route), '[]')
-        from (select u.* from ai_retry.outages u order by u.not_before desc limit 64) r
-      ))
-    from (
-      select
-        coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]') as attempts,
-        max(u.number) filter (where u.token = p_token) as mine,
-        max(u.token::text) filter (where u.is_open) as open_token
-      from ai_retry.attempts u where u.generation_id = v_id
-    ) t,
-    lateral (
-      select count(*) as live, min(o.lease_expires_at) as live_until
-      from public.ai_retry_open o where o.user_id = v_user_id and o.lease_expires_at > p_at
-    ) l
+    select pg_catalog.jsonb_build_object(
+      'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+      'hidden', p_generation -> 'hidden', 'session', p_generation -> 'session',
+      'can_create_session', p_generation -> 'can_create_session',
+      'version', v_now.version, 'quota', v_now.quota, 'stored_answer', v_now.stored_answer,
+      'live', v_now.live, 'live_until', v_now.live_until,
+      'attempts', coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]'),
+      'mine', max(u.number) filter (where u.token = p_token),
+      'open_token', max(u.token::text) filter (where u.is_open),
+      'routes', coalesce(v_routes, '[]'))
+    from ai_retry.attempts u where u.generation_id = v_id and (p_is_whole or u.token = p_token)
   );
 end
 $$;
-comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
-  'What load returns: the generation as the binding read it, its attempts, its owner''s quota, and the time of the reading.';
-
-create function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return (
-    select ai_retry.seen(p_generation, p_rule, p_at)
-      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "stored_answer": null}'
-      || pg_catalog.jsonb_build_object('mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
-    from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token
-  );
-end
-$$;
-comment on function ai_retry.settled(jsonb, jsonb, uuid, timestamptz) is
-  'What a settle that was applied returns: a snapshot with no attempt but the one that was just closed.';
+comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) is
+  'What load returns: the generation as the binding read it, its attempts, its owner''s quota, and the time of the reading. '
+  'Not whole: what a settle that was applied returns, with no attempt but the one that was just closed.';
