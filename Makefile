@@ -67,10 +67,9 @@ migration: $(READY) ## Write the two migrations from supabase/schemas, the only 
 pages: $(READY) ## Write the documentation's generated pages
 	@$(BIN)/python -m tests.support.pages
 
-fuzz: $(READY) ## Run state machines and the simulator longer: make fuzz N=1000 HISTORIES=20000 SEED=7
+fuzz: $(READY) ## Simulate longer, and compare the storages longer: make fuzz N=1000 HISTORIES=20000 SEED=7
 	FUZZ=$(or $(HISTORIES),10000) SEED=$(or $(SEED),1) $(BIN)/python -m pytest -q -s tests/simulation/test_simulation.py -k history --timeout 7200
-	FUZZ=$(or $(N),500) $(BIN)/python -m pytest -q tests/property/test_core_machine.py tests/property/test_storages_agree.py --timeout 7200
-	FUZZ=$(or $(N),500) $(BIN)/python -m pytest -q -s tests/property/test_storage_machine.py tests/property/test_storage_machine_postgres.py --timeout 3600
+	FUZZ=$(or $(N),500) $(BIN)/python -m pytest -q tests/property/test_storages_agree.py --timeout 7200
 
 fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-provider N=100 (times as many as a test)
 	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py tests/property/test_answers.py --timeout 3600

@@ -74,11 +74,11 @@ e as (
   select user_id, 'ai_generation_succeeded', jsonb_build_object('generation_id', generation_id), at from seeds
 )
 insert into public.ai_retry_attempts (
-  user_id, generation_id, number, state, token, started_at, lease_expires_at, outcome, closed_at, captured_at,
+  user_id, generation_id, number, token, started_at, lease_expires_at, outcome, closed_at, captured_at, counted, charge,
   session_id, provider_outcome, wire_requests, model
 )
-select user_id, generation_id, 2, 'closed', gen_random_uuid(), at, at, 'succeeded', at, at, session_id, 'generated', 1,
-  'small'
+select user_id, generation_id, 2, gen_random_uuid(), at, at, 'succeeded', at, at, true, true, session_id::text,
+  'generated', 1, 'small'
 from seeds
 """
 

@@ -18,9 +18,10 @@ GOAL = 95.0  # percent
 LONGEST_RUN = 30 * 60  # seconds
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in ("policy", "retry", "errors", "context", "model", "storable")),
-    *(f"tests/unit/test_{name}.py" for name in ("provider_key", "error_texts", "retry_edges")),
-    *(f"tests/unit/test_{name}.py" for name in ("queue", "queue_policy", "queue_outages")),
-    *(f"tests/unit/test_{name}.py" for name in ("decide", "loop", "loop_steps", "core_promises")),
+    *(f"tests/unit/test_{name}.py" for name in ("provider_key", "error_texts", "retry_edges", "verdicts", "names")),
+    *(f"tests/unit/test_{name}.py" for name in ("queue", "queue_policy", "queue_outages", "outlook", "reader")),
+    *(f"tests/unit/test_{name}.py" for name in ("decide", "loop", "loop_steps", "promises", "drive")),
+    *(f"tests/unit/test_{name}.py" for name in ("pace", "recovery_rules", "recovery_plan_file")),
     "tests/property/test_policy.py",
 )
 

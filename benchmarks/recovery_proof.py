@@ -40,18 +40,27 @@ _SHARE = 0.9
 
 _HISTORY = """
 insert into public.ai_retry_attempts (
-  user_id, generation_id, number, state, token, started_at, lease_expires_at, outcome, closed_at, next_attempt_at)
-select user_id, gen_random_uuid(), 2, 'closed', gen_random_uuid(), old, old, 'failed', old, old
+  user_id, generation_id, number, token, started_at, lease_expires_at, outcome, closed_at, next_attempt_at, counted,
+  charge, provider_outcome)
+select user_id, gen_random_uuid(), 2, gen_random_uuid(), old, old, 'failed', old, old, true, true, 'unknown'
 from public.generations, lateral (select clock_timestamp() - interval '9 days' as old) o
 """
-_ATTEMPT = """
+_RULE = """'{"limit": 5, "window_seconds": 86400, "count_own_successes": true}'::jsonb"""
+_WHOSE = "'protocol', 2, 'user_id', :user_id::text, 'generation_id', :id::text, 'token', :token::text"
+_ATTEMPT = f"""
 select id, user_id, token from proof_rows where n = (select nextval('proof_sequence')) \\gset
 select r ->> 'version' as version, r ->> 'as_of' as as_of
-  from (select public.ai_retry_load(:user_id, :id, 5, 86400, true) as r) l \\gset
-select public.ai_retry_claim(:user_id, :id, :token, 2, :version, :as_of, 35, 2, 2, 5, 86400, true, true,
-  'plan' || chr(58) || 'pgbench', '', 'pgbench', null);
-select public.ai_retry_succeed(:user_id, :id, :token, '{"output": {"title": "x"}}', null, 1, 50, 'refused', 2, 300, 5,
-  86400, true);
+  from (select public.ai_retry_load(jsonb_build_object({_WHOSE}, 'rule', {_RULE})::text) as r) l \\gset
+select public.ai_retry_begin(jsonb_build_object({_WHOSE}, 'version', :version::text, 'as_of', :as_of::text,
+  'rule', {_RULE}, 'max_live', 2, 'max_used', 5, 'open', jsonb_build_object('charge', true, 'idempotency_key',
+    'plan' || chr(58) || 'pgbench', 'waived', '[]'::jsonb, 'operator', 'pgbench', 'lease_seconds', 35,
+    'longest_seconds', 35, 'abandoned_wait_seconds', 2, 'answer_from', null, 'route', '/small'))::text);
+select public.ai_retry_settle(jsonb_build_object({_WHOSE}, 'found', 'ready', 'rule', {_RULE}, 'answered', true,
+  'call', '{{"provider_outcome": "generated", "duration_ms": 50, "model": null, "usage": {{"total_tokens": 100}},
+    "provider_id": null, "wire_requests": 1}}'::jsonb,
+  'success', '{{"answer": {{"output": {{"title": "x"}}, "model": null, "usage": {{"total_tokens": 100}},
+    "provider_id": null}}, "answer_from": null,
+    "if_rejected": {{"message": "rejected", "wait_seconds": 2, "again_wait_seconds": 15}}}}'::jsonb)::text);
 """
 
 

@@ -48,7 +48,7 @@ class Provider:
 
 
 def scenario(url: str, order: Order) -> Report:
-    """A claims and stalls past its lease, B claims the same generation; both settle."""
+    """A begins and stalls past its lease, B begins the same generation; both settle."""
     storage = PostgresStorage(url)
     a, b = (Provider(Ledger(url), worker) for worker in "ab")
     with psycopg.connect(url, autocommit=True) as connection, ThreadPoolExecutor(2) as threads:

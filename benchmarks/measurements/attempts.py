@@ -15,7 +15,7 @@ _TRIAL = 64  # attempts, to warm up and to guess how many fill a round
 Rates = dict[str, dict[int, list[float]]]
 
 NOTES = [
-    "Ours is load, claim, a call that answers at once, and succeed, through `PostgresStorage`; the rows that the app "
+    "Ours is load, begin, a call that answers at once, and settle, through `PostgresStorage`; the rows that the app "
     "would have written are there before. Procrastinate: jobs are deferred one by one, then its own worker runs them "
     "with that concurrency, both counted. DBOS: a workflow of one step. pgmq: send, read, delete. None of the three "
     "knows a user's quota, writes a session or an event, or fences the finish as ours does: see "

@@ -37,11 +37,11 @@ _PER_CLIENT = 4  # requests of each client per second of the measurement, at 200
 
 _JUST_FAILED = """
 insert into public.ai_retry_attempts (
-  user_id, generation_id, number, state, token, started_at, lease_expires_at, outcome, code, closed_at,
-  next_attempt_at
+  user_id, generation_id, number, token, started_at, lease_expires_at, outcome, code, closed_at, counted, charge,
+  provider_outcome, next_attempt_at
 )
-select g.user_id, g.id, 2, 'closed', gen_random_uuid(), clock_timestamp(), clock_timestamp(), 'failed',
-  'AI_UNAVAILABLE', clock_timestamp(), clock_timestamp() + interval '1 hour'
+select g.user_id, g.id, 2, gen_random_uuid(), clock_timestamp(), clock_timestamp(), 'failed', 'AI_UNAVAILABLE',
+  clock_timestamp(), true, true, 'unknown', clock_timestamp() + interval '1 hour'
 from public.generations g where g.id = %s
 """
 

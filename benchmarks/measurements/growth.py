@@ -29,7 +29,7 @@ _ATTEMPTS = 100  # per round
 _FEWEST_ROUNDS = 5
 _APART = timedelta(hours=1)
 _WIDE = RetryPolicy(quota=QuotaRule(limit=1_000_000), max_parallel=1000)
-_COUNTED_TABLES = ("generations", "sessions", "events", "ai_retry_attempts", "ai_retry_quotas")
+_COUNTED_TABLES = ("generations", "sessions", "events", "ai_retry_open", "ai_retry_attempts", "ai_retry_quotas")
 
 _TABLES = """
 select relname, seq_scan, coalesce(idx_scan, 0) from pg_stat_user_tables
@@ -163,7 +163,7 @@ class _Database:
         self.connection.execute("select pg_stat_force_next_flush()")
         for _ in range(2):
             time.sleep(1.2)
-            self.storage.load(self.modest, self.modest, _WIDE.quota)
+            self.storage.load(self.modest, self.modest, _WIDE.quota, None)
         rows = self.connection.execute(query.encode(), [list(_COUNTED_TABLES)]).fetchall()
         return {row[0]: tuple(row[1:]) for row in rows}
 

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from ai_retry.storage.repeating_queue import RepeatingQueueStorage
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.context import stored_context
@@ -39,7 +38,7 @@ class Ours:
     def __init__(self, storage: QueueStorage, database_url: str) -> None:
         self._storage = storage
         self._database = psycopg.connect(database_url, autocommit=True)
-        storage.queue_state()  # several first requests at once are more than Supabase Lite bears
+        storage.state()  # several first requests at once are more than Supabase Lite bears
 
     def prepare(self, count: int) -> Sequence[Any]:
         """See the protocol."""
@@ -55,15 +54,15 @@ class Ours:
 
 
 def storage_of(address: str) -> QueueStorage:
-    """Open the storage that the address names; as a client has it, what is safe to repeat is repeated."""
+    """Open the storage that the address names."""
     key, _, url = address.partition("@http")
     if url:
-        return RepeatingQueueStorage(SupabaseStorage(f"http{url}", key))
-    return RepeatingQueueStorage(PostgresStorage(address, max_connections=THREADS + 2))
+        return SupabaseStorage(f"http{url}", key)
+    return PostgresStorage(address, max_connections=THREADS + 2)
 
 
 def run_worker(storage: QueueStorage, stop: threading.Event) -> None:
-    """Run a worker until it is told to stop: one that is killed leaves a poll that takes messages for nobody."""
+    """Run a worker until it is told to stop: one that is killed leaves its messages hidden for a while."""
     logging.getLogger("ai_retry").setLevel(logging.CRITICAL)
     Worker(
         storage=storage,

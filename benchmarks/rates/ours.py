@@ -1,4 +1,4 @@
-"""ai-retry: load, claim, a call that answers at once, succeed. Every attempt is another user's generation."""
+"""ai-retry: load, begin, a call that answers at once, settle. Every attempt is another user's generation."""
 
 import sys
 import time

@@ -97,7 +97,7 @@ def worker(
 ) -> Iterator[Worker]:
     """Make a worker that runs accepted retries; connections are given back at the end.
 
-    It leaves alone what was accepted with another reader than its own: give it the same settings as the app.
+    It does not touch what was accepted with another reader than its own: give it the same settings as the app.
 
     Raises:
         NotConfigured: as ``connect``.
@@ -191,7 +191,7 @@ def usable_context(
         context_from: reads the context.
         models: those that a generation may name; None: any. The default is the operator's choice and always allowed.
         default_model: what is asked where a generation names none; None: it has to name one.
-        check_schema: raises ``ContextMissing`` for a JSON Schema that is none.
+        check_schema: raises ``ContextMissing`` for what is not a JSON Schema.
     """
 
     @wraps(context_from)  # so that it has the reader's name
@@ -210,7 +210,7 @@ def usable_context(
 
 
 def verifier(settings: Settings) -> "TokenVerifier":
-    """Make what tells the user of an access token.
+    """Build what reads the user of an access token.
 
     Only a Supabase on this machine may leave ``iss`` out of its HS256 tokens: Supabase Lite does, a hosted one never.
 
@@ -231,7 +231,7 @@ def verifier(settings: Settings) -> "TokenVerifier":
 
 
 def open_storage(settings: Settings, *, timeout: float = _REQUEST_SECONDS, spool: Spool | None = None) -> Any:
-    """Make the ``FunctionStorage`` that the settings name; whoever asks for it closes it.
+    """Build the ``FunctionStorage`` that the settings name; the caller closes it.
 
     Args:
         settings: what to connect to.

@@ -108,16 +108,16 @@ class _Run:
             while self._free == 0 and not self._stop.is_set():
                 self._changed.wait(timeout=0.5)
             places = self._free
-        if self._rejections.cause is not None:
-            places = self._wait_for_operator()
+        if (cause := self._rejections.cause) is not None:
+            places = self._wait_for_operator(cause)
         if self._stop.is_set():
             return []
         worker = self._worker
         return worker.storage.take(places, worker.policy.lease + _VISIBILITY_MARGIN, worker.policy.quota)
 
-    def _wait_for_operator(self) -> int:
+    def _wait_for_operator(self, cause: str) -> int:
         """Slow down while the app's tables reject every session; return how many messages to take."""
-        _log.error("event=sessions_rejected cause=%s seconds=%s", self._rejections.cause, _REJECTED_WAIT)
+        _log.error("event=sessions_rejected cause=%s seconds=%s", cause, _REJECTED_WAIT)
         self._stop.wait(_REJECTED_WAIT)
         return 1
 

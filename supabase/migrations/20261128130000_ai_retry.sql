@@ -391,7 +391,7 @@ begin
         'context_reader}'::text[], '{}')
       || coalesce((v_change -> 'run')
         - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}');
-  elsif v_change ?| '{success,closing,answer}' then
+  elsif v_change ?| '{success,closing,answer,call,outage}' then
     v_unknown := v_unknown
       || coalesce(v_success - '{answer,answer_from,if_rejected}'::text[], '{}')
       || coalesce((v_success -> 'if_rejected') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')
@@ -772,9 +772,12 @@ begin
     if not v_is_locked then
       raise exception 'ai-retry: the generation is locked' using errcode = 'lock_not_available';
     end if;
-    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer) where o.generation_id = v_generation_id;
+    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer)
+      where o.generation_id = v_generation_id and o.user_id = (p_change ->> 'user_id')::uuid;
     if found then
       return;
+    elsif exists (select from public.ai_retry_open o where o.generation_id = v_generation_id) then
+      raise exception 'ai-retry: an attempt of another user is open' using errcode = 'lock_not_available';
     end if;
     begin
       insert into public.ai_retry_attempts (
@@ -804,7 +807,7 @@ comment on function ai_retry.store_late(jsonb, timestamptz) is
 -- parts/snapshot
 
 create or replace view ai_retry.attempts with (security_invoker = true) as
-  select c.generation_id, c.number, c.token, false as is_open, pg_catalog.jsonb_build_object(
+  select c.generation_id, c.number, c.token, c.session_id, false as is_open, pg_catalog.jsonb_build_object(
     'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
     'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
@@ -812,7 +815,7 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt
   from public.ai_retry_attempts c
   union all
-  select o.generation_id, o.number, o.token, true, pg_catalog.jsonb_build_object(
+  select o.generation_id, o.number, o.token, null, true, pg_catalog.jsonb_build_object(
     'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,
     'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
@@ -833,14 +836,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id constant uuid := p_generation ->> 'id';
-  v_now record;
+  v_user_id constant uuid := p_generation ->> 'user_id';
+  v_stands record;
   v_routes jsonb;
 begin
   if p_generation is null then
     return null;
   end if;
-  v_now := ai_retry.standing(
-    (p_generation ->> 'user_id')::uuid, case when p_is_whole then v_id end, p_generation ->> 'status', p_rule, p_at);
+  v_stands := ai_retry.standing(
+    v_user_id, case when p_is_whole then v_id end, p_generation ->> 'status', p_rule, p_at);
   if p_is_whole then
     v_routes := (
       select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
@@ -855,10 +859,11 @@ begin
   return (
     select pg_catalog.jsonb_build_object(
       'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
-      'hidden', p_generation -> 'hidden', 'session', p_generation -> 'session',
-      'can_create_session', p_generation -> 'can_create_session',
-      'version', v_now.version, 'quota', v_now.quota, 'stored_answer', v_now.stored_answer,
-      'live', v_now.live, 'live_until', v_now.live_until,
+      'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
+      'version', v_stands.version, 'quota', v_stands.quota, 'stored_answer', v_stands.stored_answer,
+      'live', v_stands.live, 'live_until', v_stands.live_until,
+      'session', case when max(u.session_id) <> coalesce(p_generation ->> 'session_id', '')  -- the app has changed it since
+        then ai_retry.app_session(max(u.session_id), v_user_id) else p_generation -> 'session' end,
       'attempts', coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]'),
       'mine', max(u.number) filter (where u.token = p_token),
       'open_token', max(u.token::text) filter (where u.is_open),
@@ -932,9 +937,7 @@ begin
   select coalesce(o.number, c.number, 1) as number, o.lease_expires_at,
       coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at,
         c.next_attempt_at) as next_attempt_at,
-      case when o.answer is not null then o.number else a.number end as answer_number,
-      case when o.answer is not null then o.answer else a.answer end as answer,
-      case when o.answer is not null then o.started_at else a.stored_at end as stored_at,
+      a.number as answer_number, a.answer, a.stored_at,
       exists (select from public.ai_retry_attempts u where u.user_id = p_user_id and u.untold) as is_untold
     into v_last
     from (select) nothing
@@ -944,8 +947,15 @@ begin
       where l.generation_id = p_generation_id order by l.number desc limit 1
     ) c on true
     left join lateral (
-      select s.number, s.answer, s.stored_at from public.ai_retry_answers s
-      where s.generation_id = p_generation_id order by s.number desc limit 1
+      select s.number, s.answer, s.stored_at
+      from (  -- no other user's, who had the id before
+        select w.number, w.answer, w.stored_at
+        from public.ai_retry_answers w join public.ai_retry_attempts l using (generation_id, number)
+        where w.generation_id = p_generation_id and l.user_id = p_user_id
+        union all
+        select o.number, o.answer, o.started_at where o.answer is not null and o.user_id = p_user_id
+      ) s
+      order by s.number desc limit 1
     ) a on true;
   version := pg_catalog.concat_ws('/', p_status, v_last.number, v_last.lease_expires_at is null,
     extract(epoch from v_last.next_attempt_at), v_last.answer_number::text,
@@ -999,6 +1009,8 @@ begin
   end if;
   if to_regclass('pgmq.q_ai_retry') is null then
     perform pgmq.create('ai_retry');
+    -- Ids of messages begin anew: one that a dropped queue gave must not be taken for another attempt's.
+    update public.ai_retry_open set message_id = null where message_id is not null;
   end if;
   alter table pgmq.q_ai_retry enable row level security;
   revoke all on table pgmq.q_ai_retry, pgmq.a_ai_retry from public, anon, authenticated;
@@ -1253,9 +1265,10 @@ begin
         v_taken := v_taken || pg_catalog.jsonb_build_object(
           'message_id', v_message.msg_id, 'user_id', v_message.message -> 'user_id',
           'generation_id', v_message.message -> 'generation_id',
+          -- As text: what Python can't hold in one of them, such as 3,000 brackets, must not hide the others.
           'snapshot', ai_retry.snapshot(
             ai_retry.app_read((v_message.message ->> 'generation_id')::uuid), v_request -> 'rule', null,
-            pg_catalog.clock_timestamp()));
+            pg_catalog.clock_timestamp())::text);
       exception when others or assert_failure then  -- one bad row stops nobody's line: its message comes again
         raise warning 'ai-retry: a generation could not be read (%): %', sqlstate, v_message.message ->> 'generation_id';
       end;
@@ -1677,23 +1690,19 @@ declare
   v_page constant integer := v_request ->> 'page';
 begin
   return (
-    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-      'generation_id', l.generation_id, 'number', l.number, 'outcome', l.outcome, 'code', l.code,
-      'started_at', l.started_at, 'closed_at', l.closed_at, 'next_attempt_at', l.next_attempt_at, 'usage', l.usage, 'was_turned_away', l.was_turned_away
-    ) order by l.generation_id), '[]')
+    select coalesce(pg_catalog.jsonb_agg(
+      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
+      order by l.generation_id), '[]')
     from (
       select distinct on (u.generation_id) u.*
       from (
-        (select distinct on (a.generation_id) a.generation_id, a.number, a.outcome, a.code, a.started_at, a.closed_at,
-            a.next_attempt_at, a.usage,
-            a.outcome = 'failed' and a.transient is true and not (a.counted or a.operator_fault) as was_turned_away
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
           from public.ai_retry_attempts a
           where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
           order by a.generation_id, a.number desc
           limit v_page)
         union all
-        (select o.generation_id, o.number, null, null, o.started_at, null,
-            coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at), null, false
+        (select o.generation_id, o.number, null
           from public.ai_retry_open o
           where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
           order by o.generation_id
@@ -1702,6 +1711,9 @@ begin
       order by u.generation_id, u.number desc
       limit v_page
     ) l
+    cross join lateral (
+      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
+    ) v
   );
 end
 $$;

@@ -408,6 +408,28 @@ $app$;
 
 do $app$
 begin
+create function ai_retry.app_session(p_session_id text, p_user_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select r.session
+    from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = p_session_id::uuid) r
+    where coalesce(r.session ->> 'user_id', p_user_id::text) = p_user_id::text
+  );
+end
+$$;
+comment on function ai_retry.app_session(text, uuid) is
+  'Returns a session, for a success of ours whose generation no longer points at it; null when it is absent, or another user''s.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
 returns jsonb
 language plpgsql volatile security invoker

@@ -1,7 +1,10 @@
 """The worlds that keep the contract: each test runs in all of them, those of SQL on a real PostgreSQL with pgmq."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeAlias
 
+import psycopg
 import pytest
 
 from ai_retry.domain.ports import QueueStorage
@@ -11,6 +14,8 @@ from tests.support.memory_world import MemoryWorld
 from tests.support.stack import Stack
 from tests.support.world import SqlWorld, empty_queue, owner_of
 from tests.support.worlds import World
+
+SqlWorlds: TypeAlias = Callable[[], SqlWorld]
 
 OVER_SQL = [pytest.param("postgres", marks=pytest.mark.stack), pytest.param("supabase", marks=pytest.mark.stack)]
 
@@ -36,15 +41,15 @@ def memory_world() -> MemoryWorld:
 
 
 @pytest.fixture
-def postgres_world(postgres_storage: PostgresStorage, contract_database: str) -> Iterator[SqlWorld]:
+def postgres_world(over_postgres: SqlWorlds) -> SqlWorld:
     """New users over a direct connection."""
-    yield from _over_sql(postgres_storage, contract_database)
+    return over_postgres()
 
 
 @pytest.fixture
-def supabase_world(supabase_storage: SupabaseStorage, stack: Stack) -> Iterator[SqlWorld]:
+def supabase_world(over_supabase: SqlWorlds) -> SqlWorld:
     """New users over the Data API."""
-    yield from _over_sql(supabase_storage, stack.database_url)
+    return over_supabase()
 
 
 @pytest.fixture(scope="session")
@@ -55,23 +60,24 @@ def contract_database(stack: Stack) -> Iterator[str]:
     stack.drop_database("contract")
 
 
-@pytest.fixture(scope="session")
-def postgres_storage(contract_database: str) -> Iterator[PostgresStorage]:
-    """One pool for all of them."""
+@pytest.fixture(scope="module")
+def over_postgres(contract_database: str) -> Iterator[SqlWorlds]:
+    """Worlds over one pool for a subject."""
     storage = PostgresStorage(contract_database)
-    yield storage
+    with owner_of(contract_database) as connection:
+        yield partial(_new_world, storage, connection)
     storage.close()
 
 
-@pytest.fixture(scope="session")
-def supabase_storage(stack: Stack) -> Iterator[SupabaseStorage]:
-    """One client for all of them."""
+@pytest.fixture(scope="module")
+def over_supabase(stack: Stack) -> Iterator[SqlWorlds]:
+    """Worlds over one client for a subject."""
     storage = SupabaseStorage(stack.url, stack.secret_key)
-    yield storage
+    with owner_of(stack.database_url) as connection:
+        yield partial(_new_world, storage, connection)
     storage.close()
 
 
-def _over_sql(storage: QueueStorage, database_url: str) -> Iterator[SqlWorld]:
-    with owner_of(database_url) as connection:
-        empty_queue(connection)
-        yield SqlWorld(storage, connection)
+def _new_world(storage: QueueStorage, connection: psycopg.Connection) -> SqlWorld:
+    empty_queue(connection)
+    return SqlWorld(storage, connection)

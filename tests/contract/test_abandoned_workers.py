@@ -17,10 +17,10 @@ from tests.support.queue_steps import (
     tidy,
     waiting,
 )
+from tests.support.racing import at_once
 from tests.support.steps import (
     POLICY,
     Begun,
-    at_once,
     begin,
     begin_new,
     fail,

@@ -26,11 +26,11 @@ from tests.support.queue_steps import (
     try_accept,
     waiting,
 )
+from tests.support.racing import at_once
 from tests.support.steps import (
     POLICY,
     SECOND,
     Decided,
-    at_once,
     begin,
     begin_new,
     fail,

@@ -9,12 +9,12 @@ import pytest
 
 from ai_retry.domain.decide.begin import visible
 from ai_retry.domain.model import Outcome, Waiver
+from tests.support.racing import at_once
 from tests.support.steps import (
     POLICY,
     SHORT,
     Begun,
     abandon,
-    at_once,
     begin,
     fail,
     load,

@@ -20,11 +20,11 @@ from tests.support.queue_steps import (
     to_run,
     waiting,
 )
+from tests.support.racing import at_once
 from tests.support.steps import (
     FAILURE,
     POLICY,
     Begun,
-    at_once,
     begin,
     close_over,
     event_types,
@@ -105,7 +105,7 @@ def test_repeated_cancel_changes_nothing(world: World) -> None:
 
 
 def test_running_attempt_is_not_cancelled(world: World) -> None:
-    """Once a worker has begun nothing is changed, and the user is told to come back."""
+    """Once a worker has begun nothing is changed, and the user is asked to come back."""
     begun = new_running(world)
 
     with pytest.raises(RetryInProgress):

@@ -10,11 +10,11 @@ import pytest
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import QuotaRule, Waiver
 from ai_retry.domain.policy import RetryPolicy
+from tests.support.racing import at_once
 from tests.support.steps import (
     POLICY,
     Begun,
     Decided,
-    at_once,
     begin_new,
     fail,
     quota_of,
@@ -109,7 +109,7 @@ def test_waived_quota_is_not_asked(world: World) -> None:
 
 
 def test_ceilings_are_each_users(world: World) -> None:
-    """One user's live attempts and units leave another's ceilings alone."""
+    """One user's live attempts and units do not count for another's."""
     policy = replace(with_limit(1), max_parallel=1)
 
     begun = [begin_new(world, world.new_user(), policy=policy) for _ in range(2)]

@@ -18,7 +18,8 @@ from tests.support.queue_steps import (
     tidy,
     waiting,
 )
-from tests.support.steps import POLICY, at_once, begin, fail, succeed
+from tests.support.racing import at_once
+from tests.support.steps import POLICY, begin, fail, succeed
 from tests.support.worlds import World
 
 

@@ -147,6 +147,17 @@ def test_load_returns_the_session(world: World) -> None:
     assert replace(snapshot.generation, prompt_data=None) == replace(result.generation, prompt_data=None)
 
 
+def test_load_returns_no_other_users_session(world: World) -> None:
+    """A session that the generation points to, but that is another user's, is not returned."""
+    stranger, theirs = new_generation(world)
+    session_id = succeed(world, begin(world, stranger, theirs)).session_id
+    user_id, mine = new_generation(world)
+
+    world.set_generation(mine, session_id=session_id)
+
+    assert load(world, user_id, mine).session is None
+
+
 def test_version_stays_without_writes(world: World) -> None:
     """Two reads without a write between them have the same version."""
     user_id, generation_id = new_generation(world)

@@ -20,7 +20,8 @@ from tests.support.queue_steps import (
     take,
     waiting,
 )
-from tests.support.steps import AT_ONCE, POLICY, SECOND, at_once, outcomes, succeed
+from tests.support.racing import at_once
+from tests.support.steps import AT_ONCE, POLICY, SECOND, outcomes, succeed
 from tests.support.world import SqlWorld
 from tests.support.worlds import World
 

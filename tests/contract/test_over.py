@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 
 from tests.support.queue_steps import accept
+from tests.support.racing import at_once
 from tests.support.steps import (
     POLICY,
     begin,
@@ -20,7 +21,6 @@ from tests.support.steps import (
     to_begin,
     try_begin,
 )
-from tests.support.steps import at_once as race
 from tests.support.worlds import World
 
 WHOEVER: list[Callable[[World, UUID], object]] = [
@@ -126,7 +126,7 @@ def test_race_of_settle_and_begin_fences(world: World) -> None:
     decided = to_begin(world, user_id, generation_id)
     calls: list[Callable[[], object]] = [lambda: succeed(world, late), lambda: try_begin(world, decided)]
 
-    _, begun = race(calls)
+    _, begun = at_once(calls)
 
     sessions = len(world.sessions(user_id))
     assert outcomes(world, generation_id) == (["succeeded"] if sessions else ["abandoned", None])

@@ -18,13 +18,13 @@ from tests.support.queue_steps import (
     to_run,
     waiting,
 )
+from tests.support.racing import at_once
 from tests.support.steps import (
     POLICY,
     SECOND,
     SHORT,
     Begun,
     Decided,
-    at_once,
     begin,
     begin_new,
     fail,

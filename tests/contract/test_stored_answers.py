@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from ai_retry.domain.errors import AlreadySucceeded, LeaseLost
+from ai_retry.domain.model import Answer
 from tests.support.steps import (
     ANSWER,
     POLICY,
@@ -237,6 +238,18 @@ def test_discarded_answer_is_asked_for_again(world: World) -> None:
     assert load(world, user_id, generation_id).stored_answer is None
     assert world.attempts(generation_id)[0]["discarded_by"] == "ann"
     assert begin(world, user_id, generation_id).stored is None
+
+
+def test_foreign_answer_is_not_used(world: World) -> None:
+    """A user who has an id that was another user's gets nothing of the answer that the other one paid for."""
+    user_id, generation_id = new_generation(world)
+    answer_too_late(world, user_id, generation_id)
+    other_id = world.new_user()
+    world.set_generation(generation_id, user_id=other_id, status="error")
+
+    succeed(world, begin(world, other_id, generation_id), Answer(output={"mine": True}))
+
+    assert [each["content"] for each in world.sessions(other_id)] == [{"mine": True}]
 
 
 def test_foreign_answer_is_not_discarded(world: World) -> None:

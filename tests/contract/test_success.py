@@ -8,10 +8,10 @@ import pytest
 
 from ai_retry.domain.errors import AlreadySucceeded, GenerationNotFound, LeaseLost
 from ai_retry.domain.model import Answer, GenerationStatus, RetryResult
+from tests.support.racing import at_once
 from tests.support.steps import (
     ANSWER,
     POLICY,
-    at_once,
     begin,
     begin_new,
     event_types,
@@ -138,7 +138,7 @@ def test_our_success_outlives_the_status(world: World) -> None:
 
 
 def test_answer_yields_to_another_hand(world: World) -> None:
-    """A generation that became success by another hand is left alone, and charged nothing by us."""
+    """A generation that became success by another hand stays as it is, and is charged nothing by us."""
     user_id, generation_id = new_generation(world)
     begun = begin(world, user_id, generation_id)
     world.set_generation(generation_id, status="success")
@@ -171,8 +171,20 @@ def test_answer_to_a_deleted_generation_charges_nothing(world: World) -> None:
     assert (quota_of(world, user_id).captured, quota_of(world, user_id).held) == (0, 0)
 
 
+def test_success_shows_its_session_whatever_the_row_says(world: World) -> None:
+    """The session that a success created is read by the attempt: a user may be able to write the generation's row."""
+    user_id, generation_id = new_generation(world)
+    succeed(world, begin(world, user_id, generation_id))
+
+    world.set_generation(generation_id, status="error", session_id=None)
+
+    session = load(world, user_id, generation_id).session
+    assert session is not None
+    assert session["content"] == ANSWER.output
+
+
 def test_answer_of_a_moved_generation_is_stored(world: World) -> None:
-    """A generation that is another user's by now gets no session of ours; the paid answer is kept for its owner."""
+    """A generation that is another user's by now gets no session of ours; the paid answer stays its payer's."""
     user_id, other_id = world.new_user(), world.new_user()
     generation_id = world.new_generation(user_id)
     begun = begin(world, user_id, generation_id)
@@ -181,9 +193,11 @@ def test_answer_of_a_moved_generation_is_stored(world: World) -> None:
     with pytest.raises(GenerationNotFound):
         succeed(world, begun)
 
-    stored = load(world, other_id, generation_id).stored_answer
+    assert load(world, other_id, generation_id).stored_answer is None
     assert (world.sessions(user_id), world.sessions(other_id)) == ([], [])
     assert outcomes(world, generation_id) == ["failed"]
+    world.set_generation(generation_id, user_id=user_id)
+    stored = load(world, user_id, generation_id).stored_answer
     assert stored is not None
     assert stored.answer.output == ANSWER.output
 

@@ -26,7 +26,7 @@ CAPTURED = f"select count(*), count(captured_at) from {ATTEMPTS} a where generat
 
 
 def error_of(response: requests.Response) -> tuple[int, str, int | None]:
-    """Tell an error's status, code and wait, after checking that the body repeats the wait."""
+    """Return an error's status, code and wait, after checking that the body repeats the wait."""
     error = response.json()["error"]
     wait = response.headers.get("Retry-After")
     assert error["details"].get("retryAfterSeconds") == (None if wait is None else int(wait))
@@ -44,7 +44,7 @@ def quota_of(response: requests.Response) -> dict[str, Any]:
 
 @pytest.mark.parametrize("authorization", [None, "Bearer not-a-token", "Bearer {tampered}", "Basic dXNlcjpwYXNz"])
 def test_stranger_is_unauthenticated(endpoint: Endpoint, authorization: str | None) -> None:
-    """Without a valid token nobody learns anything, whichever part of it is wrong."""
+    """Without a valid token nothing is disclosed, whichever part of it is wrong."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
     head, _, signature = user.access_token.rpartition(".")
@@ -64,7 +64,7 @@ def test_malformed_id_is_400(endpoint: Endpoint) -> None:
 
 
 def test_absent_and_foreign_look_the_same(endpoint: Endpoint) -> None:
-    """Someone else's generation and one that was never there differ in their ids alone."""
+    """Another user's generation and one that was never there differ only in their ids."""
     ada, bob = endpoint.sign_up(), endpoint.sign_up()
     theirs, absent = endpoint.failed_generation(bob), uuid4()
 
@@ -78,7 +78,7 @@ def test_absent_and_foreign_look_the_same(endpoint: Endpoint) -> None:
 
 
 def test_generation_without_context_is_404(endpoint: Endpoint) -> None:
-    """Nothing to ask again is told before anything is written."""
+    """Where there is nothing to ask again, that is the answer before anything is written."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user, prompt_data={})
 
@@ -183,7 +183,7 @@ def test_silent_provider_is_a_timeout(endpoint: Endpoint) -> None:
 
 
 def test_last_attempt_leaves_no_wait(endpoint: Endpoint) -> None:
-    """When the attempts are used up there is nothing to wait for, and nobody is called any more."""
+    """When the attempts are used up there is nothing to wait for, and no call is made any more."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user, BAD, BAD)
 
@@ -198,7 +198,7 @@ def test_last_attempt_leaves_no_wait(endpoint: Endpoint) -> None:
 
 
 def test_used_up_quota_is_429(endpoint: Endpoint) -> None:
-    """Beyond the limit nobody is called, and the answer says when the next unit comes back."""
+    """Beyond the limit no call is made, and the answer says when the next unit comes back."""
     user = endpoint.sign_up()
     for _ in range(2):
         assert endpoint.retry(endpoint.failed_generation(user, GOOD), user).status_code == 200
@@ -235,7 +235,7 @@ def test_same_key_replays_the_success(endpoint: Endpoint) -> None:
 
 
 def test_malformed_key_is_400(endpoint: Endpoint) -> None:
-    """A key that is none is told before anything is done."""
+    """A malformed key is refused before anything is done."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
 
@@ -249,7 +249,7 @@ def test_malformed_key_is_400(endpoint: Endpoint) -> None:
 
 
 def test_document_and_health_are_open(endpoint: Endpoint) -> None:
-    """The OpenAPI document names every route that is served, and health is told to anybody."""
+    """The OpenAPI document names every route that is served, and neither it nor health needs a token."""
     document = requests.get(endpoint.url + OPENAPI_PATH, timeout=10).json()
     health = requests.get(endpoint.url + HEALTH_PATH, timeout=10)
 

@@ -137,7 +137,7 @@ class Door:
             connection.close()
 
     def send_raw(self, request: bytes) -> int:
-        """Put bytes on the wire and end the sending half; tell the status, 0 when nothing came back."""
+        """Put bytes on the wire and end the sending half; return the status, 0 when nothing came back."""
         parts = urlsplit(self.url)
         with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=15) as connection:
             received = b""
@@ -173,7 +173,7 @@ class House:
         return generation_id
 
     def statements_of(self, act: Callable[[], object]) -> list[str]:
-        """Tell the statements that reach the database while something is done, ids taken out."""
+        """List the statements that reach the database while something is done, ids taken out."""
         begin, end = (f"marker {uuid4().hex}" for _ in range(2))
         self.database.execute(f"select '{begin}'".encode())
         act()
@@ -184,7 +184,7 @@ class House:
         return [_UUID.sub("…", line) for line in lines]
 
     def _log(self) -> str:
-        """Read the server's log of statements; reading it stands in it too, after the end."""
+        """Read the server's log of statements; the reading itself is logged too, after the end."""
         row = self.database.execute("select pg_read_file(pg_current_logfile())").fetchone()
         assert row is not None
         return str(row[0])
@@ -237,7 +237,7 @@ def test_good_token_opens(house: House, door: Door) -> None:
 
 
 def unsigned(door: Door, alg: str) -> str:
-    """Give a token that nobody signed."""
+    """Give a token without a signature."""
     return f"{base64url({'alg': alg, 'typ': 'JWT', 'kid': KID})}.{base64url(door.claims())}."
 
 
@@ -344,7 +344,7 @@ def test_bad_tokens_all_answered_alike(house: House, door: Door) -> None:
 
 
 def test_bad_credentials_all_answered_alike(house: House, door: Door) -> None:
-    """A good token counts in the one Authorization header alone: not doubled, not elsewhere, not by another scheme."""
+    """A good token counts only in the one Authorization header: not doubled, not elsewhere, not by another scheme."""
     generation_id = house.add_generation(house.user)
     path, good = f"/sessions/ai/{generation_id}", door.token()
     basic = urlsafe_b64encode(f"user:{good}".encode()).decode()[:4000]
@@ -409,7 +409,7 @@ def test_flood_of_unknown_keys_costs_one_fetch(house: House) -> None:
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 @pytest.mark.parametrize("status", ["error", "success", "processing"])
 def test_foreign_id_looks_like_an_absent_one(house: House, door: Door, method: str, status: str) -> None:
-    """Somebody else's generation and one that never was: same status, headers, body and statements."""
+    """Another user's generation and one that never was: same status, headers, body and statements."""
     foreign, absent = house.add_generation(house.other, status), uuid4()
     token, suffix = door.token(), "" if method == "GET" else "/retry"
     answers: dict[UUID, Answer] = {}
@@ -455,7 +455,7 @@ def strange_paths(generation_id: UUID) -> list[str]:
 
 
 def test_strange_paths_never_break(house: House, door: Door) -> None:
-    """No spelling of a path is a 5xx, or reaches a generation that its canonical id would not; nobody is called."""
+    """No spelling of a path is a 5xx, or reaches a generation that its canonical id would not; no call is made."""
     generation_id = house.add_generation(house.user)
     calls, token = len(house.provider.requests), door.token()
 
@@ -524,7 +524,7 @@ def test_strange_headers_never_break(house: House, door: Door, name: str, value:
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
 def test_foreign_queued_retry_looks_like_an_absent_one(house: House, door: Door, method: str) -> None:
-    """Whether somebody else's generation is queued is told to nobody, and it stays queued."""
+    """Whether another user's generation is queued is not disclosed, and it stays queued."""
     foreign, absent = house.add_generation(house.other), uuid4()
     headers = [("Prefer", "respond-async")]
     others = Door(door.url, house.other, door.issuer, door.secret, door.asymmetric)

@@ -14,7 +14,7 @@ CLICKS = 20
 
 
 def test_one_of_twenty_clicks_wins(endpoint: Endpoint) -> None:
-    """Twenty requests at once make one call, one session and one captured unit; nineteen are told 429."""
+    """Twenty requests at once make one call, one session and one captured unit; nineteen are answered 429."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user, (*pause(1), *chat(SESSION)))
     barrier = Barrier(CLICKS)

@@ -108,7 +108,7 @@ def ended(endpoint: Endpoint, generation_id: UUID, user: SignedInUser) -> Callab
 
 
 def test_accepted_with_a_promise(endpoint: Endpoint) -> None:
-    """202 tells what was accepted, where to look, when, and that the preference was applied; nobody is called."""
+    """202 says what was accepted, where to look, when, and that the preference was applied; no call is made."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
 
@@ -180,7 +180,7 @@ def test_accepted_retry_ends_in_its_error(endpoint: Endpoint) -> None:
     assert messages(endpoint, generation_id) == 0
 
 
-def test_second_click_is_told_the_same(endpoint: Endpoint) -> None:
+def test_second_click_gets_the_same_answer(endpoint: Endpoint) -> None:
     """A second click gets 202 with the same state; nothing is held, opened or sent twice."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
@@ -194,8 +194,8 @@ def test_second_click_is_told_the_same(endpoint: Endpoint) -> None:
     assert messages(endpoint, generation_id) == 1
 
 
-def test_running_retry_is_told_with_202(endpoint: Endpoint) -> None:
-    """Who asks for later what is running now, here or in a worker, is told that it is."""
+def test_running_retry_is_answered_with_202(endpoint: Endpoint) -> None:
+    """A request for later is answered with what runs now, here or in a worker."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
     enqueue(endpoint, generation_id, user)
@@ -209,7 +209,7 @@ def test_running_retry_is_told_with_202(endpoint: Endpoint) -> None:
 
 
 def test_wait_is_waited_out(endpoint: Endpoint) -> None:
-    """During a provider's wait a retry is accepted, and due when the wait is over: Retry-After tells it."""
+    """During a provider's wait a retry is accepted, and due when the wait is over: Retry-After says when."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user, reply(429, headers={"Retry-After": "30"}, json={}))
     assert endpoint.retry(generation_id, user).status_code == 502
@@ -274,7 +274,7 @@ def test_other_preferences_are_ignored(endpoint: Endpoint, prefer: str) -> None:
 
 
 def test_queued_retry_refuses_to_be_waited_for(endpoint: Endpoint) -> None:
-    """A click that would wait for a queued one is told that it is in progress, and when to come back."""
+    """A click that would wait for a queued one learns that it is in progress, and when to come back."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
     enqueue(endpoint, generation_id, user)
@@ -287,7 +287,7 @@ def test_queued_retry_refuses_to_be_waited_for(endpoint: Endpoint) -> None:
 
 
 def test_rules_refuse_at_the_door(endpoint: Endpoint) -> None:
-    """Success, exhausted attempts, a used-up quota and a missing context are told at once, not after a 202."""
+    """Success, exhausted attempts, a used-up quota and a missing context are refused at once, not after a 202."""
     user, other = endpoint.sign_up(), endpoint.sign_up()
     done = endpoint.failed_generation(user, status="success")
     empty = endpoint.failed_generation(user, prompt_data={})
@@ -303,7 +303,7 @@ def test_rules_refuse_at_the_door(endpoint: Endpoint) -> None:
 
 
 def test_success_by_another_hand_is_no_promise(endpoint: Endpoint) -> None:
-    """When the app itself succeeded meanwhile, a click is told so although an attempt is still queued."""
+    """When the app itself succeeded meanwhile, a click learns it although an attempt is still queued."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
     enqueue(endpoint, generation_id, user)
@@ -364,7 +364,7 @@ def test_same_key_replays_the_success(endpoint: Endpoint) -> None:
 
 
 def test_host_may_queue_everything(endpoint: Endpoint) -> None:
-    """With mode="queue" every retry is accepted for later; no preference was applied that nobody had."""
+    """With mode="queue" every retry is accepted for later; no preference is said to be applied that was not sent."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
     app = Flask(__name__)
@@ -383,7 +383,7 @@ def test_host_may_queue_everything(endpoint: Endpoint) -> None:
 # Where it stands
 
 
-def test_status_tells_what_is_queued(endpoint: Endpoint) -> None:
+def test_status_says_what_is_queued(endpoint: Endpoint) -> None:
     """While it waits the status says queued, since when, until when, and when the attempt is due; then no more."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
@@ -395,10 +395,10 @@ def test_status_tells_what_is_queued(endpoint: Endpoint) -> None:
 
     assert before["retry"]["queued"] is after["retry"]["queued"] is None
     assert queued["generation"]["status"] == "queued"
-    told = {name: datetime.fromisoformat(queued["retry"]["queued"][name]) for name in ("acceptedAt", "nextAttemptAt")}
-    assert told["acceptedAt"] <= told["nextAttemptAt"] <= datetime.now(UTC) + timedelta(minutes=5)
+    said = {name: datetime.fromisoformat(queued["retry"]["queued"][name]) for name in ("acceptedAt", "nextAttemptAt")}
+    assert said["acceptedAt"] <= said["nextAttemptAt"] <= datetime.now(UTC) + timedelta(minutes=5)
     expires_at = datetime.fromisoformat(queued["retry"]["queued"]["expiresAt"])
-    assert expires_at - told["acceptedAt"] == timedelta(hours=24)
+    assert expires_at - said["acceptedAt"] == timedelta(hours=24)
     assert (queued["retry"]["possible"], queued["retry"]["refusal"]["code"]) == (False, "RETRY_IN_PROGRESS")
 
 
@@ -436,7 +436,7 @@ def test_taken_back_can_be_retried_now(endpoint: Endpoint) -> None:
 
 
 def test_nothing_to_take_back_is_no_error(endpoint: Endpoint) -> None:
-    """Where nothing is queued the state is told, and nothing is written."""
+    """Where nothing is queued the answer is the state, and nothing is written."""
     user = endpoint.sign_up()
     failed, done = (endpoint.failed_generation(user, status=each) for each in ("error", "success"))
 
@@ -458,8 +458,8 @@ def test_running_retry_is_not_taken_back(endpoint: Endpoint) -> None:
     assert attempts(endpoint, generation_id) == [(2, "running", None)]
 
 
-def test_somebody_elses_retry_stays(endpoint: Endpoint) -> None:
-    """Taking back somebody else's looks as if it were not there, and changes nothing."""
+def test_another_users_retry_stays(endpoint: Endpoint) -> None:
+    """Taking back another user's retry looks as if it were not there, and changes nothing."""
     ada, bob = endpoint.sign_up(), endpoint.sign_up()
     theirs = endpoint.failed_generation(bob)
     enqueue(endpoint, theirs, bob)
@@ -472,7 +472,7 @@ def test_somebody_elses_retry_stays(endpoint: Endpoint) -> None:
 
 
 def test_stranger_takes_nothing_back(endpoint: Endpoint) -> None:
-    """Without a token nothing is learnt and nothing changes; what is not an id is told so."""
+    """Without a token nothing is disclosed and nothing changes; what is not an id is refused as such."""
     user = endpoint.sign_up()
     generation_id = endpoint.failed_generation(user)
     enqueue(endpoint, generation_id, user)

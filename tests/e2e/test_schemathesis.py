@@ -54,7 +54,7 @@ BOUNDED = settings(
 
 
 class Project:
-    """The app in this process, and somebody who is signed in."""
+    """The app in this process, and a user who is signed in."""
 
     def __init__(self, app: Flask, user: SignedInUser, other: SignedInUser, database: psycopg.Connection) -> None:
         self.user, self.other, self._database = user, other, database

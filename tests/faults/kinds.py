@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from signal import SIGKILL, SIGSTOP
+from typing import Any
 
 from tests.faults.gateway import Odd
 from tests.faults.proxy import Rule
@@ -49,7 +50,7 @@ LOCKS = {
 OF_ALL = ("the generations", "the users")  # every run of the stage meets these
 
 
-def _without_spool(kind: Kind, **changes: bool) -> Kind:
+def _without_spool(kind: Kind, **changes: Any) -> Kind:
     return replace(kind, name=f"{kind.name}, no spool", spools=False, **changes)
 
 
@@ -113,7 +114,6 @@ def _locks() -> list[Kind]:
         Kind(
             name=f"{name} are locked, {spool}",
             event=name,
-            event_after=(0.3, 0.6),
             provider=("slow answer",),
             spools=spool == "spool",
             pays_once=True,
@@ -249,6 +249,7 @@ BROKEN = (
     Kind(
         name="broken: no fence",
         broken="no fence",
+        spools=False,  # else its rival settles it before
         point="before settle",
         signal=SIGSTOP,
         rival="after the lease",

@@ -16,7 +16,7 @@ POLICY = RetryPolicy(
     backoff_cap=timedelta(milliseconds=300),
     max_parallel=2,
     quota=QuotaRule(limit=5),
-    deadline=timedelta(seconds=0.8),
+    deadline=timedelta(seconds=1.2),
     lease=timedelta(seconds=2),
     settle_margin=timedelta(seconds=0.3),
 )

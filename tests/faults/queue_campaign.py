@@ -70,7 +70,7 @@ class QueueCampaign:
         sizes = [plan.greedy] + [(plan.generations - plan.greedy) // (plan.users - 1)] * (plan.users - 1)
         self.crowd = Crowd(stack.database_url, sizes)
         self.provider.hopeless = {generations[-1] for generations in list(self.crowd.users.values())[::10]}
-        self._gateway = None
+        self._gateway: Gateway | None = None
         self._env = {"AI_BASE_URL": self.provider.base_url, "AI_RETRY_SPOOL_DIR": str(directory / "spool"), **SETTINGS}
         if plan.odd is None:
             self._env["DATABASE_URL"] = stack.database_url
@@ -137,6 +137,7 @@ class QueueCampaign:
         self.locks += 1
 
     def _drop(self) -> None:
+        self.lost += self._rows(_OPEN)[0]["messages"]
         with psycopg.connect(self._stack.database_url) as owner:
             owner.execute(_DROP)
         self.drops += 1
@@ -177,6 +178,11 @@ class QueueCampaign:
     def _ended(self) -> list[dict[str, Any]]:
         return [row for row in self.attempts if row["closed_at"] is not None]
 
+    @property
+    def nonsense(self) -> int:
+        """Requests that the gateway answered in its way."""
+        return self._gateway.fired if self._gateway is not None else 0
+
     def lines(self) -> Iterator[str]:
         """What there is to say, the verdict last."""
         yield from self.violations
@@ -193,7 +199,7 @@ class QueueCampaign:
             f" {self.samples} samples"
         )
         if self._gateway is not None:
-            yield f"{self._gateway.requests} requests to the Data API, {self._gateway.fired} answered with nonsense"
+            yield f"{self._gateway.requests} requests to the Data API, {self.nonsense} answered with nonsense"
         yield from fairness.lines(self.turns, MAX_PARALLEL)
         yield f"PostgreSQL: fsync {self._fsync}"
         yield f"queue: {self.seconds:.0f} s, {len(self.violations)} violations"

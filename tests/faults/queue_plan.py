@@ -45,20 +45,20 @@ class Plan:
 
 SMALL = Plan(
     users=10,
-    generations=60,
+    generations=42,
     greedy=15,
     workers=2,
     concurrency=6,
-    kills=(3.0,),
+    kills=(5.0,),  # last, so that the next worker finds at once whose messages are lost
     restarts=(2.0,),
     refused=None,
     unavailable=None,
-    losses=(2.5,),
+    losses=(1.7,),
     lost=4,
     duplications=(1.5,),
     duplicated=8,
     locks=(),
-    drops=(5.0,),
+    drops=(2.2,),
     longest=240.0,
 )
 OVER_API = Plan(
@@ -74,16 +74,16 @@ OVER_API = Plan(
     losses=(4.0, 8.0),
     duplications=(5.0, 9.0),
     locks=(12.0,),
-    drops=(),
+    drops=(6.0,),
     odd=0.08,
 )
 SMALL_OVER_API = Plan(
     users=5,
-    generations=20,
-    greedy=8,
+    generations=16,
+    greedy=4,
     workers=2,
     concurrency=4,
-    kills=(3.0,),
+    kills=(2.0,),
     restarts=(),
     refused=None,
     unavailable=None,

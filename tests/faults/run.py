@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from random import Random
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -33,7 +34,7 @@ from tests.support.processes import free_port
 
 _LEASE = POLICY.lease.total_seconds()
 _SPOOL_SENT = ("at once", "after the lease", "after the retry")
-_ANSWER_STORED = f"select from {ATTEMPTS} a where a.generation_id = %s and a.stored_answer is not null"
+_ANSWER_STORED = f"select a.number from {ATTEMPTS} a where a.generation_id = %s and a.stored_answer is not null"
 
 
 class Run:
@@ -50,12 +51,15 @@ class Run:
         self._killed: set[int] = set()
         self._opened = ExitStack()
         self._link: Proxy | Gateway | None = None
+        self._holder: psycopg.Connection[Any] | None = None
         self._transport = self._random.choice(kind.transports)
 
     def start(self) -> None:
         """Start the worker, and its rival if that comes at once."""
         kind = self._kind
         self._stage.provider.expect(self.generation_id, kind.provider, self._lock if kind.locked else self._kill)
+        if kind.locked:
+            self._holder = self._opened.enter_context(closing(self._stage.connect()))
         if kind.refused:
             self._stage.rows("insert into refusals.by_user values (%s, 'app_rule')", self.user_id)
         self._spawn(self._faulty_job())
@@ -87,11 +91,10 @@ class Run:
         job = self._plain_job(report="report")
         ai_url = f"http://127.0.0.1:{free_port()}/v1" if kind.provider_down else job.ai_url
         port = stage.database_port if job.database_url else stage.api_port
-        self._link = self._opened.enter_context(
-            Gateway(port, following(kind.odd))
-            if kind.odd is not None
-            else Proxy(port, kind.rule, self._kill, self._hold)
-        )
+        if kind.odd is not None:
+            self._link = self._opened.enter_context(Gateway(port, following(kind.odd)))
+        else:
+            self._link = self._opened.enter_context(Proxy(port, kind.rule, self._kill, self._hold))
         return replace(
             job,
             database_url=self._through(job.database_url) if job.database_url else None,
@@ -153,10 +156,10 @@ class Run:
     def _lock(self) -> None:
         """Lock what the kind says, as its app would, until the workers have ended."""
         assert self._kind.locked is not None
-        holder = self._opened.enter_context(closing(self._stage.connect()))
-        holder.autocommit = False
+        assert self._holder is not None
         ids = {"user_id": self.user_id, "generation_id": self.generation_id}
-        holder.execute(LOCKS[self._kind.locked].encode(), ids)
+        self._holder.execute("begin")
+        self._holder.execute(LOCKS[self._kind.locked].encode(), ids)
         self.history.hit = True
 
     def _thaw_after_the_lease(self) -> None:

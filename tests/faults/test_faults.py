@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.campaign import Campaign
+from tests.faults.gateway_kinds import GATEWAY_KINDS
 from tests.faults.kinds import BROKEN, KINDS, Kind
 from tests.faults.stage import Stage, a_stage
 from tests.support.stack import Stack
@@ -39,15 +40,20 @@ def test_killed_at_named_points_breaks_no_promise(stage: Stage) -> None:
 
 
 def test_faults_of_links_and_providers_break_none(stage: Stage) -> None:
-    """Nor do, of each four, one: cut links, lost replies, sleeping processes and failing providers."""
-    assert findings(stage, *OTHERS[::4]) == []
+    """Nor do, of each five, one: cut links, lost replies, locks, sleeping processes and failing providers."""
+    assert findings(stage, *OTHERS[::5]) == []
+
+
+def test_gateway_that_answers_nonsense_breaks_none(stage: Stage) -> None:
+    """Nor does, of each nine, one: no answer is lost that has a place, and none is paid for twice."""
+    assert findings(stage, *GATEWAY_KINDS[::9]) == []
 
 
 @pytest.mark.parametrize(
     ("mistake", "finding"),
     [
         ("calls twice", "2 calls, but 1 recorded"),
-        ("no fence", "two successes of one generation"),
+        ("no fence", "2 units captured for 2 successes"),
         ("no spool", "1 paid answers lost"),
     ],
 )

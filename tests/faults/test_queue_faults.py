@@ -1,18 +1,18 @@
 """Small, fixed parts of ``make faults`` for workers, and the proof that their checker can find something."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from tests.faults.queue_campaign import QueueCampaign
 from tests.faults.queue_checker import violations
 from tests.faults.queue_outage import SMALL_OUTAGE, Outage
-from tests.faults.queue_plan import MAX_ATTEMPTS, SMALL
+from tests.faults.queue_plan import MAX_ATTEMPTS, SMALL, SMALL_OVER_API
 from tests.faults.queue_provider import QueueCall
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import skipping_without_stack
@@ -23,12 +23,27 @@ GENERATION = UUID("6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11")
 SESSION = UUID("0b54ad2c-73b0-4a52-8d6c-0f6f0a1d3c11")
 
 
-@pytest.mark.timeout(300)
-def test_faults_under_workers_break_no_promise(tmp_path: Path) -> None:
-    """Every accepted retry ends as promised, whatever is killed, restarted, lost and doubled; each success once."""
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[Stack]:
+    """A stack that is killed with its workers."""
     with skipping_without_stack(), running_stack() as stack:
-        campaign = QueueCampaign(stack, SMALL, tmp_path, seed=SEED)
-        campaign.run()
+        yield stack
+
+
+@pytest.fixture
+def empty_stack(own_stack: Stack) -> Stack:
+    """The same without users, and so without anything of theirs."""
+    with psycopg.connect(own_stack.database_url) as owner:
+        owner.execute("truncate auth.users cascade")
+        owner.execute("truncate pgmq.q_ai_retry, public.ai_retry_outages")
+    return own_stack
+
+
+@pytest.mark.timeout(300)
+def test_faults_under_workers_break_no_promise(empty_stack: Stack, tmp_path: Path) -> None:
+    """Every accepted retry ends as promised, whatever is killed, restarted, lost and doubled; each success once."""
+    campaign = QueueCampaign(empty_stack, SMALL, tmp_path, seed=SEED)
+    campaign.run()
 
     assert campaign.violations == []
     assert len(campaign.crowd.accepted) == SMALL.generations
@@ -36,11 +51,22 @@ def test_faults_under_workers_break_no_promise(tmp_path: Path) -> None:
     assert campaign.lost > 0 < campaign.duplicated
 
 
-def test_outage_uses_up_no_attempt(stack: Stack, migrated_database: str, tmp_path: Path) -> None:
-    """While the provider is away few calls are made, and none counts; when it is back everything succeeds."""
-    with skipping_without_stack():
-        outage = Outage(replace(stack, database_url=migrated_database), SMALL_OUTAGE, tmp_path, seed=SEED)
-        outage.run()
+@pytest.mark.timeout(300)
+def test_gateway_over_workers_breaks_no_promise(empty_stack: Stack, tmp_path: Path) -> None:
+    """Nor does a gateway that answers one request of twelve with nonsense, while a worker is killed."""
+    empty_stack.restart_data_api()  # it lost its connections when PostgreSQL was restarted
+    campaign = QueueCampaign(empty_stack, SMALL_OVER_API, tmp_path, seed=SEED)
+    campaign.run()
+
+    assert campaign.violations == []
+    assert len(campaign.crowd.accepted) == SMALL_OVER_API.generations
+    assert campaign.nonsense > 0
+
+
+def test_outage_uses_up_no_attempt(empty_stack: Stack, tmp_path: Path) -> None:
+    """While the provider is unavailable few calls are made, and none counts; when it is back everything succeeds."""
+    outage = Outage(empty_stack, SMALL_OUTAGE, tmp_path, seed=SEED)
+    outage.run()
 
     assert outage.violations == []
     assert len(outage.successes) == SMALL_OUTAGE.generations

@@ -23,8 +23,6 @@ from tests.faults.ending import ends_within
 from tests.faults.plan import LONGEST_LIFE, POLICY, READ_FOR, SETTLE_FOR, Job
 from tests.faults.points import CallsTwice, PointedAi, PointedSpool, Points, filling, unfenced
 
-_PATIENCE = {"read_for": READ_FOR, "settle_for": SETTLE_FOR}
-
 
 def work(job: Job) -> None:
     """Be the process: the target of ``multiprocessing``."""
@@ -62,11 +60,18 @@ def storage_of(job: Job, points: Points | None = None) -> Any:
     points = points or Points(None, job.signal)
     spool = PointedSpool(job.spool, points) if job.spool is not None else None
     if job.database_url is None:
-        api = SupabaseStorage(job.api_url, job.secret_key, timeout=1.5, spool=spool, **_PATIENCE)
+        api = SupabaseStorage(
+            job.api_url, job.secret_key, timeout=1.5, spool=spool, read_for=READ_FOR, settle_for=SETTLE_FOR
+        )
         api._transport = points.around(api._transport)
         return api
     direct = PostgresStorage(
-        job.database_url, max_connections=1, pool_timeout=0.2 if job.full_pool else 2.0, spool=spool, **_PATIENCE
+        job.database_url,
+        max_connections=1,
+        pool_timeout=0.2 if job.full_pool else 2.0,
+        spool=spool,
+        read_for=READ_FOR,
+        settle_for=SETTLE_FOR,
     )
     call = filling(direct, job.full_pool) if job.full_pool else direct._transport
     direct._transport = points.around(unfenced(call, job.database_url) if job.broken == "no fence" else call)

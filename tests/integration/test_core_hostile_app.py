@@ -297,6 +297,20 @@ def test_accepted_retry_ends_when_queue_is_gone(app: App, drop: str) -> None:
     assert (app.load().quota.held, app.load().quota.captured) == (0, 1)
 
 
+def test_new_queue_knows_no_message_of_a_dropped_one(app: App) -> None:
+    """Ids of messages begin anew with a queue: nobody's attempt is taken to have the message of another user's."""
+    app.accept()
+    first, app.user_id = app.user_id, app.world.new_user()
+    app.generation_id = app.world.new_generation(app.user_id)
+    app.accept()
+    execute(app, DROPS["dropped"])
+    execute(app, "select public.ai_retry_create_queue()")
+
+    app.functions.begin(CloseOver(user_id=app.user_id))
+
+    assert app.functions.overdue(10) == [first]
+
+
 def test_accepted_retry_ends_while_queue_is_locked(app: App) -> None:
     """A lock on the table of messages delays no session; the message finds nothing to do later."""
     app.accept()

@@ -7,37 +7,17 @@ from uuid import uuid4
 
 import pytest
 
-from ai_retry.domain.change import CallRecord, Found, Rejection, Settle, Success
 from ai_retry.domain.errors import AiRetryError
-from ai_retry.domain.model import ProviderOutcome, QuotaRule
+from ai_retry.domain.model import QuotaRule
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.provider import Script, ScriptedServer, close, reply, stall
-from tests.support.builders import an_answer
+from tests.support.builders import a_settle
 
 SHORT = timedelta(milliseconds=1)  # two tries
 RULE = QuotaRule()
 ERROR = {"code": "?", "message": "it failed", "details": None, "hint": None}  # an error of the API has these four
 PAGE = "<html>one moment</html>"
 UNAVAILABLE, UNKNOWN, FAULT = "STORAGE_UNAVAILABLE", "STORAGE_OUTCOME_UNKNOWN", "NOT_CONFIGURED"
-
-
-def a_settle() -> Settle:
-    """A settle of something that was paid for."""
-    wait = timedelta(seconds=1)
-    return Settle(
-        user_id=uuid4(),
-        generation_id=uuid4(),
-        token=uuid4(),
-        found=Found.READY,
-        end=Success(
-            answer=an_answer(),
-            answer_from=None,
-            if_rejected=Rejection(message="rejected", wait=wait, again_wait=wait),
-        ),
-        quota_rule=RULE,
-        call=CallRecord(provider_outcome=ProviderOutcome.GENERATED, duration=wait),
-        answered=True,
-    )
 
 
 def settle(storage: SupabaseStorage) -> None:
@@ -149,7 +129,7 @@ def test_absent_generation_is_null_and_nothing_else() -> None:
 
 
 def test_unreachable_api_wrote_nothing() -> None:
-    """A connection that was never made is no lost reply."""
+    """Where no connection was opened, nothing was written."""
     storage = SupabaseStorage("http://127.0.0.1:9", "sb_secret_canary", read_for=SHORT, settle_for=SHORT)
 
     with closing(storage):

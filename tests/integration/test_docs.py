@@ -413,21 +413,23 @@ def test_upgrade_of_the_how_to_brings_the_migrations(folder: Path) -> None:
     assert newest.exists()
 
 
-def test_reaper_of_the_how_to_tidies_everything(migrated_database: str) -> None:
-    """What the example lets pg_cron run closes every expired attempt, each in a transaction of its own."""
+def test_job_of_the_how_to_tidies_everything(migrated_database: str) -> None:
+    """What the example lets pg_cron run closes every attempt that is over, each user's in a transaction of its own."""
     (job,) = re.findall(r"\$job\$(.*?)\$job\$", example(HOW_TO / "operate.md", "sql", "cron.schedule"), flags=re.DOTALL)
     with psycopg.connect(migrated_database, autocommit=True) as connection:
         connection.execute("insert into auth.users (id) select gen_random_uuid() from generate_series(1, 5)")
         connection.execute(
-            "insert into public.ai_retry_attempts (user_id, generation_id, number, state, token, started_at,"
-            " lease_expires_at) select id, gen_random_uuid(), 2, 'running', gen_random_uuid(),"
-            " clock_timestamp() - interval '1 minute', clock_timestamp() - interval '1 second' from auth.users"
+            "insert into public.ai_retry_open (user_id, generation_id, number, token, started_at, charge, waived,"
+            " lease_expires_at, renewable_until, abandoned_wait_seconds) select id, gen_random_uuid(), 2,"
+            " gen_random_uuid(), at - interval '1 minute', true, '{}', at, at, 2"
+            " from auth.users, lateral (select clock_timestamp() - interval '1 second' as at) a"
         )
 
         connection.execute(str(job).encode())
 
-        outcomes = connection.execute("select distinct outcome from public.ai_retry_attempts").fetchall()
-    assert outcomes == [("abandoned",)]
+        ends = "select outcome, count(*), count(distinct xmin::text) from public.ai_retry_attempts group by outcome"
+        assert connection.execute(ends).fetchall() == [("abandoned", 5, 5)]
+        assert connection.execute("select count(*) from public.ai_retry_open").fetchone() == (0,)
 
 
 def test_override_of_the_quota_page_counts(migrated_database: str) -> None:

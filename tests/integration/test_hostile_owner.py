@@ -16,7 +16,6 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from ai_retry.testing.contract import ANSWER, FAILURE, PROMPT_DATA, Row, keep_answer
 from psycopg.types.json import Jsonb
 
 from ai_retry.bootstrap import connect, usable_context
@@ -25,8 +24,8 @@ from ai_retry.config import Settings
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Answer, QuotaRule
-from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.outlook import Outlook
+from ai_retry.domain.policy import RetryPolicy
 from ai_retry.providers.response_schema import schema_of
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
@@ -394,7 +393,7 @@ def test_only_listed_models_reach_the_wire(scene: Scene) -> None:
 
 
 def test_foreign_session_never_shown(scene: Scene) -> None:
-    """A generation that points at somebody else's session shows none, in status and in replay."""
+    """A generation that points at another user's session shows none, in status and in replay."""
     victim = scene.world.new_user()
     theirs = scene.world.new_generation(victim)
     session = scene.client(ScriptedAiProvider(ANSWER)).retry_generation(victim, theirs).session

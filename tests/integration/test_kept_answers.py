@@ -88,16 +88,16 @@ def test_kept_answer_is_reported_by_whoever_closes_the_attempt(app: App) -> None
 
 
 def test_answer_of_a_moved_generation_is_stored(app: App) -> None:
-    """The generation is another user's when the answer comes: nothing is charged, and the answer is not lost."""
+    """The generation is another user's when the answer comes: nothing is charged, and the answer is its payer's."""
     other = app.world.new_user()
 
     with pytest.raises(GenerationNotFound):
         app.retry(lambda: app.world.set_generation(app.generation_id, user_id=other))
 
-    snapshot = app.functions.load(other, app.generation_id, POLICY.quota, None)
-    assert snapshot is not None
-    assert snapshot.stored_answer is not None
+    assert app.load().stored_answer is None
     assert app.world.sessions(app.user_id) == app.world.sessions(other) == []
+    app.world.set_generation(app.generation_id, user_id=app.user_id)
+    assert app.retry(output="second").session["content"] == "first"
 
 
 def test_answer_whose_begin_a_fail_over_lost_is_stored(app: App) -> None:

@@ -49,7 +49,7 @@ class Site:
 
     def answers(self, function: str, does: str, *, times: int | None = None, passes: bool = False) -> None:
         """Let the gateway do this with a function's next calls, or all of them."""
-        self.odd[function] = Odd(function=function, does=does, passes=passes)
+        self.odd[function] = Odd(functions=(function,), does=does, passes=passes)
         self.times[function] = times
 
     def heal(self) -> None:
@@ -216,7 +216,7 @@ def test_refusal_that_lasts_from_the_start_is_a_wrong_key(stack: Stack) -> None:
 
 
 def test_wrong_key_is_named(stack: Stack) -> None:
-    """What the real API says of a key that is none is reported, with what to check."""
+    """What the real API says of a wrong key is reported, with what to check."""
     storage = SupabaseStorage(stack.url, f"{stack.secret_key}x", read_for=SHORT)
 
     with closing(storage), owner_of(stack.database_url) as connection:

@@ -182,6 +182,9 @@ def test_search_speaks_the_products_words(database: psycopg.Connection, client: 
     assert [each.generation_id for each in client.find(status="processing")] == [busy]
     assert "can be retried now" in client.why(older).text
     assert "was OVERLOAD (told by the app)." in client.why(older).text
+    hidden = client.why(removed)
+    assert (hidden.decision, hidden.code) == (Decision.NEVER, "GENERATION_NOT_FOUND")
+    assert "The app hides it from its user." in hidden.text
 
 
 def test_recovery_reports_to_the_apps_own_tables(database: psycopg.Connection, client: Client) -> None:
@@ -201,7 +204,7 @@ def test_recovery_reports_to_the_apps_own_tables(database: psycopg.Connection, c
 
 
 def test_estimates_are_by_the_models_that_the_app_names(database: psycopg.Connection, client: Client) -> None:
-    """What calls took is told by the generations' models, whatever a provider called itself."""
+    """What calls took is estimated by the generations' models, whatever name a provider answers with."""
     user_id, text_id = add_text(database, "failed", hours=1)
     for number, tokens in ((2, 10), (3, 20)):
         usage = f'{{"total_tokens": {tokens}, "cost": 0.5}}'

@@ -85,7 +85,7 @@ def test_dead_workers_attempt_ends_although_nothing_may_follow(world: SqlWorld, 
 
 
 def test_dead_workers_attempt_is_taken_back(world: SqlWorld) -> None:
-    """Who takes a retry back whose worker died has taken it back: nobody runs it later."""
+    """A retry that is taken back after its worker died is taken back: no worker runs it later."""
     user_id, generation_id = new_accepted(world)
     worker_dies(world, user_id, generation_id)
 
@@ -97,7 +97,7 @@ def test_dead_workers_attempt_is_taken_back(world: SqlWorld) -> None:
 
 @pytest.mark.parametrize("step", ["cancel", "enqueue another"])
 def test_dead_attempt_that_was_waited_for_is_tidied(world: SqlWorld, step: str) -> None:
-    """A dead attempt that was not accepted for later is closed, and the app is told: it says processing no longer."""
+    """A dead attempt that was not accepted for later is closed, and its generation says processing no longer."""
     user_id, generation_id = new_generation(world)
     begin(world, user_id, generation_id)
     world.advance(LONG_DEAD)
@@ -112,8 +112,8 @@ def test_dead_attempt_that_was_waited_for_is_tidied(world: SqlWorld, step: str) 
     assert [row["outcome"] for row in world.attempts(generation_id)] == ["abandoned"]
 
 
-def test_dead_workers_unit_is_nobody_elses(world: SqlWorld) -> None:
-    """An accepted retry holds its unit also while nobody has noticed yet that its worker died."""
+def test_dead_workers_unit_is_not_given_away(world: SqlWorld) -> None:
+    """An accepted retry holds its unit also before its worker's death is noticed."""
     user_id, generation_id = new_generation(world)
     world.set_quota(user_id, 1, A_DAY)
     accept(world, user_id, generation_id)
@@ -145,7 +145,7 @@ def test_no_wait_outlasts_the_promise(world: SqlWorld) -> None:
         assert [log["error_type"] for log in world.error_logs(each)] == ["RETRY_EXPIRED"]
 
 
-def test_one_requests_wait_is_not_everybodys(world: SqlWorld) -> None:
+def test_one_requests_wait_is_not_every_requests(world: SqlWorld) -> None:
     """A provider that asks one request to wait for hours is asked by others after minutes, by that one after hours."""
     _, asked_to_wait = new_accepted(world)
     assert work(world, replace(TURNED_AWAY, retry_after=9 * AN_HOUR)) == [QueueOutcome.PARKED]
@@ -201,7 +201,7 @@ def test_hundred_that_wait_stand_in_line_as_two(world: SqlWorld) -> None:
     assert {world.generation(each)["status"] for each in generation_ids} == {"success"}
 
 
-def test_who_is_due_sooner_waits_for_nobody_due_later(world: SqlWorld) -> None:
+def test_what_is_due_sooner_waits_for_nothing_due_later(world: SqlWorld) -> None:
     """A retry that is due at once has its message, however many of its user's wait for later."""
     user_id = world.new_user()
     for each in (world.new_generation(user_id) for _ in range(3)):
@@ -214,8 +214,8 @@ def test_who_is_due_sooner_waits_for_nobody_due_later(world: SqlWorld) -> None:
     assert [message.generation_id for message in take(world)] == [generation_id]
 
 
-def test_routes_that_nobody_asks_are_forgotten(world: SqlWorld, connection: psycopg.Connection) -> None:
-    """Users may invent models: what was learnt of one is gone a day after it was last away, and not before."""
+def test_routes_that_are_asked_no_more_are_forgotten(world: SqlWorld, connection: psycopg.Connection) -> None:
+    """Users may invent models: what was learnt of one is gone a day after it was last unavailable, and not before."""
     new_accepted(world)
     assert work(world, replace(TURNED_AWAY, retry_after=A_SECOND)) == [QueueOutcome.PARKED]
     world.advance(A_DAY - A_MINUTE)
@@ -253,7 +253,7 @@ def _run_until(worker: Worker, condition: Any) -> None:
 
 
 def test_worker_ends_what_it_cannot_read(world: SqlWorld, connection: psycopg.Connection) -> None:
-    """A generation whose row nobody understands ends with its time, too: no message needs to be understood for that."""
+    """A generation whose row can't be read ends with its time, too: no message needs to be understood for that."""
     _, generation_id = new_accepted(world)
     connection.execute("alter table public.generations drop constraint status_is_known")
     world.set_generation(generation_id, status="archived")
@@ -264,8 +264,27 @@ def test_worker_ends_what_it_cannot_read(world: SqlWorld, connection: psycopg.Co
     assert world.attempts(generation_id)[0]["code"] == "RETRY_EXPIRED"
 
 
-def test_worker_goes_on_beside_a_row_that_somebody_holds(world: SqlWorld, migrated_database: str) -> None:
-    """A transaction that sits on one user, whose message and worker are lost, keeps nobody else waiting."""
+@pytest.mark.parametrize("number", ["[" * 3_000 + "]" * 3_000, "9" * 100_000], ids=["depth", "digits"])
+def test_worker_serves_others_beside_what_python_cannot_hold(
+    world: SqlWorld, connection: psycopg.Connection, number: str
+) -> None:
+    """A user who writes what Python can't hold into an accepted generation ends no worker, and delays no other user."""
+    _, hostile = new_accepted(world)
+    _, other = new_accepted(world)
+    connection.execute(
+        "update public.generations set prompt_data = %s::jsonb where id = %s", [f'{{"n": {number}}}', hostile]
+    )
+
+    _run_until(_a_worker(world, ScriptedAiProvider(ANSWER)), lambda: world.generation(other)["status"] == "success")
+    assert world.attempts(hostile)[-1]["outcome"] is None
+
+    world.advance(A_DAY + A_SECOND)
+    _run_until(_a_worker(world, ScriptedAiProvider()), lambda: world.attempts(hostile)[-1]["outcome"])
+    assert world.attempts(hostile)[-1]["code"] == "RETRY_EXPIRED"
+
+
+def test_worker_goes_on_beside_a_row_that_is_held(world: SqlWorld, migrated_database: str) -> None:
+    """A transaction that sits on one user, whose message and worker are lost, keeps no other user waiting."""
     user_id, generation_id = new_accepted(world)
     worker_dies(world, user_id, generation_id)
     world.lose_messages()
@@ -279,7 +298,7 @@ def test_worker_goes_on_beside_a_row_that_somebody_holds(world: SqlWorld, migrat
     assert world.attempts(generation_id) == []
 
 
-def test_nobody_is_tidied_in_anothers_place(world: SqlWorld, migrated_database: str) -> None:
+def test_no_user_is_tidied_in_anothers_place(world: SqlWorld, migrated_database: str) -> None:
     """A dead worker's attempt whose generation is gone is closed although an older one's row is held; only that one."""
     user_id, held = new_accepted(world)
     worker_dies(world, user_id, held)

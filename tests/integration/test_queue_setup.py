@@ -71,7 +71,7 @@ def test_migration_with_pgmq_says_nothing(bare_database: str) -> None:
 
 
 def test_without_pgmq_nothing_is_accepted(without_pgmq: str) -> None:
-    """Who asks for later, or works, is told that there is no queue and what to do; nothing is written."""
+    """Asking for later, and working, name the missing queue and what to do; nothing is written."""
     migrate(without_pgmq)
     with project(without_pgmq) as (storage, connection):
         world = SqlWorld(storage, connection)
@@ -87,7 +87,7 @@ def test_without_pgmq_nothing_is_accepted(without_pgmq: str) -> None:
 
 
 def test_without_pgmq_the_rest_works(without_pgmq: str) -> None:
-    """Retries that somebody waits for, taking back, tidying and the state of the queue need no pgmq."""
+    """Retries whose caller waits for them, taking back, tidying and the state of the queue need no pgmq."""
     migrate(without_pgmq)
     with project(without_pgmq) as (storage, connection):
         world = SqlWorld(storage, connection)
@@ -119,7 +119,7 @@ def test_pgmq_that_comes_later_is_used(without_pgmq: str) -> None:
 
 
 def test_a_queue_that_was_dropped_is_missed(migrated_database: str) -> None:
-    """When somebody drops the queue, who waits for a session is still served, and later is told to be impossible."""
+    """Where the queue was dropped, callers who wait for a session are still served, and later is refused."""
     with project(migrated_database) as (storage, connection):
         world = SqlWorld(storage, connection)
         user_id, generation_id = new_generation(world)
@@ -184,7 +184,7 @@ def test_publish_without_realtime_says_so(migrated_database: str) -> None:
 
 
 def test_migrations_publish_nothing(bare_database: str) -> None:
-    """Nobody's rows are published by a migration alone."""
+    """A migration publishes no rows by itself."""
     with psycopg.connect(bare_database, autocommit=True) as connection:
         connection.execute("create publication supabase_realtime")
         migrate(bare_database)

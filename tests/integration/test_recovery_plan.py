@@ -72,7 +72,7 @@ def connect(migrated_database: str) -> Connect:
 
 
 def test_plan_writes_and_calls_nothing(database: psycopg.Connection, connect: Connect) -> None:
-    """Making, showing and saving a plan leaves the database as it is, and nobody is asked."""
+    """Making, showing and saving a plan leaves the database as it is, and no call is made."""
     failed_generations(database, 5)
     ai = ScriptedAiProvider()
     with connect(ai) as client:
@@ -125,7 +125,7 @@ def test_run_again_retries_nothing_twice(database: psycopg.Connection, connect: 
 
 
 def test_report_is_complete_whoever_asks(database: psycopg.Connection, connect: Connect, tmp_path: Path) -> None:
-    """The report is read from the attempts, so that another process, without running, tells the same."""
+    """The report is read from the attempts, so that another process, without running, has the same."""
     failed_generations(database, 4)
     with connect(ScriptedAiProvider(failure(FailureCode.REJECTED), default=ANSWER)) as client:
         plan = client.plan(client.find(), everything=True)
@@ -215,7 +215,7 @@ def test_attempt_of_a_dead_run_is_made_again(database: psycopg.Connection, conne
 
 
 def test_short_wait_is_waited_for(database: psycopg.Connection, connect: Connect) -> None:
-    """A refusal that passes within a minute, such as somebody else's call under way, is no reason to leave one."""
+    """A refusal that passes within a minute, such as another call under way, is no reason to leave one."""
     failed_generations(database, 3, users=1)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -333,7 +333,7 @@ def test_nothing_else_can_be_lifted(database: psycopg.Connection, connect: Conne
 
 
 def test_estimates_are_of_past_attempts(database: psycopg.Connection, connect: Connect) -> None:
-    """Calls, tokens and cost are told from what attempts with the same model took; unknown where none did."""
+    """Calls, tokens and cost are estimated from what attempts with the same model took; unknown where none did."""
     failed_generations(database, 2)
     with connect(ScriptedAiProvider(default=ANSWER)) as client:
         first = client.plan(client.find(), everything=True)
@@ -370,7 +370,7 @@ def test_run_stops_at_its_cost(database: psycopg.Connection, connect: Connect) -
 
 
 def test_outage_pauses_and_goes_on(database: psycopg.Connection, connect: Connect) -> None:
-    """While the provider is away one call at a time asks for it; when it is back all are served."""
+    """While the provider is unavailable one call at a time asks for it; when it is back all are served."""
     failed_generations(database, 60)
     away = failure(FailureCode.UNAVAILABLE, certainly_not_generated=True)
     ai = ScriptedAiProvider(*[away] * 8, default=ANSWER)
@@ -410,7 +410,7 @@ def test_operators_fault_stops(database: psycopg.Connection, connect: Connect) -
 
 
 def test_seam_that_is_missing_stops(database: psycopg.Connection, connect: Connect) -> None:
-    """Where an operator has to set something up first, nobody is called, and the run stops after a few."""
+    """Where an operator has to set something up first, no call is made, and the run stops after a few."""
     failed_generations(database, 30)
     ai = ScriptedAiProvider()
     with connect(ai) as client:
@@ -533,7 +533,7 @@ def test_defect_of_the_app_ends_the_run(database: psycopg.Connection, connect: C
 
 
 def test_audit_finds_who_ran_what(database: psycopg.Connection, connect: Connect) -> None:
-    """A run is recorded with operator, filter, terms and counts; each user's event tells theirs, and not the rest."""
+    """A run is recorded with operator, filter, terms and counts; each user's event says theirs, and not the rest."""
     failed_generations(database, 4, users=2)
     with connect(ScriptedAiProvider(failure(FailureCode.REJECTED), default=ANSWER)) as client:
         plan = client.plan(client.find(since="1d", code="AI_UNAVAILABLE"))
@@ -656,7 +656,7 @@ def test_rate_spaces_the_calls(database: psycopg.Connection, connect: Connect) -
 
 
 def test_single_retries_go_on_beside_a_run(database: psycopg.Connection, connect: Connect) -> None:
-    """A user who clicks while a run has all slots of the client is told to come back, and loses nothing."""
+    """A user who clicks while a run has all slots of the client is asked to come back, and loses nothing."""
     failed_generations(database, 10)
     held = threading.Event()
 

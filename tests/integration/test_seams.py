@@ -1,4 +1,4 @@
-"""An app's own tables and functions misbehave: no paid answer is lost, and nobody says processing for ever."""
+"""An app's own tables and functions misbehave: no paid answer is lost, and no generation says processing for ever."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -294,7 +294,7 @@ def test_legal_app_is_installed(bare_database: str, extra: str) -> None:
 
 
 def test_seam_open_to_users_is_told(bare_database: str) -> None:
-    """A seam that end users may execute is told in a notice, with the line that closes it."""
+    """A session function that end users may execute is named in a notice, with the line that closes it."""
     an_app_with_rows(bare_database, AN_APP)
     with connected(bare_database) as connection:
         connection.execute(SEAM.format(body="begin return null; end").encode())
@@ -305,7 +305,7 @@ def test_seam_open_to_users_is_told(bare_database: str) -> None:
 
 
 def code_of(call: Callable[[], object]) -> str | None:
-    """Call; tell the error's code, None when there was none."""
+    """Call; return the error's code, None when there was none."""
     try:
         call()
     except AiRetryError as error:
@@ -317,7 +317,7 @@ def test_restarted_database_costs_one_read_at_most(migrated_database: str) -> No
     """When the server cut all idle connections, the pool replaces them at once, not one by one."""
     storage = PostgresStorage(migrated_database, max_connections=8)
     rule = DEFAULT_POLICY.quota
-    nobody: Any = (uuid4(), UUID(int=0), rule, None)
+    absent: Any = (uuid4(), UUID(int=0), rule, None)
     with connected(migrated_database) as owner:
         connections = [storage._pool.getconn() for _ in range(8)]
         for connection in connections:
@@ -327,7 +327,7 @@ def test_restarted_database_costs_one_read_at_most(migrated_database: str) -> No
             " where datname = current_database() and pid <> pg_backend_pid()"
         )
 
-        codes = [code_of(lambda: storage.load(*nobody)) for _ in range(4)]
+        codes = [code_of(lambda: storage.load(*absent)) for _ in range(4)]
     storage.close()
 
     assert codes in ([None] * 4, ["STORAGE_UNAVAILABLE", None, None, None])

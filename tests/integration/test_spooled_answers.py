@@ -132,7 +132,7 @@ def test_killed_process_loses_no_answer(machine: Machine) -> None:
 
 
 def test_retry_of_a_killed_process_sends_its_answer_first(machine: Machine) -> None:
-    """A process that holds an answer does not pay for another one, whoever clicks."""
+    """A process that holds an answer does not pay for another one, however often its user clicks."""
     payer = killed(machine)
     payer.world.advance(DEFAULT_POLICY.lease)
 
@@ -326,6 +326,18 @@ def test_two_processes_send_one_directory(machine: Machine, core_database: str) 
     assert [process.returncode for process in running] == [0, 0], outputs
     assert {(*payer.outcomes, *payer.contents) for payer in payers} == {("succeeded", "paid")}
     assert machine.files == []
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["unreachable", "closed"])
+def test_database_that_cannot_be_asked_gets_nothing(machine: Machine, *, is_closed: bool) -> None:
+    """Without a server, or after the client was closed, every file stays where it is."""
+    killed(machine)
+    storage = PostgresStorage("postgresql://postgres@127.0.0.1:9/postgres", pool_timeout=0.1)
+    if is_closed:
+        storage.close()
+
+    with closing(storage):
+        assert Spool(machine.directory).send_again(storage) == SpoolReport(left=1)
 
 
 def test_spool_is_settled_beside_serving(stack: Stack, tmp_path: Path) -> None:

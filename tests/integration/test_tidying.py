@@ -37,7 +37,7 @@ def world(migrated_database: str, connection: psycopg.Connection) -> Iterator[Sq
         yield SqlWorld(storage, connection)
 
 
-def test_expired_attempts_are_closed_and_the_app_is_told(world: SqlWorld) -> None:
+def test_expired_attempts_are_closed_and_reported(world: SqlWorld) -> None:
     """An attempt whose lease ran out is abandoned, its generation says timeout, log and event are written."""
     user_id, generation_id = new_generation(world)
     begin(world, user_id, generation_id)
@@ -80,22 +80,22 @@ def test_busy_user_is_tidied_another_time(world: SqlWorld, migrated_database: st
     """A user whose lock is taken is passed over after a moment, and is closed another time; others are not affected."""
     busy_user, busy = new_generation(world)
     begin(world, busy_user, busy)
-    other = begin_new(world, world.new_user())
+    idle = begin_new(world, world.new_user())
     world.advance(POLICY.lease + SECOND)
 
-    with psycopg.connect(migrated_database) as somebody:
-        somebody.execute("select ai_retry.lock_user(%s)", [busy_user])
+    with psycopg.connect(migrated_database) as other:
+        other.execute("select ai_retry.lock_user(%s)", [busy_user])
         with pytest.raises(StorageUnavailable):
             close_over(world, busy_user)
-        close_over(world, other.user_id)
-        assert (outcomes(world, busy), outcomes(world, other.generation_id)) == ([None], ["abandoned"])
-        somebody.rollback()
+        close_over(world, idle.user_id)
+        assert (outcomes(world, busy), outcomes(world, idle.generation_id)) == ([None], ["abandoned"])
+        other.rollback()
 
     assert tidy(world) == 1
     assert outcomes(world, busy) == ["abandoned"]
 
 
-def test_row_that_the_app_holds_is_told_another_time(world: SqlWorld, migrated_database: str) -> None:
+def test_row_that_the_app_holds_is_written_another_time(world: SqlWorld, migrated_database: str) -> None:
     """An attempt is closed although the app holds its row; the row says processing no longer when it is free again."""
     user_id, held = new_generation(world)
     begin(world, user_id, held)

@@ -118,7 +118,7 @@ def commits_between(database: psycopg.Connection, start: str, end: str) -> int:
 
 
 def metered_retry(storage: Storage, database: psycopg.Connection, ending: AiStep) -> list[Cost]:
-    """Retry a new generation twice, the first time to warm up; tell what the second one cost."""
+    """Retry a new generation twice, the first time to warm up; return what the second one cost."""
     meter = Meter(storage, database)
     client = Client(storage=meter, ai=ScriptedAiProvider(ending, ending))
     for _ in range(2):

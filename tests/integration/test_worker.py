@@ -187,7 +187,7 @@ def test_sigterm_lets_running_attempts_end(any_site: Site) -> None:
 
 
 class StopsOnReceipt(PostgresStorage):
-    """Is told to stop in the moment in which messages arrive."""
+    """Is stopped in the moment in which messages arrive."""
 
     def __init__(self, database_url: str, stop: threading.Event) -> None:
         super().__init__(database_url)
@@ -201,7 +201,7 @@ class StopsOnReceipt(PostgresStorage):
 
 
 def test_what_was_not_begun_is_given_back(site: Site) -> None:
-    """Messages that arrive when the worker is stopping are another worker's at once; nobody was called."""
+    """Messages that arrive when the worker is stopping are another worker's at once; no call was made."""
     stop = threading.Event()
     generation_ids = [site.queued()[1] for _ in range(3)]
 
@@ -219,7 +219,7 @@ def test_what_was_not_begun_is_given_back(site: Site) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_second_signal_stops_at_once(site: Site, number: signal.Signals, code: int) -> None:
-    """A second signal waits for nobody; what ran goes on in another worker when its lease ends, and costs one unit."""
+    """A second signal waits for nothing; what ran goes on in another worker when its lease ends, and costs one unit."""
     answers = Provider({"title": SECRET_ANSWER}, is_open=False)
     user_id, generation_id = site.queued()
 
@@ -301,7 +301,7 @@ def test_storage_that_goes_away_is_waited_for(own_stack: Stack, tmp_path: Path, 
 
 
 def test_context_that_raises_is_put_aside(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """A bug in the app's own function stops nobody else's retry; its generation is looked at again later."""
+    """A bug in the app's own function stops no other retry; its generation is looked at again later."""
     unreadable: set[UUID] = set()
 
     def context_from(generation: Generation) -> Context:
@@ -391,8 +391,8 @@ def test_worker_without_a_queue_says_what_to_do(site: Site) -> None:
 # It is fair
 
 
-def test_hundred_queued_starve_nobody(site: Site) -> None:
-    """One user's many retries stand in nobody's way: another's one is asked among the first."""
+def test_hundred_queued_starve_no_other_user(site: Site) -> None:
+    """One user's many retries are in no other user's way: another's one is asked among the first."""
     hoarder = site.world.new_user()
     site.world.set_quota(hoarder, 100, timedelta(hours=24))
     many = [site.queued(hoarder, "many")[1] for _ in range(30)]
@@ -430,7 +430,7 @@ def test_max_parallel_holds_across_workers(site: Site) -> None:
 # It is seen
 
 
-def told(env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run a command as a person does."""
     return subprocess.run(
         [COMMAND, *arguments],
@@ -454,7 +454,7 @@ def test_queue_command_tells_the_state(any_site: Site) -> None:
     with ScriptedServer() as provider:
         env = site.ask(provider)
 
-        table, document = told(env, "queue"), told(env, "queue", "--json")
+        table, document = run(env, "queue"), run(env, "queue", "--json")
 
     state = json.loads(document.stdout)
     assert (table.returncode, document.returncode) == (0, 0)
@@ -476,11 +476,11 @@ def test_queue_command_tells_the_state(any_site: Site) -> None:
 
 
 def test_queue_command_without_a_database_says_so(site: Site) -> None:
-    """A database that is away is told in the last line, and by the exit code of a missing set-up."""
+    """An unreachable database is named in the last line, and by the exit code of a missing set-up."""
     with ScriptedServer() as provider:
         env = site.ask(provider) | {"DATABASE_URL": "postgresql://postgres@127.0.0.1:9/postgres"}
 
-        done = told(env, "queue")
+        done = run(env, "queue")
 
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].startswith("Error: The storage failed")

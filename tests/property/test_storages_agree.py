@@ -1,6 +1,10 @@
-"""The storage of changes in memory and over SQL agree: the same change on the same rows leads to the same snapshot."""
+"""The storages in memory and over SQL agree: the same change on the same rows leads to the same snapshot.
+
+So whatever the simulation shows of the one holds for the other.
+"""
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +18,7 @@ import pytest
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Open, PutBack, Renew, Run, Settle
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, accept, retry_now, run, visible
-from ai_retry.domain.decide.queue import cancel, postpone, waits_for_worker
+from ai_retry.domain.decide.queue import cancel, concerns, postpone
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import Ending, found
 from ai_retry.domain.errors import AiRetryError, RetryRefused
@@ -22,7 +26,6 @@ from ai_retry.domain.model import Answer, Context, FailureCode, QuotaRule, Snaps
 from ai_retry.domain.policy import RetryPolicy, queued_attempt
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Message
-from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
 from tests.support.builders import a_failure
 from tests.support.memory_world import MemoryWorld
@@ -45,7 +48,7 @@ def _route(context: Context) -> str:
 READERS = (Reader(context_from=stored_context), Reader(context_from=stored_context, route_of=_route))
 HISTORIES = int(os.environ.get("FUZZ", "24"))
 STEPS = 60
-TOLERANCE = 6.0  # seconds that a history may take on a busy machine
+TOLERANCE = 6.0  # seconds that a step may take on a busy machine
 FAILURES = (
     a_failure(),
     a_failure(FailureCode.TIMEOUT),
@@ -128,7 +131,7 @@ class Side:
 
     def _run(self, message: Message, snapshot: Snapshot | None, choice: Random) -> object:
         index = self.generations.index(message.generation_id)
-        if snapshot is None or not waits_for_worker(snapshot) or queued_attempt(snapshot) is None:
+        if snapshot is None or not concerns(message, snapshot) or queued_attempt(snapshot) is None:
             self.storage.begin(CloseOver(user_id=message.user_id))
             return index, "nothing"
         try:
@@ -166,8 +169,12 @@ class Side:
         return overdue
 
     def _lose(self, choice: Random) -> object:
+        """Messages are lost; or one comes that no process of ours sent, perhaps in another user's name."""
         if choice.random() < 0.3:
             self.world.lose_messages()
+        else:
+            user_id, generation_id = choice.choice(self.users), choice.choice(self.generations)
+            self.world.send_message({"user_id": str(user_id), "generation_id": str(generation_id)})
         return None
 
     def _move(self, choice: Random) -> object:
@@ -313,15 +320,23 @@ def _abstract(snapshot: Snapshot | None) -> object:
         ],
         (snapshot.quota.limit, snapshot.quota.captured, snapshot.quota.held, since(snapshot.quota.resets_at)),
         (snapshot.live, since(snapshot.live_until)),
-        (snapshot.stored_answer.number, snapshot.stored_answer.answer.output) if snapshot.stored_answer else None,
+        _stored(snapshot),
         snapshot.session is not None and snapshot.session["content"],
         snapshot.mine,
         [(each.failures, each.slots, each.running, each.waiting, since(each.not_before)) for each in snapshot.routes],
     )
 
 
+def _stored(snapshot: Snapshot) -> object:
+    stored = snapshot.stored_answer
+    if stored is None:
+        return None
+    assert stored.stored_at is not None
+    return stored.number, stored.answer.output, (stored.stored_at - snapshot.as_of).total_seconds()
+
+
 def _differences(one: object, other: object, where: str = "") -> list[str]:
-    """What is not equal, but for the time that a history takes over SQL."""
+    """What is not equal, but for the time that a step takes over SQL."""
     if isinstance(one, float) and isinstance(other, float):
         return [] if abs(one - other) < TOLERANCE else [f"{where}: {one} {other}"]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
@@ -331,7 +346,7 @@ def _differences(one: object, other: object, where: str = "") -> list[str]:
 
 
 def _may_differ(memory: MemoryWorld) -> bool:
-    """Whether a message comes into sight just now: pgmq counts in whole seconds, and a history over SQL takes time."""
+    """Whether a message comes into sight just now: pgmq counts in whole seconds, and a step over SQL takes time."""
     now, seen = memory.clock.now(), memory.storage.line.visible_at
     return any(-1.2 < (seen[each] - now).total_seconds() < TOLERANCE for each in memory.storage.line.messages)
 
@@ -349,19 +364,21 @@ ACTS = (
 
 @pytest.mark.timeout(3600)
 def test_memory_and_sql_agree(core_database: str) -> None:
-    """Whatever happens, both storages reply the same and show the same."""
-    postgres = PostgresStorage(core_database)
+    """Whatever happens, both storages reply the same and show the same; and the books of the database balance."""
+    storage = PostgresStorage(core_database)
     with owner_of(core_database) as connection:
         for seed in range(HISTORIES):
-            functions = FunctionStorage(postgres._call_function)
             empty_queue(connection)
-            memory, database = MemoryWorld(), SqlWorld(functions, connection)
+            memory, database = MemoryWorld(), SqlWorld(storage, connection)
             reader = READERS[seed % 2]
-            sides = [_side(memory, memory.storage, reader), _side(database, functions, reader)]
+            sides = [_side(memory, memory.storage, reader), _side(database, storage, reader)]
             random = Random(seed)
+            looked_at = time.monotonic()
             for step in range(STEPS):
                 act, choices = random.choice(ACTS), random.getrandbits(64)
-                memory.advance(timedelta(milliseconds=5))  # no two things happen at the same instant there, either
+                # Time goes on there, too, as long as the history over SQL takes; no two things happen at one instant.
+                looked_at, last = time.monotonic(), looked_at
+                memory.advance(max(timedelta(seconds=looked_at - last), timedelta(milliseconds=5)))
                 while act == "take" and _may_differ(memory):
                     for side in sides:
                         side.world.advance(timedelta(seconds=3.37))
@@ -369,7 +386,10 @@ def test_memory_and_sql_agree(core_database: str) -> None:
                 assert _differences(done[0], done[1]) == [], f"seed {seed}, step {step}: {act}"
                 looks = [side.look() for side in sides]
                 assert _differences(looks[0], looks[1]) == [], f"seed {seed}, step {step}: after {act}"
-    postgres.close()
+        (violations,) = connection.execute("select ai_retry_books()").fetchone() or ()
+    storage.close()
+    by_the_app = "a success whose generation says otherwise"
+    assert [each for each in violations if each["violation"] != by_the_app] == []
 
 
 def _side(world: MemoryWorld | SqlWorld, storage: Any, reader: Reader) -> Side:

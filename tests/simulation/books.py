@@ -4,18 +4,23 @@ Nothing here asks a decision: limits, waits and places are computed from the row
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
-from ai_retry.domain.change import Acceptance, Begin, Keep, Open, Running, Settle, Success
+from ai_retry.domain.change import Acceptance, Begin, CloseOver, Keep, Open, Run, Running, Settle, Success
+from ai_retry.domain.errors import LeaseLost, RetryExpired, SessionRejected
 from ai_retry.domain.model import Answer, GenerationStatus, Outcome, QuotaRule, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryApp, MemoryStorage, Row
 from ai_retry.testing.memory.app import CreateSession
 
+KEPT = ("expires_at", "idempotency_key", "charge", "operator", "waived", "in_line", "context_reader")
 UNFINISHED = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
 
@@ -86,9 +91,11 @@ class Books:
         by_generation: dict[UUID, list[Row]] = {}
         for row in self.rows:
             by_generation.setdefault(row.generation_id, []).append(row)
-        for rows in by_generation.values():
+        stored = {generation_id for generation_id, _ in self.storage.answers}
+        logged = Counter(each["generation_id"] for each in self.app.error_logs)
+        for generation_id, rows in by_generation.items():
             rows.sort(key=lambda row: row.number)
-            self._check_attempts(rows)
+            self._check_attempts(rows, logged[generation_id], has_answer=generation_id in stored)
         generations = list(self.app.generations)
         self.checked += 1
         self._check_quota(generations[self.checked % len(generations)])
@@ -96,6 +103,8 @@ class Books:
         sessions = {str(each["id"]) for each in self.app.sessions.values()}
         assert len({row.session_id for row in succeeded}) == len(succeeded), "two units for one session"
         assert sessions == {row.session_id for row in succeeded}, "a session without its unit"
+        held = [row.message_id for row in self.rows if row.outcome is None and row.message_id is not None]
+        assert len(set(held)) == len(held), "one message of two attempts"
         self._check_placed()
         self._check_records()
 
@@ -108,19 +117,21 @@ class Books:
         written = [each for key, each in self.app.generations.items() if key in self.app.ours]
         assert all(each.updated_at is not None for each in written), "a status was written at no time"
 
-    def _check_attempts(self, rows: list[Row]) -> None:
+    def _check_attempts(self, rows: list[Row], logged: int, *, has_answer: bool) -> None:
         numbers = [row.number for row in rows]
         assert len(set(numbers)) == len(numbers), "a number was given twice"
         assert len({row.token for row in rows}) == len(rows), "two attempts with one token"
         assert all(row.outcome is not None for row in rows[:-1]), "an open attempt is not the last one"
-        assert sum(row.outcome is Outcome.SUCCEEDED for row in rows) <= 1, "two successes"
+        succeeded = sum(row.outcome is Outcome.SUCCEEDED for row in rows)
+        assert succeeded <= 1, "two successes"
+        assert not (succeeded and has_answer), "an answer is stored beside a session"
         for row, after in zip(rows, [*rows[1:], None], strict=True):
             self._check_row(row, after)
-        generation_id = rows[0].generation_id
-        logged = sum(each["generation_id"] == generation_id for each in self.app.error_logs)
+        for row, after in pairwise(rows):
+            self._check_accepted(row, after)
         assert logged <= sum(row.outcome is not None for row in rows), "an attempt was logged twice"
         sent = sum(row.call.wire_requests for row in rows)
-        assert sent <= self.wire[generation_id], "a request to the provider was recorded twice"
+        assert sent <= self.wire[rows[0].generation_id], "a request to the provider was recorded twice"
 
     def _check_row(self, row: Row, after: Row | None) -> None:
         key = (row.generation_id, row.number)
@@ -137,6 +148,14 @@ class Books:
             longest = max(self.policy.lease, self.policy.deadline + self.policy.settle_margin)
             assert row.lease_expires_at <= row.started_at + longest, "a lease was renewed without end"
 
+    def _check_accepted(self, row: Row, after: Row) -> None:
+        """From attempt to attempt an accepted retry keeps what was promised."""
+        if row.accepted_at is None or row.accepted_at == row.closed_at or row.accepted_at != after.accepted_at:
+            return  # another one, perhaps accepted again at the very instant at which the first ended
+        changed = [each for each in KEPT if getattr(row, each) != getattr(after, each)]
+        assert changed == [], "an accepted retry changed"
+        assert row.outcome in (Outcome.FAILED, Outcome.ABANDONED), "an accepted retry went on after its success"
+
     def _check_quota(self, generation_id: UUID) -> None:
         """The quota that a user sees is what the rows say; what an abandoned click held is free again."""
         generation = self.app.generations[generation_id]
@@ -150,7 +169,9 @@ class Books:
         assert (quota.limit, quota.window) == (rule.limit, rule.window), "limit"
         assert (quota.held, quota.captured) == (len(held), captured), "quota"
         assert snapshot.live == sum(row.is_live(now) for row in rows), "live"
-        assert snapshot.stored_answer is None or snapshot.stored_answer.answer in self.answers_of(generation_id)
+        stored = self.answers_of(generation_id, generation.user_id)
+        shown = [] if snapshot.stored_answer is None else [snapshot.stored_answer.answer]
+        assert shown == stored[-1:], "stored answer"
 
     def rule_of(self, user_id: UUID) -> QuotaRule:
         """The limit and window that hold for a user now."""
@@ -166,11 +187,47 @@ class Books:
         own = [each for each in self.app.generations.values() if each.user_id == user_id and each.id not in by_us]
         return ours + sum(each.status is GenerationStatus.SUCCESS and each.created_at > since for each in own)
 
+    # When attempts are closed
+
+    @contextmanager
+    def closing(self, change: Any) -> Iterator[None]:
+        """See that a change closes what it may close, and nothing else."""
+        before = [row for row in self.rows if row.outcome is None]
+        yield
+        for row in before:
+            now = self.storage.rows.get((row.generation_id, row.number))
+            if now is not None and now.outcome is not None:
+                self._check_closed(row, now, change)
+
+    def _check_closed(self, row: Row, closed: Row, change: Any) -> None:
+        generation = self.app.generations.get(row.generation_id)
+        if isinstance(change, Settle):
+            owner_id = generation.user_id if generation is not None else row.user_id
+            assert change.user_id in (row.user_id, owner_id), "an attempt was closed in another user's name"
+            assert row.token == change.token, "a settle closed another attempt"
+            return
+        assert isinstance(change, Begin | CloseOver), "an amendment closed an attempt"
+        is_owned = generation is not None and generation.user_id == row.user_id
+        if row.is_queued:
+            is_out_of_time = row.expires_at is not None and row.expires_at <= self.clock.now()
+            assert is_out_of_time or isinstance(change, CloseOver), "a begin ended an accepted retry that has time"
+            assert is_out_of_time or not is_owned, "an accepted retry was ended that has time"
+            end = (Outcome.FAILED, RetryExpired.code, False) if is_owned else (Outcome.CANCELLED, None, False)
+        else:
+            assert not row.is_live(self.clock.now()), "an attempt with a valid lease was closed"
+            end = (Outcome.ABANDONED, LeaseLost.code, row.counted)
+            if row.kept_cause is not None:
+                end = (Outcome.FAILED, SessionRejected.code, row.counted)
+        assert (closed.outcome, closed.code, closed.counted) == end, "an attempt was closed as another one"
+        assert closed.captured_at is None, "a unit was captured in passing"
+
     # Answers
 
-    def answers_of(self, generation_id: UUID) -> list[Answer]:
-        """Stored answers of a generation."""
-        return [answer for key, answer in self.storage.answers.items() if key[0] == generation_id]
+    def answers_of(self, generation_id: UUID, user_id: UUID | None = None) -> list[Answer]:
+        """Stored answers of a generation, by their attempts; those that a user has paid for, or all of them."""
+        paid = [row for row in self.rows_of(generation_id) if user_id is None or row.user_id == user_id]
+        keys = [(generation_id, row.number) for row in paid]
+        return [self.storage.answers[key] for key in keys if key in self.storage.answers]
 
     def paid(self, generation_id: UUID, token: UUID, answer: Answer) -> None:
         """A loop that had this answer has ended: from now on the answer has a place, or it is excused.
@@ -212,6 +269,9 @@ class Books:
         row, now = self.row_with(change.token), self.clock.now()
         assert row is not None
         assert now - change.expected.as_of <= timedelta(seconds=10), "an old decision was applied"
+        highest = max((each.number for each in before), default=1)
+        number = change.attempt.number if isinstance(change.attempt, Run) else highest + 1
+        assert row.number == number, "a number was left out"
         mine = [each for each in self.rows if each.user_id == row.user_id and each.outcome is None]
         over = [each for each in mine if not each.is_queued and not each.is_live(now)]
         assert over == [], "an attempt began beside one that is over"
@@ -221,7 +281,7 @@ class Books:
         if isinstance(change.attempt, Open) and change.attempt.charge and Waiver.QUOTA not in change.attempt.waived:
             held = sum(each.charge for each in mine)
             assert self.captured(row.user_id) + held <= self.rule_of(row.user_id).limit, "more units than the limit"
-        stored = bool(self.answers_of(row.generation_id))
+        stored = bool(self.answers_of(row.generation_id, row.user_id))
         if isinstance(start, Running):
             assert stored == (row.answer_from is not None), "a call was begun beside a stored answer"
         past = [each for each in before if each.outcome is not None]

@@ -1,7 +1,8 @@
 """Storages that break one promise each. A simulation that does not notice them would prove nothing."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +22,8 @@ from ai_retry.domain.change import (
     Success,
 )
 from ai_retry.domain.model import Generation, Outcome
-from ai_retry.testing.memory import MemoryStorage, Row
+from ai_retry.testing.memory import MemoryStorage, Row, SessionRefused
+from ai_retry.testing.memory.rows import is_due
 
 
 class ComparesNoVersion(MemoryStorage):
@@ -178,8 +180,8 @@ class KeepsTwice(MemoryStorage):
 class ForgetsRejectedAnswers(MemoryStorage):
     """Stores no answer whose session the app refused."""
 
-    def _reject(self, row: Row, change: Settle, success: Success, cause: str, now: datetime) -> None:
-        super()._reject(row, change, success, cause, now)
+    def _reject(self, row: Row, change: Settle, success: Success, refused: SessionRefused, now: datetime) -> None:
+        super()._reject(row, change, success, refused, now)
         self.answers.pop((row.generation_id, row.number), None)
 
 
@@ -247,6 +249,13 @@ class LosesMessages(MemoryStorage):
         return
 
 
+class ForgetsLostMessages(MemoryStorage):
+    """Never sends a lost message again."""
+
+    def _is_overdue(self, row: Row, now: datetime) -> bool:
+        return super()._is_overdue(row, now) and not (row.is_queued and is_due(row, now))
+
+
 class PostponesNothing(MemoryStorage):
     """Lets a message that is put back come again at once."""
 
@@ -276,6 +285,57 @@ class CapturesFreeOnes(MemoryStorage):
         if outcome is Outcome.SUCCEEDED:
             columns["captured_at"] = now
         return super()._close(row, now, outcome, code, **columns)
+
+
+class ForgetsHolds(MemoryStorage):
+    """Counts captured units only."""
+
+    def _held(self, _: UUID) -> int:
+        return 0
+
+
+class ChargesLateAnswers(MemoryStorage):
+    """Spends a unit for an answer whose attempt was abandoned."""
+
+    def _store_with_closed(self, change: Settle | Keep, row: Row | None, *arguments: Any) -> None:
+        super()._store_with_closed(change, row, *arguments)
+        late = self._by_token(change)
+        if late is not None and late.outcome is Outcome.ABANDONED:
+            self._add(replace(late, captured_at=self._clock.now()))
+
+
+class IgnoresStoredAnswers(MemoryStorage):
+    """Lets a worker call although an answer has arrived since its decision."""
+
+    def _version(self, generation: Generation) -> str:
+        status, number, due, is_queued, _, override = super()._version(generation).split("/")
+        return "/".join((status, number, due, is_queued, override))
+
+
+class ClosesWhatIsValid(MemoryStorage):
+    """Closes running attempts whose lease is valid."""
+
+    def _close_over(self, user_id: UUID, now: datetime, begun_id: UUID | None = None) -> None:
+        super()._close_over(user_id, now + timedelta(seconds=30), begun_id)
+
+
+class StoresBesideSessions(MemoryStorage):
+    """Leaves a stored answer beside the session that was created from it."""
+
+    def _succeed(self, row: Row, change: Settle, success: Success, now: datetime) -> None:
+        kept = dict(self.answers)
+        super()._succeed(row, change, success, now)
+        self.answers.update(kept)
+
+
+class ForgetsWhoAsked(MemoryStorage):
+    """Drops an accepted retry's key when it goes on."""
+
+    def _follow(self, closed: Row, now: datetime, *, goes_on: bool, change: Settle | None = None) -> None:
+        super()._follow(closed, now, goes_on=goes_on, change=change)
+        after = self._open_row(closed.generation_id)
+        if after is not None and closed.idempotency_key is not None:
+            self._add(replace(after, idempotency_key=None))
 
 
 class ReleasesWhatWaits(MemoryStorage):
@@ -310,8 +370,29 @@ BROKEN = (
     InformsNotOfWhatItBegins,
     EndsWithItsWorker,
     LosesMessages,
+    ForgetsLostMessages,
     PostponesNothing,
     PutsBackUnderItsToken,
     CapturesFreeOnes,
+    ForgetsHolds,
+    ChargesLateAnswers,
+    IgnoresStoredAnswers,
+    ClosesWhatIsValid,
+    StoresBesideSessions,
+    ForgetsWhoAsked,
     ReleasesWhatWaits,
 )
+
+# Where the hunt begins for those that few histories show: the first seed that shows them. It may begin anywhere; should
+# the simulation change, it only takes longer.
+FIRST_SEEDS: Mapping[type[MemoryStorage], int] = {
+    CountsNoUnits: 74,
+    ComparesNoStatus: 91,
+    KeepsTwice: 63,
+    DiscardsWhatIsUsed: 82,
+    InformsNoAppLater: 161,
+    InformsNotOfWhatItBegins: 369,
+    ForgetsHolds: 74,
+    IgnoresStoredAnswers: 113,
+    ReleasesWhatWaits: 74,
+}

@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from ai_retry.domain.change import CallRecord, Found, Rejection, Settle, Success
 from ai_retry.domain.model import (
     Answer,
     Attempt,
@@ -13,7 +14,9 @@ from ai_retry.domain.model import (
     Generation,
     GenerationStatus,
     Outcome,
+    ProviderOutcome,
     Quota,
+    QuotaRule,
     Snapshot,
     StoredAnswer,
     Usage,
@@ -58,7 +61,7 @@ def an_attempt(number: int = 2, **columns: Any) -> Attempt:
 
 
 def an_open_attempt(number: int = 2, *, lease_expires_at: datetime = AS_OF + LEASE, **columns: Any) -> Attempt:
-    """Give an attempt that somebody is working on; with a lease in the past, one to be abandoned."""
+    """Give an attempt that runs; with a lease in the past, one to be abandoned."""
     row: dict[str, Any] = {
         "started_at": lease_expires_at - LEASE,
         "lease_expires_at": lease_expires_at,
@@ -123,3 +126,21 @@ def a_failure(code: FailureCode = FailureCode.UNAVAILABLE, **columns: Any) -> Fa
         "certainly_not_generated": False,
     }
     return Failure(**row | columns)
+
+
+def a_settle() -> Settle:
+    """Give a settle, of another attempt each, whose answer was paid for."""
+    return Settle(
+        user_id=uuid4(),
+        generation_id=uuid4(),
+        token=uuid4(),
+        found=Found.READY,
+        end=Success(
+            answer=an_answer(),
+            answer_from=None,
+            if_rejected=Rejection(message="rejected", wait=SECOND, again_wait=SECOND),
+        ),
+        quota_rule=QuotaRule(),
+        call=CallRecord(provider_outcome=ProviderOutcome.GENERATED, duration=SECOND),
+        answered=True,
+    )

@@ -45,11 +45,11 @@ class PlannedAnswers:
         return prompt
 
     def calls(self, prompt: str) -> int:
-        """Tell how often a prompt arrived."""
+        """Return how often a prompt arrived."""
         return self._asked.count(prompt)
 
     def __call__(self, request: Request) -> Script:
-        """Answer one request; one too many is a fault of the test, told at its end."""
+        """Answer one request; one too many is a fault of the test, which fails at its end."""
         prompt = request.json()["messages"][-1]["content"]
         with self._lock:
             self._asked.append(prompt)
@@ -93,7 +93,7 @@ class Endpoint:
         return generation_id
 
     def calls(self, generation_id: UUID) -> int:
-        """Tell how often the provider was called for a generation."""
+        """Return how often the provider was called for a generation."""
         return self.answers.calls(self.prompts[generation_id])
 
     def miscounted(self) -> dict[UUID, tuple[int, int]]:
@@ -106,7 +106,7 @@ class Endpoint:
     def retry(
         self, generation_id: UUID | str, user: SignedInUser | None, headers: Mapping[str, str] | None = None
     ) -> requests.Response:
-        """POST the retry, as a user or as nobody."""
+        """POST the retry, as a user or without a token."""
         path = f"/sessions/ai/{generation_id}/retry"
         return requests.post(self.url + path, headers={**bearer(user), **(headers or {})}, timeout=30)
 

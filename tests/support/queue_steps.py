@@ -12,7 +12,6 @@ from ai_retry.domain.decide import queue
 from ai_retry.domain.decide.begin import Asked
 from ai_retry.domain.drive import drive
 from ai_retry.domain.errors import AiRetryError
-from ai_retry.domain.loop import Setting
 from ai_retry.domain.model import Failure, FailureCode, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import cancelling
@@ -39,7 +38,6 @@ VISIBILITY: Final = POLICY.lease + timedelta(seconds=5)
 TURNED_AWAY: Final = Failure(
     code=FailureCode.UNAVAILABLE, reason="503 from the upstream", transient=True, certainly_not_generated=True
 )
-SETTING: Final = Setting(policy=POLICY, reader=reader_to(None), monotonic=lambda: 0.0, fraction=lambda: 0.0)
 
 
 # Accepting
@@ -132,7 +130,7 @@ def put_back(
 
 def cancel(world: World, user_id: UUID, generation_id: UUID) -> None:
     """Take an accepted retry back, as its user does; raises ``RetryInProgress`` when it runs."""
-    drive(cancelling(user_id, generation_id, SETTING), storage=world.storage, ai=None, rule=POLICY.quota)
+    drive(cancelling(user_id, generation_id, POLICY), storage=world.storage, ai=None, rule=POLICY.quota)
 
 
 def end(world: World, user_id: UUID, generation_id: UUID, reason: AiRetryError | None) -> bool:
@@ -206,3 +204,27 @@ def a_doubt(doubts: int) -> Outage:
 def new_route() -> str:
     """Name a provider and model that no other test asks."""
     return f"provider.example/{uuid4()}"
+
+
+def close_route(world: World, *, wait: timedelta = SHORT) -> str:
+    """Let a call find a new route unavailable; return the route."""
+    route = new_route()
+    put_back(world, new_running(world, route=route), outage=an_outage(wait))
+    return route
+
+
+def reopen_route(world: World) -> str:
+    """Close a new route, and wait until it opens; return the route."""
+    route = close_route(world)
+    world.advance(SHORT)
+    return route
+
+
+def slots(world: World, route: str) -> int | None:
+    """How many calls may ask a route at once; None: as many as like, since nothing is known of it."""
+    return next((each.slots for each in world.storage.state().outages if each.route == route), None)
+
+
+def to_run_new(world: World, route: str, count: int = 1) -> list[Decided]:
+    """Decide to run so many new users' accepted retries by way of a route."""
+    return [to_run(world, *new_accepted(world), route=route) for _ in range(count)]

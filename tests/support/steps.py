@@ -3,12 +3,10 @@
 Waits are what a test says, not what the policy would draw; everything else is the decision's.
 """
 
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,7 +16,7 @@ from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, retry_now
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import Ending, found, is_recorded, verdict
-from ai_retry.domain.errors import AiRetryError, AlreadySucceeded, LeaseLost
+from ai_retry.domain.errors import AlreadySucceeded, LeaseLost
 from ai_retry.domain.loop import has_begun, has_ended
 from ai_retry.domain.model import (
     Answer,
@@ -35,8 +33,6 @@ from ai_retry.domain.model import (
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Outage
 from tests.support.worlds import World
-
-T = TypeVar("T")
 
 SECOND: Final = timedelta(seconds=1)
 SHORT: Final = timedelta(seconds=30)  # more than a test takes, less than a lease
@@ -232,7 +228,7 @@ def fail(
     goes_on: bool = False,
     outage: Outage | None = None,
 ) -> None:
-    """Settle without an answer; an accepted retry goes on or not, and its route is unavailable or not, as told.
+    """Settle without an answer; whether an accepted retry goes on, and its route is unavailable, is what the test says.
 
     Raises:
         AiRetryError: the attempt has ended otherwise, or the generation can't have a session.
@@ -295,18 +291,3 @@ def answer_too_late(world: World, user_id: UUID, generation_id: UUID, answer: An
 def discard(world: World, user_id: UUID, generation_id: UUID, *, operator: str = "ann") -> bool:
     """Drop the stored answer; whether there was one to drop."""
     return world.storage.amend(Discard(user_id=user_id, generation_id=generation_id, operator=operator)).applied
-
-
-def at_once(calls: Sequence[Callable[[], T]]) -> list[T | AiRetryError]:
-    """Make all calls at the same moment, a thread each; an expected refusal is a result."""
-    barrier = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], T]) -> T | AiRetryError:
-        barrier.wait()
-        try:
-            return call()
-        except AiRetryError as error:
-            return error
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))

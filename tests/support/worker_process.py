@@ -1,4 +1,4 @@
-"""The real ``ai-retry worker`` as a process, and an AI provider that answers when it is told to."""
+"""The real ``ai-retry worker`` as a process, and an AI provider that answers when it may."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ class WorkerProcess:
         self.process.send_signal(number)
 
     def has_told(self, text: str) -> bool:
-        """Whether its log holds a text."""
+        """Whether its log holds a string."""
         return text in self.log.read_text()
 
     def exit_code(self, within: float = 30) -> int:
@@ -59,7 +59,7 @@ def start_worker(env: Mapping[str, str], log: Path, concurrency: int) -> "subpro
 
 @contextmanager
 def running_worker(env: Mapping[str, str], log: Path | None = None, *, concurrency: int = 4) -> Iterator[WorkerProcess]:
-    """Start a worker; it is ready when the block begins, and told to stop at its end if it is still there.
+    """Start a worker; it is ready when the block begins, and stopped at its end if it is still there.
 
     Args:
         env: its settings.

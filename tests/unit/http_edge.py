@@ -29,6 +29,8 @@ from tests.support.builders import a_failure, a_generation
 
 PROMPT = "a prompt that no log may hold"
 PROMPT_DATA = {"messages": [{"role": "user", "content": PROMPT}]}
+PROVIDER = "provider.example"
+ROUTE = f"{PROVIDER}/small"
 ANSWER = Answer(output={"title": "Intervals"})
 UNAVAILABLE = a_failure()
 
@@ -81,6 +83,11 @@ class Edge:
         path = RETRY_PATH.replace("{generationId}", str(generation_id))
         return self._send("POST", path, RETRY_PATH, headers, sent)
 
+    def cancel(self, generation_id: UUID | str) -> TestResponse:
+        """DELETE …/retry as the user."""
+        path = RETRY_PATH.replace("{generationId}", str(generation_id))
+        return self._send("DELETE", path, RETRY_PATH, None, {})
+
     def status(self, generation_id: UUID | str, headers: dict[str, str] | None = None) -> TestResponse:
         """GET the generation as the user, unless other headers say otherwise."""
         path = STATUS_PATH.replace("{generationId}", str(generation_id))
@@ -109,7 +116,15 @@ def edge(
     """Build an edge whose provider plays a script."""
     clock = ManualClock()
     storage, ai = MemoryStorage(clock), ScriptedAiProvider(*script, default=default)
-    client = Client(storage=storage, ai=ai, clock=clock, policy=policy or RetryPolicy(), max_calls=max_calls)
+    client = Client(
+        storage=storage,
+        queue_storage=storage,
+        ai=ai,
+        clock=clock,
+        policy=policy or RetryPolicy(),
+        max_calls=max_calls,
+        provider=PROVIDER,
+    )
     return Edge(client=client, clock=clock, storage=storage, ai=ai, prefix=prefix)
 
 
@@ -125,7 +140,7 @@ def check_answer(response: TestResponse, method: str, route: str) -> None:
         {**schema, "components": document["components"]}, format_checker=Draft202012Validator.FORMAT_CHECKER
     )
     validator.validate(response.json)
-    for name in ("Retry-After", "WWW-Authenticate", "Idempotency-Replayed", "X-Request-Id"):
+    for name in ("Retry-After", "WWW-Authenticate", "Idempotency-Replayed", "X-Request-Id", "Location"):
         assert name not in response.headers or name in documented["headers"], f"{name} is not documented"
     if route != OPENAPI_PATH:
         assert response.json is not None

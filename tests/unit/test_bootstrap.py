@@ -6,40 +6,31 @@ from dataclasses import replace
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID, uuid4
 
 import jwt
 import pytest
-from ai_retry.storage.memory import InMemoryStorage, SessionRefused
 
 import ai_retry
 from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
 from ai_retry.bootstrap import connect, context_reader, usable_context, verifier
-from ai_retry.client import Client
 from ai_retry.clock import SystemClock
 from ai_retry.config import OPENROUTER, Settings
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
-    AlreadySucceeded,
-    BackoffNotElapsed,
     ContextMissing,
-    GenerationFailed,
     NotConfigured,
-    SessionRejected,
-    StorageUnavailable,
-    TooManyParallel,
 )
-from ai_retry.domain.model import Context, Generation, ResponseFormat, Waiver
+from ai_retry.domain.model import Context, Generation, ResponseFormat
 from ai_retry.domain.reader import reader_name
 from ai_retry.providers import dialect
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
-from ai_retry.slots import CallSlots
-from ai_retry.testing.ai import AiStep, ScriptedAiProvider
-from ai_retry.testing.clock import ManualClock
+from ai_retry.storage.spool import Spool, SpoolReport
+from ai_retry.testing.memory import MemoryApp, MemoryStorage
 from ai_retry.testing.provider import ScriptedServer, chat
-from tests.support.builders import MESSAGES, USER_ID, a_failure, a_generation, an_answer
+from tests.support.builders import MESSAGES, USER_ID, a_generation
 
 SECRETS = ("sb_secret_key", "db-password", "provider-key", "header-key", "jwt-secret")
 HOSTED = Settings(
@@ -53,7 +44,7 @@ DIRECT = replace(HOSTED, database_url="postgresql://app:db-password@127.0.0.1:1/
 
 
 class TestUsableContext:
-    """What can't be used is refused before anything is claimed."""
+    """What can't be used is refused before anything is begun."""
 
     def context(self, model: str | None, *, models: frozenset[str] | None, default: str | None) -> Context:
         """Read the context of a generation with this model."""
@@ -75,7 +66,7 @@ class TestUsableContext:
         assert self.context(model, models=models, default=default).model == model
 
     def test_other_model_is_refused_without_list(self) -> None:
-        """The message names neither the model, which may be anybody's text, nor those that would pass."""
+        """The message names neither the model, which may be anyone's words, nor those that would pass."""
         with pytest.raises(ContextMissing) as refused:
             self.context("enormous", models=frozenset({"small"}), default="medium")
 
@@ -115,28 +106,44 @@ def titled(generation: Generation) -> Context:
     return replace(stored_context(generation), response_schema={"required": ["title"]})
 
 
+class Closable(MemoryStorage):
+    """A storage in memory that has connections, as it were."""
+
+    closed = 0
+    spool: Spool | None = None
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
 @pytest.fixture
-def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemoryStorage]:
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Closable]:
     """Let ``connect`` use a storage in memory, and see that it is closed."""
-    closed: list[bool] = []
+    storage = Closable(SystemClock(), MemoryApp())
 
-    class Closable(InMemoryStorage):
-        def close(self) -> None:
-            closed.append(True)
+    def open_storage(_: Settings, *, spool: Spool | None) -> Closable:
+        storage.spool = spool
+        return storage
 
-    storage = Closable(SystemClock())
-    monkeypatch.setattr(bootstrap, "open_storage", lambda _: storage)
+    monkeypatch.setattr(bootstrap, "open_storage", open_storage)
     yield storage
-    assert closed == [True]
+    assert storage.closed == 1
+
+
+def add(storage: Closable, **columns: Any) -> UUID:
+    """Store a generation that failed an hour ago."""
+    generation = a_generation(created_at=SystemClock().now() - timedelta(hours=1), **columns)
+    storage.app.generations[generation.id] = generation
+    return generation.id
 
 
 class TestConnect:
     """``connect`` wires what the settings name."""
 
-    def test_provider_is_asked_as_configured(self, storage: InMemoryStorage) -> None:
+    def test_provider_is_asked_as_configured(self, storage: Closable) -> None:
         """Address, key, headers, query and model of the settings are on the wire."""
-        generation = a_generation(model=None, created_at=SystemClock().now() - timedelta(hours=1))
-        storage.generations[generation.id] = generation
+        generation_id = add(storage, model=None)
         with ScriptedServer(chat({"title": "Intervals"})) as server:
             settings = replace(
                 HOSTED,
@@ -149,7 +156,7 @@ class TestConnect:
                 ai_extra_body={"max_tokens": 800},
             )
             with connect(settings, context_from=titled) as client:
-                client.retry_generation(USER_ID, generation.id)
+                client.retry_generation(USER_ID, generation_id)
 
         (request,) = server.requests
         assert request.path == "/v1/chat/completions?api-version=1"
@@ -160,7 +167,7 @@ class TestConnect:
         assert request.json()["max_tokens"] == 800
         assert request.json()["response_format"] == {"type": "json_object"}
 
-    def test_schema_is_checked_once_for_all(self, storage: InMemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_schema_is_checked_once_for_all(self, storage: Closable, monkeypatch: pytest.MonkeyPatch) -> None:
         """Status pages, the retry and its request ask about the same schema, and it is checked once."""
         checked: list[Any] = []
         fault = dialect.fault
@@ -172,15 +179,14 @@ class TestConnect:
         monkeypatch.setattr(dialect, "fault", counted)
         schema = {"title": "checked once for all", "required": ["title"]}
         prompt = {"messages": MESSAGES, "response_schema": schema}
-        generation = a_generation(prompt_data=prompt, created_at=SystemClock().now() - timedelta(hours=1))
-        storage.generations[generation.id] = generation
+        generation_id = add(storage, prompt_data=prompt)
 
         with ScriptedServer(chat({"title": "Intervals"})) as server:
             settings = replace(HOSTED, ai_base_url=server.base_url)
             with connect(settings) as client:
                 for _ in range(3):
-                    client.status(USER_ID, generation.id)
-                client.retry_generation(USER_ID, generation.id)
+                    client.status(USER_ID, generation_id)
+                client.retry_generation(USER_ID, generation_id)
 
         assert checked == [schema]
 
@@ -192,40 +198,53 @@ class TestConnect:
         ],
     )
     def test_unusable_context_is_refused_unclaimed(
-        self, storage: InMemoryStorage, columns: dict[str, Any], problem: str
+        self, storage: Closable, columns: dict[str, Any], problem: str
     ) -> None:
         """A model that is not listed and a schema that is none are refused before anything is written or called."""
-        generation = a_generation(created_at=SystemClock().now() - timedelta(hours=1), **columns)
-        storage.generations[generation.id] = generation
+        generation_id = add(storage, **columns)
 
         with (
             connect(replace(HOSTED, ai_models=frozenset({"small"}))) as client,
             pytest.raises(ContextMissing, match=problem),
         ):
-            client.retry_generation(USER_ID, generation.id)
+            client.retry_generation(USER_ID, generation_id)
 
-        assert not storage.attempts
+        assert not storage.rows
 
-    def test_apps_own_context_is_used_and_checked(self, storage: InMemoryStorage) -> None:
+    def test_apps_own_context_is_used_and_checked(self, storage: Closable) -> None:
         """An app's ``context_from`` replaces the default, not the checks."""
-        generation = a_generation(prompt_data=None, created_at=SystemClock().now() - timedelta(hours=1))
-        storage.generations[generation.id] = generation
+        generation_id = add(storage, prompt_data=None)
 
         def context_from(_: Generation) -> Context:
             return Context(messages=MESSAGES, model="enormous")
 
         with connect(replace(HOSTED, ai_models=frozenset({"small"})), context_from=context_from) as client:
-            refusal = client.status(USER_ID, generation.id).refusal
+            refusal = client.status(USER_ID, generation_id).refusal
 
         assert isinstance(refusal, ContextMissing)
         assert "model" in str(refusal)
 
-    def test_failing_connect_closes_what_it_opened(self, storage: InMemoryStorage) -> None:
+    def test_failing_connect_closes_what_it_opened(self, storage: Closable) -> None:
         """When a later part can't be made, the storage's connections don't stay open."""
         assert storage is not None
 
         with pytest.raises(ValueError, match="base_url"):
             connect(replace(HOSTED, ai_base_url="not an address"))
+
+    def test_spool_is_given_to_storage_and_client(self, storage: Closable, tmp_path: Path) -> None:
+        """The storage writes answers where the client settles them, and the directory is there from the start."""
+        with connect(replace(HOSTED, spool_dir=tmp_path / "spool")) as client:
+            assert isinstance(storage.spool, Spool)
+            assert client._spool is storage.spool
+            assert (tmp_path / "spool").is_dir()
+            assert client.settle() == SpoolReport()
+
+    def test_unusable_spool_is_refused_at_the_start(self, tmp_path: Path) -> None:
+        """Whoever asked for a spool has one, or is refused before anything is opened."""
+        (tmp_path / "file").touch()
+
+        with pytest.raises(NotConfigured, match="spool directory"):
+            connect(replace(HOSTED, spool_dir=tmp_path / "file" / "spool"))
 
     @pytest.mark.parametrize(
         ("settings", "name"), [(HOSTED, "SupabaseStorage"), (DIRECT, "PostgresStorage")], ids=["data-api", "direct"]
@@ -235,7 +254,7 @@ class TestConnect:
         with connect(settings) as client:
             shown = repr(client)
 
-        assert shown.startswith(f"Client(storage=RepeatingStorage({name}(")
+        assert shown.startswith(f"Client(storage={name}(")
         assert "ai=HttpAiProvider(" in shown
 
     def test_environment_is_used_without_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +266,7 @@ class TestConnect:
             connect()
 
     def test_settings_without_storage_are_refused(self) -> None:
-        """Settings that were made by hand are told what they lack."""
+        """The error of settings that were written in code names what they lack."""
         with pytest.raises(NotConfigured, match="SUPABASE_URL and SUPABASE_SECRET_KEY, or DATABASE_URL"):
             connect(Settings(ai_api_key="k"))
 
@@ -408,5 +427,3 @@ class TestVerifier:
         else:
             with pytest.raises(Unauthenticated):
                 verify(token)
-
-

@@ -39,8 +39,7 @@ class Case:
     def __init__(self, *script: AiStep, **parts: Any) -> None:
         self.world = MemoryWorld(Hooked)
         self.storage = hooked(self.world)
-        given = {"storage": self.storage, "ai": ScriptedAiProvider(*script), "clock": self.world.clock}
-        self.client = Client(**given | parts)
+        self.client = Client(storage=self.storage, ai=ScriptedAiProvider(*script), clock=self.world.clock, **parts)
         self.ids = self.user_id, self.generation_id = new_generation(self.world)
 
     @property

@@ -912,8 +912,11 @@ class TestQueue:
         ids=["none", "closed", "queued", "running", "over", "a click's"],
     )
     def test_worker_is_waited_for(self, attempts: list[Attempt], expects: bool) -> None:
-        """By what is queued, and by what a dead worker left."""
-        assert queue.waits_for_worker(a_snapshot(attempts=attempts)) is expects
+        """By what is queued, and by what a dead worker left; never in another user's name."""
+        message, snapshot = Message(id=1, user_id=USER_ID, generation_id=GENERATION_ID), a_snapshot(attempts=attempts)
+
+        assert queue.concerns(message, snapshot) is expects
+        assert not queue.concerns(replace(message, user_id=uuid4()), snapshot)
 
 
 class TestPostpone:

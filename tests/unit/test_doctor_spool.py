@@ -58,7 +58,7 @@ def test_directory_that_cannot_be_written(tmp_path: Path, place: str) -> None:
 
 
 def test_directory_that_others_can_use(tmp_path: Path) -> None:
-    """Whoever can write there can have sessions made."""
+    """Another user who can write there can have sessions created."""
     Spool(tmp_path / "spool")
     (tmp_path / "spool").chmod(0o777)
 
@@ -124,7 +124,7 @@ def test_database_that_does_not_say_which_it_is(tmp_path: Path, monkeypatch: pyt
 
 
 def test_file_that_is_settled_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that goes between the listing and the reading is none to speak of."""
+    """An answer that goes between the listing and the reading is not reported."""
     held(tmp_path / "spool")
     read: Callable[[Spool, str], None] = lambda *_: None  # noqa: E731
     monkeypatch.setattr("ai_retry.storage.spool_files.SpoolFiles.read", read)

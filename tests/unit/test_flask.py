@@ -17,6 +17,7 @@ import pytest
 from flask import Blueprint, Flask, jsonify
 from werkzeug.test import TestResponse
 
+import ai_retry
 from adapters import flask_app
 from ai_retry.auth import AuthUnavailable, Unauthenticated
 from ai_retry.client import Client
@@ -24,12 +25,13 @@ from ai_retry.domain import errors
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Answer, FailureCode
 from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.queue_model import Outage
 from ai_retry.flask import create_blueprint
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.memory import MemoryStorage
+from ai_retry.testing.memory import MemoryStorage, SessionRefused
 from tests.support.builders import a_failure
-from tests.unit.http_edge import ANSWER, PROMPT, UNAVAILABLE, Edge, edge, verify
+from tests.unit.http_edge import ANSWER, PROMPT, ROUTE, UNAVAILABLE, Edge, edge, verify
 
 ID = UUID("6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11")
 INSTANT = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -63,7 +65,7 @@ def failed(code: FailureCode, retry_after: timedelta | None = WAIT) -> errors.Ge
 CONTRACT: list[tuple[AiRetryError, int, str, int | None, dict[str, Any]]] = [
     (errors.GenerationNotFound(ID), 404, "GENERATION_NOT_FOUND", None, {}),
     (errors.ContextMissing("a problem"), 404, "CONTEXT_MISSING", None, {"problem": "a problem"}),
-    (errors.AlreadySucceeded(ID, ID), 409, "ALREADY_SUCCEEDED", None, {"sessionId": str(ID)}),
+    (errors.AlreadySucceeded(ID, str(ID)), 409, "ALREADY_SUCCEEDED", None, {"sessionId": str(ID)}),
     (errors.AlreadySucceeded(ID), 409, "ALREADY_SUCCEEDED", None, {}),
     (
         errors.BackoffNotElapsed(INSTANT, wait=WAIT),
@@ -73,6 +75,7 @@ CONTRACT: list[tuple[AiRetryError, int, str, int | None, dict[str, Any]]] = [
         {"nextAttemptAt": "2026-01-31T12:00:00.250000Z"},
     ),
     (errors.RetryInProgress(wait=timedelta(0)), 429, "RETRY_IN_PROGRESS", 1, {}),
+    (errors.RouteUnavailable(wait=WAIT), 429, "ROUTE_UNAVAILABLE", 3, {}),
     (errors.TooManyParallel(2, wait=WAIT), 429, "TOO_MANY_PARALLEL_RETRIES", 3, {"maxParallel": 2}),
     (
         errors.QuotaExhausted(limit=5, resets_at=INSTANT, wait=timedelta(hours=1)),
@@ -108,6 +111,13 @@ CONTRACT: list[tuple[AiRetryError, int, str, int | None, dict[str, Any]]] = [
         3,
         {"constraint": "sessions_title_check", "answerKept": True},
     ),
+    (
+        errors.SessionConflict("one_planned_session", retry_after=WAIT),
+        409,
+        "SESSION_CONFLICT",
+        3,
+        {"constraint": "one_planned_session", "answerKept": True},
+    ),
     (errors.LeaseLost(answer_kept=True), 500, "LEASE_LOST", None, {"answerKept": True}),
     (errors.LeaseLost(answer_kept=False, retry_after=WAIT), 500, "LEASE_LOST", 3, {"answerKept": False}),
     (errors.NotConfigured("a migration"), 500, "NOT_CONFIGURED", None, {"missing": "a migration"}),
@@ -134,8 +144,32 @@ def test_domain_error_is_rendered_as_promised(
     assert response.headers.get("Retry-After") == (None if wait is None else str(wait))
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "code", "wait", "details"), CONTRACT, ids=lambda value: type(value).__name__
+)
+def test_problem_is_what_http_answers(
+    error: AiRetryError, status: int, code: str, wait: int | None, details: dict[str, Any]
+) -> None:
+    """``ai_retry.problem`` gives views of one's own what the blueprint answers."""
+    waited = {} if wait is None else {"retryAfterSeconds": wait}
+
+    found = ai_retry.problem(error)
+
+    assert (found.http_status, found.code, found.message) == (status, code, str(error))
+    assert (found.retry_after_seconds, found.wire_details) == (wait, details | waited)
+
+
+@pytest.mark.parametrize("error", [KeyError("a secret"), ValueError("a secret"), RuntimeError()])
+def test_problem_of_a_foreign_exception_is_internal(error: Exception) -> None:
+    """Its text, which may hold a row or a prompt, is left out."""
+    found = ai_retry.problem(error)
+
+    assert (found.http_status, found.code, found.retry_after_seconds, found.wire_details) == (500, "INTERNAL", None, {})
+    assert "secret" not in repr(found)
+
+
 def test_contract_forgets_no_error() -> None:
-    """Every error class that has a code of its own, and every failure code, stands in the table above."""
+    """Every error class that has a code of its own, and every failure code, is in the table above."""
     classes = {
         each
         for each in vars(errors).values()
@@ -151,7 +185,7 @@ class TestSuccess:
     """A retry that ends with a session."""
 
     def test_retry_answers_session_and_generation(self) -> None:
-        """200 holds the session as the database tells it, the generation and the quota, in camelCase."""
+        """200 holds the session as the database returns it, the generation and the quota, in camelCase."""
 
         def slowly(_: object) -> Answer:
             api.clock.advance(timedelta(seconds=1.25))
@@ -267,7 +301,7 @@ class TestRefusal:
             assert response.headers["WWW-Authenticate"] == "Bearer"
 
     def test_two_authorization_headers_are_401(self) -> None:
-        """Which of two tokens counts is nobody's to guess, even when both are good."""
+        """Which of two tokens counts can't be guessed, even when both are good."""
         api = edge()
         good = api.authorization["Authorization"]
 
@@ -318,7 +352,7 @@ class TestRefusal:
         assert [(each.status_code, code_of(each)) for each in responses] == [(400, "INVALID_GENERATION_ID")] * 2
 
     def test_who_asks_is_checked_first(self) -> None:
-        """A request that is wrong in every way is told about its token, then its id, then its key."""
+        """A request that is wrong in every way is answered for its token, then its id, then its key."""
         api, key = edge(), {"Idempotency-Key": "two words"}
 
         answers = [api.retry("1", key), api.retry("1", api.authorization | key), api.retry(ID, api.authorization | key)]
@@ -354,6 +388,76 @@ class TestRefusal:
             (429, "RETRY_TOO_SOON"),
         ]
         assert third.status_code == 200
+
+
+class TestOutage:
+    """A provider and model that are known to be unavailable."""
+
+    @pytest.fixture
+    def api(self) -> Edge:
+        """An edge whose workers found the provider unavailable, for four minutes."""
+        api = edge(ANSWER)
+        api.storage.routes.note_outage(ROUTE, Outage(wait=timedelta(minutes=4), failures=1), api.clock.now())
+        return api
+
+    def test_click_is_429_with_the_outages_wait(self, api: Edge) -> None:
+        """It is refused before anything is written or called, and says when the route opens."""
+        response = api.retry(api.add_generation())
+
+        assert (response.status_code, code_of(response)) == (429, "ROUTE_UNAVAILABLE")
+        assert response.headers["Retry-After"] == "240"
+        assert not api.storage.rows
+
+    def test_status_foresees_it(self, api: Edge) -> None:
+        """The same refusal, and the instant."""
+        response = api.status(api.add_generation())
+
+        assert response.json is not None
+        outlook = response.json["data"]["retry"]
+        assert (outlook["possible"], outlook["refusal"]["code"]) == (False, "ROUTE_UNAVAILABLE")
+        assert outlook["possibleAt"] == "2026-01-01T00:04:00.000000Z"
+
+    def test_other_model_is_answered(self, api: Edge) -> None:
+        """What another provider or model does is no reason to refuse."""
+        assert api.retry(api.add_generation(model="large")).status_code == 200
+
+    def test_click_after_its_wait_is_answered(self, api: Edge) -> None:
+        """Whoever obeys Retry-After probes the provider."""
+        generation_id = api.add_generation()
+        api.clock.advance(timedelta(seconds=int(api.retry(generation_id).headers["Retry-After"])))
+
+        assert api.retry(generation_id).status_code == 200
+
+    def test_retry_for_later_is_accepted(self, api: Edge) -> None:
+        """With ``Prefer: respond-async`` it waits for its provider, and can be taken back."""
+        generation_id = api.add_generation()
+
+        accepted = api.retry(generation_id, api.authorization | {"Prefer": "respond-async"})
+        status, cancelled = api.status(generation_id), api.cancel(generation_id)
+
+        assert (accepted.status_code, accepted.headers["Preference-Applied"]) == (202, "respond-async")
+        assert status.json is not None
+        assert status.json["data"]["retry"]["queued"]["acceptedAt"] == "2026-01-01T00:00:00.000000Z"
+        assert cancelled.json is not None
+        assert (cancelled.status_code, cancelled.json["data"]["retry"]["queued"]) == (200, None)
+
+
+def test_session_that_conflicts_is_409() -> None:
+    """Its user can cure that; the answer is stored, and becomes the session without another call."""
+    api = edge(ANSWER)
+    generation_id, create_session = api.add_generation(), api.storage.app.create_session
+
+    def conflict(*_: object) -> NoReturn:
+        raise SessionRefused("one_planned_session", conflict=True)
+
+    api.storage.app.create_session = conflict
+    refused = api.retry(generation_id)
+    api.storage.app.create_session = create_session
+    api.clock.advance(timedelta(seconds=int(refused.headers["Retry-After"])))
+    retried = api.retry(generation_id)
+
+    assert (refused.status_code, code_of(refused)) == (409, "SESSION_CONFLICT")
+    assert (retried.status_code, len(api.ai.calls)) == (200, 1)
 
 
 KEYS = {
@@ -443,20 +547,20 @@ class TestStatus:
         assert response.json["meta"]["quota"]["remaining"] == 5
 
     def test_refusal_is_the_one_of_a_retry(self) -> None:
-        """While the wait lasts, the status tells the very error that a retry gets, and when it ends."""
+        """While the wait lasts, the status has the very error that a retry gets, and when it ends."""
         api = edge(UNAVAILABLE)
         generation_id = api.add_generation()
         api.retry(generation_id)
 
-        told, refused = api.status(generation_id), api.retry(generation_id)
+        status, refused = api.status(generation_id), api.retry(generation_id)
 
-        assert told.json is not None
+        assert status.json is not None
         assert refused.json is not None
-        outlook = told.json["data"]["retry"]
+        outlook = status.json["data"]["retry"]
         assert outlook["possible"] is False
         assert outlook["refusal"] == refused.json["error"]
         assert outlook["possibleAt"] == refused.json["error"]["details"]["nextAttemptAt"]
-        assert "Retry-After" not in told.headers
+        assert "Retry-After" not in status.headers
 
     def test_success_is_told_with_its_session(self) -> None:
         """After the success the status holds the session, and no instant at which a retry would be possible."""
@@ -464,14 +568,14 @@ class TestStatus:
         generation_id = api.add_generation()
         retried = api.retry(generation_id)
 
-        told = api.status(generation_id)
+        status = api.status(generation_id)
 
-        assert told.json is not None
+        assert status.json is not None
         assert retried.json is not None
-        assert told.json["data"]["session"] == retried.json["data"]["session"]
-        assert told.json["data"]["generation"] == retried.json["data"]["generation"]
-        assert told.json["data"]["retry"]["possibleAt"] is None
-        assert told.json["data"]["retry"]["refusal"]["code"] == "ALREADY_SUCCEEDED"
+        assert status.json["data"]["session"] == retried.json["data"]["session"]
+        assert status.json["data"]["generation"] == retried.json["data"]["generation"]
+        assert status.json["data"]["retry"]["possibleAt"] is None
+        assert status.json["data"]["retry"]["refusal"]["code"] == "ALREADY_SUCCEEDED"
 
     def test_status_writes_nothing(self) -> None:
         """Looking changes nothing."""
@@ -785,7 +889,7 @@ class TestRunnableApp:
 
     @pytest.fixture(autouse=True)
     def environment(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """Configure a project that nobody asks, and close what is left to the end of the process."""
+        """Configure a project that no request reaches, and close what is left to the end of the process."""
         endings: list[Callable[[], None]] = []
         monkeypatch.setattr(atexit, "register", endings.append)
         for name in [name for name in os.environ if name.startswith(("AI_", "SUPABASE_", "DATABASE_URL"))]:
@@ -805,7 +909,7 @@ class TestRunnableApp:
         assert http.post(f"/sessions/ai/{ID}/retry").status_code == 401
 
     def test_incomplete_environment_stops_the_app(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is missing is told at the start, and not to the first user."""
+        """What is missing is reported at the start, and not to the first user."""
         monkeypatch.delenv("AI_API_KEY")
 
         with pytest.raises(errors.NotConfigured, match="AI_API_KEY"):

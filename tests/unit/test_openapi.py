@@ -1,4 +1,4 @@
-"""What the OpenAPI document promises: it is valid, complete, and tells what the code does."""
+"""What the OpenAPI document promises: it is valid, complete, and says what the code does."""
 
 import json
 from collections.abc import Iterator
@@ -17,10 +17,11 @@ CODES = {
     400: {"INVALID_GENERATION_ID", "INVALID_IDEMPOTENCY_KEY"},
     401: {"UNAUTHENTICATED"},
     404: {"GENERATION_NOT_FOUND", "CONTEXT_MISSING"},
-    409: {"ALREADY_SUCCEEDED"},
+    409: {"ALREADY_SUCCEEDED", "SESSION_CONFLICT"},
     429: {
         "RETRY_TOO_SOON",
         "RETRY_IN_PROGRESS",
+        "ROUTE_UNAVAILABLE",
         "TOO_MANY_PARALLEL_RETRIES",
         "QUOTA_EXHAUSTED",
         "RETRY_LIMIT_REACHED",
@@ -130,7 +131,7 @@ def resolve(document: dict[str, Any], reference: str) -> Any:
 
 @pytest.fixture(name="document")
 def document_on_the_wire() -> dict[str, Any]:
-    """Give the document as a client gets it."""
+    """The document as a client gets it."""
     response = edge().get("/sessions/ai/openapi.json")
     assert response.status_code == 200
     document: dict[str, Any] = response.get_json()
@@ -222,7 +223,7 @@ def test_waits_are_documented_where_they_are_sent(document: dict[str, Any]) -> N
     responses = document["paths"][RETRY_PATH]["post"]["responses"]
 
     assert {status for status, each in responses.items() if "Retry-After" in each["headers"]} == {
-        *("202", "429", "500", "502")
+        *("202", "409", "429", "500", "502")
     }
     assert all("X-Request-Id" in each["headers"] for each in responses.values())
     assert "Idempotency-Replayed" in responses["200"]["headers"]
@@ -242,7 +243,7 @@ def test_routes_are_the_documented_ones(document: dict[str, Any]) -> None:
 
 
 def test_document_is_json_and_stable() -> None:
-    """Two builds are the same text, so that a client generated from it does not change without reason."""
+    """Two builds are the same string, so that a client generated from it does not change without reason."""
     first, second = (json.dumps(openapi_document(prefix="/api")) for _ in range(2))
 
     assert first == second

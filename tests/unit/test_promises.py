@@ -71,7 +71,7 @@ class TestUnits:
         late = running(scene)
         settle = late.send(an_answer())
         scene.world.advance(POLICY.lease)
-        scene.drive(accepting(scene.asked(generation_id=other), scene.setting))
+        scene.drive(accepting(scene.asked(generation_id=other), scene.setting.reader, scene.setting.policy))
 
         reply = scene.storage.settle(settle)  # type: ignore[arg-type]
         (taken,) = scene.storage.take(1, HOUR, POLICY.quota)
@@ -185,7 +185,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize("change", ["moved", "hidden"])
     def test_answer_of_a_lost_generation_is_stored(self, scene: Scene, change: str) -> None:
-        """A generation that is hidden, or another user's, by the time of the answer keeps it."""
+        """A generation that is hidden, or another user's, by the time of the answer keeps it for its payer."""
         app = scene.world.app
 
         def lose() -> None:
@@ -197,8 +197,10 @@ class TestAnswers:
         with pytest.raises(GenerationNotFound):
             scene.retry(Provider(an_answer(), lose))
 
-        assert load(scene).stored_answer.answer == an_answer()
         assert scene.status is GenerationStatus.ERROR, "no attempt works on it any more"
+        assert (load(scene).stored_answer is None) == (change == "moved")
+        scene.world.set_generation(scene.generation_id, user_id=scene.user_id)
+        assert load(scene).stored_answer.answer == an_answer()
         assert scene.world.app.error_logs == []
 
     def test_answer_in_use_is_not_discarded(self, scene: Scene) -> None:
@@ -214,15 +216,15 @@ class TestAnswers:
         assert scene.storage.settle(settle).applied  # type: ignore[arg-type]
         assert load(scene).quota.captured == 1
 
-    def test_new_owners_answer_in_use_is_not_discarded(self, scene: Scene) -> None:
-        """The same where the attempt is another user's than the one who paid: the app moved the generation."""
+    def test_answer_in_use_of_a_moved_generation_is_not_discarded(self, scene: Scene) -> None:
+        """The same where the app moves the generation while the attempt uses the answer."""
         reject(scene)
         scene.world.refuse_sessions(None)
         owner = scene.world.new_user()
-        scene.world.set_generation(scene.generation_id, user_id=owner)
-        loop = retrying(scene.asked(user_id=owner), scene.setting)
+        loop = retrying(scene.asked(), scene.setting)
         next(loop)
         loop.send(scene.storage.begin(loop.send(load(scene))))  # type: ignore[arg-type]
+        scene.world.set_generation(scene.generation_id, user_id=owner)
 
         for user_id in (scene.user_id, owner):
             discard = Discard(user_id=user_id, generation_id=scene.generation_id, operator="ann")
@@ -458,7 +460,7 @@ class TestRepeats:
                 return None
             seen.append(change)
             MemoryStorage.begin(scene.storage, change)
-            scene.drive(cancelling(scene.user_id, scene.generation_id, scene.setting))
+            scene.drive(cancelling(scene.user_id, scene.generation_id, scene.setting.policy))
             return MemoryStorage.begin(scene.storage, change)
 
         hook(scene, begin=lost)
@@ -510,7 +512,7 @@ class TestRenewals:
 def test_rejected_session_shows_that_the_route_answers(scene: Scene) -> None:
     """What the app refuses was answered by the provider: its route opens further."""
     other = scene.world.new_generation(scene.user_id)
-    scene.drive(accepting(scene.asked(generation_id=other), scene.setting))
+    scene.drive(accepting(scene.asked(generation_id=other), scene.setting.reader, scene.setting.policy))
     scene.work(a_failure(certainly_not_generated=True, wire_requests=0))
     scene.world.advance(HOUR)
 

@@ -388,7 +388,7 @@ class SlowClock(ManualClock):
 
 @pytest.mark.parametrize(
     ("gone", "outcome"),
-    [("generation", QueueOutcome.NOTHING), ("owner", QueueOutcome.ENDED), ("success", QueueOutcome.ENDED)],
+    [("generation", QueueOutcome.NOTHING), ("owner", QueueOutcome.NOTHING), ("success", QueueOutcome.ENDED)],
 )
 def test_message_of_what_is_over_ends_it(world: MemoryWorld, gone: str, outcome: QueueOutcome) -> None:
     """A deleted generation, another owner and a success by another hand end the retry, its unit and its message."""
@@ -483,7 +483,7 @@ def test_message_that_hints_at_nothing_is_dropped(world: MemoryWorld) -> None:
 
 
 def test_message_of_a_running_attempt_waits_for_its_lease(world: MemoryWorld) -> None:
-    """A second worker that gets the message of what runs leaves it alone."""
+    """A second worker that gets the message of what runs leaves it as it is."""
     user_id, generation_id = accepted(world)
     begun = run(world, user_id, generation_id)
 

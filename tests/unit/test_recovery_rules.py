@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from ai_retry.testing.contract import MemoryWorld
 
 from ai_retry.domain.errors import TooManyParallel
 from ai_retry.domain.model import GenerationStatus, Outcome, Waiver
@@ -41,6 +41,7 @@ LATER = AS_OF + timedelta(minutes=3)
         (a_snapshot(generation=a_generation(status=GenerationStatus.SUCCESS)), Decision.NEVER, "ALREADY_SUCCEEDED"),
         (a_snapshot(attempts=[an_attempt(n) for n in (2, 3, 4)]), Decision.NEVER, "RETRY_LIMIT_REACHED"),
         (a_snapshot(can_create_session=False), Decision.NEVER, "NOT_CONFIGURED"),
+        (replace(a_snapshot(), hidden=True), Decision.NEVER, "GENERATION_NOT_FOUND"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -102,21 +103,16 @@ def test_unsettled_attempt_is_not(attempts: list[object]) -> None:
 
 def test_plan_attempt_says_whether_it_is_settled() -> None:
     """The row of a plan's attempt decides as its snapshot does."""
-    row = PlanAttempt(
-        generation_id=GENERATION_ID,
-        number=2,
-        outcome=Outcome.FAILED,
-        code="AI_TIMEOUT",
-        started_at=AS_OF,
-        closed_at=AS_OF,
-        next_attempt_at=None,
-        usage=None,
-    )
 
-    assert row.settled
-    assert not replace(row, outcome=Outcome.ABANDONED).settled
-    assert not replace(row, outcome=None).settled
-    assert not replace(row, was_turned_away=True).settled
+    def is_settled(**columns: Any) -> bool:
+        return PlanAttempt(generation_id=GENERATION_ID, attempt=an_attempt(**columns), usage=None).settled
+
+    assert is_settled(outcome=Outcome.FAILED)
+    assert is_settled(outcome=Outcome.SUCCEEDED)
+    assert not is_settled(outcome=Outcome.ABANDONED)
+    assert not is_settled(outcome=None)
+    assert not is_settled(transient=True, counted=False)
+    assert is_settled(transient=True, counted=False, operator_fault=True)
 
 
 def test_operators_run_waits_whether_or_not_it_helps() -> None:

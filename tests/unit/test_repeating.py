@@ -33,14 +33,14 @@ FOR_GOOD = StorageUnavailable("22P05")
 
 
 class Calls:
-    """A call that fails as told, the last failure for ever unless it is None."""
+    """A call with these failures, the last of them for ever; None: it succeeds."""
 
     def __init__(self, *failures: AiRetryError | None) -> None:
-        self.failures, self.made = list(failures), 0
+        self.failures, self.tries = list(failures), 0
 
     def __call__(self) -> str:
         """Fail or answer."""
-        self.made += 1
+        self.tries += 1
         error = self.failures.pop(0) if len(self.failures) > 1 else self.failures[0]
         if error is not None:
             raise error
@@ -62,7 +62,7 @@ def test_what_passes_is_not_noticed(failures: list[StorageFailure], patience: Pa
     calls = Calls(*failures, None)
 
     assert repeat(calls, patience) == "answer"
-    assert calls.made == len(failures) + 1
+    assert calls.tries == len(failures) + 1
 
 
 @pytest.mark.parametrize("patience", [READING, SETTLING])
@@ -71,7 +71,7 @@ def test_call_is_repeated_once_at_least(patience: Patience) -> None:
     calls = Calls(LOST)
 
     assert raised(calls, Patience(usual=timedelta(microseconds=1), faults=patience.faults)) is LOST
-    assert calls.made >= 2
+    assert calls.tries >= 2
 
 
 @pytest.mark.parametrize("failure", [GONE, LOST, INTERNAL])
@@ -80,7 +80,7 @@ def test_what_is_tried_once_is_tried_once(failure: StorageFailure) -> None:
     calls = Calls(failure, None)
 
     assert raised(calls, ONCE) is failure
-    assert calls.made == 1
+    assert calls.tries == 1
 
 
 @pytest.mark.parametrize("patience", [READING, SETTLING, ONCE])
@@ -90,7 +90,7 @@ def test_what_does_not_pass_is_raised_at_once(patience: Patience, failure: AiRet
     calls = Calls(failure, None)
 
     assert raised(calls, patience) is failure
-    assert calls.made == 1
+    assert calls.tries == 1
 
 
 @pytest.mark.parametrize("last", [GONE, FOR_GOOD])
@@ -115,7 +115,7 @@ def test_fault_that_lasts_is_reported(patience: Patience) -> None:
 
     assert isinstance(failure, NotConfigured)
     assert failure.details["missing"] == "the key is wrong"
-    assert calls.made >= 2
+    assert calls.tries >= 2
 
 
 def test_fault_beside_another_failure_is_a_lost_reply() -> None:
@@ -128,7 +128,7 @@ def test_fault_is_no_verdict_on_what_was_paid_for() -> None:
     calls = Calls(FAULT)
 
     assert raised(calls, SETTLING) is FAULT
-    assert calls.made >= 2
+    assert calls.tries >= 2
 
 
 def test_same_internal_error_a_third_time_ends_a_settle() -> None:
@@ -136,7 +136,7 @@ def test_same_internal_error_a_third_time_ends_a_settle() -> None:
     calls = Calls(INTERNAL)
 
     assert raised(calls, Patience(usual=LONG, faults=None, stops_at_internal=True)) is INTERNAL
-    assert calls.made == 3
+    assert calls.tries == 3
 
 
 def test_internal_error_ends_no_other_call() -> None:

@@ -21,11 +21,11 @@ from ai_retry.domain.errors import (
     SessionRejected,
 )
 from ai_retry.domain.loop import Step
-from ai_retry.domain.model import Context, Generation, GenerationStatus, Outcome, RetryResult
+from ai_retry.domain.model import Context, Failure, Generation, GenerationStatus, Outcome, RetryResult
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy, admit, attempts_left, provider_key
 from ai_retry.domain.queue_model import Outage
 from ai_retry.domain.retry import retry_generation, retry_status
-from ai_retry.testing.ai import AiStep, ScriptedAiProvider
+from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from tests.support.builders import (
     AS_OF,
     LEASE,
@@ -131,7 +131,12 @@ class TestHandedOn:
     def test_lease_is_renewed_from_begin_to_end(self) -> None:
         """The caller's renewals hold the generation's attempt, by its token, while it runs, and no longer."""
         log: list[Any] = []
-        retry = Retry(lambda _: log.append("call") or a_failure())
+
+        def fail(_: AiCall) -> Failure:
+            log.append("call")
+            return a_failure()
+
+        retry = Retry(fail)
 
         @contextmanager
         def renewing(generation_id: UUID, token: UUID) -> Iterator[None]:

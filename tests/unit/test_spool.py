@@ -203,13 +203,15 @@ def test_rejected_session_is_decided(site: Site) -> None:
 
 
 def test_generation_that_changed_keeps_its_answer(site: Site) -> None:
-    """The generation moved to another user meanwhile: the answer is kept with its attempt, and the file goes."""
+    """The generation moved to another user meanwhile: the answer is kept for its own, and the file goes."""
     change, other = site.paid(), site.world.new_user()
     site.world.set_generation(change.generation_id, user_id=other)
 
     assert site.send() == SpoolReport(decided=1)
     close_over(site.world, change.user_id)
-    assert load(site.world, other, change.generation_id).stored_answer is not None
+    assert load(site.world, other, change.generation_id).stored_answer is None
+    site.world.set_generation(change.generation_id, user_id=change.user_id)
+    assert load(site.world, change.user_id, change.generation_id).stored_answer is not None
     assert site.files == []
 
 
@@ -325,6 +327,14 @@ def test_token_that_is_not_its_name_is_passed_over(site: Site) -> None:
     (site.directory / a_name(change)).rename(site.directory / f"{change.generation_id}.{uuid4()}.settle.json")
 
     assert site.send() == SpoolReport(unreadable=1)
+
+
+def test_name_of_a_file_cannot_write_a_log_line(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A name that anyone may have chosen is shown on one line."""
+    (site.directory / "x\nevent=fine.settle.json").touch()
+
+    assert site.send() == SpoolReport(unreadable=1)
+    assert "\n" not in caplog.text.rstrip("\n")
 
 
 def test_file_settled_by_another_process_is_not_counted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ class Binding:
 
     @classmethod
     def from_row(cls, row: Any) -> Self | None:
-        """Read it; None when there is none, or when it is none of this form."""
+        """Read it; None when it is absent or has another form."""
         try:
             return cls(
                 version=int(row["version"]),
@@ -122,7 +122,7 @@ class Table:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is none of the app's."""
+        """Whether ai-retry created it."""
         return self.name.startswith(("public.ai_retry_", "ai_retry."))
 
 

@@ -253,7 +253,7 @@ class Snapshot:
     live: int  # the user's open attempts with a valid lease, all generations
     live_until: datetime | None  # the earliest end of those leases
     quota: Quota
-    stored_answer: StoredAnswer | None
+    stored_answer: StoredAnswer | None  # the newest that its user has paid for
     session: Mapping[str, Any] | None = field(repr=False)  # the generation's session, as it is now
     can_create_session: bool  # the app's session function is in place
     hidden: bool = False  # the app hides it from its user

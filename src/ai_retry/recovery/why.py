@@ -123,6 +123,8 @@ def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str
     """Say which rule refuses, with its numbers."""
     quota = snapshot.quota
     match refusal:
+        case GenerationNotFound():
+            rule = "The app hides it from its user"
         case AlreadySucceeded():
             rule = _success(snapshot)
         case BackoffNotElapsed():

@@ -1,7 +1,7 @@
-"""A PostgreSQL connection that calls functions, each prepared once under a name that tells its text.
+"""A PostgreSQL connection that calls functions, each prepared once under a name that its text gives.
 
-Such a name makes prepared statements safe behind a transaction pooler: whoever prepared it on the server's connection
-that a call happens to get, it is the same statement. A pooler that loses them is noticed, and gets none any more.
+Such a name makes prepared statements safe behind a transaction pooler: whichever client prepared it on the server's
+connection that a call happens to get, it is the same statement. A pooler that loses them is noticed, and gets no more.
 
 It talks to libpq through ``psycopg.pq``: one call, one wait. Other threads run meanwhile, and signals are handled.
 """
@@ -53,7 +53,7 @@ class FunctionConnection(psycopg.Connection[Any]):
         """Call ``public.<function>`` with named arguments; return what it answers, as JSON has it.
 
         Raises:
-            CallFailed: with the SQLSTATE; never with a text, which may hold a row.
+            CallFailed: with the SQLSTATE; never with its message, which may hold a row.
         """
         statement = _statement(function, tuple(arguments))
         result = self._run(statement, [_sent(value) for value in arguments.values()])
@@ -101,7 +101,7 @@ def _statement(function: str, names: tuple[str, ...]) -> _Statement:
     arguments = [
         sql.SQL("{} => {}").format(sql.Identifier(name), sql.SQL(f"${number}")) for number, name in enumerate(names, 1)
     ]
-    call = sql.SQL("select pg_catalog.to_jsonb(public.{}({}))")  # some answer with a text or a number
+    call = sql.SQL("select pg_catalog.to_jsonb(public.{}({}))")  # some return a string or a number
     text = call.format(sql.Identifier(function), sql.SQL(", ").join(arguments)).as_bytes()
     return _Statement(name=f"{function}_{sha256(text).hexdigest()[:16]}".encode(), text=text)
 

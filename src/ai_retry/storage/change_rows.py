@@ -32,7 +32,7 @@ PROTOCOL: Final = 2  # of changes; the database refuses another one
 
 
 def document(**members: Any) -> str:
-    """Write a request of this protocol; members that are None stay away."""
+    """Write a request of this protocol; those of its members that are None are left out."""
     present = {name: value for name, value in members.items() if value is not None}
     return json.dumps({"protocol": PROTOCOL, **present}, allow_nan=False)
 
@@ -105,9 +105,10 @@ def take_document(limit: int, visibility: timedelta, rule: QuotaRule) -> str:
 
 
 def read_taken(row: Json) -> Taken:
-    """Read a message, and what it is about."""
+    """Read a message, and what it is about: a document of its own, since one that can't be read must hide no other."""
     message = Message(id=row["message_id"], user_id=UUID(row["user_id"]), generation_id=UUID(row["generation_id"]))
-    return Taken(message=message, snapshot=read_loaded(row["snapshot"]))
+    snapshot = row["snapshot"]
+    return Taken(message=message, snapshot=read_loaded(None if snapshot is None else json.loads(snapshot)))
 
 
 def _put_back(change: PutBack) -> Json:

@@ -79,5 +79,5 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
         except CallFailed as error:
             failure = failure_of_sqlstate(error.sqlstate) if error.sqlstate else reply_lost("connection lost")
             if isinstance(failure, StorageOutcomeUnknown):
-                self._pool.check()  # one dead connection is seldom alone: after a restart all of them are
+                self._pool.check()  # where one connection is dead, others are: after a restart all of them
         raise failure

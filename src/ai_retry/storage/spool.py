@@ -109,7 +109,7 @@ class Spool(SpoolFiles):
                 failures = 0
                 self._failed.discard(name)
             except AiRetryError as error:
-                _log.warning("event=spool_waits code=%s file=%s", error.code, name)
+                _log.warning("event=spool_waits code=%s file=%s", error.code, _shown(name))
                 fate = _Fate.LEFT
                 failures = failures + 1 if _may_be_storage(error) else 0
                 self._failed.add(name)
@@ -132,7 +132,7 @@ class Spool(SpoolFiles):
                 self._note(name, f"event=spool_waits code={error.code}")  # the database can't take it at all
 
     def send_beside(self, storage: Storage) -> None:
-        """Settle what is here in a thread of its own, so that nobody waits; nothing happens while one is at it."""
+        """Settle what is here in another thread, so that no caller waits; nothing happens while one is at it."""
         with self._lock:
             if not self._closed.is_set() and (self._thread is None or not self._thread.is_alive()):
                 self._thread = threading.Thread(
@@ -197,7 +197,7 @@ class Spool(SpoolFiles):
         """Log it once in this process."""
         if f"{what} {name}" not in self._noted:
             self._noted.add(f"{what} {name}")
-            _log.warning("%s file=%s", what, name)
+            _log.warning("%s file=%s", what, _shown(name))
 
 
 def is_paid_here(change: Settle) -> bool:
@@ -253,6 +253,11 @@ def _kept(change: Settle, cause: str) -> Keep:
 def _may_be_storage(error: AiRetryError) -> bool:
     """Whether another file may meet the same failure, so that it is the storage's."""
     return isinstance(error, StorageFailure) and error.retry_after is not None and error.reason not in LOCKED
+
+
+def _shown(name: str) -> str:
+    """Show a name that anything may have chosen, on one line."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _once(storage: Storage) -> Storage:

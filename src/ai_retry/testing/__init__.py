@@ -1,1 +1,1 @@
-"""For tests of the library and of apps that use it: a clock, providers, and the storage contract."""
+"""For tests of the library and of apps that use it: a clock, providers, and a storage in memory."""

@@ -22,7 +22,7 @@ begin
         'context_reader}'::text[], '{}')
       || coalesce((v_change -> 'run')
         - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}');
-  elsif v_change ?| '{success,closing,answer}' then
+  elsif v_change ?| '{success,closing,answer,call,outage}' then
     v_unknown := v_unknown
       || coalesce(v_success - '{answer,answer_from,if_rejected}'::text[], '{}')
       || coalesce((v_success -> 'if_rejected') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')

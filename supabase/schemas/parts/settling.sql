@@ -132,9 +132,12 @@ begin
     if not v_is_locked then
       raise exception 'ai-retry: the generation is locked' using errcode = 'lock_not_available';
     end if;
-    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer) where o.generation_id = v_generation_id;
+    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer)
+      where o.generation_id = v_generation_id and o.user_id = (p_change ->> 'user_id')::uuid;
     if found then
       return;
+    elsif exists (select from public.ai_retry_open o where o.generation_id = v_generation_id) then
+      raise exception 'ai-retry: an attempt of another user is open' using errcode = 'lock_not_available';
     end if;
     begin
       insert into public.ai_retry_attempts (

@@ -1,5 +1,5 @@
 create view ai_retry.attempts with (security_invoker = true) as
-  select c.generation_id, c.number, c.token, false as is_open, pg_catalog.jsonb_build_object(
+  select c.generation_id, c.number, c.token, c.session_id, false as is_open, pg_catalog.jsonb_build_object(
     'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
     'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
@@ -7,7 +7,7 @@ create view ai_retry.attempts with (security_invoker = true) as
     'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt
   from public.ai_retry_attempts c
   union all
-  select o.generation_id, o.number, o.token, true, pg_catalog.jsonb_build_object(
+  select o.generation_id, o.number, o.token, null, true, pg_catalog.jsonb_build_object(
     'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,
     'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
@@ -28,14 +28,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id constant uuid := p_generation ->> 'id';
-  v_now record;
+  v_user_id constant uuid := p_generation ->> 'user_id';
+  v_stands record;
   v_routes jsonb;
 begin
   if p_generation is null then
     return null;
   end if;
-  v_now := ai_retry.standing(
-    (p_generation ->> 'user_id')::uuid, case when p_is_whole then v_id end, p_generation ->> 'status', p_rule, p_at);
+  v_stands := ai_retry.standing(
+    v_user_id, case when p_is_whole then v_id end, p_generation ->> 'status', p_rule, p_at);
   if p_is_whole then
     v_routes := (
       select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
@@ -50,10 +51,11 @@ begin
   return (
     select pg_catalog.jsonb_build_object(
       'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
-      'hidden', p_generation -> 'hidden', 'session', p_generation -> 'session',
-      'can_create_session', p_generation -> 'can_create_session',
-      'version', v_now.version, 'quota', v_now.quota, 'stored_answer', v_now.stored_answer,
-      'live', v_now.live, 'live_until', v_now.live_until,
+      'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
+      'version', v_stands.version, 'quota', v_stands.quota, 'stored_answer', v_stands.stored_answer,
+      'live', v_stands.live, 'live_until', v_stands.live_until,
+      'session', case when max(u.session_id) <> coalesce(p_generation ->> 'session_id', '')  -- the app has changed it since
+        then ai_retry.app_session(max(u.session_id), v_user_id) else p_generation -> 'session' end,
       'attempts', coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]'),
       'mine', max(u.number) filter (where u.token = p_token),
       'open_token', max(u.token::text) filter (where u.is_open),

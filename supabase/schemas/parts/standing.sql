@@ -57,9 +57,7 @@ begin
   select coalesce(o.number, c.number, 1) as number, o.lease_expires_at,
       coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at,
         c.next_attempt_at) as next_attempt_at,
-      case when o.answer is not null then o.number else a.number end as answer_number,
-      case when o.answer is not null then o.answer else a.answer end as answer,
-      case when o.answer is not null then o.started_at else a.stored_at end as stored_at,
+      a.number as answer_number, a.answer, a.stored_at,
       exists (select from public.ai_retry_attempts u where u.user_id = p_user_id and u.untold) as is_untold
     into v_last
     from (select) nothing
@@ -69,8 +67,15 @@ begin
       where l.generation_id = p_generation_id order by l.number desc limit 1
     ) c on true
     left join lateral (
-      select s.number, s.answer, s.stored_at from public.ai_retry_answers s
-      where s.generation_id = p_generation_id order by s.number desc limit 1
+      select s.number, s.answer, s.stored_at
+      from (  -- no other user's, who had the id before
+        select w.number, w.answer, w.stored_at
+        from public.ai_retry_answers w join public.ai_retry_attempts l using (generation_id, number)
+        where w.generation_id = p_generation_id and l.user_id = p_user_id
+        union all
+        select o.number, o.answer, o.started_at where o.answer is not null and o.user_id = p_user_id
+      ) s
+      order by s.number desc limit 1
     ) a on true;
   version := pg_catalog.concat_ws('/', p_status, v_last.number, v_last.lease_expires_at is null,
     extract(epoch from v_last.next_attempt_at), v_last.answer_number::text,

@@ -1,10 +1,14 @@
 // Read diagrams from standard input, a JSON array of texts, and say what is wrong with each.
-// The library wants a browser's names while it loads; parsing needs nothing of them.
+// The library wants a browser's names while it loads. Parsing needs nothing of them but a document and an element, without
+// which the library's sanitizer has no hooks; it then finds no browser, and leaves texts as they are.
 const { readFileSync } = require('node:fs')
 const { runInThisContext } = require('node:vm')
 
 globalThis.window = globalThis
-globalThis.document = { addEventListener() {}, createElement: () => ({}), querySelectorAll: () => [] }
+globalThis.Element = class {}
+globalThis.document = {
+  nodeType: 9, implementation: {}, addEventListener() {}, createElement: () => ({}), querySelectorAll: () => [],
+}
 globalThis.addEventListener = () => {}
 runInThisContext(readFileSync(process.argv[2], 'utf8'))
 

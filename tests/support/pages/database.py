@@ -11,17 +11,29 @@ _INTRODUCTION = f"""# SQL
 
 {notice("the comments of a migrated database")}
 
-Everything of ours begins with `ai_retry_` and stands in `public`. End users have no privilege on our tables, and may
-execute none of our functions. Functions run with the rights of their caller and an empty `search_path`. No trigger of
-ours stands on a table of yours.
+Our tables, and the functions that the library calls, begin with `ai_retry_` and are in `public`. The functions' parts,
+and the binding to your tables, are in the schema `ai_retry`, which the Data API does not expose. End users have no
+privilege on our tables, and may execute none of our functions. Functions run with the rights of their caller and a
+pinned `search_path`. No trigger of ours is on a table of yours.
 
-The library calls these functions; by hand one needs `ai_retry_publish`, `ai_retry_create_queue`, `ai_retry_reap` and
-`ai_retry_books`. `ai_retry_create_session` is the one that [may be yours](../how-to/sessions-table.md).
+By hand one needs `ai_retry_publish`, `ai_retry_create_queue` and `ai_retry_books`. `ai_retry_create_session` is the one
+that [may be yours](../how-to/sessions-table.md). Changes and requests are JSON documents, passed as `text`, with a
+number of their protocol; unknown members are refused.
 """
 _FUNCTIONS = """
 select p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), obj_description(p.oid, 'pg_proc'),
   has_function_privilege('service_role', p.oid, 'execute')
 from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname like 'ai\\_retry\\_%' order by p.proname
+"""
+_BINDING = """
+select 'ai_retry.' || p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
+  obj_description(p.oid, 'pg_proc'), true
+from pg_proc p where p.pronamespace = 'ai_retry'::regnamespace and p.proname like 'app\\_%' order by p.proname
+"""
+_ABOUT_BINDING = """\
+These are the only functions that name your tables, and they belong to you: the migration creates those that are
+missing, and replaces none. Statuses are our words (`queued`, `processing`, `success`, `error`, `timeout`); a binding of
+your own translates yours.
 """
 _TABLES = """
 select c.relname, obj_description(c.oid, 'pg_class') from pg_class c
@@ -45,14 +57,15 @@ order by 1, contype, conname
 def render(database_url: str) -> str:
     """Render the page from what stands in this database."""
     with psycopg.connect(database_url) as connection:
-        return page([_INTRODUCTION, *_functions(connection), *_tables(connection)])
+        functions = ["## Functions", "", *_functions(connection, _FUNCTIONS)]
+        binding = ["## The binding", "", _ABOUT_BINDING, *_functions(connection, _BINDING)]
+        return page([_INTRODUCTION, *functions, *binding, *_tables(connection)])
 
 
-def _functions(connection: psycopg.Connection) -> Iterator[str]:
-    yield from ("## Functions", "")
-    for name, arguments, result, comment, granted in connection.execute(_FUNCTIONS.encode()).fetchall():
+def _functions(connection: psycopg.Connection, query: str) -> Iterator[str]:
+    for name, arguments, result, comment, granted in connection.execute(query.encode()).fetchall():
         yield from (f"### {name}", "", "```sql", f"{name}({arguments}) returns {result}", "```", "")
-        yield from (comment or "", "", "" if granted else "For the owner alone, or for our own functions.", "")
+        yield from (comment or "", "", "" if granted else "Only for the owner.", "")
 
 
 def _tables(connection: psycopg.Connection) -> Iterator[str]:

@@ -13,7 +13,7 @@ from tests.support.pages.sources import meaning, member
 
 _INTRODUCTION = f"""# Errors
 
-{notice("`ai_retry.domain.errors` and `ai_retry.problems`; the remedies stand in `tests/support/pages/errors.py`")}
+{notice("`ai_retry.domain.errors` and `ai_retry.problems`; the remedies are in `tests/support/pages/errors.py`")}
 
 Over HTTP an error is `{{"error": {{"code", "message", "details"}}, "meta": {{"requestId"}}}}`; in Python it is an
 exception with `code`, `http_status`, `retry_after`, `safe_to_repeat` and `details`. Branch on the code or the class,
@@ -26,7 +26,7 @@ operator has to act first.
 """
 
 REMEDIES: Mapping[str, str] = {
-    "INVALID_GENERATION_ID": "Send the generation's id as it stands in the database: a UUID with its hyphens.",
+    "INVALID_GENERATION_ID": "Send the generation's id as it is in the database: a UUID with its hyphens.",
     "INVALID_IDEMPOTENCY_KEY": "Send another key, such as a UUID made for each click, or no key at all.",
     "UNAUTHENTICATED": (
         "Sign in, or refresh the session, and send its access token as `Authorization: Bearer`. If fresh tokens are"
@@ -63,7 +63,7 @@ REMEDIES: Mapping[str, str] = {
         " `AI_RETRY_DEADLINE_SECONDS`, and the lease with it."
     ),
     "AI_RATE_LIMITED": "Come back after `Retry-After`. If it happens often, buy more, or let workers keep the pace.",
-    "AI_UNAVAILABLE": "Come back after `Retry-After`. `ai-retry doctor` tells whether the provider can be reached.",
+    "AI_UNAVAILABLE": "Come back after `Retry-After`. `ai-retry doctor` says whether the provider can be reached.",
     "AI_REJECTED": (
         "Look at the attempt's code and reason with `ai-retry why ID`: a wrong key, no credit, an unknown model, or a"
         " request that the provider won't serve. [How a provider's answer is judged](../provider-signals.md)."
@@ -73,9 +73,18 @@ REMEDIES: Mapping[str, str] = {
         "Raise `max_tokens` in `AI_EXTRA_BODY` or the context's parameters, or ask for a shorter answer. Where there is"
         " a `Retry-After`, the answer was cut on its way: come back after it."
     ),
+    "ROUTE_UNAVAILABLE": (
+        "Come back after `Retry-After`, or ask for it later: [Queue and workers](../how-to/queue.md). `ai-retry queue`"
+        " lists the providers and models that are unavailable, and until when."
+    ),
+    "SESSION_CONFLICT": (
+        "Let the user remove what it conflicts with; `details.constraint` names the rule. The next retry uses the kept"
+        " answer, without a call."
+    ),
     "SESSION_REJECTED": (
-        "`details.constraint` names what refused it. Mend the data or `ai_retry_create_session`; the next retry uses"
-        " the kept answer, without a call. If it can never fit, `client.discard_answer` drops it."
+        "`details.constraint` names what rejected it: a constraint, a column or an SQLSTATE. Correct the data or"
+        " `ai_retry_create_session`; the next retry uses the kept answer, without a call. `55P03` means that your app"
+        " held the row, or the table, for too long. If it can never fit, `client.discard_answer` drops it."
     ),
     "LEASE_LOST": (
         "Try again; a kept answer is used then. If it happens often, the machine or the database is too busy: see how"
@@ -84,12 +93,13 @@ REMEDIES: Mapping[str, str] = {
     "NOT_CONFIGURED": "`details.missing` says what; `ai-retry doctor` says what to do about it.",
     "STORAGE_UNAVAILABLE": "Repeat it: nothing was written. If it stays, look at the database and the network to it.",
     "STORAGE_OUTCOME_UNKNOWN": (
-        "Repeat it: what was written is found by its token or key. A paid answer waits in the spool, if there is one."
+        "Repeat it: what was written is found by its token or key. A paid answer is kept in the database, or waits in"
+        " the spool, if there is one."
     ),
     "AUTH_UNAVAILABLE": "Repeat it. If it stays, look whether Supabase Auth can be reached from here.",
-    "INTERNAL": "Repeat it. Then look for the `requestId` in the log: what happened stands there, with its place.",
+    "INTERNAL": "Repeat it. Then look for the `requestId` in the log: what happened is there, with its place.",
     "RETRY_EXPIRED": (
-        "Retry it again; if workers were away, start some. `AI_RETRY_MAX_QUEUED_SECONDS` is how long they try."
+        "Retry it again; if no worker ran, start some. `AI_RETRY_MAX_QUEUED_SECONDS` is how long they try."
     ),
     "RETRY_POISONED": (
         "Look why workers die at it (memory, a crash in `context_from`), then retry it."
@@ -117,7 +127,7 @@ def render() -> str:
             *(line for each in over_http for line in _entry(each)),
             "## Codes of the error log",
             "",
-            "No request is answered with these: they tell in `generation_error_logs` why an accepted retry has ended.",
+            "No request is answered with these: they say in `generation_error_logs` why an accepted retry has ended.",
             "",
             *(line for each in found if each.status is None for line in _entry(each)),
         ]

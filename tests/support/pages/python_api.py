@@ -15,7 +15,7 @@ _INTRODUCTION = f"""# Python
 
 {notice("docstrings")}
 
-`import ai_retry` loads rules and values alone; the rest loads when it is used. What is not on this page may change in
+`import ai_retry` loads only rules and values; the rest loads when it is used. What is not on this page may change in
 any version. Instants are aware and in UTC, durations are `timedelta`.
 """
 
@@ -24,10 +24,10 @@ CONTENTS: Mapping[str, Sequence[str]] = {
     "Client": ("client.Client",),
     "What a client gives": (
         "domain.model.RetryResult",
-        "domain.retry.RetryStatus",
+        "domain.outlook.Outlook",
         "domain.queue_model.QueuedRetry",
         "domain.queue_model.QueueState",
-        "spool.SpoolReport",
+        "storage.spool.SpoolReport",
     ),
     "Recovery": (
         "recovery.found.Found",
@@ -38,7 +38,7 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "recovery.report.Report",
         "recovery.why.Explanation",
     ),
-    "Over HTTP": ("flask.create_blueprint", "auth.TokenVerifier"),
+    "Over HTTP": ("flask.create_blueprint", "auth.TokenVerifier", "problem", "problems.Problem"),
     "Workers": ("worker.Worker",),
     "Rules": (
         "domain.retry.retry_generation",
@@ -57,12 +57,15 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "domain.model.Quota",
         "domain.model.QuotaRule",
         "domain.model.Waiver",
+        "domain.model.Snapshot",
+        "domain.model.Attempt",
     ),
     "Errors": (
         "domain.errors.AiRetryError",
         "domain.errors.GenerationNotFound",
         "domain.errors.RetryRefused",
         "domain.errors.GenerationFailed",
+        "domain.errors.SessionRejected",
         "domain.errors.NotConfigured",
         "domain.errors.StorageFailure",
     ),
@@ -73,11 +76,34 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "domain.ports.AiProvider",
         "domain.ports.Clock",
     ),
+    "Changes": (
+        "domain.change.Begin",
+        "domain.change.CloseOver",
+        "domain.change.Expected",
+        "domain.change.Open",
+        "domain.change.Run",
+        "domain.change.Running",
+        "domain.change.Acceptance",
+        "domain.change.Settle",
+        "domain.change.Found",
+        "domain.change.Success",
+        "domain.change.Rejection",
+        "domain.change.Closing",
+        "domain.change.CallRecord",
+        "domain.change.PutBack",
+        "domain.change.Postpone",
+        "domain.change.Renew",
+        "domain.change.Discard",
+        "domain.change.Keep",
+        "domain.change.Reply",
+        "domain.change.Taken",
+    ),
     "For your own tests": (
         "testing.ai.ScriptedAiProvider",
         "testing.clock.ManualClock",
         "testing.provider.ScriptedServer",
-        "storage.memory.InMemoryStorage",
+        "testing.memory.MemoryStorage",
+        "testing.memory.MemoryApp",
     ),
 }
 

@@ -87,9 +87,14 @@ def end(snapshot: Snapshot, user_id: UUID, reason: AiRetryError | None, policy: 
     )
 
 
-def waits_for_worker(snapshot: Snapshot) -> bool:
-    """Whether an accepted retry has an attempt that no worker has, or whose worker is dead."""
+def concerns(message: Message, snapshot: Snapshot) -> bool:
+    """Whether the message's user has an accepted retry here whose attempt no worker has, or whose worker is dead.
+
+    A message in another user's name concerns nothing: of whatever the app has moved, ``CloseOver`` takes care.
+    """
     attempt = open_attempt(snapshot)
+    if snapshot.generation.user_id != message.user_id:
+        return False
     if attempt is None or attempt.accepted_at is None:
         return False
     return attempt.is_queued or is_over(attempt, snapshot)

@@ -89,9 +89,10 @@ class MemoryApp:
             session_id=row.session_id if session_id is None else session_id,
         )
 
-    def session_of(self, generation: Generation) -> Session | None:
-        """Return the generation's session, as it is now."""
-        return self.sessions.get(generation.session_id) if generation.session_id else None
+    def session(self, session_id: str | None, user_id: UUID) -> Session | None:
+        """Return a session, as it is now; None when it is absent, or another user's."""
+        found = self.sessions.get(session_id or "")
+        return found if found is None or found.get("user_id", str(user_id)) == str(user_id) else None
 
     def log_failure(self, generation: Generation, now: datetime, code: str, message: str) -> None:
         """Write the error log and the event."""

@@ -13,7 +13,7 @@ from ai_retry.domain.change import (
     Settle,
     Success,
 )
-from ai_retry.domain.errors import LeaseLost, SessionConflict, SessionRejected
+from ai_retry.domain.errors import LeaseLost, SessionConflict, SessionRejected, StorageUnavailable
 from ai_retry.domain.model import (
     Answer,
     Generation,
@@ -171,13 +171,19 @@ class MemorySettling(MemoryClosing):
         generation = self.app.read(change.generation_id)
         if generation is None or any(each.outcome is Outcome.SUCCEEDED for each in self._rows_of(generation.id)):
             return
-        row = row or self._open_row(generation.id) or self._file(change, call, now)
+        row = row or self._open_of_owner(change) or self._file(change, call, now)
         key = (row.generation_id, row.number)
         if key in self.answers or row.discarded_by is not None:
             return
         self.answers[key] = answer
         if row.outcome is not None:
             self.stored_at[key] = now
+
+    def _open_of_owner(self, change: Settle | Keep) -> Row | None:
+        row = self._open_row(change.generation_id)
+        if row is not None and row.user_id != change.user_id:
+            raise StorageUnavailable("55P03")  # until it is closed no attempt can be filed
+        return row
 
     def _file(self, change: Settle | Keep, call: CallRecord, now: datetime) -> Row:
         """Record an attempt that a fail-over lost, so that its answer has a place; it charges nothing."""

@@ -60,6 +60,7 @@ class MemoryTables:
         if generation is None:
             return None
         rows = self._rows_of(generation_id)
+        ours = next((row.session_id for row in rows if row.outcome is Outcome.SUCCEEDED), None)
         live = [row for row in self._open_of(generation.user_id) if row.is_live(now)]
         self.routes.forget(now)
         return Snapshot(
@@ -70,8 +71,8 @@ class MemoryTables:
             live=len(live),
             live_until=min((row.lease_expires_at for row in live if row.lease_expires_at), default=None),
             quota=self._quota(generation.user_id, rule, now),
-            stored_answer=self._stored_answer(generation_id),
-            session=self.app.session_of(generation),
+            stored_answer=self._stored_answer(generation),
+            session=self.app.session(ours or generation.session_id, generation.user_id),
             can_create_session=self.app.can_create_session,
             hidden=generation_id in self.app.hidden,
             mine=next((row.number for row in rows if row.token == token), None),
@@ -109,8 +110,10 @@ class MemoryTables:
         ours = any(row.outcome is Outcome.SUCCEEDED for row in self._rows_of(generation.id))
         return ours or generation.status is GenerationStatus.SUCCESS
 
-    def _stored_answer(self, generation_id: UUID) -> StoredAnswer | None:
-        key = max((key for key in self.answers if key[0] == generation_id), default=None)
+    def _stored_answer(self, generation: Generation) -> StoredAnswer | None:
+        """The newest that its user has paid for: no other user's, who had the id before."""
+        keys = [key for key in self.answers if key[0] == generation.id]
+        key = max((key for key in keys if self.rows[key].user_id == generation.user_id), default=None)
         if key is None:
             return None
         row = self.rows[key]  # while the attempt is open its answer waits there
@@ -121,13 +124,13 @@ class MemoryTables:
         """Everything that a decision to begin rests on; closing what is over does not change what it says."""
         rows = self._rows_of(generation.id)
         last = rows[-1] if rows else None
-        stored = self._stored_answer(generation.id)
+        stored = self._stored_answer(generation)
         parts = (
             generation.status,
             last.number if last else 1,
             last.next_attempt_at if last else None,
             last.is_queued if last else None,
-            stored.number if stored else None,
+            stored,
             self.quotas.get(generation.user_id),
         )
         return "/".join(map(str, parts))
