@@ -837,39 +837,51 @@ as $$
 declare
   v_id constant uuid := p_generation ->> 'id';
   v_user_id constant uuid := p_generation ->> 'user_id';
+  v_session jsonb := p_generation -> 'session';
+  v_attempts jsonb := '[]';
+  v_routes jsonb := '[]';
+  v_mine integer;
+  v_open_token uuid;
+  v_each record;
   v_stands record;
-  v_routes jsonb;
 begin
   if p_generation is null then
     return null;
   end if;
   v_stands := ai_retry.standing(
     v_user_id, case when p_is_whole then v_id end, p_generation ->> 'status', p_rule, p_at);
-  if p_is_whole then
-    v_routes := (
-      select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+  for v_each in
+    select u.number, u.token, u.session_id, u.is_open, u.attempt
+    from ai_retry.attempts u where u.generation_id = v_id and (p_is_whole or u.token = p_token)
+    order by u.number
+  loop
+    v_attempts := v_attempts || v_each.attempt;
+    if v_each.token = p_token then
+      v_mine := v_each.number;
+    end if;
+    if v_each.is_open then
+      v_open_token := v_each.token;
+    elsif v_each.session_id <> coalesce(p_generation ->> 'session_id', '') then  -- the app has changed it since
+      v_session := ai_retry.app_session(v_each.session_id, v_user_id);
+    end if;
+  end loop;
+  if p_is_whole and exists (select from public.ai_retry_outages) then
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
         'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
         'running', (
           select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at > p_at),
         'waiting', (
           select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
-      ) order by r.route)
-      from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r);
+      ) order by r.route), '[]')
+      into v_routes
+      from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;
   end if;
-  return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
-      'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
-      'version', v_stands.version, 'quota', v_stands.quota, 'stored_answer', v_stands.stored_answer,
-      'live', v_stands.live, 'live_until', v_stands.live_until,
-      'session', case when max(u.session_id) <> coalesce(p_generation ->> 'session_id', '')  -- the app has changed it since
-        then ai_retry.app_session(max(u.session_id), v_user_id) else p_generation -> 'session' end,
-      'attempts', coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]'),
-      'mine', max(u.number) filter (where u.token = p_token),
-      'open_token', max(u.token::text) filter (where u.is_open),
-      'routes', coalesce(v_routes, '[]'))
-    from ai_retry.attempts u where u.generation_id = v_id and (p_is_whole or u.token = p_token)
-  );
+  return pg_catalog.jsonb_build_object(
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+    'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
+    'session', v_session, 'version', v_stands.version, 'quota', v_stands.quota,
+    'stored_answer', v_stands.stored_answer, 'live', v_stands.live, 'live_until', v_stands.live_until,
+    'attempts', v_attempts, 'mine', v_mine, 'open_token', v_open_token, 'routes', v_routes);
 end
 $$;
 comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) is
@@ -896,6 +908,7 @@ declare
   v_window interval;
   v_spent timestamptz[];
   v_captured integer;
+  v_answer_number integer;
 begin
   select q.quota_limit, q.window_seconds into v_override from public.ai_retry_quotas q where q.user_id = p_user_id;
   v_limit := coalesce(v_override.quota_limit, (p_rule ->> 'limit')::integer);
@@ -937,7 +950,8 @@ begin
   select coalesce(o.number, c.number, 1) as number, o.lease_expires_at,
       coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at,
         c.next_attempt_at) as next_attempt_at,
-      a.number as answer_number, a.answer, a.stored_at,
+      o.answer is not null or exists (
+        select from public.ai_retry_answers w where w.generation_id = p_generation_id) as has_answer,
       exists (select from public.ai_retry_attempts u where u.user_id = p_user_id and u.untold) as is_untold
     into v_last
     from (select) nothing
@@ -945,23 +959,23 @@ begin
     left join lateral (
       select l.number, l.next_attempt_at from public.ai_retry_attempts l
       where l.generation_id = p_generation_id order by l.number desc limit 1
-    ) c on true
-    left join lateral (
-      select s.number, s.answer, s.stored_at
-      from (  -- no other user's, who had the id before
+    ) c on true;
+  if v_last.has_answer then
+    select s.number, s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
+      into v_answer_number, stored_answer
+      from (
         select w.number, w.answer, w.stored_at
-        from public.ai_retry_answers w join public.ai_retry_attempts l using (generation_id, number)
-        where w.generation_id = p_generation_id and l.user_id = p_user_id
+        from public.ai_retry_answers w join public.ai_retry_attempts c using (generation_id, number)
+        where w.generation_id = p_generation_id and c.user_id = p_user_id  -- no other user's, who had the id before
         union all
-        select o.number, o.answer, o.started_at where o.answer is not null and o.user_id = p_user_id
+        select o.number, o.answer, o.started_at from public.ai_retry_open o
+        where o.generation_id = p_generation_id and o.user_id = p_user_id and o.answer is not null
       ) s
-      order by s.number desc limit 1
-    ) a on true;
+      order by s.number desc limit 1;
+  end if;
   version := pg_catalog.concat_ws('/', p_status, v_last.number, v_last.lease_expires_at is null,
-    extract(epoch from v_last.next_attempt_at), v_last.answer_number::text,
+    extract(epoch from v_last.next_attempt_at), v_answer_number::text,
     v_override.quota_limit::text, v_override.window_seconds::text);
-  stored_answer := v_last.answer || pg_catalog.jsonb_build_object(
-    'number', v_last.answer_number, 'stored_at', v_last.stored_at);
   is_over := v_last.is_untold or v_open.is_over is true or v_last.lease_expires_at <= p_at is true;
 end
 $$;

@@ -29,39 +29,51 @@ as $$
 declare
   v_id constant uuid := p_generation ->> 'id';
   v_user_id constant uuid := p_generation ->> 'user_id';
+  v_session jsonb := p_generation -> 'session';
+  v_attempts jsonb := '[]';
+  v_routes jsonb := '[]';
+  v_mine integer;
+  v_open_token uuid;
+  v_each record;
   v_stands record;
-  v_routes jsonb;
 begin
   if p_generation is null then
     return null;
   end if;
   v_stands := ai_retry.standing(
     v_user_id, case when p_is_whole then v_id end, p_generation ->> 'status', p_rule, p_at);
-  if p_is_whole then
-    v_routes := (
-      select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+  for v_each in
+    select u.number, u.token, u.session_id, u.is_open, u.attempt
+    from ai_retry.attempts u where u.generation_id = v_id and (p_is_whole or u.token = p_token)
+    order by u.number
+  loop
+    v_attempts := v_attempts || v_each.attempt;
+    if v_each.token = p_token then
+      v_mine := v_each.number;
+    end if;
+    if v_each.is_open then
+      v_open_token := v_each.token;
+    elsif v_each.session_id <> coalesce(p_generation ->> 'session_id', '') then  -- the app has changed it since
+      v_session := ai_retry.app_session(v_each.session_id, v_user_id);
+    end if;
+  end loop;
+  if p_is_whole and exists (select from public.ai_retry_outages) then
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
         'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
         'running', (
           select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at > p_at),
         'waiting', (
           select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
-      ) order by r.route)
-      from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r);
+      ) order by r.route), '[]')
+      into v_routes
+      from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;
   end if;
-  return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
-      'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
-      'version', v_stands.version, 'quota', v_stands.quota, 'stored_answer', v_stands.stored_answer,
-      'live', v_stands.live, 'live_until', v_stands.live_until,
-      'session', case when max(u.session_id) <> coalesce(p_generation ->> 'session_id', '')  -- the app has changed it since
-        then ai_retry.app_session(max(u.session_id), v_user_id) else p_generation -> 'session' end,
-      'attempts', coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]'),
-      'mine', max(u.number) filter (where u.token = p_token),
-      'open_token', max(u.token::text) filter (where u.is_open),
-      'routes', coalesce(v_routes, '[]'))
-    from ai_retry.attempts u where u.generation_id = v_id and (p_is_whole or u.token = p_token)
-  );
+  return pg_catalog.jsonb_build_object(
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+    'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
+    'session', v_session, 'version', v_stands.version, 'quota', v_stands.quota,
+    'stored_answer', v_stands.stored_answer, 'live', v_stands.live, 'live_until', v_stands.live_until,
+    'attempts', v_attempts, 'mine', v_mine, 'open_token', v_open_token, 'routes', v_routes);
 end
 $$;
 comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) is

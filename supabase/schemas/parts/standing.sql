@@ -16,6 +16,7 @@ declare
   v_window interval;
   v_spent timestamptz[];
   v_captured integer;
+  v_answer_number integer;
 begin
   select q.quota_limit, q.window_seconds into v_override from public.ai_retry_quotas q where q.user_id = p_user_id;
   v_limit := coalesce(v_override.quota_limit, (p_rule ->> 'limit')::integer);
@@ -57,7 +58,8 @@ begin
   select coalesce(o.number, c.number, 1) as number, o.lease_expires_at,
       coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at,
         c.next_attempt_at) as next_attempt_at,
-      a.number as answer_number, a.answer, a.stored_at,
+      o.answer is not null or exists (
+        select from public.ai_retry_answers w where w.generation_id = p_generation_id) as has_answer,
       exists (select from public.ai_retry_attempts u where u.user_id = p_user_id and u.untold) as is_untold
     into v_last
     from (select) nothing
@@ -65,23 +67,23 @@ begin
     left join lateral (
       select l.number, l.next_attempt_at from public.ai_retry_attempts l
       where l.generation_id = p_generation_id order by l.number desc limit 1
-    ) c on true
-    left join lateral (
-      select s.number, s.answer, s.stored_at
-      from (  -- no other user's, who had the id before
+    ) c on true;
+  if v_last.has_answer then
+    select s.number, s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
+      into v_answer_number, stored_answer
+      from (
         select w.number, w.answer, w.stored_at
-        from public.ai_retry_answers w join public.ai_retry_attempts l using (generation_id, number)
-        where w.generation_id = p_generation_id and l.user_id = p_user_id
+        from public.ai_retry_answers w join public.ai_retry_attempts c using (generation_id, number)
+        where w.generation_id = p_generation_id and c.user_id = p_user_id  -- no other user's, who had the id before
         union all
-        select o.number, o.answer, o.started_at where o.answer is not null and o.user_id = p_user_id
+        select o.number, o.answer, o.started_at from public.ai_retry_open o
+        where o.generation_id = p_generation_id and o.user_id = p_user_id and o.answer is not null
       ) s
-      order by s.number desc limit 1
-    ) a on true;
+      order by s.number desc limit 1;
+  end if;
   version := pg_catalog.concat_ws('/', p_status, v_last.number, v_last.lease_expires_at is null,
-    extract(epoch from v_last.next_attempt_at), v_last.answer_number::text,
+    extract(epoch from v_last.next_attempt_at), v_answer_number::text,
     v_override.quota_limit::text, v_override.window_seconds::text);
-  stored_answer := v_last.answer || pg_catalog.jsonb_build_object(
-    'number', v_last.answer_number, 'stored_at', v_last.stored_at);
   is_over := v_last.is_untold or v_open.is_over is true or v_last.lease_expires_at <= p_at is true;
 end
 $$;
