@@ -70,8 +70,11 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
     def _call_function(self, function: str, arguments: Json) -> Any:
         failure: AiRetryError
         try:
-            with self._pool.connection() as connection:
+            connection = self._pool.getconn()
+            try:
                 return connection.call(function, arguments)
+            finally:
+                self._pool.putconn(connection)
         except PoolTimeout:
             failure = unreachable("no connection")
         except PoolClosed:
