@@ -365,100 +365,6 @@ comment on table public.ai_retry_installation is 'ai-retry: the id of this insta
 comment on column public.ai_retry_installation.id is 'Chosen by the migration, and never changed.';
 comment on column public.ai_retry_installation.is_only is 'Always true: the table has one row.';
 
--- parts/beginning
-
-create or replace function ai_retry.has_room(p_change jsonb, p_start jsonb, p_at timestamptz)
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_user_id constant uuid := p_change ->> 'user_id';
-  v_generation_id constant uuid := p_change ->> 'generation_id';
-  v_open record;
-  v_outage public.ai_retry_outages%rowtype;
-begin
-  -- Live and held: every attempt that is open now, since what was over has been closed.
-  select count(*) filter (where o.user_id = v_user_id and o.lease_expires_at is not null) as live,
-      count(*) filter (where o.user_id = v_user_id and o.charge) as held,
-      bool_or(o.generation_id = v_generation_id) as has_one,
-      bool_or(o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
-        and o.number = (p_start ->> 'number')::integer) as has_queued
-    into v_open
-    from public.ai_retry_open o where o.user_id = v_user_id or o.generation_id = v_generation_id;
-  if (case when p_change ? 'run' then v_open.has_queued is not true else v_open.has_one end)
-    or v_open.live >= (p_change ->> 'max_live')::integer
-    or (p_change ->> 'max_used')::integer <= v_open.held + (
-      select count(*) from ai_retry.captures(
-        v_user_id, ai_retry.rule(v_user_id, p_change -> 'rule'), (p_change ->> 'max_used')::integer, p_at))
-  then
-    return false;
-  end if;
-  select * into v_outage from ai_retry.outages o where o.route = p_start ->> 'route';
-  if not found then
-    return true;  -- nothing has closed it
-  end if;
-  return v_outage.not_before <= p_at
-    -- One begin at a time may become the only probe.
-    and (v_outage.slots > 1 or pg_catalog.pg_try_advisory_xact_lock(
-      pg_catalog.hashtextextended('ai_retry_route:' || v_outage.route, 0)))
-    and v_outage.slots > (
-      select count(*) from public.ai_retry_open o where o.route = v_outage.route and o.lease_expires_at > p_at);
-end
-$$;
-comment on function ai_retry.has_room(jsonb, jsonb, timestamptz) is
-  'Whether an attempt may begin: fewer running, and fewer units captured and held, than the ceilings; no other open '
-  'attempt of the generation; a route that is available, or comes back and is not probed by as many calls as may.';
-
-create or replace function ai_retry.start(p_change jsonb, p_start jsonb, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_calls constant boolean := p_start ->> 'answer_from' is null;
-  v_lease timestamptz := p_at + pg_catalog.make_interval(secs => (p_start ->> 'lease_seconds')::double precision);
-begin
-  if p_change ? 'run' then
-    update public.ai_retry_open o
-      set token = (p_change ->> 'token')::uuid, started_at = p_at, lease_expires_at = v_lease,
-        renewable_until = p_at + pg_catalog.make_interval(secs => (p_start ->> 'longest_seconds')::double precision),
-        abandoned_wait_seconds = (p_start ->> 'abandoned_wait_seconds')::double precision,
-        answer_from = (p_start ->> 'answer_from')::integer, route = p_start ->> 'route', counted = v_calls,
-        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
-      where o.generation_id = (p_change ->> 'generation_id')::uuid;
-    return;
-  end if;
-  insert into public.ai_retry_open (
-    generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
-    renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
-    due_at, accepted_at, expires_at, status_before, in_line, context_reader
-  ) values (
-    (p_change ->> 'generation_id')::uuid, (p_change ->> 'user_id')::uuid,
-    1 + coalesce((
-      select max(c.number) from public.ai_retry_attempts c
-      where c.generation_id = (p_change ->> 'generation_id')::uuid), 1),
-    (p_change ->> 'token')::uuid, p_at, (p_start ->> 'charge')::boolean,
-    array(select pg_catalog.jsonb_array_elements_text(p_start -> 'waived')), p_start ->> 'operator',
-    p_start ->> 'idempotency_key', v_lease,
-    p_at + pg_catalog.make_interval(secs => (p_start ->> 'longest_seconds')::double precision),
-    (p_start ->> 'abandoned_wait_seconds')::double precision, (p_start ->> 'answer_from')::integer, v_calls,
-    p_start ->> 'route', case when v_calls then 'unknown' else 'not_generated' end,
-    case when p_start ? 'wait_seconds' then greatest(p_at, (p_change ->> 'as_of')::timestamptz
-      + pg_catalog.make_interval(secs => (p_start ->> 'wait_seconds')::double precision)) end,
-    case when p_start ? 'expires_after_seconds' then p_at end,
-    p_at + pg_catalog.make_interval(secs => (p_start ->> 'expires_after_seconds')::double precision),
-    p_start ->> 'status_before', (p_start ->> 'in_line')::integer, p_start ->> 'context_reader'
-  ) on conflict (generation_id) do nothing;
-  if not found then
-    raise exception 'another user''s attempt has just begun' using errcode = 'serialization_failure';
-  end if;
-end
-$$;
-comment on function ai_retry.start(jsonb, jsonb, timestamptz) is
-  'Opens the attempt, under the next number, or gives the queued one a lease and the worker''s token. An attempt that '
-  'uses a stored answer calls nobody: abandoned, it has cost nothing.';
-
 -- parts/change
 
 create or replace function ai_retry.read_change(p_change text, p_keys text[])
@@ -468,8 +374,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := p_change::jsonb;
-  v_answer constant jsonb := nullif(
-    coalesce(v_change #> '{success,answer}', v_change #> '{closing,answer}', v_change -> 'answer'), 'null');
+  v_success constant jsonb := v_change -> 'success';
   v_unknown jsonb;
 begin
   if v_change -> 'protocol' is distinct from '2'::jsonb then
@@ -478,27 +383,35 @@ begin
   end if;
   -- What is left of each object without the keys that it may have.
   v_unknown := (v_change - p_keys - 'protocol')
-    || coalesce((v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[], '{}')
-    || coalesce((v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
-      'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
-      'context_reader}'::text[], '{}')
-    || coalesce((v_change -> 'run')
-      - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}')
-    || coalesce((v_change -> 'success') - '{answer,answer_from,if_rejected}'::text[], '{}')
-    || coalesce((v_change #> '{success,if_rejected}') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')
-    || coalesce((v_change -> 'closing') - '{outcome,code,counted,wait_seconds,status,message,reason,transient,'
-      'operator_fault,goes_on,answer}'::text[], '{}')
-    || coalesce(v_answer - '{output,model,usage,provider_id}'::text[], '{}')
-    || coalesce((v_change -> 'call')
-      - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
-    || coalesce(coalesce(v_change -> 'outage', v_change #> '{put_back,outage}')
-      - '{wait_seconds,failures,doubts}'::text[], '{}')
-    || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
-    || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
-    || coalesce((v_change -> 'put_back')
-      - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
-    || coalesce((v_change -> 'postpone')
-      - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
+    || coalesce((v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[], '{}');
+  if v_change ?| '{open,run}' then
+    v_unknown := v_unknown
+      || coalesce((v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
+        'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
+        'context_reader}'::text[], '{}')
+      || coalesce((v_change -> 'run')
+        - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}');
+  elsif v_change ?| '{success,closing,answer,call,outage}' then
+    v_unknown := v_unknown
+      || coalesce(v_success - '{answer,answer_from,if_rejected}'::text[], '{}')
+      || coalesce((v_success -> 'if_rejected') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')
+      || coalesce((v_change -> 'closing') - '{outcome,code,counted,wait_seconds,status,message,reason,transient,'
+        'operator_fault,goes_on,answer}'::text[], '{}')
+      || coalesce(nullif(coalesce(v_success -> 'answer', v_change #> '{closing,answer}', v_change -> 'answer'), 'null')
+        - '{output,model,usage,provider_id}'::text[], '{}')
+      || coalesce((v_change -> 'call')
+        - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
+      || coalesce((v_change -> 'outage') - '{wait_seconds,failures,doubts}'::text[], '{}');
+  elsif v_change ?| '{renew,discard,put_back,postpone}' then
+    v_unknown := v_unknown
+      || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
+      || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
+      || coalesce((v_change -> 'put_back')
+        - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
+      || coalesce((v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[], '{}')
+      || coalesce((v_change -> 'postpone')
+        - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
+  end if;
   if v_unknown <> '{}' then
     raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
       (select k from pg_catalog.jsonb_object_keys(v_unknown) k limit 1)
@@ -513,56 +426,79 @@ comment on function ai_retry.read_change(text, text[]) is
 
 -- parts/closing
 
-create or replace function ai_retry.close(p_open public.ai_retry_open, p_end jsonb, p_call jsonb, p_at timestamptz)
+create or replace function ai_retry.close(p_generation_id uuid, p_token uuid, p_end jsonb, p_call jsonb, p_at timestamptz)
 returns boolean
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_is_success constant boolean := p_end ->> 'outcome' = 'succeeded';
   v_open public.ai_retry_open%rowtype;
+  v_call jsonb;
+  v_answer jsonb;
+  v_next_at timestamptz;
 begin
   -- Only what is open under this token can be closed; only what is over can be abandoned, and a renewal, or an answer
   -- that is kept, may have come.
   delete from public.ai_retry_open o
-    where o.generation_id = p_open.generation_id and o.token = p_open.token
+    where o.generation_id = p_generation_id and o.token = p_token
       and (p_end ->> 'outcome' <> 'abandoned' or o.lease_expires_at <= p_at and o.kept_cause is null)
     returning o.* into v_open;
   if not found then
     return false;
   end if;
-  p_call := coalesce(v_open.call, p_call);
+  v_call := coalesce(v_open.call, p_call);
+  v_answer := coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer);
+  v_next_at := case
+    when v_is_success then null
+    when p_end ->> 'wait_seconds' is not null
+      then p_at + pg_catalog.make_interval(secs => (p_end ->> 'wait_seconds')::double precision)
+    else coalesce(
+      v_open.lease_expires_at + pg_catalog.make_interval(secs => v_open.abandoned_wait_seconds), v_open.due_at) end;
   insert into public.ai_retry_attempts (
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
     lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
-    model, usage, provider_id, duration_ms
+    model, usage, provider_id, duration_ms, untold
   ) values (
-    v_open.generation_id, v_open.number, v_open.user_id, v_open.token, v_open.started_at, p_at,
-    p_end ->> 'outcome', p_end ->> 'code', p_end ->> 'reason', (p_end ->> 'counted')::boolean,
-    (p_end ->> 'transient')::boolean, coalesce((p_end ->> 'operator_fault')::boolean, false),
-    (p_end ->> 'next_attempt_at')::timestamptz, p_end ->> 'cause', p_end ->> 'session_id', v_open.charge,
-    case when p_end ->> 'outcome' = 'succeeded' and v_open.charge then p_at end,
+    p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at,
+    p_end ->> 'outcome', p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
+    (p_end ->> 'transient')::boolean, coalesce((p_end ->> 'operator_fault')::boolean, false), v_next_at,
+    p_end ->> 'cause', p_end ->> 'session_id', v_open.charge, case when v_is_success and v_open.charge then p_at end,
     v_open.waived, v_open.operator, v_open.idempotency_key, v_open.lease_expires_at, v_open.answer_from, v_open.route,
     v_open.accepted_at, v_open.expires_at, v_open.context_reader,
-    coalesce(p_call ->> 'provider_outcome', v_open.provider_outcome),
-    v_open.wire_requests + coalesce((p_call ->> 'wire_requests')::integer, 0),
-    p_call ->> 'model', nullif(p_call -> 'usage', 'null'), p_call ->> 'provider_id', (p_call ->> 'duration_ms')::integer
-  );
-  if p_end ->> 'outcome' = 'succeeded' then
-    delete from public.ai_retry_answers a where a.generation_id = v_open.generation_id;
-  elsif coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer) is not null then
+    coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
+    v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
+    nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer, p_end ? 'untold');
+  if v_is_success then
+    delete from public.ai_retry_answers a where a.generation_id = p_generation_id;
+  elsif v_answer is not null then
     insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
-    values (v_open.generation_id, v_open.number, coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer), p_at);
+    values (p_generation_id, v_open.number, v_answer, p_at);
   end if;
-  if v_open.accepted_at is not null then
-    perform ai_retry.follow(v_open, p_end, p_at);
+  if v_open.accepted_at is null then
+    return true;
   end if;
+  -- An accepted retry goes on: its next attempt keeps the unit.
+  if (p_end -> 'goes_on')::boolean then
+    insert into public.ai_retry_open (
+      generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, due_at,
+      accepted_at, expires_at, status_before, in_line, context_reader
+    ) values (
+      p_generation_id, v_open.user_id, v_open.number + 1, pg_catalog.gen_random_uuid(), p_at,
+      v_open.charge, v_open.waived, v_open.operator, v_open.idempotency_key,
+      least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end),
+      v_open.accepted_at, v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line,
+      v_open.context_reader);
+  end if;
+  perform ai_retry.move(v_open.message_id, null, p_at);
+  perform ai_retry.fill_line(v_open.user_id, p_at);
   return true;
 end
 $$;
-comment on function ai_retry.close(public.ai_retry_open, jsonb, jsonb, timestamptz) is
+comment on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) is
   'Closes one open attempt, by its token; user, number, hold and key are copied from its row. False: it is not open, or '
-  'not over any more. A paid answer without a session is stored.';
+  'not over any more. A paid answer without a session is stored. An accepted retry''s next attempt and message follow.';
 
 create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
 returns void
@@ -571,26 +507,52 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
-  v_closed record;
+  v_closed public.ai_retry_attempts%rowtype;
+  v_row jsonb;
+  v_follower record;
+  v_is_owned boolean;
+  v_is_failure boolean;
 begin
   for v_open in
     select o.* from public.ai_retry_open o
     where (o.user_id = p_user_id or o.generation_id = p_begun_id) and o.lease_expires_at <= p_at
     order by o.lease_expires_at
   loop
-    if ai_retry.close(
-      v_open,
-      pg_catalog.jsonb_build_object(
-        'counted', v_open.counted, 'goes_on', true,
-        'next_attempt_at', v_open.lease_expires_at + pg_catalog.make_interval(secs => v_open.abandoned_wait_seconds))
-      || case when v_open.kept_cause is null
-        then pg_catalog.jsonb_build_object('outcome', 'abandoned', 'code', 'LEASE_LOST', 'status', 'timeout')
-        else pg_catalog.jsonb_build_object(
-          'outcome', 'failed', 'code', 'SESSION_REJECTED', 'cause', v_open.kept_cause) end,
-      null, p_at)
-    then
-      perform ai_retry.inform(v_open.generation_id, v_open.number, p_at);
-    end if;
+    perform ai_retry.close(
+      v_open.generation_id, v_open.token,
+      case when v_open.kept_cause is null
+        then '{"outcome": "abandoned", "code": "LEASE_LOST", "status": "timeout", "goes_on": true, "untold": true}'
+        else '{"outcome": "failed", "code": "SESSION_REJECTED", "goes_on": true, "untold": true}'::jsonb
+          || pg_catalog.jsonb_build_object('cause', v_open.kept_cause) end,
+      null, p_at);
+  end loop;
+  for v_closed in
+    select c.* from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
+  loop
+    begin
+      v_row := ai_retry.app_lock(v_closed.generation_id, '5ms');
+      if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
+        select o.lease_expires_at is null as is_queued into v_follower
+          from public.ai_retry_open o where o.generation_id = v_closed.generation_id;
+        perform ai_retry.tell(
+          v_closed.user_id, v_closed.generation_id,
+          case
+            when not v_follower.is_queued then null
+            when v_follower.is_queued then 'queued'
+            when v_closed.cause is not null then 'error'
+            else 'timeout' end,
+          null, v_closed.code,
+          case
+            when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
+            when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
+            else 'The attempt was not finished in time.' end,
+          v_closed.number, p_at);
+      end if;
+      update public.ai_retry_attempts c set untold = false
+        where c.generation_id = v_closed.generation_id and c.number = v_closed.number;
+    exception when lock_not_available then
+      null;  -- the app holds the row, or the table of its events: the report waits for a later begin
+    end;
   end loop;
   for v_open in
     select o.* from public.ai_retry_open o
@@ -601,244 +563,32 @@ begin
             where q.user_id = p_user_id and q.lease_expires_at is null), p_user_id) s))
     order by o.expires_at
   loop
-    perform ai_retry.end_queued(v_open, p_at);
-  end loop;
-  for v_closed in
-    select c.generation_id, c.number from public.ai_retry_attempts c where c.user_id = p_user_id and c.untold
-  loop
-    perform ai_retry.inform(v_closed.generation_id, v_closed.number, p_at);
+    begin
+      v_row := ai_retry.app_lock(v_open.generation_id, '5ms');
+      v_is_owned := coalesce((v_row ->> 'user_id')::uuid = v_open.user_id, false);
+      v_is_failure := v_is_owned and v_row ->> 'status' <> 'success';
+      if v_is_failure or v_row ->> 'status' in ('queued', 'processing') then
+        perform ai_retry.tell(
+          v_open.user_id, v_open.generation_id, v_open.status_before, null, 'RETRY_EXPIRED',
+          case when v_is_failure then 'The accepted retry was not finished in time.' end, v_open.number, p_at);
+      end if;
+      perform ai_retry.close(
+        v_open.generation_id, v_open.token,
+        case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'
+          else '{"outcome": "cancelled", "counted": false}'::jsonb end,
+        '{"provider_outcome": "not_generated"}', p_at);
+    exception when lock_not_available then
+      null;  -- the app holds the row: a later begin ends it
+    end;
   end loop;
 end
 $$;
 comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
-  'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to, and '
-  'informs the app. Where none is begun, queued attempts whose generation is gone, or another user''s, are cancelled, too.';
-
-create or replace function ai_retry.end_queued(p_open public.ai_retry_open, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_row jsonb;
-  v_is_owned boolean;
-  v_is_failure boolean;
-begin
-  v_row := ai_retry.app_lock(p_open.generation_id, '5ms');
-  v_is_owned := coalesce((v_row ->> 'user_id')::uuid = p_open.user_id, false);
-  v_is_failure := v_is_owned and v_row ->> 'status' <> 'success';
-  if v_is_failure or v_row ->> 'status' in ('queued', 'processing') then
-    perform ai_retry.tell(
-      p_open.user_id, p_open.generation_id, p_open.status_before, null, 'RETRY_EXPIRED',
-      case when v_is_failure then 'The accepted retry was not finished in time.' end, p_open.number, p_at);
-  end if;
-  perform ai_retry.close(
-    p_open,
-    pg_catalog.jsonb_build_object(
-      'outcome', case when v_is_owned then 'failed' else 'cancelled' end,
-      'code', case when v_is_owned then 'RETRY_EXPIRED' end, 'counted', false, 'next_attempt_at', p_open.due_at),
-    pg_catalog.jsonb_build_object('provider_outcome', 'not_generated'), p_at);
-exception when lock_not_available then
-  return;  -- the app holds the row: a later begin ends it
-end
-$$;
-comment on function ai_retry.end_queued(public.ai_retry_open, timestamptz) is
-  'Ends an accepted retry that is out of time, and informs the app; cancels one whose generation is gone, or another user''s.';
-
-create or replace function ai_retry.inform(p_generation_id uuid, p_number integer, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_closed record;
-  v_row jsonb;
-  v_follower record;
-  v_untold boolean := false;
-begin
-  select c.user_id, c.code, c.cause into v_closed
-    from public.ai_retry_attempts c where c.generation_id = p_generation_id and c.number = p_number;
-  begin
-    v_row := ai_retry.app_lock(p_generation_id, '5ms');
-    if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
-      select o.lease_expires_at is null as is_queued into v_follower
-        from public.ai_retry_open o where o.generation_id = p_generation_id;
-      perform ai_retry.tell(
-        v_closed.user_id, p_generation_id,
-        case
-          when not v_follower.is_queued then null
-          when v_follower.is_queued then 'queued'
-          when v_closed.cause is not null then 'error'
-          else 'timeout' end,
-        null, v_closed.code,
-        case
-          when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
-          when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
-          else 'The attempt was not finished in time.' end,
-        p_number, p_at);
-    end if;
-  exception when lock_not_available then
-    v_untold := true;
-  end;
-  update public.ai_retry_attempts c set untold = v_untold
-    where c.generation_id = p_generation_id and c.number = p_number and c.untold <> v_untold;
-end
-$$;
-comment on function ai_retry.inform(uuid, integer, timestamptz) is
-  'Reports an attempt that was closed in passing to its app; while the app holds the row, or the table of its events, the '
-  'report waits for a later begin.';
-
--- parts/counting
-
-create or replace function ai_retry.rule(p_user_id uuid, p_rule jsonb)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_rule constant jsonb := p_rule || coalesce((
-    select pg_catalog.jsonb_build_object('limit', q.quota_limit, 'window_seconds', q.window_seconds)
-    from public.ai_retry_quotas q where q.user_id = p_user_id), '{}');
-begin
-  return v_rule || pg_catalog.jsonb_build_object(
-    'window_seconds', least((v_rule ->> 'window_seconds')::double precision, 315576000));
-end
-$$;
-comment on function ai_retry.rule(uuid, jsonb) is
-  'The limit and the window that apply to a user: the override''s, if there is one. No window is longer than ten years.';
-
-create or replace function ai_retry.captures(p_user_id uuid, p_rule jsonb, p_limit integer, p_at timestamptz)
-returns setof timestamptz
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_since constant timestamptz :=
-    p_at - pg_catalog.make_interval(secs => (p_rule ->> 'window_seconds')::double precision);
-begin
-  if (p_rule -> 'count_own_successes')::boolean then
-    return query
-      select u.spent_at
-      from (
-        (select c.captured_at as spent_at from public.ai_retry_attempts c
-          where c.user_id = p_user_id and c.captured_at > v_since order by c.captured_at desc limit p_limit)
-        union all
-        select o.* from ai_retry.app_own_successes(p_user_id, v_since, p_limit, p_at) o
-      ) u
-      order by u.spent_at desc limit p_limit;
-  else
-    return query
-      select c.captured_at from public.ai_retry_attempts c
-      where c.user_id = p_user_id and c.captured_at > v_since
-      order by c.captured_at desc limit p_limit;
-  end if;
-end
-$$;
-comment on function ai_retry.captures(uuid, jsonb, integer, timestamptz) is
-  'When the user''s units in the rule''s window were spent, the newest first, no more than the limit: what counts as used.';
-
-create or replace function ai_retry.quota(p_user_id uuid, p_rule jsonb, p_at timestamptz)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_rule constant jsonb := ai_retry.rule(p_user_id, p_rule);
-  v_limit constant integer := v_rule ->> 'limit';
-  v_window constant interval := pg_catalog.make_interval(secs => (v_rule ->> 'window_seconds')::double precision);
-  v_spent constant timestamptz[] := array(select ai_retry.captures(p_user_id, v_rule, v_limit, p_at));
-  v_held integer;
-  v_first_end timestamptz;
-begin
-  -- Held: what stays held when everything that is over is closed. An accepted retry keeps its unit.
-  select count(*), min(o.lease_expires_at) into v_held, v_first_end
-    from public.ai_retry_open o
-    where o.user_id = p_user_id and o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at);
-  return pg_catalog.jsonb_build_object(
-    'limit', v_limit, 'window_seconds', v_rule -> 'window_seconds', 'captured', pg_catalog.cardinality(v_spent),
-    'held', v_held,
-    'resets_at', case
-      when v_limit = 0 then null
-      when v_held >= v_limit then v_first_end
-      when pg_catalog.cardinality(v_spent) + v_held >= v_limit then v_spent[v_limit - v_held] + v_window
-      else v_spent[pg_catalog.cardinality(v_spent)] + v_window end);
-end
-$$;
-comment on function ai_retry.quota(uuid, jsonb, timestamptz) is
-  'The user''s quota: the limit and window that apply, units captured and held, and when the next one comes back.';
-
-create or replace function ai_retry.version(p_user_id uuid, p_generation_id uuid, p_status text)
-returns text
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return (
-    select pg_catalog.concat_ws('/', p_status, coalesce(o.number, c.number, 1), o.lease_expires_at is null,
-      extract(epoch from coalesce(
-        o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at, c.next_attempt_at)),
-      coalesce(case when o.answer is not null and o.user_id = p_user_id then o.number end, a.number)::text,
-      q.quota_limit::text, q.window_seconds::text)
-    from (select) nothing
-    left join public.ai_retry_open o on o.generation_id = p_generation_id
-    left join lateral (
-      select l.number, l.next_attempt_at from public.ai_retry_attempts l
-      where l.generation_id = p_generation_id order by l.number desc limit 1
-    ) c on true
-    left join lateral (
-      select s.number
-      from public.ai_retry_answers s join public.ai_retry_attempts l using (generation_id, number)
-      where s.generation_id = p_generation_id and l.user_id = p_user_id
-      order by s.number desc limit 1
-    ) a on true
-    left join public.ai_retry_quotas q on q.user_id = p_user_id
-  );
-end
-$$;
-comment on function ai_retry.version(uuid, uuid, text) is
-  'Everything of one generation that a decision to begin rests on: status, highest number, whether it is queued, its '
-  'wait, the stored answer, the user''s override.';
-
--- parts/errors
-
-create or replace function ai_retry.passes(p_sqlstate text)
-returns boolean
-language plpgsql immutable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  -- Links, isolation, deadlocks, resources, shutdowns, locks, internal faults: PostgreSQL documentation, appendix A.
-  return pg_catalog.left(p_sqlstate, 2) in ('08', '25', '40', '53', '57', '58', 'XX')
-    or p_sqlstate in ('55P03', '55006');
-end
-$$;
-comment on function ai_retry.passes(text) is
-  'Whether an error passes by itself: the transaction is undone and sent again. Any other error is the app''s rejection.';
+  'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to; informs '
+  'the app; ends accepted retries that are out of time. Where none is begun, queued attempts whose generation is gone, or '
+  'another user''s, are cancelled, too.';
 
 -- parts/report
-
-create or replace function ai_retry.report(
-  p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_number integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  set constraints all deferred;
-  perform ai_retry.app_report(p_user_id, p_generation_id, p_event, p_code, p_message, p_number, p_at);
-  set constraints all immediate;
-exception
-  when serialization_failure or deadlock_detected or lock_not_available then
-    raise;
-  when others or assert_failure or query_canceled then
-    raise warning 'ai-retry: the app refused an event or error log (%): generation %, attempt %',
-      sqlstate, p_generation_id, p_number;
-end
-$$;
-comment on function ai_retry.report(uuid, uuid, text, text, text, integer, timestamptz) is
-  'Reports an event to the app; one that the app refuses, by whatever error, is noted in the database''s log, and changes '
-  'nothing. Only a lock or a conflict undoes the transaction, which is sent again.';
 
 create or replace function ai_retry.tell(
   p_user_id uuid, p_generation_id uuid, p_status text, p_duration_ms integer, p_code text, p_message text,
@@ -849,7 +599,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if p_status is not null then
+  if p_status <> 'success' then
     begin
       set constraints all deferred;
       perform ai_retry.app_write(p_generation_id, p_status, null, p_duration_ms, p_at);
@@ -862,165 +612,120 @@ begin
           p_status, sqlstate, p_generation_id, p_number;
     end;
   end if;
-  if p_message is not null then
-    perform ai_retry.report(
-      p_user_id, p_generation_id, 'ai_generation_failed', p_code, p_message, p_number, p_at);
+  if p_status = 'success' or p_message is not null then
+    begin
+      set constraints all deferred;
+      perform ai_retry.app_report(
+        p_user_id, p_generation_id,
+        case when p_status = 'success' then 'ai_generation_succeeded' else 'ai_generation_failed' end,
+        p_code, p_message, p_number, p_at);
+      set constraints all immediate;
+    exception
+      when serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others or assert_failure or query_canceled then
+        raise warning 'ai-retry: the app refused an event or error log (%): generation %, attempt %',
+          sqlstate, p_generation_id, p_number;
+    end;
   end if;
 end
 $$;
 comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) is
-  'Informs the app of an attempt that ended without a session: the generation''s status, and, with a message, an error log '
-  'and an event. A status that the app refuses keeps no attempt open, and no answer from its place.';
+  'Informs the app of an attempt that ended: the generation''s status, unless it is null, or success, which its session '
+  'has written; and an event, of a failure only with a message, which is an error log, too. What the app refuses, by '
+  'whatever error, is noted in the database''s log: it keeps no attempt open, and no answer from its place. Only a lock or '
+  'a conflict undoes the transaction, which is sent again.';
 
 -- parts/settling
 
-create or replace function ai_retry.succeed(p_open public.ai_retry_open, p_change jsonb, p_at timestamptz)
+create or replace function ai_retry.succeed(
+  p_user_id uuid, p_number integer, p_is_accepted boolean, p_change jsonb, p_at timestamptz
+)
 returns jsonb
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_answer constant jsonb := p_change #> '{success,answer}';
+  v_generation_id constant uuid := p_change ->> 'generation_id';
+  v_success constant jsonb := p_change -> 'success';
+  v_answer constant jsonb := v_success -> 'answer';
+  v_rejection constant jsonb := v_success -> 'if_rejected';
   v_call constant jsonb := p_change -> 'call';
   v_role constant text := pg_catalog.current_setting('role');
-  v_session jsonb;
+  v_session_id text;
   v_row jsonb;
   v_sqlstate text;
   v_constraint text;
   v_column text;
+  v_cause text;
+  v_again boolean;
 begin
   begin
     set constraints all deferred;
-    v_session := ai_retry.app_create_session(p_open.user_id, p_open.generation_id, v_answer -> 'output',
-      pg_catalog.jsonb_build_object('number', p_open.number, 'model', v_answer -> 'model', 'usage', v_answer -> 'usage'));
+    v_session_id := ai_retry.app_create_session(
+      p_user_id, v_generation_id, v_answer -> 'output',
+      pg_catalog.jsonb_build_object(
+        'number', p_number, 'model', v_answer -> 'model', 'usage', v_answer -> 'usage')) ->> 'id';
     if pg_catalog.current_setting('role') <> v_role then
       perform pg_catalog.set_config('role', v_role, true);  -- the app's function has set one for its own tables
     end if;
-    if v_session ->> 'id' is null then
+    if v_session_id is null then
       raise exception 'the session function returned no row with an id' using errcode = 'null_value_not_allowed';
     end if;
-    if not pg_catalog.pg_try_advisory_xact_lock(
-      pg_catalog.hashtextextended('ai_retry_session:' || (v_session ->> 'id'), 0))
-    then
+    if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry_session:' || v_session_id, 0)) then
       raise exception 'another settle has this session just now' using errcode = 'lock_not_available';
     end if;
-    if exists (select from public.ai_retry_attempts c where c.session_id = v_session ->> 'id') then
+    if exists (select from public.ai_retry_attempts c where c.session_id = v_session_id) then
       raise exception 'the session belongs to another generation' using
         errcode = 'unique_violation', constraint = 'session_reused';
     end if;
     perform ai_retry.app_write(
-      p_open.generation_id, 'success', v_session ->> 'id', (v_call ->> 'duration_ms')::integer, p_at);
+      v_generation_id, 'success', v_session_id, (v_call ->> 'duration_ms')::integer, p_at);
     set constraints all immediate;
-    v_row := ai_retry.app_read(p_open.generation_id) - 'prompt_data';
+    v_row := ai_retry.app_read(v_generation_id);
     if (v_row ->> 'status', v_row ->> 'session_id', v_row ->> 'user_id')
-      is distinct from ('success', v_session ->> 'id', p_open.user_id::text)
+      is distinct from ('success', v_session_id, p_user_id::text)
     then
       raise exception 'a trigger of the app has undone what was written' using
         errcode = 'triggered_data_change_violation', constraint = 'session_not_linked';
     end if;
-    v_sqlstate := null;
+    return pg_catalog.jsonb_build_object('outcome', 'succeeded', 'status', 'success', 'session_id', v_session_id, 'generation', v_row);
   exception when others or assert_failure or query_canceled then
     get stacked diagnostics
       v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_column = column_name;
-    -- What has rejected this answer before, for as long as settling was repeated, does not pass.
-    if ai_retry.passes(v_sqlstate) and (
-      pg_catalog.left(v_sqlstate, 2) = '40' or v_sqlstate = '55P03' or not exists (
+    -- These pass by themselves: the transaction is undone and sent again. Links, isolation, deadlocks, resources,
+    -- shutdowns, locks, internal faults: PostgreSQL documentation, appendix A. But what has rejected this answer before,
+    -- for as long as settling was repeated, does not pass.
+    if (pg_catalog.left(v_sqlstate, 2) in ('08', '25', '40', '53', '57', '58', 'XX') or v_sqlstate in ('55P03', '55006'))
+      and (pg_catalog.left(v_sqlstate, 2) = '40' or v_sqlstate = '55P03' or not exists (
         select from public.ai_retry_attempts c
-        where c.generation_id = p_open.generation_id and c.cause = v_sqlstate))
+        where c.generation_id = v_generation_id and c.cause = v_sqlstate))
     then
       raise;
     end if;
   end;
-  if v_sqlstate is not null then
-    perform ai_retry.reject(
-      p_open, p_change,
-      case when v_sqlstate in ('23505', '23P01', 'PT409') and v_constraint is distinct from 'session_reused'
-        then 'SESSION_CONFLICT' else 'SESSION_REJECTED' end,
-      coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate), p_at);
-    return null;
-  end if;
-  perform ai_retry.report(
-    p_open.user_id, p_open.generation_id, 'ai_generation_succeeded', null, null, p_open.number, p_at);
-  if not ai_retry.close(p_open, pg_catalog.jsonb_build_object(
-    'outcome', 'succeeded', 'counted', p_open.counted, 'session_id', v_session ->> 'id'), v_call, p_at)
-  then
-    raise exception 'the attempt vanished while it was settled' using errcode = 'serialization_failure';
-  end if;
-  return v_row;
-end
-$$;
-comment on function ai_retry.succeed(public.ai_retry_open, jsonb, timestamptz) is
-  'Creates and links the session, captures the unit, and returns the generation''s row; if the app''s tables or session function reject it, closes the '
-  'attempt without charge, and stores the answer. The open row is touched last: keep must never wait for the app.';
-
-create or replace function ai_retry.reject(
-  p_open public.ai_retry_open, p_change jsonb, p_code text, p_cause text, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_rejection constant jsonb := p_change #> '{success,if_rejected}';
-  v_call constant jsonb := p_change -> 'call';
-  v_again boolean;
-begin
+  v_cause := coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate);
   -- The same cause again: the attempt before this one was rejected by it.
-  select c.cause = p_cause into v_again
+  select c.cause = v_cause into v_again
     from public.ai_retry_attempts c
-    where c.generation_id = p_open.generation_id and c.cause is not null
+    where c.generation_id = v_generation_id and c.cause is not null
     order by c.number desc limit 1;
-  perform ai_retry.tell(
-    p_open.user_id, p_open.generation_id, case when p_open.accepted_at is null then 'error' else 'queued' end,
-    (v_call ->> 'duration_ms')::integer, p_code,
-    case when v_again is not true or v_call is not null then v_rejection ->> 'message' end, p_open.number, p_at);
-  perform ai_retry.close(
-    p_open,
-    pg_catalog.jsonb_build_object(
-      'outcome', 'failed', 'code', p_code, 'counted', false, 'cause', p_cause,
-      'goes_on', true,
-      'answer', case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
-      'next_attempt_at', p_at + pg_catalog.make_interval(secs => (v_rejection ->>
-        case when v_again then 'again_wait_seconds' else 'wait_seconds' end)::double precision)),
-    v_call, p_at);
+  return pg_catalog.jsonb_build_object(
+    'outcome', 'failed', 'counted', false, 'cause', v_cause, 'goes_on', true,
+    'code', case
+      when v_sqlstate in ('23505', '23P01', 'PT409') and v_constraint is distinct from 'session_reused'
+        then 'SESSION_CONFLICT'
+      else 'SESSION_REJECTED' end,
+    'status', case when not p_is_accepted then 'error' end,
+    'message', case when v_again is not true or v_call is not null then v_rejection ->> 'message' end,
+    'wait_seconds', v_rejection -> case when v_again then 'again_wait_seconds' else 'wait_seconds' end,
+    'answer', case when v_success ->> 'answer_from' is null then v_answer end);
 end
 $$;
-comment on function ai_retry.reject(public.ai_retry_open, jsonb, text, text, timestamptz) is
-  'Closes an attempt whose session was rejected; its paid answer is stored. The app is informed once for the same cause '
-  'and the same answer.';
-
-create or replace function ai_retry.fail(p_open public.ai_retry_open, p_change jsonb, p_row jsonb, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_closing constant jsonb := p_change -> 'closing';
-  v_status constant text := coalesce(v_closing ->> 'status', p_open.status_before, 'timeout');
-  v_call constant jsonb := p_change -> 'call';
-begin
-  if p_change ->> 'found' = 'ready' then
-    perform ai_retry.tell(
-      p_open.user_id, p_open.generation_id,
-      case when (v_closing -> 'goes_on')::boolean and p_open.accepted_at is not null then 'queued' else v_status end,
-      (v_call ->> 'duration_ms')::integer, v_closing ->> 'code', v_closing ->> 'message', p_open.number, p_at);
-  elsif p_change ->> 'found' = 'foreign' and p_row ->> 'status' in ('queued', 'processing') then
-    perform ai_retry.tell(  -- hidden, or another user's: no attempt works on it any more
-      p_open.user_id, p_open.generation_id, v_status, null, null, null, p_open.number, p_at);
-  end if;
-  perform ai_retry.close(
-    p_open,
-    v_closing || pg_catalog.jsonb_build_object('next_attempt_at', case
-      when v_closing ->> 'wait_seconds' is not null
-        then p_at + pg_catalog.make_interval(secs => (v_closing ->> 'wait_seconds')::double precision)
-      else coalesce(
-        p_open.lease_expires_at + pg_catalog.make_interval(secs => p_open.abandoned_wait_seconds), p_open.due_at)
-      end),
-    v_call, p_at);
-end
-$$;
-comment on function ai_retry.fail(public.ai_retry_open, jsonb, jsonb, timestamptz) is
-  'Closes an attempt without a session, and informs the app where the generation is still its user''s and not a success.';
+comment on function ai_retry.succeed(uuid, integer, boolean, jsonb, timestamptz) is
+  'Creates and links the session. Returns how the attempt ends: with its session, and the generation''s row; or, if the '
+  'app''s tables or session function rejected it, without charge, while the paid answer is stored. The app is informed '
+  'once for the same cause and the same answer.';
 
 create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz)
 returns void
@@ -1102,7 +807,7 @@ comment on function ai_retry.store_late(jsonb, timestamptz) is
 -- parts/snapshot
 
 create or replace view ai_retry.attempts with (security_invoker = true) as
-  select c.generation_id, c.number, c.token, c.session_id, false as is_open, pg_catalog.jsonb_build_object(
+  select c.generation_id, c.user_id, c.number, c.token, c.session_id, false as is_open, pg_catalog.jsonb_build_object(
     'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
     'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
@@ -1110,7 +815,7 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt
   from public.ai_retry_attempts c
   union all
-  select o.generation_id, o.number, o.token, null, true, pg_catalog.jsonb_build_object(
+  select o.generation_id, o.user_id, o.number, o.token, null, true, pg_catalog.jsonb_build_object(
     'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,
     'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
@@ -1122,99 +827,164 @@ revoke all on table ai_retry.attempts from public, anon, authenticated;
 grant select on table ai_retry.attempts to service_role;
 comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
 
-create or replace function ai_retry.seen(p_generation jsonb, p_rule jsonb, p_at timestamptz)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return pg_catalog.jsonb_build_object(
-    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
-    'hidden', (p_generation -> 'hidden')::boolean,
-    'can_create_session', (p_generation -> 'can_create_session')::boolean,
-    'quota', ai_retry.quota((p_generation ->> 'user_id')::uuid, p_rule, p_at));
-end
-$$;
-comment on function ai_retry.seen(jsonb, jsonb, timestamptz) is
-  'What every snapshot has: the time of the reading, the generation as the binding read it, and its owner''s quota.';
-
-create or replace function ai_retry.snapshot(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
+create or replace function ai_retry.snapshot(
+  p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz, p_is_whole boolean default true
+)
 returns jsonb
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_id constant uuid := (p_generation ->> 'id')::uuid;
-  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
+  v_id constant uuid := p_generation ->> 'id';
+  v_user_id constant uuid := p_generation ->> 'user_id';
+  v_session jsonb := p_generation -> 'session';
+  v_attempts jsonb := '[]';
+  v_routes jsonb := '[]';
+  v_mine integer;
+  v_open_token uuid;
+  v_open_is_foreign boolean := false;
+  v_each record;
+  v_stands record;
 begin
   if p_generation is null then
     return null;
   end if;
-  return (
-    select ai_retry.seen(p_generation, p_rule, p_at) || pg_catalog.jsonb_build_object(
-      'version', ai_retry.version(v_user_id, v_id, p_generation ->> 'status'),
-      'session', case when t.session_id <> coalesce(p_generation ->> 'session_id', '')  -- the app has changed it since
-        then ai_retry.app_session(t.session_id, v_user_id) else p_generation -> 'session' end,
-      'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
-      'open_is_foreign', exists (
-        select from public.ai_retry_open o where o.generation_id = v_id and o.user_id <> v_user_id),
-      'stored_answer', (
-        select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
-        from (
-          select a.number, a.answer, a.stored_at
-          from public.ai_retry_answers a join public.ai_retry_attempts c using (generation_id, number)
-          where a.generation_id = v_id and c.user_id = v_user_id  -- no other user's, who had the id before
-          union all
-          select o.number, o.answer, o.started_at
-          from public.ai_retry_open o where o.generation_id = v_id and o.user_id = v_user_id and o.answer is not null
-        ) s
-        order by s.number desc limit 1
-      ),
-      'live', l.live, 'live_until', l.live_until,
-      'routes', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-          'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
-          'running', (
-            select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at > p_at),
-          'waiting', (
-            select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
-        ) order by r.route), '[]')
-        from (select u.* from ai_retry.outages u order by u.not_before desc limit 64) r
-      ))
-    from (
-      select
-        coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]') as attempts,
-        max(u.number) filter (where u.token = p_token) as mine, max(u.session_id) as session_id,
-        max(u.token::text) filter (where u.is_open) as open_token
-      from ai_retry.attempts u where u.generation_id = v_id
-    ) t,
-    lateral (
-      select count(*) as live, min(o.lease_expires_at) as live_until
-      from public.ai_retry_open o where o.user_id = v_user_id and o.lease_expires_at > p_at
-    ) l
-  );
+  v_stands := ai_retry.standing(
+    v_user_id, case when p_is_whole then v_id end, p_generation ->> 'status', p_rule, p_at);
+  for v_each in
+    select u.user_id, u.number, u.token, u.session_id, u.is_open, u.attempt
+    from ai_retry.attempts u where u.generation_id = v_id and (p_is_whole or u.token = p_token)
+    order by u.number
+  loop
+    v_attempts := v_attempts || v_each.attempt;
+    if v_each.token = p_token then
+      v_mine := v_each.number;
+    end if;
+    if v_each.is_open then
+      v_open_token := v_each.token;
+      v_open_is_foreign := v_each.user_id <> v_user_id;
+    elsif v_each.session_id <> coalesce(p_generation ->> 'session_id', '') then  -- the app has changed it since
+      v_session := ai_retry.app_session(v_each.session_id, v_user_id);
+    end if;
+  end loop;
+  if p_is_whole and exists (select from public.ai_retry_outages) then
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+        'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
+        'running', (
+          select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at > p_at),
+        'waiting', (
+          select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
+      ) order by r.route), '[]')
+      into v_routes
+      from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;
+  end if;
+  return pg_catalog.jsonb_build_object(
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+    'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
+    'session', v_session, 'version', v_stands.version, 'quota', v_stands.quota,
+    'stored_answer', v_stands.stored_answer, 'live', v_stands.live, 'live_until', v_stands.live_until,
+    'attempts', v_attempts, 'mine', v_mine, 'open_token', v_open_token,
+    'open_is_foreign', v_open_is_foreign, 'routes', v_routes);
 end
 $$;
-comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz) is
-  'What load returns: the generation as the binding read it, its attempts, its owner''s quota, and the time of the reading.';
+comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) is
+  'What load returns: the generation as the binding read it, its attempts, its owner''s quota, and the time of the reading. '
+  'Not whole: what a settle that was applied returns, with no attempt but the one that was just closed.';
 
-create or replace function ai_retry.settled(p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz)
-returns jsonb
+-- parts/standing
+
+create or replace function ai_retry.standing(
+  p_user_id uuid, p_generation_id uuid, p_status text, p_rule jsonb, p_at timestamptz,
+  out version text, out stored_answer jsonb, out quota jsonb, out live integer, out live_until timestamptz,
+  out is_over boolean
+)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_counts_own constant boolean := p_rule -> 'count_own_successes';
+  v_override record;
+  v_last record;
+  v_open record;
+  v_limit integer;
+  v_seconds double precision;
+  v_window interval;
+  v_spent timestamptz[];
+  v_captured integer;
+  v_answer_number integer;
 begin
-  return (
-    select ai_retry.seen(p_generation, p_rule, p_at)
-      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "open_is_foreign": false, "stored_answer": null}'
-      || pg_catalog.jsonb_build_object(
-        'session', p_generation -> 'session', 'mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
-    from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token
-  );
+  select q.quota_limit, q.window_seconds into v_override from public.ai_retry_quotas q where q.user_id = p_user_id;
+  v_limit := coalesce(v_override.quota_limit, (p_rule ->> 'limit')::integer);
+  v_seconds := least(coalesce(v_override.window_seconds, (p_rule ->> 'window_seconds')::double precision), 315576000);
+  v_window := pg_catalog.make_interval(secs => v_seconds);
+  v_spent := array(
+    select s.at
+    from (
+      (select c.captured_at as at from public.ai_retry_attempts c
+        where c.user_id = p_user_id and c.captured_at > p_at - v_window order by c.captured_at desc limit v_limit)
+      union all
+      select o.* from ai_retry.app_own_successes(p_user_id, p_at - v_window, v_limit, p_at) o where v_counts_own
+    ) s
+    order by s.at desc limit v_limit);
+  v_captured := pg_catalog.cardinality(v_spent);
+  -- Held: what stays held when everything that is over is closed. An accepted retry keeps its unit.
+  select count(*) filter (where o.holds) as held, min(o.lease_expires_at) filter (where o.holds) as held_until,
+      count(*) filter (where o.is_live) as live, min(o.lease_expires_at) filter (where o.is_live) as live_until,
+      bool_or(coalesce(o.lease_expires_at, o.expires_at) <= p_at) as is_over
+    into v_open
+    from (
+      select o.lease_expires_at, o.expires_at, o.lease_expires_at > p_at as is_live,
+        o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at) as holds
+      from public.ai_retry_open o where o.user_id = p_user_id
+    ) o;
+  live := v_open.live;
+  live_until := v_open.live_until;
+  quota := pg_catalog.jsonb_build_object(
+    'limit', v_limit, 'window_seconds', v_seconds, 'captured', v_captured, 'held', v_open.held,
+    'resets_at', case
+      when v_limit = 0 then null
+      when v_open.held >= v_limit then v_open.held_until
+      when v_captured + v_open.held >= v_limit then v_spent[v_limit - v_open.held] + v_window
+      else v_spent[v_captured] + v_window end);
+  if p_generation_id is null then
+    return;
+  end if;
+  -- The version: everything of one generation that a decision to begin rests on.
+  select coalesce(o.number, c.number, 1) as number, o.lease_expires_at,
+      coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at,
+        c.next_attempt_at) as next_attempt_at,
+      o.answer is not null or exists (
+        select from public.ai_retry_answers w where w.generation_id = p_generation_id) as has_answer,
+      exists (select from public.ai_retry_attempts u where u.user_id = p_user_id and u.untold) as is_untold
+    into v_last
+    from (select) nothing
+    left join public.ai_retry_open o on o.generation_id = p_generation_id
+    left join lateral (
+      select l.number, l.next_attempt_at from public.ai_retry_attempts l
+      where l.generation_id = p_generation_id order by l.number desc limit 1
+    ) c on true;
+  if v_last.has_answer then
+    select s.number, s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
+      into v_answer_number, stored_answer
+      from (
+        select w.number, w.answer, w.stored_at
+        from public.ai_retry_answers w join public.ai_retry_attempts c using (generation_id, number)
+        where w.generation_id = p_generation_id and c.user_id = p_user_id  -- no other user's, who had the id before
+        union all
+        select o.number, o.answer, o.started_at from public.ai_retry_open o
+        where o.generation_id = p_generation_id and o.user_id = p_user_id and o.answer is not null
+      ) s
+      order by s.number desc limit 1;
+  end if;
+  version := pg_catalog.concat_ws('/', p_status, v_last.number, v_last.lease_expires_at is null,
+    extract(epoch from v_last.next_attempt_at), v_answer_number::text,
+    v_override.quota_limit::text, v_override.window_seconds::text);
+  is_over := v_last.is_untold or v_open.is_over is true or v_last.lease_expires_at <= p_at is true;
 end
 $$;
-comment on function ai_retry.settled(jsonb, jsonb, uuid, timestamptz) is
-  'What a settle that was applied returns: a snapshot with no attempt but the one that was just closed.';
+comment on function ai_retry.standing(uuid, uuid, text, jsonb, timestamptz) is
+  'How a user stands, and, unless it is null, a generation: its version and stored answer; the quota, and running '
+  'attempts; whether ai_retry.close_over has something to do.';
 
 -- parts/user
 
@@ -1237,91 +1007,6 @@ end
 $$;
 comment on function ai_retry.lock_user(uuid) is
   'Takes the first lock of every verb that begins or settles: it orders ai-retry''s writes for one user.';
-
--- queue/amending
-
-create or replace function ai_retry.put_back(p_change jsonb)
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_generation_id constant uuid := p_change ->> 'generation_id';
-  v_open public.ai_retry_open%rowtype;
-  v_route text;
-  v_row jsonb;
-  v_now timestamptz;
-begin
-  perform ai_retry.lock_user((p_change ->> 'user_id')::uuid);
-  v_row := ai_retry.app_lock(v_generation_id, '25ms');
-  v_now := pg_catalog.clock_timestamp();
-  select * into v_open from public.ai_retry_open o
-    where o.generation_id = v_generation_id and o.token = (p_change ->> 'token')::uuid
-      and o.accepted_at is not null and o.lease_expires_at is not null and o.kept_cause is null;
-  if not found then
-    return false;
-  end if;
-  v_route := v_open.route;
-  -- Under a new token: a worker that still holds the old one can settle nothing.
-  update public.ai_retry_open o
-    set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
-      provider_outcome = 'not_generated',
-      wire_requests = o.wire_requests + (p_change ->> 'wire_requests')::integer,
-      route = case when p_change ? 'outage' then o.route end,
-      due_at = ai_retry.in_time(
-        o, v_now + pg_catalog.make_interval(secs => (p_change ->> 'wait_seconds')::double precision), v_now)
-    where o.generation_id = v_generation_id
-    returning o.* into v_open;
-  if v_row ->> 'status' = 'processing' and (v_row ->> 'user_id')::uuid = v_open.user_id then
-    perform ai_retry.app_write(v_generation_id, 'queued', null, null, v_now);
-  end if;
-  perform ai_retry.move(v_open.message_id, v_open.due_at, v_now);
-  if p_change ? 'outage' then
-    perform ai_retry.note_outage(v_route, p_change -> 'outage', v_now);
-  end if;
-  return true;
-end
-$$;
-comment on function ai_retry.put_back(jsonb) is
-  'Turns a running accepted attempt back to queued, due after the wait: no attempt is used up, and its token ends.';
-
-create or replace function ai_retry.postpone(p_change jsonb)
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_user_id constant uuid := p_change ->> 'user_id';
-  v_message_id constant bigint := p_change ->> 'message_id';
-  v_open public.ai_retry_open%rowtype;
-  v_until timestamptz;
-  v_now timestamptz;
-begin
-  perform ai_retry.lock_user(v_user_id);
-  v_now := pg_catalog.clock_timestamp();
-  v_until := v_now + pg_catalog.make_interval(secs => (p_change ->> 'wait_seconds')::double precision);
-  select * into v_open from public.ai_retry_open o
-    where o.generation_id = (p_change ->> 'generation_id')::uuid and o.user_id = v_user_id and o.message_id = v_message_id;
-  if not found then
-    perform ai_retry.move(v_message_id, null, v_now);
-    return false;
-  end if;
-  if v_open.lease_expires_at is null then
-    update public.ai_retry_open o
-      set due_at = ai_retry.in_time(o, greatest(o.due_at, v_until), v_now), route = p_change ->> 'route'
-      where o.generation_id = v_open.generation_id
-      returning * into v_open;
-    v_until := ai_retry.in_time(
-      v_open, v_open.due_at + pg_catalog.make_interval(secs => (p_change ->> 'spread_seconds')::double precision), v_now);
-  else
-    v_until := greatest(v_open.lease_expires_at, v_until);
-  end if;
-  perform ai_retry.move(v_message_id, v_until, v_now);
-  return true;
-end
-$$;
-comment on function ai_retry.postpone(jsonb) is
-  'Puts a message back, and its queued attempt with it; a message that belongs to no open attempt is deleted.';
 
 -- queue/create
 
@@ -1438,8 +1123,7 @@ begin
   if p_until is null then
     perform pgmq.delete('ai_retry', p_message_id);
   else
-    perform pgmq.set_vt(
-      'ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
+    perform pgmq.set_vt('ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
   end if;
 exception when others then  -- it is locked, or was dropped just now: it comes again, and finds nothing to do
   raise warning 'ai-retry: a message could not be moved (%)', sqlstate;
@@ -1447,42 +1131,6 @@ end
 $$;
 comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
   'Hides a message until then, or deletes it when that is null. Does nothing where the queue, or the message, is not there.';
-
-create or replace function ai_retry.follow(p_closed public.ai_retry_open, p_end jsonb, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if (p_end -> 'goes_on')::boolean then
-    insert into public.ai_retry_open (
-      generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, due_at,
-      accepted_at, expires_at, status_before, in_line, context_reader
-    ) values (
-      p_closed.generation_id, p_closed.user_id, p_closed.number + 1, pg_catalog.gen_random_uuid(), p_at,
-      p_closed.charge, p_closed.waived, p_closed.operator, p_closed.idempotency_key,
-      ai_retry.in_time(p_closed, (p_end ->> 'next_attempt_at')::timestamptz, p_at),
-      p_closed.accepted_at, p_closed.expires_at, coalesce(p_end ->> 'status', p_closed.status_before), p_closed.in_line,
-      p_closed.context_reader);
-  end if;
-  perform ai_retry.move(p_closed.message_id, null, p_at);
-  perform ai_retry.fill_line(p_closed.user_id, p_at);
-end
-$$;
-comment on function ai_retry.follow(public.ai_retry_open, jsonb, timestamptz) is
-  'What follows the end of an accepted retry''s attempt: its next attempt, which keeps the unit, and the next message.';
-
-create or replace function ai_retry.in_time(p_open public.ai_retry_open, p_due_at timestamptz, p_at timestamptz)
-returns timestamptz
-language plpgsql immutable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case when p_open.expires_at > p_at then least(p_due_at, p_open.expires_at) else p_due_at end;
-end
-$$;
-comment on function ai_retry.in_time(public.ai_retry_open, timestamptz, timestamptz) is
-  'Not after the accepted retry''s end, if that is still to come.';
 
 -- queue/routes
 
@@ -1503,7 +1151,7 @@ declare
   v_doubts integer := 1;
   v_needed constant integer := p_outage ->> 'doubts';
 begin
-  if p_route is null then
+  if p_route is null or p_outage is null then
     return;
   end if;
   delete from public.ai_retry_outages o
@@ -1535,11 +1183,11 @@ comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
 create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_slots integer;
-  v_free integer;
+  v_messages bigint[];
 begin
   select o.slots into v_slots from public.ai_retry_outages o
     where o.route = p_route and o.since <= p_started_at
@@ -1552,46 +1200,34 @@ begin
   else
     update public.ai_retry_outages o set slots = least(o.slots * 2, 64), failures = 0, doubts = 0 where o.route = p_route;
   end if;
-  -- Where any number may run, nobody waits any longer than until an attempt is due; so many at once are no burden.
-  select case when v_slots >= 64 then 1000 else v_slots * 2 end - count(*) into v_free from public.ai_retry_open o
-    where o.route = p_route and o.lease_expires_at > p_at;
-  perform ai_retry.wake(p_route, v_free, case when v_slots >= 64 then 'infinity' else p_at end, p_at);
-end
-$$;
-comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
-  'A provider that was unavailable answered: twice as many calls may run, in the end any number, and as many waiting attempts '
-  'are woken.';
-
-create or replace function ai_retry.wake(p_route text, p_count integer, p_due_until timestamptz, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
-as $$
-declare
-  v_messages bigint[];
-begin
   if not ai_retry.has_queue() then
     return;
   end if;
-  v_messages := array(
-    select s.message_id
-    from (
-      select o.message_id, o.accepted_at, row_number() over (partition by o.user_id order by o.accepted_at) as place
-      from public.ai_retry_open o join pgmq.q_ai_retry m on m.msg_id = o.message_id
-      where o.route = p_route and o.lease_expires_at is null and o.due_at <= p_due_until
-        and m.vt > greatest(o.due_at, p_at)
-    ) s
-    order by s.place, s.accepted_at limit greatest(0, p_count));
-  perform pgmq.set_vt('ai_retry', w.msg_id, greatest(0, ceil(extract(epoch from o.due_at - p_at)))::integer)
-    from (select m.msg_id from pgmq.q_ai_retry m where m.msg_id = any (v_messages) for update skip locked) w
-    join public.ai_retry_open o on o.message_id = w.msg_id;
-exception when others then  -- it is locked, or was dropped just now: whoever waits looks by itself, later
-  raise warning 'ai-retry: messages could not be shown (%)', sqlstate;
+  begin
+    -- Where any number may run, no attempt waits longer than until it is due; so many at once are no burden.
+    v_messages := array(
+      select s.message_id
+      from (
+        select o.message_id, o.accepted_at, row_number() over (partition by o.user_id order by o.accepted_at) as place
+        from public.ai_retry_open o join pgmq.q_ai_retry m on m.msg_id = o.message_id
+        where o.route = p_route and o.lease_expires_at is null and (v_slots >= 64 or o.due_at <= p_at)
+          and m.vt > greatest(o.due_at, p_at)
+      ) s
+      order by s.place, s.accepted_at
+      limit (
+        select greatest(0, case when v_slots >= 64 then 1000 else v_slots * 2 end - count(*)) from public.ai_retry_open o
+        where o.route = p_route and o.lease_expires_at > p_at));
+    perform pgmq.set_vt('ai_retry', w.msg_id, greatest(0, ceil(extract(epoch from o.due_at - p_at)))::integer)
+      from (select m.msg_id from pgmq.q_ai_retry m where m.msg_id = any (v_messages) for update skip locked) w
+      join public.ai_retry_open o on o.message_id = w.msg_id;
+  exception when others then  -- it is locked, or was dropped just now: an attempt that waits looks by itself, later
+    raise warning 'ai-retry: messages could not be shown (%)', sqlstate;
+  end;
 end
 $$;
-comment on function ai_retry.wake(text, integer, timestamptz, timestamptz) is
-  'Shows the messages of so many attempts that wait for a route, as soon as they are due: every user''s first one before '
-  'any user''s second.';
+comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
+  'A provider that was unavailable answered: twice as many calls may run, in the end any number, and the messages of as many '
+  'attempts that wait are shown, as soon as they are due: every user''s first one before any user''s second.';
 
 -- queue/state
 
@@ -1632,7 +1268,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['limit', 'visibility_seconds', 'rule']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{limit,visibility_seconds,rule}');
   v_message record;
   v_taken jsonb := '[]'::jsonb;
   c_uuid constant text := '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
@@ -1723,49 +1359,86 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard', 'put_back', 'postpone']);
-  v_renew constant jsonb := v_change -> 'renew';
-  v_discard constant jsonb := v_change -> 'discard';
+  v_change constant jsonb := ai_retry.read_change(p_change, '{renew,discard,put_back,postpone}');
+  v_what constant jsonb :=
+    coalesce(v_change -> 'renew', v_change -> 'put_back', v_change -> 'postpone', v_change -> 'discard');
+  v_user_id constant uuid := v_what ->> 'user_id';
+  v_generation_id constant uuid := v_what ->> 'generation_id';
+  v_message_id constant bigint := v_what ->> 'message_id';
+  v_wait constant interval := pg_catalog.make_interval(secs => (v_what ->> 'wait_seconds')::double precision);
   v_now timestamptz := pg_catalog.clock_timestamp();
+  v_open public.ai_retry_open%rowtype;
+  v_row jsonb;
+  v_applied boolean := true;
 begin
   perform pg_catalog.set_config('lock_timeout', '3s', true);
-  if v_renew is not null then
+  if v_change ? 'renew' then
     -- One row, without the user's lock, also of an attempt that is over: closing looks at the lease as it deletes.
     update public.ai_retry_open o
       set lease_expires_at = greatest(o.lease_expires_at, least(
-        v_now + pg_catalog.make_interval(secs => (v_renew ->> 'lease_seconds')::double precision), o.renewable_until))
-      where o.generation_id = (v_renew ->> 'generation_id')::uuid and o.token = (v_renew ->> 'token')::uuid
+        v_now + pg_catalog.make_interval(secs => (v_what ->> 'lease_seconds')::double precision), o.renewable_until))
+      where o.generation_id = v_generation_id and o.token = (v_what ->> 'token')::uuid
         and o.lease_expires_at is not null and o.kept_cause is null;
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
+  perform ai_retry.lock_user(v_user_id);
   if v_change ? 'put_back' then
-    return pg_catalog.jsonb_build_object('applied', ai_retry.put_back(v_change -> 'put_back'));
+    v_row := ai_retry.app_lock(v_generation_id, '25ms');
+    v_now := pg_catalog.clock_timestamp();
+    -- Under a new token: a worker that still holds the old one can settle nothing.
+    update public.ai_retry_open o
+      set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
+        provider_outcome = 'not_generated',
+        wire_requests = o.wire_requests + (v_what ->> 'wire_requests')::integer,
+        route = case when v_what ? 'outage' then o.route end,
+        due_at = least(v_now + v_wait, case when o.expires_at > v_now then o.expires_at end)
+      where o.generation_id = v_generation_id and o.token = (v_what ->> 'token')::uuid
+        and o.accepted_at is not null and o.lease_expires_at is not null and o.kept_cause is null
+      returning * into v_open;
+    v_applied := found;
+    if v_applied and v_row ->> 'status' = 'processing' and (v_row ->> 'user_id')::uuid = v_open.user_id then
+      perform ai_retry.app_write(v_generation_id, 'queued', null, null, v_now);
+    end if;
+    perform ai_retry.move(v_open.message_id, v_open.due_at, v_now);
+    perform ai_retry.note_outage(v_open.route, v_what -> 'outage', v_now);
   elsif v_change ? 'postpone' then
-    return pg_catalog.jsonb_build_object('applied', ai_retry.postpone(v_change -> 'postpone'));
+    v_now := pg_catalog.clock_timestamp();
+    update public.ai_retry_open o
+      set route = v_what ->> 'route',
+        due_at = least(greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end)
+      where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id
+        and o.lease_expires_at is null
+      returning * into v_open;
+    if not found then
+      select * into v_open from public.ai_retry_open o
+        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id;
+      v_applied := found;
+    end if;
+    perform ai_retry.move(v_message_id, coalesce(
+      greatest(v_open.lease_expires_at, case when v_open.lease_expires_at is not null then v_now + v_wait end),
+      least(v_open.due_at + pg_catalog.make_interval(secs => (v_what ->> 'spread_seconds')::double precision),
+        case when v_open.expires_at > v_now then v_open.expires_at end)), v_now);
+  else
+    v_applied := coalesce(
+      (ai_retry.app_read(v_generation_id) ->> 'user_id')::uuid = v_user_id, false) and not exists (
+      select from public.ai_retry_open o
+      where o.generation_id = v_generation_id and (o.answer_from is not null or o.answer is not null));
+    if v_applied then
+      with gone as (
+        delete from public.ai_retry_answers a where a.generation_id = v_generation_id returning a.generation_id, a.number
+      )
+      update public.ai_retry_attempts c set discarded_at = v_now, discarded_by = v_what ->> 'operator'
+        from gone where c.generation_id = gone.generation_id and c.number = gone.number;
+      v_applied := found;
+    end if;
   end if;
-  perform ai_retry.lock_user((v_discard ->> 'user_id')::uuid);
-  if (ai_retry.app_read((v_discard ->> 'generation_id')::uuid) ->> 'user_id')::uuid
-    is distinct from (v_discard ->> 'user_id')::uuid or exists (
-    select from public.ai_retry_open o
-    where o.generation_id = (v_discard ->> 'generation_id')::uuid and (o.answer_from is not null or o.answer is not null))
-  then
-    return pg_catalog.jsonb_build_object('applied', false);
-  end if;
-  with gone as (
-    delete from public.ai_retry_answers a
-      using public.ai_retry_attempts c
-      where a.generation_id = (v_discard ->> 'generation_id')::uuid and c.generation_id = a.generation_id
-        and c.number = a.number
-      returning a.generation_id, a.number
-  )
-  update public.ai_retry_attempts c set discarded_at = v_now, discarded_by = v_discard ->> 'operator'
-    from gone where c.generation_id = gone.generation_id and c.number = gone.number;
-  return pg_catalog.jsonb_build_object('applied', found);
+  return pg_catalog.jsonb_build_object('applied', v_applied);
 end
 $$;
 comment on function public.ai_retry_amend(text) is
-  'Prolongs the lease of a running attempt (renew), drops stored answers (discard), queues a running attempt again '
-  '(put_back), or puts a message back (postpone). Closes nothing.';
+  'Prolongs the lease of a running attempt (renew); turns a running accepted attempt back to queued, due after the wait: no '
+  'attempt is used up, and its token ends (put_back); puts a message back, and its queued attempt with it, or deletes one '
+  'that belongs to no open attempt (postpone); drops stored answers (discard). Closes nothing.';
 
 -- verbs/begin
 
@@ -1775,14 +1448,20 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-  v_change constant jsonb := ai_retry.read_change(p_change, array[
-    'user_id', 'generation_id', 'token', 'as_of', 'version', 'rule', 'max_live', 'max_used', 'open', 'run']);
+  v_change constant jsonb := ai_retry.read_change(
+    p_change, '{user_id,generation_id,token,as_of,version,rule,max_live,max_used,open,run}');
   v_user_id constant uuid := v_change ->> 'user_id';
   v_generation_id constant uuid := v_change ->> 'generation_id';
+  v_token constant uuid := v_change ->> 'token';
+  v_rule constant jsonb := v_change -> 'rule';
   v_status constant text := pg_catalog.split_part(v_change ->> 'version', '/', 1);
   v_start constant jsonb := coalesce(v_change -> 'run', v_change -> 'open');
-  v_row jsonb;
+  v_route constant text := v_start ->> 'route';
+  v_calls constant boolean := v_start ->> 'answer_from' is null;
   v_now timestamptz;
+  v_row jsonb;
+  v_stands record;
+  v_outage public.ai_retry_outages%rowtype;
   v_applied boolean;
 begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
@@ -1795,34 +1474,86 @@ begin
     perform ai_retry.fill_line(v_user_id, v_now);
     return pg_catalog.jsonb_build_object('applied', true);
   end if;
+  v_stands := ai_retry.standing(v_user_id, v_generation_id, v_status, v_rule, v_now);
   v_applied := v_now <= (v_change ->> 'as_of')::timestamptz + interval '10 seconds'
-    and ai_retry.version(v_user_id, v_generation_id, v_status) = v_change ->> 'version';
+    and v_stands.version = v_change ->> 'version';
   if v_applied then
     v_row := ai_retry.app_lock(v_generation_id, '5ms');
     v_applied := (v_row ->> 'user_id')::uuid = v_user_id and v_row ->> 'status' = v_status
       and not (v_row -> 'hidden')::boolean;
   end if;
-  if v_applied then
+  if v_applied and v_stands.is_over then
     perform ai_retry.close_over(v_user_id, v_generation_id, v_now);
-    v_applied := ai_retry.has_room(v_change, v_start, v_now);
+    v_stands := ai_retry.standing(v_user_id, v_generation_id, v_status, v_rule, v_now);
+  end if;
+  -- What was over has been closed: whatever is open is live, and holds its unit.
+  v_applied := v_applied
+    and (v_change ->> 'max_live' is null or v_stands.live < (v_change -> 'max_live')::integer)
+    and (v_change ->> 'max_used' is null
+      or (v_stands.quota -> 'captured')::integer + (v_stands.quota -> 'held')::integer
+        < least((v_change -> 'max_used')::integer, (v_stands.quota -> 'limit')::integer));
+  if v_applied and v_route is not null then
+    select * into v_outage from ai_retry.outages o where o.route = v_route;
+    if found then
+      v_applied := v_outage.not_before <= v_now
+        -- One begin at a time may become the only probe.
+        and (v_outage.slots > 1 or pg_catalog.pg_try_advisory_xact_lock(
+          pg_catalog.hashtextextended('ai_retry_route:' || v_route, 0)));
+      v_applied := v_applied and v_outage.slots > (
+        select count(*) from public.ai_retry_open o where o.route = v_route and o.lease_expires_at > v_now);
+    end if;
+  end if;
+  if v_applied and v_change ? 'run' then
+    update public.ai_retry_open o
+      set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
+        lease_expires_at = v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
+        renewable_until = v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
+        abandoned_wait_seconds = (v_start -> 'abandoned_wait_seconds')::double precision,
+        answer_from = (v_start ->> 'answer_from')::integer,
+        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
+      where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
+        and o.number = (v_start -> 'number')::integer;
+    v_applied := found;
+  elsif v_applied then
+    insert into public.ai_retry_open (
+      generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
+      renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
+      due_at, accepted_at, expires_at, status_before, in_line, context_reader
+    ) values (
+      v_generation_id, v_user_id,
+      1 + coalesce((
+        select max(c.number) from public.ai_retry_attempts c where c.generation_id = v_generation_id), 1),
+      v_token, v_now, (v_start -> 'charge')::boolean,
+      array(select pg_catalog.jsonb_array_elements_text(v_start -> 'waived')), v_start ->> 'operator',
+      v_start ->> 'idempotency_key',
+      v_now + pg_catalog.make_interval(secs => (v_start ->> 'lease_seconds')::double precision),
+      v_now + pg_catalog.make_interval(secs => (v_start ->> 'longest_seconds')::double precision),
+      (v_start ->> 'abandoned_wait_seconds')::double precision, (v_start ->> 'answer_from')::integer, v_calls,
+      v_route, case when v_calls then 'unknown' else 'not_generated' end,
+      case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
+        + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
+      case when v_start ? 'expires_after_seconds' then v_now end,
+      v_now + pg_catalog.make_interval(secs => (v_start ->> 'expires_after_seconds')::double precision),
+      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader'
+    ) on conflict (generation_id) do nothing;  -- another user's attempt
+    v_applied := found;
   end if;
   if v_applied then
     perform ai_retry.app_write(
       v_generation_id, case when v_start ? 'lease_seconds' then 'processing' else 'queued' end, null, null, v_now);
-    perform ai_retry.start(v_change, v_start, v_now);
-    if v_start ? 'expires_after_seconds' then
-      perform ai_retry.fill_line(v_user_id, v_now);
+    if v_start ? 'lease_seconds' then
+      return pg_catalog.jsonb_build_object('applied', true);
     end if;
+    perform ai_retry.fill_line(v_user_id, v_now);
   end if;
-  return pg_catalog.jsonb_build_object(
-    'applied', coalesce(v_applied, false),
-    'snapshot', case when v_applied and v_start ? 'lease_seconds' then null else ai_retry.snapshot(
-      ai_retry.app_read(v_generation_id), v_change -> 'rule', (v_change ->> 'token')::uuid, v_now) end);
+  return pg_catalog.jsonb_build_object('applied', coalesce(v_applied, false), 'snapshot', ai_retry.snapshot(
+    ai_retry.app_read(v_generation_id), v_rule, v_token, v_now));
 end
 $$;
 comment on function public.ai_retry_begin(text) is
-  'Closes what is over for a user; then opens an attempt, or turns the queued one to running. Stale (applied: false, with '
-  'the fresh snapshot) when the version, the age, a ceiling or the route is not as the change expects.';
+  'Closes what is over for a user; then opens an attempt, or turns the queued one to running. An attempt that uses a '
+  'stored answer calls nobody: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
+  'version, the age, a ceiling or the route is not as the change expects.';
 
 -- verbs/installation
 
@@ -1849,8 +1580,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_change constant jsonb := ai_retry.read_change(p_change, array[
-    'user_id', 'generation_id', 'token', 'answer', 'cause', 'wait_seconds', 'call']);
+  v_change constant jsonb := ai_retry.read_change(p_change, '{user_id,generation_id,token,answer,cause,wait_seconds,call}');
   v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin
   perform pg_catalog.set_config('lock_timeout', '3s', true);
@@ -1881,7 +1611,7 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['user_id', 'generation_id', 'rule', 'token']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{user_id,generation_id,rule,token}');
 begin
   return ai_retry.snapshot(
     ai_retry.app_read((v_request ->> 'generation_id')::uuid), v_request -> 'rule', (v_request ->> 'token')::uuid,
@@ -1899,57 +1629,72 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-  v_change constant jsonb := ai_retry.read_change(p_change, array[
-    'user_id', 'generation_id', 'token', 'found', 'rule', 'success', 'closing', 'call', 'outage', 'answered']);
+  v_change constant jsonb := ai_retry.read_change(
+    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
   v_user_id constant uuid := v_change ->> 'user_id';
   v_generation_id constant uuid := v_change ->> 'generation_id';
   v_token constant uuid := v_change ->> 'token';
-  v_open public.ai_retry_open%rowtype;
+  v_call constant jsonb := v_change -> 'call';
+  v_open record;
   v_row jsonb;
-  v_written jsonb;
-  v_found text;
+  v_end jsonb;
   v_now timestamptz;
+  v_found text;
   v_applied boolean := false;
   v_known boolean := true;
 begin
   perform ai_retry.lock_user(v_user_id);
   v_row := ai_retry.app_lock(v_generation_id, '25ms');
   v_now := pg_catalog.clock_timestamp();
-  select * into v_open from public.ai_retry_open o where o.generation_id = v_generation_id and o.token = v_token;
-  if not found then
-    perform ai_retry.store_late(v_change, v_now);
-    v_known := exists (
-      select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.token = v_token);
-  else
+  select o.user_id, o.number, o.started_at, o.accepted_at, o.status_before, o.route, exists (
+      select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded') as has_session
+    into v_open
+    from public.ai_retry_open o where o.generation_id = v_generation_id and o.token = v_token;
+  if found then
     v_found := case
       when v_row is null then 'gone'
       when (v_row ->> 'user_id')::uuid is distinct from v_user_id or (v_row -> 'hidden')::boolean then 'foreign'
-      when v_row ->> 'status' = 'success' or exists (
-        select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
-        then 'succeeded'
+      when v_row ->> 'status' = 'success' or v_open.has_session then 'succeeded'
       else 'ready' end;
     v_applied := v_found = v_change ->> 'found';
-    if v_applied and v_change ? 'success' then
-      v_written := ai_retry.succeed(v_open, v_change, v_now);
-    elsif v_applied then
-      perform ai_retry.fail(v_open, v_change, v_row, v_now);
+  else
+    perform ai_retry.store_late(v_change, v_now);
+    v_known := exists (
+      select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.token = v_token);
+  end if;
+  if v_applied then
+    v_end := coalesce(v_change -> 'closing', ai_retry.succeed(
+      v_open.user_id, v_open.number, v_open.accepted_at is not null, v_change, v_now));
+    if v_found = 'ready' then
+      perform ai_retry.tell(
+        v_user_id, v_generation_id,
+        case when (v_end -> 'goes_on')::boolean and v_open.accepted_at is not null then 'queued'
+          else coalesce(v_end ->> 'status', v_open.status_before, 'timeout') end,
+        (v_call ->> 'duration_ms')::integer, v_end ->> 'code', v_end ->> 'message', v_open.number, v_now);
+    elsif v_found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
+      perform ai_retry.tell(  -- hidden, or another user's: no attempt works on it any more
+        v_user_id, v_generation_id, coalesce(v_end ->> 'status', v_open.status_before, 'timeout'), null, null, null,
+        v_open.number, v_now);
     end if;
-    if v_applied and v_change ? 'outage' then
+    -- The open row is touched last: keep must never wait for the app.
+    if not ai_retry.close(v_generation_id, v_token, v_end, v_call, v_now) then
+      raise exception 'the attempt vanished while it was settled' using errcode = 'serialization_failure';
+    end if;
+    if v_change ? 'outage' then
       perform ai_retry.note_outage(v_open.route, v_change -> 'outage', v_now);
-    elsif v_applied and (v_change -> 'answered')::boolean then
+    elsif (v_change -> 'answered')::boolean and v_open.route is not null then
       perform ai_retry.note_answer(v_open.route, v_open.started_at, v_now);
     end if;
   end if;
-  v_row := coalesce(v_written, ai_retry.app_read(v_generation_id) - 'prompt_data');
-  return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', case when v_applied
-    then ai_retry.settled(v_row, v_change -> 'rule', v_token, v_now)
-    else ai_retry.snapshot(v_row, v_change -> 'rule', v_token, v_now) end);
+  return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', ai_retry.snapshot(
+    coalesce(v_end -> 'generation', ai_retry.app_read(v_generation_id)) - 'prompt_data', v_change -> 'rule', v_token,
+    v_now, not v_applied));
 end
 $$;
 comment on function public.ai_retry_settle(text) is
-  'Closes one attempt, by its token: with its session, or without. Stale when the generation is not as the change '
-  'expects. A token that is not open changes nothing, but that its paid answer is stored, once; known: an attempt, '
-  'open or closed, has it.';
+  'Closes one attempt, by its token: with its session, or without, then informing the app where the generation is still '
+  'its user''s and not a success. Stale when the generation is not as the change expects. A token that is not open changes '
+  'nothing, but that its paid answer is stored, once; known: an attempt, open or closed, has it.';
 
 -- recovery/attempts
 
@@ -1959,7 +1704,7 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['key', 'after', 'page']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{key,after,page}');
   v_key constant text := v_request ->> 'key';
   v_after constant uuid := v_request ->> 'after';
   v_page constant integer := v_request ->> 'page';
@@ -2037,8 +1782,7 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array[
-    'since', 'before', 'user_id', 'statuses', 'models', 'codes', 'page', 'rule']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
   v_page constant integer := v_request ->> 'page';
   c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
 begin
@@ -2088,7 +1832,7 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['generation_id', 'rule']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{generation_id,rule}');
   v_id constant uuid := v_request ->> 'generation_id';
 begin
   return ai_retry.found(v_id, ai_retry.last_error(v_id), v_request -> 'rule');
@@ -2153,7 +1897,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['run_id', 'plan_id', 'operator', 'plan', 'counts']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{run_id,plan_id,operator,plan,counts}');
   v_run_id constant uuid := v_request ->> 'run_id';
   v_plan_id constant text := v_request ->> 'plan_id';
   v_now constant timestamptz := pg_catalog.clock_timestamp();

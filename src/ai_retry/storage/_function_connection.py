@@ -63,7 +63,7 @@ class FunctionConnection(psycopg.Connection[Any]):
                 self.close()
             raise failure
         value = result.get_value(0, 0)
-        return None if value is None else loads(value)
+        return None if value is None else loads(value.decode())
 
     def _run(self, statement: _Statement, values: list[bytes | None]) -> PGresult:
         pgconn = self.pgconn
@@ -74,7 +74,7 @@ class FunctionConnection(psycopg.Connection[Any]):
             self._known.add(statement.name)
         if self._prepares:
             result = self._reply(pgconn.send_query_prepared, statement.name, values)
-            if _sqlstate(result) not in _USELESS_STATEMENT:
+            if result.status == ExecStatus.TUPLES_OK or _sqlstate(result) not in _USELESS_STATEMENT:
                 return result
             self._prepares = False  # behind a pooler that loses them, say; nothing has run
         return self._reply(pgconn.send_query_params, statement.text, values)

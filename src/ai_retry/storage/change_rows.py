@@ -1,7 +1,6 @@
 """Changes as the JSON that the SQL verbs read, and their replies as values. A pure mapping: no rule, no call."""
 
 import json
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -23,18 +22,19 @@ from ai_retry.domain.change import (
     Settle,
     Taken,
 )
-from ai_retry.domain.model import QuotaRule, Route, Snapshot
+from ai_retry.domain.model import QuotaRule, Snapshot
 from ai_retry.domain.queue_model import Message
-from ai_retry.storage.rows import Json, NotOurs, answer_row, instant, read_snapshot, rule_row, shaped
+from ai_retry.storage.rows import Json, NotOurs, answer_row, read_snapshot, rule_row, shaped
 from ai_retry.storage.settle_rows import call_row, outage_row, settle_members
 
 PROTOCOL: Final = 2  # of changes; the database refuses another one
+_encode: Final = json.JSONEncoder(allow_nan=False).encode
 
 
 def document(**members: Any) -> str:
     """Write a request of this protocol; those of its members that are None are left out."""
     present = {name: value for name, value in members.items() if value is not None}
-    return json.dumps({"protocol": PROTOCOL, **present}, allow_nan=False)
+    return _encode({"protocol": PROTOCOL, **present})
 
 
 def load_document(user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> str:
@@ -145,37 +145,13 @@ def read_reply(reply: Any) -> Reply:
 
 def read_loaded(reply: Any) -> Snapshot | None:
     """Read what ``ai_retry_load`` returned; None: there is no such generation."""
-    return None if reply is None else read_change_snapshot(reply)
+    return None if reply is None else read_snapshot(reply)
 
 
 def read_nothing(reply: Any) -> None:
     """Read what a function returned that returns nothing, which each API writes in its own way."""
     if reply not in (None, "", []):
         raise NotOurs
-
-
-def read_change_snapshot(reply: Any) -> Snapshot:
-    """Read what ``ai_retry.snapshot`` returned."""
-    row = shaped(reply, "hidden", "mine", "open_token", "open_is_foreign", "routes")
-    return replace(
-        read_snapshot(row),
-        hidden=row["hidden"],
-        mine=row["mine"],
-        open_token=UUID(row["open_token"]) if row["open_token"] else None,
-        open_is_foreign=row["open_is_foreign"],
-        routes=tuple(_route(each) for each in row["routes"]),
-    )
-
-
-def _route(row: Json) -> Route:
-    return Route(
-        route=row["route"],
-        not_before=instant(row["not_before"]),
-        failures=row["failures"],
-        slots=row["slots"],
-        running=row["running"],
-        waiting=row["waiting"],
-    )
 
 
 def _attempt(attempt: Open | Run) -> Json:

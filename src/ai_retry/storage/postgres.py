@@ -86,8 +86,11 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
             self._pool.open()
             self._is_new = False
         try:
-            with self._pool.connection() as connection:
+            connection = self._pool.getconn()
+            try:
                 return connection.call(function, arguments)
+            finally:
+                self._pool.putconn(connection)
         except PoolTimeout:
             failure = unreachable("no connection")
         except PoolClosed:

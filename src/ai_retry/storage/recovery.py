@@ -11,8 +11,18 @@ from uuid import UUID
 from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
 from ai_retry.storage.calling import Calls
-from ai_retry.storage.change_rows import document, read_change_snapshot
-from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_attempt, read_usage, rule_row, shaped
+from ai_retry.storage.change_rows import document
+from ai_retry.storage.rows import (
+    Json,
+    instant,
+    listed,
+    maybe_instant,
+    read_attempt,
+    read_snapshot,
+    read_usage,
+    rule_row,
+    shaped,
+)
 
 _FIRST_ID = UUID(int=0)
 _LAST_ID = UUID(int=2**128 - 1)
@@ -92,7 +102,7 @@ def _found(row: Json) -> FoundRow:
     error = row["error"]
     return FoundRow(
         failed_at=instant(row["failed_at"]),
-        snapshot=read_change_snapshot(row["snapshot"]),
+        snapshot=read_snapshot(row["snapshot"]),
         error=None
         if error is None
         else LastError(

@@ -20,6 +20,7 @@ from ai_retry.domain.model import (
     ProviderOutcome,
     Quota,
     QuotaRule,
+    Route,
     Snapshot,
     StoredAnswer,
     Usage,
@@ -42,7 +43,7 @@ def shaped(reply: Any, *members: str) -> Json:
     Raises:
         NotOurs: it is not.
     """
-    if not isinstance(reply, Mapping) or any(name not in reply for name in members):
+    if not isinstance(reply, dict) or not reply.keys() >= set(members):
         raise NotOurs
     return reply
 
@@ -119,8 +120,20 @@ def read_installation(reply: Any) -> Installation:
 
 
 def read_snapshot(reply: Any) -> Snapshot:
-    """Read what ``ai_retry_load`` returned."""
-    row = shaped(reply, "as_of", "version", "generation", "attempts", "quota")
+    """Read what ``ai_retry.snapshot`` returned."""
+    row = shaped(
+        reply,
+        "as_of",
+        "version",
+        "generation",
+        "attempts",
+        "quota",
+        "hidden",
+        "mine",
+        "open_token",
+        "open_is_foreign",
+        "routes",
+    )
     return Snapshot(
         as_of=instant(row["as_of"]),
         version=row["version"],
@@ -132,6 +145,22 @@ def read_snapshot(reply: Any) -> Snapshot:
         stored_answer=_stored_answer(row["stored_answer"]),
         session=row["session"],
         can_create_session=row["can_create_session"],
+        hidden=row["hidden"],
+        mine=row["mine"],
+        open_token=UUID(row["open_token"]) if row["open_token"] else None,
+        open_is_foreign=row["open_is_foreign"],
+        routes=tuple(map(_route, row["routes"])),
+    )
+
+
+def _route(row: Json) -> Route:
+    return Route(
+        route=row["route"],
+        not_before=instant(row["not_before"]),
+        failures=row["failures"],
+        slots=row["slots"],
+        running=row["running"],
+        waiting=row["waiting"],
     )
 
 

@@ -5,8 +5,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change constant jsonb := p_change::jsonb;
-  v_answer constant jsonb := nullif(
-    coalesce(v_change #> '{success,answer}', v_change #> '{closing,answer}', v_change -> 'answer'), 'null');
+  v_success constant jsonb := v_change -> 'success';
   v_unknown jsonb;
 begin
   if v_change -> 'protocol' is distinct from '2'::jsonb then
@@ -15,27 +14,35 @@ begin
   end if;
   -- What is left of each object without the keys that it may have.
   v_unknown := (v_change - p_keys - 'protocol')
-    || coalesce((v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[], '{}')
-    || coalesce((v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
-      'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
-      'context_reader}'::text[], '{}')
-    || coalesce((v_change -> 'run')
-      - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}')
-    || coalesce((v_change -> 'success') - '{answer,answer_from,if_rejected}'::text[], '{}')
-    || coalesce((v_change #> '{success,if_rejected}') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')
-    || coalesce((v_change -> 'closing') - '{outcome,code,counted,wait_seconds,status,message,reason,transient,'
-      'operator_fault,goes_on,answer}'::text[], '{}')
-    || coalesce(v_answer - '{output,model,usage,provider_id}'::text[], '{}')
-    || coalesce((v_change -> 'call')
-      - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
-    || coalesce(coalesce(v_change -> 'outage', v_change #> '{put_back,outage}')
-      - '{wait_seconds,failures,doubts}'::text[], '{}')
-    || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
-    || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
-    || coalesce((v_change -> 'put_back')
-      - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
-    || coalesce((v_change -> 'postpone')
-      - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
+    || coalesce((v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[], '{}');
+  if v_change ?| '{open,run}' then
+    v_unknown := v_unknown
+      || coalesce((v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
+        'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
+        'context_reader}'::text[], '{}')
+      || coalesce((v_change -> 'run')
+        - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}');
+  elsif v_change ?| '{success,closing,answer,call,outage}' then
+    v_unknown := v_unknown
+      || coalesce(v_success - '{answer,answer_from,if_rejected}'::text[], '{}')
+      || coalesce((v_success -> 'if_rejected') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')
+      || coalesce((v_change -> 'closing') - '{outcome,code,counted,wait_seconds,status,message,reason,transient,'
+        'operator_fault,goes_on,answer}'::text[], '{}')
+      || coalesce(nullif(coalesce(v_success -> 'answer', v_change #> '{closing,answer}', v_change -> 'answer'), 'null')
+        - '{output,model,usage,provider_id}'::text[], '{}')
+      || coalesce((v_change -> 'call')
+        - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
+      || coalesce((v_change -> 'outage') - '{wait_seconds,failures,doubts}'::text[], '{}');
+  elsif v_change ?| '{renew,discard,put_back,postpone}' then
+    v_unknown := v_unknown
+      || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
+      || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
+      || coalesce((v_change -> 'put_back')
+        - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
+      || coalesce((v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[], '{}')
+      || coalesce((v_change -> 'postpone')
+        - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
+  end if;
   if v_unknown <> '{}' then
     raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
       (select k from pg_catalog.jsonb_object_keys(v_unknown) k limit 1)

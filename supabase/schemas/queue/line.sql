@@ -64,8 +64,7 @@ begin
   if p_until is null then
     perform pgmq.delete('ai_retry', p_message_id);
   else
-    perform pgmq.set_vt(
-      'ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
+    perform pgmq.set_vt('ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
   end if;
 exception when others then  -- it is locked, or was dropped just now: it comes again, and finds nothing to do
   raise warning 'ai-retry: a message could not be moved (%)', sqlstate;
@@ -73,39 +72,3 @@ end
 $$;
 comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
   'Hides a message until then, or deletes it when that is null. Does nothing where the queue, or the message, is not there.';
-
-create function ai_retry.follow(p_closed public.ai_retry_open, p_end jsonb, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if (p_end -> 'goes_on')::boolean then
-    insert into public.ai_retry_open (
-      generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, due_at,
-      accepted_at, expires_at, status_before, in_line, context_reader
-    ) values (
-      p_closed.generation_id, p_closed.user_id, p_closed.number + 1, pg_catalog.gen_random_uuid(), p_at,
-      p_closed.charge, p_closed.waived, p_closed.operator, p_closed.idempotency_key,
-      ai_retry.in_time(p_closed, (p_end ->> 'next_attempt_at')::timestamptz, p_at),
-      p_closed.accepted_at, p_closed.expires_at, coalesce(p_end ->> 'status', p_closed.status_before), p_closed.in_line,
-      p_closed.context_reader);
-  end if;
-  perform ai_retry.move(p_closed.message_id, null, p_at);
-  perform ai_retry.fill_line(p_closed.user_id, p_at);
-end
-$$;
-comment on function ai_retry.follow(public.ai_retry_open, jsonb, timestamptz) is
-  'What follows the end of an accepted retry''s attempt: its next attempt, which keeps the unit, and the next message.';
-
-create function ai_retry.in_time(p_open public.ai_retry_open, p_due_at timestamptz, p_at timestamptz)
-returns timestamptz
-language plpgsql immutable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case when p_open.expires_at > p_at then least(p_due_at, p_open.expires_at) else p_due_at end;
-end
-$$;
-comment on function ai_retry.in_time(public.ai_retry_open, timestamptz, timestamptz) is
-  'Not after the accepted retry''s end, if that is still to come.';

@@ -15,7 +15,7 @@ declare
   v_doubts integer := 1;
   v_needed constant integer := p_outage ->> 'doubts';
 begin
-  if p_route is null then
+  if p_route is null or p_outage is null then
     return;
   end if;
   delete from public.ai_retry_outages o
@@ -47,11 +47,11 @@ comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
 create function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
 returns void
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
+set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
 as $$
 declare
   v_slots integer;
-  v_free integer;
+  v_messages bigint[];
 begin
   select o.slots into v_slots from public.ai_retry_outages o
     where o.route = p_route and o.since <= p_started_at
@@ -64,43 +64,31 @@ begin
   else
     update public.ai_retry_outages o set slots = least(o.slots * 2, 64), failures = 0, doubts = 0 where o.route = p_route;
   end if;
-  -- Where any number may run, nobody waits any longer than until an attempt is due; so many at once are no burden.
-  select case when v_slots >= 64 then 1000 else v_slots * 2 end - count(*) into v_free from public.ai_retry_open o
-    where o.route = p_route and o.lease_expires_at > p_at;
-  perform ai_retry.wake(p_route, v_free, case when v_slots >= 64 then 'infinity' else p_at end, p_at);
-end
-$$;
-comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
-  'A provider that was unavailable answered: twice as many calls may run, in the end any number, and as many waiting attempts '
-  'are woken.';
-
-create function ai_retry.wake(p_route text, p_count integer, p_due_until timestamptz, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
-as $$
-declare
-  v_messages bigint[];
-begin
   if not ai_retry.has_queue() then
     return;
   end if;
-  v_messages := array(
-    select s.message_id
-    from (
-      select o.message_id, o.accepted_at, row_number() over (partition by o.user_id order by o.accepted_at) as place
-      from public.ai_retry_open o join pgmq.q_ai_retry m on m.msg_id = o.message_id
-      where o.route = p_route and o.lease_expires_at is null and o.due_at <= p_due_until
-        and m.vt > greatest(o.due_at, p_at)
-    ) s
-    order by s.place, s.accepted_at limit greatest(0, p_count));
-  perform pgmq.set_vt('ai_retry', w.msg_id, greatest(0, ceil(extract(epoch from o.due_at - p_at)))::integer)
-    from (select m.msg_id from pgmq.q_ai_retry m where m.msg_id = any (v_messages) for update skip locked) w
-    join public.ai_retry_open o on o.message_id = w.msg_id;
-exception when others then  -- it is locked, or was dropped just now: whoever waits looks by itself, later
-  raise warning 'ai-retry: messages could not be shown (%)', sqlstate;
+  begin
+    -- Where any number may run, no attempt waits longer than until it is due; so many at once are no burden.
+    v_messages := array(
+      select s.message_id
+      from (
+        select o.message_id, o.accepted_at, row_number() over (partition by o.user_id order by o.accepted_at) as place
+        from public.ai_retry_open o join pgmq.q_ai_retry m on m.msg_id = o.message_id
+        where o.route = p_route and o.lease_expires_at is null and (v_slots >= 64 or o.due_at <= p_at)
+          and m.vt > greatest(o.due_at, p_at)
+      ) s
+      order by s.place, s.accepted_at
+      limit (
+        select greatest(0, case when v_slots >= 64 then 1000 else v_slots * 2 end - count(*)) from public.ai_retry_open o
+        where o.route = p_route and o.lease_expires_at > p_at));
+    perform pgmq.set_vt('ai_retry', w.msg_id, greatest(0, ceil(extract(epoch from o.due_at - p_at)))::integer)
+      from (select m.msg_id from pgmq.q_ai_retry m where m.msg_id = any (v_messages) for update skip locked) w
+      join public.ai_retry_open o on o.message_id = w.msg_id;
+  exception when others then  -- it is locked, or was dropped just now: an attempt that waits looks by itself, later
+    raise warning 'ai-retry: messages could not be shown (%)', sqlstate;
+  end;
 end
 $$;
-comment on function ai_retry.wake(text, integer, timestamptz, timestamptz) is
-  'Shows the messages of so many attempts that wait for a route, as soon as they are due: every user''s first one before '
-  'any user''s second.';
+comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
+  'A provider that was unavailable answered: twice as many calls may run, in the end any number, and the messages of as many '
+  'attempts that wait are shown, as soon as they are due: every user''s first one before any user''s second.';

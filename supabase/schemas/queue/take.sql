@@ -4,7 +4,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['limit', 'visibility_seconds', 'rule']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{limit,visibility_seconds,rule}');
   v_message record;
   v_taken jsonb := '[]'::jsonb;
   c_uuid constant text := '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';

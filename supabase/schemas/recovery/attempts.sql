@@ -4,7 +4,7 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['key', 'after', 'page']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{key,after,page}');
   v_key constant text := v_request ->> 'key';
   v_after constant uuid := v_request ->> 'after';
   v_page constant integer := v_request ->> 'page';

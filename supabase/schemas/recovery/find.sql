@@ -4,8 +4,7 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array[
-    'since', 'before', 'user_id', 'statuses', 'models', 'codes', 'page', 'rule']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
   v_page constant integer := v_request ->> 'page';
   c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
 begin
@@ -55,7 +54,7 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['generation_id', 'rule']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{generation_id,rule}');
   v_id constant uuid := v_request ->> 'generation_id';
 begin
   return ai_retry.found(v_id, ai_retry.last_error(v_id), v_request -> 'rule');

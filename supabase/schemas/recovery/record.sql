@@ -4,7 +4,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['run_id', 'plan_id', 'operator', 'plan', 'counts']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{run_id,plan_id,operator,plan,counts}');
   v_run_id constant uuid := v_request ->> 'run_id';
   v_plan_id constant text := v_request ->> 'plan_id';
   v_now constant timestamptz := pg_catalog.clock_timestamp();

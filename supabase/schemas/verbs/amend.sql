@@ -4,46 +4,83 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_change constant jsonb := ai_retry.read_change(p_change, array['renew', 'discard', 'put_back', 'postpone']);
-  v_renew constant jsonb := v_change -> 'renew';
-  v_discard constant jsonb := v_change -> 'discard';
+  v_change constant jsonb := ai_retry.read_change(p_change, '{renew,discard,put_back,postpone}');
+  v_what constant jsonb :=
+    coalesce(v_change -> 'renew', v_change -> 'put_back', v_change -> 'postpone', v_change -> 'discard');
+  v_user_id constant uuid := v_what ->> 'user_id';
+  v_generation_id constant uuid := v_what ->> 'generation_id';
+  v_message_id constant bigint := v_what ->> 'message_id';
+  v_wait constant interval := pg_catalog.make_interval(secs => (v_what ->> 'wait_seconds')::double precision);
   v_now timestamptz := pg_catalog.clock_timestamp();
+  v_open public.ai_retry_open%rowtype;
+  v_row jsonb;
+  v_applied boolean := true;
 begin
   perform pg_catalog.set_config('lock_timeout', '3s', true);
-  if v_renew is not null then
+  if v_change ? 'renew' then
     -- One row, without the user's lock, also of an attempt that is over: closing looks at the lease as it deletes.
     update public.ai_retry_open o
       set lease_expires_at = greatest(o.lease_expires_at, least(
-        v_now + pg_catalog.make_interval(secs => (v_renew ->> 'lease_seconds')::double precision), o.renewable_until))
-      where o.generation_id = (v_renew ->> 'generation_id')::uuid and o.token = (v_renew ->> 'token')::uuid
+        v_now + pg_catalog.make_interval(secs => (v_what ->> 'lease_seconds')::double precision), o.renewable_until))
+      where o.generation_id = v_generation_id and o.token = (v_what ->> 'token')::uuid
         and o.lease_expires_at is not null and o.kept_cause is null;
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
+  perform ai_retry.lock_user(v_user_id);
   if v_change ? 'put_back' then
-    return pg_catalog.jsonb_build_object('applied', ai_retry.put_back(v_change -> 'put_back'));
+    v_row := ai_retry.app_lock(v_generation_id, '25ms');
+    v_now := pg_catalog.clock_timestamp();
+    -- Under a new token: a worker that still holds the old one can settle nothing.
+    update public.ai_retry_open o
+      set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
+        provider_outcome = 'not_generated',
+        wire_requests = o.wire_requests + (v_what ->> 'wire_requests')::integer,
+        route = case when v_what ? 'outage' then o.route end,
+        due_at = least(v_now + v_wait, case when o.expires_at > v_now then o.expires_at end)
+      where o.generation_id = v_generation_id and o.token = (v_what ->> 'token')::uuid
+        and o.accepted_at is not null and o.lease_expires_at is not null and o.kept_cause is null
+      returning * into v_open;
+    v_applied := found;
+    if v_applied and v_row ->> 'status' = 'processing' and (v_row ->> 'user_id')::uuid = v_open.user_id then
+      perform ai_retry.app_write(v_generation_id, 'queued', null, null, v_now);
+    end if;
+    perform ai_retry.move(v_open.message_id, v_open.due_at, v_now);
+    perform ai_retry.note_outage(v_open.route, v_what -> 'outage', v_now);
   elsif v_change ? 'postpone' then
-    return pg_catalog.jsonb_build_object('applied', ai_retry.postpone(v_change -> 'postpone'));
+    v_now := pg_catalog.clock_timestamp();
+    update public.ai_retry_open o
+      set route = v_what ->> 'route',
+        due_at = least(greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end)
+      where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id
+        and o.lease_expires_at is null
+      returning * into v_open;
+    if not found then
+      select * into v_open from public.ai_retry_open o
+        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id;
+      v_applied := found;
+    end if;
+    perform ai_retry.move(v_message_id, coalesce(
+      greatest(v_open.lease_expires_at, case when v_open.lease_expires_at is not null then v_now + v_wait end),
+      least(v_open.due_at + pg_catalog.make_interval(secs => (v_what ->> 'spread_seconds')::double precision),
+        case when v_open.expires_at > v_now then v_open.expires_at end)), v_now);
+  else
+    v_applied := coalesce(
+      (ai_retry.app_read(v_generation_id) ->> 'user_id')::uuid = v_user_id, false) and not exists (
+      select from public.ai_retry_open o
+      where o.generation_id = v_generation_id and (o.answer_from is not null or o.answer is not null));
+    if v_applied then
+      with gone as (
+        delete from public.ai_retry_answers a where a.generation_id = v_generation_id returning a.generation_id, a.number
+      )
+      update public.ai_retry_attempts c set discarded_at = v_now, discarded_by = v_what ->> 'operator'
+        from gone where c.generation_id = gone.generation_id and c.number = gone.number;
+      v_applied := found;
+    end if;
   end if;
-  perform ai_retry.lock_user((v_discard ->> 'user_id')::uuid);
-  if (ai_retry.app_read((v_discard ->> 'generation_id')::uuid) ->> 'user_id')::uuid
-    is distinct from (v_discard ->> 'user_id')::uuid or exists (
-    select from public.ai_retry_open o
-    where o.generation_id = (v_discard ->> 'generation_id')::uuid and (o.answer_from is not null or o.answer is not null))
-  then
-    return pg_catalog.jsonb_build_object('applied', false);
-  end if;
-  with gone as (
-    delete from public.ai_retry_answers a
-      using public.ai_retry_attempts c
-      where a.generation_id = (v_discard ->> 'generation_id')::uuid and c.generation_id = a.generation_id
-        and c.number = a.number
-      returning a.generation_id, a.number
-  )
-  update public.ai_retry_attempts c set discarded_at = v_now, discarded_by = v_discard ->> 'operator'
-    from gone where c.generation_id = gone.generation_id and c.number = gone.number;
-  return pg_catalog.jsonb_build_object('applied', found);
+  return pg_catalog.jsonb_build_object('applied', v_applied);
 end
 $$;
 comment on function public.ai_retry_amend(text) is
-  'Prolongs the lease of a running attempt (renew), drops stored answers (discard), queues a running attempt again '
-  '(put_back), or puts a message back (postpone). Closes nothing.';
+  'Prolongs the lease of a running attempt (renew); turns a running accepted attempt back to queued, due after the wait: no '
+  'attempt is used up, and its token ends (put_back); puts a message back, and its queued attempt with it, or deletes one '
+  'that belongs to no open attempt (postpone); drops stored answers (discard). Closes nothing.';

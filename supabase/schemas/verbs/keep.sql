@@ -4,8 +4,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_change constant jsonb := ai_retry.read_change(p_change, array[
-    'user_id', 'generation_id', 'token', 'answer', 'cause', 'wait_seconds', 'call']);
+  v_change constant jsonb := ai_retry.read_change(p_change, '{user_id,generation_id,token,answer,cause,wait_seconds,call}');
   v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin
   perform pg_catalog.set_config('lock_timeout', '3s', true);

@@ -4,7 +4,7 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array['user_id', 'generation_id', 'rule', 'token']);
+  v_request constant jsonb := ai_retry.read_change(p_request, '{user_id,generation_id,rule,token}');
 begin
   return ai_retry.snapshot(
     ai_retry.app_read((v_request ->> 'generation_id')::uuid), v_request -> 'rule', (v_request ->> 'token')::uuid,
