@@ -89,8 +89,8 @@ APP: Final = Migration(
 """,
     parts=(
         *("look", "seed/look", "schema", "seed/sessions", "seed/generations", "seed/generation_error_logs"),
-        *("seed/events", "seed/columns", "seed/statuses", "seed/indexes", "app", "seed/create_session"),
-        *("grants", "seed/notices", "seed/rehearsal"),
+        *("seed/events", "seed/columns", "seed/statuses", "seed/indexes", "app", "seed/forget"),
+        *("seed/create_session", "grants", "seed/notices", "seed/rehearsal"),
     ),
     apps=("seed/sessions", "seed/generations", "seed/generation_error_logs", "seed/events", "app"),
 )

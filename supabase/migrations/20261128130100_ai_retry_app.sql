@@ -668,6 +668,31 @@ $app$;
 
 do $app$
 begin
+create function ai_retry.app_forget()
+returns trigger
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
+as $$
+begin
+  if pg_catalog.has_table_privilege(pg_catalog.to_regclass('public.ai_retry_answers'), 'delete') then
+    delete from public.ai_retry_answers a using gone g where a.generation_id = g.id;
+  end if;
+  return null;
+exception when others then  -- nothing of ours is in the way of a deletion
+  raise warning 'ai-retry: a stored answer was left to ai_retry_prune (%)', sqlstate;
+  return null;
+end
+$$;
+comment on function ai_retry.app_forget() is
+  'For a trigger on the table that holds generations: after delete, referencing old table as gone, for each statement. '
+  'Removes their stored answers where the role that deletes may; ai_retry_prune removes what it leaves.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
 create function ai_retry.app_describe()
 returns jsonb
 language plpgsql immutable security invoker
@@ -694,6 +719,19 @@ exception when duplicate_function then
   null;  -- the app's own stays
 end
 $app$;
+
+-- seed/forget
+
+-- A stored answer goes with its generation, where the table is one that was created here.
+
+do $forget$
+begin
+  if pg_catalog.obj_description('public.generations'::regclass, 'pg_class') like 'Created by ai-retry:%' then
+    create or replace trigger ai_retry_forget after delete on public.generations
+      referencing old table as gone for each statement execute function ai_retry.app_forget();
+  end if;
+end
+$forget$;
 
 -- seed/create_session
 

@@ -222,6 +222,25 @@ comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, inte
   'Writes an event of what a recovery did for one user: users may read their events, so that it names no operator. Where it '
   'fails, the recovery is recorded all the same.';
 
+create function ai_retry.app_forget()
+returns trigger
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
+as $$
+begin
+  if pg_catalog.has_table_privilege(pg_catalog.to_regclass('public.ai_retry_answers'), 'delete') then
+    delete from public.ai_retry_answers a using gone g where a.generation_id = g.id;
+  end if;
+  return null;
+exception when others then  -- nothing of ours is in the way of a deletion
+  raise warning 'ai-retry: a stored answer was left to ai_retry_prune (%)', sqlstate;
+  return null;
+end
+$$;
+comment on function ai_retry.app_forget() is
+  'For a trigger on the table that holds generations: after delete, referencing old table as gone, for each statement. '
+  'Removes their stored answers where the role that deletes may; ai_retry_prune removes what it leaves.';
+
 create function ai_retry.app_describe()
 returns jsonb
 language plpgsql immutable security invoker

@@ -4,6 +4,8 @@ All of it can be repeated, so that a lost reply means no more than that the data
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
@@ -14,9 +16,19 @@ from ai_retry.storage.calling import Calls
 from ai_retry.storage.change_rows import document, read_change_snapshot
 from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_usage, rule_row, shaped
 
+_PRUNED_AT_ONCE = 500  # attempts that are looked at; their users wait no longer than it takes to remove them
 _FIRST_ID = UUID(int=0)
 _LAST_ID = UUID(int=2**128 - 1)
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What one page of pruning removed, or would have."""
+
+    attempts: int
+    answers: int  # stored ones, of generations that are gone
+    next: UUID | None  # where the next page begins; None: this was the last one
 
 
 class RecoveryFunctions(Calls):
@@ -57,6 +69,24 @@ class RecoveryFunctions(Calls):
         """See the port."""
         request = document(run_id=str(run_id), plan_id=plan_id, operator=operator, plan=plan, counts=counts)
         return self._find("ai_retry_record_recovery", {"p_request": request}, _refused_by)
+
+    def prune(self, *, older_than: timedelta, window: timedelta, after: UUID | None, dry_run: bool) -> Pruned:
+        """Remove one page of history that no decision needs any more: see ``ai_retry_prune``.
+
+        Args:
+            older_than: how long ago an attempt was closed, at least.
+            window: the longest of the policy; nothing that is younger is removed.
+            after: ``next`` of the page before; None: the first one.
+            dry_run: count only.
+        """
+        request = document(
+            older_than_seconds=older_than.total_seconds(),
+            window_seconds=window.total_seconds(),
+            after=str(after) if after is not None else None,
+            page=_PRUNED_AT_ONCE,
+            dry_run=dry_run,
+        )
+        return self._find("ai_retry_prune", {"p_request": request}, _pruned)
 
     def inspect(self) -> Json:
         """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
@@ -130,6 +160,11 @@ def _estimates(reply: Any) -> Mapping[str | None, CallEstimate]:
 def _refused_by(reply: Any) -> str | None:
     refused_by: str | None = shaped(reply, "events_refused_by")["events_refused_by"]
     return refused_by
+
+
+def _pruned(reply: Any) -> Pruned:
+    row = shaped(reply, "attempts", "answers", "next")
+    return Pruned(attempts=row["attempts"], answers=row["answers"], next=UUID(row["next"]) if row["next"] else None)
 
 
 def _facts(reply: Any) -> Json:

@@ -26,12 +26,12 @@ begin
     with violations (violation, generation_id) as (
       select 'a number is missing or double', u.generation_id
         from (
-          select a.generation_id, a.number from public.ai_retry_attempts a
+          select a.generation_id, a.number, a.pruned from public.ai_retry_attempts a
           union all
-          select o.generation_id, o.number from public.ai_retry_open o
+          select o.generation_id, o.number, 0 from public.ai_retry_open o
         ) u
         group by u.generation_id
-        having count(*) <> max(u.number) - 1 or count(distinct u.number) <> count(*)
+        having count(*) + sum(u.pruned) <> max(u.number) - 1 or count(distinct u.number) <> count(*)
       union all
       select 'an open attempt beside a success', o.generation_id
         from public.ai_retry_open o join public.ai_retry_attempts a using (generation_id) where a.outcome = 'succeeded'
