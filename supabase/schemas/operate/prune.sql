@@ -49,12 +49,13 @@ begin
     delete from public.ai_retry_answers w where w.generation_id = any (v_gone);
     with removed as (
       delete from public.ai_retry_attempts a using ai_retry.outdated(v_ids, v_gone, v_before, v_now) o
-        where a.generation_id = o.generation_id and a.number = o.number
+        where a.generation_id = any (v_ids) and a.generation_id = o.generation_id and a.number = o.number
         returning a.generation_id
     )
     update public.ai_retry_attempts s set pruned = s.pruned + r.number
       from (select m.generation_id, count(*)::integer as number from removed m group by m.generation_id) r
-      where s.generation_id = r.generation_id and s.outcome = 'succeeded' and s.generation_id <> all (v_gone);
+      where s.generation_id = any (v_ids) and s.generation_id = r.generation_id and s.outcome = 'succeeded'
+        and s.generation_id <> all (v_gone);
   end if;
   return pg_catalog.jsonb_build_object(
     'attempts', v_attempts, 'answers', v_answers,
