@@ -379,7 +379,7 @@ def test_upgrade_of_the_how_to_brings_the_migrations(folder: Path) -> None:
 
 def test_job_of_the_how_to_tidies_everything(migrated_database: str) -> None:
     """What the example lets pg_cron run closes every attempt that is over, each user's in a transaction of its own."""
-    (job,) = re.findall(r"\$job\$(.*?)\$job\$", example(HOW_TO / "operate.md", "sql", "cron.schedule"), flags=re.DOTALL)
+    (job,) = re.findall(r"\$job\$(.*?)\$job\$", example(HOW_TO / "operate.md", "sql", "overdue"), flags=re.DOTALL)
     with psycopg.connect(migrated_database, autocommit=True) as connection:
         connection.execute("insert into auth.users (id) select gen_random_uuid() from generate_series(1, 5)")
         connection.execute(
