@@ -18,11 +18,11 @@ GOAL = 95.0  # percent
 LONGEST_RUN = 30 * 60  # seconds
 TESTS = (
     *(f"tests/unit/test_{name}.py" for name in ("policy", "retry", "errors", "context", "model", "storable")),
-    *(f"tests/unit/test_{name}.py" for name in ("provider_key", "error_texts", "retry_edges")),
-    *(f"tests/unit/test_{name}.py" for name in ("queue", "queue_policy", "queue_outages")),
-    *(f"tests/unit/test_{name}.py" for name in ("decide", "loop", "loop_steps", "promises", "verdicts", "outlook")),
-    *(f"tests/unit/test_{name}.py" for name in ("names", "reader", "pace", "recovery_rules")),
-    "tests/property/test_policy.py",
+    *(f"tests/unit/test_{name}.py" for name in ("provider_key", "error_texts", "retry_edges", "verdicts", "names")),
+    *(f"tests/unit/test_{name}.py" for name in ("queue", "queue_policy", "queue_outages", "outlook", "reader")),
+    *(f"tests/unit/test_{name}.py" for name in ("decide", "loop", "loop_steps", "promises", "drive")),
+    *(f"tests/unit/test_{name}.py" for name in ("pace", "recovery_rules", "recovery_plan_file", "client")),
+    *(f"tests/property/test_{name}.py" for name in ("policy", "pace")),
 )
 
 # Hypothesis' own profile `ci` repeats its examples and sets no deadline: a slow machine must not count as a kill.

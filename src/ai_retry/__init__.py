@@ -1,7 +1,7 @@
 """Retries failed AI generations on Supabase: nothing twice, nothing lost.
 
 ``connect()`` wires everything from the environment; ``retry_generation`` is the pure domain function for those who
-bring their own storage, provider and clock. Importing this package imports the domain alone.
+bring their own storage, provider and clock. Importing this package imports only the domain.
 """
 
 from typing import TYPE_CHECKING

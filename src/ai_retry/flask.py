@@ -57,7 +57,7 @@ def create_blueprint(
     - ``POST /sessions/ai/{generationId}/retry`` tries a failed generation again; with ``Prefer: respond-async``
       (RFC 7240) it is accepted with 202, and a worker tries it;
     - ``DELETE /sessions/ai/{generationId}/retry`` takes back one that was accepted and is not yet begun;
-    - ``GET /sessions/ai/{generationId}`` tells where it stands and whether, and when, a retry is possible;
+    - ``GET /sessions/ai/{generationId}`` says where it stands and whether, and when, a retry is possible;
     - ``GET /sessions/ai/openapi.json`` describes them; ``GET /healthz`` says that the process answers.
 
     How many provider calls run at once is the client's ``max_calls``. A slot is taken after every rule has agreed and
@@ -129,7 +129,7 @@ class _Views:
         return _json(health_response(exchange.request_id))
 
     def _identify(self, exchange: _Exchange) -> tuple[UUID, UUID]:
-        """Tell who asks about what: first the one, so that nobody unknown learns more than that."""
+        """Return who asks about what: first the one, so that an unknown caller learns no more than that."""
         exchange.user_id = user_id = self.verify(_access_token())
         exchange.generation_id = generation_id = _generation_id(exchange.path["generation_id"])
         return user_id, generation_id

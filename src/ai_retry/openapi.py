@@ -1,6 +1,6 @@
-"""The OpenAPI 3.1 document, generated from the schemas and the error classes, so that it can't tell another story.
+"""The OpenAPI 3.1 document, generated from the schemas and the error classes, so that it can't differ from them.
 
-Texts for readers stand here; shapes stand in ``schemas``, codes and statuses in the errors themselves.
+Texts for readers are here; shapes are in ``schemas``, codes and statuses in the errors themselves.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ _ABOUT_RETRY: Final = """\
 Asks the AI provider again with the context that is stored with the generation, creates the session, and answers with
 both. The quota is held while the attempt runs, spent by its success, and given back by any other end.
 A body is ignored. With `Prefer: respond-async` the retry is accepted with 202, and tried by a worker until it ends in a
-session, or in an error with its reason; `Location` tells where it stands. Asked again, it answers the same."""
+session, or in an error with its reason; `Location` is where its state can be read. Asked again, it answers the same."""
 _ABOUT_CANCEL: Final = """\
 The generation says again what it said, and the quota held for it is free. Nothing happens when none is queued."""
 _ABOUT_STATUS: Final = "Decided by the same rules as a retry, without trying."
@@ -54,9 +54,9 @@ _HEADERS: Final = {
     "X-Request-Id": ("The request's id: the one sent along, when it is sane.", {"type": "string"}),
     "Retry-After": ("Seconds to wait before the next try.", {"type": "integer", "minimum": 1}),
     "WWW-Authenticate": ("How to authenticate.", {"const": "Bearer"}),
-    "Location": ("Where the generation's state is told.", {"type": "string", "format": "uri-reference"}),
+    "Location": ("Where the generation's state can be read.", {"type": "string", "format": "uri-reference"}),
     "Preference-Applied": ("The preference that was honoured.", {"const": "respond-async"}),
-    "Idempotency-Replayed": ("An earlier request with the same key made this session.", {"const": "true"}),
+    "Idempotency-Replayed": ("An earlier request with the same key created this session.", {"const": "true"}),
 }
 
 Codes = dict[int, list[str]]
@@ -115,7 +115,7 @@ def _domain_codes() -> Iterator[tuple[int, str]]:
         if isinstance(vars(each).get("code"), str) and not issubclass(each, errors.RetryEnded):  # a worker's own
             yield each.http_status, each.code
     for code in FailureCode:
-        if code is not FailureCode.LEASE_LOST:  # told as the error of that name
+        if code is not FailureCode.LEASE_LOST:  # answered as the error of that name
             yield errors.GenerationFailed.http_status, code.value
 
 
@@ -153,7 +153,7 @@ def _cancel() -> dict[str, Any]:
 def _status() -> dict[str, Any]:
     return {
         "operationId": "getGeneration",
-        "summary": "Tell where a generation stands, and whether a retry is possible",
+        "summary": "Read where a generation stands, and whether a retry is possible",
         "description": _ABOUT_STATUS,
         "security": [{"accessToken": []}],
         "parameters": [{"in": "path", "schema": GenerationPath}],

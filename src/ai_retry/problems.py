@@ -1,6 +1,6 @@
-"""What went wrong, as HTTP tells it and as the log tells it, without a web framework.
+"""What went wrong, as HTTP answers it and as the log has it, without a web framework.
 
-The domain's errors carry their own code, status and details; here stand the few that belong to the HTTP edge alone, and
+The domain's errors carry their own code, status and details; here are the few that belong only to the HTTP edge, and
 what an unexpected one becomes. No text of an exception that is not ours leaves this module: it may hold a row, a
 prompt or a token.
 """
@@ -30,7 +30,7 @@ class Problem:
 
     @property
     def retry_after_seconds(self) -> int | None:
-        """The wait, as the header tells it."""
+        """The wait, as the header has it."""
         return None if self.retry_after is None else whole_seconds(self.retry_after)
 
     @property
@@ -81,7 +81,7 @@ class Refused(Exception):
 
 
 def problem_of(error: Exception) -> Problem:
-    """Tell an exception as a problem; one that is nobody's becomes ``INTERNAL``."""
+    """Return an exception as a problem; one that is not this library's becomes ``INTERNAL``."""
     match error:
         case Refused():
             return error.problem
@@ -101,14 +101,14 @@ def problem_of(error: Exception) -> Problem:
 
 
 def _wait_of(error: AiRetryError) -> timedelta | None:
-    """Tell the error's wait; for a storage that was not reached, where none could be known, a second."""
+    """Return the error's wait; for a storage that was not reached, where no wait could be known, a second."""
     if error.retry_after is None and isinstance(error, StorageUnavailable):
         return _SECOND
     return error.retry_after
 
 
 def reason_of(error: Exception) -> str:
-    """Say in one line for the log what the client is not told; of a foreign exception no more than type and place."""
+    """Return for the log, in one line, what the client does not get; of a foreign exception only its type and place."""
     match error:
         case GenerationFailed():
             reason = error.failure.reason

@@ -40,7 +40,9 @@ class LeaseRenewer:
         """Renew the lease of this attempt meanwhile; hold it until the settle, or the last resort, has ended."""
         with self._changed:
             self._held[token] = generation_id
-            if self._thread is None:
+            if (
+                self._thread is None or not self._thread.is_alive()
+            ):  # this process may be a fork of the one that began it
                 self._thread = threading.Thread(target=self._work, name="ai-retry-leases", daemon=True)
                 self._thread.start()
         try:
@@ -67,6 +69,9 @@ class LeaseRenewer:
             renewed = self._storage.amend(Renew(generation_id=generation_id, token=token, lease=self._lease)).applied
         except AiRetryError as error:
             _log.warning("event=renewal_failed code=%s generation_id=%s", error.code, generation_id)
+            return
+        except Exception as error:  # noqa: BLE001 (the outermost place of a thread: other leases are not lost for it)
+            _log.error("event=renewal_failed error=%s generation_id=%s", type(error).__qualname__, generation_id)
             return
         if not renewed:
             with self._changed:

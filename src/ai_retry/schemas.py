@@ -110,7 +110,7 @@ class RetryOutlookSchema(_Camel):
 
 
 def _session(*, allow_none: bool) -> fields.Field[Any]:
-    about = _about("As the app's database tells it; its members are the app's business.")
+    about = _about("As the app's database returns it; its members are the app's business.")
     return fields.Dict(keys=fields.String(), required=True, allow_none=allow_none, metadata=about)
 
 
@@ -122,7 +122,7 @@ class RetryData(_Camel):
 
 
 class QueuedData(RetryData):
-    """What was accepted for later; its session is not made yet."""
+    """What was accepted for later; its session is not created yet."""
 
     session = fields.Dict(required=True, allow_none=True, validate=validate.Equal(None))
 

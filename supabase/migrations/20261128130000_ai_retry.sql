@@ -1158,6 +1158,8 @@ begin
       'session', case when t.session_id <> coalesce(p_generation ->> 'session_id', '')  -- the app has changed it since
         then ai_retry.app_session(t.session_id, v_user_id) else p_generation -> 'session' end,
       'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
+      'open_is_foreign', exists (
+        select from public.ai_retry_open o where o.generation_id = v_id and o.user_id <> v_user_id),
       'stored_answer', (
         select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
@@ -1206,7 +1208,7 @@ as $$
 begin
   return (
     select ai_retry.seen(p_generation, p_rule, p_at)
-      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "stored_answer": null}'
+      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "open_is_foreign": false, "stored_answer": null}'
       || pg_catalog.jsonb_build_object(
         'session', p_generation -> 'session', 'mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
     from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token
@@ -1341,6 +1343,8 @@ begin
   end if;
   if to_regclass('pgmq.q_ai_retry') is null then
     perform pgmq.create('ai_retry');
+    -- Ids of messages begin anew: one that a dropped queue gave must not be taken for another attempt's.
+    update public.ai_retry_open set message_id = null where message_id is not null;
   end if;
   alter table pgmq.q_ai_retry enable row level security;
   revoke all on table pgmq.q_ai_retry, pgmq.a_ai_retry from public, anon, authenticated;
@@ -1550,13 +1554,15 @@ begin
   else
     update public.ai_retry_outages o set slots = least(o.slots * 2, 64), failures = 0, doubts = 0 where o.route = p_route;
   end if;
-  select least(v_slots * 2, 64) - count(*) into v_free from public.ai_retry_open o
+  -- Where any number may run, nobody waits any longer; so many at once are no burden.
+  select case when v_slots >= 64 then 1000 else v_slots * 2 end - count(*) into v_free from public.ai_retry_open o
     where o.route = p_route and o.lease_expires_at > p_at;
   perform ai_retry.wake(p_route, v_free, p_at);
 end
 $$;
 comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
-  'A provider that was unavailable answered: twice as many calls may run, and as many waiting attempts are woken.';
+  'A provider that was unavailable answered: twice as many calls may run, in the end any number, and as many waiting attempts '
+  'are woken.';
 
 create or replace function ai_retry.wake(p_route text, p_count integer, p_at timestamptz)
 returns void
@@ -1642,9 +1648,10 @@ begin
         v_taken := v_taken || pg_catalog.jsonb_build_object(
           'message_id', v_message.msg_id, 'user_id', v_message.message -> 'user_id',
           'generation_id', v_message.message -> 'generation_id',
+          -- As text: what Python can't hold in one of them, such as 3,000 brackets, must not hide the others.
           'snapshot', ai_retry.snapshot(
             ai_retry.app_read((v_message.message ->> 'generation_id')::uuid), v_request -> 'rule', null,
-            pg_catalog.clock_timestamp()));
+            pg_catalog.clock_timestamp())::text);
       exception when others or assert_failure then  -- one bad row stops nobody's line: its message comes again
         raise warning 'ai-retry: a generation could not be read (%): %', sqlstate, v_message.message ->> 'generation_id';
       end;
@@ -1957,23 +1964,19 @@ declare
   v_page constant integer := v_request ->> 'page';
 begin
   return (
-    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-      'generation_id', l.generation_id, 'number', l.number, 'outcome', l.outcome, 'code', l.code,
-      'started_at', l.started_at, 'closed_at', l.closed_at, 'next_attempt_at', l.next_attempt_at, 'usage', l.usage, 'was_turned_away', l.was_turned_away
-    ) order by l.generation_id), '[]')
+    select coalesce(pg_catalog.jsonb_agg(
+      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
+      order by l.generation_id), '[]')
     from (
       select distinct on (u.generation_id) u.*
       from (
-        (select distinct on (a.generation_id) a.generation_id, a.number, a.outcome, a.code, a.started_at, a.closed_at,
-            a.next_attempt_at, a.usage,
-            a.outcome = 'failed' and a.transient is true and not (a.counted or a.operator_fault) as was_turned_away
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
           from public.ai_retry_attempts a
           where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
           order by a.generation_id, a.number desc
           limit v_page)
         union all
-        (select o.generation_id, o.number, null, null, o.started_at, null,
-            coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at), null, false
+        (select o.generation_id, o.number, null
           from public.ai_retry_open o
           where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
           order by o.generation_id
@@ -1982,6 +1985,9 @@ begin
       order by u.generation_id, u.number desc
       limit v_page
     ) l
+    cross join lateral (
+      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
+    ) v
   );
 end
 $$;

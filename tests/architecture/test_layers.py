@@ -208,7 +208,7 @@ def test_libraries_stay_with_their_adapter(name: str) -> None:
 
 @pytest.mark.parametrize("module", ["ai_retry", "ai_retry.bootstrap", "ai_retry.config", "ai_retry.commands"])
 def test_import_stays_light(module: str) -> None:
-    """Importing what everybody imports loads none of the heavy libraries."""
+    """Importing what every app imports loads none of the heavy libraries."""
     code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from ai_retry.domain.errors import NotConfigured
+from ai_retry.domain.errors import NotConfigured, RetryInProgress
 from ai_retry.domain.model import Waiver
+from ai_retry.domain.queue import cancel_retry, enqueue_generation
 from ai_retry.domain.queue_model import QueuedRetry
 from tests.support.memory_world import MemoryWorld
 from tests.support.queue_steps import (
@@ -33,6 +34,7 @@ from tests.support.steps import (
     Decided,
     begin,
     begin_new,
+    close_over,
     fail,
     load,
     new_generation,
@@ -207,6 +209,7 @@ def test_old_acceptance_is_refused(world: World) -> None:
     assert try_accept(world, to_accept(world, *new_generation(world)).aged(11 * SECOND)) is None
 
 
+@pytest.mark.rule("held")
 def test_accept_keeps_below_the_limit(world: World) -> None:
     """Queued units count: with one left, one of two is accepted."""
     user_id = world.new_user()
@@ -229,6 +232,7 @@ def test_queued_unit_counts_for_a_click(world: World) -> None:
     assert try_begin(world, decided) is None
 
 
+@pytest.mark.rule("held")
 def test_unit_of_a_dead_worker_stays_held(world: World) -> None:
     """An accepted retry whose worker died goes on, so that its unit is free for no other meanwhile."""
     begun = new_running(world)
@@ -288,3 +292,27 @@ def test_without_a_queue_nothing_is_accepted(memory_world: MemoryWorld) -> None:
 def accepting(world: World, decided: Decided) -> Callable[[], QueuedRetry | None]:
     """Accept when it is called."""
     return lambda: try_accept(world, decided)
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_new_owner_is_promised_nothing_by_the_old_owners_attempt(world: World, state: str) -> None:
+    """Who was given a generation is refused while its first owner's attempt is open: that ends, and was not theirs."""
+    user_id, generation_id = new_accepted(world)
+    if state == "running":
+        run(world, user_id, generation_id)
+    owner = world.new_user()
+    world.set_generation(generation_id, user_id=owner)
+
+    with pytest.raises(RetryInProgress):
+        enqueue_generation(owner, generation_id, storage=world.storage)
+    cancel_retry(owner, generation_id, storage=world.storage)
+    assert outcomes(world, generation_id) == [None]
+
+    world.advance(POLICY.lease)
+    for _ in range(2):  # one that follows a dead worker's is cancelled, too
+        close_over(world, user_id)
+    assert quota_of(world, user_id).held == 0
+    world.advance(DELAY)
+    promised = enqueue_generation(owner, generation_id, storage=world.storage)
+    assert isinstance(promised, QueuedRetry)
+    assert (promised.quota.held, world.attempts(generation_id)[-1]["user_id"]) == (1, owner)

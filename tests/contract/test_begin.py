@@ -1,6 +1,7 @@
 """``begin`` opens an attempt, once for each token; of the generation's user, and while it is there."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
@@ -8,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from ai_retry.domain.decide.begin import visible
+from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Outcome, Waiver
 from tests.support.racing import at_once
 from tests.support.steps import (
@@ -28,6 +30,7 @@ from tests.support.steps import (
 from tests.support.worlds import World
 
 
+@pytest.mark.rule("number")
 def test_begin_opens_the_attempt(world: World) -> None:
     """A begin opens attempt 2 under a lease, and the generation says processing."""
     user_id, generation_id = new_generation(world)
@@ -64,6 +67,7 @@ def test_begin_records_who_asked(world: World) -> None:
     assert load(world, user_id, generation_id).attempts[-1].idempotency_key == "key-1"
 
 
+@pytest.mark.rule("number")
 def test_begin_counts_numbers_up(world: World) -> None:
     """Every attempt has the next number, however the last one ended."""
     user_id, generation_id = new_generation(world)
@@ -123,6 +127,26 @@ def test_repeat_may_be_old(world: World) -> None:
     assert try_begin(world, decided.aged(timedelta(hours=1))) == first
 
 
+@pytest.mark.rule("copied")
+@pytest.mark.parametrize("end", [succeed, fail, abandon], ids=["succeed", "fail", "abandon"])
+@pytest.mark.parametrize("charge", [True, False], ids=["charged", "free"])
+def test_closed_attempt_is_what_was_begun(world: World, end: Callable[[World, Begun], object], *, charge: bool) -> None:
+    """Whoever owns the generation when its attempt is closed, the attempt is that of its begin."""
+    user_id, generation_id = new_generation(world)
+    fail(world, begin(world, user_id, generation_id))
+    who = {"charge": charge, "idempotency_key": "click-1", "operator": "ann"}
+    begun = begin(world, user_id, generation_id, waive=frozenset(Waiver), **who)
+    world.set_generation(generation_id, user_id=world.new_user())
+
+    with suppress(AiRetryError):
+        end(world, begun)
+
+    closed = world.attempts(generation_id)[-1]
+    columns = ("user_id", "number", *who)
+    assert closed["outcome"] is not None
+    assert [closed[each] for each in columns] == [user_id, 3, *who.values()]
+
+
 def test_deleted_generation_is_not_begun(world: World) -> None:
     """A generation that was deleted since has no snapshot any more."""
     user_id, generation_id = new_generation(world)
@@ -159,6 +183,7 @@ def test_foreign_generation_is_not_begun(world: World) -> None:
     assert status_of(world, generation_id) == "error"
 
 
+@pytest.mark.rule("once")
 def test_second_open_attempt_is_refused(world: World) -> None:
     """One valid lease per generation, even if the version is right."""
     user_id, generation_id = new_generation(world)
@@ -173,6 +198,7 @@ def test_second_open_attempt_is_refused(world: World) -> None:
     assert outcomes(world, generation_id) == [None]
 
 
+@pytest.mark.rule("once")
 def test_race_for_one_generation_has_one_winner(world: World) -> None:
     """Of eight begins of one generation, one is applied."""
     user_id, generation_id = new_generation(world)

@@ -105,7 +105,7 @@ def test_repeated_cancel_changes_nothing(world: World) -> None:
 
 
 def test_running_attempt_is_not_cancelled(world: World) -> None:
-    """Once a worker has begun nothing is changed, and the user is told to come back."""
+    """Once a worker has begun nothing is changed, and the user is asked to come back."""
     begun = new_running(world)
 
     with pytest.raises(RetryInProgress):

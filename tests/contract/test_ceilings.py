@@ -35,6 +35,7 @@ def decide_on_new(world: World, user_id: UUID, count: int, policy: RetryPolicy) 
     return [to_begin(world, user_id, world.new_generation(user_id), policy=policy) for _ in range(count)]
 
 
+@pytest.mark.rule("live")
 def test_begin_keeps_below_max_live(world: World) -> None:
     """With one live attempt fewer than the ceiling there is room, at the ceiling there is none."""
     decided = decide_on_new(world, world.new_user(), 3, replace(POLICY, max_parallel=2))
@@ -44,6 +45,7 @@ def test_begin_keeps_below_max_live(world: World) -> None:
     assert [each is not None for each in begun] == [True, True, False]
 
 
+@pytest.mark.rule("live")
 def test_expired_attempt_is_not_live(world: World) -> None:
     """An expired attempt takes no place."""
     user_id = world.new_user()
@@ -53,6 +55,7 @@ def test_expired_attempt_is_not_live(world: World) -> None:
     begin_new(world, user_id, policy=replace(POLICY, max_parallel=1))
 
 
+@pytest.mark.rule("held")
 def test_begin_keeps_below_max_used(world: World) -> None:
     """A held unit counts as used; released, it is there again."""
     decided = decide_on_new(world, world.new_user(), 3, with_limit(2))
@@ -67,6 +70,7 @@ def test_begin_keeps_below_max_used(world: World) -> None:
     assert try_begin(world, decided[2]) is not None
 
 
+@pytest.mark.rule("used")
 def test_begin_counts_captured_units(world: World) -> None:
     """A captured unit counts as used."""
     first, second = decide_on_new(world, world.new_user(), 2, with_limit(1))
@@ -77,6 +81,7 @@ def test_begin_counts_captured_units(world: World) -> None:
     assert try_begin(world, second) is None
 
 
+@pytest.mark.rule("used")
 @pytest.mark.parametrize(("count_own_successes", "applied"), [(True, False), (False, True)])
 def test_begin_counts_own_successes(world: World, *, count_own_successes: bool, applied: bool) -> None:
     """The app's own successes count as used when the rule says so."""
@@ -109,7 +114,7 @@ def test_waived_quota_is_not_asked(world: World) -> None:
 
 
 def test_ceilings_are_each_users(world: World) -> None:
-    """One user's live attempts and units leave another's ceilings alone."""
+    """One user's live attempts and units do not count for another's."""
     policy = replace(with_limit(1), max_parallel=1)
 
     begun = [begin_new(world, world.new_user(), policy=policy) for _ in range(2)]
@@ -117,6 +122,7 @@ def test_ceilings_are_each_users(world: World) -> None:
     assert [each.number for each in begun] == [2, 2]
 
 
+@pytest.mark.rule("live")
 def test_race_of_one_user_keeps_max_live(world: World) -> None:
     """Of eight begins by one user, as many are applied as may be live."""
     begun = begin_eight(world, replace(POLICY, max_parallel=2))
@@ -125,6 +131,7 @@ def test_race_of_one_user_keeps_max_live(world: World) -> None:
     assert sum(each is None for each in begun) == 6
 
 
+@pytest.mark.rule("held")
 def test_race_of_one_user_keeps_the_limit(world: World) -> None:
     """Of eight begins by one user with one unit left, one is applied."""
     begun = begin_eight(world, with_limit(1))

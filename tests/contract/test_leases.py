@@ -29,6 +29,7 @@ def renew(world: World, begun: Begun, lease: timedelta = POLICY.lease) -> bool:
     return world.storage.amend(Renew(generation_id=begun.generation_id, token=begun.token, lease=lease)).applied
 
 
+@pytest.mark.rule("renewal")
 def test_renewal_prolongs_from_now(world: World) -> None:
     """A lease of so long from now on, when the begin allows as much."""
     begun = begin(world, *new_generation(world))
@@ -43,6 +44,7 @@ def test_renewal_prolongs_from_now(world: World) -> None:
     assert world.attempts(begun.generation_id)[0]["lease_expires_at"] >= before
 
 
+@pytest.mark.rule("renewal")
 def test_renewal_ends_where_the_begin_says(world: World) -> None:
     """No renewal exceeds the longest time: a call that never returns can't hold a unit for ever."""
     begun = begin(world, *new_generation(world))
@@ -55,6 +57,7 @@ def test_renewal_ends_where_the_begin_says(world: World) -> None:
     assert renewed["lease_expires_at"] - row["started_at"] == longest
 
 
+@pytest.mark.rule("over")
 def test_renewal_brings_an_expired_attempt_back(world: World) -> None:
     """An attempt that is over, and still open, is live again, and closed by no one else."""
     user_id = world.new_user()

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from tests.support.queue_steps import (
     A_MINUTE,
     DELAY,
@@ -23,6 +25,7 @@ from tests.support.steps import POLICY, begin, fail, succeed
 from tests.support.worlds import World
 
 
+@pytest.mark.rule("line")
 def test_no_more_messages_than_may_run(world: World) -> None:
     """Of five accepted retries of a user who may run two, two have a message that is ready."""
     user_id = world.new_user()
@@ -75,6 +78,7 @@ def test_next_message_goes_to_the_end_of_the_line(world: World) -> None:
     assert waiting(world) == [others, second]
 
 
+@pytest.mark.rule("line")
 def test_next_message_is_for_the_first_that_is_due(world: World) -> None:
     """Of a user's waiting retries the one that is due first comes first."""
     user_id = world.new_user()

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from uuid import uuid4
 
+import pytest
+
 from ai_retry.domain.change import Running
 from ai_retry.domain.decide.begin import visible
 from ai_retry.domain.model import GenerationStatus, Outcome
@@ -107,6 +109,7 @@ def test_load_leaves_an_expired_attempt_open(world: World) -> None:
     assert outcomes(world, generation_id) == [None]
 
 
+@pytest.mark.rule("live")
 def test_load_counts_live_attempts(world: World) -> None:
     """Live are the user's open attempts with a valid lease, whatever the generation."""
     user_id = world.new_user()

@@ -30,6 +30,7 @@ WHOEVER: list[Callable[[World, UUID], object]] = [
 ]
 
 
+@pytest.mark.rule("over")
 @pytest.mark.parametrize("whoever", WHOEVER, ids=["begin", "accept", "close_over"])
 def test_expired_attempts_are_closed(world: World, whoever: Callable[[World, UUID], object]) -> None:
     """Every expired attempt of the user is closed as abandoned: counted, its wait as it was, uncharged."""
@@ -75,6 +76,7 @@ def test_status_that_the_app_wrote_stays(world: World) -> None:
     assert world.error_logs(expired.generation_id) == []
 
 
+@pytest.mark.rule("over")
 def test_valid_leases_stay(world: World) -> None:
     """No attempt is closed whose lease is valid."""
     user_id = world.new_user()

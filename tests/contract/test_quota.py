@@ -23,6 +23,7 @@ def test_quota_is_unused_at_first(world: World) -> None:
     assert quota.resets_at is None
 
 
+@pytest.mark.rule("held")
 def test_open_attempt_holds_a_unit(world: World) -> None:
     """A unit is held from the begin to the end of the lease at the latest."""
     user_id = world.new_user()
@@ -35,6 +36,7 @@ def test_open_attempt_holds_a_unit(world: World) -> None:
     assert (held, afterwards) == (1, 0)
 
 
+@pytest.mark.rule("used")
 @pytest.mark.parametrize(("age", "captured"), [(DAY - SHORT, 1), (DAY, 0)])
 def test_captured_unit_leaves_the_window(world: World, age: timedelta, captured: int) -> None:
     """A captured unit counts until it is exactly one window old."""
@@ -45,6 +47,7 @@ def test_captured_unit_leaves_the_window(world: World, age: timedelta, captured:
     assert quota_of(world, user_id).captured == captured
 
 
+@pytest.mark.rule("used")
 @pytest.mark.parametrize(("age", "captured"), [(DAY - SHORT, 1), (DAY, 0)])
 def test_own_success_leaves_the_window(world: World, age: timedelta, captured: int) -> None:
     """The app's own success counts at the time when its generation was created."""
@@ -54,6 +57,7 @@ def test_own_success_leaves_the_window(world: World, age: timedelta, captured: i
     assert quota_of(world, user_id).captured == captured
 
 
+@pytest.mark.rule("used")
 def test_our_success_counts_once(world: World) -> None:
     """A success of ours is not the app's own as well, whenever its generation was created."""
     user_id = world.new_user()
@@ -63,6 +67,7 @@ def test_our_success_counts_once(world: World) -> None:
     assert quota_of(world, user_id).captured == 2
 
 
+@pytest.mark.rule("used")
 def test_own_successes_can_be_left_out(world: World) -> None:
     """Where the rule says so, only what we captured counts."""
     user_id = world.new_user()
@@ -94,6 +99,7 @@ def test_captured_unit_outlives_its_generation(world: World) -> None:
     assert quota_of(world, user_id).captured == 1
 
 
+@pytest.mark.rule("override")
 @pytest.mark.parametrize("limit", [0, 1, 3, 50])
 def test_override_replaces_limit_and_window(world: World, limit: int) -> None:
     """A user's override counts instead of the rule, be it lower, higher or nothing at all."""

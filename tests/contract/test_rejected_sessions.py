@@ -22,6 +22,7 @@ from tests.support.steps import (
 from tests.support.worlds import World
 
 
+@pytest.mark.rule("conflicting")
 @pytest.mark.parametrize(
     ("conflict", "error"), [(False, SessionRejected), (True, SessionConflict)], ids=["rejected", "conflict"]
 )
@@ -51,6 +52,7 @@ def test_rejected_session_keeps_the_answer(world: World, error: type[SessionReje
     assert (quota_of(world, user_id).captured, quota_of(world, user_id).held) == (0, 0)
 
 
+@pytest.mark.rule("again")
 @pytest.mark.parametrize(
     ("constraint", "wait", "reports"),
     [("title_is_short", REJECTED_AGAIN_WAIT, 1), ("km_is_positive", REJECTED_WAIT, 2)],

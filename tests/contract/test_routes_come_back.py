@@ -8,6 +8,7 @@ import pytest
 
 from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.model import Failure, FailureCode
+from ai_retry.testing.memory.line import ALL_SLOTS
 from tests.support.queue_steps import (
     A_MINUTE,
     accept,
@@ -45,6 +46,7 @@ A_DAY = timedelta(days=1)
 SILENCE = replace(FAILURE, code=FailureCode.TIMEOUT)
 
 
+@pytest.mark.rule("outage")
 def test_one_probe_when_it_opens(world: World) -> None:
     """When the wait is over one call probes the route; others are refused."""
     route = reopen_route(world)
@@ -69,6 +71,7 @@ def test_race_of_probes_has_one_winner(world: World) -> None:
     assert sum(each is None for each in begun) == 7
 
 
+@pytest.mark.rule("outage")
 def test_answers_double_the_slots(world: World) -> None:
     """Each answer lets twice as many run; after the seventh doubling as many as like."""
     route = reopen_route(world)
@@ -81,6 +84,7 @@ def test_answers_double_the_slots(world: World) -> None:
     assert slots(world, route) is None
 
 
+@pytest.mark.rule("outage")
 def test_slots_are_kept(world: World) -> None:
     """With two slots two run, and a third waits for one of them."""
     route = reopen_route(world)
@@ -197,6 +201,21 @@ def test_answer_wakes_every_users_first(world: World) -> None:
     succeed(world, new_running(world, route=route))
 
     assert set(ready(world)) & {first, second, other} == {first, other}
+
+
+def test_open_route_wakes_all_that_wait(world: World) -> None:
+    """When any number may ask a route again, nobody goes on waiting for it."""
+    route = reopen_route(world)
+    for _ in range(6):
+        succeed(world, new_running(world, route=route))
+    others = [new_accepted(world)[1] for _ in range(ALL_SLOTS + 2)]
+    for message in take(world, limit=len(others)):
+        postpone(world, message, SHORT, spread=A_MINUTE, route=route)
+    world.advance(SHORT)
+
+    succeed(world, new_running(world, route=route))
+
+    assert set(others) <= set(ready(world))
 
 
 def test_route_is_forgotten_a_day_after_it_opened(world: World) -> None:

@@ -25,6 +25,7 @@ from tests.support.steps import (
 from tests.support.worlds import World
 
 
+@pytest.mark.rule("age")
 def test_old_decision_is_refused(world: World) -> None:
     """A decision of more than ten seconds ago is stale; nothing is written."""
     user_id, generation_id = new_generation(world)
@@ -37,11 +38,13 @@ def test_old_decision_is_refused(world: World) -> None:
     assert status_of(world, generation_id) == "error"
 
 
+@pytest.mark.rule("age")
 def test_recent_decision_is_applied(world: World) -> None:
     """A decision of a second ago is not stale."""
     assert try_begin(world, to_begin(world, *new_generation(world)).aged(SECOND)) is not None
 
 
+@pytest.mark.rule("age")
 @pytest.mark.parametrize(("age", "applied"), [(timedelta(0), True), (timedelta(microseconds=1), False)])
 def test_decision_is_valid_for_ten_seconds_exactly(memory_world: MemoryWorld, age: timedelta, *, applied: bool) -> None:
     """A decision of ten seconds ago is in time, a microsecond more is too late."""
@@ -65,6 +68,7 @@ def test_stale_reply_carries_the_fresh_snapshot(world: World) -> None:
     assert (reply.snapshot.generation.status, reply.snapshot.mine) == ("timeout", None)
 
 
+@pytest.mark.rule("version")
 def test_begin_is_stale_after_another_attempt(world: World) -> None:
     """A decision does not outlive another attempt at the generation."""
     user_id, generation_id = new_generation(world)
@@ -75,6 +79,7 @@ def test_begin_is_stale_after_another_attempt(world: World) -> None:
     assert len(world.attempts(generation_id)) == 1
 
 
+@pytest.mark.rule("version")
 def test_begin_is_stale_after_an_acceptance(world: World) -> None:
     """A retry that was decided before one was accepted does not begin beside it."""
     user_id, generation_id = new_generation(world)
@@ -85,6 +90,7 @@ def test_begin_is_stale_after_an_acceptance(world: World) -> None:
     assert is_queued(last_attempt(world, generation_id))
 
 
+@pytest.mark.rule("version")
 @pytest.mark.parametrize("status", ["processing", "queued", "success", "timeout"])
 def test_begin_is_stale_after_status_change(world: World, status: str) -> None:
     """A decision does not outlive the status that it rested on."""
@@ -96,6 +102,7 @@ def test_begin_is_stale_after_status_change(world: World, status: str) -> None:
     assert status_of(world, generation_id) == status
 
 
+@pytest.mark.rule("version")
 def test_begin_is_stale_after_new_wait(world: World) -> None:
     """A decision does not outlive the wait that it rested on, even if nothing else differs."""
     user_id, generation_id = new_generation(world)
@@ -108,6 +115,7 @@ def test_begin_is_stale_after_new_wait(world: World) -> None:
     assert try_begin(world, decided) is None
 
 
+@pytest.mark.rule("version")
 def test_begin_is_stale_after_late_answer(world: World) -> None:
     """A decision to call does not outlive the arrival of a stored answer."""
     user_id, generation_id = new_generation(world)
@@ -120,6 +128,7 @@ def test_begin_is_stale_after_late_answer(world: World) -> None:
     assert try_begin(world, decided) is None
 
 
+@pytest.mark.rule("version")
 def test_begin_is_stale_after_discard(world: World) -> None:
     """A decision to use a stored answer does not outlive the answer."""
     user_id, generation_id = new_generation(world)
@@ -131,6 +140,7 @@ def test_begin_is_stale_after_discard(world: World) -> None:
     assert outcomes(world, generation_id) == ["abandoned"]
 
 
+@pytest.mark.rule("version")
 def test_begin_is_stale_after_an_override(world: World) -> None:
     """A decision does not outlive the quota that it rested on."""
     user_id, generation_id = new_generation(world)

@@ -27,6 +27,7 @@ from tests.support.steps import (
 from tests.support.worlds import World
 
 
+@pytest.mark.rule("late")
 def test_late_answer_is_stored(world: World) -> None:
     """An answer to an abandoned attempt is stored with what it cost, charges nothing and closes nothing again."""
     user_id, generation_id = new_generation(world)
@@ -47,6 +48,7 @@ def test_late_answer_is_stored(world: World) -> None:
     assert world.sessions(user_id) == []
 
 
+@pytest.mark.rule("late")
 def test_late_answer_is_stored_once(world: World) -> None:
     """Bringing the same late answer again changes nothing."""
     user_id, generation_id = new_generation(world)
@@ -193,6 +195,7 @@ def test_answer_of_a_forgotten_attempt_waits_with_the_open_one(world: World) -> 
     assert (world.sessions(user_id), status_of(world, generation_id)) == ([], "processing")
 
 
+@pytest.mark.rule("late")
 def test_answer_of_a_forgotten_attempt_is_recorded(world: World) -> None:
     """Where no attempt is open one is recorded for the answer: it counts nothing, and charges nothing."""
     user_id, generation_id = new_generation(world)

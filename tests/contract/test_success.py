@@ -118,6 +118,7 @@ def test_uncharged_success_captures_nothing(world: World) -> None:
     assert quota_of(world, user_id).captured == 0
 
 
+@pytest.mark.rule("once")
 def test_our_success_outlives_the_status(world: World) -> None:
     """Success is what either side says: a status that the app writes back opens nothing again."""
     user_id, generation_id = new_generation(world)
@@ -138,7 +139,7 @@ def test_our_success_outlives_the_status(world: World) -> None:
 
 
 def test_answer_yields_to_another_hand(world: World) -> None:
-    """A generation that became success by another hand is left alone, and charged nothing by us."""
+    """A generation that became success by another hand stays as it is, and is charged nothing by us."""
     user_id, generation_id = new_generation(world)
     begun = begin(world, user_id, generation_id)
     world.set_generation(generation_id, status="success")
@@ -228,6 +229,7 @@ def test_repeat_after_the_deletion_finds_nothing(world: World) -> None:
     assert outcomes(world, generation_id) == ["succeeded"]
 
 
+@pytest.mark.rule("once")
 def test_race_of_successes_creates_one_session(world: World) -> None:
     """Of eight settles with one token, one creates the session and all return it."""
     user_id, generation_id = new_generation(world)

@@ -2,26 +2,35 @@
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Semaphore
 
 import requests
 
-from ai_retry.testing.provider import chat, pause
+from ai_retry.testing.provider import Script, chat
 from tests.support.attempts import ATTEMPTS
 from tests.support.endpoint import SESSION, Endpoint
 
 CLICKS = 20
+LONGEST = 20.0  # seconds of the call, if no click were refused
 
 
 def test_one_of_twenty_clicks_wins(endpoint: Endpoint) -> None:
-    """Twenty requests at once make one call, one session and one captured unit; nineteen are answered 429."""
+    """Twenty requests at once make one call that outlasts them, one session and one captured unit; nineteen get 429."""
     user = endpoint.sign_up()
-    generation_id = endpoint.failed_generation(user, (*pause(1), *chat(SESSION)))
-    barrier = Barrier(CLICKS)
+    barrier, refused = Barrier(CLICKS), Semaphore(0)
+
+    def answer() -> Script:
+        for _ in range(CLICKS - 1):
+            refused.acquire(timeout=LONGEST / CLICKS)
+        return chat(SESSION)
+
+    generation_id = endpoint.failed_generation(user, answer)
 
     def click() -> requests.Response:
         barrier.wait(timeout=10)
-        return endpoint.retry(generation_id, user)
+        response = endpoint.retry(generation_id, user)
+        refused.release()
+        return response
 
     with ThreadPoolExecutor(CLICKS) as threads:
         responses = [each.result() for each in [threads.submit(click) for _ in range(CLICKS)]]

@@ -22,6 +22,7 @@ from tests.support import books
 Turn: TypeAlias = tuple[Kind, int]  # and the run's own seed
 
 _AT_ONCE = 8
+_STARTS_WITHIN, _CALLS_WITHIN = 3.0, 0.2  # seconds; a slow answer takes longer than the second
 _LOCKED_FOR = SETTLE_FOR.total_seconds() + 1
 _ENOUGH = 3  # runs of a kind, in one of which its fault must have happened
 
@@ -85,9 +86,19 @@ class Campaign:
         kind = turns[0][0]
         runs = list(threads.map(self._new_run, turns))
         list(threads.map(Run.start, runs))
+        if kind.event in LOCKS:
+            self._wait_for_calls([run.generation_id for run in runs])
         time.sleep(self._random.uniform(*kind.event_after))
         self._let_happen(kind.event or "")
         list(threads.map(self._judge, runs))
+
+    def _wait_for_calls(self, generation_ids: Sequence[UUID]) -> None:
+        """Wait until all have called, or some, a while ago: their answers come just then."""
+        calls, ends = self._stage.provider.calls, time.monotonic() + _STARTS_WITHIN
+        while time.monotonic() < ends and not all(map(calls, generation_ids)):
+            time.sleep(0.01)
+            if any(map(calls, generation_ids)):
+                ends = min(ends, time.monotonic() + _CALLS_WITHIN)
 
     def _let_happen(self, event: str) -> None:
         if event in LOCKS:

@@ -114,7 +114,6 @@ def _locks() -> list[Kind]:
         Kind(
             name=f"{name} are locked, {spool}",
             event=name,
-            event_after=(0.3, 0.6),
             provider=("slow answer",),
             spools=spool == "spool",
             pays_once=True,

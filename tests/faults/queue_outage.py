@@ -23,6 +23,7 @@ from tests.faults.queue_fleet import Fleet
 from tests.faults.queue_plan import MAX_PARALLEL
 from tests.faults.queue_provider import MoodyProvider
 from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 _FINISH_WITHIN = 240.0  # seconds after the outage
 _COUNT_CALLS = """
@@ -30,7 +31,7 @@ do $$ begin execute format('alter database %I set track_functions = %L', current
 """
 _CALLS = "select funcname as name, calls from pg_stat_user_functions where schemaname = 'public'"
 _USED_UP = """
-select format('%s: attempt %s was closed as %s', a.generation_id, a.number, a.code) as said
+select format('%s: attempt %s was closed as %s: %s', a.generation_id, a.number, a.code, a.reason) as said
 from public.ai_retry_attempts a
 """
 _SUCCESSES = """
@@ -60,7 +61,7 @@ class OutagePlan:
 
 
 SMALL_OUTAGE = OutagePlan(
-    seconds=7.0, users=10, generations=30, workers=2, concurrency=4, thinking=(0.05, 0.2), base=0.5, cap=2.0
+    seconds=5.0, users=10, generations=20, workers=2, concurrency=4, thinking=(0.05, 0.2), base=0.5, cap=2.0
 )
 
 
@@ -93,6 +94,7 @@ class Outage:
         with ExitStack() as opened:
             opened.callback(self._provider.go)
             opened.enter_context(self._fleet)
+            self._wait_until_known()
             self._phase("refused", self._plan.seconds / 2)
             self._provider.be_unavailable(True)
             self._provider.come()
@@ -103,6 +105,15 @@ class Outage:
             self._phase("recovery", _FINISH_WITHIN)
         self.successes = [row["at"] - back for row in self._rows(_SUCCESSES)]
         self._judge()
+
+    def _wait_until_known(self) -> None:
+        """Wait until no call is under way that began before anybody knew of the outage."""
+        eventually(lambda: self._rows("select route from public.ai_retry_outages where since > '-infinity'"), within=60)
+        known = self._rows("select clock_timestamp() as at")[0]["at"]
+        began_before = (
+            "select number from public.ai_retry_open where lease_expires_at is not null and started_at < %(at)s"
+        )
+        eventually(lambda: not self._rows(began_before, at=known), within=60)
 
     def _phase(self, name: str, seconds: float) -> None:
         """Look on, until it is over or nothing is left to do."""

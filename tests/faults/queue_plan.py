@@ -45,11 +45,11 @@ class Plan:
 
 SMALL = Plan(
     users=10,
-    generations=60,
+    generations=42,
     greedy=15,
     workers=2,
     concurrency=6,
-    kills=(3.0,),  # last, so that the next worker finds at once whose messages are lost
+    kills=(5.0,),  # last, so that the next worker finds at once whose messages are lost
     restarts=(2.0,),
     refused=None,
     unavailable=None,
@@ -74,7 +74,7 @@ OVER_API = Plan(
     losses=(4.0, 8.0),
     duplications=(5.0, 9.0),
     locks=(12.0,),
-    drops=(),
+    drops=(6.0,),
     odd=0.08,
 )
 SMALL_OVER_API = Plan(

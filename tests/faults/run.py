@@ -34,7 +34,7 @@ from tests.support.processes import free_port
 
 _LEASE = POLICY.lease.total_seconds()
 _SPOOL_SENT = ("at once", "after the lease", "after the retry")
-_ANSWER_STORED = f"select from {ATTEMPTS} a where a.generation_id = %s and a.stored_answer is not null"
+_ANSWER_STORED = f"select a.number from {ATTEMPTS} a where a.generation_id = %s and a.stored_answer is not null"
 
 
 class Run:

@@ -222,7 +222,7 @@ class Client:
 
     def _accept(self, user_id: UUID, generation_id: UUID) -> None:
         asked = self._asked(user_id, generation_id)
-        self._drive(accepting(asked, self._setting), asked)
+        self._drive(accepting(asked, self._setting.reader, self._setting.policy), asked)
 
     def _take(self, _user_id: UUID, _generation_id: UUID) -> None:
         for taken in self._functions.take(2, timedelta(seconds=3), POLICY.quota):
@@ -239,7 +239,7 @@ class Client:
             self._functions.amend(Renew(generation_id=begun_id, token=token, lease=POLICY.lease))
 
     def _cancel(self, user_id: UUID, generation_id: UUID) -> None:
-        self._drive(cancelling(user_id, generation_id, self._setting), self._asked(user_id, generation_id))
+        self._drive(cancelling(user_id, generation_id, self._setting.policy), self._asked(user_id, generation_id))
 
     def _discard(self, user_id: UUID, generation_id: UUID) -> None:
         if self._choice.random() < 0.1:

@@ -95,6 +95,7 @@ def overlong(app: App, during: Callable[[], None] = die) -> None:
     app.world.advance(POLICY.lease)
 
 
+@pytest.mark.rule("passing")
 @pytest.mark.parametrize("body", REJECTED.values(), ids=REJECTED.keys())
 def test_answer_survives_any_session_function(app: App, body: str) -> None:
     """Whatever it does, the answer is stored, the unit released, and a cured function gets the same answer."""
@@ -191,6 +192,7 @@ def test_attempts_end_when_app_refuses_statuses(app: App, sqlstate: str) -> None
     assert app.load().quota.held == 0
 
 
+@pytest.mark.rule("untold")
 def test_report_waits_while_events_are_locked(app: App) -> None:
     """The attempt is closed at once, and reported by a later begin."""
     overlong(app)
@@ -220,6 +222,7 @@ def test_new_owner_begins_after_dead_attempt(app: App) -> None:
     assert app.retry(user_id=other).attempt == 3
 
 
+@pytest.mark.rule("once")
 def test_new_owner_is_refused_while_attempt_runs(app: App) -> None:
     """One attempt of a generation is open, whoever it belongs to."""
     other = app.world.new_user()
@@ -297,6 +300,20 @@ def test_accepted_retry_ends_when_queue_is_gone(app: App, drop: str) -> None:
     assert (app.load().quota.held, app.load().quota.captured) == (0, 1)
 
 
+def test_new_queue_knows_no_message_of_a_dropped_one(app: App) -> None:
+    """Ids of messages begin anew with a queue: nobody's attempt is taken to have the message of another user's."""
+    app.accept()
+    first, app.user_id = app.user_id, app.world.new_user()
+    app.generation_id = app.world.new_generation(app.user_id)
+    app.accept()
+    execute(app, DROPS["dropped"])
+    execute(app, "select public.ai_retry_create_queue()")
+
+    app.functions.begin(CloseOver(user_id=app.user_id))
+
+    assert app.functions.overdue(10) == [first]
+
+
 def test_accepted_retry_ends_while_queue_is_locked(app: App) -> None:
     """A lock on the table of messages delays no session; the message finds nothing to do later."""
     app.accept()
@@ -344,6 +361,7 @@ def test_unreadable_generation_stops_no_worker(app: App) -> None:
     assert app.work() == [QueueOutcome.SUCCEEDED]
 
 
+@pytest.mark.rule("override")
 def test_override_of_any_length_is_read(app: App) -> None:
     """A window is at most ten years, so that no override makes a user's requests fail."""
     app.world.set_quota(app.user_id, 3, timedelta(days=999_999_999))

@@ -39,6 +39,15 @@ def failure(storage: SupabaseStorage, ask: Any) -> AiRetryError:
     return caught.value
 
 
+def test_closed_storage_says_so() -> None:
+    """After its close a call fails as unavailable, and is not sent: an app that stops meanwhile sees no other error."""
+    with closing(SupabaseStorage("http://127.0.0.1:9", "sb_secret_x")) as storage:
+        pass
+
+    for ask in (settle, load):
+        assert (failure(storage, ask).code, str(failure(storage, ask))) == (UNAVAILABLE, "The storage failed (closed).")
+
+
 @pytest.mark.parametrize(
     ("answer", "when_settled", "when_read"),
     [
@@ -57,6 +66,8 @@ def failure(storage: SupabaseStorage, ask: Any) -> AiRetryError:
         (reply(301, headers={"Location": "/"}), UNKNOWN, UNAVAILABLE),
         (reply(200, body=PAGE), UNKNOWN, UNAVAILABLE),
         (reply(200, body=""), UNKNOWN, UNAVAILABLE),
+        (reply(200, body=b"<p>d\xe9sol\xe9</p>"), UNKNOWN, UNAVAILABLE),
+        (reply(200, body=b'"cut off \xc3'), UNKNOWN, UNAVAILABLE),
         (reply(204), UNKNOWN, UNAVAILABLE),
         (reply(200, json={"status": "ok"}), UNKNOWN, UNAVAILABLE),
         (reply(200, json={"applied": "yes"}), UNKNOWN, UNAVAILABLE),

@@ -22,7 +22,7 @@ from ai_retry.bootstrap import connect, usable_context
 from ai_retry.client import Client
 from ai_retry.config import Settings
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import AiRetryError, AlreadySucceeded
+from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Answer, QuotaRule
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import RetryPolicy
@@ -410,9 +410,9 @@ def test_foreign_session_never_shown(scene: Scene) -> None:
             )
             shown = scene.status(generation_id).snapshot.session
             assert shown is None or shown["user_id"] == str(scene.user_id)
+    replayed = scene.client(ai).retry_generation(scene.user_id, scene.generation_id, idempotency_key="k")
 
-    with pytest.raises(AlreadySucceeded):
-        scene.client(ai).retry_generation(scene.user_id, scene.generation_id, idempotency_key="k")
+    assert (replayed.replayed, replayed.session["content"]) == (True, {"mine": True})
 
 
 def test_foreign_stored_answer_never_used(scene: Scene) -> None:

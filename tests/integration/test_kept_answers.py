@@ -130,6 +130,7 @@ def test_late_answer_beside_a_success_is_recorded(app: App) -> None:
     assert (success["outcome"], app.load().stored_answer) == ("succeeded", None)
 
 
+@pytest.mark.rule("once")
 def test_session_of_another_generation_is_rejected(app: App) -> None:
     """A session function that returns one session for two generations is not paid twice."""
     with psycopg.connect(app.url, autocommit=True) as connection:

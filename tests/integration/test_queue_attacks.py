@@ -264,6 +264,25 @@ def test_worker_ends_what_it_cannot_read(world: SqlWorld, connection: psycopg.Co
     assert world.attempts(generation_id)[0]["code"] == "RETRY_EXPIRED"
 
 
+@pytest.mark.parametrize("number", ["[" * 3_000 + "]" * 3_000, "9" * 100_000], ids=["depth", "digits"])
+def test_worker_serves_others_beside_what_python_cannot_hold(
+    world: SqlWorld, connection: psycopg.Connection, number: str
+) -> None:
+    """A user who writes what Python can't hold into an accepted generation ends no worker, and delays no other user."""
+    _, hostile = new_accepted(world)
+    _, other = new_accepted(world)
+    connection.execute(
+        "update public.generations set prompt_data = %s::jsonb where id = %s", [f'{{"n": {number}}}', hostile]
+    )
+
+    _run_until(_a_worker(world, ScriptedAiProvider(ANSWER)), lambda: world.generation(other)["status"] == "success")
+    assert world.attempts(hostile)[-1]["outcome"] is None
+
+    world.advance(A_DAY + A_SECOND)
+    _run_until(_a_worker(world, ScriptedAiProvider()), lambda: world.attempts(hostile)[-1]["outcome"])
+    assert world.attempts(hostile)[-1]["code"] == "RETRY_EXPIRED"
+
+
 def test_worker_goes_on_beside_a_row_that_is_held(world: SqlWorld, migrated_database: str) -> None:
     """A transaction that sits on one user, whose message and worker are lost, keeps no other user waiting."""
     user_id, generation_id = new_accepted(world)

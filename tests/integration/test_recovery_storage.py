@@ -49,7 +49,8 @@ def test_last_attempts_of_a_plan(storage: PostgresStorage, connection: psycopg.C
     first = storage.find_attempts(KEY, after=None, page=2)
     second = storage.find_attempts(KEY, after=first[-1].generation_id, page=2)
 
-    assert [(each.generation_id, each.number, each.outcome, each.code) for each in (*first, *second)] == [
+    found = [(each.generation_id, each.attempt) for each in (*first, *second)]
+    assert [(generation_id, each.number, each.outcome, each.code) for generation_id, each in found] == [
         (succeeded, 2, Outcome.SUCCEEDED, None),
         (running, 3, None, None),
         (queued, 2, None, None),
@@ -57,9 +58,30 @@ def test_last_attempts_of_a_plan(storage: PostgresStorage, connection: psycopg.C
     ]
     spent = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3, cost=Decimal("0.25"))
     assert (first[0].usage, first[1].usage) == (spent, None)
-    assert all(each.next_attempt_at is not None for each in (first[1], second[0]))
+    assert all(each.attempt.next_attempt_at is not None for each in (first[1], second[0]))
     assert storage.find_attempts(KEY, after=again, page=2) == []
     assert storage.find_attempts("not of a plan", after=None, page=2) == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "settled"),
+    [
+        ({"transient": True, "counted": False}, False),
+        ({"transient": True, "counted": True}, True),
+        ({"transient": False, "counted": False}, True),
+        ({"transient": None, "counted": False}, True),
+        ({"transient": True, "counted": False, "operator_fault": True}, True),
+    ],
+)
+def test_attempt_that_was_turned_away_is_not_settled(
+    storage: PostgresStorage, connection: psycopg.Connection, user_id: UUID, verdict: dict[str, Any], *, settled: bool
+) -> None:
+    """The database returns what its failure was, and the plan goes on where the provider took no requests."""
+    add_closed(connection, user_id, uuid4(), idempotency_key=KEY, code="AI_UNAVAILABLE", **verdict)
+
+    (found,) = storage.find_attempts(KEY, after=None, page=2)
+
+    assert found.settled is settled
 
 
 def test_run_is_recorded_once(storage: PostgresStorage, connection: psycopg.Connection, user_id: UUID) -> None:

@@ -40,6 +40,7 @@ def world(migrated_database: str, connection: psycopg.Connection) -> Iterator[Sq
     storage.close()
 
 
+@pytest.mark.rule("passing")
 @pytest.mark.parametrize(
     "body",
     [
@@ -78,6 +79,7 @@ def test_seam_that_errs_keeps_the_answer(world: SqlWorld, connection: psycopg.Co
     assert world.generation(generation_id)["status"] == "error"
 
 
+@pytest.mark.rule("passing")
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03", "53200", "57014"])
 def test_passing_error_in_seam_leaves_the_attempt_open(
     world: SqlWorld, connection: psycopg.Connection, sqlstate: str

@@ -107,7 +107,7 @@ def test_command_says_what_is_left(machine: Machine, payer: Payer) -> None:
 
 
 def test_command_names_what_belongs_elsewhere(machine: Machine, payer: Payer) -> None:
-    """Another database's answer is left and named, and the exit code is 1; this database adopts it when an operator says so."""
+    """Another database's answer is left and named, with exit code 1; an operator can adopt it for this one."""
     (name,) = machine.files
     path = machine.directory / name
     path.write_text(path.read_text().replace('"database": "postgres"', '"database": "original"'))

@@ -13,7 +13,7 @@ ENDS = st.lists(
 
 @given(workers=st.integers(1, 32), ends=ENDS)
 def test_never_too_many_and_never_stuck(workers: int, ends: list[tuple[CallEnd, float, float, int]]) -> None:
-    """No more calls than workers, one while the provider is away; and with nothing running a next start is near."""
+    """No more calls than workers, one while the provider is unavailable; with nothing running, a next start is near."""
     pace, now = Pace(workers), 0.0
     running: list[int] = []
     for call_end, retry_after, passed, which in ends:
@@ -21,7 +21,7 @@ def test_never_too_many_and_never_stuck(workers: int, ends: list[tuple[CallEnd, 
         while pace.wait(now, len(running)) == 0.0:
             running.append(pace.start(now))
             assert len(running) <= workers
-            assert len(running) == 1 or not pace.away
+            assert len(running) == 1 or not pace.unavailable
         if running:
             pace.end(call_end, now, started_in=running.pop(which % len(running)), retry_after=retry_after)
         wait = pace.wait(now, 0)

@@ -145,7 +145,7 @@ def test_wait_lies_between_its_bounds(
 
 @given(policies(), waits)
 def test_call_ends_before_its_lease(policy: RetryPolicy, elapsed: timedelta) -> None:
-    """However long the claim took, the call and the settle's margin end with the lease, and within the deadline."""
+    """However long the begin took, the call and the settle's margin end with the lease, and within the deadline."""
     timeout = call_timeout(elapsed, policy)
 
     assert timeout <= policy.deadline
@@ -154,7 +154,7 @@ def test_call_ends_before_its_lease(policy: RetryPolicy, elapsed: timedelta) -> 
 
 @given(snapshots(), st.sets(st.sampled_from(Waiver)), st.booleans())
 def test_admission_breaks_no_rule(snapshot: Snapshot, waived: set[Waiver], charge: bool) -> None:
-    """What is admitted is no success, nobody's, able to make its session, and below every limit not lifted."""
+    """What is admitted is not a success, not in progress, can have its session, and is below every limit not lifted."""
     try:
         admission = admit(snapshot, waive=frozenset(waived), charge=charge)
     except (AlreadySucceeded, RetryRefused, NotConfigured, ContextMissing):
@@ -191,8 +191,8 @@ def test_admit_is_a_function(snapshot: Snapshot) -> None:
 
 
 @given(snapshots())
-def test_nobody_is_sent_back_in_vain(snapshot: Snapshot) -> None:
-    """A refusal has a wait only where somebody works on it, or the identical request may succeed after the wait."""
+def test_no_client_is_sent_back_in_vain(snapshot: Snapshot) -> None:
+    """A refusal has a wait only where it is being worked on, or the identical request may succeed after the wait."""
     refusal = _refusal_of(snapshot)
     last = snapshot.last_attempt
 

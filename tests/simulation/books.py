@@ -91,9 +91,11 @@ class Books:
         by_generation: dict[UUID, list[Row]] = {}
         for row in self.rows:
             by_generation.setdefault(row.generation_id, []).append(row)
-        for rows in by_generation.values():
+        stored = {generation_id for generation_id, _ in self.storage.answers}
+        logged = Counter(each["generation_id"] for each in self.app.error_logs)
+        for generation_id, rows in by_generation.items():
             rows.sort(key=lambda row: row.number)
-            self._check_attempts(rows)
+            self._check_attempts(rows, logged[generation_id], has_answer=generation_id in stored)
         generations = list(self.app.generations)
         self.checked += 1
         self._check_quota(generations[self.checked % len(generations)])
@@ -115,23 +117,21 @@ class Books:
         written = [each for key, each in self.app.generations.items() if key in self.app.ours]
         assert all(each.updated_at is not None for each in written), "a status was written at no time"
 
-    def _check_attempts(self, rows: list[Row]) -> None:
+    def _check_attempts(self, rows: list[Row], logged: int, *, has_answer: bool) -> None:
         numbers = [row.number for row in rows]
         assert len(set(numbers)) == len(numbers), "a number was given twice"
         assert len({row.token for row in rows}) == len(rows), "two attempts with one token"
         assert all(row.outcome is not None for row in rows[:-1]), "an open attempt is not the last one"
-        assert sum(row.outcome is Outcome.SUCCEEDED for row in rows) <= 1, "two successes"
+        succeeded = sum(row.outcome is Outcome.SUCCEEDED for row in rows)
+        assert succeeded <= 1, "two successes"
+        assert not (succeeded and has_answer), "an answer is stored beside a session"
         for row, after in zip(rows, [*rows[1:], None], strict=True):
             self._check_row(row, after)
-        generation_id = rows[0].generation_id
-        succeeded = any(row.outcome is Outcome.SUCCEEDED for row in rows)
-        assert not (succeeded and self.answers_of(generation_id)), "an answer is stored beside a session"
         for row, after in pairwise(rows):
             self._check_accepted(row, after)
-        logged = sum(each["generation_id"] == generation_id for each in self.app.error_logs)
         assert logged <= sum(row.outcome is not None for row in rows), "an attempt was logged twice"
         sent = sum(row.call.wire_requests for row in rows)
-        assert sent <= self.wire[generation_id], "a request to the provider was recorded twice"
+        assert sent <= self.wire[rows[0].generation_id], "a request to the provider was recorded twice"
 
     def _check_row(self, row: Row, after: Row | None) -> None:
         key = (row.generation_id, row.number)
@@ -150,8 +150,8 @@ class Books:
 
     def _check_accepted(self, row: Row, after: Row) -> None:
         """From attempt to attempt an accepted retry keeps what was promised."""
-        if row.accepted_at is None or row.accepted_at != after.accepted_at or row.outcome is Outcome.CANCELLED:
-            return  # another one; or its user has taken it back, and had it accepted again at that instant
+        if row.accepted_at is None or row.accepted_at == row.closed_at or row.accepted_at != after.accepted_at:
+            return  # another one, perhaps accepted again at the very instant at which the first ended
         changed = [each for each in KEPT if getattr(row, each) != getattr(after, each)]
         assert changed == [], "an accepted retry changed"
         assert row.outcome in (Outcome.FAILED, Outcome.ABANDONED), "an accepted retry went on after its success"

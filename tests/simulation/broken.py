@@ -1,5 +1,6 @@
 """Storages that break one promise each. A simulation that does not notice them would prove nothing."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -381,3 +382,17 @@ BROKEN = (
     ForgetsWhoAsked,
     ReleasesWhatWaits,
 )
+
+# Where the hunt begins for those that few histories show: the first seed that shows them. It may begin anywhere; should
+# the simulation change, it only takes longer.
+FIRST_SEEDS: Mapping[type[MemoryStorage], int] = {
+    CountsNoUnits: 74,
+    ComparesNoStatus: 91,
+    KeepsTwice: 63,
+    DiscardsWhatIsUsed: 82,
+    InformsNoAppLater: 161,
+    InformsNotOfWhatItBegins: 369,
+    ForgetsHolds: 74,
+    IgnoresStoredAnswers: 113,
+    ReleasesWhatWaits: 74,
+}

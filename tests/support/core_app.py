@@ -69,7 +69,7 @@ class App:
 
     def accept(self) -> QueuedRetry | RetryResult:
         """Accept a retry for later."""
-        loop = accepting(self.asked(), SETTING)
+        loop = accepting(self.asked(), SETTING.reader, SETTING.policy)
         return drive(loop, storage=self.functions, ai=_Provider("none", lambda: None), rule=POLICY.quota)
 
     def work(self, during: Any = lambda: None, output: object = "first") -> list[QueueOutcome]:

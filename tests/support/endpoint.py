@@ -1,7 +1,7 @@
 """The endpoint as a user's browser sees it: real HTTP to a real server, with a planned AI provider behind it."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,12 +34,12 @@ class PlannedAnswers:
     """What the provider answers: each generation has a prompt, and so a script, of its own."""
 
     def __init__(self) -> None:
-        self._plans: dict[str, list[Script]] = {}
+        self._plans: dict[str, list[Script | Callable[[], Script]]] = {}
         self._asked: list[str] = []
         self._lock = threading.Lock()
 
-    def plan(self, *answers: Script) -> str:
-        """Make up a prompt to which these are the answers, in this order."""
+    def plan(self, *answers: Script | Callable[[], Script]) -> str:
+        """Make up a prompt to which these are the answers, in this order; a function may wait before it gives one."""
         prompt = f"{SECRET_PROMPT} {uuid4()}"
         self._plans[prompt] = list(answers)
         return prompt
@@ -53,7 +53,8 @@ class PlannedAnswers:
         prompt = request.json()["messages"][-1]["content"]
         with self._lock:
             self._asked.append(prompt)
-            return self._plans[prompt].pop(0)
+            answer = self._plans[prompt].pop(0)
+        return answer() if callable(answer) else answer
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Endpoint:
         self.tokens.append(user.access_token)
         return user
 
-    def failed_generation(self, user: SignedInUser, *answers: Script, **columns: Any) -> UUID:
+    def failed_generation(self, user: SignedInUser, *answers: Script | Callable[[], Script], **columns: Any) -> UUID:
         """Store a generation as the app does after its own call failed; the provider's next answers to it are given.
 
         It asks a model of its own, so that what one test's provider does closes no other test's route.

@@ -12,7 +12,6 @@ from ai_retry.domain.decide import queue
 from ai_retry.domain.decide.begin import Asked
 from ai_retry.domain.drive import drive
 from ai_retry.domain.errors import AiRetryError
-from ai_retry.domain.loop import Setting
 from ai_retry.domain.model import Failure, FailureCode, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import cancelling
@@ -39,7 +38,6 @@ VISIBILITY: Final = POLICY.lease + timedelta(seconds=5)
 TURNED_AWAY: Final = Failure(
     code=FailureCode.UNAVAILABLE, reason="503 from the upstream", transient=True, certainly_not_generated=True
 )
-SETTING: Final = Setting(policy=POLICY, reader=reader_to(None), monotonic=lambda: 0.0, fraction=lambda: 0.0)
 
 
 # Accepting
@@ -132,7 +130,7 @@ def put_back(
 
 def cancel(world: World, user_id: UUID, generation_id: UUID) -> None:
     """Take an accepted retry back, as its user does; raises ``RetryInProgress`` when it runs."""
-    drive(cancelling(user_id, generation_id, SETTING), storage=world.storage, ai=None, rule=POLICY.quota)
+    drive(cancelling(user_id, generation_id, POLICY), storage=world.storage, ai=None, rule=POLICY.quota)
 
 
 def end(world: World, user_id: UUID, generation_id: UUID, reason: AiRetryError | None) -> bool:

@@ -1,4 +1,4 @@
-"""Calls that are made at the same moment."""
+"""Calls at the same moment."""
 
 import threading
 from collections.abc import Callable, Sequence

@@ -70,7 +70,7 @@ class Scene:
 
     def accept(self, **columns: Any) -> Any:
         """Accept for later."""
-        return self.drive(accepting(self.asked(**columns), self.setting))
+        return self.drive(accepting(self.asked(**columns), self.setting.reader, self.setting.policy))
 
     def work(self, result: Answer | Failure | Provider | None = None) -> QueueOutcome:
         """Let a worker take the message and do what it hints at."""
@@ -95,6 +95,7 @@ class Hooked(MemoryStorage):
     Attributes:
         calls: names of the methods that were called.
         begins: the begins among them.
+        loads: the arguments of the loads among them.
         hooks: functions by the name of the method before which they are called, with the change; what they return, but
             None, is the reply. What they call themselves is neither noted nor hooked.
     """
@@ -103,12 +104,14 @@ class Hooked(MemoryStorage):
         super().__init__(clock, app)
         self.calls: list[str] = []
         self.begins: list[Begin] = []
+        self.loads: list[tuple[Any, ...]] = []
         self.hooks: Mapping[str, Callable[[Any], Any]] = {}
         self._in_hook = False
 
     def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
         """Load, and note it."""
         self._note("load")
+        self.loads.append((user_id, generation_id, rule, token))
         return super().load(user_id, generation_id, rule, token)
 
     def begin(self, change: Begin | CloseOver) -> Reply:

@@ -228,7 +228,7 @@ def fail(
     goes_on: bool = False,
     outage: Outage | None = None,
 ) -> None:
-    """Settle without an answer; an accepted retry goes on or not, and its route is unavailable or not, as told.
+    """Settle without an answer; whether an accepted retry goes on, and its route is unavailable, is what the test says.
 
     Raises:
         AiRetryError: the attempt has ended otherwise, or the generation can't have a session.

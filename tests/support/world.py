@@ -60,7 +60,7 @@ create or replace trigger refuse before insert on public.sessions for each row e
 
 @contextmanager
 def owner_of(database_url: str) -> Iterator[psycopg.Connection]:
-    """Connect as the owner of a database with our migrations, whose sessions table can be told to refuse."""
+    """Connect as the owner of a database with our migrations, whose sessions table can refuse sessions."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(REFUSALS)
         yield connection

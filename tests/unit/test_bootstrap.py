@@ -44,7 +44,7 @@ DIRECT = replace(HOSTED, database_url="postgresql://app:db-password@127.0.0.1:1/
 
 
 class TestUsableContext:
-    """What can't be used is refused before anything is claimed."""
+    """What can't be used is refused before anything is begun."""
 
     def context(self, model: str | None, *, models: frozenset[str] | None, default: str | None) -> Context:
         """Read the context of a generation with this model."""
@@ -66,7 +66,7 @@ class TestUsableContext:
         assert self.context(model, models=models, default=default).model == model
 
     def test_other_model_is_refused_without_list(self) -> None:
-        """The message names neither the model, which may be anybody's text, nor those that would pass."""
+        """The message names neither the model, which may be anyone's words, nor those that would pass."""
         with pytest.raises(ContextMissing) as refused:
             self.context("enormous", models=frozenset({"small"}), default="medium")
 
@@ -266,7 +266,7 @@ class TestConnect:
             connect()
 
     def test_settings_without_storage_are_refused(self) -> None:
-        """Settings that were made by hand are told what they lack."""
+        """The error of settings that were written in code names what they lack."""
         with pytest.raises(NotConfigured, match="SUPABASE_URL and SUPABASE_SECRET_KEY, or DATABASE_URL"):
             connect(Settings(ai_api_key="k"))
 

@@ -48,7 +48,7 @@ def post(server: ScriptedServer, body: bytes = b"{}") -> tuple[int, bytes]:
 
 
 def test_manual_clock_moves_when_told() -> None:
-    """Both clocks of a manual clock stand still until it is told to advance or to sleep."""
+    """Both clocks of a manual clock stand still until it is advanced, or sleeps."""
     clock = ManualClock()
     begin = clock.now()
 
@@ -190,7 +190,7 @@ def test_scripted_server_drips_and_pauses() -> None:
     ("script", "says"), [((), "1 of 1 requests were not expected"), ((reply(), reply()), "1 scripted replies were not")]
 )
 def test_scripted_server_fails_on_surprises(script: tuple[Script, ...], says: str) -> None:
-    """A request beyond the script, or a reply that nobody asked for, fails the block."""
+    """A request beyond the script, or a reply that was not asked for, fails the block."""
     with pytest.raises(AssertionError, match=says), ScriptedServer(*script) as server:
         post(server)
 
@@ -212,7 +212,7 @@ def test_scripted_server_tells_faults_of_functions() -> None:
 
 
 def test_scripted_server_lets_the_tests_own_error_pass() -> None:
-    """When the block fails anyway, its own error is told, not what is left of the script."""
+    """When the block fails anyway, its own error is raised, not what is left of the script."""
     with pytest.raises(ZeroDivisionError), ScriptedServer(reply()):
         _ = 1 / 0
 

@@ -151,7 +151,7 @@ class TestRenewing:
 
     def test_acceptance_has_no_lease(self, scene: Scene) -> None:
         """What waits for a worker is not held."""
-        loop = accepting(scene.asked(), scene.setting)
+        loop = accepting(scene.asked(), scene.setting.reader, scene.setting.policy)
 
         drive(loop, storage=scene.storage, ai=None, rule=POLICY.quota, renewing=self.renewing)
 
@@ -184,8 +184,6 @@ def test_cancellation_is_driven_without_a_provider(scene: Scene) -> None:
     """What makes no call asks for none."""
     scene.accept()
 
-    drive(
-        cancelling(scene.user_id, scene.generation_id, scene.setting), storage=scene.storage, ai=None, rule=POLICY.quota
-    )
+    drive(cancelling(scene.user_id, scene.generation_id, POLICY), storage=scene.storage, ai=None, rule=POLICY.quota)
 
     assert scene.rows[0].outcome is Outcome.CANCELLED

@@ -115,7 +115,7 @@ def test_wrong_policy_is_named_whole(numbers: dict[str, Any], text: str) -> None
         (None, "prompt_data is null"),
         ([], "prompt_data must be a JSON object"),
         ({}, "prompt_data.messages must be a list of at least one message"),
-        ({"messages": MESSAGES, "model": 1}, "prompt_data.model must be a text"),
+        ({"messages": MESSAGES, "model": 1}, "prompt_data.model must be a string"),
         (
             {"messages": MESSAGES, "parameters": {"n": 2}},
             f"prompt_data.parameters may hold {', '.join(sorted(PARAMETERS))}, and nothing else",

@@ -1,4 +1,4 @@
-"""The errors: what each says, that it travels between processes, and that it gives nothing away."""
+"""The errors: what each says, that it travels between processes, and that it reveals nothing."""
 
 import copy
 import pickle

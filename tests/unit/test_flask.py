@@ -547,20 +547,20 @@ class TestStatus:
         assert response.json["meta"]["quota"]["remaining"] == 5
 
     def test_refusal_is_the_one_of_a_retry(self) -> None:
-        """While the wait lasts, the status tells the very error that a retry gets, and when it ends."""
+        """While the wait lasts, the status has the very error that a retry gets, and when it ends."""
         api = edge(UNAVAILABLE)
         generation_id = api.add_generation()
         api.retry(generation_id)
 
-        told, refused = api.status(generation_id), api.retry(generation_id)
+        status, refused = api.status(generation_id), api.retry(generation_id)
 
-        assert told.json is not None
+        assert status.json is not None
         assert refused.json is not None
-        outlook = told.json["data"]["retry"]
+        outlook = status.json["data"]["retry"]
         assert outlook["possible"] is False
         assert outlook["refusal"] == refused.json["error"]
         assert outlook["possibleAt"] == refused.json["error"]["details"]["nextAttemptAt"]
-        assert "Retry-After" not in told.headers
+        assert "Retry-After" not in status.headers
 
     def test_success_is_told_with_its_session(self) -> None:
         """After the success the status holds the session, and no instant at which a retry would be possible."""
@@ -568,14 +568,14 @@ class TestStatus:
         generation_id = api.add_generation()
         retried = api.retry(generation_id)
 
-        told = api.status(generation_id)
+        status = api.status(generation_id)
 
-        assert told.json is not None
+        assert status.json is not None
         assert retried.json is not None
-        assert told.json["data"]["session"] == retried.json["data"]["session"]
-        assert told.json["data"]["generation"] == retried.json["data"]["generation"]
-        assert told.json["data"]["retry"]["possibleAt"] is None
-        assert told.json["data"]["retry"]["refusal"]["code"] == "ALREADY_SUCCEEDED"
+        assert status.json["data"]["session"] == retried.json["data"]["session"]
+        assert status.json["data"]["generation"] == retried.json["data"]["generation"]
+        assert status.json["data"]["retry"]["possibleAt"] is None
+        assert status.json["data"]["retry"]["refusal"]["code"] == "ALREADY_SUCCEEDED"
 
     def test_status_writes_nothing(self) -> None:
         """Looking changes nothing."""
@@ -889,7 +889,7 @@ class TestRunnableApp:
 
     @pytest.fixture(autouse=True)
     def environment(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """Configure a project that nobody asks, and close what is left to the end of the process."""
+        """Configure a project that no request reaches, and close what is left to the end of the process."""
         endings: list[Callable[[], None]] = []
         monkeypatch.setattr(atexit, "register", endings.append)
         for name in [name for name in os.environ if name.startswith(("AI_", "SUPABASE_", "DATABASE_URL"))]:
@@ -909,7 +909,7 @@ class TestRunnableApp:
         assert http.post(f"/sessions/ai/{ID}/retry").status_code == 401
 
     def test_incomplete_environment_stops_the_app(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is missing is told at the start, and not to the first user."""
+        """What is missing is reported at the start, and not to the first user."""
         monkeypatch.delenv("AI_API_KEY")
 
         with pytest.raises(errors.NotConfigured, match="AI_API_KEY"):

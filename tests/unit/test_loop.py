@@ -34,7 +34,7 @@ from ai_retry.domain.errors import (
     StorageUnavailable,
 )
 from ai_retry.domain.loop import Call, retrying
-from ai_retry.domain.model import Answer, Failure, GenerationStatus, Outcome
+from ai_retry.domain.model import Answer, Failure, FailureCode, GenerationStatus, Outcome
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
@@ -121,7 +121,8 @@ class TestRetrying:
         with pytest.raises(GenerationFailed) as caught:
             scene.retry(an_answer(output={"n": float("nan")}))
 
-        assert caught.value.code == "AI_INVALID_OUTPUT"
+        assert caught.value.failure.code is FailureCode.INVALID_OUTPUT
+        assert caught.value.failure.certainly_not_generated is False
 
     def test_stored_answer_without_a_storage_stays_stored(self, scene: Scene) -> None:
         """An answer that has its place already needs no last resort."""
@@ -265,7 +266,7 @@ class TestCancelling:
 
     def cancel(self, scene: Scene) -> None:
         """Cancel."""
-        scene.drive(cancelling(scene.user_id, scene.generation_id, scene.setting))
+        scene.drive(cancelling(scene.user_id, scene.generation_id, scene.setting.policy))
 
     def test_nothing_queued_is_no_error(self, scene: Scene) -> None:
         """A repeat, or a generation that is gone, changes nothing."""
@@ -430,7 +431,7 @@ class TestRoutes:
     def closed(self, scene: Scene) -> None:
         """Let a worker find the provider unavailable, for ten minutes."""
         other = scene.world.new_generation(scene.user_id)
-        scene.drive(accepting(scene.asked(generation_id=other), scene.setting))
+        scene.drive(accepting(scene.asked(generation_id=other), scene.setting.reader, scene.setting.policy))
         scene.work(a_failure(certainly_not_generated=True, wire_requests=0, retry_after=timedelta(minutes=4)))
 
     def test_click_is_refused_while_the_route_is_closed(self, scene: Scene) -> None:
@@ -469,7 +470,7 @@ class TestRoutes:
         assert scene.retry(user_id=user_id, generation_id=other).attempt == 2
 
     def test_stored_answer_needs_no_route(self, scene: Scene) -> None:
-        """An attempt that calls nobody is not refused for a provider."""
+        """An attempt that makes no call is not refused for a provider."""
         scene.world.refuse_sessions("km_is_positive")
         with pytest.raises(SessionRejected):
             scene.retry()
@@ -494,7 +495,7 @@ class TestWhatIsOpen:
         self.running(scene)
         scene.world.advance(POLICY.lease)
 
-        scene.drive(cancelling(scene.user_id, scene.generation_id, scene.setting))
+        scene.drive(cancelling(scene.user_id, scene.generation_id, scene.setting.policy))
 
         assert scene.rows[0].outcome is None
 

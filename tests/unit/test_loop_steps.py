@@ -10,6 +10,7 @@ import pytest
 
 from ai_retry.domain.change import CallRecord, CloseOver, Closing, Found, Keep, Postpone, Reply, Settle, Success
 from ai_retry.domain.decide import begin
+from ai_retry.domain.decide.begin import Asked
 from ai_retry.domain.drive import drive
 from ai_retry.domain.errors import (
     AlreadySucceeded,
@@ -39,7 +40,7 @@ from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from tests.support.builders import a_failure, an_answer
-from tests.support.scene import POLICY, Hooked, Provider, Scene, hook
+from tests.support.scene import POLICY, Provider, Scene, hook
 
 SECOND = timedelta(seconds=1)
 
@@ -53,6 +54,11 @@ def scene() -> Scene:
 def snapshot_of(scene: Scene, token: UUID | None = None) -> Any:
     """The snapshot as it is now."""
     return scene.storage.load(scene.user_id, scene.generation_id, POLICY.quota, token)
+
+
+def accepting_with(asked: Asked, setting: Setting) -> Loop[Any]:
+    """An acceptance, asked for as a retry is."""
+    return accepting(asked, setting.reader, setting.policy)
 
 
 def called(
@@ -70,7 +76,7 @@ def called(
 class TestRetrying:
     """A click."""
 
-    @pytest.mark.parametrize("loop", [retrying, accepting])
+    @pytest.mark.parametrize("loop", [retrying, accepting_with])
     def test_first_step_reads_the_generation(self, scene: Scene, loop: Callable[..., Loop[Any]]) -> None:
         """For its user, and with the token that this request's attempt would have."""
         asked = scene.asked()
@@ -79,7 +85,7 @@ class TestRetrying:
             user_id=asked.user_id, generation_id=asked.generation_id, token=asked.token
         )
 
-    @pytest.mark.parametrize("loop", [retrying, accepting])
+    @pytest.mark.parametrize("loop", [retrying, accepting_with])
     def test_absent_generation_is_named(self, scene: Scene, loop: Callable[..., Loop[Any]]) -> None:
         """The error names the id that was asked for."""
         missing = uuid4()
@@ -218,7 +224,7 @@ class TestRetrying:
 
         assert (again, provider.calls) == (replace(first, usage=None), 0)
 
-    @pytest.mark.parametrize("loop", [retrying, accepting])
+    @pytest.mark.parametrize("loop", [retrying, accepting_with])
     def test_same_token_after_another_success_is_refused(self, scene: Scene, loop: Callable[..., Loop[Any]]) -> None:
         """The error names the generation."""
         asked = scene.asked()
@@ -269,6 +275,14 @@ class TestRetrying:
         with pytest.raises(AlreadySucceeded, match=str(scene.generation_id)):
             scene.retry(Provider(a_failure(), succeed))
 
+    def test_applied_settle_is_not_decided_again(self, scene: Scene) -> None:
+        """Whatever became of the generation since: the app may delete it just then."""
+        loop, _ = called(scene)
+        loop.send(an_answer())
+
+        with pytest.raises(GenerationNotFound):
+            loop.send(Reply(applied=True, snapshot=None))
+
     def test_generation_that_changes_without_end_is_reported(self, scene: Scene) -> None:
         """A failure that can't be settled is the storage's."""
         loop, _ = called(scene)
@@ -282,8 +296,9 @@ class TestRetrying:
         for _ in range(SETTLE_TRIES - 1):
             step = change(step)
 
-        with pytest.raises(StorageFailure, match="generation_changes"):
+        with pytest.raises(StorageFailure) as caught:
             change(step)
+        assert caught.value.reason == "generation_changes"
 
 
 class TestQueue:
@@ -302,7 +317,7 @@ class TestQueue:
 
     def test_acceptance_is_two_steps(self, scene: Scene) -> None:
         """What was applied is described from the reply."""
-        loop: Any = accepting(scene.asked(), scene.setting)
+        loop: Any = accepting(scene.asked(), scene.setting.reader, scene.setting.policy)
         next(loop)
 
         with pytest.raises(StopIteration) as done:
@@ -312,13 +327,13 @@ class TestQueue:
 
     def test_cancellation_reads_for_its_user(self, scene: Scene) -> None:
         """And waits a second when others are at work."""
-        loop: Any = cancelling(scene.user_id, scene.generation_id, scene.setting)
+        loop: Any = cancelling(scene.user_id, scene.generation_id, scene.setting.policy)
         assert next(loop) == Load(user_id=scene.user_id, generation_id=scene.generation_id)
         scene.accept()
         hook(scene, settle=lambda _: Reply(applied=False, snapshot=None))
 
         with pytest.raises(RetryInProgress) as caught:
-            scene.drive(cancelling(scene.user_id, scene.generation_id, scene.setting))
+            scene.drive(cancelling(scene.user_id, scene.generation_id, scene.setting.policy))
 
         assert caught.value.retry_after == SECOND
 
@@ -370,27 +385,19 @@ class TestDriver:
 
     def test_steps_reach_storage_and_provider_whole(self, scene: Scene) -> None:
         """Every argument is the step's."""
-        loads: list[tuple[Any, ...]] = []
         calls: list[tuple[Any, ...]] = []
-
-        class Storage(Hooked):
-            def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Any:
-                loads.append((user_id, generation_id, rule, token))
-                return super().load(user_id, generation_id, rule, token)
 
         class Recording:
             def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:
                 calls.append((context, timeout, idempotency_key))
                 return an_answer()
 
-        scene.storage.__class__ = Storage
         rule, asked, before = QuotaRule(limit=9), scene.asked(), snapshot_of(scene)
-        loads.clear()
 
         drive(retrying(asked, scene.setting), storage=scene.storage, ai=Recording(), rule=rule)
 
         context = scene.setting.reader.context_from(before.generation)
-        assert loads == [(asked.user_id, asked.generation_id, rule, asked.token)]
+        assert scene.storage.loads[1:] == [(asked.user_id, asked.generation_id, rule, asked.token)]
         assert calls == [(context, POLICY.deadline, provider_key(before, context))]
 
     def test_keep_is_done_once(self, scene: Scene) -> None:

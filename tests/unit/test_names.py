@@ -65,8 +65,11 @@ def test_key_of_a_plan_refused(door: Door, key: str) -> None:
 
 def test_key_that_recovery_makes_taken(door: Door) -> None:
     """Recovery's own key passes the check, so that the storage is read."""
+    key = PlanKey.of("0123")
+
     with pytest.raises(Used):
-        door(idempotency_key=PlanKey.of("0123"))
+        door(idempotency_key=key)
+    assert key == "plan:0123"
 
 
 @pytest.mark.parametrize("operator", [None, "", " ", "\u2003\t"], ids=["none", "empty", "space", "white space"])

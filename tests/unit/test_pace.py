@@ -94,39 +94,39 @@ def test_grows_slowly_where_it_was_too_fast() -> None:
 
 
 def test_single_failures_are_no_outage() -> None:
-    """Two calls that found the provider away, with a good one between each pair, are not an outage."""
+    """Two calls that found the provider unavailable, with a good one between each pair, are not an outage."""
     pace = Pace(8)
     for _ in range(10):
-        end(pace, CallEnd.AWAY, times=2)
+        end(pace, CallEnd.UNAVAILABLE, times=2)
         end(pace, CallEnd.WELL)
 
-    assert not pace.away
+    assert not pace.unavailable
     assert pace.stopped is None
 
 
 def test_outage_asks_with_one_call_at_a_time() -> None:
     """The third in a row is an outage: then one call at a time, each after a longer pause, until one goes well."""
     pace = Pace(8)
-    end(pace, CallEnd.AWAY, times=3)
-    assert (pace.away, pace.at_once) == (True, 1)
+    end(pace, CallEnd.UNAVAILABLE, times=3)
+    assert (pace.unavailable, pace.at_once) == (True, 1)
     assert pace.wait(100.0, 1) is None
     assert pace.wait(100.0, 0) == 0.0
 
-    end(pace, CallEnd.AWAY, now=100.0)
+    end(pace, CallEnd.UNAVAILABLE, now=100.0)
     assert pace.wait(100.0, 0) == 8.0
 
     end(pace, CallEnd.WELL, now=200.0)
-    assert (pace.away, pace.at_once) == (False, 2)
+    assert (pace.unavailable, pace.at_once) == (False, 2)
 
 
 def test_provider_that_limits_is_back() -> None:
     """After an outage, a provider that asks for patience is there again."""
     pace = Pace(8)
-    end(pace, CallEnd.AWAY, times=3)
+    end(pace, CallEnd.UNAVAILABLE, times=3)
 
     end(pace, CallEnd.TOO_FAST, now=100.0, retry_after=30.0)
 
-    assert not pace.away
+    assert not pace.unavailable
     assert pace.at_once == 1
     assert pace.wait(100.0, 0) == 30.0
 
@@ -135,7 +135,7 @@ def test_outage_stops_where_asked_to() -> None:
     """With ``stop_on_outage`` nothing starts any more, and the reason is told."""
     pace = Pace(8, stop_on_outage=True)
 
-    end(pace, CallEnd.AWAY, times=3)
+    end(pace, CallEnd.UNAVAILABLE, times=3)
 
     assert pace.stopped == "OUTAGE"
     assert pace.wait(1e9, 0) is None
@@ -154,7 +154,7 @@ def test_operators_fault_stops() -> None:
     assert pace.stopped == "OPERATOR_NEEDED"
 
 
-@pytest.mark.parametrize("call_end", [CallEnd.AWAY, CallEnd.REFUSING])
+@pytest.mark.parametrize("call_end", [CallEnd.UNAVAILABLE, CallEnd.REFUSING])
 def test_who_did_not_call_says_nothing(call_end: CallEnd) -> None:
     """A generation that needed no call neither ends a row of failures nor makes one."""
     pace = Pace(8)
@@ -164,6 +164,6 @@ def test_who_did_not_call_says_nothing(call_end: CallEnd) -> None:
 
     end(pace, CallEnd.NOTHING)
 
-    assert (pace.at_once, pace.away, pace.stopped) == (before, False, None)
+    assert (pace.at_once, pace.unavailable, pace.stopped) == (before, False, None)
     end(pace, call_end)
-    assert pace.away or pace.stopped
+    assert pace.unavailable or pace.stopped

@@ -130,7 +130,7 @@ class TestAdmit:
 
 
 class TestInProgress:
-    """A generation is somebody's while a lease is valid, ours or the app's own."""
+    """A generation is being worked on while a lease is valid, ours or the app's own."""
 
     @pytest.mark.parametrize(("left", "wait"), [(SECOND, SECOND), (LEASE, 5 * SECOND)])
     def test_open_attempt_is_in_progress(self, left: timedelta, wait: timedelta) -> None:
@@ -175,7 +175,7 @@ class TestInProgress:
             admit(a_snapshot(generation=generation))
 
     def test_abandoned_attempt_is_not_in_progress(self) -> None:
-        """The processing that an abandoned attempt of ours left behind is nobody's."""
+        """The processing that an abandoned attempt of ours left behind refuses nothing."""
         started_at = AS_OF - LEASE - 2 * SECOND
         generation = a_generation(status=GenerationStatus.PROCESSING, updated_at=started_at)
         attempts = (an_open_attempt(lease_expires_at=started_at + LEASE),)
@@ -293,7 +293,7 @@ class TestCeilings:
     """Backoff, live attempts and quota, and who may lift them."""
 
     def test_backoff_says_when(self) -> None:
-        """Before its time a retry is told how long to wait."""
+        """Before its time a retry is refused, and learns how long to wait."""
         due_at = AS_OF + 90 * SECOND
 
         with pytest.raises(BackoffNotElapsed) as caught:

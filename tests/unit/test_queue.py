@@ -483,7 +483,7 @@ def test_message_that_hints_at_nothing_is_dropped(world: MemoryWorld) -> None:
 
 
 def test_message_of_a_running_attempt_waits_for_its_lease(world: MemoryWorld) -> None:
-    """A second worker that gets the message of what runs leaves it alone."""
+    """A second worker that gets the message of what runs leaves it as it is."""
     user_id, generation_id = accepted(world)
     begun = run(world, user_id, generation_id)
 

@@ -84,8 +84,8 @@ def a_queued_snapshot(*attempts: Attempt, queued: dict[str, Any] | None = None, 
 
 
 def abandoned(number: int, **columns: Any) -> Attempt:
-    """An attempt whose worker died."""
-    row = {"outcome": Outcome.ABANDONED, "code": "LEASE_LOST", "accepted_at": AS_OF - HOUR}
+    """An attempt of the accepted retry whose worker died."""
+    row = {"outcome": Outcome.ABANDONED, "code": "LEASE_LOST", "accepted_at": AS_OF - 60 * SECOND}
     return an_attempt(number, **row | columns)
 
 
@@ -254,6 +254,15 @@ def test_poison_is_given_up() -> None:
     with pytest.raises(RetryPoisoned) as given_up:
         to_run(a_queued_snapshot(*three), roomy)
     assert given_up.value.details == {"abandoned": 3}
+
+
+def test_deaths_before_the_acceptance_are_no_poison() -> None:
+    """Clicks whose process died, and an accepted retry that was given up, say nothing of a retry accepted since."""
+    roomy = RetryPolicy(max_attempts=10, max_abandoned=3)
+
+    for accepted_at in (None, AS_OF - 2 * HOUR):
+        before = tuple(abandoned(number, accepted_at=accepted_at) for number in range(2, 5))
+        assert to_run(a_queued_snapshot(*before), roomy).number == 5
 
 
 def test_an_end_between_deaths_is_no_poison() -> None:

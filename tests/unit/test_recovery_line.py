@@ -1,4 +1,4 @@
-"""Whose turn it is in a recovery: nobody twice at once, no user above their limit, nobody before their time."""
+"""Whose turn it is in a recovery: none twice at once, no user above their limit, none before its time."""
 
 from uuid import UUID
 
@@ -57,7 +57,7 @@ def test_waits_of_one_generation_are_a_minute_together() -> None:
 
 
 def test_rest_is_all_that_waits() -> None:
-    """What waits in whatever way is told, so that a run that is stopped can say what it left."""
+    """What waits in whatever way is listed, so that a run that is stopped can say what it left."""
     made = tasks(ADA, ADA, BOB, BOB)
     line = Line(made, max_of_user=1)
     line.next(0.0)

@@ -87,7 +87,7 @@ def test_name_is_of_filter_terms_and_selection() -> None:
 
 
 def test_changed_file_is_refused(tmp_path: Path) -> None:
-    """Somebody who adds a generation, or lifts a limit, in the file has another plan: it is not run under this name."""
+    """A generation that is added, or a limit that is lifted, in the file is another plan: it has another name."""
     path = tmp_path / "plan.json"
     keep(path, frozen(), counts=[], estimates={})
     for name, value in (
@@ -132,7 +132,7 @@ def test_file_whose_counts_were_changed_is_refused(tmp_path: Path, rest: dict[st
 
 
 def test_file_is_its_owners(tmp_path: Path) -> None:
-    """The file names users, and is readable by its owner alone; nothing else is left beside it."""
+    """The file names users, and is readable only by its owner; nothing else is left beside it."""
     path = tmp_path / "plan.json"
 
     keep(path, frozen(), counts=[], estimates={})

@@ -159,8 +159,8 @@ class TestEnds:
     @pytest.mark.parametrize(
         ("failure", "call_end"),
         [
-            (a_failure(), CallEnd.AWAY),
-            (a_failure(FailureCode.TIMEOUT), CallEnd.AWAY),
+            (a_failure(), CallEnd.UNAVAILABLE),
+            (a_failure(FailureCode.TIMEOUT), CallEnd.UNAVAILABLE),
             (a_failure(FailureCode.INVALID_OUTPUT), CallEnd.WELL),
             (a_failure(FailureCode.RATE_LIMITED), CallEnd.TOO_FAST),
             (a_failure(FailureCode.REJECTED, transient=False, operator_fault=True), CallEnd.REFUSING),
@@ -261,7 +261,7 @@ class TestEnds:
 
         ended = case.retry()
 
-        assert (ended.outcome, ended.call_end, ended.again_after) == ("left", CallEnd.AWAY, None)
+        assert (ended.outcome, ended.call_end, ended.again_after) == ("left", CallEnd.UNAVAILABLE, None)
         case.slots.take()
 
     def test_lost_lease_is_left_for_the_next_run(self) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -102,21 +103,16 @@ def test_unsettled_attempt_is_not(attempts: list[object]) -> None:
 
 def test_plan_attempt_says_whether_it_is_settled() -> None:
     """The row of a plan's attempt decides as its snapshot does."""
-    row = PlanAttempt(
-        generation_id=GENERATION_ID,
-        number=2,
-        outcome=Outcome.FAILED,
-        code="AI_TIMEOUT",
-        started_at=AS_OF,
-        closed_at=AS_OF,
-        next_attempt_at=None,
-        usage=None,
-    )
 
-    assert row.settled
-    assert not replace(row, outcome=Outcome.ABANDONED).settled
-    assert not replace(row, outcome=None).settled
-    assert not replace(row, was_turned_away=True).settled
+    def is_settled(**columns: Any) -> bool:
+        return PlanAttempt(generation_id=GENERATION_ID, attempt=an_attempt(**columns), usage=None).settled
+
+    assert is_settled(outcome=Outcome.FAILED)
+    assert is_settled(outcome=Outcome.SUCCEEDED)
+    assert not is_settled(outcome=Outcome.ABANDONED)
+    assert not is_settled(outcome=None)
+    assert not is_settled(transient=True, counted=False)
+    assert is_settled(transient=True, counted=False, operator_fault=True)
 
 
 def test_operators_run_waits_whether_or_not_it_helps() -> None:

@@ -32,6 +32,7 @@ class Watched(MemoryStorage):
         """Begin to count."""
         self.renewals: list[UUID] = []
         self.refusals = 0
+        self.refusal: Exception = StorageUnavailable("55P03")
         self.renewed = threading.Condition()
 
     def amend(self, change: Amend) -> Reply:
@@ -43,7 +44,7 @@ class Watched(MemoryStorage):
             self.renewed.notify_all()
             if self.refusals:
                 self.refusals -= 1
-                raise StorageUnavailable("55P03")
+                raise self.refusal
         return super().amend(change)
 
     def wait_for(self, renewals: int) -> None:
@@ -109,6 +110,14 @@ def test_renewal_that_fails_is_tried_again(scene: Scene) -> None:
     scene.storage.refusals = 2
 
     assert scene.retry().attempt == 2
+
+
+def test_defect_ends_no_other_lease(scene: Scene) -> None:
+    """An error that no storage should raise does not end the thread: leases are renewed in the turns that follow."""
+    scene.storage.refusals, scene.storage.refusal = 2, ValueError("a defect")
+
+    assert scene.retry().attempt == 2
+    assert scene.thread_has_ended()
 
 
 def test_closed_attempt_is_renewed_once_at_most(scene: Scene) -> None:

@@ -508,6 +508,7 @@ class TestStatus:
         assert (status.can_retry, status.refusal) == (True, None)
         assert status.snapshot.generation.id == case.generation_id
         assert case.storage.calls == ["load"]
+        assert case.storage.loads == [(case.user_id, case.generation_id, DEFAULT_POLICY.quota, None)]
 
     def test_status_has_the_refusal(self) -> None:
         """One that may not comes with what a retry would raise."""
@@ -522,7 +523,7 @@ class TestStatus:
 
     def test_status_raises_for_unknown_generation(self) -> None:
         """There is no status of nothing."""
-        case = Case()
+        case, unknown = Case(), uuid4()
 
-        with pytest.raises(GenerationNotFound):
-            retry_status(case.user_id, uuid4(), storage=case.storage)
+        with pytest.raises(GenerationNotFound, match=str(unknown)):
+            retry_status(case.user_id, unknown, storage=case.storage)

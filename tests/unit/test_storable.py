@@ -1,15 +1,19 @@
 """Outputs that no database can hold are failures of the provider, found before the settle."""
 
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from ai_retry.domain.errors import GenerationFailed
-from ai_retry.domain.model import Answer, FailureCode
+from ai_retry.domain.model import Answer, FailureCode, Usage
 from ai_retry.domain.policy import storable
 from ai_retry.domain.retry import retry_generation
+from ai_retry.storage.change_rows import settle_document
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
+from tests.support.builders import a_settle, an_answer
 from tests.support.memory_world import MemoryWorld
 from tests.support.steps import new_generation
 
@@ -32,6 +36,24 @@ def test_unstorable_output_is_noticed(output: Any) -> None:
 def test_storable_output_passes(output: Any) -> None:
     """Every other JSON value is storable, also one that spells an escape out."""
     assert storable(output)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [*(Usage(cost=Decimal(cost)) for cost in ("1e400", "-1e400", "NaN", "sNaN")), Usage(prompt_tokens=10**5_000)],
+    ids=["huge", "negative", "nan", "signalling-nan", "tokens"],
+)
+def test_usage_that_no_number_holds_is_left_out(usage: Usage) -> None:
+    """A paid answer is not lost for what its provider says that it cost: the settle is written without the number."""
+    change = a_settle()
+    assert change.call is not None
+
+    document = settle_document(
+        replace(change, end=replace(change.end, answer=an_answer(usage=usage)), call=replace(change.call, usage=usage))
+    )
+
+    expected = replace(change, end=replace(change.end, answer=an_answer(usage=Usage())))
+    assert document == settle_document(replace(expected, call=replace(change.call, usage=Usage())))
 
 
 def test_unstorable_answer_fails_the_attempt() -> None:

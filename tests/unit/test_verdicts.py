@@ -97,7 +97,7 @@ class TestAfterAFailure:
         assert str(error).endswith("but waiting does not cure what failed.") is not helps
 
     def test_status_foresees_only_what_helps(self, world: MemoryWorld, failure: Failure, *, helps: bool) -> None:
-        """``possibleAt`` is null where waiting alone cures nothing."""
+        """``possibleAt`` is null where waiting cures nothing."""
         ids = new_generation(world)
         refused(world, ids, failure)
 

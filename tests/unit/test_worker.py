@@ -379,7 +379,7 @@ class TestTidying:
 
 
 class TestStopping:
-    """A worker that is told to stop."""
+    """A worker that is to stop."""
 
     def test_messages_that_were_not_begun_are_put_back(self, case: Case) -> None:
         """They are another worker's at once."""

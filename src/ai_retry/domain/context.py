@@ -1,6 +1,6 @@
 """How a stored generation is read back as a question: the default of the ``context_from`` seam.
 
-``prompt_data`` comes from the app and, where a policy lets end users write it, from anybody: it is read strictly, and
+``prompt_data`` comes from the app and, where a policy lets end users write it, from anyone: it is read strictly, and
 only sampling parameters get through to the provider.
 """
 
@@ -53,7 +53,7 @@ def stored_context(generation: Generation) -> Context:
     """Read ``{"messages": […], "parameters": {…}, "response_schema": {…}}`` out of ``prompt_data``.
 
     The model is ``generations.model``, else ``prompt_data.model``, else the provider adapter's default. Other keys of
-    ``prompt_data`` are the app's business and are left alone.
+    ``prompt_data`` are the app's business and are left as they are.
 
     Raises:
         ContextMissing: names the field that is absent or malformed, never its content.
@@ -78,13 +78,13 @@ def _messages(value: Any) -> Sequence[Mapping[str, Any]]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ContextMissing(f"prompt_data.messages[{index}] must be an object with a role")
         if not isinstance(message.get("content"), str | list):
-            raise ContextMissing(f"prompt_data.messages[{index}].content must be a text or a list of parts")
+            raise ContextMissing(f"prompt_data.messages[{index}].content must be a string or a list of parts")
     return tuple(value)
 
 
 def _model(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ContextMissing("prompt_data.model must be a text")
+        raise ContextMissing("prompt_data.model must be a string")
     return value or None
 
 

@@ -275,7 +275,7 @@ class NotConfigured(AiRetryError):
 
 
 class RetryEnded(AiRetryError):
-    """Why an accepted retry goes on no longer. Told to the app's error log; no request is answered with it."""
+    """Why an accepted retry goes on no longer. For the app's error log; no request is answered with it."""
 
 
 class RetryExpired(RetryEnded):
@@ -317,5 +317,5 @@ class StorageOutcomeUnknown(StorageFailure):
 
 
 def whole_seconds(wait: timedelta) -> int:
-    """Tell a wait as clients and people read it: rounded up, and at least 1 (RFC 9110, section 10.2.3)."""
+    """Return a wait as clients and people read it: rounded up, and at least 1 (RFC 9110, section 10.2.3)."""
     return max(1, math.ceil(wait / timedelta(seconds=1)))

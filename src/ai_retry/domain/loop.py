@@ -157,7 +157,7 @@ class RunningAttempt:
             if answer_from is not None:
                 raise
             cause = error.reason if isinstance(error, StorageFailure) else error.code
-            yield _keep(decide(Found.READY), answer, cause)
+            yield self._ending.kept(answer, duration, cause)
             rejected = SessionRejected(cause, retry_after=REJECTED_WAIT)
             return Ended(error=rejected, goes_on=self._ending.is_accepted)
         try:
@@ -209,19 +209,6 @@ def _error_of(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> 
     except AiRetryError as error:
         return error
     return AlreadySucceeded(generation_id)
-
-
-def _keep(change: Settle, answer: Answer, cause: str) -> Keep:
-    assert change.call is not None  # noqa: S101 (this attempt paid for the answer)
-    return Keep(
-        user_id=change.user_id,
-        generation_id=change.generation_id,
-        token=change.token,
-        answer=answer,
-        cause=cause,
-        wait=REJECTED_WAIT,
-        call=change.call,
-    )
 
 
 def _unstorable(answer: Answer) -> Failure:

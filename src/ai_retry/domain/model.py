@@ -259,6 +259,7 @@ class Snapshot:
     hidden: bool = False  # the app hides it from its user
     mine: int | None = None  # number of the attempt that has the token which ``load`` was given
     open_token: UUID | None = field(default=None, repr=False)  # of the open attempt
+    open_is_foreign: bool = False  # the open attempt is of a user who had the generation before
     routes: Sequence[Route] = ()  # unavailable, or coming back
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ai_retry.domain.decide.begin import Asked, retry_now
+from ai_retry.domain.decide.begin import may_run
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Attempt, Snapshot
@@ -41,10 +41,8 @@ class Outlook:
 
 def outlook(snapshot: Snapshot, reader: Reader, policy: RetryPolicy) -> Outlook:
     """Ask the rules of a click that has the same snapshot."""
-    generation = snapshot.generation
-    asked = Asked(user_id=generation.user_id, generation_id=generation.id, token=generation.id)  # no attempt has it
     try:
-        retry_now(snapshot, asked, reader, policy)
+        may_run(snapshot, reader, policy)
     except AiRetryError as refusal:
         return Outlook(snapshot=snapshot, refusal=refusal)
     return Outlook(snapshot=snapshot, refusal=None)

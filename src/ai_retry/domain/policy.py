@@ -374,8 +374,10 @@ def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
     queued = queued_attempt(snapshot)
     if queued is not None and queued.expires_at is not None and queued.expires_at <= snapshot.as_of:
         raise RetryExpired
+    accepted_at = queued.accepted_at if queued is not None else None
     last = _begun(snapshot)[-policy.max_abandoned :]
-    if len(last) == policy.max_abandoned and all(each.outcome is Outcome.ABANDONED for each in last):
+    deaths = [each for each in last if each.outcome is Outcome.ABANDONED and each.accepted_at == accepted_at]
+    if len(deaths) == policy.max_abandoned:
         raise RetryPoisoned(policy.max_abandoned)
 
 

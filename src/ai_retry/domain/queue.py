@@ -13,7 +13,6 @@ from ai_retry.domain.change import Taken
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.drive import Renewing, Watch, drive
-from ai_retry.domain.loop import Setting
 from ai_retry.domain.model import Context, RetryResult, Waiver
 from ai_retry.domain.names import as_uuid
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
@@ -55,7 +54,7 @@ def enqueue_generation(
     asked = asked_for(
         user_id, generation_id, idempotency_key=idempotency_key, waive=waive, charge=charge, operator=operator
     )
-    loop = accepting(asked, _without_calls(policy, context_from))
+    loop = accepting(asked, Reader(context_from=context_from), policy)
     return drive(loop, storage=storage, ai=None, rule=policy.quota)
 
 
@@ -70,7 +69,7 @@ def cancel_retry(
         ValueError: an id is not a UUID.
     """
     user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
-    loop = cancelling(user_id, generation_id, _without_calls(policy, stored_context))
+    loop = cancelling(user_id, generation_id, policy)
     drive(loop, storage=storage, ai=None, rule=policy.quota)
 
 
@@ -98,9 +97,3 @@ def run_taken(
     """
     loop = working(taken, uuid4(), setting_of(policy, context_from, route_of, clock, jitter))
     return drive(loop, storage=storage, ai=ai, rule=policy.quota, renewing=renewing, watches=watches)
-
-
-def _without_calls(policy: RetryPolicy, context_from: ContextFrom) -> Setting:
-    """Settings of loops that call no provider, so that they measure nothing and draw no wait."""
-    reader = Reader(context_from=context_from)
-    return Setting(policy=policy, reader=reader, monotonic=lambda: 0.0, fraction=lambda: 0.0)

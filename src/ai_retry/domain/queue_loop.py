@@ -7,6 +7,7 @@ from ai_retry.domain import policy as rules
 from ai_retry.domain.change import CloseOver, Postpone, Reply, Settle, Taken
 from ai_retry.domain.decide import begin, queue
 from ai_retry.domain.decide.begin import Asked, owned, replay, visible
+from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import verdict
 from ai_retry.domain.errors import (
     AlreadySucceeded,
@@ -21,11 +22,12 @@ from ai_retry.domain.errors import (
 )
 from ai_retry.domain.loop import TRIES, Ended, Load, Loop, RunningAttempt, Setting, has_begun, has_ended
 from ai_retry.domain.model import RetryResult, Snapshot
+from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.domain.reader import ContextUnusable
 
 
-def accepting(asked: Asked, setting: Setting) -> Loop[QueuedRetry | RetryResult]:
+def accepting(asked: Asked, reader: Reader, policy: RetryPolicy) -> Loop[QueuedRetry | RetryResult]:
     """Accept a retry for later, or describe the one that is open already; raises what ``enqueue_generation`` does."""
     snapshot = yield Load(user_id=asked.user_id, generation_id=asked.generation_id, token=asked.token)
     for _ in range(TRIES):
@@ -36,14 +38,14 @@ def accepting(asked: Asked, setting: Setting) -> Loop[QueuedRetry | RetryResult]
             return accepted
         if has_ended(current):
             return verdict(current, asked.user_id, asked.generation_id)
-        reply: Reply = yield begin.accept(current, asked, setting.reader, setting.policy)
+        reply: Reply = yield begin.accept(current, asked, reader, policy)
         snapshot = reply.snapshot
         if reply.applied and snapshot is not None and (accepted := queue.accepted(snapshot)) is not None:
             return accepted
     raise RetryInProgress(wait=rules.SHORTEST_CALL)
 
 
-def cancelling(user_id: UUID, generation_id: UUID, setting: Setting) -> Loop[None]:
+def cancelling(user_id: UUID, generation_id: UUID, policy: RetryPolicy) -> Loop[None]:
     """Take a queued retry back; does nothing when none is queued.
 
     Raises:
@@ -51,7 +53,7 @@ def cancelling(user_id: UUID, generation_id: UUID, setting: Setting) -> Loop[Non
     """
     for _ in range(TRIES):
         snapshot = visible((yield Load(user_id=user_id, generation_id=generation_id)), user_id)
-        change = queue.cancel(snapshot, setting.policy) if snapshot is not None else None
+        change = queue.cancel(snapshot, policy) if snapshot is not None else None
         if change is None:
             return
         reply: Reply = yield change

@@ -33,7 +33,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """What a failed call said of its route: leave it alone for a while."""
+    """What a failed call said of its route: it is not asked for a while."""
 
     wait: timedelta
     failures: int  # in a row, this one included

@@ -97,16 +97,16 @@ def place_of(error: BaseException) -> str | None:
 def _fault(context: object, *, foreign: bool) -> str | None:
     """Say what is wrong with what a reader returned; ``stored_context`` has read all of it out of JSON."""
     if not isinstance(context, Context):
-        return f"returned {type(context).__qualname__}, which is no ai_retry.Context"
+        return f"returned {type(context).__qualname__}, which is not an ai_retry.Context"
     messages: object = context.messages
     if isinstance(messages, str) or not isinstance(messages, Sequence) or not messages:
         return "returned a Context without a list of messages"
     model: object = context.model
     if model is not None and not isinstance(model, str):
-        return "returned a Context whose model is no text"
+        return "returned a Context whose model is not a string"
     parts: list[object] = [*messages, context.parameters, context.response_schema or {}, context.extra_body]
     if not all(isinstance(each, Mapping) for each in parts):
-        return "returned a Context in which a message, the parameters or the schema is no mapping"
+        return "returned a Context in which a message, the parameters or the schema is not a mapping"
     return "returned a Context that can't be written as JSON" if foreign and not _is_json(parts) else None
 
 

@@ -1,6 +1,6 @@
 """Manual recovery: what is looked for, what may be done about what was found, and what a plan has done already.
 
-The rules of a single retry stay in ``policy``: here they are asked about many generations before anybody is called.
+The rules of a single retry stay in ``policy``: here they are asked about many generations before any call.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Decision(StrEnum):
 
     NOW = "now"  # a retry would be admitted
     LATER = "later"  # a rule refuses it, and will not for ever
-    NEVER = "never"  # nobody but an operator can change that
+    NEVER = "never"  # only an operator can change that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +57,13 @@ class LastError:
 
     code: str
     at: datetime | None
-    reason: str | None = None  # one cleaned line; the app's own messages are left out, since a prompt may stand there
+    reason: str | None = None  # one cleaned line; the app's own messages are left out, since they may hold a prompt
     ours: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundRow:
-    """A generation as a search tells it: all that ``admit`` needs, and its last error."""
+    """A generation as a search finds it: all that ``admit`` needs, and its last error."""
 
     failed_at: datetime
     snapshot: Snapshot
@@ -92,19 +92,13 @@ class PlanAttempt:
     """The last attempt that a plan made at a generation."""
 
     generation_id: UUID
-    number: int
-    outcome: Outcome | None  # None: open
-    code: str | None
-    started_at: datetime
-    closed_at: datetime | None
-    next_attempt_at: datetime | None
+    attempt: Attempt
     usage: Usage | None
-    was_turned_away: bool = False  # see ``Attempt``
 
     @property
     def settled(self) -> bool:
         """Whether the plan is done with the generation: see ``settled_attempt``."""
-        return self.outcome in _SETTLED and not self.was_turned_away
+        return _is_settled(self.attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +120,8 @@ class RecoveryStorage(Protocol):
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
         """Read a page of at most ``page`` failed generations, newest first; it may be short, since no read is long.
 
-        Pages follow each other by ``before``: no generation is told twice, and none that stays as it is is left out.
-        With a page of 0 it tells its time alone.
+        Pages follow each other by ``before``: no generation comes twice, and one that stays as it is is not left out.
+        With a page of 0 it returns only its time.
         """
         ...
 
@@ -140,7 +134,7 @@ class RecoveryStorage(Protocol):
         ...
 
     def estimate(self) -> Mapping[str | None, CallEstimate]:
-        """Tell what calls took in the past, for each model that generations name (None: the default)."""
+        """Return what calls took in the past, for each model that generations name (None: the default)."""
         ...
 
     def record_recovery(
@@ -216,4 +210,8 @@ def settled_attempt(snapshot: Snapshot, key: str) -> Attempt | None:
     """
     attempts = [each for each in snapshot.attempts if each.idempotency_key == key]
     last = attempts[-1] if attempts else None
-    return last if last is not None and last.outcome in _SETTLED and not last.was_turned_away else None
+    return last if last is not None and _is_settled(last) else None
+
+
+def _is_settled(attempt: Attempt) -> bool:
+    return attempt.outcome in _SETTLED and not attempt.was_turned_away

@@ -20,7 +20,7 @@ class Progress:
         """Show how many ended, and how."""
         if self._bar is None:
             return
-        state = "provider away" if pace.away else f"{pace.at_once} at once"
+        state = "provider unavailable" if pace.unavailable else f"{pace.at_once} at once"
         counts = " ".join(f"{name} {count}" for name, count in sorted(outcomes.copy().items()))
         self._bar.set_postfix_str(f"{counts}, {state}" if counts else state, refresh=False)
         self._bar.update(self._done + outcomes.total() - self._bar.n)

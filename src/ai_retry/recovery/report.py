@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from ai_retry.domain.model import Outcome, Usage
+from ai_retry.domain.model import Usage
 from ai_retry.domain.recovery import PlanAttempt
 from ai_retry.recovery.parts import Parts, notebook_library
 from ai_retry.recovery.pictures import outcomes
@@ -132,10 +132,11 @@ def report_of(
     )
 
 
-def _line(user_id: UUID, generation_id: UUID, attempt: PlanAttempt | None, left: Left | None) -> ReportLine:
-    usage = (attempt.usage if attempt else None) or _NO_USAGE
-    outcome = str(attempt.outcome) if attempt and attempt.settled else "left"
-    code, retry_at = _why(attempt, left)
+def _line(user_id: UUID, generation_id: UUID, last: PlanAttempt | None, left: Left | None) -> ReportLine:
+    usage = (last.usage if last else None) or _NO_USAGE
+    attempt = last.attempt if last else None
+    outcome = str(last.attempt.outcome) if last and last.settled else "left"
+    code, retry_at = _why(last, left)
     return ReportLine(
         generation_id=generation_id,
         user_id=user_id,
@@ -149,12 +150,10 @@ def _line(user_id: UUID, generation_id: UUID, attempt: PlanAttempt | None, left:
     )
 
 
-def _why(attempt: PlanAttempt | None, left: Left | None) -> tuple[str | None, datetime | None]:
-    """Tell why there is no session: the attempt's own failure, else the run's reason, else what the rows show."""
-    if attempt is not None and attempt.outcome is Outcome.SUCCEEDED:
-        return None, None
-    if attempt is not None and attempt.settled:
-        return attempt.code, attempt.next_attempt_at
+def _why(last: PlanAttempt | None, left: Left | None) -> tuple[str | None, datetime | None]:
+    """Say why there is no session: the attempt's own failure, else the run's reason, else what the rows show."""
+    if last is not None and last.settled:
+        return last.attempt.code, last.attempt.next_attempt_at  # of a success: neither
     if left is not None:
         return left.code, left.retry_at
-    return ("NOT_FINISHED", attempt.next_attempt_at) if attempt is not None else ("NOT_TRIED", None)
+    return ("NOT_FINISHED", last.attempt.next_attempt_at) if last is not None else ("NOT_TRIED", None)

@@ -32,8 +32,8 @@ from ai_retry.slots import CallSlot
 
 _CALL_ENDS: Final[Mapping[FailureCode, CallEnd]] = {
     FailureCode.RATE_LIMITED: CallEnd.TOO_FAST,
-    FailureCode.UNAVAILABLE: CallEnd.AWAY,
-    FailureCode.TIMEOUT: CallEnd.AWAY,
+    FailureCode.UNAVAILABLE: CallEnd.UNAVAILABLE,
+    FailureCode.TIMEOUT: CallEnd.UNAVAILABLE,
     FailureCode.LEASE_LOST: CallEnd.NOTHING,
 }
 
@@ -108,13 +108,13 @@ class Retrier:
         """What rejected the sessions of the last three users, in a row; None: nothing did."""
         return self._rejections.cause
 
-    def retry(self, task: Task, started_in: int, tell: Callable[[Ended], None]) -> None:
-        """Retry, and tell the end: exactly one, whatever happens."""
+    def retry(self, task: Task, started_in: int, report: Callable[[Ended], None]) -> None:
+        """Retry, and report the end: exactly one, whatever happens."""
         try:
             ended = self._retry(task, started_in)
         except BaseException as error:  # noqa: BLE001 - the run raises it
             ended = Ended(task=task, started_in=started_in, outcome="left", left=Left("INTERNAL"), crash=error)
-        tell(ended)
+        report(ended)
 
     def _retry(self, task: Task, started_in: int) -> Ended:
         look = _Look(self._key)
@@ -162,10 +162,10 @@ def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
     left = Left(error.code, look.as_of + wait if look.as_of and wait is not None else None)
     if isinstance(error, NotConfigured):
         return replace(end, left=left, call_end=CallEnd.REFUSING)
-    call_end = CallEnd.AWAY if isinstance(error, StorageFailure) else CallEnd.NOTHING
+    call_end = CallEnd.UNAVAILABLE if isinstance(error, StorageFailure) else CallEnd.NOTHING
     # After a begin it is not known yet what became of the attempt: the next run of the plan goes on with it.
     if isinstance(error, RetryRefused):
-        wait = error.wait  # an operator means to retry it, whether or not waiting alone would help
+        wait = error.wait  # an operator means to retry it, whether or not waiting is enough
     passes = wait is not None and not look.begun and not isinstance(error, LeaseLost)
     again = wait.total_seconds() if wait is not None and passes else None
     met_outage = isinstance(error, RouteUnavailable)

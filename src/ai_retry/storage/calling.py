@@ -56,6 +56,8 @@ class Calls:
         failure: AiRetryError
         try:
             reply = self._transport(function, arguments)
+        except UnicodeDecodeError:
+            failure = reply_lost("a reply that is not ai-retry's")
         except (ValueError, RecursionError):
             failure = NotConfigured(_TOO_MUCH)
         else:

@@ -105,9 +105,10 @@ def take_document(limit: int, visibility: timedelta, rule: QuotaRule) -> str:
 
 
 def read_taken(row: Json) -> Taken:
-    """Read a message, and what it is about."""
+    """Read a message, and what it is about: a document of its own, since one that can't be read must hide no other."""
     message = Message(id=row["message_id"], user_id=UUID(row["user_id"]), generation_id=UUID(row["generation_id"]))
-    return Taken(message=message, snapshot=read_loaded(row["snapshot"]))
+    snapshot = row["snapshot"]
+    return Taken(message=message, snapshot=read_loaded(None if snapshot is None else json.loads(snapshot)))
 
 
 def _put_back(change: PutBack) -> Json:
@@ -155,12 +156,13 @@ def read_nothing(reply: Any) -> None:
 
 def read_change_snapshot(reply: Any) -> Snapshot:
     """Read what ``ai_retry.snapshot`` returned."""
-    row = shaped(reply, "hidden", "mine", "open_token", "routes")
+    row = shaped(reply, "hidden", "mine", "open_token", "open_is_foreign", "routes")
     return replace(
         read_snapshot(row),
         hidden=row["hidden"],
         mine=row["mine"],
         open_token=UUID(row["open_token"]) if row["open_token"] else None,
+        open_is_foreign=row["open_is_foreign"],
         routes=tuple(_route(each) for each in row["routes"]),
     )
 

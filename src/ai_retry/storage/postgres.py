@@ -5,6 +5,7 @@ no LISTEN. What the functions mean stands in ``functions``, how one is called in
 """
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
@@ -13,6 +14,7 @@ from ai_retry.domain.errors import AiRetryError, StorageOutcomeUnknown, StorageU
 from ai_retry.secrecy import guard_logs
 from ai_retry.storage._connection_string import passwords_of
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
+from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
@@ -48,7 +50,8 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
     ) -> None:
         super().__init__(self._call_function, spool=spool, read_for=read_for, settle_for=settle_for)
         guard_logs(*passwords_of(conninfo))
-        self._pool = ConnectionPool(
+        self._new_pool = partial(
+            ConnectionPool,
             conninfo,
             connection_class=FunctionConnection,
             kwargs={"autocommit": True, "prepare_threshold": None, "client_encoding": "utf8", **_LINK},
@@ -56,19 +59,32 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
             max_size=max_connections,
             timeout=pool_timeout,
             name="ai_retry",
-            open=True,
         )
+        self._pool = self._new_pool(open=True)
+        self._inherited: list[object] = []  # pools of the processes that this one was forked from
+        self._is_new = False  # the pool is to be opened by the first call
+        leave_connections_in_forks(self)
 
     def __repr__(self) -> str:
         """Tell the pool's size, not where it connects."""
         return f"PostgresStorage(max_connections={self._pool.max_size})"
 
+    def leave_connections(self) -> None:
+        """See ``forks``. A process that never asks starts no thread."""
+        if not self._pool.closed or self._is_new:
+            self._inherited.append(self._pool)
+            self._pool, self._is_new = self._new_pool(open=False), True
+
     def close(self) -> None:
         """Close the pool's connections."""
+        self._is_new = False
         self._pool.close()
 
     def _call_function(self, function: str, arguments: Json) -> Any:
         failure: AiRetryError
+        if self._is_new:
+            self._pool.open()
+            self._is_new = False
         try:
             with self._pool.connection() as connection:
                 return connection.call(function, arguments)

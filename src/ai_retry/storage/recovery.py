@@ -10,11 +10,11 @@ from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
-from ai_retry.domain.model import Outcome, QuotaRule
+from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
 from ai_retry.storage.calling import Calls
 from ai_retry.storage.change_rows import document, read_change_snapshot
-from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_usage, rule_row, shaped
+from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_attempt, read_usage, rule_row, shaped
 
 _PRUNED_AT_ONCE = 500  # attempts that are looked at; their users wait no longer than it takes to remove them
 _FIRST_ID = UUID(int=0)
@@ -141,14 +141,8 @@ def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:
 def _plan_attempt(row: Json) -> PlanAttempt:
     return PlanAttempt(
         generation_id=UUID(row["generation_id"]),
-        number=row["number"],
-        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
-        code=row["code"],
-        started_at=instant(row["started_at"]),
-        closed_at=maybe_instant(row["closed_at"]),
-        next_attempt_at=maybe_instant(row["next_attempt_at"]),
+        attempt=read_attempt(row),
         usage=read_usage(row["usage"]) if row["usage"] else None,
-        was_turned_away=row["was_turned_away"],
     )
 
 

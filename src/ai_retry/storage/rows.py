@@ -6,7 +6,7 @@ A pure mapping: no rule, no call. A row that can't be understood is ``NotConfigu
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 from ai_retry.domain.errors import NotConfigured
@@ -28,6 +28,8 @@ from ai_retry.domain.queue_model import QueueState, RouteState
 
 Json: TypeAlias = Mapping[str, Any]
 _T = TypeVar("_T")
+_Number = TypeVar("_Number", int, float)
+_LARGEST: Final = 2**63
 
 
 class NotOurs(Exception):
@@ -78,11 +80,16 @@ def answer_row(answer: Answer) -> Json:
 def usage_row(usage: Usage) -> Json:
     """Usage as the attempt row keeps it."""
     return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "cost": float(usage.cost) if usage.cost is not None and usage.cost.is_finite() else None,
+        "prompt_tokens": _number(usage.prompt_tokens),
+        "completion_tokens": _number(usage.completion_tokens),
+        "total_tokens": _number(usage.total_tokens),
+        "cost": _number(float(usage.cost)) if usage.cost is not None and usage.cost.is_finite() else None,
     }
+
+
+def _number(number: _Number | None) -> _Number | None:
+    """Leave out what can't be written as a number: an answer is not lost for what its provider says that it cost."""
+    return number if number is not None and -_LARGEST < number < _LARGEST else None
 
 
 def storable(text: str | None) -> str | None:
@@ -98,8 +105,10 @@ def understood(read: Callable[[Any], _T], row: Any) -> _T:
     """
     try:
         return read(row)
-    except (ValueError, OverflowError, TypeError):
-        problem = "a row of generations, or of ours, holds a value out of range (an instant, a duration, a number)"
+    except (ValueError, OverflowError, TypeError, RecursionError):
+        problem = (
+            "a row of generations, or of ours, holds a value out of range (an instant, a duration, a number, a depth)"
+        )
     raise NotConfigured(problem)
 
 
@@ -116,7 +125,7 @@ def read_snapshot(reply: Any) -> Snapshot:
         as_of=instant(row["as_of"]),
         version=row["version"],
         generation=read_generation(row["generation"]),
-        attempts=_attempts(row["attempts"]),
+        attempts=tuple(map(read_attempt, row["attempts"])),
         live=row["live"],
         live_until=maybe_instant(row["live_until"]),
         quota=read_quota(row["quota"]),
@@ -149,28 +158,26 @@ def _status(word: str | None) -> GenerationStatus:
         raise NotConfigured(f"generations.status holds a word that is not one of {known}") from None
 
 
-def _attempts(rows: Sequence[Json]) -> Sequence[Attempt]:
-    return tuple(
-        Attempt(
-            number=row["number"],
-            started_at=instant(row["started_at"]),
-            lease_expires_at=maybe_instant(row["lease_expires_at"]),
-            outcome=Outcome(row["outcome"]) if row["outcome"] else None,
-            closed_at=maybe_instant(row["closed_at"]),
-            code=row["code"],
-            counted=row["counted"],
-            next_attempt_at=maybe_instant(row["next_attempt_at"]),
-            idempotency_key=row["idempotency_key"],
-            refused_constraint=row["refused_constraint"],
-            provider_outcome=ProviderOutcome(row["provider_outcome"]),
-            accepted_at=maybe_instant(row["accepted_at"]),
-            expires_at=maybe_instant(row["expires_at"]),
-            transient=row["transient"],
-            operator_fault=row["operator_fault"],
-            context_reader=row["context_reader"],
-            answer_from=row["answer_from"],
-        )
-        for row in rows
+def read_attempt(row: Json) -> Attempt:
+    """Read an attempt, open or closed, as the view ``ai_retry.attempts`` has it."""
+    return Attempt(
+        number=row["number"],
+        started_at=instant(row["started_at"]),
+        lease_expires_at=maybe_instant(row["lease_expires_at"]),
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        closed_at=maybe_instant(row["closed_at"]),
+        code=row["code"],
+        counted=row["counted"],
+        next_attempt_at=maybe_instant(row["next_attempt_at"]),
+        idempotency_key=row["idempotency_key"],
+        refused_constraint=row["refused_constraint"],
+        provider_outcome=ProviderOutcome(row["provider_outcome"]),
+        accepted_at=maybe_instant(row["accepted_at"]),
+        expires_at=maybe_instant(row["expires_at"]),
+        transient=row["transient"],
+        operator_fault=row["operator_fault"],
+        context_reader=row["context_reader"],
+        answer_from=row["answer_from"],
     )
 
 

@@ -12,8 +12,9 @@ import httpx
 from supabase import create_client
 from supabase.client import ClientOptions
 
-from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.errors import AiRetryError, StorageUnavailable
 from ai_retry.secrecy import guard_logs
+from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
@@ -56,19 +57,32 @@ class SupabaseStorage(RecoveryFunctions, FunctionStorage):
         super().__init__(self._call_function, spool=spool, read_for=read_for, settle_for=settle_for)
         self._url = url
         self._has_answered = False
-        self._http = httpx.Client(
-            timeout=timeout,
-            event_hooks={"response": [_raise_for_error]},
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
-        )
-        options = ClientOptions(httpx_client=self._http, auto_refresh_token=False, persist_session=False)
-        # Built once here, since supabase-py builds it on first use and not under a lock.
-        self._data_api = create_client(url, secret_key, options).postgrest
+        self._inherited: list[object] = []  # clients of the processes that this one was forked from
+
+        def connect() -> tuple[httpx.Client, Any]:
+            http = httpx.Client(
+                timeout=timeout,
+                event_hooks={"response": [_raise_for_error]},
+                limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
+            )
+            options = ClientOptions(httpx_client=http, auto_refresh_token=False, persist_session=False)
+            # Built once here, since supabase-py builds it on first use and not under a lock.
+            return http, create_client(url, secret_key, options).postgrest
+
+        self._connect = connect
+        self._http, self._data_api = connect()
+        leave_connections_in_forks(self)
         guard_logs(secret_key)  # last, since httpx imports its driver, and its loggers, with its first client
 
     def __repr__(self) -> str:
         """Name the project, not the key."""
         return f"SupabaseStorage(url={self._url!r})"
+
+    def leave_connections(self) -> None:
+        """See ``forks``."""
+        if not self._http.is_closed:
+            self._inherited.append((self._http, self._data_api))
+            self._http, self._data_api = self._connect()
 
     def close(self) -> None:
         """Close the connections."""
@@ -84,6 +98,10 @@ class SupabaseStorage(RecoveryFunctions, FunctionStorage):
             failure = unreachable("Data API unreachable")
         except httpx.HTTPError:
             failure = reply_lost("Data API's reply lost")
+        except RuntimeError:
+            if not self._http.is_closed:
+                raise
+            failure = StorageUnavailable("closed")
         else:
             self._has_answered = True
             return reply

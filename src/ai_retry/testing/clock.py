@@ -1,4 +1,4 @@
-"""A clock that moves only when it is told to, so that tests of waits take no time.
+"""A clock that moves only when a test moves it, so that tests of waits take no time.
 
 No rule of the product may live here.
 """
@@ -30,7 +30,7 @@ class ManualClock:
             return self._start + self._elapsed
 
     def monotonic(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock was created."""
         with self._lock:
             return self._elapsed.total_seconds()
 

@@ -53,6 +53,8 @@ begin
       'session', case when t.session_id <> coalesce(p_generation ->> 'session_id', '')  -- the app has changed it since
         then ai_retry.app_session(t.session_id, v_user_id) else p_generation -> 'session' end,
       'attempts', t.attempts, 'mine', t.mine, 'open_token', t.open_token,
+      'open_is_foreign', exists (
+        select from public.ai_retry_open o where o.generation_id = v_id and o.user_id <> v_user_id),
       'stored_answer', (
         select s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
         from (
@@ -101,7 +103,7 @@ as $$
 begin
   return (
     select ai_retry.seen(p_generation, p_rule, p_at)
-      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "stored_answer": null}'
+      || '{"version": "", "live": 0, "live_until": null, "routes": [], "open_token": null, "open_is_foreign": false, "stored_answer": null}'
       || pg_catalog.jsonb_build_object(
         'session', p_generation -> 'session', 'mine', u.number, 'attempts', pg_catalog.jsonb_build_array(u.attempt))
     from ai_retry.attempts u where u.generation_id = (p_generation ->> 'id')::uuid and u.token = p_token

@@ -14,6 +14,8 @@ begin
   end if;
   if to_regclass('pgmq.q_ai_retry') is null then
     perform pgmq.create('ai_retry');
+    -- Ids of messages begin anew: one that a dropped queue gave must not be taken for another attempt's.
+    update public.ai_retry_open set message_id = null where message_id is not null;
   end if;
   alter table pgmq.q_ai_retry enable row level security;
   revoke all on table pgmq.q_ai_retry, pgmq.a_ai_retry from public, anon, authenticated;

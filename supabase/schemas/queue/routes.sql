@@ -64,13 +64,15 @@ begin
   else
     update public.ai_retry_outages o set slots = least(o.slots * 2, 64), failures = 0, doubts = 0 where o.route = p_route;
   end if;
-  select least(v_slots * 2, 64) - count(*) into v_free from public.ai_retry_open o
+  -- Where any number may run, nobody waits any longer; so many at once are no burden.
+  select case when v_slots >= 64 then 1000 else v_slots * 2 end - count(*) into v_free from public.ai_retry_open o
     where o.route = p_route and o.lease_expires_at > p_at;
   perform ai_retry.wake(p_route, v_free, p_at);
 end
 $$;
 comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
-  'A provider that was unavailable answered: twice as many calls may run, and as many waiting attempts are woken.';
+  'A provider that was unavailable answered: twice as many calls may run, in the end any number, and as many waiting attempts '
+  'are woken.';
 
 create function ai_retry.wake(p_route text, p_count integer, p_at timestamptz)
 returns void

@@ -21,9 +21,10 @@ begin
         v_taken := v_taken || pg_catalog.jsonb_build_object(
           'message_id', v_message.msg_id, 'user_id', v_message.message -> 'user_id',
           'generation_id', v_message.message -> 'generation_id',
+          -- As text: what Python can't hold in one of them, such as 3,000 brackets, must not hide the others.
           'snapshot', ai_retry.snapshot(
             ai_retry.app_read((v_message.message ->> 'generation_id')::uuid), v_request -> 'rule', null,
-            pg_catalog.clock_timestamp()));
+            pg_catalog.clock_timestamp())::text);
       exception when others or assert_failure then  -- one bad row stops nobody's line: its message comes again
         raise warning 'ai-retry: a generation could not be read (%): %', sqlstate, v_message.message ->> 'generation_id';
       end;

@@ -10,23 +10,19 @@ declare
   v_page constant integer := v_request ->> 'page';
 begin
   return (
-    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-      'generation_id', l.generation_id, 'number', l.number, 'outcome', l.outcome, 'code', l.code,
-      'started_at', l.started_at, 'closed_at', l.closed_at, 'next_attempt_at', l.next_attempt_at, 'usage', l.usage, 'was_turned_away', l.was_turned_away
-    ) order by l.generation_id), '[]')
+    select coalesce(pg_catalog.jsonb_agg(
+      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
+      order by l.generation_id), '[]')
     from (
       select distinct on (u.generation_id) u.*
       from (
-        (select distinct on (a.generation_id) a.generation_id, a.number, a.outcome, a.code, a.started_at, a.closed_at,
-            a.next_attempt_at, a.usage,
-            a.outcome = 'failed' and a.transient is true and not (a.counted or a.operator_fault) as was_turned_away
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
           from public.ai_retry_attempts a
           where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
           order by a.generation_id, a.number desc
           limit v_page)
         union all
-        (select o.generation_id, o.number, null, null, o.started_at, null,
-            coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at), null, false
+        (select o.generation_id, o.number, null
           from public.ai_retry_open o
           where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
           order by o.generation_id
@@ -35,6 +31,9 @@ begin
       order by u.generation_id, u.number desc
       limit v_page
     ) l
+    cross join lateral (
+      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
+    ) v
   );
 end
 $$;

@@ -13,8 +13,8 @@ _INTRODUCTION = f"""# SQL
 
 Our tables, and the functions that the library calls, begin with `ai_retry_` and are in `public`. The functions' parts,
 and the binding to your tables, are in the schema `ai_retry`, which the Data API does not expose. End users have no
-privilege on our tables, and may execute none of our functions. Functions run with the rights of their caller, and an
-empty `search_path` unless they write your tables. No trigger of ours is on a table of yours.
+privilege on our tables, and may execute none of our functions. Functions run with the rights of their caller and a
+pinned `search_path`. No trigger of ours is on a table of yours.
 
 By hand one needs `ai_retry_publish`, `ai_retry_create_queue` and `ai_retry_books`. `ai_retry_create_session` is the one
 that [may be yours](../how-to/sessions-table.md). Changes and requests are JSON documents, passed as `text`, with a

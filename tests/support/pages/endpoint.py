@@ -11,7 +11,7 @@ _INTRODUCTION = f"""# HTTP
 {notice("the OpenAPI document")} The app serves that document itself, at `/sessions/ai/openapi.json` below its prefix.
 
 Every answer is JSON, with `Cache-Control: no-store` and `X-Request-Id`. Names are in camelCase, instants in UTC. What
-to do about an error is told in [Errors](errors.md).
+to do about an error is in [Errors](errors.md).
 """
 
 

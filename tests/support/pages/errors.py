@@ -13,7 +13,7 @@ from tests.support.pages.sources import meaning, member
 
 _INTRODUCTION = f"""# Errors
 
-{notice("`ai_retry.domain.errors` and `ai_retry.problems`; the remedies stand in `tests/support/pages/errors.py`")}
+{notice("`ai_retry.domain.errors` and `ai_retry.problems`; the remedies are in `tests/support/pages/errors.py`")}
 
 Over HTTP an error is `{{"error": {{"code", "message", "details"}}, "meta": {{"requestId"}}}}`; in Python it is an
 exception with `code`, `http_status`, `retry_after`, `safe_to_repeat` and `details`. Branch on the code or the class,
@@ -26,7 +26,7 @@ operator has to act first.
 """
 
 REMEDIES: Mapping[str, str] = {
-    "INVALID_GENERATION_ID": "Send the generation's id as it stands in the database: a UUID with its hyphens.",
+    "INVALID_GENERATION_ID": "Send the generation's id as it is in the database: a UUID with its hyphens.",
     "INVALID_IDEMPOTENCY_KEY": "Send another key, such as a UUID made for each click, or no key at all.",
     "UNAUTHENTICATED": (
         "Sign in, or refresh the session, and send its access token as `Authorization: Bearer`. If fresh tokens are"
@@ -63,7 +63,7 @@ REMEDIES: Mapping[str, str] = {
         " `AI_RETRY_DEADLINE_SECONDS`, and the lease with it."
     ),
     "AI_RATE_LIMITED": "Come back after `Retry-After`. If it happens often, buy more, or let workers keep the pace.",
-    "AI_UNAVAILABLE": "Come back after `Retry-After`. `ai-retry doctor` tells whether the provider can be reached.",
+    "AI_UNAVAILABLE": "Come back after `Retry-After`. `ai-retry doctor` says whether the provider can be reached.",
     "AI_REJECTED": (
         "Look at the attempt's code and reason with `ai-retry why ID`: a wrong key, no credit, an unknown model, or a"
         " request that the provider won't serve. [How a provider's answer is judged](../provider-signals.md)."
@@ -97,7 +97,7 @@ REMEDIES: Mapping[str, str] = {
         " the spool, if there is one."
     ),
     "AUTH_UNAVAILABLE": "Repeat it. If it stays, look whether Supabase Auth can be reached from here.",
-    "INTERNAL": "Repeat it. Then look for the `requestId` in the log: what happened stands there, with its place.",
+    "INTERNAL": "Repeat it. Then look for the `requestId` in the log: what happened is there, with its place.",
     "RETRY_EXPIRED": (
         "Retry it again; if no worker ran, start some. `AI_RETRY_MAX_QUEUED_SECONDS` is how long they try."
     ),
@@ -127,7 +127,7 @@ def render() -> str:
             *(line for each in over_http for line in _entry(each)),
             "## Codes of the error log",
             "",
-            "No request is answered with these: they tell in `generation_error_logs` why an accepted retry has ended.",
+            "No request is answered with these: they say in `generation_error_logs` why an accepted retry has ended.",
             "",
             *(line for each in found if each.status is None for line in _entry(each)),
         ]

@@ -55,21 +55,35 @@ def owned(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> Snap
     return seen
 
 
-def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> tuple[Begin, Context | None]:
-    """Decide to run an attempt at once; with what to ask, None when the stored answer is used.
+def may_run(
+    snapshot: Snapshot,
+    reader: Reader,
+    policy: RetryPolicy,
+    *,
+    purpose: Purpose = Purpose.RETRY,
+    waive: frozenset[Waiver] = frozenset(),
+    charge: bool = True,
+) -> tuple[Admission, str | None]:
+    """Ask whether an attempt may run now: the rules first, then its route, which is returned with the admission.
 
     Raises:
         AiRetryError: the first rule that refuses, in the order of ``policy.admit``; the route is asked last.
     """
     admission = rules.admit(
-        snapshot,
-        policy,
-        context_from=reader.context_from,
-        waive=asked.waive,
-        charge=asked.charge,
+        snapshot, policy, purpose=purpose, context_from=reader.context_from, waive=waive, charge=charge
     )
     route = reader.route(admission.context)
     refuse_unavailable(snapshot, route)
+    return admission, route
+
+
+def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> tuple[Begin, Context | None]:
+    """Decide to run an attempt at once; with what to ask, None when the stored answer is used.
+
+    Raises:
+        AiRetryError: see ``may_run``.
+    """
+    admission, route = may_run(snapshot, reader, policy, waive=asked.waive, charge=asked.charge)
     attempt = Open(
         start=running(admission, policy, route),
         charge=asked.charge,
@@ -115,11 +129,9 @@ def run(snapshot: Snapshot, token: UUID, reader: Reader, policy: RetryPolicy) ->
     """Decide that a worker runs the queued attempt; with what to ask, None when the stored answer is used.
 
     Raises:
-        AiRetryError: the first rule that refuses, in the order of ``policy.admit``.
+        AiRetryError: see ``may_run``.
     """
-    admission = rules.admit(snapshot, policy, purpose=Purpose.RUN_QUEUED, context_from=reader.context_from)
-    route = reader.route(admission.context)
-    refuse_unavailable(snapshot, route)
+    admission, route = may_run(snapshot, reader, policy, purpose=Purpose.RUN_QUEUED)
     attempt = Run(number=admission.number, start=running(admission, policy, route))
     return _begin(snapshot, admission, token, attempt, policy, max_live=admission.max_live), admission.context
 

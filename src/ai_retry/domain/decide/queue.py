@@ -19,9 +19,9 @@ MISCONFIGURED_WAIT: Final = timedelta(seconds=60)  # until an operator may have 
 
 
 def open_attempt(snapshot: Snapshot) -> Attempt | None:
-    """Return the generation's open attempt."""
+    """Return the open attempt of the generation's user; that of a user who had it before is theirs, and ends soon."""
     last = snapshot.last_attempt
-    return last if last is not None and last.outcome is None else None
+    return last if last is not None and last.outcome is None and not snapshot.open_is_foreign else None
 
 
 def is_over(attempt: Attempt, snapshot: Snapshot) -> bool:

@@ -4,7 +4,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from ai_retry.domain import policy as rules
-from ai_retry.domain.change import Begin, CallRecord, Closing, Found, PutBack, Rejection, Running, Settle, Success
+from ai_retry.domain.change import Begin, CallRecord, Closing, Found, Keep, PutBack, Rejection, Running, Settle, Success
 from ai_retry.domain.decide.begin import owned, visible
 from ai_retry.domain.errors import (
     AlreadySucceeded,
@@ -81,6 +81,18 @@ class Ending:
         )
         success = Success(answer=answer, answer_from=answer_from, if_rejected=rejection)
         return self._settle(now, success, call, answered=answer_from is None)
+
+    def kept(self, answer: Answer, duration: timedelta | None, cause: str) -> Keep:
+        """Decide where an answer goes that could not be settled."""
+        return Keep(
+            user_id=self._user_id,
+            generation_id=self._generation_id,
+            token=self._token,
+            answer=answer,
+            cause=cause,
+            wait=REJECTED_WAIT,
+            call=_record(answer, ProviderOutcome.GENERATED, duration),
+        )
 
     def failed(self, failure: Failure, duration: timedelta | None) -> Settle | PutBack:
         """Decide what a failure leads to; ``duration`` is the call's."""

@@ -11,6 +11,7 @@ from ai_retry.domain.model import Route
 from ai_retry.domain.queue_model import Message, Outage
 
 ALL_SLOTS: Final = 64  # the answer to one of so many calls opens the route for good
+_ALL_WHO_WAIT: Final = 1000  # are woken then; so many at once are no burden
 _REMEMBERED: Final = timedelta(days=1)  # what is known of a route, after the last instant it was unavailable
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -129,12 +130,11 @@ class Routes:
         row = self._rows.get(route)
         if row is None or row.since > asked_at:
             return 0
-        slots = min(ALL_SLOTS, row.slots * 2)
         if row.slots >= ALL_SLOTS:
             del self._rows[route]
-        else:
-            self._rows[route] = replace(row, slots=slots, failures=0, doubts=0)
-        return slots
+            return _ALL_WHO_WAIT
+        self._rows[route] = replace(row, slots=row.slots * 2, failures=0, doubts=0)
+        return row.slots * 2
 
     def is_open(self, route: str, running: int, now: datetime) -> bool:
         """Whether one more call may run."""

@@ -110,7 +110,7 @@ def running(row: Row, start: Running, token: UUID, now: datetime) -> Row:
         abandoned_wait=start.abandoned_wait,
         answer_from=start.answer_from,
         route=start.route,
-        counted=called,  # an attempt that uses a stored answer calls nobody: abandoned, it has cost nothing
+        counted=called,  # an attempt that uses a stored answer calls no provider: abandoned, it has cost nothing
         call=replace(row.call, provider_outcome=ProviderOutcome.UNKNOWN if called else ProviderOutcome.NOT_GENERATED),
     )
 

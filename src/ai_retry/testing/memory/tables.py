@@ -77,6 +77,7 @@ class MemoryTables:
             hidden=generation_id in self.app.hidden,
             mine=next((row.number for row in rows if row.token == token), None),
             open_token=next((row.token for row in rows if row.outcome is None), None),
+            open_is_foreign=any(row.outcome is None and row.user_id != generation.user_id for row in rows),
             routes=self.routes.states(self._running_on, self._waiting_for),
         )
 

@@ -1,0 +1,69 @@
+"""A process that was forked after the app had asked the database shares no connection with its parent."""
+
+import os
+import subprocess
+import sys
+
+import psycopg
+import pytest
+
+from tests.support.npm import REPOSITORY
+from tests.support.stack import Stack
+
+# Runs by itself: a fork of pytest would have its threads' locks. Each side asks many times at once, and looks at what
+# it was answered; then the child ends as workers do, and the parent asks again.
+PRELOADED = """
+import os, sys, uuid
+from ai_retry.domain.model import QuotaRule
+from ai_retry.storage.postgres import PostgresStorage
+from ai_retry.storage.supabase import SupabaseStorage
+
+def is_answered(limit):
+    rule = QuotaRule(limit=limit)
+    return all(storage.load(user, generation, rule, None).quota.limit == limit for _ in range(200))
+
+env = os.environ
+if "DATABASE_URL" in env:
+    storage = PostgresStorage(env["DATABASE_URL"])
+else:
+    storage = SupabaseStorage(env["SUPABASE_URL"], env["SUPABASE_SECRET_KEY"])
+user, generation = (uuid.UUID(each) for each in sys.argv[1:])
+is_answered(1)
+child = os.fork()
+if child == 0:
+    good = is_answered(2)
+    storage.close()
+    os._exit(0 if good else 1)
+good = is_answered(3)
+_, status = os.waitpid(child, 0)
+good = good and status == 0 and is_answered(4)
+storage.close()
+sys.exit(0 if good else 1)
+"""
+
+
+@pytest.mark.parametrize("way", ["postgres", "data_api"])
+def test_fork_has_connections_of_its_own(stack: Stack, way: str) -> None:
+    """Parent and child ask at the same time, and each gets its own answers; the child's end closes nothing of both."""
+    with psycopg.connect(stack.database_url, autocommit=True) as owner:
+        user = owner.execute("insert into auth.users (id) values (gen_random_uuid()) returning id").fetchone()
+        assert user is not None
+        generation = owner.execute(
+            "insert into public.generations (user_id, status) values (%s, 'error') returning id", user
+        ).fetchone()
+        assert generation is not None
+    env = {**os.environ, **stack.env()}
+    if way == "data_api":
+        del env["DATABASE_URL"]
+
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOADED, str(user[0]), str(generation[0])],
+        env=env,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
