@@ -11,8 +11,8 @@ from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, QuotaRule
 from ai_retry.domain.names import as_uuid
-from ai_retry.domain.recovery import FAILED, FINDABLE, Filter, FoundRow, judge
-from ai_retry.recovery.generation import COLUMNS, FoundGeneration, told
+from ai_retry.domain.recovery import FAILED, FINDABLE, Decision, Filter, FoundRow, UnreadableRow, judge
+from ai_retry.recovery.generation import COLUMNS, FoundGeneration, told, unreadable
 from ai_retry.recovery.parts import Parts, notebook_library
 from ai_retry.recovery.pictures import failures_over_time
 from ai_retry.recovery.summary import Summary, summarise
@@ -37,8 +37,11 @@ class Found:
         self.filter = wanted
         self._parts = parts
 
-    def rows(self, quota_rule: QuotaRule | None = None) -> Iterator[FoundRow]:
-        """Read what was found, with all that a decision needs; the quota by this rule, or by the client's."""
+    def rows(self, quota_rule: QuotaRule | None = None) -> Iterator[FoundRow | UnreadableRow]:
+        """Read what was found, with all that a decision needs; the quota by this rule, or by the client's.
+
+        What can't be understood stands in its place, and stops nothing.
+        """
         rule, before = quota_rule or self._parts.policy.quota, None
         while True:
             page = self._parts.records.find(self.filter, before=before, page=_PAGE, quota_rule=rule)
@@ -50,19 +53,23 @@ class Found:
     def __iter__(self) -> Iterator[FoundGeneration]:
         """Tell each, and what a retry would be answered now."""
         for row in self.rows():
-            yield told(row, judge(row.snapshot, self._parts.policy, context_from=self._parts.context_from))
+            yield self._told(row, 0)
 
     def _together(self) -> Iterator[FoundGeneration]:
         """Tell each, after those before it have taken their units."""
-        taken = Counter[UUID]()
+        taken = Counter[UUID | None]()
         for row in self.rows():
-            user_id = row.snapshot.generation.user_id
-            verdict = judge(
-                row.snapshot, self._parts.policy, context_from=self._parts.context_from, set_aside=taken[user_id]
-            )
-            if verdict.refusal is None:
+            user_id = row.user_id if isinstance(row, UnreadableRow) else row.snapshot.generation.user_id
+            each = self._told(row, taken[user_id])
+            if each.decision is Decision.NOW:
                 taken[user_id] += 1
-            yield told(row, verdict)
+            yield each
+
+    def _told(self, row: FoundRow | UnreadableRow, set_aside: int) -> FoundGeneration:
+        if isinstance(row, UnreadableRow):
+            return unreadable(row)
+        verdict = judge(row.snapshot, self._parts.policy, context_from=self._parts.context_from, set_aside=set_aside)
+        return told(row, verdict)
 
     def first(self, count: int) -> list[FoundGeneration]:
         """Tell the newest ones."""
@@ -82,7 +89,8 @@ class Found:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw failures over time by code, and return the ``matplotlib`` axes."""
-        return failures_over_time(((each.failed_at, each.code or "unknown") for each in self), ax)
+        dated = ((each.failed_at, each.code or "unknown") for each in self if each.failed_at is not None)
+        return failures_over_time(dated, ax)
 
     def __repr__(self) -> str:
         shown = self.first(_SHOWN + 1)

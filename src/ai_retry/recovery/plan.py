@@ -11,7 +11,7 @@ from uuid import UUID
 from ai_retry.domain.model import Waiver
 from ai_retry.domain.names import PlanKey
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.domain.recovery import CallEstimate, Decision, Filter, FoundRow, judge
+from ai_retry.domain.recovery import CallEstimate, Decision, Filter, FoundRow, UnreadableRow, judge
 from ai_retry.recovery.found import Found
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan_file import Frozen, Terms, intact, keep, read_file
@@ -250,7 +250,10 @@ class _Choice:
     def selected(self) -> tuple[tuple[UUID, UUID], ...]:
         return tuple(self._selected)
 
-    def consider(self, row: FoundRow) -> None:
+    def consider(self, row: FoundRow | UnreadableRow) -> None:
+        if isinstance(row, UnreadableRow):
+            self.counts[row.verdict.decision, row.verdict.code] += 1
+            return
         generation = row.snapshot.generation
         verdict = judge(
             row.snapshot,

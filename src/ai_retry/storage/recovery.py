@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from ai_retry.domain.model import Outcome, QuotaRule
-from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
+from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, PlanAttempt, UnreadableRow
 from ai_retry.storage.calling import Calls
-from ai_retry.storage.change_rows import document, read_change_snapshot
+from ai_retry.storage.change_rows import document
+from ai_retry.storage.found_rows import read_found
 from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_usage, rule_row, shaped
 
 _FIRST_ID = UUID(int=0)
@@ -24,10 +25,10 @@ class RecoveryFunctions(Calls):
 
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
         """See the port."""
-        start = before or Cursor(at=wanted.until, id=_LAST_ID)
+        start = before or Cursor(at=wanted.until.isoformat(), id=_LAST_ID)
         request = document(
             since=wanted.since.isoformat() if wanted.since is not None else None,
-            before={"at": start.at.isoformat(), "id": str(start.id)},
+            before={"at": start.at, "id": str(start.id)},
             user_id=str(wanted.user_id) if wanted.user_id is not None else None,
             statuses=sorted(wanted.statuses),
             models=_words(wanted.models),
@@ -37,7 +38,7 @@ class RecoveryFunctions(Calls):
         )
         return self._find("ai_retry_find", {"p_request": request}, _page)
 
-    def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | None:
+    def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | UnreadableRow | None:
         """See the port."""
         request = document(generation_id=str(generation_id), rule=rule_row(quota_rule))
         return self._find("ai_retry_find_one", {"p_request": request}, _maybe_found)
@@ -79,29 +80,13 @@ def _page(reply: Any) -> FoundPage:
     after = row["next"]
     return FoundPage(
         as_of=instant(row["as_of"]),
-        rows=[_found(each) for each in row["rows"]],
-        next=Cursor(at=instant(after["at"]), id=UUID(after["id"])) if after else None,
+        rows=[read_found(shaped(each, "id")) for each in listed(row["rows"])],
+        next=Cursor(at=after["at"], id=UUID(after["id"])) if after else None,
     )
 
 
-def _maybe_found(reply: Any) -> FoundRow | None:
-    return None if reply is None else _found(shaped(reply, "failed_at", "snapshot", "error"))
-
-
-def _found(row: Json) -> FoundRow:
-    error = row["error"]
-    return FoundRow(
-        failed_at=instant(row["failed_at"]),
-        snapshot=read_change_snapshot(row["snapshot"]),
-        error=None
-        if error is None
-        else LastError(
-            code=error["code"],
-            at=maybe_instant(error["at"]),
-            reason=error["reason"],
-            ours=error["ours"],
-        ),
-    )
+def _maybe_found(reply: Any) -> FoundRow | UnreadableRow | None:
+    return None if reply is None else read_found(shaped(reply, "id"))
 
 
 def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:
