@@ -41,7 +41,8 @@ ODD = {
         NO_INSTANT,
     ),
     "never created": (
-        "alter table public.generations alter created_at drop not null; update public.generations set created_at = null",
+        "alter table public.generations alter created_at drop not null;"
+        " update public.generations set created_at = null",
         "created_at",
         "is null",
     ),
@@ -211,7 +212,7 @@ def test_extreme_instants_are_judged(database: psycopg.Connection, client: Clien
 
 def test_doctor_reads_the_others(database: psycopg.Connection, migrated_database: str) -> None:
     """The doctor counts such a row among those that the reader can't read, and reads the others."""
-    good, bad = failed_generations(database, 2)
+    _, bad = failed_generations(database, 2)
     database.execute("update public.generations set updated_at = 'infinity' where id = %s", [bad])
     storage = PostgresStorage(migrated_database, max_connections=1)
     settings = Settings.from_env({"DATABASE_URL": migrated_database, "AI_BASE_URL": "http://127.0.0.1:9/v1"})
