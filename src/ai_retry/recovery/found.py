@@ -1,10 +1,9 @@
 """What failed: a search that can be walked through again and again, a page at a time."""
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -16,15 +15,13 @@ from ai_retry.recovery.generation import COLUMNS, FoundGeneration, told, unreada
 from ai_retry.recovery.parts import Parts, notebook_library
 from ai_retry.recovery.pictures import failures_over_time
 from ai_retry.recovery.summary import Summary, summarise
+from ai_retry.recovery.when import When, read_instant
 from ai_retry.tables import html_table, text_table
 
-When: TypeAlias = datetime | timedelta | str
 Words: TypeAlias = str | Collection[str]
 
 _PAGE = 200  # generations that one read looks at
 _SHOWN = 20
-_AGO = re.compile(r"(\d{1,6})\s*([mhd])")
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
 class Found:
@@ -128,8 +125,8 @@ def search(
     """
     wanted = criteria(since=since, until=until, code=code, status=status, user_id=user_id, model=model)
     now = parts.records.find(wanted, before=None, page=0, quota_rule=parts.policy.quota).as_of
-    end = min(now, _instant(until, "until", now) or now)
-    begin = _instant(since, "since", now)
+    end = min(now, read_instant(until, "until", now) or now)
+    begin = read_instant(since, "since", now)
     if begin is not None and begin >= end:
         raise ValueError("since must be earlier than until, and than now")
     return Found(parts, replace(wanted, since=begin, until=end))
@@ -151,8 +148,8 @@ def criteria(
     """
     now = datetime.now(UTC)
     return Filter(
-        since=_instant(since, "since", now),
-        until=_instant(until, "until", now) or now,
+        since=read_instant(since, "since", now),
+        until=read_instant(until, "until", now) or now,
         statuses=FAILED if status is None else _statuses(status),
         codes=_words(code, "code"),
         models=_words(model, "model"),
@@ -174,32 +171,3 @@ def _statuses(value: Words) -> frozenset[GenerationStatus]:
     if not words <= FINDABLE:
         raise ValueError(f"status must be of {', '.join(sorted(FINDABLE))}")
     return frozenset(GenerationStatus(each) for each in words)
-
-
-def _instant(value: When | None, name: str, now: datetime) -> datetime | None:
-    """Read an instant: aware, an ISO 8601 text with its offset, or how long ago (a timedelta, or 90m, 24h, 7d)."""
-    if isinstance(value, str):
-        value = _read(value, name)
-    if isinstance(value, timedelta):
-        if value <= timedelta(0):
-            raise ValueError(f"{name} must be how long ago it was: a positive timedelta")
-        try:
-            return now - value
-        except OverflowError:
-            raise ValueError(f"{name} must not be before the year 1") from None
-    if value is None:
-        return None
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise ValueError(f"{name} must have an offset from UTC, such as 2026-01-31T02:00+00:00, or be 90m, 24h or 7d")
-    return value.astimezone(UTC)
-
-
-def _read(text: str, name: str) -> datetime | timedelta:
-    if ago := _AGO.fullmatch(text.strip()):
-        return int(ago[1]) * _UNITS[ago[2]]
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"{name} must be an instant such as 2026-01-31T02:00+00:00, or how long ago: 90m, 24h, 7d"
-        ) from None

@@ -4,6 +4,7 @@ All of it can be repeated, so that a lost reply means no more than that the data
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
@@ -63,9 +64,17 @@ class RecoveryFunctions(Calls):
         """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
         return self._find("ai_retry_inspect", {}, _facts)
 
-    def books(self) -> Sequence[Json]:
-        """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only."""
-        return self._find("ai_retry_books", {}, _violations)
+    def books(self, rule: QuotaRule | None = None, *, since: datetime | None = None) -> Sequence[Json]:
+        """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only.
+
+        Args:
+            rule: the limit above which no unit may be spent, and its window; None: no limit is asked about.
+            since: of closed attempts, only those that were closed since; None: all.
+        """
+        arguments: dict[str, Any] = {"p_since": since.isoformat() if since is not None else None}
+        if rule is not None:
+            arguments |= {"p_limit": rule.limit, "p_window_seconds": rule.window.total_seconds()}
+        return self._find("ai_retry_books", arguments, _violations)
 
     def _find(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
         return self._look(function, arguments, read, self._searching)
