@@ -598,6 +598,8 @@ returns table (id uuid, status text, model text, created_at timestamptz)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
+declare
+  v_found integer;
 begin
   return query
     select g.id, g.status::text, g.model::text, g.created_at
@@ -606,11 +608,22 @@ begin
       and (p_user_id is null or g.user_id = p_user_id)
     order by g.created_at desc, g.id desc
     limit p_limit;
+  get diagnostics v_found = row_count;
+  if p_since is null and v_found < p_limit then
+    return query  -- last, those without an instant
+      select g.id, g.status::text, g.model::text, g.created_at
+      from public.generations g
+      where g.created_at is null and (p_before_at is not null or g.id < p_before_id)
+        and (p_user_id is null or g.user_id = p_user_id)
+      order by g.id desc
+      limit p_limit - v_found;
+  end if;
 end
 $$;
 comment on function ai_retry.app_find(timestamptz, timestamptz, uuid, uuid, integer) is
   'Lists generations of whatever status, but hidden ones, that were created before an instant and id, the newest first; of '
-  'one user, unless that is null. An index of the instant and the id keeps it fast.';
+  'one user, unless that is null. Unless p_since is given, those without an instant follow, by id; p_before_at is null '
+  'among them. An index of the instant and the id keeps it fast.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end

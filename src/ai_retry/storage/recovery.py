@@ -5,15 +5,16 @@ All of it can be repeated, so that a lost reply means no more than that the data
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
 from ai_retry.domain.model import QuotaRule
-from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
+from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, PlanAttempt, UnreadableRow
 from ai_retry.storage.calling import Calls
-from ai_retry.storage.change_rows import document, read_change_snapshot
+from ai_retry.storage.change_rows import document
+from ai_retry.storage.found_rows import read_found
 from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_attempt, read_usage, rule_row, shaped
 
 _PRUNED_AT_ONCE = 500  # attempts that are looked at; their users wait no longer than it takes to remove them
@@ -36,10 +37,10 @@ class RecoveryFunctions(Calls):
 
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
         """See the port."""
-        start = before or Cursor(at=wanted.until, id=_LAST_ID)
+        start = before or Cursor(at=wanted.until.isoformat(), id=_LAST_ID)
         request = document(
             since=wanted.since.isoformat() if wanted.since is not None else None,
-            before={"at": start.at.isoformat(), "id": str(start.id)},
+            before={"at": start.at, "id": str(start.id)},
             user_id=str(wanted.user_id) if wanted.user_id is not None else None,
             statuses=sorted(wanted.statuses),
             models=_words(wanted.models),
@@ -49,7 +50,7 @@ class RecoveryFunctions(Calls):
         )
         return self._find("ai_retry_find", {"p_request": request}, _page)
 
-    def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | None:
+    def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | UnreadableRow | None:
         """See the port."""
         request = document(generation_id=str(generation_id), rule=rule_row(quota_rule))
         return self._find("ai_retry_find_one", {"p_request": request}, _maybe_found)
@@ -92,9 +93,17 @@ class RecoveryFunctions(Calls):
         """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
         return self._find("ai_retry_inspect", {}, _facts)
 
-    def books(self) -> Sequence[Json]:
-        """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only."""
-        return self._find("ai_retry_books", {}, _violations)
+    def books(self, rule: QuotaRule | None = None, *, since: datetime | None = None) -> Sequence[Json]:
+        """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only.
+
+        Args:
+            rule: the limit above which no unit may be spent, and its window; None: no limit is asked about.
+            since: of closed attempts, only those that were closed since; None: all.
+        """
+        arguments: dict[str, Any] = {"p_since": since.isoformat() if since is not None else None}
+        if rule is not None:
+            arguments |= {"p_limit": rule.limit, "p_window_seconds": rule.window.total_seconds()}
+        return self._find("ai_retry_books", arguments, _violations)
 
     def _find(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
         return self._look(function, arguments, read, self._searching)
@@ -109,29 +118,13 @@ def _page(reply: Any) -> FoundPage:
     after = row["next"]
     return FoundPage(
         as_of=instant(row["as_of"]),
-        rows=[_found(each) for each in row["rows"]],
-        next=Cursor(at=instant(after["at"]), id=UUID(after["id"])) if after else None,
+        rows=[read_found(shaped(each, "id")) for each in listed(row["rows"])],
+        next=Cursor(at=after["at"], id=UUID(after["id"])) if after else None,
     )
 
 
-def _maybe_found(reply: Any) -> FoundRow | None:
-    return None if reply is None else _found(shaped(reply, "failed_at", "snapshot", "error"))
-
-
-def _found(row: Json) -> FoundRow:
-    error = row["error"]
-    return FoundRow(
-        failed_at=instant(row["failed_at"]),
-        snapshot=read_change_snapshot(row["snapshot"]),
-        error=None
-        if error is None
-        else LastError(
-            code=error["code"],
-            at=maybe_instant(error["at"]),
-            reason=error["reason"],
-            ours=error["ours"],
-        ),
-    )
+def _maybe_found(reply: Any) -> FoundRow | UnreadableRow | None:
+    return None if reply is None else read_found(shaped(reply, "id"))
 
 
 def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:

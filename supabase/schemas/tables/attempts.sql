@@ -41,7 +41,8 @@ create table public.ai_retry_attempts (
   primary key (generation_id, number),
   constraint outcomes_are_known check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled')),
   constraint only_success_has_a_session check ((outcome = 'succeeded') = (session_id is not null)),
-  constraint only_charged_success_captures check ((captured_at is not null) = (outcome = 'succeeded' and charge))
+  constraint only_charged_success_captures check ((captured_at is not null) = (outcome = 'succeeded' and charge)),
+  constraint captured_when_closed check (captured_at = closed_at)
 );
 
 create unique index ai_retry_attempts_one_success on public.ai_retry_attempts (generation_id) where outcome = 'succeeded';
@@ -51,6 +52,8 @@ create index ai_retry_attempts_poisoned on public.ai_retry_attempts (closed_at) 
 create index ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
 create index ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
   where idempotency_key like 'plan:%';
+create index ai_retry_attempts_usage on public.ai_retry_attempts (closed_at) where usage is not null;
+create index ai_retry_attempts_closed_at on public.ai_retry_attempts using brin (closed_at) with (pages_per_range = 32);
 
 alter table public.ai_retry_attempts enable row level security;
 revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;
