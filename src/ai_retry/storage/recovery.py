@@ -15,7 +15,7 @@ from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, Fo
 from ai_retry.storage.calling import Calls
 from ai_retry.storage.change_rows import document
 from ai_retry.storage.found_rows import read_found
-from ai_retry.storage.rows import Json, instant, listed, maybe_instant, read_attempt, read_usage, rule_row, shaped
+from ai_retry.storage.rows import Json, instant, listed, read_attempt, read_usage, rule_row, shaped
 
 _PRUNED_AT_ONCE = 500  # attempts that are looked at; their users wait no longer than it takes to remove them
 _FIRST_ID = UUID(int=0)
