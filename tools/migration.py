@@ -1,5 +1,7 @@
 """`make migration`: writes the two migrations out of ``supabase/schemas``, which is the only source of the SQL.
 
+With them it writes the manifest of what they create, which the doctor compares databases with.
+
 Files are put together as they are, but that what is there already is kept: tables, indexes and the app's own objects
 stay, and functions of ours are replaced. So either migration may be applied first, and applying both again changes
 nothing.
@@ -10,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tools.manifest import MANIFEST, written
 
 _SUPABASE: Final = Path(__file__).resolve().parents[1] / "supabase"
 SCHEMAS: Final = _SUPABASE / "schemas"
@@ -89,8 +93,8 @@ APP: Final = Migration(
 """,
     parts=(
         *("look", "seed/look", "schema", "seed/sessions", "seed/generations", "seed/generation_error_logs"),
-        *("seed/events", "seed/columns", "seed/statuses", "seed/indexes", "app", "seed/create_session"),
-        *("grants", "seed/notices", "seed/rehearsal"),
+        *("seed/events", "seed/columns", "seed/statuses", "seed/indexes", "app", "seed/forget"),
+        *("seed/create_session", "grants", "seed/notices", "seed/rehearsal"),
     ),
     apps=("seed/sessions", "seed/generations", "seed/generation_error_logs", "seed/events", "app"),
 )
@@ -105,9 +109,15 @@ def _where_missing(text: str) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write both files, apply them to a database that is gone afterwards, and write what stands there."""
+    from tests.support.manifest import manifest_of  # noqa: PLC0415 - they need this module
+    from tests.support.stack import running_stack  # noqa: PLC0415
+
     for migration in (OURS, APP):
         (MIGRATIONS / migration.name).write_text(migration.text(), encoding="utf-8")
+    with running_stack(migrations=None) as stack:
+        document = manifest_of(stack.create_database("manifest", migrated=False))
+    MANIFEST.write_text(written(document), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -142,8 +142,8 @@ comment on column public.ai_retry_open.call is 'What is known of the call that t
 
 -- tables/attempts
 
--- Attempts that are closed. Rows are appended; only the delay of a report to the app, a late answer's call and the
--- discarding of an answer change one.
+-- Attempts that are closed. Rows are appended; only the delay of a report to the app, a late answer's call, the
+-- discarding of an answer and the number of attempts that were pruned change one.
 
 create table if not exists public.ai_retry_attempts (
   generation_id uuid not null,
@@ -181,10 +181,12 @@ create table if not exists public.ai_retry_attempts (
   discarded_at timestamptz,
   discarded_by text,
   untold boolean not null default false,
+  pruned integer not null default 0,
   primary key (generation_id, number),
   constraint outcomes_are_known check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled')),
   constraint only_success_has_a_session check ((outcome = 'succeeded') = (session_id is not null)),
-  constraint only_charged_success_captures check ((captured_at is not null) = (outcome = 'succeeded' and charge))
+  constraint only_charged_success_captures check ((captured_at is not null) = (outcome = 'succeeded' and charge)),
+  constraint captured_when_closed check (captured_at = closed_at)
 );
 
 create unique index if not exists ai_retry_attempts_one_success on public.ai_retry_attempts (generation_id) where outcome = 'succeeded';
@@ -194,10 +196,12 @@ create index if not exists ai_retry_attempts_poisoned on public.ai_retry_attempt
 create index if not exists ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
 create index if not exists ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
   where idempotency_key like 'plan:%';
+create index if not exists ai_retry_attempts_usage on public.ai_retry_attempts (closed_at) where usage is not null;
+create index if not exists ai_retry_attempts_closed_at on public.ai_retry_attempts using brin (closed_at) with (pages_per_range = 32);
 
 alter table public.ai_retry_attempts enable row level security;
 revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;
-grant select, insert, update on table public.ai_retry_attempts to service_role;
+grant select, insert, update, delete on table public.ai_retry_attempts to service_role;
 
 comment on table public.ai_retry_attempts is 'ai-retry: closed attempts; one success per generation, one generation per session. Operators only.';
 comment on column public.ai_retry_attempts.generation_id is 'Which generation. No foreign key: the books balance after the app has deleted it.';
@@ -235,6 +239,7 @@ comment on column public.ai_retry_attempts.duration_ms is 'How long the call too
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
+comment on column public.ai_retry_attempts.pruned is 'Attempts before this success that ai_retry_prune has removed.';
 
 -- tables/answers
 
@@ -1785,46 +1790,47 @@ declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
   v_page constant integer := v_request ->> 'page';
   c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
+  c_longest constant integer := 4194304;  -- bytes of a page, and one row
+  v_each record;
+  v_looked integer := 0;
+  v_chosen integer := 0;
+  v_bytes integer := 0;
+  v_error jsonb;
+  v_row jsonb;
+  v_rows jsonb[] := '{}';
+  v_next jsonb;
 begin
-  return (
-    with looked as materialized (
-      select f.id, f.status, f.model, f.created_at
-      from ai_retry.app_find(
-        (v_request ->> 'since')::timestamptz, (v_request #>> '{before,at}')::timestamptz,
-        (v_request #>> '{before,id}')::uuid, (v_request ->> 'user_id')::uuid, v_page * c_looks) f
-    ),
-    page as materialized (
-      select l.id, l.created_at, ai_retry.last_error(l.id) as error
-      from looked l
-      where v_request -> 'statuses' ? l.status and (not v_request ? 'models' or v_request -> 'models' ? l.model)
-      order by l.created_at desc, l.id desc
-      limit v_page
-    )
-    select pg_catalog.jsonb_build_object(
-      'as_of', pg_catalog.clock_timestamp(),
-      'rows', (
-        select coalesce(pg_catalog.jsonb_agg(f.row order by f.created_at desc, f.id desc), '[]')
-        from (
-          select p.id, p.created_at, ai_retry.found(p.id, p.error, v_request -> 'rule') as row
-          from page p
-          where not v_request ? 'codes' or v_request -> 'codes' ? (p.error ->> 'code')
-        ) f
-        where f.row is not null
-      ),
-      'next', case
-        when (select count(*) from page) = v_page then (
-          select pg_catalog.jsonb_build_object('at', p.created_at, 'id', p.id)
-          from page p order by p.created_at, p.id limit 1)
-        when (select count(*) from looked) = v_page * c_looks then (
-          select pg_catalog.jsonb_build_object('at', l.created_at, 'id', l.id)
-          from looked l order by l.created_at, l.id limit 1)
-        end)
-  );
+  for v_each in
+    select f.id, f.created_at as at, f.status, f.model
+    from ai_retry.app_find(
+      (v_request ->> 'since')::timestamptz, (v_request #>> '{before,at}')::timestamptz,
+      (v_request #>> '{before,id}')::uuid, (v_request ->> 'user_id')::uuid, v_page * c_looks) f
+  loop
+    v_looked := v_looked + 1;
+    if v_request -> 'statuses' ? v_each.status and (not v_request ? 'models' or v_request -> 'models' ? v_each.model) then
+      v_chosen := v_chosen + 1;
+      v_error := ai_retry.last_error(v_each.id);
+      if not v_request ? 'codes' or v_request -> 'codes' ? (v_error ->> 'code') then
+        v_row := ai_retry.found(v_each.id, v_error, v_request -> 'rule');
+        if v_row is not null then
+          v_rows := v_rows || v_row;
+          v_bytes := v_bytes + pg_catalog.octet_length(v_row::text);
+        end if;
+      end if;
+    end if;
+    if v_chosen = v_page or v_bytes > c_longest or v_looked = v_page * c_looks then
+      v_next := pg_catalog.jsonb_build_object('at', v_each.at, 'id', v_each.id);
+      exit;
+    end if;
+  end loop;
+  return pg_catalog.jsonb_build_object(
+    'as_of', pg_catalog.clock_timestamp(), 'rows', pg_catalog.to_jsonb(v_rows), 'next', v_next);
 end
 $$;
 comment on function public.ai_retry_find(text) is
   'One page of generations created before an instant and id, newest first, each with what a decision needs. It looks at 50 '
-  'times as many at most, so that a page may be short; next is null at the end. Writes nothing.';
+  'times as many at most, and returns a few megabytes at most, so that a page may be short; next is null at the end. Writes '
+  'nothing.';
 
 create or replace function public.ai_retry_find_one(p_request text)
 returns jsonb
@@ -1876,18 +1882,40 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_generation constant jsonb := ai_retry.app_read(p_generation_id);
+  c_longest constant integer := 33554432;  -- bytes of a column; a reader needs several times as many
+  v_generation jsonb;
+  v_snapshot jsonb;
+  v_sqlstate text;
 begin
+  v_generation := ai_retry.app_read(p_generation_id);
   if v_generation is null then
     return null;
   end if;
+  v_snapshot := ai_retry.snapshot(v_generation - 'prompt_data', p_rule, null, pg_catalog.clock_timestamp());
   return pg_catalog.jsonb_build_object(
-    'failed_at', coalesce(v_generation ->> 'updated_at', v_generation ->> 'created_at'), 'error', p_error,
-    'snapshot', ai_retry.snapshot(v_generation, p_rule, null, pg_catalog.clock_timestamp()));
+    'id', p_generation_id, 'error', p_error,
+    'snapshot', v_snapshot - '{generation,session}'::text[] || case
+      when v_snapshot -> 'stored_answer' <> 'null' then
+        pg_catalog.jsonb_build_object('stored_answer', v_snapshot -> 'stored_answer' || '{"output": null}')
+      else '{}' end,
+    'generation', (
+      select pg_catalog.jsonb_object_agg(
+        c.name, case when pg_catalog.octet_length(c.value) <= c_longest then c.value end)
+      from (
+        select e.key as name, e.value::text as value
+        from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
+      ) c
+    ));
+exception
+  when data_exception or cardinality_violation or program_limit_exceeded or plpgsql_error then
+    get stacked diagnostics v_sqlstate = returned_sqlstate;
+    return pg_catalog.jsonb_build_object('id', p_generation_id, 'refused_by', v_sqlstate);
 end
 $$;
 comment on function ai_retry.found(uuid, jsonb, jsonb) is
-  'A generation as a search returns it: when it failed, its last error, and the snapshot that a decision needs.';
+  'A generation as a search returns it: its last error; the snapshot that a decision needs, without session and output; and '
+  'each of its columns as JSON in a string, null when it is too long. So one that a reader can''t read spoils no other one. '
+  'Where reading it fails, only its id and the SQLSTATE.';
 
 -- recovery/record
 
@@ -1972,72 +2000,136 @@ comment on function ai_retry.report_recovery(uuid, text, timestamptz, timestampt
 
 -- operate/books
 
-create or replace function public.ai_retry_books()
+create or replace function public.ai_retry_books(
+  p_limit integer default null, p_window_seconds double precision default 86400, p_since timestamptz default null
+)
 returns jsonb
 language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set statement_timeout = '60s'
+set search_path = pg_catalog, pg_temp set statement_timeout = '60s' set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
+  c_page constant integer := 5000;  -- generations that the app is asked about at once
+  c_most constant integer := 1000;  -- violations of a kind
+  v_ids constant uuid[] := case when p_since is not null then array(
+    select distinct a.generation_id from public.ai_retry_attempts a where a.closed_at >= p_since) end;
+  v_place integer := 0;
   v_page uuid[];
-  v_violations jsonb := '[]';
+  v_last uuid;
+  v_changed uuid[] := '{}';
 begin
-  -- Two successes or two open attempts of a generation, two generations of a session, and units captured without a
-  -- charged success are impossible: constraints refuse them.
-  for v_page in
-    select pg_catalog.array_agg(s.generation_id)
-    from (
-      select a.generation_id, row_number() over (order by a.generation_id) / 1000 as page
-      from public.ai_retry_attempts a where a.outcome = 'succeeded'
-    ) s
-    group by s.page
+  -- The app's table is read a page at a time, by id.
   loop
-    v_violations := v_violations || (
-      select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-        'violation', 'a success whose generation says otherwise', 'generation_id', g.id)), '[]')
-      from ai_retry.app_look_up(v_page) g where g.status is distinct from 'success');
+    if v_ids is null then
+      v_page := array(
+        select a.generation_id from public.ai_retry_attempts a
+        where a.outcome = 'succeeded' and (v_last is null or a.generation_id > v_last)
+        order by a.generation_id limit c_page);
+      v_last := v_page[pg_catalog.cardinality(v_page)];
+    else
+      v_page := v_ids[v_place + 1 : v_place + c_page];
+      v_place := v_place + c_page;
+    end if;
+    exit when v_page = '{}' or pg_catalog.cardinality(v_changed) >= c_most;
+    v_changed := v_changed || array(
+      select g.id from ai_retry.app_look_up(v_page) g
+      where g.status is distinct from 'success' and exists (
+        select from public.ai_retry_attempts a where a.generation_id = g.id and a.outcome = 'succeeded'));
   end loop;
   return (
     with violations (violation, generation_id) as (
-      select 'a number is missing or double', u.generation_id
+      (select 'a number is missing or double', a.generation_id
+        from public.ai_retry_attempts a where v_ids is null or a.generation_id = any (v_ids)
+        group by a.generation_id
+        having count(*) <> max(a.number) - 1 and count(*) + coalesce((  -- some before its success were pruned
+          select s.pruned from public.ai_retry_attempts s
+          where s.generation_id = a.generation_id and s.outcome = 'succeeded'), 0) <> max(a.number) - 1
+        limit c_most)
+      union
+      (select 'a number is missing or double', o.generation_id
+        from public.ai_retry_open o where o.number <> 1 + coalesce((
+          select max(a.number) from public.ai_retry_attempts a where a.generation_id = o.generation_id), 1) limit c_most)
+      union
+      (select u.violation, u.generation_id
         from (
-          select a.generation_id, a.number from public.ai_retry_attempts a
+          select 'an open attempt beside a success' as violation, o.generation_id from public.ai_retry_open o
           union all
-          select o.generation_id, o.number from public.ai_retry_open o
+          select 'a stored answer beside a success', o.generation_id from public.ai_retry_open o where o.answer is not null
+          union all
+          select 'a stored answer beside a success', w.generation_id from public.ai_retry_answers w
         ) u
-        group by u.generation_id
-        having count(*) <> max(u.number) - 1 or count(distinct u.number) <> count(*)
-      union all
-      select 'an open attempt beside a success', o.generation_id
-        from public.ai_retry_open o join public.ai_retry_attempts a using (generation_id) where a.outcome = 'succeeded'
-      union all
-      select distinct 'a stored answer beside a success', s.generation_id
-        from (
-          select w.generation_id from public.ai_retry_answers w
-          union all
-          select o.generation_id from public.ai_retry_open o where o.answer is not null
-        ) s
-        join public.ai_retry_attempts a using (generation_id) where a.outcome = 'succeeded'
-      union all
-      select 'a discarded answer that is stored', w.generation_id
-        from public.ai_retry_answers w join public.ai_retry_attempts a using (generation_id, number)
-        where a.discarded_at is not null
-      union all
-      select 'captured at another time than closed', a.generation_id
-        from public.ai_retry_attempts a where a.captured_at <> a.closed_at
-      union all
-      select 'closed before it began', a.generation_id
-        from public.ai_retry_attempts a where a.closed_at < a.started_at
-      union all
-      select v.violation, v.generation_id
-        from pg_catalog.jsonb_to_recordset(v_violations) as v (violation text, generation_id uuid)
+        where (  -- for each row, since these tables are small: a join might read all attempts
+          select a.number from public.ai_retry_attempts a
+          where a.generation_id = u.generation_id and a.outcome = 'succeeded') is not null
+        limit 3 * c_most)
+      union
+      (select 'a discarded answer that is stored', w.generation_id
+        from public.ai_retry_answers w
+        where (
+          select a.discarded_at from public.ai_retry_attempts a
+          where a.generation_id = w.generation_id and a.number = w.number) is not null
+        limit c_most)
+      union
+      (select 'a unit above the limit', b.generation_id
+        from ai_retry.beyond(p_limit, p_window_seconds, p_since) b limit c_most)
+      union
+      select 'a success whose generation says otherwise', c.id from pg_catalog.unnest(v_changed) c (id)
     )
     select coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(v) order by v.violation, v.generation_id), '[]')
     from violations v
   );
 end
 $$;
-comment on function public.ai_retry_books() is
-  'Proves the quota books: every violation of what is promised, as JSON; [] when they balance. Safe on a live project.';
+comment on function public.ai_retry_books(integer, double precision, timestamptz) is
+  'Proves the quota books: every violation of what is promised and of what no constraint refuses, as JSON, a thousand of '
+  'each kind at most; [] when they balance. Given a limit, also units above it, or above a user''s own. Since an instant: of '
+  'generations with an attempt that was closed since, and of all that are open. Safe on a live project.';
+
+create or replace function ai_retry.beyond(p_limit integer, p_window_seconds double precision, p_since timestamptz)
+returns table (generation_id uuid)
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+as $$
+declare
+  v_window constant interval := pg_catalog.make_interval(secs => p_window_seconds);
+begin
+  if p_limit is null then
+    return;
+  end if;
+  -- First, by an index only, where more units were captured within a window than the limit; then who was admitted there,
+  -- though the limit was used up: by instants of their own, however the clock was set between them.
+  return query
+    select distinct j.generation_id
+    from (
+      select c.user_id, c.captured_at, c.first_at, p_limit as quota_limit, v_window as quota_window
+      from (
+        select a.user_id, a.captured_at, lag(a.captured_at, p_limit) over (
+          partition by a.user_id order by a.captured_at) as first_at
+        from public.ai_retry_attempts a
+        where a.captured_at is not null and (p_since is null or a.closed_at >= p_since - v_window)
+      ) c
+      where c.captured_at - c.first_at < v_window
+        and not exists (select from public.ai_retry_quotas q where q.user_id = c.user_id)
+      union all
+      select q.user_id, c.captured_at, c.first_at, q.quota_limit, c.quota_window
+      from public.ai_retry_quotas q,
+      lateral (
+        select a.captured_at, lag(a.captured_at, q.quota_limit) over (order by a.captured_at) as first_at,
+          pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)) as quota_window
+        from public.ai_retry_attempts a where a.user_id = q.user_id and a.captured_at is not null
+      ) c
+      where c.captured_at - c.first_at < c.quota_window
+    ) f
+    join public.ai_retry_attempts j
+      on j.user_id = f.user_id and j.captured_at between f.first_at and f.captured_at and 'quota' <> all (j.waived)
+    where (p_since is null or j.captured_at >= p_since) and f.quota_limit < (
+      select count(*) from public.ai_retry_attempts i
+      where i.user_id = j.user_id and i.captured_at > coalesce(j.accepted_at, j.started_at) - f.quota_window
+        and coalesce(i.accepted_at, i.started_at) <= coalesce(j.accepted_at, j.started_at));
+end
+$$;
+comment on function ai_retry.beyond(integer, double precision, timestamptz) is
+  'Generations whose success spent a unit though, when it was admitted, its user''s limit was used up by others, and no '
+  'operator had lifted it. The limit and window given are those of users without their own.';
 
 -- operate/inspect
 
@@ -2148,6 +2240,7 @@ begin
         select coalesce(pg_catalog.jsonb_agg(c.conname order by c.conname), '[]')
         from pg_catalog.pg_constraint c
         join tables t on t.oid = c.conrelid and t.is_ours
+        where c.contype <> 'n'  -- their names, and whether they have one, differ between servers
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(
@@ -2169,6 +2262,125 @@ $$;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
   'the binding, tables, grants, policies, queue, time.';
+
+-- operate/prune
+
+create or replace function public.ai_retry_prune(p_request text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, array[
+    'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
+  v_dry_run constant boolean := v_request -> 'dry_run';
+  v_page constant integer := least((v_request ->> 'page')::integer, 1000);
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_before constant timestamptz := v_now - pg_catalog.make_interval(secs => greatest(
+    (v_request ->> 'older_than_seconds')::double precision, (v_request ->> 'window_seconds')::double precision, 86400));
+  v_rows uuid[];
+  v_ids uuid[];
+  v_gone uuid[];
+  v_busy uuid[];
+  v_attempts bigint;
+  v_answers bigint;
+begin
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'ai_retry functions need the isolation level read committed'
+      using errcode = 'invalid_transaction_state';
+  end if;
+  v_rows := array(
+    select a.generation_id from public.ai_retry_attempts a
+    where a.generation_id > coalesce((v_request ->> 'after')::uuid, '00000000-0000-0000-0000-000000000000')
+    order by a.generation_id, a.number limit v_page);
+  v_gone := ai_retry.gone(v_rows);
+  v_ids := array(
+    select o.generation_id from ai_retry.outdated(v_rows, v_gone, v_before, v_now) o
+    union
+    select w.generation_id from public.ai_retry_answers w where w.generation_id = any (v_gone));
+  if not v_dry_run and v_ids <> '{}' then
+    -- Whoever begins or settles holds the user's lock: what is theirs is removed another time.
+    v_busy := array(
+      select u.user_id
+      from (select distinct a.user_id from public.ai_retry_attempts a where a.generation_id = any (v_ids)) u
+      where not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry:' || u.user_id::text, 0)));
+    v_ids := array(
+      select i.id from pg_catalog.unnest(v_ids) i (id)
+      where not exists (
+        select from public.ai_retry_attempts a where a.generation_id = i.id and a.user_id = any (v_busy)));
+    v_gone := ai_retry.gone(v_ids);
+  end if;
+  v_attempts := (select count(*) from ai_retry.outdated(v_ids, v_gone, v_before, v_now));
+  v_answers := (select count(*) from public.ai_retry_answers w where w.generation_id = any (v_gone));
+  if not v_dry_run then
+    delete from public.ai_retry_answers w where w.generation_id = any (v_gone);
+    with removed as (
+      delete from public.ai_retry_attempts a using ai_retry.outdated(v_ids, v_gone, v_before, v_now) o
+        where a.generation_id = any (v_ids) and a.generation_id = o.generation_id and a.number = o.number
+        returning a.generation_id
+    )
+    update public.ai_retry_attempts s set pruned = s.pruned + r.number
+      from (select m.generation_id, count(*)::integer as number from removed m group by m.generation_id) r
+      where s.generation_id = any (v_ids) and s.generation_id = r.generation_id and s.outcome = 'succeeded'
+        and s.generation_id <> all (v_gone);
+  end if;
+  return pg_catalog.jsonb_build_object(
+    'attempts', v_attempts, 'answers', v_answers,
+    'next', case when pg_catalog.cardinality(v_rows) = v_page then v_rows[v_page] end);
+end
+$$;
+comment on function public.ai_retry_prune(text) is
+  'Removes history that no decision needs any more, older than older_than_seconds, than window_seconds (the longest of the '
+  'policy) and than a day: attempts of generations that are gone, and attempts that failed before their generation '
+  'succeeded; and stored answers of generations that are gone, however new. One page of attempts, to be called again '
+  'with next as after until next is null. dry_run: counts only.';
+
+create or replace function ai_retry.gone(p_generation_ids uuid[])
+returns uuid[]
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    except
+    select l.id from ai_retry.app_look_up(p_generation_ids) l);
+end
+$$;
+comment on function ai_retry.gone(uuid[]) is 'Returns those of the ids that are no generation of the app.';
+
+create or replace function ai_retry.outdated(p_generation_ids uuid[], p_gone uuid[], p_before timestamptz, p_at timestamptz)
+returns table (generation_id uuid, number integer)
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select s.generation_id, s.number
+    from (
+      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.generation_id = any (p_gone) as is_gone,
+        max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
+        -- A unit of an override's window counts; least() would ignore a null.
+        bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
+          a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
+          over whole as is_needed
+      from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
+      where a.generation_id = any (p_generation_ids)
+      window whole as (partition by a.generation_id)
+    ) s
+    where case
+      when s.is_gone then not s.is_needed and not exists (
+        select from public.ai_retry_open o where o.generation_id = s.generation_id)
+      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
+        and s.closed_at < p_before and not exists (
+          select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)
+      end;
+end
+$$;
+comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
+  'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
+  'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
+  'that is there, nor one with a stored answer.';
 
 -- operate/publish
 

@@ -170,6 +170,8 @@ returns table (id uuid, status text, model text, created_at timestamptz)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
+declare
+  v_found integer;
 begin
   return query
     select g.id, g.status::text, g.model::text, g.created_at
@@ -178,11 +180,22 @@ begin
       and (p_user_id is null or g.user_id = p_user_id)
     order by g.created_at desc, g.id desc
     limit p_limit;
+  get diagnostics v_found = row_count;
+  if p_since is null and v_found < p_limit then
+    return query  -- last, those without an instant
+      select g.id, g.status::text, g.model::text, g.created_at
+      from public.generations g
+      where g.created_at is null and (p_before_at is not null or g.id < p_before_id)
+        and (p_user_id is null or g.user_id = p_user_id)
+      order by g.id desc
+      limit p_limit - v_found;
+  end if;
 end
 $$;
 comment on function ai_retry.app_find(timestamptz, timestamptz, uuid, uuid, integer) is
   'Lists generations of whatever status, but hidden ones, that were created before an instant and id, the newest first; of '
-  'one user, unless that is null. An index of the instant and the id keeps it fast.';
+  'one user, unless that is null. Unless p_since is given, those without an instant follow, by id; p_before_at is null '
+  'among them. An index of the instant and the id keeps it fast.';
 
 create function ai_retry.app_last_error(p_generation_id uuid)
 returns jsonb
@@ -221,6 +234,25 @@ $$;
 comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, integer, timestamptz) is
   'Writes an event of what a recovery did for one user: users may read their events, so that it names no operator. Where it '
   'fails, the recovery is recorded all the same.';
+
+create function ai_retry.app_forget()
+returns trigger
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
+as $$
+begin
+  if pg_catalog.has_table_privilege(pg_catalog.to_regclass('public.ai_retry_answers'), 'delete') then
+    delete from public.ai_retry_answers a using gone g where a.generation_id = g.id;
+  end if;
+  return null;
+exception when others then  -- nothing of ours is in the way of a deletion
+  raise warning 'ai-retry: a stored answer was left to ai_retry_prune (%)', sqlstate;
+  return null;
+end
+$$;
+comment on function ai_retry.app_forget() is
+  'For a trigger on the table that holds generations: after delete, referencing old table as gone, for each statement. '
+  'Removes their stored answers where the role that deletes may; ai_retry_prune removes what it leaves.';
 
 create function ai_retry.app_describe()
 returns jsonb

@@ -41,7 +41,7 @@ LAYERS = {
     "openapi": {"domain", "problems", "schemas"},
     "flask": {"auth", "client", "domain", "problems", "schemas", "openapi"},
     "_shipped": set(),
-    "doctor": {"domain", "config", "providers", "bootstrap", "storage", "_shipped"},
+    "doctor": {"domain", "config", "providers", "bootstrap", "storage"},
     "commands": {
         "_shipped",
         "bootstrap",

@@ -2,14 +2,12 @@
 
 import atexit
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -29,7 +27,7 @@ from ai_retry.testing.provider import Request, Script, ScriptedServer, chat
 from tests.integration.test_migrations import AN_APP, apply
 from tests.support import site
 from tests.support.builders import a_generation
-from tests.support.examples import example, examples, execute
+from tests.support.examples import example, examples, execute, shell
 from tests.support.npm import REPOSITORY
 from tests.support.outage import failed_generations
 from tests.support.pages import DATABASE_PAGES
@@ -80,46 +78,12 @@ def of_stack(stack: Stack, environment: pytest.MonkeyPatch) -> pytest.MonkeyPatc
     return environment
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the reader works: Python finds modules there, and the shell our commands."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delitem(sys.modules, "prompts", raising=False)
-    return tmp_path
-
-
 def save(page: Path, folder: Path) -> None:
     """Save the blocks that have a file's name, but those of the system's folders."""
     for each in examples(page):
         if each.title is not None and not each.title.startswith("/"):
             (folder / each.title).parent.mkdir(parents=True, exist_ok=True)
             (folder / each.title).write_text(each.code, encoding="utf-8")
-
-
-def shell(script: str, folder: Path, *, within: float = 100) -> str:
-    """Run lines in one shell that stops at the first failure; return what it printed."""
-    started = subprocess.Popen(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        printed, _ = started.communicate(timeout=within)
-    except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
-        printed, _ = started.communicate()
-        pytest.fail(f"not within {within:g} s:\n{printed}")
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGKILL)  # whatever it left in the background
-    assert started.returncode == 0, printed
-    return printed
 
 
 def insert_failed(database_url: str, user_id: UUID, prompt_data: object) -> UUID:
@@ -415,7 +379,7 @@ def test_upgrade_of_the_how_to_brings_the_migrations(folder: Path) -> None:
 
 def test_job_of_the_how_to_tidies_everything(migrated_database: str) -> None:
     """What the example lets pg_cron run closes every attempt that is over, each user's in a transaction of its own."""
-    (job,) = re.findall(r"\$job\$(.*?)\$job\$", example(HOW_TO / "operate.md", "sql", "cron.schedule"), flags=re.DOTALL)
+    (job,) = re.findall(r"\$job\$(.*?)\$job\$", example(HOW_TO / "operate.md", "sql", "overdue"), flags=re.DOTALL)
     with psycopg.connect(migrated_database, autocommit=True) as connection:
         connection.execute("insert into auth.users (id) select gen_random_uuid() from generate_series(1, 5)")
         connection.execute(
@@ -430,6 +394,24 @@ def test_job_of_the_how_to_tidies_everything(migrated_database: str) -> None:
         ends = "select outcome, count(*), count(distinct xmin::text) from public.ai_retry_attempts group by outcome"
         assert connection.execute(ends).fetchall() == [("abandoned", 5, 5)]
         assert connection.execute("select count(*) from public.ai_retry_open").fetchone() == (0,)
+
+
+def test_job_of_the_how_to_prunes_everything(migrated_database: str) -> None:
+    """What the example lets pg_cron run goes on to the last page, each in a transaction of its own."""
+    (job,) = re.findall(r"\$job\$(.*?)\$job\$", example(HOW_TO / "operate.md", "sql", "prune"), flags=re.DOTALL)
+    with psycopg.connect(migrated_database, autocommit=True) as connection:
+        connection.execute("insert into auth.users (id) values (gen_random_uuid())")
+        connection.execute(
+            "insert into public.ai_retry_attempts (generation_id, number, user_id, token, started_at, closed_at,"
+            " outcome, counted, charge, provider_outcome) select gen_random_uuid(), 2, id, gen_random_uuid(), at, at,"
+            " 'failed', true, true, 'unknown' from auth.users, generate_series(1, 1203) n,"
+            " lateral (select clock_timestamp() - case when n <= 1200 then interval '91 days' else interval '89 days'"
+            " end as at) a"
+        )
+
+        connection.execute(str(job).encode())
+
+        assert connection.execute("select count(*) from public.ai_retry_attempts").fetchone() == (3,)
 
 
 def test_override_of_the_quota_page_counts(migrated_database: str) -> None:

@@ -26,15 +26,17 @@ from ai_retry.doctor import Check, Examination, Finding, Level, examine
 from ai_retry.doctor.case import Case
 from ai_retry.doctor.database import judge
 from ai_retry.doctor.model import Database
-from ai_retry.doctor.shipped import BINDING_VERSION, read
+from ai_retry.doctor.shipped import BINDING_VERSION, shipped
 from ai_retry.domain.ports import Clock
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import Request, Script, ScriptedServer, reply, reset
 from tests.integration.test_migrations import AN_APP
+from tests.support.manifest import manifest_of
 from tests.support.migrations import apply_migrations
 from tests.support.outage import failed_generations
 from tests.support.stack import MIGRATIONS, Stack, running_stack
 from tests.support.waiting import skipping_without_stack
+from tools.manifest import MANIFEST, written
 from tools.migration import APP, OURS
 
 HERE = SystemClock()
@@ -295,7 +297,7 @@ CHANGED: Mapping[str, tuple[str, str]] = {
     ),
     "a table that is gone": (
         "drop table public.ai_retry_recoveries",
-        "ai_retry_recoveries, ended_states_its_counts missing",
+        "ai_retry_recoveries, ai_retry_recoveries_pkey, ended_states_its_counts missing",
     ),
     "a view that is gone": (
         "drop view ai_retry.attempts",
@@ -319,14 +321,18 @@ def test_changed_migration_is_told_and_mended(
     assert examine(settings(migrated_database, provider), clock=HERE).findings == ()
 
 
-def test_missing_constraint_is_told(migrated_database: str, provider: str) -> None:
-    """A constraint of ours that somebody dropped is named."""
-    executed(migrated_database, "alter table public.ai_retry_attempts drop constraint only_charged_success_captures")
+@pytest.mark.parametrize(
+    "constraint",
+    ["only_charged_success_captures", "captured_when_closed", "ai_retry_attempts_user_id_fkey"],
+)
+def test_missing_constraint_is_told(migrated_database: str, provider: str, constraint: str) -> None:
+    """A constraint of ours that somebody dropped is named, also one that PostgreSQL has named."""
+    executed(migrated_database, f"alter table public.ai_retry_attempts drop constraint {constraint}")
 
     finding = the(examine(settings(migrated_database, provider), clock=HERE))
 
     assert finding.check is Check.MIGRATIONS
-    assert "only_charged_success_captures missing" in finding.problem
+    assert f"{constraint} missing" in finding.problem
 
 
 def test_missing_table_of_the_app_is_told(migrated_database: str, provider: str) -> None:
@@ -464,7 +470,7 @@ def test_old_server_is_told(migrated_database: str) -> None:
     database = replace(Database.from_row(storage.inspect()), server_version=140011)
     storage.close()
 
-    (finding,) = judge(Case(database, read(_shipped.migrations()), models_are_restricted=False))
+    (finding,) = judge(Case(database, shipped(), models_are_restricted=False))
 
     assert (finding.problem, finding.remedy) == (
         "this is PostgreSQL 14",
@@ -805,31 +811,36 @@ def test_files_with_carriage_returns_are_the_same(bare_database: str, provider: 
     assert examine(settings(bare_database, provider), clock=HERE).findings == ()
 
 
+def test_manifest_is_what_the_catalogue_says(bare_database: str) -> None:
+    """What is shipped with the doctor is what the migrations create: `make migration` would change nothing."""
+    assert MANIFEST.read_text() == written(manifest_of(bare_database))
+
+
 def test_every_object_is_known_to_the_doctor(migrated_database: str) -> None:
-    """What is read out of the migrations' text is what they create, with its signature; but the session function."""
-    shipped = read(_shipped.migrations())
+    """Each function of ours and of the binding, but the session function; each table, index and constraint."""
+    known = shipped()
     storage = PostgresStorage(migrated_database, max_connections=1)
     database = Database.from_row(storage.inspect())
     storage.close()
 
     with psycopg.connect(migrated_database) as connection:
-        checks = connection.execute(
-            "select conname from pg_constraint where contype = 'c' and conrelid::regclass::text like 'ai\\_retry\\_%'"
+        made = connection.execute(
+            "select conname from pg_constraint where contype <> 'n' and conrelid::regclass::text like 'ai\\_retry\\_%'"
         ).fetchall()
 
-    assert {name: each.signature for name, each in shipped.functions.items()} == {
+    assert {name: each.signature for name, each in known.functions.items()} == {
         each.qualified: each.signature for each in database.functions if not each.creates_sessions
     }
-    assert {name for name, each in shipped.functions.items() if each.source is None} == {
+    assert {name for name, each in known.functions.items() if each.source is None} == {
         each.qualified for each in database.functions if each.name.startswith("app_")
     }
-    assert {name: each.search_path for name, each in shipped.functions.items()} == {
+    assert {name: each.search_path for name, each in known.functions.items()} == {
         each.qualified: each.search_path for each in database.functions if not each.creates_sessions
     }
-    assert set(shipped.tables) == {name for name, table in database.tables.items() if table.is_ours}
-    assert set(shipped.grants) == set(shipped.tables)
-    assert set(shipped.constraints) == {name for (name,) in checks}
-    assert set(shipped.indexes) == {name for name in database.indexes if not name.endswith("_pkey")}
+    assert set(known.tables) == {name for name, table in database.tables.items() if table.is_ours}
+    assert set(known.grants) == set(known.tables)
+    assert set(known.constraints) == {name for (name,) in made}
+    assert set(known.indexes) == database.indexes - set(known.constraints)
     assert database.binding is not None
     assert database.binding.version == BINDING_VERSION
 
@@ -991,4 +1002,20 @@ def test_row_out_of_range_is_a_finding(migrated_database: str, provider: str) ->
     finding = the(examine(settings(migrated_database, provider), clock=HERE))
 
     assert (finding.check, finding.level) == (Check.CONTEXTS, Level.PROBLEM)
-    assert "can't be searched: a row of generations" in finding.problem
+    assert "can read 0 of the 1 newest failed generations: generation " in finding.problem
+    assert finding.problem.endswith(": updated_at is no instant between the years 1 and 9999")
+
+
+def test_search_that_fails_is_a_finding(migrated_database: str, provider: str) -> None:
+    """A binding that can't search is a finding, not a crash."""
+    executed(
+        migrated_database,
+        "create or replace function ai_retry.app_last_error(p_generation_id uuid) returns jsonb language plpgsql as"
+        " $$ begin return (select to_jsonb(n) from public.nowhere n); end $$",
+    )
+    failed(migrated_database, 1, OWN)
+
+    finding = the(examine(settings(migrated_database, provider), clock=HERE))
+
+    assert (finding.check, finding.level) == (Check.CONTEXTS, Level.PROBLEM)
+    assert finding.problem.startswith("failed generations can't be searched: ")

@@ -8,12 +8,11 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from ai_retry import _shipped
 from ai_retry.client import Client
 from ai_retry.doctor.case import Case
 from ai_retry.doctor.database import judge
 from ai_retry.doctor.model import Database
-from ai_retry.doctor.shipped import read
+from ai_retry.doctor.shipped import shipped
 from ai_retry.domain.model import Answer, Usage
 from ai_retry.domain.recovery import Decision
 from ai_retry.storage.postgres import PostgresStorage
@@ -232,5 +231,5 @@ def test_doctor_judges_the_apps_own_tables(database: psycopg.Connection, migrate
 
 def findings(storage: PostgresStorage) -> list[str]:
     """What is wrong."""
-    case = Case(Database.from_row(storage.inspect()), read(_shipped.migrations()), models_are_restricted=False)
+    case = Case(Database.from_row(storage.inspect()), shipped(), models_are_restricted=False)
     return [each.problem for each in judge(case)]

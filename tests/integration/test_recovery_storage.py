@@ -35,7 +35,8 @@ def test_last_attempts_of_a_plan(storage: PostgresStorage, connection: psycopg.C
     """The last attempt of each generation, open or closed, with the plan's key, page by page."""
     succeeded, running, queued, again, other = sorted(uuid4() for _ in range(5))
     usage = '{"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cost": 0.25}'
-    success = {"outcome": "succeeded", "session_id": "a", "captured_at": datetime.now(UTC), "usage": usage}
+    now = datetime.now(UTC)
+    success = {"outcome": "succeeded", "session_id": "a", "captured_at": now, "closed_at": now, "usage": usage}
     add_closed(connection, user_id, succeeded, idempotency_key=KEY, **success)
     add_closed(connection, user_id, running, idempotency_key=KEY, code="LEASE_LOST", outcome="abandoned")
     add_running(connection, user_id, running, number=3, idempotency_key=KEY)

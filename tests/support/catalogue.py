@@ -19,6 +19,7 @@ _QUESTIONS = (
     "select c.conrelid::regclass::text, c.conname, pg_get_constraintdef(c.oid)"
     f" from pg_constraint c join pg_namespace n on n.oid = c.connamespace where {_OURS}",
     "select indexname, indexdef from pg_indexes where schemaname = 'public'",
+    "select t.tgrelid::regclass::text, pg_get_triggerdef(t.oid) from pg_trigger t where not t.tgisinternal",
     "select tablename, policyname, roles::text, cmd, qual, with_check from pg_policies",
     f"select p.oid::regprocedure::text, {_GRANTED.format('p.proacl')}, pg_get_functiondef(p.oid),"
     " obj_description(p.oid, 'pg_proc')"

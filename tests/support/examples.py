@@ -1,8 +1,11 @@
 """The code blocks of pages, to be run as they stand there."""
 
+import os
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,3 +63,27 @@ def run(code: str, **names: object) -> Iterator[dict[str, object]]:
     yield names
     if isinstance(client := names.get("client"), Client):
         client.close()
+
+
+def shell(script: str, folder: Path, *, within: float = 100) -> str:
+    """Run lines in one shell that stops at the first failure; return what it printed."""
+    started = subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, _ = started.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        printed, _ = started.communicate()
+        raise AssertionError(f"not within {within:g} s:\n{printed}") from None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)  # whatever it left in the background
+    assert started.returncode == 0, printed
+    return printed

@@ -1,12 +1,18 @@
 """A user with a failed generation, and a process that retries it and counts what it pays for."""
 
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
 from ai_retry.client import Client
 from ai_retry.domain.model import RetryResult, Waiver
 from ai_retry.domain.ports import QueueStorage
+from ai_retry.storage.functions import FunctionStorage
+from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.spool import Spool
 from tests.support.builders import an_answer
 from tests.support.scene import Provider
@@ -49,3 +55,29 @@ class Payer:
     def contents(self) -> list[Any]:
         """What the user's sessions hold."""
         return [row["content"] for row in self.world.sessions(self.user_id)]
+
+
+class Killed(BaseException):
+    """The process ends here, as by SIGKILL."""
+
+
+def killed(
+    url: str, connection: psycopg.Connection, directory: Path, *, of: tuple[UUID, UUID] | None = None
+) -> tuple[UUID, UUID]:
+    """Let a process pay for an answer, write it into its spool, and be killed before its settle.
+
+    Returns:
+        The user's id and the generation's: new ones, unless they are given.
+    """
+    with closing(PostgresStorage(url, max_connections=2)) as storage:
+
+        def call(function: str, arguments: Mapping[str, Any]) -> Any:
+            if function == "ai_retry_settle":
+                raise Killed
+            return storage._transport(function, arguments)
+
+        payer = Payer(FunctionStorage(call, spool=Spool(directory)), connection)
+        payer.user_id, payer.generation_id = of or (payer.user_id, payer.generation_id)
+        with suppress(Killed):
+            payer.retry()
+        return payer.user_id, payer.generation_id

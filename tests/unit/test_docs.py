@@ -45,6 +45,21 @@ def test_commands_of_pages_are_understood(words: str, monkeypatch: pytest.Monkey
     parse(cli, shlex.split(words))
 
 
+WORDS = (
+    *("generation", "session", "context", "attempt", "counted", "open, closed", "claim", "lease", "fencing token"),
+    *("settle", "abandoned", "late answer", "stored answer", "rejected session", "hold, capture, release", "backoff"),
+    *("exhausted", "snapshot", "change", "stale", "binding", "route", "outage", "accepted", "waiver", "plan", "spool"),
+)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_glossary_has_the_words_of_the_design(word: str) -> None:
+    """Each word that code, SQL and pages share is explained where a reader begins."""
+    glossary = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+
+    assert re.search(rf"^\| {word}(, \w+)? \| \S", glossary, flags=re.MULTILINE)
+
+
 def test_commands_were_found() -> None:
     """The test above has something to do."""
     assert len(COMMANDS) > 10

@@ -1,7 +1,10 @@
 """The migrations are written from `supabase/schemas`, and hold all of it."""
 
+import json
+
 import pytest
 
+from tools.manifest import MANIFEST, digest
 from tools.migration import APP, MIGRATIONS, OURS, SCHEMAS, Migration
 
 
@@ -9,6 +12,13 @@ from tools.migration import APP, MIGRATIONS, OURS, SCHEMAS, Migration
 def test_committed_file_is_what_would_be_written(migration: Migration) -> None:
     """`make migration` would change nothing."""
     assert (MIGRATIONS / migration.name).read_text() == migration.text()
+
+
+def test_manifest_is_of_these_migrations() -> None:
+    """The manifest was written with the migrations, by `make migration`, and not by hand before or after."""
+    known = json.loads(MANIFEST.read_text())["migrations"]
+
+    assert known == {each.name: digest(each.text()) for each in (OURS, APP)}
 
 
 def test_no_other_migration_is_shipped() -> None:

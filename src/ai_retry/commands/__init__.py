@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from ai_retry.commands import books, doctor, find, migrations, queue, recover, retry, settle, why, worker
+from ai_retry.commands import books, doctor, find, migrations, prune, queue, recover, retry, settle, why, worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +27,7 @@ for _command in (
     doctor.doctor,
     find.find,
     migrations.migrations,
+    prune.prune,
     queue.queue,
     recover.recover,
     retry.retry,

@@ -1,7 +1,10 @@
 """``ai-retry retry``: one generation, tried again as its user would."""
 
+from uuid import UUID
+
 import click
 
+from ai_retry.client import Client
 from ai_retry.commands._shared import as_json_option, connected, print_json
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, whole_seconds
 from ai_retry.domain.model import RetryResult
@@ -19,7 +22,7 @@ def retry(generation_id: str, *, user_id: str | None, queued: bool, as_json: boo
     `ai-retry recover --waive`.
     """
     with connected() as client:
-        owner = user_id or client.why(generation_id).user_id
+        owner = user_id or _owner(client, generation_id)
         try:
             result = (client.enqueue if queued else client.retry_generation)(owner, generation_id)
         except (NotConfigured, StorageFailure):
@@ -42,3 +45,10 @@ def retry(generation_id: str, *, user_id: str | None, queued: bool, as_json: boo
         )
     else:
         click.echo(f"Accepted: attempt {result.attempt} waits for a worker.")
+
+
+def _owner(client: Client, generation_id: str) -> UUID:
+    explanation = client.why(generation_id)
+    if explanation.user_id is None:
+        raise click.ClickException(explanation.text)
+    return explanation.user_id

@@ -6,9 +6,9 @@ from typing import TypeAlias
 from ai_retry.config import Settings
 from ai_retry.doctor.model import Check, Database, Finding, Level
 from ai_retry.domain.errors import AiRetryError, ContextMissing, NotConfigured
-from ai_retry.domain.model import Context, Generation
+from ai_retry.domain.model import Context
 from ai_retry.domain.reader import ContextFrom, ReaderFailed, read_context, reader_name
-from ai_retry.domain.recovery import Filter, RecoveryStorage
+from ai_retry.domain.recovery import Filter, FoundRow, RecoveryStorage, UnreadableRow
 
 Refusal: TypeAlias = ContextMissing | NotConfigured
 
@@ -26,7 +26,7 @@ def newest(
     """
     wanted = Filter(until=database.as_of)
     page = storage.find(wanted, before=None, page=_TRIED, quota_rule=settings.policy.quota)
-    return [_read(reader, row.snapshot.generation) for row in page.rows]
+    return [_read(reader, row) for row in page.rows]
 
 
 def not_searched(error: AiRetryError) -> Finding:
@@ -51,13 +51,16 @@ def contexts(read: Sequence[Context | Refusal], reader: ContextFrom) -> Iterator
     )
 
 
-def _read(reader: ContextFrom, generation: Generation) -> Context | Refusal:
+def _read(reader: ContextFrom, row: FoundRow | UnreadableRow) -> Context | Refusal:
+    if isinstance(row, UnreadableRow):
+        return NotConfigured(f"generation {row.generation_id}: {row.problem}")
     try:
-        return read_context(reader, generation)
+        return read_context(reader, row.snapshot.generation)
     except (ContextMissing, NotConfigured) as refusal:
         return refusal
 
 
 def _reported(refusal: AiRetryError) -> str:
     place = f" ({refusal.place})" if isinstance(refusal, ReaderFailed) and refusal.place else ""
-    return f"{refusal.details.get('problem', refusal)}{place}"
+    details = refusal.details
+    return f"{details.get('problem') or details.get('missing') or refusal}{place}"

@@ -7,14 +7,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ai_retry import _shipped, bootstrap
+from ai_retry import bootstrap
 from ai_retry.config import Settings
-from ai_retry.doctor import outside, shipped
+from ai_retry.doctor import outside
 from ai_retry.doctor.case import Case
 from ai_retry.doctor.contexts import contexts, newest, not_searched
 from ai_retry.doctor.database import judge
 from ai_retry.doctor.model import Check, Database, Finding, Level
 from ai_retry.doctor.outside import Reach
+from ai_retry.doctor.shipped import shipped
 from ai_retry.doctor.spool import spool
 from ai_retry.domain.errors import AiRetryError, NotConfigured
 from ai_retry.domain.model import Context, ResponseFormat
@@ -68,13 +69,12 @@ def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examina
         return Examination(findings, frozenset(Check) - {Check.CONFIGURATION})
     reader, unusable = _reader(settings)
     around = [*unusable, *outside.misspelt(environ), *_provider(settings)]
-    shipped_objects = shipped.read(_shipped.migrations())
     try:
         with closing(bootstrap.open_storage(settings)) as storage:
             before = clock.now()
             database = Database.from_row(storage.inspect())
             after = clock.now()
-            case = Case(database, shipped_objects, models_are_restricted=settings.ai_models is not None)
+            case = Case(database, shipped(), models_are_restricted=settings.ai_models is not None)
             judged = judge(case)
             readable = reader is not None and not any(each.check in _NEEDED_TO_READ for each in judged)
             if reader is not None and readable:

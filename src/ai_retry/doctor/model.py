@@ -59,7 +59,7 @@ class Function:
     name: str
     arguments: str
     signature: Signature
-    source: str  # its hash: ``shipped.source_hash``
+    source: str  # its hash, without carriage returns
     creates_sessions: bool
     security_definer: bool
     search_path: str | None  # of its own; None: its caller's

@@ -13,7 +13,14 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, GenerationNotFound, QuotaExhausted, RetryRefused
+from ai_retry.domain.errors import (
+    AiRetryError,
+    AttemptsExhausted,
+    GenerationNotFound,
+    NotConfigured,
+    QuotaExhausted,
+    RetryRefused,
+)
 from ai_retry.domain.model import Attempt, GenerationStatus, Outcome, QuotaRule, Snapshot, Usage, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.reader import ContextFrom
@@ -63,7 +70,10 @@ class LastError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundRow:
-    """A generation as a search finds it: all that ``admit`` needs, and its last error."""
+    """A generation as a search finds it: all that ``admit`` needs, and its last error.
+
+    The snapshot has neither a session nor the output of a stored answer.
+    """
 
     failed_at: datetime
     snapshot: Snapshot
@@ -71,10 +81,37 @@ class FoundRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cursor:
-    """A place in the order of a search: made later, then greater id, comes first."""
+class UnreadableRow:
+    """A generation that can't be understood: something in it is beyond what can be read, or the binding fails on it.
 
-    at: datetime
+    The other columns are what could be read of it.
+    """
+
+    generation_id: UUID
+    column: str | None  # None: it is not known which
+    reason: str  # without the content
+    user_id: UUID | None = None
+    status: str | None = None
+    model: str | None = None
+    failed_at: datetime | None = None
+    error: LastError | None = None
+
+    @property
+    def problem(self) -> str:
+        """The column and the reason, for people."""
+        return f"{self.column or 'the row'} {self.reason}"
+
+    @property
+    def verdict(self) -> "Verdict":
+        """What a retry would be answered."""
+        return Verdict(Decision.NEVER, NotConfigured(f"generation {self.generation_id} can't be read: {self.problem}"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """A place in the order of a search: made later, then greater id, comes first; last, those without an instant."""
+
+    at: str | None  # as the storage writes it: an app's instants may be beyond what Python can hold
     id: UUID
 
 
@@ -83,7 +120,7 @@ class FoundPage:
     """Some of what was found, newest first; perhaps none although more follow."""
 
     as_of: datetime
-    rows: Sequence[FoundRow]
+    rows: Sequence[FoundRow | UnreadableRow]
     next: Cursor | None  # where the next page begins; None: this was the last
 
 
@@ -121,11 +158,12 @@ class RecoveryStorage(Protocol):
         """Read a page of at most ``page`` failed generations, newest first; it may be short, since no read is long.
 
         Pages follow each other by ``before``: no generation comes twice, and one that stays as it is is not left out.
-        With a page of 0 it returns only its time.
+        A page is bounded in bytes, too, and a row that can't be understood stands in its place. With a page of 0 it
+        returns only its time.
         """
         ...
 
-    def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | None:
+    def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | UnreadableRow | None:
         """Read one generation of whatever user and status; None when there is none."""
         ...
 

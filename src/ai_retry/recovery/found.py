@@ -1,30 +1,27 @@
 """What failed: a search that can be walked through again and again, a page at a time."""
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, QuotaRule
 from ai_retry.domain.names import as_uuid
-from ai_retry.domain.recovery import FAILED, FINDABLE, Filter, FoundRow, judge
-from ai_retry.recovery.generation import COLUMNS, FoundGeneration, told
+from ai_retry.domain.recovery import FAILED, FINDABLE, Decision, Filter, FoundRow, UnreadableRow, judge
+from ai_retry.recovery.generation import COLUMNS, FoundGeneration, told, unreadable
 from ai_retry.recovery.parts import Parts, notebook_library
 from ai_retry.recovery.pictures import failures_over_time
 from ai_retry.recovery.summary import Summary, summarise
+from ai_retry.recovery.when import When, read_instant
 from ai_retry.tables import html_table, text_table
 
-When: TypeAlias = datetime | timedelta | str
 Words: TypeAlias = str | Collection[str]
 
 _PAGE = 200  # generations that one read looks at
 _SHOWN = 20
-_AGO = re.compile(r"(\d{1,6})\s*([mhd])")
-_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
 
 class Found:
@@ -37,8 +34,11 @@ class Found:
         self.filter = wanted
         self._parts = parts
 
-    def rows(self, quota_rule: QuotaRule | None = None) -> Iterator[FoundRow]:
-        """Read what was found, with all that a decision needs; the quota by this rule, or by the client's."""
+    def rows(self, quota_rule: QuotaRule | None = None) -> Iterator[FoundRow | UnreadableRow]:
+        """Read what was found, with all that a decision needs; the quota by this rule, or by the client's.
+
+        What can't be understood stands in its place, and stops nothing.
+        """
         rule, before = quota_rule or self._parts.policy.quota, None
         while True:
             page = self._parts.records.find(self.filter, before=before, page=_PAGE, quota_rule=rule)
@@ -50,19 +50,23 @@ class Found:
     def __iter__(self) -> Iterator[FoundGeneration]:
         """Tell each, and what a retry would be answered now."""
         for row in self.rows():
-            yield told(row, judge(row.snapshot, self._parts.policy, context_from=self._parts.context_from))
+            yield self._told(row, 0)
 
     def _together(self) -> Iterator[FoundGeneration]:
         """Tell each, after those before it have taken their units."""
-        taken = Counter[UUID]()
+        taken = Counter[UUID | None]()
         for row in self.rows():
-            user_id = row.snapshot.generation.user_id
-            verdict = judge(
-                row.snapshot, self._parts.policy, context_from=self._parts.context_from, set_aside=taken[user_id]
-            )
-            if verdict.refusal is None:
+            user_id = row.user_id if isinstance(row, UnreadableRow) else row.snapshot.generation.user_id
+            each = self._told(row, taken[user_id])
+            if each.decision is Decision.NOW:
                 taken[user_id] += 1
-            yield told(row, verdict)
+            yield each
+
+    def _told(self, row: FoundRow | UnreadableRow, set_aside: int) -> FoundGeneration:
+        if isinstance(row, UnreadableRow):
+            return unreadable(row)
+        verdict = judge(row.snapshot, self._parts.policy, context_from=self._parts.context_from, set_aside=set_aside)
+        return told(row, verdict)
 
     def first(self, count: int) -> list[FoundGeneration]:
         """Tell the newest ones."""
@@ -82,7 +86,8 @@ class Found:
 
     def plot(self, ax: Any = None) -> Any:
         """Draw failures over time by code, and return the ``matplotlib`` axes."""
-        return failures_over_time(((each.failed_at, each.code or "unknown") for each in self), ax)
+        dated = ((each.failed_at, each.code or "unknown") for each in self if each.failed_at is not None)
+        return failures_over_time(dated, ax)
 
     def __repr__(self) -> str:
         shown = self.first(_SHOWN + 1)
@@ -120,8 +125,8 @@ def search(
     """
     wanted = criteria(since=since, until=until, code=code, status=status, user_id=user_id, model=model)
     now = parts.records.find(wanted, before=None, page=0, quota_rule=parts.policy.quota).as_of
-    end = min(now, _instant(until, "until", now) or now)
-    begin = _instant(since, "since", now)
+    end = min(now, read_instant(until, "until", now) or now)
+    begin = read_instant(since, "since", now)
     if begin is not None and begin >= end:
         raise ValueError("since must be earlier than until, and than now")
     return Found(parts, replace(wanted, since=begin, until=end))
@@ -143,8 +148,8 @@ def criteria(
     """
     now = datetime.now(UTC)
     return Filter(
-        since=_instant(since, "since", now),
-        until=_instant(until, "until", now) or now,
+        since=read_instant(since, "since", now),
+        until=read_instant(until, "until", now) or now,
         statuses=FAILED if status is None else _statuses(status),
         codes=_words(code, "code"),
         models=_words(model, "model"),
@@ -166,32 +171,3 @@ def _statuses(value: Words) -> frozenset[GenerationStatus]:
     if not words <= FINDABLE:
         raise ValueError(f"status must be of {', '.join(sorted(FINDABLE))}")
     return frozenset(GenerationStatus(each) for each in words)
-
-
-def _instant(value: When | None, name: str, now: datetime) -> datetime | None:
-    """Read an instant: aware, an ISO 8601 text with its offset, or how long ago (a timedelta, or 90m, 24h, 7d)."""
-    if isinstance(value, str):
-        value = _read(value, name)
-    if isinstance(value, timedelta):
-        if value <= timedelta(0):
-            raise ValueError(f"{name} must be how long ago it was: a positive timedelta")
-        try:
-            return now - value
-        except OverflowError:
-            raise ValueError(f"{name} must not be before the year 1") from None
-    if value is None:
-        return None
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise ValueError(f"{name} must have an offset from UTC, such as 2026-01-31T02:00+00:00, or be 90m, 24h or 7d")
-    return value.astimezone(UTC)
-
-
-def _read(text: str, name: str) -> datetime | timedelta:
-    if ago := _AGO.fullmatch(text.strip()):
-        return int(ago[1]) * _UNITS[ago[2]]
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"{name} must be an instant such as 2026-01-31T02:00+00:00, or how long ago: 90m, 24h, 7d"
-        ) from None

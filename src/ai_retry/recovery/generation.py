@@ -4,25 +4,25 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from uuid import UUID
 
-from ai_retry.domain.model import GenerationStatus
 from ai_retry.domain.policy import counted_attempts
-from ai_retry.domain.recovery import Decision, FoundRow, Verdict
+from ai_retry.domain.recovery import Decision, FoundRow, UnreadableRow, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundGeneration:
     """A generation that failed, and what can be done about it. No prompt and no answer stand here."""
 
-    failed_at: datetime
-    status: GenerationStatus
+    failed_at: datetime | None  # None: unknown, as the row can't be read
+    status: str | None
     code: str | None  # of the last error
     model: str | None
-    attempts: int  # those that count, the app's original call included
+    attempts: int | None  # those that count, the app's original call included
     decision: Decision
     reason: str | None  # the code of the refusal; None: a retry would be admitted
     retry_at: datetime | None  # when a rule that refuses it now no longer does, as far as it is known
-    user_id: UUID
+    user_id: UUID | None
     generation_id: UUID
+    problem: str | None = None  # why the row can't be read, with its column; None: it can
 
 
 COLUMNS = tuple(field.name for field in fields(FoundGeneration))
@@ -42,4 +42,21 @@ def told(row: FoundRow, verdict: Verdict) -> FoundGeneration:
         retry_at=row.snapshot.as_of + wait if wait is not None else None,
         user_id=generation.user_id,
         generation_id=generation.id,
+    )
+
+
+def unreadable(row: UnreadableRow) -> FoundGeneration:
+    """Tell of a row that can't be understood what could be read, and why it is never retried as it is."""
+    return FoundGeneration(
+        failed_at=row.failed_at,
+        status=row.status,
+        code=row.error.code if row.error else None,
+        model=row.model,
+        attempts=None,
+        decision=row.verdict.decision,
+        reason=row.verdict.code,
+        retry_at=None,
+        user_id=row.user_id,
+        generation_id=row.generation_id,
+        problem=row.problem,
     )

@@ -7,9 +7,10 @@ from pathlib import Path
 from uuid import UUID
 
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.recovery.found import Found, When, Words, search
+from ai_retry.recovery.found import Found, Words, search
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan import Plan, load_plan, make_plan, terms_of
+from ai_retry.recovery.when import When
 from ai_retry.recovery.why import Explanation, explain
 
 

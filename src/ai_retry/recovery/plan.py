@@ -11,7 +11,7 @@ from uuid import UUID
 from ai_retry.domain.model import Waiver
 from ai_retry.domain.names import PlanKey
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.domain.recovery import CallEstimate, Decision, Filter, FoundRow, judge
+from ai_retry.domain.recovery import CallEstimate, Decision, Filter, FoundRow, UnreadableRow, judge
 from ai_retry.recovery.found import Found
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan_file import Frozen, Terms, intact, keep, read_file
@@ -208,7 +208,7 @@ def make_plan(parts: Parts, found: Found, terms: Terms, *, everything: bool) -> 
         choice.consider(row)
     return Plan(
         parts,
-        Frozen(found.filter, terms, choice.selected),
+        Frozen(found.filter, terms, tuple(choice.selected)),
         counts=dict(sorted(choice.counts.items(), key=lambda each: (list(Decision).index(each[0][0]), -each[1]))),
         estimates=Estimates(
             calls=choice.calls,
@@ -240,17 +240,16 @@ class _Choice:
     def __init__(self, parts: Parts, terms: Terms, past: Mapping[str | None, CallEstimate]) -> None:
         self._parts, self._terms, self._past = parts, terms, past
         self._of_user = Counter[UUID]()
-        self._selected: list[tuple[UUID, UUID]] = []
+        self.selected: list[tuple[UUID, UUID]] = []
         self.counts = Counter[Reason]()
         self.calls = 0
         self.tokens: Decimal | None = Decimal(0)
         self.cost: Decimal | None = Decimal(0)
 
-    @property
-    def selected(self) -> tuple[tuple[UUID, UUID], ...]:
-        return tuple(self._selected)
-
-    def consider(self, row: FoundRow) -> None:
+    def consider(self, row: FoundRow | UnreadableRow) -> None:
+        if isinstance(row, UnreadableRow):
+            self.counts[row.verdict.decision, row.verdict.code] += 1
+            return
         generation = row.snapshot.generation
         verdict = judge(
             row.snapshot,
@@ -265,7 +264,7 @@ class _Choice:
         decision = verdict.decision if verdict.refusal or reason is None else Decision.LATER
         self.counts[decision, reason] += 1
         if reason is None:
-            self._selected.append((generation.user_id, generation.id))
+            self.selected.append((generation.user_id, generation.id))
             self._of_user[generation.user_id] += 1
             self._add(row, call)
 

@@ -24,7 +24,7 @@ class Summary:
     last_at: datetime | None
     by_code: Mapping[str | None, int]
     by_model: Mapping[str | None, int]
-    by_user: Mapping[UUID, int]
+    by_user: Mapping[UUID | None, int]  # None: it can't be read
     by_decision: Mapping[Decision, int]
     by_reason: Mapping[tuple[Decision, str | None], int]  # why not now; None: now
 
@@ -40,10 +40,12 @@ class Summary:
         ]
 
     def _title(self) -> str:
-        if self.first_at is None or self.last_at is None:
+        if not self.total:
             return "No failed generations"
-        users = f"{len(self.by_user)} user{'s' if len(self.by_user) != 1 else ''}"
-        return f"{self.total} failed, of {users}, from {self.first_at:%Y-%m-%d %H:%M:%S} to {self.last_at:%H:%M:%S} UTC"
+        users = f"{self.total} failed, of {len(self.by_user)} user{'s' if len(self.by_user) != 1 else ''}"
+        if self.first_at is None or self.last_at is None:
+            return users
+        return f"{users}, from {self.first_at:%Y-%m-%d %H:%M:%S} to {self.last_at:%H:%M:%S} UTC"
 
     def __repr__(self) -> str:
         return f"{self._title()}\n{text_table(('what', 'which', 'count'), self._rows())}"
@@ -54,7 +56,7 @@ class Summary:
 
 def summarise(found: Iterable[FoundGeneration]) -> Summary:
     """Count in one pass."""
-    codes, models, users = Counter[str | None](), Counter[str | None](), Counter[UUID]()
+    codes, models, users = Counter[str | None](), Counter[str | None](), Counter[UUID | None]()
     reasons = Counter[tuple[Decision, str | None]]()
     first_at: datetime | None = None
     last_at: datetime | None = None
@@ -63,8 +65,9 @@ def summarise(found: Iterable[FoundGeneration]) -> Summary:
         models[each.model] += 1
         users[each.user_id] += 1
         reasons[each.decision, each.reason] += 1
-        first_at = min(first_at or each.failed_at, each.failed_at)
-        last_at = max(last_at or each.failed_at, each.failed_at)
+        if each.failed_at is not None:
+            first_at = min(first_at or each.failed_at, each.failed_at)
+            last_at = max(last_at or each.failed_at, each.failed_at)
     decisions = Counter(dict.fromkeys(Decision, 0))
     for (decision, _), count in reasons.items():
         decisions[decision] += count

@@ -20,9 +20,15 @@ from ai_retry.domain.model import Outcome, Snapshot
 from ai_retry.domain.names import as_uuid
 from ai_retry.domain.policy import RetryPolicy, counted_attempts, queued_attempt, waiting_helps
 from ai_retry.domain.reader import reader_name
-from ai_retry.domain.recovery import Decision, FoundRow, LastError, Verdict, judge
+from ai_retry.domain.recovery import Decision, FoundRow, LastError, UnreadableRow, Verdict, judge
 from ai_retry.recovery.parts import Parts
 from ai_retry.tables import printable
+
+_WAYS = {
+    Decision.NOW: "can be retried now",
+    Decision.LATER: "can't be retried now, but later",
+    Decision.NEVER: "can't be retried as things are",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +36,7 @@ class Explanation:
     """Where a generation stands. ``str`` of it is the paragraph."""
 
     generation_id: UUID
-    user_id: UUID
+    user_id: UUID | None  # None: it can't be read
     decision: Decision
     code: str | None  # of the rule that refuses a retry; None: it would be admitted
     retry_at: datetime | None  # when to come back, as far as it is known
@@ -53,6 +59,8 @@ def explain(parts: Parts, generation_id: UUID | str) -> Explanation:
     row = parts.records.find_one(generation_id, parts.policy.quota)
     if row is None:
         raise GenerationNotFound(generation_id)
+    if isinstance(row, UnreadableRow):
+        return _unreadable(row)
     verdict = judge(row.snapshot, parts.policy, context_from=parts.context_from)
     wait = verdict.refusal.retry_after if verdict.refusal else None
     return Explanation(
@@ -63,6 +71,26 @@ def explain(parts: Parts, generation_id: UUID | str) -> Explanation:
         retry_at=row.snapshot.as_of + wait if wait is not None else None,
         last_error=row.error,
         text=" ".join(_sentences(row, verdict, parts.policy, reader=reader_name(parts.context_from))),
+    )
+
+
+def _unreadable(row: UnreadableRow) -> Explanation:
+    """Say what can't be read; what is left of the row says nothing about a retry."""
+    verdict = row.verdict
+    sentences = [
+        f"Generation {row.generation_id} {_WAYS[verdict.decision]} ({verdict.code}).",
+        f"Its row can't be read: {printable(row.problem)}.",
+        "Correct that in the app's table, or in the binding.",
+        _last(row.error),
+    ]
+    return Explanation(
+        generation_id=row.generation_id,
+        user_id=row.user_id,
+        decision=verdict.decision,
+        code=verdict.code,
+        retry_at=None,
+        last_error=row.error,
+        text=" ".join(sentences),
     )
 
 
@@ -85,7 +113,7 @@ def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy, *, reader: 
     if not isinstance(refusal, AlreadySucceeded):
         counted = counted_attempts(snapshot)
         sentences.append(f"It has used {counted} of {policy.max_attempts} attempts, the original one included.")
-        sentences.append(_last(row))
+        sentences.append(_last(row.error))
         if not waiting_helps(snapshot):
             sentences.append(_cure(snapshot))
     return sentences
@@ -111,12 +139,7 @@ def _decided(verdict: Verdict, snapshot: Snapshot) -> str:
         return "has its session; there is nothing to retry (ALREADY_SUCCEEDED)"
     if isinstance(verdict.refusal, RetryInProgress) and queued_attempt(snapshot) is not None:
         return f"is queued for a retry ({verdict.code})"
-    ways = {
-        Decision.NOW: "can be retried now",
-        Decision.LATER: "can't be retried now, but later",
-        Decision.NEVER: "can't be retried as things are",
-    }
-    return ways[verdict.decision] + (f" ({verdict.code})" if verdict.code else "")
+    return _WAYS[verdict.decision] + (f" ({verdict.code})" if verdict.code else "")
 
 
 def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str:
@@ -158,8 +181,7 @@ def _success(snapshot: Snapshot) -> str:
     return f"The session was made by {made_by}" + (f": {session_id}" if session_id else "")
 
 
-def _last(row: FoundRow) -> str:
-    error = row.error
+def _last(error: LastError | None) -> str:
     if error is None:
         return "No error of it is recorded."
     at = f", at {_utc(error.at)}" if error.at else ""

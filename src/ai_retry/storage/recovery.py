@@ -4,29 +4,32 @@ All of it can be repeated, so that a lost reply means no more than that the data
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID
 
 from ai_retry.domain.model import QuotaRule
-from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, LastError, PlanAttempt
+from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, PlanAttempt, UnreadableRow
 from ai_retry.storage.calling import Calls
 from ai_retry.storage.change_rows import document
-from ai_retry.storage.rows import (
-    Json,
-    instant,
-    listed,
-    maybe_instant,
-    read_attempt,
-    read_snapshot,
-    read_usage,
-    rule_row,
-    shaped,
-)
+from ai_retry.storage.found_rows import read_found
+from ai_retry.storage.rows import Json, instant, listed, read_attempt, read_usage, rule_row, shaped
 
+_PRUNED_AT_ONCE = 500  # attempts that are looked at; their users wait no longer than it takes to remove them
 _FIRST_ID = UUID(int=0)
 _LAST_ID = UUID(int=2**128 - 1)
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What one page of pruning removed, or would have."""
+
+    attempts: int
+    answers: int  # stored ones, of generations that are gone
+    next: UUID | None  # where the next page begins; None: this was the last one
 
 
 class RecoveryFunctions(Calls):
@@ -34,10 +37,10 @@ class RecoveryFunctions(Calls):
 
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
         """See the port."""
-        start = before or Cursor(at=wanted.until, id=_LAST_ID)
+        start = before or Cursor(at=wanted.until.isoformat(), id=_LAST_ID)
         request = document(
             since=wanted.since.isoformat() if wanted.since is not None else None,
-            before={"at": start.at.isoformat(), "id": str(start.id)},
+            before={"at": start.at, "id": str(start.id)},
             user_id=str(wanted.user_id) if wanted.user_id is not None else None,
             statuses=sorted(wanted.statuses),
             models=_words(wanted.models),
@@ -47,7 +50,7 @@ class RecoveryFunctions(Calls):
         )
         return self._find("ai_retry_find", {"p_request": request}, _page)
 
-    def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | None:
+    def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | UnreadableRow | None:
         """See the port."""
         request = document(generation_id=str(generation_id), rule=rule_row(quota_rule))
         return self._find("ai_retry_find_one", {"p_request": request}, _maybe_found)
@@ -68,13 +71,39 @@ class RecoveryFunctions(Calls):
         request = document(run_id=str(run_id), plan_id=plan_id, operator=operator, plan=plan, counts=counts)
         return self._find("ai_retry_record_recovery", {"p_request": request}, _refused_by)
 
+    def prune(self, *, older_than: timedelta, window: timedelta, after: UUID | None, dry_run: bool) -> Pruned:
+        """Remove one page of history that no decision needs any more: see ``ai_retry_prune``.
+
+        Args:
+            older_than: how long ago an attempt was closed, at least.
+            window: the longest of the policy; nothing that is younger is removed.
+            after: ``next`` of the page before; None: the first one.
+            dry_run: count only.
+        """
+        request = document(
+            older_than_seconds=older_than.total_seconds(),
+            window_seconds=window.total_seconds(),
+            after=str(after) if after is not None else None,
+            page=_PRUNED_AT_ONCE,
+            dry_run=dry_run,
+        )
+        return self._find("ai_retry_prune", {"p_request": request}, _pruned)
+
     def inspect(self) -> Json:
         """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
         return self._find("ai_retry_inspect", {}, _facts)
 
-    def books(self) -> Sequence[Json]:
-        """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only."""
-        return self._find("ai_retry_books", {}, _violations)
+    def books(self, rule: QuotaRule | None = None, *, since: datetime | None = None) -> Sequence[Json]:
+        """List what contradicts the promises, nothing when the books balance: see ``ai_retry_books``. Reads only.
+
+        Args:
+            rule: the limit above which no unit may be spent, and its window; None: no limit is asked about.
+            since: of closed attempts, only those that were closed since; None: all.
+        """
+        arguments: dict[str, Any] = {"p_since": since.isoformat() if since is not None else None}
+        if rule is not None:
+            arguments |= {"p_limit": rule.limit, "p_window_seconds": rule.window.total_seconds()}
+        return self._find("ai_retry_books", arguments, _violations)
 
     def _find(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
         return self._look(function, arguments, read, self._searching)
@@ -89,29 +118,13 @@ def _page(reply: Any) -> FoundPage:
     after = row["next"]
     return FoundPage(
         as_of=instant(row["as_of"]),
-        rows=[_found(each) for each in row["rows"]],
-        next=Cursor(at=instant(after["at"]), id=UUID(after["id"])) if after else None,
+        rows=[read_found(shaped(each, "id")) for each in listed(row["rows"])],
+        next=Cursor(at=after["at"], id=UUID(after["id"])) if after else None,
     )
 
 
-def _maybe_found(reply: Any) -> FoundRow | None:
-    return None if reply is None else _found(shaped(reply, "failed_at", "snapshot", "error"))
-
-
-def _found(row: Json) -> FoundRow:
-    error = row["error"]
-    return FoundRow(
-        failed_at=instant(row["failed_at"]),
-        snapshot=read_snapshot(row["snapshot"]),
-        error=None
-        if error is None
-        else LastError(
-            code=error["code"],
-            at=maybe_instant(error["at"]),
-            reason=error["reason"],
-            ours=error["ours"],
-        ),
-    )
+def _maybe_found(reply: Any) -> FoundRow | UnreadableRow | None:
+    return None if reply is None else read_found(shaped(reply, "id"))
 
 
 def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:
@@ -134,6 +147,11 @@ def _estimates(reply: Any) -> Mapping[str | None, CallEstimate]:
 def _refused_by(reply: Any) -> str | None:
     refused_by: str | None = shaped(reply, "events_refused_by")["events_refused_by"]
     return refused_by
+
+
+def _pruned(reply: Any) -> Pruned:
+    row = shaped(reply, "attempts", "answers", "next")
+    return Pruned(attempts=row["attempts"], answers=row["answers"], next=UUID(row["next"]) if row["next"] else None)
 
 
 def _facts(reply: Any) -> Json:

@@ -105,6 +105,7 @@ begin
         select coalesce(pg_catalog.jsonb_agg(c.conname order by c.conname), '[]')
         from pg_catalog.pg_constraint c
         join tables t on t.oid = c.conrelid and t.is_ours
+        where c.contype <> 'n'  -- their names, and whether they have one, differ between servers
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(

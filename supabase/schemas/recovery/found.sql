@@ -30,15 +30,37 @@ language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_generation constant jsonb := ai_retry.app_read(p_generation_id);
+  c_longest constant integer := 33554432;  -- bytes of a column; a reader needs several times as many
+  v_generation jsonb;
+  v_snapshot jsonb;
+  v_sqlstate text;
 begin
+  v_generation := ai_retry.app_read(p_generation_id);
   if v_generation is null then
     return null;
   end if;
+  v_snapshot := ai_retry.snapshot(v_generation - 'prompt_data', p_rule, null, pg_catalog.clock_timestamp());
   return pg_catalog.jsonb_build_object(
-    'failed_at', coalesce(v_generation ->> 'updated_at', v_generation ->> 'created_at'), 'error', p_error,
-    'snapshot', ai_retry.snapshot(v_generation, p_rule, null, pg_catalog.clock_timestamp()));
+    'id', p_generation_id, 'error', p_error,
+    'snapshot', v_snapshot - '{generation,session}'::text[] || case
+      when v_snapshot -> 'stored_answer' <> 'null' then
+        pg_catalog.jsonb_build_object('stored_answer', v_snapshot -> 'stored_answer' || '{"output": null}')
+      else '{}' end,
+    'generation', (
+      select pg_catalog.jsonb_object_agg(
+        c.name, case when pg_catalog.octet_length(c.value) <= c_longest then c.value end)
+      from (
+        select e.key as name, e.value::text as value
+        from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
+      ) c
+    ));
+exception
+  when data_exception or cardinality_violation or program_limit_exceeded or plpgsql_error then
+    get stacked diagnostics v_sqlstate = returned_sqlstate;
+    return pg_catalog.jsonb_build_object('id', p_generation_id, 'refused_by', v_sqlstate);
 end
 $$;
 comment on function ai_retry.found(uuid, jsonb, jsonb) is
-  'A generation as a search returns it: when it failed, its last error, and the snapshot that a decision needs.';
+  'A generation as a search returns it: its last error; the snapshot that a decision needs, without session and output; and '
+  'each of its columns as JSON in a string, null when it is too long. So one that a reader can''t read spoils no other one. '
+  'Where reading it fails, only its id and the SQLSTATE.';

@@ -1,5 +1,5 @@
--- Attempts that are closed. Rows are appended; only the delay of a report to the app, a late answer's call and the
--- discarding of an answer change one.
+-- Attempts that are closed. Rows are appended; only the delay of a report to the app, a late answer's call, the
+-- discarding of an answer and the number of attempts that were pruned change one.
 
 create table public.ai_retry_attempts (
   generation_id uuid not null,
@@ -37,10 +37,12 @@ create table public.ai_retry_attempts (
   discarded_at timestamptz,
   discarded_by text,
   untold boolean not null default false,
+  pruned integer not null default 0,
   primary key (generation_id, number),
   constraint outcomes_are_known check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled')),
   constraint only_success_has_a_session check ((outcome = 'succeeded') = (session_id is not null)),
-  constraint only_charged_success_captures check ((captured_at is not null) = (outcome = 'succeeded' and charge))
+  constraint only_charged_success_captures check ((captured_at is not null) = (outcome = 'succeeded' and charge)),
+  constraint captured_when_closed check (captured_at = closed_at)
 );
 
 create unique index ai_retry_attempts_one_success on public.ai_retry_attempts (generation_id) where outcome = 'succeeded';
@@ -50,10 +52,12 @@ create index ai_retry_attempts_poisoned on public.ai_retry_attempts (closed_at) 
 create index ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
 create index ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
   where idempotency_key like 'plan:%';
+create index ai_retry_attempts_usage on public.ai_retry_attempts (closed_at) where usage is not null;
+create index ai_retry_attempts_closed_at on public.ai_retry_attempts using brin (closed_at) with (pages_per_range = 32);
 
 alter table public.ai_retry_attempts enable row level security;
 revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;
-grant select, insert, update on table public.ai_retry_attempts to service_role;
+grant select, insert, update, delete on table public.ai_retry_attempts to service_role;
 
 comment on table public.ai_retry_attempts is 'ai-retry: closed attempts; one success per generation, one generation per session. Operators only.';
 comment on column public.ai_retry_attempts.generation_id is 'Which generation. No foreign key: the books balance after the app has deleted it.';
@@ -91,3 +95,4 @@ comment on column public.ai_retry_attempts.duration_ms is 'How long the call too
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
+comment on column public.ai_retry_attempts.pruned is 'Attempts before this success that ai_retry_prune has removed.';

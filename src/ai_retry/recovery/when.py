@@ -1,0 +1,49 @@
+"""Instants and durations as people write them: 2026-01-31T02:00+00:00, or 90m, 24h, 7d."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
+
+When: TypeAlias = datetime | timedelta | str
+
+_DURATION = re.compile(r"(\d{1,6})\s*([mhd])")
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+def read_duration(text: str) -> timedelta | None:
+    """Read 90m, 24h or 7d; None: it is something else."""
+    found = _DURATION.fullmatch(text.strip())
+    return int(found[1]) * _UNITS[found[2]] if found else None
+
+
+def read_instant(value: When | None, name: str, now: datetime) -> datetime | None:
+    """Read an instant: aware, an ISO 8601 text with its offset, or how long ago (a timedelta, or 90m, 24h, 7d).
+
+    Raises:
+        ValueError: names the argument and what it may be.
+    """
+    if isinstance(value, str):
+        value = _read(value, name)
+    if isinstance(value, timedelta):
+        if value <= timedelta(0):
+            raise ValueError(f"{name} must be how long ago it was: a positive timedelta")
+        try:
+            return now - value
+        except OverflowError:
+            raise ValueError(f"{name} must not be before the year 1") from None
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError(f"{name} must have an offset from UTC, such as 2026-01-31T02:00+00:00, or be 90m, 24h or 7d")
+    return value.astimezone(UTC)
+
+
+def _read(text: str, name: str) -> datetime | timedelta:
+    if (ago := read_duration(text)) is not None:
+        return ago
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be an instant such as 2026-01-31T02:00+00:00, or how long ago: 90m, 24h, 7d"
+        ) from None

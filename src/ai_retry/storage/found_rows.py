@@ -1,0 +1,109 @@
+"""Generations that a search returns, each read by itself, column by column: what an app wrote may be beyond Python.
+
+Each column comes as JSON in a string, so that one that can't be read spoils neither its page nor the other columns.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from ai_retry.domain.model import GenerationStatus, Snapshot
+from ai_retry.domain.recovery import FoundRow, LastError, UnreadableRow
+from ai_retry.storage.rows import Json, NotOurs, instant, maybe_instant, read_snapshot, shaped
+
+_TOO_LONG: Final = "is longer than a search reads"
+_TOO_MUCH: Final = "is nested too deeply, or holds too large a number"
+_NO_INSTANT: Final = "is no instant between the years 1 and 9999"
+_UNREADABLE: Final = (ValueError, OverflowError, TypeError, AttributeError)
+
+
+def _plain(value: Any) -> Any:
+    return value
+
+
+def _duration(value: Any) -> timedelta | None:
+    return None if value is None else timedelta(milliseconds=float(value))
+
+
+# How each column is read, and what it is where that fails.
+_COLUMNS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
+    "user_id": (UUID, "is no UUID"),
+    "status": (GenerationStatus, "is no status that ai-retry knows"),
+    "model": (_plain, ""),
+    "prompt_data": (_plain, ""),
+    "session_id": (_plain, ""),
+    "duration_ms": (_duration, "is no duration"),
+    "created_at": (instant, _NO_INSTANT),
+    "updated_at": (maybe_instant, _NO_INSTANT),
+}
+
+
+def read_found(row: Json) -> FoundRow | UnreadableRow:
+    """Read what ``ai_retry.found`` returned."""
+    row = shaped(row, "id")
+    generation_id = UUID(row["id"])
+    if "refused_by" in row:
+        return UnreadableRow(generation_id=generation_id, column=None, reason=f"is refused by {row['refused_by']}")
+    row = shaped(row, "generation", "snapshot", "error")
+    plain: dict[str, Any] = {"id": row["id"]}
+    read: dict[str, Any] = {}
+    problems: list[tuple[str | None, str]] = []
+    for column in _COLUMNS:
+        plain[column], read[column], problem = _value(column, row["generation"])
+        if problem is not None:
+            problems.append((column, problem))
+    error, failed_at = _last_error(row["error"]), read["updated_at"] or read["created_at"]
+    if not problems:
+        try:
+            return FoundRow(failed_at=failed_at, snapshot=_snapshot(row["snapshot"], plain), error=error)
+        except _UNREADABLE:
+            problems.append((None, "holds a value out of range in a table of ai-retry's"))
+    first, reason = problems[0]
+    return UnreadableRow(
+        generation_id=generation_id,
+        column=first,
+        reason=reason,
+        user_id=read["user_id"],
+        status=read["status"],
+        model=read["model"],
+        failed_at=failed_at,
+        error=error,
+    )
+
+
+def _value(column: str, generation: Mapping[str, str | None]) -> tuple[Any, Any, str | None]:
+    """Read a column: as JSON, as a value, and what is wrong with it, if anything, without its content."""
+    if column not in generation:
+        raise NotOurs
+    text = generation[column]
+    if text is None:
+        return None, None, _TOO_LONG
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError):
+        return None, None, _TOO_MUCH
+    read, otherwise = _COLUMNS[column]
+    try:
+        return plain, read(plain), None
+    except _UNREADABLE:
+        return plain, None, "is null" if plain is None else otherwise
+
+
+def _snapshot(snapshot: Json, generation: Json) -> Snapshot:
+    return read_snapshot({**snapshot, "session": None, "generation": generation})
+
+
+def _last_error(row: Json | None) -> LastError | None:
+    if row is None:
+        return None
+    return LastError(code=row["code"], at=_maybe_readable(row["at"]), reason=row["reason"], ours=row["ours"])
+
+
+def _maybe_readable(text: str | None) -> datetime | None:
+    """Read when the app logged an error; an instant that can't be read is as good as none."""
+    try:
+        return maybe_instant(text)
+    except (ValueError, OverflowError):
+        return None
