@@ -40,11 +40,11 @@ check: $(READY) ## Lint, types, and migrations judged by squawk and Supabase's a
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m tests.support.judges
+	$(BIN)/python -m tools.judges
 
 dist: $(READY) ## Build what is published, twice; try it in empty environments: every Python here, each extra alone
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dist
-	@$(BIN)/python -m tests.support.distribution
+	@$(BIN)/python -m tools.distribution
 
 test-oldest: $(OLDEST)/.ready ## Run unit and storage tests with the oldest libraries that are supported
 	$(OLDEST)/bin/python -m pytest tests/unit tests/contract tests/integration/test_data_api.py $(ARGS)
@@ -59,13 +59,13 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt constraints-min.txt
 	@touch $@
 
 docs: $(READY) ## Build the documentation's site into .cache/site; a broken link or an orphan fails
-	@$(BIN)/python -m tests.support.site
+	@$(BIN)/python -m tools.site
 
 migration: $(READY) ## Write the two migrations from supabase/schemas, the only source of the SQL
 	@$(BIN)/python -m tools.migration
 
 pages: $(READY) ## Write the documentation's generated pages
-	@$(BIN)/python -m tests.support.pages
+	@$(BIN)/python -m tools.pages
 
 fuzz: $(READY) ## Simulate longer, and compare the storages longer: make fuzz N=1000 HISTORIES=20000 SEED=7
 	FUZZ=$(or $(HISTORIES),10000) SEED=$(or $(SEED),1) $(BIN)/python -m pytest -q -s tests/simulation/test_simulation.py -k history --timeout 7200
@@ -88,7 +88,7 @@ recovery-proof: $(READY) ## Recover 10,000 generations: throughput, memory, and 
 	@$(BIN)/python -m benchmarks.recovery_proof
 
 notebook: $(READY) ## Execute examples/recovery.ipynb and keep it with its outputs
-	@$(BIN)/python -m tests.support.notebooks
+	@$(BIN)/python -m tools.notebooks
 
 bench-queue: $(READY) $(PEERS)/.ready ## From accepted to settled, beside three engines: rate and latency (QUICK=1: a look)
 	@$(BIN)/python -m benchmarks.bench_queue $(if $(QUICK),--quick)
@@ -110,10 +110,10 @@ mutants: $(READY) ## Change the domain's functions one by one; do its tests noti
 	@nice $(BIN)/python -m benchmarks.mutants
 
 stack-up: $(READY) ## Start a local stack that stays; .stack/env says where it is
-	@$(BIN)/python -m tests.support.stack up
+	@$(BIN)/python -m tools.stack up
 
 stack-down: $(READY) ## Stop it and remove its data
-	@$(BIN)/python -m tests.support.stack down
+	@$(BIN)/python -m tools.stack down
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) .cache .stack .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

@@ -17,9 +17,9 @@ from benchmarks import machine, report
 from benchmarks.measurements import attempts, cold, data_api, endpoint, growth, wal
 from benchmarks.section import Section
 from benchmarks.sizes import FULL, QUICK, Sizes
-from tests.support.npm import REPOSITORY
-from tests.support.processes import StackUnavailable
-from tests.support.stack import Stack, running_stack
+from tools.npm import REPOSITORY
+from tools.processes import StackUnavailable
+from tools.stack import Stack, running_stack
 
 SERVER = {"fsync": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 

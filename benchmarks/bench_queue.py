@@ -21,9 +21,9 @@ from benchmarks.line_process import LineProcess
 from benchmarks.sampling import short
 from benchmarks.section import Section
 from benchmarks.sizes import FULL, QUICK
-from tests.support.npm import REPOSITORY
-from tests.support.processes import StackUnavailable
-from tests.support.stack import Stack, running_stack
+from tools.npm import REPOSITORY
+from tools.processes import StackUnavailable
+from tools.stack import Stack, running_stack
 
 WORKERS = (1, 2, 4)
 OURS = ("direct", "data_api")

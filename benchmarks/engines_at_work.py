@@ -11,7 +11,7 @@ import psycopg
 
 from benchmarks.line_process import PEERS, LineProcess
 from benchmarks.server import program
-from tests.support.stack import Stack
+from tools.stack import Stack
 
 OURS, FLOOR = "ours", "floor"
 MODULES = {

@@ -16,8 +16,8 @@ from itertools import product
 from benchmarks.engines.ledger import Ledger, Report
 from benchmarks.line_process import PEERS
 from benchmarks.report import table
-from tests.support.npm import REPOSITORY
-from tests.support.stack import Stack, running_stack
+from tools.npm import REPOSITORY
+from tools.stack import Stack, running_stack
 
 LONGEST_RUN = 50  # seconds, of one engine in one order
 ENGINES = ("ours", "procrastinate_jobs", "pgmq_queue", "dbos_workflow")

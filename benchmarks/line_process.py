@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from tests.support.npm import REPOSITORY
+from tools.npm import REPOSITORY
 
 PEERS = REPOSITORY / ".cache" / "peers" / "bin" / "python"
 _TOLD = 2000  # characters of what it said before it ended

@@ -29,8 +29,8 @@ from ai_retry.domain.model import Answer, Context, Usage
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.recovery.report import Report
 from benchmarks.server import program
-from tests.support.outage import failed_generations, recovering_client
-from tests.support.stack import Stack, running_stack
+from tools.outage import failed_generations, recovering_client
+from tools.stack import Stack, running_stack
 
 WORKERS = 32
 LATENCY = 0.05

@@ -22,10 +22,10 @@ from psycopg.types.json import Jsonb
 
 from ai_retry.domain.model import ResponseFormat
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, pause, reply
-from tests.support.app_server import running_app
-from tests.support.model_server import running_model
-from tests.support.stack import SignedInUser, running_stack
-from tests.support.worker_process import running_worker
+from tools.app_server import running_app
+from tools.model_server import running_model
+from tools.stack import SignedInUser, running_stack
+from tools.worker_process import running_worker
 
 CONTEXT = {
     "messages": [

@@ -14,12 +14,12 @@ from hypothesis import settings
 
 settings.register_profile("ai-retry", deadline=None)  # how fast a busy machine is decides about nothing
 settings.load_profile("ai-retry")
-pytest.register_assert_rewrite("tests.support.steps", "tests.support.queue_steps")
+pytest.register_assert_rewrite("tests.helpers.steps", "tests.helpers.queue_steps")
 
-from tests.support import log_scan
-from tests.support.stack import Stack, running_stack
-from tests.support.waiting import skipping_without_stack
-from tests.support.world import owner_of
+from tests.helpers.world import owner_of
+from tools import log_scan
+from tools.stack import Stack, running_stack
+from tools.waiting import skipping_without_stack
 
 _LISTENING = pytest.MonkeyPatch()
 _MAY_STAY = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-MANIFEST: Final = Path(__file__).resolve().parents[1] / "src" / "ai_retry" / "doctor" / "manifest.json"
+MANIFEST: Final = Path(__file__).resolve().parents[1] / "src" / "ai_retry" / "cli" / "doctor" / "manifest.json"
 _BINDING: Final = "app_"
 _OURS: Final = ("public.ai_retry_", "ai_retry.")
 _KINDS: Final = ("functions", "tables", "indexes", "constraints")

@@ -110,8 +110,8 @@ def _where_missing(text: str) -> str:
 
 def main() -> None:
     """Write both files, apply them to a database that is gone afterwards, and write what stands there."""
-    from tests.support.manifest import manifest_of  # noqa: PLC0415 - they need this module
-    from tests.support.stack import running_stack  # noqa: PLC0415
+    from tools.inspected import manifest_of  # noqa: PLC0415 - they need this module
+    from tools.stack import running_stack  # noqa: PLC0415
 
     for migration in (OURS, APP):
         (MIGRATIONS / migration.name).write_text(migration.text(), encoding="utf-8")

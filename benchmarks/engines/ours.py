@@ -19,7 +19,7 @@ from ai_retry.domain.retry import retry_generation
 from ai_retry.storage.postgres import PostgresStorage
 from benchmarks.engines.ledger import WAIT, Ledger, Order, Report, play
 from benchmarks.rates.protocol import versions
-from tests.support.world import REFUSALS, SqlWorld
+from tests.helpers.world import REFUSALS, SqlWorld
 
 POLICY = RetryPolicy(
     deadline=timedelta(seconds=0.8),

@@ -7,7 +7,7 @@ from benchmarks.engines_at_work import FLOOR, OURS, AtWork, engines_at_work
 from benchmarks.sampling import short
 from benchmarks.section import Aim, Section
 from benchmarks.sizes import Sizes
-from tests.support.stack import Stack
+from tools.stack import Stack
 
 WORKERS = (1, 8, 16)
 _TRIAL = 64  # attempts, to warm up and to guess how many fill a round

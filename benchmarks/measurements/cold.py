@@ -13,8 +13,8 @@ from benchmarks.app_rows import failed_generations
 from benchmarks.sampling import short
 from benchmarks.section import Section
 from benchmarks.sizes import Sizes
-from tests.support.npm import REPOSITORY
-from tests.support.stack import Stack
+from tools.npm import REPOSITORY
+from tools.stack import Stack
 
 _STEPS = ("import ai_retry", "connect()", "first retry", "second retry")
 _PROGRAM = """

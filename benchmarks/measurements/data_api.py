@@ -14,7 +14,7 @@ from benchmarks.rates.ours import Ours
 from benchmarks.sampling import short
 from benchmarks.section import Section
 from benchmarks.sizes import Sizes
-from tests.support.stack import Stack
+from tools.stack import Stack
 
 WORKERS = (1, 8)
 _TRIAL = 32

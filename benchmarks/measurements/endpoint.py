@@ -24,9 +24,9 @@ from benchmarks.clients import Reply, Request, closed_loop, post
 from benchmarks.sampling import percentile, short
 from benchmarks.section import Section
 from benchmarks.sizes import Sizes
-from tests.support.app_server import running_app
-from tests.support.npm import REPOSITORY
-from tests.support.stack import Stack
+from tools.app_server import running_app
+from tools.npm import REPOSITORY
+from tools.stack import Stack
 
 PROVIDER_MS = 200
 CLIENTS = 64

@@ -20,7 +20,7 @@ from benchmarks.app_rows import AT_ONCE, failed_generations, failed_generations_
 from benchmarks.sampling import short
 from benchmarks.section import Aim, Section
 from benchmarks.sizes import Sizes
-from tests.support.stack import Stack
+from tools.stack import Stack
 
 EACH = 10  # finished generations of an ordinary user
 BUSY_USERS = 1000  # who share the attempts while a transaction idles

@@ -16,7 +16,7 @@ from benchmarks.sampling import short
 from benchmarks.section import Aim, Section
 from benchmarks.server import Written, written
 from benchmarks.sizes import Sizes
-from tests.support.stack import Stack, running_stack
+from tools.stack import Stack, running_stack
 
 _ATTEMPTS = 300
 _WARM_UP = 50

@@ -10,10 +10,10 @@ import pytest
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
-from tests.support.memory_world import MemoryWorld
-from tests.support.stack import Stack
-from tests.support.world import SqlWorld, empty_queue, owner_of
-from tests.support.worlds import World
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.world import SqlWorld, empty_queue, owner_of
+from tests.helpers.worlds import World
+from tools.stack import Stack
 
 SqlWorlds: TypeAlias = Callable[[], SqlWorld]
 

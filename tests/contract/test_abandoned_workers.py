@@ -7,7 +7,7 @@ import pytest
 
 from ai_retry.domain.errors import LeaseLost
 from ai_retry.domain.model import Outcome
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     A_MINUTE,
     accept,
     is_queued,
@@ -17,8 +17,8 @@ from tests.support.queue_steps import (
     tidy,
     waiting,
 )
-from tests.support.racing import at_once
-from tests.support.steps import (
+from tests.helpers.racing import at_once
+from tests.helpers.steps import (
     POLICY,
     Begun,
     begin,
@@ -30,7 +30,7 @@ from tests.support.steps import (
     status_of,
     succeed,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 WHOEVER: list[Callable[[World, UUID], object]] = [
     begin_new,

@@ -10,8 +10,8 @@ from ai_retry.domain.errors import NotConfigured, RetryInProgress
 from ai_retry.domain.model import Waiver
 from ai_retry.domain.queue import cancel_retry, enqueue_generation
 from ai_retry.domain.queue_model import QueuedRetry
-from tests.support.memory_world import MemoryWorld
-from tests.support.queue_steps import (
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.queue_steps import (
     DELAY,
     EXPIRES_AFTER,
     ONE_AT_ONCE,
@@ -27,8 +27,8 @@ from tests.support.queue_steps import (
     try_accept,
     waiting,
 )
-from tests.support.racing import at_once
-from tests.support.steps import (
+from tests.helpers.racing import at_once
+from tests.helpers.steps import (
     POLICY,
     SECOND,
     Decided,
@@ -44,7 +44,7 @@ from tests.support.steps import (
     to_begin,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 def test_accept_queues_an_attempt(world: World) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from ai_retry.domain.errors import AlreadySucceeded, GenerationNotFound, SessionRejected
 from ai_retry.domain.model import Waiver
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     DELAY,
     ONE_AT_ONCE,
     accept,
@@ -21,7 +21,7 @@ from tests.support.queue_steps import (
     tidy,
     waiting,
 )
-from tests.support.steps import (
+from tests.helpers.steps import (
     AT_ONCE,
     FAILURE,
     POLICY,
@@ -38,7 +38,7 @@ from tests.support.steps import (
     status_of,
     succeed,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 def test_success_ends_the_message(world: World) -> None:

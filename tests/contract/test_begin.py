@@ -11,8 +11,8 @@ import pytest
 from ai_retry.domain.decide.begin import visible
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import Outcome, Waiver
-from tests.support.racing import at_once
-from tests.support.steps import (
+from tests.helpers.racing import at_once
+from tests.helpers.steps import (
     POLICY,
     SHORT,
     Begun,
@@ -27,7 +27,7 @@ from tests.support.steps import (
     to_begin,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 @pytest.mark.rule("number")

@@ -7,7 +7,7 @@ import pytest
 
 from ai_retry.domain.errors import RetryExpired, RetryInProgress
 from ai_retry.domain.model import FailureCode
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     DELAY,
     ONE_AT_ONCE,
     accept,
@@ -20,8 +20,8 @@ from tests.support.queue_steps import (
     to_run,
     waiting,
 )
-from tests.support.racing import at_once
-from tests.support.steps import (
+from tests.helpers.racing import at_once
+from tests.helpers.steps import (
     FAILURE,
     POLICY,
     Begun,
@@ -37,7 +37,7 @@ from tests.support.steps import (
     succeed,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 @pytest.mark.parametrize("status", ["error", "timeout"])

@@ -10,8 +10,8 @@ import pytest
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import QuotaRule, Waiver
 from ai_retry.domain.policy import RetryPolicy
-from tests.support.racing import at_once
-from tests.support.steps import (
+from tests.helpers.racing import at_once
+from tests.helpers.steps import (
     POLICY,
     Begun,
     Decided,
@@ -22,7 +22,7 @@ from tests.support.steps import (
     to_begin,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 def with_limit(limit: int) -> RetryPolicy:

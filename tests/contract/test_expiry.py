@@ -1,6 +1,6 @@
 """An accepted retry ends: at its time at the latest."""
 
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     DELAY,
     EXPIRES_AFTER,
     accept,
@@ -11,8 +11,8 @@ from tests.support.queue_steps import (
     tidy,
     waiting,
 )
-from tests.support.steps import SHORT, begin_new, event_types, outcomes, quota_of, status_of, succeed
-from tests.support.worlds import World
+from tests.helpers.steps import SHORT, begin_new, event_types, outcomes, quota_of, status_of, succeed
+from tests.helpers.worlds import World
 
 
 def test_retry_that_is_out_of_time_ends(world: World) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from ai_retry.domain.errors import AlreadySucceeded, GenerationFailed, GenerationNotFound, LeaseLost
 from ai_retry.domain.model import Failure, FailureCode
-from tests.support.steps import (
+from tests.helpers.steps import (
     FAILURE,
     POLICY,
     begin,
@@ -21,7 +21,7 @@ from tests.support.steps import (
     status_of,
     succeed,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 def test_failure_closes_the_attempt(world: World) -> None:

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from ai_retry.domain.errors import SessionRejected
-from tests.support.queue_steps import is_queued, new_running, run, tidy, waiting
-from tests.support.steps import (
+from tests.helpers.queue_steps import is_queued, new_running, run, tidy, waiting
+from tests.helpers.steps import (
     ANSWER,
     POLICY,
     REJECTED_WAIT,
@@ -24,7 +24,7 @@ from tests.support.steps import (
     status_of,
     succeed,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 def test_kept_answer_waits_with_its_attempt(world: World) -> None:

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from ai_retry.domain.change import Renew
-from tests.support.queue_steps import new_running, put_back
-from tests.support.steps import (
+from tests.helpers.queue_steps import new_running, put_back
+from tests.helpers.steps import (
     AT_ONCE,
     POLICY,
     SECOND,
@@ -21,7 +21,7 @@ from tests.support.steps import (
     outcomes,
     succeed,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 def renew(world: World, begun: Begun, lease: timedelta = POLICY.lease) -> bool:

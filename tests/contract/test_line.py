@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     A_MINUTE,
     DELAY,
     ONE_AT_ONCE,
@@ -20,9 +20,9 @@ from tests.support.queue_steps import (
     tidy,
     waiting,
 )
-from tests.support.racing import at_once
-from tests.support.steps import POLICY, begin, fail, succeed
-from tests.support.worlds import World
+from tests.helpers.racing import at_once
+from tests.helpers.steps import POLICY, begin, fail, succeed
+from tests.helpers.worlds import World
 
 
 @pytest.mark.rule("line")

@@ -8,7 +8,7 @@ import pytest
 from ai_retry.domain.change import Running
 from ai_retry.domain.decide.begin import visible
 from ai_retry.domain.model import GenerationStatus, Outcome
-from tests.support.steps import (
+from tests.helpers.steps import (
     POLICY,
     SHORT,
     begin,
@@ -21,7 +21,7 @@ from tests.support.steps import (
     to_begin,
     try_begin,
 )
-from tests.support.worlds import PROMPT_DATA, World
+from tests.helpers.worlds import PROMPT_DATA, World
 
 
 def test_load_returns_the_generation(world: World) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from ai_retry.domain.errors import AiRetryError
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     DELAY,
     VISIBILITY,
     is_queued,
@@ -20,10 +20,10 @@ from tests.support.queue_steps import (
     take,
     waiting,
 )
-from tests.support.racing import at_once
-from tests.support.steps import AT_ONCE, POLICY, SECOND, outcomes, succeed
-from tests.support.world import SqlWorld
-from tests.support.worlds import World
+from tests.helpers.racing import at_once
+from tests.helpers.steps import AT_ONCE, POLICY, SECOND, outcomes, succeed
+from tests.helpers.world import SqlWorld
+from tests.helpers.worlds import World
 
 GARBAGE: Sequence[Any] = (
     {},

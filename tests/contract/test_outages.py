@@ -7,7 +7,7 @@ import pytest
 
 from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.queue_model import Outage
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     A_MINUTE,
     a_doubt,
     an_outage,
@@ -25,7 +25,7 @@ from tests.support.queue_steps import (
     to_run,
     to_run_new,
 )
-from tests.support.steps import (
+from tests.helpers.steps import (
     FAILURE,
     SECOND,
     SHORT,
@@ -38,7 +38,7 @@ from tests.support.steps import (
     to_begin,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 WHOEVER: list[Callable[[World, str, Outage], object]] = [
     lambda world, route, outage: put_back(world, new_running(world, route=route), outage=outage),

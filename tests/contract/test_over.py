@@ -5,9 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from tests.support.queue_steps import accept
-from tests.support.racing import at_once
-from tests.support.steps import (
+from tests.helpers.queue_steps import accept
+from tests.helpers.racing import at_once
+from tests.helpers.steps import (
     POLICY,
     begin,
     begin_new,
@@ -21,7 +21,7 @@ from tests.support.steps import (
     to_begin,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 WHOEVER: list[Callable[[World, UUID], object]] = [
     begin_new,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from ai_retry.domain.errors import LeaseLost
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     DELAY,
     is_queued,
     last_attempt,
@@ -17,7 +17,7 @@ from tests.support.queue_steps import (
     to_run,
     waiting,
 )
-from tests.support.steps import (
+from tests.helpers.steps import (
     ANSWER,
     AT_ONCE,
     Begun,
@@ -31,7 +31,7 @@ from tests.support.steps import (
     succeed,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 def test_put_back_uses_no_attempt(world: World) -> None:

@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from ai_retry.domain.errors import AlreadySucceeded
-from tests.support.steps import POLICY, SECOND, SHORT, begin, begin_new, new_generation, quota_of, succeed
-from tests.support.worlds import Row, World
+from tests.helpers.steps import POLICY, SECOND, SHORT, begin, begin_new, new_generation, quota_of, succeed
+from tests.helpers.worlds import Row, World
 
 DAY = timedelta(hours=24)
 

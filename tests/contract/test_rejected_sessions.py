@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from ai_retry.domain.errors import SessionConflict, SessionRejected
-from tests.support.steps import (
+from tests.helpers.steps import (
     ANSWER,
     REJECTED_AGAIN_WAIT,
     REJECTED_WAIT,
@@ -19,7 +19,7 @@ from tests.support.steps import (
     status_of,
     succeed,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 @pytest.mark.rule("conflicting")

@@ -9,7 +9,7 @@ import pytest
 from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.model import Failure, FailureCode
 from ai_retry.testing.memory.line import ALL_SLOTS
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     A_MINUTE,
     accept,
     an_outage,
@@ -25,8 +25,8 @@ from tests.support.queue_steps import (
     take,
     to_run_new,
 )
-from tests.support.racing import at_once
-from tests.support.steps import (
+from tests.helpers.racing import at_once
+from tests.helpers.steps import (
     FAILURE,
     POLICY,
     SECOND,
@@ -40,7 +40,7 @@ from tests.support.steps import (
     succeed,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 A_DAY = timedelta(days=1)
 SILENCE = replace(FAILURE, code=FailureCode.TIMEOUT)

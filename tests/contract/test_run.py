@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     ONE_AT_ONCE,
     accept,
     cancel,
@@ -18,8 +18,8 @@ from tests.support.queue_steps import (
     to_run,
     waiting,
 )
-from tests.support.racing import at_once
-from tests.support.steps import (
+from tests.helpers.racing import at_once
+from tests.helpers.steps import (
     POLICY,
     SECOND,
     SHORT,
@@ -34,7 +34,7 @@ from tests.support.steps import (
     status_of,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 def test_run_turns_queued_to_running(world: World) -> None:

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from ai_retry.domain.errors import LeaseLost
-from tests.support.memory_world import MemoryWorld
-from tests.support.queue_steps import accept, is_queued, last_attempt
-from tests.support.steps import (
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.queue_steps import accept, is_queued, last_attempt
+from tests.helpers.steps import (
     POLICY,
     SECOND,
     abandon,
@@ -22,7 +22,7 @@ from tests.support.steps import (
     to_begin,
     try_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 @pytest.mark.rule("age")

@@ -1,6 +1,6 @@
 """``state`` counts what waits and runs of accepted retries, and writes nothing."""
 
-from tests.support.queue_steps import (
+from tests.helpers.queue_steps import (
     DELAY,
     accept,
     an_outage,
@@ -11,8 +11,8 @@ from tests.support.queue_steps import (
     put_back,
     take,
 )
-from tests.support.steps import SHORT, begin, fail, new_generation
-from tests.support.worlds import World
+from tests.helpers.steps import SHORT, begin, fail, new_generation
+from tests.helpers.worlds import World
 
 
 def test_state_of_an_empty_queue(world: World) -> None:

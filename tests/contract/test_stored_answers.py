@@ -7,7 +7,7 @@ import pytest
 
 from ai_retry.domain.errors import AlreadySucceeded, LeaseLost
 from ai_retry.domain.model import Answer
-from tests.support.steps import (
+from tests.helpers.steps import (
     ANSWER,
     POLICY,
     SECOND,
@@ -24,7 +24,7 @@ from tests.support.steps import (
     status_of,
     succeed,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 @pytest.mark.rule("late")

@@ -8,8 +8,8 @@ import pytest
 
 from ai_retry.domain.errors import AlreadySucceeded, GenerationNotFound, LeaseLost
 from ai_retry.domain.model import Answer, GenerationStatus, RetryResult
-from tests.support.racing import at_once
-from tests.support.steps import (
+from tests.helpers.racing import at_once
+from tests.helpers.steps import (
     ANSWER,
     POLICY,
     begin,
@@ -24,7 +24,7 @@ from tests.support.steps import (
     succeed,
     to_begin,
 )
-from tests.support.worlds import World
+from tests.helpers.worlds import World
 
 
 def test_success_creates_the_session(world: World) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.endpoint import Endpoint, running_endpoint
-from tests.support.stack import Stack
+from tests.helpers.endpoint import Endpoint, running_endpoint
+from tools.stack import Stack
 
 SETTINGS = {
     "AI_RETRY_BACKOFF_BASE_SECONDS": "0.5",

@@ -7,11 +7,11 @@ from uuid import UUID, uuid4
 import pytest
 import requests
 
-from ai_retry.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH
+from ai_retry.flask.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH
 from ai_retry.testing.provider import chat, reply, stall
-from tests.support.attempts import ATTEMPTS
-from tests.support.endpoint import AI_KEY, SECRET_ANSWER, SECRET_PROMPT, SESSION, Endpoint
-from tests.support.waiting import eventually
+from tests.helpers.attempts import ATTEMPTS
+from tests.helpers.endpoint import AI_KEY, SECRET_ANSWER, SECRET_PROMPT, SESSION, Endpoint
+from tools.waiting import eventually
 
 GOOD = chat(SESSION)
 BAD = chat({"title": SECRET_ANSWER})  # the schema asks for minutes too

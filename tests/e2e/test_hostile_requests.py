@@ -28,10 +28,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg.types.json import Jsonb
 
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, reply
-from tests.support.app_server import running_app
-from tests.support.stack import SignedInUser, Stack, running_stack
-from tests.support.waiting import eventually, skipping_without_stack
-from tests.support.worlds import PROMPT_DATA
+from tests.helpers.worlds import PROMPT_DATA
+from tools.app_server import running_app
+from tools.stack import SignedInUser, Stack, running_stack
+from tools.waiting import eventually, skipping_without_stack
 
 LOGS_STATEMENTS = {
     "logging_collector": "on",

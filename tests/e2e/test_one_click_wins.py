@@ -7,8 +7,8 @@ from threading import Barrier, Semaphore
 import requests
 
 from ai_retry.testing.provider import Script, chat
-from tests.support.attempts import ATTEMPTS
-from tests.support.endpoint import SESSION, Endpoint
+from tests.helpers.attempts import ATTEMPTS
+from tests.helpers.endpoint import SESSION, Endpoint
 
 CLICKS = 20
 LONGEST = 20.0  # seconds of the call, if no click were refused

@@ -11,12 +11,12 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from ai_retry.testing.provider import Script, chat
-from tests.support.app_server import clean
-from tests.support.endpoint import SESSION, Endpoint, running_endpoint
-from tests.support.stack import SignedInUser, Stack
-from tests.support.waiting import eventually
-from tests.support.worker_process import COMMAND, running_worker
-from tests.support.world import empty_queue
+from tests.helpers.endpoint import SESSION, Endpoint, running_endpoint
+from tests.helpers.world import empty_queue
+from tools.app_server import clean
+from tools.stack import SignedInUser, Stack
+from tools.waiting import eventually
+from tools.worker_process import COMMAND, running_worker
 
 GOOD = chat(SESSION)
 READER = "shop.prompts:context_from"

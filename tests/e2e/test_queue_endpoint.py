@@ -17,12 +17,12 @@ from ai_retry.config import Settings
 from ai_retry.flask import create_blueprint
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import chat, reply
-from tests.support.attempts import ATTEMPTS
-from tests.support.endpoint import SECRET_ANSWER, SESSION, Endpoint, bearer
-from tests.support.queue_steps import run
-from tests.support.stack import SignedInUser
-from tests.support.waiting import eventually
-from tests.support.world import SqlWorld, empty_queue
+from tests.helpers.attempts import ATTEMPTS
+from tests.helpers.endpoint import SECRET_ANSWER, SESSION, Endpoint, bearer
+from tests.helpers.queue_steps import run
+from tests.helpers.world import SqlWorld, empty_queue
+from tools.stack import SignedInUser
+from tools.waiting import eventually
 
 GOOD = chat(SESSION)
 BAD = chat({"title": SECRET_ANSWER})  # the schema asks for minutes too

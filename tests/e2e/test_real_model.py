@@ -12,7 +12,7 @@ from ai_retry.clock import SystemClock
 from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.model import Answer, Context, FailureCode, ResponseFormat
 from ai_retry.providers.http import HttpAiProvider
-from tests.support.model_server import running_model
+from tools.model_server import running_model
 
 SCHEMA = {
     "type": "object",

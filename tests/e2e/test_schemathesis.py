@@ -26,9 +26,9 @@ from ai_retry.bootstrap import connect, verifier
 from ai_retry.config import Settings
 from ai_retry.flask import create_blueprint
 from ai_retry.testing.provider import ScriptedServer, chat
-from tests.support.stack import SignedInUser, Stack
-from tests.support.worlds import PROMPT_DATA
+from tests.helpers.worlds import PROMPT_DATA
 from tests.unit.http_edge import closed_document
+from tools.stack import SignedInUser, Stack
 
 RETRY = "/sessions/ai/{generationId}/retry"
 WITH_ID = ("GET /sessions/ai/{generationId}", f"POST {RETRY}", f"DELETE {RETRY}")

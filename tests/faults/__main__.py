@@ -17,7 +17,7 @@ from tests.faults.queue_campaign import QueueCampaign
 from tests.faults.queue_outage import Outage, OutagePlan
 from tests.faults.queue_plan import OVER_API, Plan
 from tests.faults.stage import a_stage
-from tests.support.stack import running_stack
+from tools.stack import running_stack
 
 _Verdict = tuple[Iterable[str], Sequence[str]]  # lines to print, and violations
 

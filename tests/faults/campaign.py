@@ -17,7 +17,7 @@ from tests.faults.kinds import LOCKS, Kind
 from tests.faults.plan import SETTLE_FOR
 from tests.faults.run import Run
 from tests.faults.stage import Stage
-from tests.support import books
+from tests.helpers import books
 
 Turn: TypeAlias = tuple[Kind, int]  # and the run's own seed
 

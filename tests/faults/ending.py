@@ -2,7 +2,7 @@
 
 import signal
 
-from tests.support.processes import ends_with_parent
+from tools.processes import ends_with_parent
 
 
 def ends_within(seconds: int) -> None:

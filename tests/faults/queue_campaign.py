@@ -24,9 +24,9 @@ from tests.faults.queue_crowd import Crowd
 from tests.faults.queue_fleet import Fleet
 from tests.faults.queue_plan import LEASE, MAX_PARALLEL, SETTINGS, Plan
 from tests.faults.queue_provider import MoodyProvider
-from tests.support import books
-from tests.support.attempts import ATTEMPTS
-from tests.support.stack import Stack
+from tests.helpers import books
+from tests.helpers.attempts import ATTEMPTS
+from tools.stack import Stack
 
 Event = tuple[float, Callable[[], None]]  # seconds after the beginning, and what happens
 

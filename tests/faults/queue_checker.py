@@ -12,7 +12,7 @@ from uuid import UUID
 
 from tests.faults.queue_plan import LEASE, MAX_ATTEMPTS
 from tests.faults.queue_provider import QueueCall
-from tests.support.attempts import ATTEMPTS
+from tests.helpers.attempts import ATTEMPTS
 
 Row = Mapping[str, Any]
 GIVEN_UP = ("RETRY_POISONED", "RETRY_EXPIRED")  # reasons that need no used-up attempts

@@ -8,8 +8,8 @@ from random import Random
 from types import TracebackType
 from typing import Self
 
-from tests.support.log_scan import SCAN
-from tests.support.worker_process import start_worker
+from tools.log_scan import SCAN
+from tools.worker_process import start_worker
 
 _PATIENCE = 20.0  # seconds until a worker that was asked to stop has stopped
 

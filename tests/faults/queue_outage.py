@@ -22,8 +22,8 @@ from tests.faults.queue_crowd import Crowd
 from tests.faults.queue_fleet import Fleet
 from tests.faults.queue_plan import MAX_PARALLEL
 from tests.faults.queue_provider import MoodyProvider
-from tests.support.stack import Stack
-from tests.support.waiting import eventually
+from tools.stack import Stack
+from tools.waiting import eventually
 
 _FINISH_WITHIN = 240.0  # seconds after the outage
 _COUNT_CALLS = """

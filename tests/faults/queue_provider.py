@@ -10,7 +10,7 @@ from typing import Self
 from uuid import UUID
 
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, pause, raw, reply, reset, stall
-from tests.support.processes import free_port
+from tools.processes import free_port
 
 _FAILING = {
     "error": reply(500, json={"error": {"message": "broken"}}),

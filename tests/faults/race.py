@@ -21,9 +21,9 @@ from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.policy import RetryPolicy
 from tests.faults.clicker import Clicker, click
 from tests.faults.stage import Stage, a_stage
-from tests.support import books
-from tests.support.attempts import ATTEMPTS
-from tests.support.stack import running_stack
+from tests.helpers import books
+from tests.helpers.attempts import ATTEMPTS
+from tools.stack import running_stack
 
 _USERS, _EACH = 5, 4
 _ROUND_SECONDS = 3.0

@@ -29,8 +29,8 @@ from tests.faults.plan import LONGEST_LIFE, POLICY, Job
 from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage
 from tests.faults.worker import storage_of, work
-from tests.support.attempts import ATTEMPTS
-from tests.support.processes import free_port
+from tests.helpers.attempts import ATTEMPTS
+from tools.processes import free_port
 
 _LEASE = POLICY.lease.total_seconds()
 _SPOOL_SENT = ("at once", "after the lease", "after the retry")

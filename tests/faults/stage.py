@@ -23,8 +23,8 @@ from ai_retry.providers.http import HttpAiProvider
 from ai_retry.storage.postgres import PostgresStorage
 from tests.faults.plan import prompt_data
 from tests.faults.provider import FakeProvider
-from tests.support.stack import Stack
-from tests.support.world import REFUSALS
+from tests.helpers.world import REFUSALS
+from tools.stack import Stack
 
 _LOCK_KEY = "hashtextextended('ai_retry:' || %s::text, 0)"  # as in ai_retry.lock_user
 

@@ -9,8 +9,8 @@ from tests.faults.campaign import Campaign
 from tests.faults.gateway_kinds import GATEWAY_KINDS
 from tests.faults.kinds import BROKEN, KINDS, Kind
 from tests.faults.stage import Stage, a_stage
-from tests.support.stack import Stack
-from tests.support.waiting import skipping_without_stack
+from tools.stack import Stack
+from tools.waiting import skipping_without_stack
 
 SEED = 20261123
 KILLED = tuple(kind for kind in KINDS if kind.name.startswith("killed"))

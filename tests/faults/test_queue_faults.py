@@ -14,8 +14,8 @@ from tests.faults.queue_checker import violations
 from tests.faults.queue_outage import SMALL_OUTAGE, Outage
 from tests.faults.queue_plan import MAX_ATTEMPTS, SMALL, SMALL_OVER_API
 from tests.faults.queue_provider import QueueCall
-from tests.support.stack import Stack, running_stack
-from tests.support.waiting import skipping_without_stack
+from tools.stack import Stack, running_stack
+from tools.waiting import skipping_without_stack
 
 SEED = 20261123
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -11,8 +11,8 @@ from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.policy import RetryPolicy
 from tests.faults.race import Race, exceeded
 from tests.faults.stage import Stage, a_stage
-from tests.support.stack import Stack
-from tests.support.waiting import skipping_without_stack
+from tools.stack import Stack
+from tools.waiting import skipping_without_stack
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 POLICY = RetryPolicy(max_parallel=2, quota=QuotaRule(limit=3))

@@ -25,11 +25,11 @@ from ai_retry.domain.errors import AiRetryError, AlreadySucceeded, GenerationFai
 from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, pause
-from tests.support.lock_watch import LockWatch, watching_locks
-from tests.support.migrations import apply_migrations
-from tests.support.neighbour import AN_APP, PROMPT_DATA, AppSession, Pace, Said
-from tests.support.stack import MIGRATIONS
-from tests.support.waiting import eventually
+from tests.helpers.lock_watch import LockWatch, watching_locks
+from tests.helpers.neighbour import AN_APP, PROMPT_DATA, AppSession, Pace, Said
+from tools.push import apply_migrations
+from tools.stack import MIGRATIONS
+from tools.waiting import eventually
 
 THREADS = 16
 PATIENCE = 0.1  # seconds that a statement of the app may wait because of us

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ai_retry.auth import TokenVerifier, Unauthenticated
-from tests.support.stack import SignedInUser, Stack
+from tools.stack import SignedInUser, Stack
 
 
 @pytest.fixture

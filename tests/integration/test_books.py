@@ -10,13 +10,13 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from ai_retry.commands import cli
+from ai_retry.cli.commands import cli
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.attempts import add_closed
-from tests.support.books import violations
-from tests.support.stack import Stack
-from tests.support.steps import abandon, answer_too_late, begin, begin_new, close_over, discard, fail, keep, succeed
-from tests.support.world import SqlWorld
+from tests.helpers.attempts import add_closed
+from tests.helpers.books import violations
+from tests.helpers.steps import abandon, answer_too_late, begin, begin_new, close_over, discard, fail, keep, succeed
+from tests.helpers.world import SqlWorld
+from tools.stack import Stack
 
 
 @pytest.fixture

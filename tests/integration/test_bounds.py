@@ -22,8 +22,8 @@ from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.storage.change_rows import load_document
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import ScriptedAiProvider
-from tests.support.waiting import eventually
-from tests.support.worlds import PROMPT_DATA
+from tests.helpers.worlds import PROMPT_DATA
+from tools.waiting import eventually
 
 QUEUED = 5_000
 ROUTES = 64  # as many as a snapshot lists

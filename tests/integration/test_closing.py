@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from tests.support.attempts import add_running
-from tests.support.world import owner_of
+from tests.helpers.attempts import add_running
+from tests.helpers.world import owner_of
 
 ABANDON = """
 select ai_retry.close(

@@ -42,11 +42,11 @@ from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.transport import failure_of_sqlstate
-from tests.support.builders import a_failure
-from tests.support.lock_watch import watching_locks
-from tests.support.migrations import apply_migrations
-from tests.support.neighbour import AN_APP, AppSession, Role
-from tests.support.stack import MIGRATIONS
+from tests.helpers.builders import a_failure
+from tests.helpers.lock_watch import watching_locks
+from tests.helpers.neighbour import AN_APP, AppSession, Role
+from tools.push import apply_migrations
+from tools.stack import MIGRATIONS
 
 THREADS = 32
 SECONDS = 8.0

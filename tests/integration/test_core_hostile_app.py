@@ -21,10 +21,10 @@ from ai_retry.domain.errors import (
 from ai_retry.domain.model import Answer, ProviderOutcome
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.storage.functions import FunctionStorage
-from tests.support.builders import a_failure
-from tests.support.core_app import POLICY, App
-from tests.support.stack import Stack
-from tests.support.world import owner_of
+from tests.helpers.builders import a_failure
+from tests.helpers.core_app import POLICY, App
+from tests.helpers.world import owner_of
+from tools.stack import Stack
 
 SESSION = (
     "insert into public.sessions (user_id, content) values (p_generation.user_id, p_output) returning id into v_id;"

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from ai_retry.domain.errors import AiRetryError, SessionRejected
-from tests.support.attempts import add_closed
-from tests.support.core_app import App
-from tests.support.world import owner_of
+from tests.helpers.attempts import add_closed
+from tests.helpers.core_app import App
+from tests.helpers.world import owner_of
 
 RULE = {"limit": 5, "window_seconds": 86400, "count_own_successes": False}
 ANSWER = {"output": "late", "model": "small", "usage": None, "provider_id": None}

@@ -11,7 +11,7 @@ from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import QuotaRule
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.provider import Script, ScriptedServer, close, reply, stall
-from tests.support.builders import a_settle
+from tests.helpers.builders import a_settle
 
 SHORT = timedelta(milliseconds=1)  # two tries
 RULE = QuotaRule()

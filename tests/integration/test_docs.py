@@ -24,16 +24,16 @@ from ai_retry.domain.errors import ContextMissing, SessionRejected
 from ai_retry.domain.model import Context, Generation, Waiver
 from ai_retry.domain.reader import reader_name
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat
+from tests.helpers.builders import a_generation
 from tests.integration.test_migrations import AN_APP, apply
-from tests.support import site
-from tests.support.builders import a_generation
-from tests.support.examples import example, examples, execute, shell
-from tests.support.npm import REPOSITORY
-from tests.support.outage import failed_generations
-from tests.support.pages import DATABASE_PAGES
-from tests.support.processes import free_port
-from tests.support.stack import SignedInUser, Stack, running_stack
-from tests.support.waiting import eventually, skipping_without_stack
+from tools import site
+from tools.examples import example, examples, execute, shell
+from tools.npm import REPOSITORY
+from tools.outage import failed_generations
+from tools.pages import DATABASE_PAGES
+from tools.processes import free_port
+from tools.stack import SignedInUser, Stack, running_stack
+from tools.waiting import eventually, skipping_without_stack
 
 DOCS = REPOSITORY / "docs"
 HOW_TO = DOCS / "how-to"

@@ -19,25 +19,25 @@ from click.testing import CliRunner, Result
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ai_retry import _shipped
+from ai_retry.cli import _shipped
+from ai_retry.cli.commands import cli
+from ai_retry.cli.doctor import Check, Examination, Finding, Level, examine
+from ai_retry.cli.doctor.case import Case
+from ai_retry.cli.doctor.database import judge
+from ai_retry.cli.doctor.model import Database
+from ai_retry.cli.doctor.shipped import BINDING_VERSION, shipped
 from ai_retry.clock import SystemClock
-from ai_retry.commands import cli
-from ai_retry.doctor import Check, Examination, Finding, Level, examine
-from ai_retry.doctor.case import Case
-from ai_retry.doctor.database import judge
-from ai_retry.doctor.model import Database
-from ai_retry.doctor.shipped import BINDING_VERSION, shipped
 from ai_retry.domain.ports import Clock
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import Request, Script, ScriptedServer, reply, reset
 from tests.integration.test_migrations import AN_APP
-from tests.support.manifest import manifest_of
-from tests.support.migrations import apply_migrations
-from tests.support.outage import failed_generations
-from tests.support.stack import MIGRATIONS, Stack, running_stack
-from tests.support.waiting import skipping_without_stack
+from tools.inspected import manifest_of
 from tools.manifest import MANIFEST, written
 from tools.migration import APP, OURS
+from tools.outage import failed_generations
+from tools.push import apply_migrations
+from tools.stack import MIGRATIONS, Stack, running_stack
+from tools.waiting import skipping_without_stack
 
 HERE = SystemClock()
 SECRET_PROMPT = "prompt-that-no-finding-may-hold"

@@ -10,14 +10,14 @@ import pytest
 
 from ai_retry.client import Client
 from ai_retry.storage.postgres import PostgresStorage
+from tests.helpers.builders import an_answer
+from tests.helpers.payer import killed
+from tests.helpers.queue_steps import accept
+from tests.helpers.scene import Provider
+from tests.helpers.steps import answer_too_late, begin, fail, keep, succeed
+from tests.helpers.world import SqlWorld
 from tests.integration.test_docs import HOW_TO
-from tests.support.builders import an_answer
-from tests.support.examples import example, examples, shell
-from tests.support.payer import killed
-from tests.support.queue_steps import accept
-from tests.support.scene import Provider
-from tests.support.steps import answer_too_late, begin, fail, keep, succeed
-from tests.support.world import SqlWorld
+from tools.examples import example, examples, shell
 
 PAGE = HOW_TO / "forget.md"
 GENERATION = UUID("7d0f7c6e-5d5b-4f0b-9c57-2f6a1f6f2a10")

@@ -7,8 +7,8 @@ import sys
 import psycopg
 import pytest
 
-from tests.support.npm import REPOSITORY
-from tests.support.stack import Stack
+from tools.npm import REPOSITORY
+from tools.stack import Stack
 
 # Runs by itself: a fork of pytest would have its threads' locks. Each side asks many times at once, and looks at what
 # it was answered; then the child ends as workers do, and the parent asks again.

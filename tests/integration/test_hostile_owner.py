@@ -30,12 +30,12 @@ from ai_retry.providers.response_schema import schema_of
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.testing.provider import ScriptedServer, chat
+from tests.helpers.steps import ANSWER, FAILURE, answer_too_late
+from tests.helpers.world import REFUSALS, SqlWorld
+from tests.helpers.worlds import PROMPT_DATA, Row
 from tests.integration.test_migrations import AN_APP
-from tests.support.migrations import apply_migrations
-from tests.support.stack import MIGRATIONS
-from tests.support.steps import ANSWER, FAILURE, answer_too_late
-from tests.support.world import REFUSALS, SqlWorld
-from tests.support.worlds import PROMPT_DATA, Row
+from tools.push import apply_migrations
+from tools.stack import MIGRATIONS
 
 POLICIES = """
 grant select, insert, update, delete on public.generations to authenticated;

@@ -16,9 +16,9 @@ import pytest
 from psycopg import sql
 
 from tests.integration.test_migrations import APP_TABLES, OUR_TABLES
-from tests.support.migrations import apply_migrations, grant_legacy_default_privileges
-from tests.support.stack import MIGRATIONS, SignedInUser, Stack, running_stack
-from tests.support.waiting import skipping_without_stack
+from tools.push import apply_migrations, grant_legacy_default_privileges
+from tools.stack import MIGRATIONS, SignedInUser, Stack, running_stack
+from tools.waiting import skipping_without_stack
 
 PERMISSION_DENIED = "42501"
 ROLES = ("anon", "authenticated")

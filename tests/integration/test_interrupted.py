@@ -11,9 +11,9 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from tests.support.npm import REPOSITORY
-from tests.support.stack import Stack
-from tests.support.waiting import eventually
+from tools.npm import REPOSITORY
+from tools.stack import Stack
+from tools.waiting import eventually
 
 MARK = "DEMO_OF_TEST"
 

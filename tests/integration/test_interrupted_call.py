@@ -11,7 +11,7 @@ import pytest
 from ai_retry.domain.model import QuotaRule
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.waiting import eventually
+from tools.waiting import eventually
 
 pytestmark = pytest.mark.stack
 

@@ -14,8 +14,8 @@ import pytest
 from ai_retry.domain.change import CloseOver
 from ai_retry.domain.errors import AlreadySucceeded, GenerationNotFound, LeaseLost, RetryInProgress, SessionRejected
 from ai_retry.storage.spool import Spool
-from tests.support.core_app import POLICY, App
-from tests.support.world import owner_of
+from tests.helpers.core_app import POLICY, App
+from tests.helpers.world import owner_of
 
 LOCKS = {
     "the generation's row": "select from public.generations where id = %(generation)s for update",

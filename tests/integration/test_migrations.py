@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.support.catalogue import rows_of, schema_of
-from tests.support.migrations import apply_migrations, apply_schemas, grant_legacy_default_privileges
-from tests.support.stack import MIGRATIONS
+from tools.catalogue import rows_of, schema_of
 from tools.migration import APP, OURS, Migration
+from tools.push import apply_migrations, apply_schemas, grant_legacy_default_privileges
+from tools.stack import MIGRATIONS
 
 OUR_TABLES = {
     *("ai_retry_open", "ai_retry_attempts", "ai_retry_answers", "ai_retry_quotas", "ai_retry_outages"),

@@ -25,9 +25,9 @@ from ai_retry.domain.policy import DEFAULT_POLICY
 from ai_retry.storage.spool import Spool
 from ai_retry.storage.supabase import SupabaseStorage
 from tests.faults.gateway import CUTS, REPLIES, Gateway, Odd
-from tests.support.payer import Payer
-from tests.support.stack import Stack
-from tests.support.world import owner_of
+from tests.helpers.payer import Payer
+from tests.helpers.world import owner_of
+from tools.stack import Stack
 
 SHORT = timedelta(milliseconds=100)
 EVERY_REPLY = (*REPLIES, *CUTS)

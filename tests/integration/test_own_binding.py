@@ -8,17 +8,17 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from ai_retry.cli.doctor.case import Case
+from ai_retry.cli.doctor.database import judge
+from ai_retry.cli.doctor.model import Database
+from ai_retry.cli.doctor.shipped import shipped
 from ai_retry.client import Client
-from ai_retry.doctor.case import Case
-from ai_retry.doctor.database import judge
-from ai_retry.doctor.model import Database
-from ai_retry.doctor.shipped import shipped
 from ai_retry.domain.model import Answer, Usage
 from ai_retry.domain.recovery import Decision
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import ScriptedAiProvider
-from tests.support.attempts import add_closed
-from tests.support.books import violations
+from tests.helpers.attempts import add_closed
+from tests.helpers.books import violations
 
 # Texts that are failed, done or new; some are hidden. Errors are a column, and events a table of another form.
 OWN = """

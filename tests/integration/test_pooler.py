@@ -15,7 +15,7 @@ from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage.change_rows import load_document
 from ai_retry.storage.postgres import PostgresStorage
 from benchmarks.app_rows import AT_ONCE, failed_generations
-from tests.support.pooler import transaction_pooler
+from tests.helpers.pooler import transaction_pooler
 
 pytestmark = pytest.mark.stack
 

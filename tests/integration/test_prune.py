@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner
 from psycopg.rows import dict_row
 
-from ai_retry.commands import cli
+from ai_retry.cli.commands import cli
 from ai_retry.domain.errors import AiRetryError, SessionRejected
 from ai_retry.domain.model import QuotaRule, Snapshot
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.books import violations
-from tests.support.queue_steps import accept
-from tests.support.steps import POLICY, abandon, answer_too_late, begin, discard, fail, keep, load, succeed, to_begin
-from tests.support.world import SqlWorld
+from tests.helpers.books import violations
+from tests.helpers.queue_steps import accept
+from tests.helpers.steps import POLICY, abandon, answer_too_late, begin, discard, fail, keep, load, succeed, to_begin
+from tests.helpers.world import SqlWorld
 
 DAY = timedelta(days=1)
 HISTORIES = 12

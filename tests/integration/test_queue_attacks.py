@@ -20,12 +20,12 @@ from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.worker import Worker
-from tests.support.migrations import apply_migrations
-from tests.support.queue_steps import VISIBILITY, accept, an_outage, new_accepted, postpone, put_back, run, take, tidy
-from tests.support.stack import MIGRATIONS
-from tests.support.steps import begin, close_over, fail, load, new_generation
-from tests.support.waiting import eventually
-from tests.support.world import SqlWorld
+from tests.helpers.queue_steps import VISIBILITY, accept, an_outage, new_accepted, postpone, put_back, run, take, tidy
+from tests.helpers.steps import begin, close_over, fail, load, new_generation
+from tests.helpers.world import SqlWorld
+from tools.push import apply_migrations
+from tools.stack import MIGRATIONS
+from tools.waiting import eventually
 
 A_DAY, AN_HOUR, A_MINUTE, A_SECOND = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
 LONG_DEAD = timedelta(minutes=10)  # lease and backoff of a worker that died

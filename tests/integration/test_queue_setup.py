@@ -8,11 +8,11 @@ import pytest
 
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.migrations import apply_migrations, load_pgmq
-from tests.support.queue_steps import accept, cancel, new_accepted, run, take, tidy
-from tests.support.stack import MIGRATIONS
-from tests.support.steps import POLICY, begin, begin_new, fail, new_generation, succeed
-from tests.support.world import SqlWorld, owner_of
+from tests.helpers.queue_steps import accept, cancel, new_accepted, run, take, tidy
+from tests.helpers.steps import POLICY, begin, begin_new, fail, new_generation, succeed
+from tests.helpers.world import SqlWorld, owner_of
+from tools.push import apply_migrations, load_pgmq
+from tools.stack import MIGRATIONS
 
 CREATE_QUEUE = "select public.ai_retry_create_queue()"
 PUBLISH = "select public.ai_retry_publish()"

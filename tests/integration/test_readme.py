@@ -13,11 +13,11 @@ from psycopg.types.json import Jsonb
 from werkzeug.test import TestResponse
 
 from ai_retry.testing.provider import ScriptedServer, chat, reply
-from tests.support.examples import example as example_of
-from tests.support.examples import run
-from tests.support.npm import REPOSITORY
-from tests.support.outage import failed_generations
-from tests.support.stack import SignedInUser, Stack
+from tools.examples import example as example_of
+from tools.examples import run
+from tools.npm import REPOSITORY
+from tools.outage import failed_generations
+from tools.stack import SignedInUser, Stack
 
 README = REPOSITORY / "README.md"
 OUTPUT = {"title": "Easy run"}

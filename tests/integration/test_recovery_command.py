@@ -17,7 +17,7 @@ import psycopg
 import pytest
 
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, reply
-from tests.support.outage import attempts, failed_generations
+from tools.outage import attempts, failed_generations
 
 OUTPUT = {"title": "x"}
 AI_RETRY = Path(sys.executable).with_name("ai-retry")

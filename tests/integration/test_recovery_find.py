@@ -19,9 +19,9 @@ from ai_retry.domain.recovery import Decision
 from ai_retry.recovery import found as found_module
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.ai import ScriptedAiProvider
-from tests.support.attempts import add_closed, add_queued, add_running
-from tests.support.outage import failed_generations, recovering_client
-from tests.support.stack import Stack
+from tests.helpers.attempts import add_closed, add_queued, add_running
+from tools.outage import failed_generations, recovering_client
+from tools.stack import Stack
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

@@ -11,7 +11,7 @@ import pytest
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.recovery.parts import notebook_library
 from ai_retry.testing.provider import ScriptedServer
-from tests.support.notebooks import NOTEBOOK, ProviderAfterOutage, absolute_paths, execute, fail_last_night
+from tools.notebooks import NOTEBOOK, ProviderAfterOutage, absolute_paths, execute, fail_last_night
 
 
 def pictures(notebook: Any) -> int:

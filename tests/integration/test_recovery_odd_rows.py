@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from ai_retry.cli.doctor.contexts import newest
+from ai_retry.cli.doctor.model import Database
 from ai_retry.client import Client
 from ai_retry.config import Settings
-from ai_retry.doctor.contexts import newest
-from ai_retry.doctor.model import Database
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Answer, Outcome
@@ -19,9 +19,9 @@ from ai_retry.domain.recovery import Decision
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.ai import ScriptedAiProvider
-from tests.support.attempts import add_closed
-from tests.support.outage import failed_generations, recovering_client
-from tests.support.stack import Stack
+from tests.helpers.attempts import add_closed
+from tools.outage import failed_generations, recovering_client
+from tools.stack import Stack
 
 HOUR = timedelta(hours=1)
 NOBODY = ScriptedAiProvider()

@@ -25,7 +25,7 @@ from ai_retry.domain.errors import RetryRefused, StorageUnavailable
 from ai_retry.domain.model import Answer, Failure, FailureCode, QuotaRule, Usage
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.testing.ai import AiCall, ScriptedAiProvider
-from tests.support.outage import attempts, failed_generations, recovering_client
+from tools.outage import attempts, failed_generations, recovering_client
 
 ANSWER = Answer(output={"title": "x"}, usage=Usage(total_tokens=100, cost=Decimal("0.002")))
 SHORT = RetryPolicy(backoff_base=timedelta(milliseconds=10), backoff_cap=timedelta(milliseconds=20))

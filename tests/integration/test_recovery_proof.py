@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from benchmarks.recovery_proof import killed_run
-from tests.support.stack import Stack
+from tools.stack import Stack
 
 
 def test_killed_run_goes_on(stack: Stack) -> None:

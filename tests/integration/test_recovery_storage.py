@@ -11,8 +11,8 @@ import pytest
 
 from ai_retry.domain.model import Outcome, Usage
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.attempts import add_closed, add_queued, add_running
-from tests.support.world import SqlWorld
+from tests.helpers.attempts import add_closed, add_queued, add_running
+from tests.helpers.world import SqlWorld
 
 KEY = "plan:0123456789abcdef"
 

@@ -12,14 +12,14 @@ from ai_retry import bootstrap
 from ai_retry.domain.model import Waiver
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import ScriptedServer, chat
+from tests.helpers.books import violations
+from tests.helpers.payer import killed
+from tests.helpers.queue_steps import accept, run
+from tests.helpers.steps import POLICY, begin, new_generation, quota_of, succeed
+from tests.helpers.world import SqlWorld, owner_of
 from tests.integration.test_docs import HOW_TO
-from tests.support.books import violations
-from tests.support.examples import example, shell
-from tests.support.payer import killed
-from tests.support.queue_steps import accept, run
-from tests.support.steps import POLICY, begin, new_generation, quota_of, succeed
-from tests.support.waiting import eventually
-from tests.support.world import SqlWorld, owner_of
+from tools.examples import example, shell
+from tools.waiting import eventually
 
 PAGE = HOW_TO / "restore.md"
 BACK_UP, RESTORE, SETTLE = (example(PAGE, "sh", words) for words in ("pg_dump", "pg_restore", "ai-retry settle"))

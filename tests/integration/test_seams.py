@@ -13,9 +13,9 @@ from ai_retry.domain.policy import DEFAULT_POLICY
 from ai_retry.storage._function_connection import FunctionConnection
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
+from tests.helpers.steps import abandon, begin, discard, fail, load, new_generation, succeed
+from tests.helpers.world import SqlWorld
 from tests.integration.test_migrations import AN_APP, an_app_with_rows, apply, connected, refusal_of
-from tests.support.steps import abandon, begin, discard, fail, load, new_generation, succeed
-from tests.support.world import SqlWorld
 
 SEAM = """
 create or replace function public.ai_retry_create_session(p_generation public.generations, p_output jsonb)

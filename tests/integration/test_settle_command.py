@@ -14,10 +14,10 @@ from ai_retry.domain.errors import NotConfigured
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.spool import Spool
-from tests.support.payer import Payer
-from tests.support.stack import Stack
-from tests.support.waiting import eventually
-from tests.support.world import owner_of
+from tests.helpers.payer import Payer
+from tests.helpers.world import owner_of
+from tools.stack import Stack
+from tools.waiting import eventually
 
 
 class Killed(BaseException):

@@ -30,10 +30,10 @@ from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.storage.transport import failure_of_sqlstate
 from ai_retry.testing.provider import ScriptedServer, chat
 from tests.faults.gateway import Gateway
-from tests.support.payer import Payer
-from tests.support.stack import Stack
-from tests.support.waiting import eventually
-from tests.support.world import owner_of
+from tests.helpers.payer import Payer
+from tests.helpers.world import owner_of
+from tools.stack import Stack
+from tools.waiting import eventually
 
 SETTLE = "ai_retry_settle"
 INTERNAL = (

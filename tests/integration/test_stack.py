@@ -17,11 +17,11 @@ import psycopg
 import pytest
 import requests
 
-from tests.support.migrations import apply_migrations, grant_legacy_default_privileges
-from tests.support.npm import MANIFEST, REPOSITORY
-from tests.support.processes import Child, StackUnavailable
-from tests.support.stack import Stack, running_stack
-from tests.support.waiting import eventually, skipping_without_stack
+from tools.npm import MANIFEST, REPOSITORY
+from tools.processes import Child, StackUnavailable
+from tools.push import apply_migrations, grant_legacy_default_privileges
+from tools.stack import Stack, running_stack
+from tools.waiting import eventually, skipping_without_stack
 
 pytestmark = pytest.mark.stack
 
@@ -264,7 +264,7 @@ def test_stack_of_others_refuses_restarts(tmp_path: Path, lab: Stack) -> None:
 
 PARENT = """
 import sys
-from tests.support.stack import running_stack
+from tools.stack import running_stack
 with running_stack(None) as stack:
     print(stack.control.pid, flush=True)
     sys.stdin.read()
@@ -379,7 +379,7 @@ def test_deaf_process_is_killed(tmp_path: Path) -> None:
 
 def detached(command: str, home: Path) -> str:
     """Call `up` or `down` in a process of its own, as make does."""
-    code = f"import sys; from pathlib import Path; from tests.support import detached as d; {command}"
+    code = f"import sys; from pathlib import Path; from tools import detached as d; {command}"
     done = subprocess.run(
         [sys.executable, "-c", code, str(home)],
         cwd=REPOSITORY,
@@ -422,7 +422,7 @@ def test_detached_stack_stays_until_down(place: Path, lab: Stack) -> None:
 
 def test_down_spares_other_processes(tmp_path: Path) -> None:
     """A recorded pid that now belongs to another process is left alone."""
-    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()", "tests.support.stack"]) as other:
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()", "tools.stack"]) as other:
         record = {"pid": other.pid, "created": psutil.Process(other.pid).create_time() - 10}
         (tmp_path / "supervisor.json").write_text(json.dumps(record))
 

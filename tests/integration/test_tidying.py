@@ -9,8 +9,8 @@ import pytest
 
 from ai_retry.domain.errors import LeaseLost, StorageUnavailable
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.queue_steps import tidy
-from tests.support.steps import (
+from tests.helpers.queue_steps import tidy
+from tests.helpers.steps import (
     POLICY,
     SECOND,
     answer_too_late,
@@ -24,7 +24,7 @@ from tests.support.steps import (
     status_of,
     succeed,
 )
-from tests.support.world import SqlWorld
+from tests.helpers.world import SqlWorld
 
 ONCE = timedelta(0)
 

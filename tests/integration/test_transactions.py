@@ -24,10 +24,10 @@ from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from benchmarks.app_rows import AT_ONCE, failed_generations
-from tests.support.stack import Stack, running_stack
-from tests.support.steps import ANSWER, FAILURE
-from tests.support.waiting import eventually, skipping_without_stack
-from tests.support.worlds import PROMPT_DATA
+from tests.helpers.steps import ANSWER, FAILURE
+from tests.helpers.worlds import PROMPT_DATA
+from tools.stack import Stack, running_stack
+from tools.waiting import eventually, skipping_without_stack
 
 pytestmark = pytest.mark.stack
 

@@ -27,14 +27,14 @@ from ai_retry.domain.queue import enqueue_generation
 from ai_retry.domain.reader import ContextFrom, reader_name
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import ScriptedServer
-from tests.support.app_server import clean
-from tests.support.books import violations
-from tests.support.queue_steps import VISIBILITY, accept, is_queued, new_accepted, ready, waiting
-from tests.support.stack import Stack, running_stack
-from tests.support.steps import new_generation
-from tests.support.waiting import eventually, skipping_without_stack
-from tests.support.worker_process import COMMAND, Provider, running_worker
-from tests.support.world import SqlWorld, empty_queue, owner_of
+from tests.helpers.books import violations
+from tests.helpers.queue_steps import VISIBILITY, accept, is_queued, new_accepted, ready, waiting
+from tests.helpers.steps import new_generation
+from tests.helpers.world import SqlWorld, empty_queue, owner_of
+from tools.app_server import clean
+from tools.stack import Stack, running_stack
+from tools.waiting import eventually, skipping_without_stack
+from tools.worker_process import COMMAND, Provider, running_worker
 
 AI_KEY = "sk-test-7c1d0e5f9a8b3c46"
 SECRET_PROMPT = "worker-prompt-that-no-log-may-hold"

@@ -34,7 +34,7 @@ from ai_retry.domain.policy import (
     counted_attempts,
     wait_after,
 )
-from tests.support.builders import (
+from tests.helpers.builders import (
     AS_OF,
     a_failure,
     a_generation,

@@ -27,9 +27,9 @@ from ai_retry.domain.policy import RetryPolicy, queued_attempt
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Message
 from ai_retry.storage.postgres import PostgresStorage
-from tests.support.builders import a_failure
-from tests.support.memory_world import MemoryWorld
-from tests.support.world import SqlWorld, empty_queue, owner_of
+from tests.helpers.builders import a_failure
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.world import SqlWorld, empty_queue, owner_of
 
 POLICY = RetryPolicy(
     max_attempts=6,

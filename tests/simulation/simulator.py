@@ -37,8 +37,8 @@ from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryStorage
 from ai_retry.testing.memory.app import Session, SessionRefused, new_session
+from tests.helpers.builders import a_failure
 from tests.simulation.books import Books, WatchedApp, answer_of
-from tests.support.builders import a_failure
 
 POLICY = RetryPolicy(max_attempts=5, hard_cap=8, max_parallel=2, quota=QuotaRule(limit=2, window=timedelta(hours=1)))
 OTHER_POLICY = replace(POLICY, max_attempts=3, max_parallel=1, hard_cap=5, backoff_cap=timedelta(minutes=2))

@@ -21,11 +21,11 @@ from ai_retry.client import Client
 from ai_retry.domain.model import Answer
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint
-from ai_retry.openapi import OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
+from ai_retry.flask.openapi import OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.builders import a_failure, a_generation
+from tests.helpers.builders import a_failure, a_generation
 
 PROMPT = "a prompt that no log may hold"
 PROMPT_DATA = {"messages": [{"role": "user", "content": PROMPT}]}

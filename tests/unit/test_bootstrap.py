@@ -30,7 +30,7 @@ from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.testing.memory import MemoryApp, MemoryStorage
 from ai_retry.testing.provider import ScriptedServer, chat
-from tests.support.builders import MESSAGES, USER_ID, a_generation
+from tests.helpers.builders import MESSAGES, USER_ID, a_generation
 
 SECRETS = ("sb_secret_key", "db-password", "provider-key", "header-key", "jwt-secret")
 HOSTED = Settings(

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ai_retry import _shipped
-from ai_retry.cli import main
-from ai_retry.commands import cli
+from ai_retry.cli import _shipped, main
+from ai_retry.cli.commands import cli
 
 
 def run(*arguments: str | Path) -> Result:
@@ -163,7 +162,7 @@ def test_installed_command_runs() -> None:
 def test_missing_click_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the command says what to install, and exits with status 1."""
     monkeypatch.setitem(sys.modules, "click", None)
-    monkeypatch.delitem(sys.modules, "ai_retry.commands")
+    monkeypatch.delitem(sys.modules, "ai_retry.cli.commands")
 
     with pytest.raises(SystemExit) as exited:
         main()
@@ -173,7 +172,7 @@ def test_missing_click_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_other_missing_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the extra's own absence is explained so; anything else stays the error that it is."""
-    monkeypatch.setitem(sys.modules, "ai_retry.commands", None)
+    monkeypatch.setitem(sys.modules, "ai_retry.cli.commands", None)
 
     with pytest.raises(ModuleNotFoundError):
         main()

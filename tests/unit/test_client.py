@@ -25,10 +25,10 @@ from ai_retry.domain.queue_model import Outage, QueuedRetry
 from ai_retry.slots import CallSlots
 from ai_retry.storage.spool import SpoolReport
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
-from tests.support.builders import a_context, a_failure, an_answer
-from tests.support.memory_world import MemoryWorld
-from tests.support.scene import Hooked, hooked, raising
-from tests.support.steps import new_generation, status_of
+from tests.helpers.builders import a_context, a_failure, an_answer
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.scene import Hooked, hooked, raising
+from tests.helpers.steps import new_generation, status_of
 
 PATIENCE = 10.0  # seconds; more than any of these waits takes
 

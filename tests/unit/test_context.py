@@ -6,7 +6,7 @@ import pytest
 
 from ai_retry.domain.context import PARAMETERS, stored_context
 from ai_retry.domain.errors import ContextMissing
-from tests.support.builders import MESSAGES, a_generation
+from tests.helpers.builders import MESSAGES, a_generation
 
 SECRET = "the user's own words"
 

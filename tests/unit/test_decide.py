@@ -61,7 +61,7 @@ from ai_retry.domain.model import (
 )
 from ai_retry.domain.policy import RetryPolicy, ceiling
 from ai_retry.domain.queue_model import Message, Outage, QueuedRetry
-from tests.support.builders import (
+from tests.helpers.builders import (
     AS_OF,
     GENERATION_ID,
     USER_ID,

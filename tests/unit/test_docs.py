@@ -10,10 +10,10 @@ import click
 import pytest
 
 from ai_retry import config
-from ai_retry.commands import cli
+from ai_retry.cli.commands import cli
 from ai_retry.domain.policy import DEFAULT_POLICY
-from tests.support.examples import PAGES, example, examples
-from tests.support.npm import REPOSITORY
+from tools.examples import PAGES, example, examples
+from tools.npm import REPOSITORY
 
 QUEUE = REPOSITORY / "docs" / "how-to" / "queue.md"
 _COMMAND = re.compile(r"(?:^|[/ =])ai-retry (?P<words>[a-z].*?)(?= 2>| &| \|| #|$)", re.MULTILINE)

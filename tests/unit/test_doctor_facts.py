@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from ai_retry import _shipped
-from ai_retry.doctor.model import Binding
-from ai_retry.doctor.shipped import BINDING, shipped
+from ai_retry.cli import _shipped
+from ai_retry.cli.doctor.model import Binding
+from ai_retry.cli.doctor.shipped import BINDING, shipped
 
 DESCRIBED = {
     "version": 1,

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from ai_retry.doctor import Check, Finding, Level
-from ai_retry.doctor.spool import spool
+from ai_retry.cli.doctor import Check, Finding, Level
+from ai_retry.cli.doctor.spool import spool
 from ai_retry.domain.change import Found
 from ai_retry.domain.errors import StorageUnavailable
 from ai_retry.domain.model import Installation
 from ai_retry.storage.change_rows import settle_document
 from ai_retry.storage.spool import Spool
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.memory_world import MemoryWorld
-from tests.support.steps import ANSWER, begin, new_generation
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.steps import ANSWER, begin, new_generation
 
 WORLD = MemoryWorld()
 HERE = WORLD.storage.installation()

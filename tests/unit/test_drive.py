@@ -13,8 +13,8 @@ from ai_retry.domain.errors import AiRetryError, SessionRejected, StorageUnavail
 from ai_retry.domain.loop import Call, Load, Step, retrying
 from ai_retry.domain.model import Outcome
 from ai_retry.domain.queue_loop import accepting, cancelling
-from tests.support.builders import SECOND, a_failure, an_answer
-from tests.support.scene import POLICY, Provider, Scene, hook, raising
+from tests.helpers.builders import SECOND, a_failure, an_answer
+from tests.helpers.scene import POLICY, Provider, Scene, hook, raising
 
 
 class Watching:

@@ -27,7 +27,7 @@ from ai_retry.domain.errors import (
 )
 from ai_retry.domain.model import FailureCode, GenerationStatus
 from ai_retry.domain.policy import RetryPolicy, admit
-from tests.support.builders import AS_OF, GENERATION_ID, MESSAGES, SECOND, a_failure, a_generation, a_snapshot
+from tests.helpers.builders import AS_OF, GENERATION_ID, MESSAGES, SECOND, a_failure, a_generation, a_snapshot
 
 # Each is made inside its test: a mutant that is switched on after this module was loaded would not be seen otherwise.
 TEXTS: list[tuple[Callable[[], AiRetryError], str]] = [

@@ -35,7 +35,7 @@ from ai_retry.domain.errors import (
     TooManyParallel,
 )
 from ai_retry.domain.model import FailureCode
-from tests.support.builders import AS_OF, GENERATION_ID, SECOND, a_failure
+from tests.helpers.builders import AS_OF, GENERATION_ID, SECOND, a_failure
 
 EXAMPLES: list[AiRetryError] = [
     GenerationNotFound(GENERATION_ID),

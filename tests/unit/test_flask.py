@@ -30,7 +30,7 @@ from ai_retry.flask import create_blueprint
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryStorage, SessionRefused
-from tests.support.builders import a_failure
+from tests.helpers.builders import a_failure
 from tests.unit.http_edge import ANSWER, PROMPT, ROUTE, UNAVAILABLE, Edge, edge, verify
 
 ID = UUID("6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11")

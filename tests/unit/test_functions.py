@@ -16,7 +16,7 @@ from ai_retry.domain.recovery import Filter
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.transport import Fault
-from tests.support.builders import a_settle
+from tests.helpers.builders import a_settle
 
 RULE = QuotaRule()
 LOST = StorageOutcomeUnknown("connection lost", retry_after=timedelta(seconds=1))

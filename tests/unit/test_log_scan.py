@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import log_scan
-from tests.support.log_scan import CANARIES, LogScan
+from tools import log_scan
+from tools.log_scan import CANARIES, LogScan
 
 LEAKS = {
     "a prompt": "asked: Plan an easy run.",

@@ -39,8 +39,8 @@ from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.builders import a_failure, an_answer
-from tests.support.scene import POLICY, Provider, Scene, hook, raising
+from tests.helpers.builders import a_failure, an_answer
+from tests.helpers.scene import POLICY, Provider, Scene, hook, raising
 
 SLOW = timedelta(seconds=34)
 

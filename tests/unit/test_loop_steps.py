@@ -39,8 +39,8 @@ from ai_retry.domain.policy import RetryPolicy, provider_key
 from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.builders import a_failure, an_answer
-from tests.support.scene import POLICY, Provider, Scene, hook
+from tests.helpers.builders import a_failure, an_answer
+from tests.helpers.scene import POLICY, Provider, Scene, hook
 
 SECOND = timedelta(seconds=1)
 

@@ -49,7 +49,7 @@ from ai_retry.domain.model import (
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import RetryPolicy, admit
 from ai_retry.domain.queue_model import Message, Outage, QueuedRetry, QueueState, RouteState
-from tests.support.builders import (
+from tests.helpers.builders import (
     AS_OF,
     GENERATION_ID,
     SECOND,

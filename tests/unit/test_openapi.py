@@ -9,7 +9,7 @@ from flask import Flask
 from jsonschema import Draft202012Validator
 
 from ai_retry.domain.errors import AiRetryError
-from ai_retry.openapi import RETRY_PATH, STATUS_PATH, openapi_document, retry_codes, status_codes
+from ai_retry.flask.openapi import RETRY_PATH, STATUS_PATH, openapi_document, retry_codes, status_codes
 from tests.unit.http_edge import edge
 
 # Section 4 of the design, and the edge's own.

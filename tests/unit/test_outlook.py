@@ -16,7 +16,7 @@ from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.queue_model import Outage
 from ai_retry.domain.retry import retry_generation, retry_status
 from ai_retry.testing.ai import ScriptedAiProvider
-from tests.support.builders import (
+from tests.helpers.builders import (
     AS_OF,
     SECOND,
     a_failure,
@@ -27,9 +27,9 @@ from tests.support.builders import (
     an_attempt,
     an_open_attempt,
 )
-from tests.support.memory_world import MemoryWorld
-from tests.support.queue_steps import accept
-from tests.support.steps import new_generation
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.queue_steps import accept
+from tests.helpers.steps import new_generation
 
 ROUTE = "one/small"
 READER = Reader(context_from=stored_context, route_of=lambda context: f"one/{context.model}")

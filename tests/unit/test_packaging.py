@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.npm import REPOSITORY
+from tools.npm import REPOSITORY
 
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 REQUIREMENT = re.compile(r"(?P<name>[\w-]+)(\[[\w,]+\])?>=(?P<lowest>[\w.]+)")

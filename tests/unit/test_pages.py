@@ -8,8 +8,8 @@ pytest.importorskip("griffe", reason="pages are generated with the tools of deve
 
 import ai_retry
 from ai_retry.domain.errors import AiRetryError
-from tests.support.pages import PAGES
-from tests.support.pages.errors import REMEDIES
+from tools.pages import PAGES
+from tools.pages.errors import REMEDIES
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

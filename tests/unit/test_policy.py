@@ -31,7 +31,7 @@ from ai_retry.domain.policy import (
     next_number,
     wait_after,
 )
-from tests.support.builders import (
+from tests.helpers.builders import (
     AS_OF,
     LEASE,
     SECOND,

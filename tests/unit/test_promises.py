@@ -26,8 +26,8 @@ from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.domain.queue_model import Outage, QueueOutcome
 from ai_retry.testing.memory import MemoryStorage
 from ai_retry.testing.memory.line import Routes
-from tests.support.builders import AS_OF, a_failure, an_answer
-from tests.support.scene import POLICY, Provider, Scene, hook, raising
+from tests.helpers.builders import AS_OF, a_failure, an_answer
+from tests.helpers.scene import POLICY, Provider, Scene, hook, raising
 
 HOUR = timedelta(hours=1)
 SESSION_WAIT = timedelta(seconds=15)  # that the user is asked for after a rejected session

@@ -7,7 +7,7 @@ import pytest
 
 from ai_retry.domain.model import Outcome, ProviderOutcome
 from ai_retry.domain.policy import provider_key
-from tests.support.builders import a_context, a_generation, a_snapshot, an_attempt
+from tests.helpers.builders import a_context, a_generation, a_snapshot, an_attempt
 
 KNOWN, UNKNOWN = ProviderOutcome.GENERATED, ProviderOutcome.UNKNOWN
 

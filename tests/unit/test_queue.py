@@ -31,13 +31,13 @@ from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, OtherReader, ReaderFailed, reader_name
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
-from tests.support.builders import SECOND, a_failure, an_answer
-from tests.support.memory_world import MemoryWorld
-from tests.support.queue_steps import VISIBILITY, is_queued, last_attempt, ready, run, waiting
-from tests.support.scene import Hooked, hooked
-from tests.support.steps import POLICY as ROOMY
-from tests.support.steps import begin, close_over, fail, new_generation, outcomes, quota_of, status_of, succeed
-from tests.support.worlds import PROMPT_DATA
+from tests.helpers.builders import SECOND, a_failure, an_answer
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.queue_steps import VISIBILITY, is_queued, last_attempt, ready, run, waiting
+from tests.helpers.scene import Hooked, hooked
+from tests.helpers.steps import POLICY as ROOMY
+from tests.helpers.steps import begin, close_over, fail, new_generation, outcomes, quota_of, status_of, succeed
+from tests.helpers.worlds import PROMPT_DATA
 
 POLICY = RetryPolicy(max_attempts=4, max_parallel=2)
 ROUTE = "provider.example/small"

@@ -13,9 +13,9 @@ from ai_retry.domain.ports import AiProvider
 from ai_retry.domain.queue import run_taken
 from ai_retry.domain.queue_model import QueueOutcome
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
-from tests.support.builders import a_failure, an_answer
-from tests.support.memory_world import MemoryWorld
-from tests.support.queue_steps import VISIBILITY, new_accepted
+from tests.helpers.builders import a_failure, an_answer
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.queue_steps import VISIBILITY, new_accepted
 
 ROUTE = "provider.example/small"
 POLICY = RetryPolicy(max_attempts=4, hard_cap=6, max_parallel=8)

@@ -47,7 +47,7 @@ from ai_retry.domain.policy import (
     provider_key,
     queued_attempt,
 )
-from tests.support.builders import (
+from tests.helpers.builders import (
     AS_OF,
     SECOND,
     a_context,

@@ -13,7 +13,7 @@ from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import ContextMissing, NotConfigured, StorageUnavailable
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.reader import ContextFrom, ReaderFailed, place_of, read_context, reader_name
-from tests.support.builders import MESSAGES, a_context, a_generation
+from tests.helpers.builders import MESSAGES, a_context, a_generation
 
 SECRET = "prompt-that-no-error-may-hold"
 HERE = "tests.unit.test_reader"

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from click.testing import CliRunner, Result
 
-from ai_retry.commands import cli
+from ai_retry.cli.commands import cli
 from ai_retry.domain.model import Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.recovery import Filter

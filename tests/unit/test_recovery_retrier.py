@@ -23,11 +23,11 @@ from ai_retry.recovery.retrier import Ended, Retrier
 from ai_retry.slots import CallSlots
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.builders import SECOND, a_failure, an_answer
-from tests.support.memory_world import MemoryWorld
-from tests.support.queue_steps import run, to_accept, try_accept
-from tests.support.scene import Hooked, hooked, raising
-from tests.support.steps import answer_too_late, begin, close_over, fail, new_generation, outcomes, succeed
+from tests.helpers.builders import SECOND, a_failure, an_answer
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.queue_steps import run, to_accept, try_accept
+from tests.helpers.scene import Hooked, hooked, raising
+from tests.helpers.steps import answer_too_late, begin, close_over, fail, new_generation, outcomes, succeed
 
 KEY = PlanKey.of("0123")
 POLICY = RetryPolicy()

@@ -12,7 +12,7 @@ from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.recovery import Decision, PlanAttempt, judge, settled_attempt
 from ai_retry.recovery.line import Task
 from ai_retry.recovery.retrier import Ended, _end_of, _Look
-from tests.support.builders import (
+from tests.helpers.builders import (
     AS_OF,
     GENERATION_ID,
     SECOND,

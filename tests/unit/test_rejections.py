@@ -13,10 +13,10 @@ from ai_retry.domain.retry import retry_generation
 from ai_retry.rejections import Rejections
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.builders import a_failure, an_answer
-from tests.support.memory_world import MemoryWorld
-from tests.support.scene import Hooked, hooked
-from tests.support.steps import close_over
+from tests.helpers.builders import a_failure, an_answer
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.scene import Hooked, hooked
+from tests.helpers.steps import close_over
 
 CAUSE = "completed_at_is_set"
 

@@ -17,8 +17,8 @@ from ai_retry.domain.model import Answer, Context, RetryResult
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.renewal import LeaseRenewer
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.builders import an_answer
-from tests.support.memory_world import MemoryWorld
+from tests.helpers.builders import an_answer
+from tests.helpers.memory_world import MemoryWorld
 
 POLICY = RetryPolicy(deadline=timedelta(seconds=20), lease=timedelta(seconds=30))
 LEASE = timedelta(milliseconds=90)  # of the renewer: a renewal each 30 ms

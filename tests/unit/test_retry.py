@@ -23,10 +23,10 @@ from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.retry import retry_generation, retry_status
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.builders import SECOND, a_context, a_failure, an_answer
-from tests.support.memory_world import MemoryWorld
-from tests.support.scene import Hooked, hooked, raising
-from tests.support.steps import begin, close_over, fail, load
+from tests.helpers.builders import SECOND, a_context, a_failure, an_answer
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.scene import Hooked, hooked, raising
+from tests.helpers.steps import begin, close_over, fail, load
 
 NOT_UUIDS: list[Any] = [
     "",

@@ -26,7 +26,7 @@ from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy, admit, attempts_
 from ai_retry.domain.queue_model import Outage
 from ai_retry.domain.retry import retry_generation, retry_status
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
-from tests.support.builders import (
+from tests.helpers.builders import (
     AS_OF,
     LEASE,
     SECOND,
@@ -38,8 +38,8 @@ from tests.support.builders import (
     an_answer,
     an_attempt,
 )
-from tests.support.memory_world import MemoryWorld
-from tests.support.scene import Hooked, hooked
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.scene import Hooked, hooked
 
 ONCE = RetryPolicy(max_attempts=1)
 SLOW = RetryPolicy(backoff_base=20 * SECOND)

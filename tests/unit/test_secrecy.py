@@ -15,18 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_retry import secrecy
+from ai_retry.cli.doctor import examine
 from ai_retry.clock import SystemClock
 from ai_retry.config import Settings
 from ai_retry.deadline import DeadlineAdapter
-from ai_retry.doctor import examine
 from ai_retry.domain.errors import GenerationFailed, NotConfigured, StorageUnavailable
 from ai_retry.providers.http import HttpAiProvider
 from ai_retry.secrecy import DROPPED, PART, guard_logs, runs
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.provider import ScriptedServer, reply
-from tests.support.builders import a_context
-from tests.support.log_scan import text_of
+from tests.helpers.builders import a_context
+from tools.log_scan import text_of
 
 HEAD, TAIL = "xqz81vkw", "jmf37tbd"  # on both sides of the character in question; words that occur nowhere else
 KEY = "sk-test-0123456789abcdef"

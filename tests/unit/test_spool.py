@@ -20,8 +20,8 @@ from ai_retry.storage.change_rows import settle_document
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.storage.spool_files import Held, SpoolFiles, Unreadable
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.memory_world import MemoryWorld
-from tests.support.steps import ANSWER, begin, close_over, load, new_generation, outcomes
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.steps import ANSWER, begin, close_over, load, new_generation, outcomes
 
 HERE = MemoryWorld().storage.installation()
 ELSEWHERE = Installation(id="another", database="restored")

@@ -13,9 +13,9 @@ from ai_retry.domain.retry import retry_generation
 from ai_retry.storage.change_rows import settle_document
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
-from tests.support.builders import a_settle, an_answer
-from tests.support.memory_world import MemoryWorld
-from tests.support.steps import new_generation
+from tests.helpers.builders import a_settle, an_answer
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.steps import new_generation
 
 NESTED: list[Any] = []
 for _ in range(100_000):

@@ -9,8 +9,8 @@ import pytest
 
 from ai_retry.providers.response_schema import schema_of
 from ai_retry.providers.strict_subset import first_outside
-from tests.support.examples import PAGES, examples
-from tests.support.npm import REPOSITORY
+from tools.examples import PAGES, examples
+from tools.npm import REPOSITORY
 
 
 def closed(**properties: Any) -> dict[str, Any]:

@@ -22,12 +22,12 @@ from ai_retry.domain.model import Attempt, Failure, FailureCode, Outcome, Snapsh
 from ai_retry.domain.policy import RetryPolicy, admit, attempts_left, waiting_helps
 from ai_retry.domain.recovery import Decision, judge
 from ai_retry.domain.retry import retry_generation, retry_status
+from ai_retry.flask.schemas import status_response
 from ai_retry.problems import problem_of
-from ai_retry.schemas import status_response
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryStorage
-from tests.support.builders import (
+from tests.helpers.builders import (
     AS_OF,
     SECOND,
     a_failure,
@@ -38,9 +38,9 @@ from tests.support.builders import (
     an_attempt,
     an_open_attempt,
 )
-from tests.support.memory_world import MemoryWorld
-from tests.support.scene import Hooked, hooked
-from tests.support.steps import load, new_generation
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.scene import Hooked, hooked
+from tests.helpers.steps import load, new_generation
 
 CUT = a_failure(FailureCode.INCOMPLETE, transient=False)
 REVOKED = a_failure(FailureCode.REJECTED, transient=False, certainly_not_generated=True, operator_fault=True)

@@ -20,11 +20,11 @@ from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import enqueue_generation
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.worker import Worker
-from tests.support.builders import a_failure, an_answer
-from tests.support.memory_world import MemoryWorld
-from tests.support.queue_steps import is_queued, last_attempt, new_accepted
-from tests.support.scene import Hooked, raising
-from tests.support.steps import begin, outcomes, status_of
+from tests.helpers.builders import a_failure, an_answer
+from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.queue_steps import is_queued, last_attempt, new_accepted
+from tests.helpers.scene import Hooked, raising
+from tests.helpers.steps import begin, outcomes, status_of
 
 POLICY = RetryPolicy(max_parallel=8)
 PATIENCE = 10.0  # seconds; more than any of these waits takes

@@ -1,0 +1,83 @@
+"""Where the migrations are that ship with the package, and how they get into a project.
+
+They stand in ``ai_retry/migrations`` of an installed wheel and in ``supabase/migrations`` of a checkout. Applying them
+is the Supabase CLI's business, not ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_PLACES = (_PACKAGE / "migrations", _PACKAGE.parents[1] / "supabase" / "migrations")
+
+
+class MigrationsDiffer(Exception):
+    """Files of the same name hold something else; nothing was copied."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"{', '.join(names)}: there already, with another content")
+        self.names = names
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """How one migration stands in a directory."""
+
+    name: str
+    state: str  # same, missing or different
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What became of one migration."""
+
+    name: str
+    action: str  # copied, unchanged or overwritten
+
+
+_ACTIONS = {"missing": "copied", "same": "unchanged", "different": "overwritten"}
+
+
+def migrations() -> list[Path]:
+    """List the SQL files, in the order in which they apply.
+
+    Raises:
+        FileNotFoundError: the package was built without them.
+    """
+    for place in _PLACES:
+        if files := sorted(place.glob("*.sql")):
+            return files
+    raise FileNotFoundError("this installation of ai-retry holds no migrations: install it again")
+
+
+def copy_migrations(directory: Path, *, force: bool = False) -> list[Copied]:
+    """Copy the migrations into a directory, which is made if need be. A repeat changes nothing.
+
+    Args:
+        directory: as a rule ``supabase/migrations`` of a project.
+        force: overwrite files of the same name that differ.
+
+    Raises:
+        MigrationsDiffer: there are such files and ``force`` is not set; checked before the first is copied.
+    """
+    compared = compare(directory)
+    differing = [each.name for each in compared if each.state == "different"]
+    if differing and not force:
+        raise MigrationsDiffer(differing)
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, each in zip(migrations(), compared, strict=True):
+        if each.state != "same":
+            (directory / file.name).write_bytes(file.read_bytes())
+    return [Copied(each.name, _ACTIONS[each.state]) for each in compared]
+
+
+def compare(directory: Path) -> list[Compared]:
+    """Compare a directory with the migrations, byte by byte; its other files are nobody's business."""
+    return [Compared(file.name, _state(file, directory / file.name)) for file in migrations()]
+
+
+def _state(file: Path, target: Path) -> str:
+    if not target.exists():
+        return "missing"
+    return "same" if target.read_bytes() == file.read_bytes() else "different"

@@ -1,0 +1,62 @@
+"""``ai-retry migrations``: the SQL that ships with the package."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ai_retry.cli import _shipped
+from ai_retry.cli.commands._shared import as_json_option, print_json
+
+
+@click.group()
+def migrations() -> None:
+    """The SQL that ai-retry needs in your project."""
+
+
+@migrations.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Overwrite files of the same name that differ.")
+def copy(directory: Path, *, force: bool) -> None:
+    """Copy the migrations into DIRECTORY, as a rule supabase/migrations.
+
+    Then apply them as your own: supabase db push. A repeat changes nothing.
+    """
+    with _files_told():
+        copied = _shipped.copy_migrations(directory, force=force)
+    for each in copied:
+        click.echo(f"{each.action:<11} {directory / each.name}")
+
+
+@migrations.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@as_json_option
+def check(directory: Path, *, as_json: bool) -> None:
+    """Compare DIRECTORY with the migrations of this version, as a rule after an upgrade.
+
+    Exit code 1: some are missing or different; `ai-retry migrations copy` mends that. What stands in the database is
+    checked by `ai-retry doctor`.
+    """
+    with _files_told():
+        compared = _shipped.compare(directory)
+    if as_json:
+        print_json([asdict(each) for each in compared])
+    else:
+        for each in compared:
+            click.echo(f"{each.state:<11} {directory / each.name}")
+    if any(each.state != "same" for each in compared):
+        sys.exit(1)
+
+
+@contextmanager
+def _files_told() -> Iterator[None]:
+    """Turn what is wrong with files into one line."""
+    try:
+        yield
+    except _shipped.MigrationsDiffer as error:
+        raise click.ClickException(f"{error}; nothing was copied. --force overwrites.") from error
+    except OSError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,52 @@
+"""``ai-retry prune``: removes history that no decision needs any more."""
+
+import re
+from contextlib import closing
+from datetime import timedelta
+from typing import Final
+
+import click
+
+from ai_retry import bootstrap
+from ai_retry.cli.commands._shared import as_json_option, print_json, told
+from ai_retry.config import Settings
+
+_DAYS: Final = re.compile(r"(\d{1,5})\s*d")
+
+
+def _days(_context: click.Context, _parameter: click.Parameter, text: str) -> timedelta:
+    days = _DAYS.fullmatch(text.strip())
+    if days is None:
+        raise click.BadParameter("must be a number of days, such as 90d")
+    return timedelta(days=int(days[1]))
+
+
+@click.command()
+@click.option(
+    "--older-than", required=True, metavar="AGE", callback=_days, help="Attempts that were closed so long ago: 90d."
+)
+@click.option("--dry-run", is_flag=True, help="Count what would be removed, and remove nothing.")
+@as_json_option
+def prune(*, older_than: timedelta, dry_run: bool, as_json: bool) -> None:
+    """Remove old attempts that no decision needs any more, and stored answers of generations that are gone.
+
+    Attempts go with a generation that your app has deleted, and those that failed before a success go, too. Of a
+    generation that is there, the success and the last attempt always stay, and everything while it has no session.
+    Nothing goes that is younger than the longest window of the quota and of the attempts. It may run at any time,
+    beside a running app, and may be interrupted and repeated.
+    """
+    with told(), closing(bootstrap.open_storage(settings := Settings.from_env())) as storage:
+        window = max(settings.policy.quota.window, settings.policy.hard_cap_window)
+        if older_than < window:
+            raise ValueError(f"older_than must be at least the longest window: {window}")
+        attempts, answers, after = 0, 0, None
+        while True:
+            page = storage.prune(older_than=older_than, window=window, after=after, dry_run=dry_run)
+            attempts, answers, after = attempts + page.attempts, answers + page.answers, page.next
+            if after is None:
+                break
+    if as_json:
+        print_json({"attempts": attempts, "answers": answers, "dry_run": dry_run})
+    else:
+        verb = "would be removed" if dry_run else "removed"
+        click.echo(f"{verb}: {attempts} attempts, {answers} stored answers")

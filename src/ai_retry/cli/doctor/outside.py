@@ -1,0 +1,123 @@
+"""Judges what lies around the database: configuration, connection, clocks and the AI provider."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from ai_retry.cli.doctor.model import Check, Finding, Level
+from ai_retry.config import meant, variables
+from ai_retry.domain.errors import AiRetryError, NotConfigured
+
+_LEEWAY = timedelta(seconds=10)  # of ``auth`` for the times of an access token
+_SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
+_SEE = "see the reference of the configuration"
+_ALIKE = 0.85  # from 0 to 1; two letters of a dozen may be wrong
+
+
+class Reach(StrEnum):
+    """How far a plain connection gets."""
+
+    OPEN = "a server answers there"
+    REFUSED = "nothing listens there"
+    SILENT = "nobody answers there"
+    UNKNOWN_HOST = "there is no such host"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How the provider answered a cheap question."""
+
+    status: int | None  # None: no answer
+    certificate_refused: bool = False
+    something_else: str | None = None  # what shows that the API is not at this address; None: nothing does
+    better_base: str | None = None  # an address near it, below which models are listed
+
+
+def configuration(error: NotConfigured) -> Iterator[Finding]:
+    """One finding for each variable that is missing, malformed or unknown."""
+    for problem in str(error.details["missing"]).split("; "):
+        yield Finding(Check.CONFIGURATION, problem, f"correct it in the environment; {_SEE}")
+
+
+def misspelt(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Hint at variables that nothing reads and that look like one of ours; with our whole prefix they are refused."""
+    read = variables()
+    for name in sorted(environ):
+        ours = name.startswith("AI_") and not name.startswith("AI_RETRY_") and name not in read
+        if ours and (close := meant(name, likeness=_ALIKE)) is not None:
+            yield Finding(
+                Check.CONFIGURATION,
+                f"{name} is not read",
+                f"if you mean {close}, correct the name; if it is a variable of your own, leave it",
+                Level.HINT,
+            )
+
+
+def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
+    """Say why the database could not be asked.
+
+    Args:
+        error: what the storage raised; one that an operator can mend says how after a colon.
+        variable: the one that holds the address.
+        reach: how far a plain connection to that address gets.
+    """
+    if isinstance(error, NotConfigured):
+        problem, _, remedy = str(error.details["missing"]).partition(": ")
+        check = Check.MIGRATIONS if remedy.startswith("apply the migrations") else Check.CONNECTION
+        return Finding(check, problem, remedy or _SEE)
+    if reach is not Reach.OPEN:
+        return Finding(
+            Check.CONNECTION,
+            f"the database can't be reached: {reach}",
+            f"check host and port in {variable}, that the project is not paused, and the network between",
+        )
+    return Finding(
+        Check.CONNECTION,
+        f"a server answers at the address in {variable}, but the database could not be asked: {error}",
+        f"check user, password and database in {variable}, and whether the server still has connections to give",
+    )
+
+
+def clock(before: datetime, as_of: datetime, after: datetime) -> Iterator[Finding]:
+    """Compare this machine's time around a question with the database's time in it."""
+    ahead, behind = before - as_of, as_of - after
+    apart = max(ahead, behind)
+    if apart > _LEEWAY:
+        yield Finding(
+            Check.CLOCK,
+            f"this machine's clock is {apart.total_seconds():.0f} s {'ahead of' if ahead > behind else 'behind'} the "
+            "database's: good access tokens are refused, or expired ones taken; nothing else rests on it",
+            "synchronise the clocks (NTP)",
+        )
+
+
+def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
+    """Judge the provider's answer."""
+    match asked.status:
+        case None if asked.certificate_refused:
+            yield _of_provider("its certificate is refused", "mend it, or name its authority in REQUESTS_CA_BUNDLE")
+        case None:
+            remedy = "check AI_BASE_URL, the network, and HTTPS_PROXY and NO_PROXY if there is a proxy"
+            yield _of_provider(f"it gives no answer: {reach}", remedy)
+        case 401 | 403:
+            remedy = "set AI_API_KEY to a valid key with credit; AI_AUTH_HEADER names the header that carries it"
+            yield _of_provider(f"it refuses the key ({asked.status})", remedy)
+        case _ if asked.better_base is not None:
+            remedy = f"set AI_BASE_URL to {asked.better_base}, where models are listed"
+            yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
+        case status if asked.something_else is not None and status // 100 == _SUCCESS:
+            remedy = "check AI_BASE_URL: chat/completions is asked below it, and most APIs want /v1 at its end"
+            yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
+        case status if status // 100 == _REDIRECT:
+            remedy = "set AI_BASE_URL to the address it points at: redirects are not followed"
+            yield _of_provider(f"it redirects ({status})", remedy)
+        case status if status // 100 != _SUCCESS:
+            remedy = (
+                "not every API has that list; if retries fail, check AI_BASE_URL: chat/completions is asked below it"
+            )
+            yield _of_provider(f"it is there, and answers {status} when asked for its models", remedy, Level.HINT)
+
+
+def _of_provider(problem: str, remedy: str, level: Level = Level.PROBLEM) -> Finding:
+    return Finding(Check.PROVIDER, problem, remedy, level)

@@ -1,0 +1,236 @@
+"""The retry over HTTP, as a Flask blueprint: parse, call, render.
+
+A host app mounts it under any prefix. Nothing here touches the host: no error handler, no CORS, no session, no app-wide
+hook; routes and methods that don't exist stay the host's to answer. No rule belongs here.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, Literal, TypeAlias
+from uuid import UUID, uuid4
+
+from flask import Blueprint, Response, request, url_for
+from marshmallow import ValidationError
+from werkzeug.http import parse_list_header
+
+from ai_retry.auth import Unauthenticated
+from ai_retry.client import Client
+from ai_retry.domain.model import RetryResult
+from ai_retry.flask.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
+from ai_retry.flask.schemas import (
+    GenerationPath,
+    RetryHeaders,
+    error_response,
+    health_response,
+    queued_response,
+    retry_response,
+    status_response,
+)
+from ai_retry.problems import (
+    INTERNAL,
+    INVALID_GENERATION_ID,
+    INVALID_IDEMPOTENCY_KEY,
+    Problem,
+    Refused,
+    problem_of,
+    reason_of,
+    stack_of,
+    wire_value,
+)
+
+Verify: TypeAlias = Callable[[str], UUID]
+
+_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750, section 2.1
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_log = logging.getLogger("ai_retry")
+
+
+def create_blueprint(
+    client: Client, verify: Verify, *, mode: Literal["sync", "queue"] = "sync", name: str = "ai_retry"
+) -> Blueprint:
+    """Make the blueprint; register it with any ``url_prefix``.
+
+    - ``POST /sessions/ai/{generationId}/retry`` tries a failed generation again; with ``Prefer: respond-async``
+      (RFC 7240) it is accepted with 202, and a worker tries it;
+    - ``DELETE /sessions/ai/{generationId}/retry`` takes back one that was accepted and is not yet begun;
+    - ``GET /sessions/ai/{generationId}`` says where it stands and whether, and when, a retry is possible;
+    - ``GET /sessions/ai/openapi.json`` describes them; ``GET /healthz`` says that the process answers.
+
+    How many provider calls run at once is the client's ``max_calls``. A slot is taken after every rule has agreed and
+    before anything is written, so refusals, status and health are answered while all calls are slow.
+
+    Args:
+        client: does the work.
+        verify: returns the user of an access token, or raises ``ai_retry.auth.Unauthenticated`` (401) or
+            ``AuthUnavailable`` (500); ``TokenVerifier.verify`` is one.
+        mode: ``"queue"`` accepts every retry for later, asked for or not.
+        name: of the blueprint, for apps that mount two.
+    """
+    blueprint = Blueprint(name, __name__)
+    views = _Views(client, verify, mode)
+    blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering("retry", views.retry))
+    blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering("cancel", views.cancel))
+    blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering("status", views.status))
+    blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering("openapi", views.openapi))
+    blueprint.get(HEALTH_PATH, endpoint="health")(_answering("health", views.health))
+    return blueprint
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request as far as it is understood: what its answer and its log line are labelled with."""
+
+    path: Mapping[str, Any]  # its variables: ours, and those of the prefix that the host chose
+    request_id: str
+    user_id: UUID | None = None
+    generation_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Views:
+    """Parse, call, render. Whatever they raise is answered by ``_answering``."""
+
+    client: Client
+    verify: Verify
+    mode: Literal["sync", "queue"]
+
+    def retry(self, exchange: _Exchange) -> Response:
+        user_id, generation_id = self._identify(exchange)
+        asked = _prefers_async()
+        retry = self.client.enqueue if asked or self.mode == "queue" else self.client.retry_generation
+        result = retry(user_id, generation_id, idempotency_key=_idempotency_key())
+        if isinstance(result, RetryResult):
+            replayed = {"Idempotency-Replayed": "true"} if result.replayed else {}
+            return _json(retry_response(result, exchange.request_id), headers=replayed)
+        document, wait = queued_response(result, exchange.request_id)
+        location = url_for(".status", **exchange.path)
+        applied = {"Preference-Applied": "respond-async"} if asked else {}
+        headers = {"Location": location, "Retry-After": str(wait), **applied}
+        return _json(document, status=HTTPStatus.ACCEPTED, headers=headers)
+
+    def cancel(self, exchange: _Exchange) -> Response:
+        user_id, generation_id = self._identify(exchange)
+        self.client.cancel(user_id, generation_id)
+        return _json(status_response(self.client.status(user_id, generation_id), exchange.request_id))
+
+    def status(self, exchange: _Exchange) -> Response:
+        user_id, generation_id = self._identify(exchange)
+        return _json(status_response(self.client.status(user_id, generation_id), exchange.request_id))
+
+    def openapi(self, exchange: _Exchange) -> Response:
+        prefix = url_for(".openapi", **exchange.path).removesuffix(OPENAPI_PATH)
+        return _json(openapi_document(prefix=prefix))
+
+    def health(self, exchange: _Exchange) -> Response:
+        return _json(health_response(exchange.request_id))
+
+    def _identify(self, exchange: _Exchange) -> tuple[UUID, UUID]:
+        """Return who asks about what: first the one, so that an unknown caller learns no more than that."""
+        exchange.user_id = user_id = self.verify(_access_token())
+        exchange.generation_id = generation_id = _generation_id(exchange.path["generation_id"])
+        return user_id, generation_id
+
+
+def _answering(event: str, view: Callable[[_Exchange], Response]) -> Callable[..., Response]:
+    """Wrap a view so that every request gets an answer in the envelope, and every error one line in the log."""
+
+    def answer(**path: Any) -> Response:
+        exchange = _Exchange(path, _request_id())
+        try:
+            response = view(exchange)
+        except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
+            problem = problem_of(error)
+            _log_problem(event, exchange, problem, error)
+            response = _json(
+                error_response(problem, exchange.request_id), status=problem.http_status, headers=_headers_of(problem)
+            )
+        response.headers["X-Request-Id"] = exchange.request_id
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    return answer
+
+
+def _access_token() -> str:
+    """Take the token out of the one ``Authorization`` header; two of them arrive joined, and match no longer."""
+    bearer = _BEARER.fullmatch(request.headers.get("Authorization", ""))
+    if bearer is None:
+        raise Unauthenticated("no bearer token")
+    return bearer[1]
+
+
+def _generation_id(text: str) -> UUID:
+    try:
+        generation_id: UUID = GenerationPath().load({"generationId": text})["generation_id"]
+    except ValidationError:
+        raise Refused(INVALID_GENERATION_ID) from None
+    return generation_id
+
+
+def _idempotency_key() -> str | None:
+    if "Idempotency-Key" not in request.headers:
+        return None
+    try:
+        key: str = RetryHeaders().load({"Idempotency-Key": request.headers["Idempotency-Key"]})["idempotency_key"]
+    except ValidationError:
+        raise Refused(INVALID_IDEMPOTENCY_KEY) from None
+    return key
+
+
+def _prefers_async() -> bool:
+    """Read ``Prefer``, of which there may be several; what else is preferred is ignored (RFC 7240, section 2)."""
+    preferences = parse_list_header(request.headers.get("Prefer", ""))
+    names = (each.partition(";")[0].strip().lower() for each in preferences)
+    return any(each.removesuffix('=""') == "respond-async" for each in names)  # an empty value is none
+
+
+def _request_id() -> str:
+    """Take over a sane id, so that one request has one name in all logs; otherwise make one."""
+    asked = request.headers.get("X-Request-Id", "")
+    return asked if _REQUEST_ID.fullmatch(asked) else str(uuid4())
+
+
+def _headers_of(problem: Problem) -> Mapping[str, str]:
+    headers = {}
+    if problem.retry_after_seconds is not None:
+        headers["Retry-After"] = str(problem.retry_after_seconds)
+    if problem.http_status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def _json(document: Any, *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with JSON of our own making: the host's JSON provider writes instants its own way."""
+    return Response(
+        json.dumps(document, default=wire_value), status=status, headers=headers, mimetype="application/json"
+    )
+
+
+def _log_problem(event: str, exchange: _Exchange, problem: Problem, error: Exception) -> None:
+    """Write one line: a warning for a refusal and a failed provider, an error for what an operator must look at."""
+    level = logging.ERROR if problem.http_status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.WARNING
+    refused = problem.http_status < HTTPStatus.INTERNAL_SERVER_ERROR
+    facts = {
+        "event": f"{event}_refused" if refused else f"{event}_failed",
+        "code": problem.code,
+        "user_id": _text(exchange.user_id),
+        "generation_id": _text(exchange.generation_id),
+        "request_id": exchange.request_id,
+        "retry_after": problem.retry_after_seconds,
+        "reason": reason_of(error),
+    }
+    line = " ".join(f"{name}={value}" for name, value in facts.items())
+    stack = f"\n{stack_of(error)}" if problem is INTERNAL else ""
+    _log.log(level, "%s%s", line, stack, extra={"ai_retry": facts})
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _flask_rule(path: str) -> str:
+    return path.replace("{generationId}", "<generation_id>")

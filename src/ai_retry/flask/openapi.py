@@ -1,0 +1,198 @@
+"""The OpenAPI 3.1 document, generated from the schemas and the error classes, so that it can't differ from them.
+
+Texts for readers are here; shapes are in ``schemas``, codes and statuses in the errors themselves.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any, Final
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+
+from ai_retry.domain import errors
+from ai_retry.domain.model import FailureCode
+from ai_retry.flask.schemas import (
+    ErrorResponse,
+    GenerationPath,
+    HealthResponse,
+    QueuedResponse,
+    RetryHeaders,
+    RetryResponse,
+    StatusResponse,
+)
+from ai_retry.problems import EDGE_PROBLEMS, INVALID_IDEMPOTENCY_KEY
+
+RETRY_PATH: Final = "/sessions/ai/{generationId}/retry"
+STATUS_PATH: Final = "/sessions/ai/{generationId}"
+OPENAPI_PATH: Final = "/sessions/ai/openapi.json"
+HEALTH_PATH: Final = "/healthz"
+
+_ABOUT: Final = """\
+Tries failed AI generations again: nothing twice, nothing lost. Each error has a code; `details.retryAfterSeconds`
+repeats the `Retry-After` header for browsers on other origins. Every request is safe to repeat."""
+_ABOUT_RETRY: Final = """\
+Asks the AI provider again with the context that is stored with the generation, creates the session, and answers with
+both. The quota is held while the attempt runs, spent by its success, and given back by any other end.
+A body is ignored. With `Prefer: respond-async` the retry is accepted with 202, and tried by a worker until it ends in a
+session, or in an error with its reason; `Location` is where its state can be read. Asked again, it answers the same."""
+_ABOUT_CANCEL: Final = """\
+The generation says again what it said, and the quota held for it is free. Nothing happens when none is queued."""
+_ABOUT_STATUS: Final = "Decided by the same rules as a retry, without trying."
+_MEANINGS: Final = {
+    400: "The request is malformed.",
+    401: "The access token is missing or was refused.",
+    404: "There is no such generation for this user, or its stored context can't be used.",
+    409: "The generation has its session already, or its session conflicts with another one, which its user can cure.",
+    429: "A rule refuses the retry now. Nothing was written, and no provider was called.",
+    500: "The service could not do its part; the code says which, and none of them spends quota.",
+    502: "The AI provider gave no usable answer; the attempt is recorded and no quota is spent.",
+}
+_HEADERS: Final = {
+    "X-Request-Id": ("The request's id: the one sent along, when it is sane.", {"type": "string"}),
+    "Retry-After": ("Seconds to wait before the next try.", {"type": "integer", "minimum": 1}),
+    "WWW-Authenticate": ("How to authenticate.", {"const": "Bearer"}),
+    "Location": ("Where the generation's state can be read.", {"type": "string", "format": "uri-reference"}),
+    "Preference-Applied": ("The preference that was honoured.", {"const": "respond-async"}),
+    "Idempotency-Replayed": ("An earlier request with the same key created this session.", {"const": "true"}),
+}
+
+Codes = dict[int, list[str]]
+
+
+def openapi_document(*, prefix: str = "") -> dict[str, Any]:
+    """Build the document; ``prefix`` is where the routes are mounted."""
+    spec = APISpec(
+        title="ai-retry",
+        version=version("ai-retry"),
+        openapi_version="3.1.0",
+        info={"description": _ABOUT, "license": {"name": "MIT", "identifier": "MIT"}},
+        servers=[{"url": prefix or "/"}],
+        plugins=[MarshmallowPlugin(schema_name_resolver=_component_name)],
+    )
+    spec.components.security_scheme(
+        "accessToken", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "Of Supabase Auth."}
+    )
+    for header, (about, schema) in _HEADERS.items():
+        spec.components.header(header, {"description": about, "schema": schema})
+    spec.path(RETRY_PATH, operations={"post": _retry(), "delete": _cancel()})
+    spec.path(STATUS_PATH, operations={"get": _status()})
+    spec.path(OPENAPI_PATH, operations={"get": _open("describeApi", "This document", {"type": "object"})})
+    spec.path(HEALTH_PATH, operations={"get": _open("checkHealth", "The process answers", HealthResponse)})
+    document: dict[str, Any] = spec.to_dict()
+    return document
+
+
+def retry_codes() -> Codes:
+    """Every error code of a retry, by HTTP status."""
+    return _by_status([*_domain_codes(), *((each.http_status, each.code) for each in EDGE_PROBLEMS)])
+
+
+def status_codes() -> Codes:
+    """Every error code of the status, by HTTP status: reading can't go wrong in more ways."""
+    edge = ((each.http_status, each.code) for each in EDGE_PROBLEMS if each is not INVALID_IDEMPOTENCY_KEY)
+    reading = (errors.GenerationNotFound, errors.NotConfigured, errors.StorageUnavailable)
+    return _by_status([*((each.http_status, each.code) for each in reading), *edge])
+
+
+def cancel_codes() -> Codes:
+    """Every error code of taking a queued retry back, by HTTP status."""
+    writing = (errors.RetryInProgress, errors.StorageOutcomeUnknown)
+    return _by_status([*((each.http_status, each.code) for each in writing), *_pairs(status_codes())])
+
+
+def _pairs(codes: Codes) -> Iterator[tuple[int, str]]:
+    return ((status, code) for status, of_status in codes.items() for code in of_status)
+
+
+def _domain_codes() -> Iterator[tuple[int, str]]:
+    """Collect what the error classes say; those without a code of their own only group others."""
+    for each in vars(errors).values():
+        if not isinstance(each, type) or not issubclass(each, errors.AiRetryError):
+            continue
+        if isinstance(vars(each).get("code"), str) and not issubclass(each, errors.RetryEnded):  # a worker's own
+            yield each.http_status, each.code
+    for code in FailureCode:
+        if code is not FailureCode.LEASE_LOST:  # answered as the error of that name
+            yield errors.GenerationFailed.http_status, code.value
+
+
+def _by_status(codes: Iterable[tuple[int, str]]) -> Codes:
+    grouped: defaultdict[int, set[str]] = defaultdict(set)
+    for status, code in codes:
+        grouped[status].add(code)
+    return {status: sorted(grouped[status]) for status in sorted(grouped)}
+
+
+def _retry() -> dict[str, Any]:
+    success = _json("The session, and its generation.", RetryResponse, "Idempotency-Replayed")
+    accepted = _json("Accepted for later.", QueuedResponse, "Location", "Retry-After", "Preference-Applied")
+    return {
+        "operationId": "retryGeneration",
+        "summary": "Try a failed generation again",
+        "description": _ABOUT_RETRY,
+        "security": [{"accessToken": []}],
+        "parameters": [{"in": "path", "schema": GenerationPath}, {"in": "header", "schema": RetryHeaders}],
+        "responses": {"200": success, "202": accepted, **_problems(retry_codes())},
+    }
+
+
+def _cancel() -> dict[str, Any]:
+    return {
+        "operationId": "cancelRetry",
+        "summary": "Take a queued retry back",
+        "description": _ABOUT_CANCEL,
+        "security": [{"accessToken": []}],
+        "parameters": [{"in": "path", "schema": GenerationPath}],
+        "responses": {"200": _json("Where it stands now.", StatusResponse), **_problems(cancel_codes())},
+    }
+
+
+def _status() -> dict[str, Any]:
+    return {
+        "operationId": "getGeneration",
+        "summary": "Read where a generation stands, and whether a retry is possible",
+        "description": _ABOUT_STATUS,
+        "security": [{"accessToken": []}],
+        "parameters": [{"in": "path", "schema": GenerationPath}],
+        "responses": {"200": _json("Where it stands.", StatusResponse), **_problems(status_codes())},
+    }
+
+
+def _open(operation_id: str, summary: str, schema: Any) -> dict[str, Any]:
+    """Describe an operation that asks for no token."""
+    return {
+        "operationId": operation_id,
+        "summary": summary,
+        "security": [],
+        "responses": {"200": _json(f"{summary}.", schema), "500": _problems({500: ["INTERNAL"]})["500"]},
+    }
+
+
+def _problems(codes: Codes) -> dict[str, Any]:
+    return {str(status): _problem(HTTPStatus(status), of_status) for status, of_status in codes.items()}
+
+
+def _problem(status: HTTPStatus, codes: list[str]) -> dict[str, Any]:
+    waits = status in (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS) or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    headers = ["Retry-After"] if waits else ["WWW-Authenticate"] if status is HTTPStatus.UNAUTHORIZED else []
+    answer = _json(_MEANINGS[status], ErrorResponse, *headers)
+    one_of_these = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+    content = answer["content"]["application/json"]
+    content["schema"] = {"allOf": [content["schema"], one_of_these]}
+    return answer
+
+
+def _json(description: str, schema: Any, *headers: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": {name: name for name in ("X-Request-Id", *headers)},
+        "content": {"application/json": {"schema": schema}},
+    }
+
+
+def _component_name(schema: Any) -> str:
+    name = schema.__name__ if isinstance(schema, type) else type(schema).__name__
+    return str(name).removesuffix("Schema")

@@ -1,0 +1,256 @@
+"""What goes over HTTP: parameters and answers as marshmallow schemas, in camelCase.
+
+They are the one description of the wire: requests are parsed with them, answers are dumped with them, and the OpenAPI
+document is generated from them. No rule and no framework belongs here.
+"""
+
+from datetime import timedelta
+from typing import Any, Final
+
+from marshmallow import EXCLUDE, Schema, fields, validate
+
+from ai_retry.domain.errors import whole_seconds
+from ai_retry.domain.model import Generation, GenerationStatus, Quota, RetryResult
+from ai_retry.domain.names import PLAN_PREFIX
+from ai_retry.domain.outlook import Outlook
+from ai_retry.domain.queue_model import QueuedRetry
+from ai_retry.flask.wire_fields import CanonicalUuid, IdempotencyKey, Instant
+from ai_retry.problems import Problem, camel_case, problem_of
+
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+class _Camel(Schema):
+    """Names in camelCase; clients are expected to skip members that they don't know."""
+
+    class Meta:
+        """Leave the documented objects open."""
+
+        unknown = EXCLUDE
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Name the member on the wire."""
+        field_obj.data_key = field_obj.data_key or camel_case(field_name)
+
+
+def _about(text: str, **more: Any) -> dict[str, Any]:
+    return {"description": text, **more}
+
+
+class GenerationPath(_Camel):
+    """Path parameters."""
+
+    generation_id = CanonicalUuid(required=True, metadata=_about("The generation's UUID, in canonical form."))
+
+
+class RetryHeaders(_Camel):
+    """Request headers of a retry."""
+
+    idempotency_key = IdempotencyKey(
+        data_key="Idempotency-Key",
+        metadata=_about(
+            "Repeats with a key whose attempt succeeded are answered with its session, as it is now. A key that begins "
+            f"with {PLAN_PREFIX} marks the attempts of recovery plans, and is refused.",
+            pattern=IdempotencyKey.PATTERN,
+        ),
+    )
+    prefer = fields.String(
+        data_key="Prefer", metadata=_about("respond-async: accept it now, try it later (RFC 7240, section 4.1).")
+    )
+
+
+class GenerationSchema(_Camel):
+    """A generation."""
+
+    id = fields.UUID(required=True)
+    status = fields.String(required=True, validate=validate.OneOf([each.value for each in GenerationStatus]))
+    model = fields.String(required=True, allow_none=True)
+    duration_ms = fields.Integer(required=True, allow_none=True, metadata=_about("Of the AI provider's call."))
+    attempt = fields.Integer(required=True, metadata=_about("Number of its last attempt; the original call is 1."))
+    session_id = fields.String(required=True, allow_none=True)
+    created_at = Instant()
+    updated_at = Instant(allow_none=True)
+
+
+class QuotaSchema(_Camel):
+    """The user's quota."""
+
+    limit = fields.Integer(required=True)
+    remaining = fields.Integer(required=True, metadata=_about("What a new attempt could still hold."))
+    resets_at = Instant(allow_none=True, description="When the next unit comes back.")
+
+
+class ErrorSchema(_Camel):
+    """A problem."""
+
+    code = fields.String(required=True)
+    message = fields.String(required=True)
+    details = fields.Dict(
+        keys=fields.String(), required=True, metadata=_about("With a wait: retryAfterSeconds, as in Retry-After.")
+    )
+
+
+class QueuedSchema(_Camel):
+    """An attempt that waits for a worker."""
+
+    accepted_at = Instant(description="When the retry was accepted.")
+    next_attempt_at = Instant(description="When the attempt is due; later while its provider is unavailable.")
+    expires_at = Instant(description="Until when it is tried.")
+
+
+class RetryOutlookSchema(_Camel):
+    """Whether, and when, a retry is possible."""
+
+    possible = fields.Boolean(required=True, metadata=_about("Now."))
+    possible_at = Instant(
+        allow_none=True, description="Earliest instant; null: not foreseeable, or waiting does not help."
+    )
+    refusal = fields.Nested(ErrorSchema, required=True, allow_none=True)
+    queued = fields.Nested(QueuedSchema, required=True, allow_none=True)
+
+
+def _session(*, allow_none: bool) -> fields.Field[Any]:
+    about = _about("As the app's database returns it; its members are the app's business.")
+    return fields.Dict(keys=fields.String(), required=True, allow_none=allow_none, metadata=about)
+
+
+class RetryData(_Camel):
+    """A session and its generation."""
+
+    session = _session(allow_none=False)
+    generation = fields.Nested(GenerationSchema, required=True)
+
+
+class QueuedData(RetryData):
+    """What was accepted for later; its session is not created yet."""
+
+    session = fields.Dict(required=True, allow_none=True, validate=validate.Equal(None))
+
+
+class StatusData(RetryData):
+    """The same, as far as there is a session, and what a retry would be answered."""
+
+    session = _session(allow_none=True)
+    retry = fields.Nested(RetryOutlookSchema, required=True)
+
+
+class Meta(_Camel):
+    """About the request."""
+
+    request_id = fields.String(required=True)
+
+
+class QuotaMeta(Meta):
+    """About the request and the user."""
+
+    quota = fields.Nested(QuotaSchema, required=True)
+
+
+class RetryResponse(_Camel):
+    """GenerateAiSessionResponse."""
+
+    data = fields.Nested(RetryData, required=True)
+    meta = fields.Nested(QuotaMeta, required=True)
+
+
+class QueuedResponse(_Camel):
+    """A retry that was accepted for later."""
+
+    data = fields.Nested(QueuedData, required=True)
+    meta = fields.Nested(QuotaMeta, required=True)
+
+
+class StatusResponse(_Camel):
+    """Where a generation stands."""
+
+    data = fields.Nested(StatusData, required=True)
+    meta = fields.Nested(QuotaMeta, required=True)
+
+
+class ErrorResponse(_Camel):
+    """Why there is no session."""
+
+    error = fields.Nested(ErrorSchema, required=True)
+    meta = fields.Nested(Meta, required=True)
+
+
+class HealthData(_Camel):
+    """Health."""
+
+    status = fields.String(required=True, validate=validate.Equal("ok"))
+
+
+class HealthResponse(_Camel):
+    """The process answers."""
+
+    data = fields.Nested(HealthData, required=True)
+    meta = fields.Nested(Meta, required=True)
+
+
+def retry_response(result: RetryResult, request_id: str) -> dict[str, Any]:
+    """Render a retry that has its session."""
+    data = {"session": result.session, "generation": _generation(result.generation, result.attempt)}
+    return _dump(RetryResponse(), data, _quota_meta(request_id, result.quota))
+
+
+def queued_response(queued: QueuedRetry, request_id: str) -> tuple[dict[str, Any], int]:
+    """Render a retry that was accepted for later, and in how many seconds it pays to ask again."""
+    data = {"session": None, "generation": _generation(queued.generation, queued.attempt)}
+    wait = (queued.next_attempt_at or queued.as_of) - queued.as_of
+    return _dump(QueuedResponse(), data, _quota_meta(request_id, queued.quota)), whole_seconds(wait)
+
+
+def status_response(outlook: Outlook, request_id: str) -> dict[str, Any]:
+    """Render a generation and its outlook."""
+    snapshot, refusal = outlook.snapshot, outlook.refusal
+    data = {
+        "session": snapshot.session,
+        "generation": _generation(snapshot.generation, snapshot.last_attempt.number if snapshot.last_attempt else 1),
+        "retry": {
+            "possible": outlook.can_retry,
+            "possible_at": outlook.retry_at,
+            "refusal": None if refusal is None else _error(problem_of(refusal)),
+            "queued": outlook.queued,
+        },
+    }
+    return _dump(StatusResponse(), data, _quota_meta(request_id, snapshot.quota))
+
+
+def error_response(problem: Problem, request_id: str) -> dict[str, Any]:
+    """Render a problem."""
+    document: dict[str, Any] = ErrorResponse().dump({"error": _error(problem), "meta": {"request_id": request_id}})
+    return document
+
+
+def health_response(request_id: str) -> dict[str, Any]:
+    """Render that the process answers."""
+    return _dump(HealthResponse(), {"status": "ok"}, {"request_id": request_id})
+
+
+def _dump(schema: Schema, data: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    document: dict[str, Any] = schema.dump({"data": data, "meta": meta})
+    return document
+
+
+def _generation(generation: Generation, attempt: int) -> dict[str, Any]:
+    return {
+        "id": generation.id,
+        "status": generation.status.value,
+        "model": generation.model,
+        "duration_ms": None if generation.duration is None else round(generation.duration / _MILLISECOND),
+        "attempt": attempt,
+        "session_id": generation.session_id,
+        "created_at": generation.created_at,
+        "updated_at": generation.updated_at,
+    }
+
+
+def _quota_meta(request_id: str, quota: Quota) -> dict[str, Any]:
+    return {
+        "request_id": request_id,
+        "quota": {"limit": quota.limit, "remaining": quota.remaining, "resets_at": quota.resets_at},
+    }
+
+
+def _error(problem: Problem) -> dict[str, Any]:
+    return {"code": problem.code, "message": problem.message, "details": problem.wire_details}

@@ -1,0 +1,49 @@
+"""The reference of the command line, from click."""
+
+from collections.abc import Iterator
+from inspect import cleandoc
+
+import click
+
+import ai_retry.cli.commands
+from tools.pages.markdown import code, notice, page, table
+
+_INTRODUCTION = f"""# Command line
+
+{notice("`ai_retry.cli.commands`")} `ai-retry COMMAND --help` says the same. It needs the extra `cli`.
+
+All commands but `migrations` and `--help` read the [configuration](configuration.md) from the environment. What is
+printed into a pipe has no colours and no bars.
+"""
+
+
+def render() -> str:
+    """Render the page."""
+    exit_codes = " ".join((ai_retry.cli.commands.__doc__ or "").partition("Exit codes: ")[2].split())
+    return page(
+        [
+            _INTRODUCTION,
+            "## Exit codes",
+            "",
+            *(f"- {each}" for each in exit_codes.rstrip(".").split("; ")),
+            "",
+            *_command(ai_retry.cli.commands.cli, click.Context(ai_retry.cli.commands.cli, info_name="ai-retry")),
+        ]
+    )
+
+
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            child = command.commands[name]
+            yield from _command(child, click.Context(child, info_name=name, parent=context))
+        return
+    yield from (f"## {context.command_path}", "", code(command.get_usage(context).removeprefix("Usage: ")), "")
+    yield from (cleandoc(command.help or ""), "")
+    options = [
+        record
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and (record := parameter.get_help_record(context))
+    ]
+    if options:
+        yield from table(("option", "meaning"), ((code(name), meaning) for name, meaning in options))

