@@ -6,7 +6,7 @@ as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array[
     'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
-  v_dry_run constant boolean := v_request -> 'dry_run';
+  v_dry_run constant boolean := (v_request -> 'dry_run')::boolean;
   v_page constant integer := least((v_request ->> 'page')::integer, 1000);
   v_now constant timestamptz := pg_catalog.clock_timestamp();
   v_before constant timestamptz := v_now - pg_catalog.make_interval(secs => greatest(

@@ -4,7 +4,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_table constant regclass := ai_retry.app_describe() ->> 'generations';
+  v_table constant regclass := (ai_retry.app_describe() ->> 'generations')::regclass;
 begin
   if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
     raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'

@@ -6,8 +6,8 @@ as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{key,after,page}');
   v_key constant text := v_request ->> 'key';
-  v_after constant uuid := v_request ->> 'after';
-  v_page constant integer := v_request ->> 'page';
+  v_after constant uuid := (v_request ->> 'after')::uuid;
+  v_page constant integer := (v_request ->> 'page')::integer;
 begin
   return (
     select coalesce(pg_catalog.jsonb_agg(

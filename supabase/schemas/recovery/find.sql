@@ -5,7 +5,7 @@ set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
-  v_page constant integer := v_request ->> 'page';
+  v_page constant integer := (v_request ->> 'page')::integer;
   c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
   c_longest constant integer := 4194304;  -- bytes of a page, and one row
   v_each record;
@@ -14,7 +14,7 @@ declare
   v_bytes integer := 0;
   v_error jsonb;
   v_row jsonb;
-  v_rows jsonb[] := '{}';
+  v_rows jsonb[] := array[]::jsonb[];
   v_next jsonb;
 begin
   for v_each in
@@ -56,7 +56,7 @@ set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{generation_id,rule}');
-  v_id constant uuid := v_request ->> 'generation_id';
+  v_id constant uuid := (v_request ->> 'generation_id')::uuid;
 begin
   return ai_retry.found(v_id, ai_retry.last_error(v_id), v_request -> 'rule');
 end

@@ -5,7 +5,7 @@ set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{run_id,plan_id,operator,plan,counts}');
-  v_run_id constant uuid := v_request ->> 'run_id';
+  v_run_id constant uuid := (v_request ->> 'run_id')::uuid;
   v_plan_id constant text := v_request ->> 'plan_id';
   v_now constant timestamptz := pg_catalog.clock_timestamp();
   v_started_at timestamptz;
