@@ -1701,50 +1701,6 @@ comment on function public.ai_retry_settle(text) is
   'its user''s and not a success. Stale when the generation is not as the change expects. A token that is not open changes '
   'nothing, but that its paid answer is stored, once; known: an attempt, open or closed, has it.';
 
--- recovery/attempts
-
-create or replace function public.ai_retry_find_attempts(p_request text)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
-declare
-  v_request constant jsonb := ai_retry.read_change(p_request, '{key,after,page}');
-  v_key constant text := v_request ->> 'key';
-  v_after constant uuid := v_request ->> 'after';
-  v_page constant integer := v_request ->> 'page';
-begin
-  return (
-    select coalesce(pg_catalog.jsonb_agg(
-      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
-      order by l.generation_id), '[]')
-    from (
-      select distinct on (u.generation_id) u.*
-      from (
-        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
-          from public.ai_retry_attempts a
-          where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
-          order by a.generation_id, a.number desc
-          limit v_page)
-        union all
-        (select o.generation_id, o.number, null
-          from public.ai_retry_open o
-          where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
-          order by o.generation_id
-          limit v_page)
-      ) u
-      order by u.generation_id, u.number desc
-      limit v_page
-    ) l
-    cross join lateral (
-      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
-    ) v
-  );
-end
-$$;
-comment on function public.ai_retry_find_attempts(text) is
-  'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';
-
 -- recovery/estimate
 
 create or replace function public.ai_retry_estimate()
@@ -1778,6 +1734,8 @@ $$;
 comment on function public.ai_retry_estimate() is
   'Mean tokens and cost of a call for each model that generations name, from the last 1000 attempts that recorded them. '
   'Writes nothing.';
+revoke all on function public.ai_retry_estimate() from public, anon, authenticated;
+grant execute on function public.ai_retry_estimate() to service_role;
 
 -- recovery/find
 
@@ -1788,7 +1746,7 @@ set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
-  v_page constant integer := v_request ->> 'page';
+  v_page constant integer := (v_request ->> 'page')::integer;
   c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
   c_longest constant integer := 4194304;  -- bytes of a page, and one row
   v_each record;
@@ -1797,7 +1755,7 @@ declare
   v_bytes integer := 0;
   v_error jsonb;
   v_row jsonb;
-  v_rows jsonb[] := '{}';
+  v_rows jsonb[] := array[]::jsonb[];
   v_next jsonb;
 begin
   for v_each in
@@ -1831,6 +1789,56 @@ comment on function public.ai_retry_find(text) is
   'One page of generations created before an instant and id, newest first, each with what a decision needs. It looks at 50 '
   'times as many at most, and returns a few megabytes at most, so that a page may be short; next is null at the end. Writes '
   'nothing.';
+revoke all on function public.ai_retry_find(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find(text) to service_role;
+
+-- recovery/find_attempts
+
+create or replace function public.ai_retry_find_attempts(p_request text)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
+as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, '{key,after,page}');
+  v_key constant text := v_request ->> 'key';
+  v_after constant uuid := (v_request ->> 'after')::uuid;
+  v_page constant integer := (v_request ->> 'page')::integer;
+begin
+  return (
+    select coalesce(pg_catalog.jsonb_agg(
+      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
+      order by l.generation_id), '[]')
+    from (
+      select distinct on (u.generation_id) u.*
+      from (
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
+          from public.ai_retry_attempts a
+          where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
+          order by a.generation_id, a.number desc
+          limit v_page)
+        union all
+        (select o.generation_id, o.number, null
+          from public.ai_retry_open o
+          where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
+          order by o.generation_id
+          limit v_page)
+      ) u
+      order by u.generation_id, u.number desc
+      limit v_page
+    ) l
+    cross join lateral (
+      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
+    ) v
+  );
+end
+$$;
+comment on function public.ai_retry_find_attempts(text) is
+  'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';
+revoke all on function public.ai_retry_find_attempts(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find_attempts(text) to service_role;
+
+-- recovery/find_one
 
 create or replace function public.ai_retry_find_one(p_request text)
 returns jsonb
@@ -1839,7 +1847,7 @@ set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{generation_id,rule}');
-  v_id constant uuid := v_request ->> 'generation_id';
+  v_id constant uuid := (v_request ->> 'generation_id')::uuid;
 begin
   return ai_retry.found(v_id, ai_retry.last_error(v_id), v_request -> 'rule');
 end
@@ -1847,34 +1855,10 @@ $$;
 comment on function public.ai_retry_find_one(text) is
   'A generation of whatever user and status, as ai_retry_find returns it; null when it is absent. For operators. Writes '
   'nothing.';
+revoke all on function public.ai_retry_find_one(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find_one(text) to service_role;
 
 -- recovery/found
-
-create or replace function ai_retry.last_error(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_error jsonb;
-begin
-  select pg_catalog.jsonb_build_object(
-      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
-    into v_error
-    from public.ai_retry_attempts a
-    where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
-    order by a.number desc limit 1;
-  if not found then
-    v_error := ai_retry.app_last_error(p_generation_id);
-    v_error := pg_catalog.jsonb_build_object(
-      'code', coalesce(v_error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', v_error -> 'at', 'ours', false)
-      where v_error is not null;
-  end if;
-  return v_error;
-end
-$$;
-comment on function ai_retry.last_error(uuid) is
-  'The last error of a generation: of our last attempt that has one, else the app''s last one, without its message.';
 
 create or replace function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
 returns jsonb
@@ -1916,8 +1900,40 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
   'A generation as a search returns it: its last error; the snapshot that a decision needs, without session and output; and '
   'each of its columns as JSON in a string, null when it is too long. So one that a reader can''t read spoils no other one. '
   'Where reading it fails, only its id and the SQLSTATE.';
+revoke all on function ai_retry.found(uuid, jsonb, jsonb) from public, anon, authenticated;
+grant execute on function ai_retry.found(uuid, jsonb, jsonb) to service_role;
 
--- recovery/record
+-- recovery/last_error
+
+create or replace function ai_retry.last_error(p_generation_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_error jsonb;
+begin
+  select pg_catalog.jsonb_build_object(
+      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+    into v_error
+    from public.ai_retry_attempts a
+    where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
+    order by a.number desc limit 1;
+  if not found then
+    v_error := ai_retry.app_last_error(p_generation_id);
+    v_error := pg_catalog.jsonb_build_object(
+      'code', coalesce(v_error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', v_error -> 'at', 'ours', false)
+      where v_error is not null;
+  end if;
+  return v_error;
+end
+$$;
+comment on function ai_retry.last_error(uuid) is
+  'The last error of a generation: of our last attempt that has one, else the app''s last one, without its message.';
+revoke all on function ai_retry.last_error(uuid) from public, anon, authenticated;
+grant execute on function ai_retry.last_error(uuid) to service_role;
+
+-- recovery/record_recovery
 
 create or replace function public.ai_retry_record_recovery(p_request text)
 returns jsonb
@@ -1926,7 +1942,7 @@ set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
 as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{run_id,plan_id,operator,plan,counts}');
-  v_run_id constant uuid := v_request ->> 'run_id';
+  v_run_id constant uuid := (v_request ->> 'run_id')::uuid;
   v_plan_id constant text := v_request ->> 'plan_id';
   v_now constant timestamptz := pg_catalog.clock_timestamp();
   v_started_at timestamptz;
@@ -1956,6 +1972,10 @@ $$;
 comment on function public.ai_retry_record_recovery(text) is
   'Records that a run of a plan began and, with its counts, that it ended: then also one event per user it concerned. '
   'Returns what refused the events, if the app did. Idempotent by run.';
+revoke all on function public.ai_retry_record_recovery(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_record_recovery(text) to service_role;
+
+-- recovery/report_recovery
 
 create or replace function ai_retry.report_recovery(p_run_id uuid, p_plan_id text, p_started_at timestamptz, p_at timestamptz)
 returns text
@@ -1997,92 +2017,10 @@ $$;
 comment on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) is
   'Reports to the app what a run did, one event for each user concerned; returns what refused them, and writes none then. '
   'Only a lock or a conflict undoes the transaction, which is sent again.';
+revoke all on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) to service_role;
 
--- operate/books
-
-create or replace function public.ai_retry_books(
-  p_limit integer default null, p_window_seconds double precision default 86400, p_since timestamptz default null
-)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set statement_timeout = '60s' set plan_cache_mode = 'force_custom_plan'
-as $$
-declare
-  c_page constant integer := 5000;  -- generations that the app is asked about at once
-  c_most constant integer := 1000;  -- violations of a kind
-  v_ids constant uuid[] := case when p_since is not null then array(
-    select distinct a.generation_id from public.ai_retry_attempts a where a.closed_at >= p_since) end;
-  v_place integer := 0;
-  v_page uuid[];
-  v_last uuid;
-  v_changed uuid[] := '{}';
-begin
-  -- The app's table is read a page at a time, by id.
-  loop
-    if v_ids is null then
-      v_page := array(
-        select a.generation_id from public.ai_retry_attempts a
-        where a.outcome = 'succeeded' and (v_last is null or a.generation_id > v_last)
-        order by a.generation_id limit c_page);
-      v_last := v_page[pg_catalog.cardinality(v_page)];
-    else
-      v_page := v_ids[v_place + 1 : v_place + c_page];
-      v_place := v_place + c_page;
-    end if;
-    exit when v_page = '{}' or pg_catalog.cardinality(v_changed) >= c_most;
-    v_changed := v_changed || array(
-      select g.id from ai_retry.app_look_up(v_page) g
-      where g.status is distinct from 'success' and exists (
-        select from public.ai_retry_attempts a where a.generation_id = g.id and a.outcome = 'succeeded'));
-  end loop;
-  return (
-    with violations (violation, generation_id) as (
-      (select 'a number is missing or double', a.generation_id
-        from public.ai_retry_attempts a where v_ids is null or a.generation_id = any (v_ids)
-        group by a.generation_id
-        having count(*) <> max(a.number) - 1 and count(*) + coalesce((  -- some before its success were pruned
-          select s.pruned from public.ai_retry_attempts s
-          where s.generation_id = a.generation_id and s.outcome = 'succeeded'), 0) <> max(a.number) - 1
-        limit c_most)
-      union
-      (select 'a number is missing or double', o.generation_id
-        from public.ai_retry_open o where o.number <> 1 + coalesce((
-          select max(a.number) from public.ai_retry_attempts a where a.generation_id = o.generation_id), 1) limit c_most)
-      union
-      (select u.violation, u.generation_id
-        from (
-          select 'an open attempt beside a success' as violation, o.generation_id from public.ai_retry_open o
-          union all
-          select 'a stored answer beside a success', o.generation_id from public.ai_retry_open o where o.answer is not null
-          union all
-          select 'a stored answer beside a success', w.generation_id from public.ai_retry_answers w
-        ) u
-        where (  -- for each row, since these tables are small: a join might read all attempts
-          select a.number from public.ai_retry_attempts a
-          where a.generation_id = u.generation_id and a.outcome = 'succeeded') is not null
-        limit 3 * c_most)
-      union
-      (select 'a discarded answer that is stored', w.generation_id
-        from public.ai_retry_answers w
-        where (
-          select a.discarded_at from public.ai_retry_attempts a
-          where a.generation_id = w.generation_id and a.number = w.number) is not null
-        limit c_most)
-      union
-      (select 'a unit above the limit', b.generation_id
-        from ai_retry.beyond(p_limit, p_window_seconds, p_since) b limit c_most)
-      union
-      select 'a success whose generation says otherwise', c.id from pg_catalog.unnest(v_changed) c (id)
-    )
-    select coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(v) order by v.violation, v.generation_id), '[]')
-    from violations v
-  );
-end
-$$;
-comment on function public.ai_retry_books(integer, double precision, timestamptz) is
-  'Proves the quota books: every violation of what is promised and of what no constraint refuses, as JSON, a thousand of '
-  'each kind at most; [] when they balance. Given a limit, also units above it, or above a user''s own. Since an instant: of '
-  'generations with an attempt that was closed since, and of all that are open. Safe on a live project.';
+-- operate/beyond
 
 create or replace function ai_retry.beyond(p_limit integer, p_window_seconds double precision, p_since timestamptz)
 returns table (generation_id uuid)
@@ -2130,6 +2068,100 @@ $$;
 comment on function ai_retry.beyond(integer, double precision, timestamptz) is
   'Generations whose success spent a unit though, when it was admitted, its user''s limit was used up by others, and no '
   'operator had lifted it. The limit and window given are those of users without their own.';
+revoke all on function ai_retry.beyond(integer, double precision, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.beyond(integer, double precision, timestamptz) to service_role;
+
+-- operate/books
+
+create or replace function public.ai_retry_books(
+  p_limit integer default null, p_window_seconds double precision default 86400, p_since timestamptz default null
+)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp set statement_timeout = '60s' set plan_cache_mode = 'force_custom_plan'
+as $$
+declare
+  c_most constant integer := 1000;  -- violations of a kind
+  c_many constant integer := 100000;  -- attempts since then: to read all in their order is faster, and takes no memory
+  v_since constant uuid[] := case when p_since is not null then array(
+    select a.generation_id from public.ai_retry_attempts a where a.closed_at >= p_since limit c_many) end;
+  v_ids constant uuid[] := case when pg_catalog.cardinality(v_since) < c_many then v_since end;
+  v_changed constant uuid[] := array(
+    select g.id from ai_retry.app_not_succeeded(v_ids) g (id)
+    where (
+      select a.number from public.ai_retry_attempts a
+      where a.generation_id = g.id and a.outcome = 'succeeded') is not null
+    limit c_most);
+begin
+  return (
+    with violations (violation, generation_id) as (
+      (select 'a number is missing or double', a.generation_id
+        from public.ai_retry_attempts a where v_ids is null or a.generation_id = any (v_ids)
+        group by a.generation_id
+        having count(*) <> max(a.number) - 1 and count(*) + coalesce((  -- some before its success were pruned
+          select s.pruned from public.ai_retry_attempts s
+          where s.generation_id = a.generation_id and s.outcome = 'succeeded'), 0) <> max(a.number) - 1
+        limit c_most)
+      union
+      (select 'a number is missing or double', o.generation_id
+        from public.ai_retry_open o where o.number <> 1 + coalesce((
+          select max(a.number) from public.ai_retry_attempts a where a.generation_id = o.generation_id), 1) limit c_most)
+      union
+      (select u.violation, u.generation_id
+        from (
+          select 'an open attempt beside a success' as violation, o.generation_id from public.ai_retry_open o
+          union all
+          select 'a stored answer beside a success', o.generation_id from public.ai_retry_open o where o.answer is not null
+          union all
+          select 'a stored answer beside a success', w.generation_id from public.ai_retry_answers w
+        ) u
+        where (  -- for each row, since these tables are small: a join might read all attempts
+          select a.number from public.ai_retry_attempts a
+          where a.generation_id = u.generation_id and a.outcome = 'succeeded') is not null
+        limit 3 * c_most)
+      union
+      (select 'a discarded answer that is stored', w.generation_id
+        from public.ai_retry_answers w
+        where (
+          select a.discarded_at from public.ai_retry_attempts a
+          where a.generation_id = w.generation_id and a.number = w.number) is not null
+        limit c_most)
+      union
+      (select 'a unit above the limit', b.generation_id
+        from ai_retry.beyond(p_limit, p_window_seconds, case when v_ids is not null then p_since end) b limit c_most)
+      union
+      select 'a success whose generation says otherwise', c.id from pg_catalog.unnest(v_changed) c (id)
+    )
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(v) order by v.violation, v.generation_id), '[]')
+    from violations v
+  );
+end
+$$;
+comment on function public.ai_retry_books(integer, double precision, timestamptz) is
+  'Proves the quota books: every violation of what is promised and of what no constraint refuses, as JSON, a thousand of '
+  'each kind at most; [] when they balance. Given a limit, also units above it, or above a user''s own. Since an instant: of '
+  'generations with an attempt that was closed since, and of all that are open; of all where these attempts are many. Safe '
+  'on a live project.';
+revoke all on function public.ai_retry_books(integer, double precision, timestamptz) from public, anon, authenticated;
+grant execute on function public.ai_retry_books(integer, double precision, timestamptz) to service_role;
+
+-- operate/gone
+
+create or replace function ai_retry.gone(p_generation_ids uuid[])
+returns uuid[]
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    except
+    select l.id from ai_retry.app_look_up(p_generation_ids) l);
+end
+$$;
+comment on function ai_retry.gone(uuid[]) is 'Returns those of the ids that are no generation of the app.';
+revoke all on function ai_retry.gone(uuid[]) from public, anon, authenticated;
+grant execute on function ai_retry.gone(uuid[]) to service_role;
 
 -- operate/inspect
 
@@ -2262,6 +2294,45 @@ $$;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
   'the binding, tables, grants, policies, queue, time.';
+revoke all on function public.ai_retry_inspect() from public, anon, authenticated;
+grant execute on function public.ai_retry_inspect() to service_role;
+
+-- operate/outdated
+
+create or replace function ai_retry.outdated(p_generation_ids uuid[], p_gone uuid[], p_before timestamptz, p_at timestamptz)
+returns table (generation_id uuid, number integer)
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select s.generation_id, s.number
+    from (
+      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.generation_id = any (p_gone) as is_gone,
+        max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
+        -- A unit of an override's window counts; least() would ignore a null.
+        bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
+          a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
+          over whole as is_needed
+      from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
+      where a.generation_id = any (p_generation_ids)
+      window whole as (partition by a.generation_id)
+    ) s
+    where case
+      when s.is_gone then not s.is_needed and not exists (
+        select from public.ai_retry_open o where o.generation_id = s.generation_id)
+      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
+        and s.closed_at < p_before and not exists (
+          select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)
+      end;
+end
+$$;
+comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
+  'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
+  'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
+  'that is there, nor one with a stored answer.';
+revoke all on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) to service_role;
 
 -- operate/prune
 
@@ -2273,7 +2344,7 @@ as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array[
     'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
-  v_dry_run constant boolean := v_request -> 'dry_run';
+  v_dry_run constant boolean := (v_request -> 'dry_run')::boolean;
   v_page constant integer := least((v_request ->> 'page')::integer, 1000);
   v_now constant timestamptz := pg_catalog.clock_timestamp();
   v_before constant timestamptz := v_now - pg_catalog.make_interval(secs => greatest(
@@ -2334,53 +2405,8 @@ comment on function public.ai_retry_prune(text) is
   'policy) and than a day: attempts of generations that are gone, and attempts that failed before their generation '
   'succeeded; and stored answers of generations that are gone, however new. One page of attempts, to be called again '
   'with next as after until next is null. dry_run: counts only.';
-
-create or replace function ai_retry.gone(p_generation_ids uuid[])
-returns uuid[]
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return array(
-    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
-    except
-    select l.id from ai_retry.app_look_up(p_generation_ids) l);
-end
-$$;
-comment on function ai_retry.gone(uuid[]) is 'Returns those of the ids that are no generation of the app.';
-
-create or replace function ai_retry.outdated(p_generation_ids uuid[], p_gone uuid[], p_before timestamptz, p_at timestamptz)
-returns table (generation_id uuid, number integer)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return query
-    select s.generation_id, s.number
-    from (
-      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.generation_id = any (p_gone) as is_gone,
-        max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
-        -- A unit of an override's window counts; least() would ignore a null.
-        bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
-          a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
-          over whole as is_needed
-      from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
-      where a.generation_id = any (p_generation_ids)
-      window whole as (partition by a.generation_id)
-    ) s
-    where case
-      when s.is_gone then not s.is_needed and not exists (
-        select from public.ai_retry_open o where o.generation_id = s.generation_id)
-      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
-        and s.closed_at < p_before and not exists (
-          select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)
-      end;
-end
-$$;
-comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
-  'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
-  'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
-  'that is there, nor one with a stored answer.';
+revoke all on function public.ai_retry_prune(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_prune(text) to service_role;
 
 -- operate/publish
 
@@ -2390,7 +2416,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_table constant regclass := ai_retry.app_describe() ->> 'generations';
+  v_table constant regclass := (ai_retry.app_describe() ->> 'generations')::regclass;
 begin
   if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
     raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
@@ -2409,6 +2435,7 @@ $$;
 comment on function public.ai_retry_publish() is
   'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
   'the owner. No table of ours ever joins.';
+revoke all on function public.ai_retry_publish() from public, anon, authenticated, service_role;
 
 -- grants
 

@@ -591,6 +591,26 @@ $app$;
 
 do $app$
 begin
+create function ai_retry.app_not_succeeded(p_generation_ids uuid[])
+returns setof uuid
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  return query
+    select g.id from public.generations g
+    where (p_generation_ids is null or g.id = any (p_generation_ids)) and g.status is distinct from 'success';
+end
+$$;
+comment on function ai_retry.app_not_succeeded(uuid[]) is
+  'Returns those of the generations that are there and do not say success; null asks about all.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
 create function ai_retry.app_find(
   p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer
 )

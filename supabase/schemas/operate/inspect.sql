@@ -127,3 +127,5 @@ $$;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
   'the binding, tables, grants, policies, queue, time.';
+revoke all on function public.ai_retry_inspect() from public, anon, authenticated;
+grant execute on function public.ai_retry_inspect() to service_role;

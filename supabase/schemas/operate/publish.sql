@@ -23,3 +23,4 @@ $$;
 comment on function public.ai_retry_publish() is
   'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
   'the owner. No table of ours ever joins.';
+revoke all on function public.ai_retry_publish() from public, anon, authenticated, service_role;

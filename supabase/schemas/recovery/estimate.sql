@@ -29,3 +29,5 @@ $$;
 comment on function public.ai_retry_estimate() is
   'Mean tokens and cost of a call for each model that generations name, from the last 1000 attempts that recorded them. '
   'Writes nothing.';
+revoke all on function public.ai_retry_estimate() from public, anon, authenticated;
+grant execute on function public.ai_retry_estimate() to service_role;

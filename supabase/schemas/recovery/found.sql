@@ -1,29 +1,3 @@
-create function ai_retry.last_error(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_error jsonb;
-begin
-  select pg_catalog.jsonb_build_object(
-      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
-    into v_error
-    from public.ai_retry_attempts a
-    where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
-    order by a.number desc limit 1;
-  if not found then
-    v_error := ai_retry.app_last_error(p_generation_id);
-    v_error := pg_catalog.jsonb_build_object(
-      'code', coalesce(v_error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', v_error -> 'at', 'ours', false)
-      where v_error is not null;
-  end if;
-  return v_error;
-end
-$$;
-comment on function ai_retry.last_error(uuid) is
-  'The last error of a generation: of our last attempt that has one, else the app''s last one, without its message.';
-
 create function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
 returns jsonb
 language plpgsql stable security invoker
@@ -64,3 +38,5 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
   'A generation as a search returns it: its last error; the snapshot that a decision needs, without session and output; and '
   'each of its columns as JSON in a string, null when it is too long. So one that a reader can''t read spoils no other one. '
   'Where reading it fails, only its id and the SQLSTATE.';
+revoke all on function ai_retry.found(uuid, jsonb, jsonb) from public, anon, authenticated;
+grant execute on function ai_retry.found(uuid, jsonb, jsonb) to service_role;

@@ -39,3 +39,5 @@ end
 $$;
 comment on function public.ai_retry_find_attempts(text) is
   'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';
+revoke all on function public.ai_retry_find_attempts(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find_attempts(text) to service_role;
