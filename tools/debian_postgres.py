@@ -33,7 +33,16 @@ def running_debian() -> Iterator[str]:
     directory = Path(tempfile.mkdtemp(prefix="ai-retry-debian-"))
 
     def initialised(data: Path) -> tuple[Path, str | None]:
-        command = [programs / "initdb", "--pgdata", data, "--username", "postgres", "--auth", "trust", "--no-sync"]
+        command = [
+            str(programs / "initdb"),
+            "--pgdata",
+            str(data),
+            "--username",
+            "postgres",
+            "--auth",
+            "trust",
+            "--no-sync",
+        ]
         if user is not None:
             shutil.chown(directory, user)
         if not data.exists():

@@ -1,7 +1,6 @@
 create function ai_retry.beyond(p_limit integer, p_window_seconds double precision, p_since timestamptz)
 returns table (generation_id uuid)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   v_window constant interval := pg_catalog.make_interval(secs => p_window_seconds);
@@ -41,8 +40,8 @@ begin
         and coalesce(i.accepted_at, i.started_at) <= coalesce(j.accepted_at, j.started_at));
 end
 $$;
+revoke all on function ai_retry.beyond(integer, double precision, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.beyond(integer, double precision, timestamptz) to service_role;
 comment on function ai_retry.beyond(integer, double precision, timestamptz) is
   'Generations whose success spent a unit though, when it was admitted, its user''s limit was used up by others, and no '
   'operator had lifted it. The limit and window given are those of users without their own.';
-revoke all on function ai_retry.beyond(integer, double precision, timestamptz) from public, anon, authenticated;
-grant execute on function ai_retry.beyond(integer, double precision, timestamptz) to service_role;

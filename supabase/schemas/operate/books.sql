@@ -1,10 +1,8 @@
 create function public.ai_retry_books(
   p_limit integer default null, p_window_seconds double precision default 86400, p_since timestamptz default null
-)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set statement_timeout = '60s' set plan_cache_mode = 'force_custom_plan'
-as $$
+) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set statement_timeout = '60s'
+set plan_cache_mode = 'force_custom_plan' as $$
 declare
   c_most constant integer := 1000;  -- violations of a kind
   c_many constant integer := 100000;  -- attempts since then: to read all in their order is faster, and takes no memory
@@ -62,10 +60,10 @@ begin
   );
 end
 $$;
+revoke all on function public.ai_retry_books(integer, double precision, timestamptz) from public, anon, authenticated;
+grant execute on function public.ai_retry_books(integer, double precision, timestamptz) to service_role;
 comment on function public.ai_retry_books(integer, double precision, timestamptz) is
   'Proves the quota books: every violation of what is promised and of what no constraint refuses, as JSON, a thousand of '
   'each kind at most; [] when they balance. Given a limit, also units above it, or above a user''s own. Since an instant: of '
   'generations with an attempt that was closed since, and of all that are open; of all where these attempts are many. Safe '
   'on a live project.';
-revoke all on function public.ai_retry_books(integer, double precision, timestamptz) from public, anon, authenticated;
-grant execute on function public.ai_retry_books(integer, double precision, timestamptz) to service_role;

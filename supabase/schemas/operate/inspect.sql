@@ -1,8 +1,5 @@
-create function public.ai_retry_inspect()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_inspect() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_binding jsonb;
   v_session_function regprocedure;
@@ -124,8 +121,8 @@ begin
   );
 end
 $$;
+revoke all on function public.ai_retry_inspect() from public, anon, authenticated;
+grant execute on function public.ai_retry_inspect() to service_role;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
   'the binding, tables, grants, policies, queue, time.';
-revoke all on function public.ai_retry_inspect() from public, anon, authenticated;
-grant execute on function public.ai_retry_inspect() to service_role;

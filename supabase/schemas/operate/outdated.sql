@@ -1,8 +1,6 @@
 create function ai_retry.outdated(p_generation_ids uuid[], p_gone uuid[], p_before timestamptz, p_at timestamptz)
 returns table (generation_id uuid, number integer)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select s.generation_id, s.number
@@ -26,9 +24,9 @@ begin
       end;
 end
 $$;
+revoke all on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) to service_role;
 comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
   'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
   'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
   'that is there, nor one with a stored answer.';
-revoke all on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) from public, anon, authenticated;
-grant execute on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) to service_role;

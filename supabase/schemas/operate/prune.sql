@@ -1,8 +1,5 @@
-create function public.ai_retry_prune(p_request text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
-as $$
+create function public.ai_retry_prune(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, array[
     'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
@@ -62,10 +59,10 @@ begin
     'next', case when pg_catalog.cardinality(v_rows) = v_page then v_rows[v_page] end);
 end
 $$;
+revoke all on function public.ai_retry_prune(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_prune(text) to service_role;
 comment on function public.ai_retry_prune(text) is
   'Removes history that no decision needs any more, older than older_than_seconds, than window_seconds (the longest of the '
   'policy) and than a day: attempts of generations that are gone, and attempts that failed before their generation '
   'succeeded; and stored answers of generations that are gone, however new. One page of attempts, to be called again '
   'with next as after until next is null. dry_run: counts only.';
-revoke all on function public.ai_retry_prune(text) from public, anon, authenticated;
-grant execute on function public.ai_retry_prune(text) to service_role;

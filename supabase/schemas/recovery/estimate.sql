@@ -1,8 +1,5 @@
-create function public.ai_retry_estimate()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create function public.ai_retry_estimate() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_calls jsonb;
 begin
@@ -26,8 +23,8 @@ begin
   );
 end
 $$;
+revoke all on function public.ai_retry_estimate() from public, anon, authenticated;
+grant execute on function public.ai_retry_estimate() to service_role;
 comment on function public.ai_retry_estimate() is
   'Mean tokens and cost of a call for each model that generations name, from the last 1000 attempts that recorded them. '
   'Writes nothing.';
-revoke all on function public.ai_retry_estimate() from public, anon, authenticated;
-grant execute on function public.ai_retry_estimate() to service_role;

@@ -1,8 +1,5 @@
-create function public.ai_retry_find(p_request text)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create function public.ai_retry_find(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
   v_page constant integer := (v_request ->> 'page')::integer;
@@ -44,9 +41,9 @@ begin
     'as_of', pg_catalog.clock_timestamp(), 'rows', pg_catalog.to_jsonb(v_rows), 'next', v_next);
 end
 $$;
+revoke all on function public.ai_retry_find(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find(text) to service_role;
 comment on function public.ai_retry_find(text) is
   'One page of generations created before an instant and id, newest first, each with what a decision needs. It looks at 50 '
   'times as many at most, and returns a few megabytes at most, so that a page may be short; next is null at the end. Writes '
   'nothing.';
-revoke all on function public.ai_retry_find(text) from public, anon, authenticated;
-grant execute on function public.ai_retry_find(text) to service_role;

@@ -1,8 +1,5 @@
-create function public.ai_retry_find_attempts(p_request text)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create function public.ai_retry_find_attempts(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{key,after,page}');
   v_key constant text := v_request ->> 'key';
@@ -37,7 +34,7 @@ begin
   );
 end
 $$;
-comment on function public.ai_retry_find_attempts(text) is
-  'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';
 revoke all on function public.ai_retry_find_attempts(text) from public, anon, authenticated;
 grant execute on function public.ai_retry_find_attempts(text) to service_role;
+comment on function public.ai_retry_find_attempts(text) is
+  'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';

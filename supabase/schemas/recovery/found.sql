@@ -1,8 +1,5 @@
-create function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c_longest constant integer := 33554432;  -- bytes of a column; a reader needs several times as many
   v_generation jsonb;
@@ -34,9 +31,9 @@ exception
     return pg_catalog.jsonb_build_object('id', p_generation_id, 'refused_by', v_sqlstate);
 end
 $$;
+revoke all on function ai_retry.found(uuid, jsonb, jsonb) from public, anon, authenticated;
+grant execute on function ai_retry.found(uuid, jsonb, jsonb) to service_role;
 comment on function ai_retry.found(uuid, jsonb, jsonb) is
   'A generation as a search returns it: its last error; the snapshot that a decision needs, without session and output; and '
   'each of its columns as JSON in a string, null when it is too long. So one that a reader can''t read spoils no other one. '
   'Where reading it fails, only its id and the SQLSTATE.';
-revoke all on function ai_retry.found(uuid, jsonb, jsonb) from public, anon, authenticated;
-grant execute on function ai_retry.found(uuid, jsonb, jsonb) to service_role;

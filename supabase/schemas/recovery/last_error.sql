@@ -1,8 +1,5 @@
-create function ai_retry.last_error(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.last_error(p_generation_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_error jsonb;
 begin
@@ -21,7 +18,7 @@ begin
   return v_error;
 end
 $$;
-comment on function ai_retry.last_error(uuid) is
-  'The last error of a generation: of our last attempt that has one, else the app''s last one, without its message.';
 revoke all on function ai_retry.last_error(uuid) from public, anon, authenticated;
 grant execute on function ai_retry.last_error(uuid) to service_role;
+comment on function ai_retry.last_error(uuid) is
+  'The last error of a generation: of our last attempt that has one, else the app''s last one, without its message.';

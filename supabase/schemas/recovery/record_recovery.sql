@@ -1,8 +1,5 @@
-create function public.ai_retry_record_recovery(p_request text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create function public.ai_retry_record_recovery(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{run_id,plan_id,operator,plan,counts}');
   v_run_id constant uuid := (v_request ->> 'run_id')::uuid;
@@ -32,8 +29,8 @@ begin
   return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
 end
 $$;
+revoke all on function public.ai_retry_record_recovery(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_record_recovery(text) to service_role;
 comment on function public.ai_retry_record_recovery(text) is
   'Records that a run of a plan began and, with its counts, that it ended: then also one event per user it concerned. '
   'Returns what refused the events, if the app did. Idempotent by run.';
-revoke all on function public.ai_retry_record_recovery(text) from public, anon, authenticated;
-grant execute on function public.ai_retry_record_recovery(text) to service_role;

@@ -1,8 +1,6 @@
 create function ai_retry.report_recovery(p_run_id uuid, p_plan_id text, p_started_at timestamptz, p_at timestamptz)
 returns text
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_key constant text := 'plan:' || p_plan_id;
   v_user record;
@@ -35,8 +33,8 @@ exception
     return coalesce(nullif(v_constraint, ''), v_sqlstate);
 end
 $$;
+revoke all on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) to service_role;
 comment on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) is
   'Reports to the app what a run did, one event for each user concerned; returns what refused them, and writes none then. '
   'Only a lock or a conflict undoes the transaction, which is sent again.';
-revoke all on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) from public, anon, authenticated;
-grant execute on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) to service_role;
