@@ -122,11 +122,12 @@ BROKEN: Mapping[str, Damage] = {
         Check.MIGRATIONS, "there are 2 functions ai_retry_state", r"drop function public.*state\(p_most integer\)",
     ),
     "two parts of one name": Damage(
-        ("create function ai_retry.passes(p_sqlstate text, p_twice text) returns boolean language sql"
-         " set search_path = pg_catalog, pg_temp as 'select true'",
-         "revoke all on function ai_retry.passes(text, text) from public, anon, authenticated",
-         "grant execute on function ai_retry.passes(text, text) to service_role"),
-        Check.MIGRATIONS, "there are 2 functions ai_retry.passes", r"drop function ai_retry.passes\(p_sqlstate text, p",
+        ("create function ai_retry.lock_user(p_user_id uuid, p_twice text) returns void language sql"
+         " set search_path = pg_catalog, pg_temp as 'select null'",
+         "revoke all on function ai_retry.lock_user(uuid, text) from public, anon, authenticated",
+         "grant execute on function ai_retry.lock_user(uuid, text) to service_role"),
+        Check.MIGRATIONS, "there are 2 functions ai_retry.lock_user",
+        r"drop function ai_retry.lock_user\(p_user_id uuid, p",
     ),
     "a function with its owner's rights": Damage(
         ("alter function public.ai_retry_state() security definer",),
@@ -141,8 +142,8 @@ BROKEN: Mapping[str, Damage] = {
         Check.GRANTS, "ai_retry_state finds tables, functions and types by its caller's search_path",
     ),
     "a part that finds temporary types first": Damage(
-        ("alter function ai_retry.rule(uuid, jsonb) set search_path = ''",),
-        Check.GRANTS, 'ai_retry.rule finds tables, functions and types by search_path ""',
+        ("alter function ai_retry.lock_user(uuid) set search_path = ''",),
+        Check.GRANTS, 'ai_retry.lock_user finds tables, functions and types by search_path ""',
     ),
     "users may execute a function": Damage(
         ("grant execute on function public.ai_retry_state() to anon",),
@@ -173,9 +174,9 @@ BROKEN: Mapping[str, Damage] = {
         Check.GRANTS, "service_role may not execute ai_retry_state",
     ),
     "the service role may not execute a part, nor the binding": Damage(
-        ("revoke execute on function ai_retry.captures(uuid, jsonb, integer, timestamptz) from service_role",
+        ("revoke execute on function ai_retry.lock_user(uuid) from service_role",
          "revoke execute on function ai_retry.app_write(uuid, text, text, integer, timestamptz) from service_role"),
-        Check.GRANTS, "service_role may not execute ai_retry.app_write, ai_retry.captures",
+        Check.GRANTS, "service_role may not execute ai_retry.app_write, ai_retry.lock_user",
     ),
     "users may read the answers": Damage(
         ("grant select (answer) on table public.ai_retry_answers to authenticated",),
@@ -275,13 +276,13 @@ CHANGED: Mapping[str, tuple[str, str]] = {
         "not as shipped: ai_retry_state; changed by hand",
     ),
     "a part changed by hand": (
-        "create or replace function ai_retry.passes(p_sqlstate text) returns boolean language sql"
-        " set search_path = pg_catalog, pg_temp as 'select false'",
-        "not as shipped: ai_retry.passes; changed by hand",
+        "create or replace function ai_retry.lock_user(p_user_id uuid) returns void language sql"
+        " set search_path = pg_catalog, pg_temp as 'select null'",
+        "not as shipped: ai_retry.lock_user; changed by hand",
     ),
     "a function that is gone": (
-        "drop function ai_retry.passes(text)",
-        "ai_retry.sql is not applied, or not whole: ai_retry.passes missing",
+        "drop function ai_retry.lock_user(uuid)",
+        "ai_retry.sql is not applied, or not whole: ai_retry.lock_user missing",
     ),
     "a function of the binding that is gone": (
         "drop function ai_retry.app_last_error(uuid)",
