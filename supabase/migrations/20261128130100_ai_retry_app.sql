@@ -378,11 +378,8 @@ $index$;
 
 do $app$
 begin
-create function ai_retry.app_read(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_read(p_generation_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select pg_catalog.jsonb_build_object(
@@ -408,11 +405,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_session(p_session_id text, p_user_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_session(p_session_id text, p_user_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select r.session
@@ -430,11 +424,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_lock(p_generation_id uuid, p_timeout text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_row jsonb;
 begin
@@ -455,11 +446,8 @@ do $app$
 begin
 create function ai_retry.app_write(
   p_generation_id uuid, p_status text, p_session_id text, p_duration_ms integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   update public.generations g
     set status = p_status, session_id = coalesce(p_session_id::uuid, g.session_id),
@@ -478,9 +466,7 @@ do $app$
 begin
 create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb)
 returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 declare
   v_generation public.generations%rowtype;
 begin
@@ -499,11 +485,8 @@ do $app$
 begin
 create function ai_retry.app_report(
   p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   if p_message is not null then
     insert into public.generation_error_logs (generation_id, user_id, error_type, error_message, created_at)
@@ -528,9 +511,7 @@ do $app$
 begin
 create function ai_retry.app_own_successes(p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz)
 returns setof timestamptz
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select least(g.created_at, p_at)  -- the app's instants may be any, also infinite
@@ -552,11 +533,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
-returns setof uuid
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid) returns setof uuid
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select i.id from pg_catalog.unnest(p_generation_ids) i (id)
@@ -572,18 +550,15 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_look_up(p_generation_ids uuid[])
-returns table (id uuid, status text, model text)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, model text)
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
-    select g.id, g.status::text, g.model::text from public.generations g where g.id = any (p_generation_ids);
+    select g.id, g.model::text from public.generations g where g.id = any (p_generation_ids);
 end
 $$;
 comment on function ai_retry.app_look_up(uuid[]) is
-  'Returns status and model of those of the generations that are there.';
+  'Returns those of the generations that are there, each with its model.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end
@@ -591,10 +566,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_not_succeeded(p_generation_ids uuid[])
-returns setof uuid
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+create function ai_retry.app_not_succeeded(p_generation_ids uuid[]) returns setof uuid
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 begin
   return query
@@ -613,10 +586,8 @@ do $app$
 begin
 create function ai_retry.app_find(
   p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer
-)
-returns table (id uuid, status text, model text, created_at timestamptz)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+) returns table (id uuid, status text, model text, created_at timestamptz)
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   v_found integer;
@@ -651,11 +622,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_last_error(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_last_error(p_generation_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select pg_catalog.jsonb_build_object('code', l.error_type, 'at', l.created_at)
@@ -677,11 +645,8 @@ do $app$
 begin
 create function ai_retry.app_report_recovery(
   p_user_id uuid, p_run_id uuid, p_plan_id text, p_retried integer, p_succeeded integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   insert into public.events (user_id, event_type, event_data, created_at)
   values (
@@ -701,11 +666,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_forget()
-returns trigger
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
-as $$
+create function ai_retry.app_forget() returns trigger
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 begin
   if pg_catalog.has_table_privilege(pg_catalog.to_regclass('public.ai_retry_answers'), 'delete') then
     delete from public.ai_retry_answers a using gone g where a.generation_id = g.id;
@@ -726,11 +688,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_describe()
-returns jsonb
-language plpgsql immutable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_describe() returns jsonb
+language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return '{
     "version": 1,
@@ -800,28 +759,10 @@ $session$;
 
 -- grants
 
--- Only the service role may execute functions of ours, and the last two are the owner's. Default privileges are not to
--- be relied on: an older project grants everything to everyone. The session function is the app's.
+-- Whoever created a function of the binding, and whatever default privileges are there, no end user may execute it.
 
 revoke all on all functions in schema ai_retry from public, anon, authenticated;
 grant execute on all functions in schema ai_retry to service_role;
-do $grants$
-declare
-  v_function record;
-begin
-  for v_function in
-    select p.oid::regprocedure as name, p.proname in ('ai_retry_create_queue', 'ai_retry_publish') as is_owners
-    from pg_catalog.pg_proc p
-    where p.pronamespace = 'public'::regnamespace and p.proname like 'ai\_retry\_%'
-      and p.proname <> 'ai_retry_create_session'
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role', v_function.name);
-    if not v_function.is_owners then
-      execute format('grant execute on function %s to service_role', v_function.name);
-    end if;
-  end loop;
-end
-$grants$;
 
 -- seed/notices
 

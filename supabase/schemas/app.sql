@@ -128,15 +128,15 @@ $$;
 comment on function ai_retry.app_strangers(uuid[], uuid) is
   'Returns those of the ids that are no generation of this user: absent, or another user''s.';
 
-create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, status text, model text)
+create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, model text)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
-    select g.id, g.status::text, g.model::text from public.generations g where g.id = any (p_generation_ids);
+    select g.id, g.model::text from public.generations g where g.id = any (p_generation_ids);
 end
 $$;
 comment on function ai_retry.app_look_up(uuid[]) is
-  'Returns status and model of those of the generations that are there.';
+  'Returns those of the generations that are there, each with its model.';
 
 create function ai_retry.app_not_succeeded(p_generation_ids uuid[]) returns setof uuid
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'

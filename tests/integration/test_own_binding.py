@@ -96,9 +96,9 @@ begin
     where not exists (select from shop.texts t where t.id = i and t.owner = p_user_id);
 end $$;
 create or replace function ai_retry.app_look_up(p_generation_ids uuid[])
-returns table (id uuid, status text, model text) language plpgsql as $$
+returns table (id uuid, model text) language plpgsql as $$
 begin
-  return query select t.id, shop.word(t.state), t.engine from shop.texts t where t.id = any (p_generation_ids);
+  return query select t.id, t.engine from shop.texts t where t.id = any (p_generation_ids);
 end $$;
 create or replace function ai_retry.app_not_succeeded(p_generation_ids uuid[])
 returns setof uuid language plpgsql as $$

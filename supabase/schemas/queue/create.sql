@@ -24,6 +24,7 @@ begin
   return true;
 end
 $$;
+revoke all on function public.ai_retry_create_queue() from public, anon, authenticated, service_role;
 comment on function public.ai_retry_create_queue() is
   'Creates the queue ai_retry, and returns whether there is one: Supabase Queues (pgmq) must be there. A repeat changes '
   'nothing. For the owner, also when pgmq comes later.';

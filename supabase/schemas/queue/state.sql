@@ -25,4 +25,6 @@ begin
   );
 end
 $$;
+revoke all on function public.ai_retry_state() from public, anon, authenticated;
+grant execute on function public.ai_retry_state() to service_role;
 comment on function public.ai_retry_state() is 'Counts what waits and what runs of accepted retries, and lists outages.';

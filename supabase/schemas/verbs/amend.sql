@@ -44,8 +44,10 @@ begin
     if v_applied and v_row ->> 'status' = 'processing' and (v_row ->> 'user_id')::uuid = v_open.user_id then
       perform ai_retry.app_write(v_generation_id, 'queued', null, null, v_now);
     end if;
-    perform ai_retry.move(v_open.message_id, v_open.due_at, v_now);
-    perform ai_retry.note_outage(v_open.route, v_what -> 'outage', v_now);
+    perform ai_retry.line(null, v_open.message_id, v_open.due_at, v_now);
+    if v_open.route is not null then  -- it met an outage
+      perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
+    end if;
   elsif v_change ? 'postpone' then
     v_now := pg_catalog.clock_timestamp();
     update public.ai_retry_open o
@@ -59,7 +61,7 @@ begin
         where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id;
       v_applied := found;
     end if;
-    perform ai_retry.move(v_message_id, coalesce(
+    perform ai_retry.line(null, v_message_id, coalesce(
       greatest(v_open.lease_expires_at, case when v_open.lease_expires_at is not null then v_now + v_wait end),
       least(v_open.due_at + pg_catalog.make_interval(secs => (v_what ->> 'spread_seconds')::double precision),
         case when v_open.expires_at > v_now then v_open.expires_at end)), v_now);
@@ -80,6 +82,8 @@ begin
   return pg_catalog.jsonb_build_object('applied', v_applied);
 end
 $$;
+revoke all on function public.ai_retry_amend(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_amend(text) to service_role;
 comment on function public.ai_retry_amend(text) is
   'Prolongs the lease of a running attempt (renew); turns a running accepted attempt back to queued, due after the wait: no '
   'attempt is used up, and its token ends (put_back); puts a message back, and its queued attempt with it, or deletes one '

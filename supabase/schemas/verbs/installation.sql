@@ -10,5 +10,7 @@ begin
   );
 end
 $$;
+revoke all on function public.ai_retry_installation() from public, anon, authenticated;
+grant execute on function public.ai_retry_installation() to service_role;
 comment on function public.ai_retry_installation() is
   'Returns the id of this installation and the name of its database: a copy of the database has the same id. Reads only.';

@@ -23,6 +23,8 @@ begin
   end if;
 end
 $$;
+revoke all on function public.ai_retry_keep(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_keep(text) to service_role;
 comment on function public.ai_retry_keep(text) is
   'The last resort: stores a paid answer that could not be settled with its open attempt, and ends the lease. Whoever '
   'closes the attempt next records a rejected session. An attempt that is closed already keeps a late answer.';

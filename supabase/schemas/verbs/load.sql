@@ -11,5 +11,7 @@ begin
     pg_catalog.clock_timestamp());
 end
 $$;
+revoke all on function public.ai_retry_load(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_load(text) to service_role;
 comment on function public.ai_retry_load(text) is
   'Reads one generation, whoever owns it, for a decision: see ai_retry.snapshot. Null when it is absent. Writes nothing.';

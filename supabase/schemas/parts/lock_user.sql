@@ -15,5 +15,7 @@ begin
   perform pg_catalog.set_config('lock_timeout', '25ms', true);
 end
 $$;
+revoke all on function ai_retry.lock_user(uuid) from public, anon, authenticated;
+grant execute on function ai_retry.lock_user(uuid) to service_role;
 comment on function ai_retry.lock_user(uuid) is
   'Takes the first lock of every verb that begins or settles: it orders ai-retry''s writes for one user.';

@@ -6,38 +6,37 @@ returns void
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_what text;
 begin
-  if p_status <> 'success' then
+  foreach v_what in array array[
+    case when p_status <> 'success' then 'status' end,
+    case when p_status = 'success' then 'succeeded' when p_message is not null then 'failed' end]
+  loop
+    continue when v_what is null;
     begin
       set constraints all deferred;
-      perform ai_retry.app_write(p_generation_id, p_status, null, p_duration_ms, p_at);
+      if v_what = 'status' then
+        perform ai_retry.app_write(p_generation_id, p_status, null, p_duration_ms, p_at);
+      else
+        perform ai_retry.app_report(
+          p_user_id, p_generation_id, 'ai_generation_' || v_what, p_code, p_message, p_number, p_at);
+      end if;
       set constraints all immediate;
     exception
       when serialization_failure or deadlock_detected or lock_not_available then
         raise;
       when others or assert_failure or query_canceled then
-        raise warning 'ai-retry: the app refused the status % (%): generation %, attempt %',
-          p_status, sqlstate, p_generation_id, p_number;
-    end;
-  end if;
-  if p_status = 'success' or p_message is not null then
-    begin
-      set constraints all deferred;
-      perform ai_retry.app_report(
-        p_user_id, p_generation_id,
-        case when p_status = 'success' then 'ai_generation_succeeded' else 'ai_generation_failed' end,
-        p_code, p_message, p_number, p_at);
-      set constraints all immediate;
-    exception
-      when serialization_failure or deadlock_detected or lock_not_available then
-        raise;
-      when others or assert_failure or query_canceled then
-        raise warning 'ai-retry: the app refused an event or error log (%): generation %, attempt %',
+        raise warning 'ai-retry: the app refused % (%): generation %, attempt %',
+          case v_what when 'status' then 'the status ' || p_status else 'an event or error log' end,
           sqlstate, p_generation_id, p_number;
     end;
-  end if;
+  end loop;
 end
 $$;
+revoke all on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz)
+  from public, anon, authenticated;
+grant execute on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) to service_role;
 comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) is
   'Informs the app of an attempt that ended: the generation''s status, unless it is null, or success, which its session '
   'has written; and an event, of a failure only with a message, which is an error log, too. What the app refuses, by '
