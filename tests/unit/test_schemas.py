@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from ai_retry.domain.ports import QueueStorage, Storage
+from ai_retry.domain.recovery import RecoveryStorage
 from tools.migration import SCHEMAS
 from tools.npm import REPOSITORY
 
 BINDING = SCHEMAS / "app.sql"  # of the app as a whole: it is replaced as one
 MOST_LINES = 2600
+PORTS: Mapping[str, type] = {"verbs": Storage, "queue": QueueStorage, "recovery": RecoveryStorage}
+OWNERS = {"create_queue"}  # the database's owner runs it
 TABLES = sorted((SCHEMAS / "tables").glob("*.sql"))
 FILES = sorted(each for each in SCHEMAS.rglob("*.sql") if each != BINDING)
 
@@ -74,6 +78,18 @@ def test_file_has_one_object_and_all_that_belongs_to_it(path: Path) -> None:
         assert path.stem == re.sub(r"^(public\.ai_retry_|ai_retry\.|public\.)", "", name)
         assert f"comment on {kind} {name}" in text
         assert f"revoke all on {of} {name}" in text
+
+
+@pytest.mark.parametrize(("folder", "port"), PORTS.items(), ids=PORTS)
+def test_verbs_have_the_names_of_the_ports_methods(folder: str, port: type) -> None:
+    """Whoever knows a method of a port finds the function that it calls in the file of that name."""
+    verbs = {
+        path.stem
+        for path in (SCHEMAS / folder).glob("*.sql")
+        if f"create function public.ai_retry_{path.stem}(" in path.read_text()
+    }
+
+    assert verbs - OWNERS == {name for name in vars(port) if not name.startswith("_")}
 
 
 def test_no_object_is_created_twice() -> None:
