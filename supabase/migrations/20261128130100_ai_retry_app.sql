@@ -51,35 +51,27 @@ begin
   end loop;
 
   for v_row in
-    select e.tab, e.col, e.types, e.required, a.atttypid, t.typname, t.typtype, d.def
+    select e.tab, e.col, w.types, e.required, a.atttypid, t.typname, t.typtype,
+      pg_catalog.pg_get_expr(d.adbin, d.adrelid) as def
     from (values
-      ('generations', 'id', array['uuid'], true),
-      ('generations', 'user_id', array['uuid'], true),
-      ('generations', 'status', array['text', 'varchar'], false),
-      ('generations', 'model', array['text', 'varchar'], false),
-      ('generations', 'prompt_data', array['jsonb', 'json'], false),
-      ('generations', 'duration_ms', array['int4', 'int8', 'numeric', 'float8'], false),
-      ('generations', 'session_id', array['uuid'], false),
-      ('generations', 'created_at', array['timestamptz'], false),
-      ('generations', 'updated_at', array['timestamptz'], false),
-      ('sessions', 'id', array['uuid'], true),
-      ('generation_error_logs', 'generation_id', array['uuid'], false),
-      ('generation_error_logs', 'user_id', array['uuid'], false),
-      ('generation_error_logs', 'error_type', array['text', 'varchar'], false),
-      ('generation_error_logs', 'error_message', array['text', 'varchar'], false),
-      ('generation_error_logs', 'created_at', array['timestamptz'], false),
-      ('events', 'user_id', array['uuid'], false),
-      ('events', 'event_type', array['text', 'varchar'], false),
-      ('events', 'event_data', array['jsonb', 'json'], false),
-      ('events', 'created_at', array['timestamptz'], false)
-    ) as e (tab, col, types, required)
+      ('generations', 'id', '{uuid}', true), ('generations', 'user_id', '{uuid}', true),
+      ('generations', 'status', '{text,varchar}', false), ('generations', 'model', '{text,varchar}', false),
+      ('generations', 'prompt_data', '{jsonb,json}', false),
+      ('generations', 'duration_ms', '{int4,int8,numeric,float8}', false),
+      ('generations', 'session_id', '{uuid}', false), ('generations', 'created_at', '{timestamptz}', false),
+      ('generations', 'updated_at', '{timestamptz}', false), ('sessions', 'id', '{uuid}', true),
+      ('generation_error_logs', 'generation_id', '{uuid}', false), ('generation_error_logs', 'user_id', '{uuid}', false),
+      ('generation_error_logs', 'error_type', '{text,varchar}', false),
+      ('generation_error_logs', 'error_message', '{text,varchar}', false),
+      ('generation_error_logs', 'created_at', '{timestamptz}', false), ('events', 'user_id', '{uuid}', false),
+      ('events', 'event_type', '{text,varchar}', false), ('events', 'event_data', '{jsonb,json}', false),
+      ('events', 'created_at', '{timestamptz}', false)
+    ) as e (tab, col, words, required)
+    cross join lateral (select e.words::text[] as types) w
     join pg_catalog.pg_class c on c.relname = e.tab and c.relnamespace = 'public'::regnamespace
     left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = e.col and not a.attisdropped
     left join pg_catalog.pg_type t on t.oid = a.atttypid
-    left join lateral (
-      select pg_catalog.pg_get_expr(ad.adbin, ad.adrelid) as def
-      from pg_catalog.pg_attrdef ad where ad.adrelid = a.attrelid and ad.adnum = a.attnum
-    ) d on true
+    left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
     order by e.tab, e.col
   loop
     if v_row.typname is null and v_row.required then
@@ -386,9 +378,8 @@ begin
       'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
       'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
       'created_at', g.created_at, 'updated_at', g.updated_at,
-      'session', (  -- users may be able to write session_id: someone else's session is not theirs
-        select r.session from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = g.session_id) r
-        where coalesce(r.session ->> 'user_id', g.user_id::text) = g.user_id::text),
+      -- Users may be able to write session_id: someone else's session is not theirs.
+      'session', case when g.session_id is not null then ai_retry.app_session(g.session_id::text, g.user_id) end,
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
     from public.generations g
