@@ -181,13 +181,15 @@ class QuotaExhausted(RetryRefused):
 
 
 class AttemptsExhausted(RetryRefused):
-    """The generation has used up its attempts."""
+    """The generation has used up its attempts: for good, or, where ``wait`` is given, those of a day."""
 
     code = "RETRY_LIMIT_REACHED"
 
-    def __init__(self, *, attempts: int, max_attempts: int) -> None:
+    def __init__(self, *, attempts: int, max_attempts: int, wait: timedelta | None = None, helps: bool = True) -> None:
         super().__init__(
             f"All {max_attempts} attempts are used up.",
+            wait=wait,
+            helps=helps,
             details={"attempts": attempts, "max_attempts": max_attempts},
         )
 

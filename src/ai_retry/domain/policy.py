@@ -263,7 +263,7 @@ def storable(output: object) -> bool:
 
 def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
     """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``."""
-    recent = _recent_attempts(snapshot, policy) + (not failure.operator_fault)
+    recent = len(_recent_attempts(snapshot, policy)) + (not failure.operator_fault)
     counted = counted_attempts(snapshot) + failure.counted
     return counted < policy.max_attempts and recent < policy.hard_cap
 
@@ -358,15 +358,17 @@ def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:
     if counted >= policy.max_attempts and not snapshot.stored_answer:
         raise AttemptsExhausted(attempts=counted, max_attempts=policy.max_attempts)
     recent = _recent_attempts(snapshot, policy)
-    if recent >= policy.hard_cap:
-        raise AttemptsExhausted(attempts=recent, max_attempts=policy.hard_cap)
+    if len(recent) >= policy.hard_cap:
+        passes_at = recent[-policy.hard_cap] + policy.hard_cap_window
+        wait, helps = passes_at - snapshot.as_of, waiting_helps(snapshot)
+        raise AttemptsExhausted(attempts=len(recent), max_attempts=policy.hard_cap, wait=wait, helps=helps)
 
 
-def _recent_attempts(snapshot: Snapshot, policy: RetryPolicy) -> int:
-    """Attempts that count towards the hard cap: not those that failed for an operator's reason or made no call."""
+def _recent_attempts(snapshot: Snapshot, policy: RetryPolicy) -> Sequence[datetime]:
+    """When those attempts began that count towards the hard cap: all that called, but for an operator's faults."""
     since = snapshot.as_of - policy.hard_cap_window
     calls = [each for each in _begun(snapshot) if each.answer_from is None and not each.operator_fault]
-    return sum(attempt.started_at > since for attempt in calls)
+    return sorted(attempt.started_at for attempt in calls if attempt.started_at > since)
 
 
 def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
