@@ -478,9 +478,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
-  v_closed public.ai_retry_attempts%rowtype;
+  v_closed record;
   v_row jsonb;
-  v_follower record;
   v_is_owned boolean;
   v_is_failure boolean;
 begin
@@ -498,22 +497,17 @@ begin
       null, p_at);
   end loop;
   for v_closed in
-    select c.* from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
+    select c.*, case when c.cause is null then 'timeout' else 'error' end as status, (
+      select o.lease_expires_at is null from public.ai_retry_open o where o.generation_id = c.generation_id) as is_queued
+    from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
   loop
     begin
       v_row := ai_retry.app_lock(v_closed.generation_id, '5ms');
       if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
-        select o.lease_expires_at is null as is_queued into v_follower
-          from public.ai_retry_open o where o.generation_id = v_closed.generation_id;
         perform ai_retry.tell(
           v_closed.user_id, v_closed.generation_id,
-          case
-            when not v_follower.is_queued then null
-            when v_follower.is_queued then 'queued'
-            when v_closed.cause is not null then 'error'
-            else 'timeout' end,
-          null, v_closed.code,
-          case
+          case v_closed.is_queued when true then 'queued' when false then null else v_closed.status end, null,
+          v_closed.code, case
             when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
             when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
             else 'The attempt was not finished in time.' end,
@@ -1232,9 +1226,9 @@ begin
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
   perform ai_retry.lock_user(v_user_id);
+  v_row := case when v_change ? 'put_back' then ai_retry.app_lock(v_generation_id, '25ms') end;
+  v_now := pg_catalog.clock_timestamp();
   if v_change ? 'put_back' then
-    v_row := ai_retry.app_lock(v_generation_id, '25ms');
-    v_now := pg_catalog.clock_timestamp();
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
@@ -1254,18 +1248,13 @@ begin
       perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
     end if;
   elsif v_change ? 'postpone' then
-    v_now := pg_catalog.clock_timestamp();
     update public.ai_retry_open o
-      set route = v_what ->> 'route',
-        due_at = least(greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end)
+      set route = case when o.lease_expires_at is null then v_what ->> 'route' else o.route end,
+        due_at = case when o.lease_expires_at is null then least(
+          greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end) else o.due_at end
       where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id
-        and o.lease_expires_at is null
       returning * into v_open;
-    if not found then
-      select * into v_open from public.ai_retry_open o
-        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id;
-      v_applied := found;
-    end if;
+    v_applied := found;
     perform ai_retry.line(null, v_message_id, coalesce(
       greatest(v_open.lease_expires_at, case when v_open.lease_expires_at is not null then v_now + v_wait end),
       least(v_open.due_at + pg_catalog.make_interval(secs => (v_what ->> 'spread_seconds')::double precision),
@@ -1590,16 +1579,13 @@ begin
     end;
   end if;
   if v_applied then
-    if v_open.found = 'ready' then
+    -- Hidden, or another user's: no attempt works on it any more.
+    if v_open.found = 'ready' or v_open.found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
       perform ai_retry.tell(
-        v_user_id, v_generation_id,
-        case when (v_end -> 'goes_on')::boolean and v_open.is_accepted then 'queued'
+        v_user_id, v_generation_id, case when (v_end -> 'goes_on')::boolean and v_open.is_accepted then 'queued'
           else coalesce(v_end ->> 'status', v_open.status_before, 'timeout') end,
-        (v_call ->> 'duration_ms')::integer, v_end ->> 'code', v_end ->> 'message', v_open.number, v_now);
-    elsif v_open.found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
-      perform ai_retry.tell(  -- hidden, or another user's: no attempt works on it any more
-        v_user_id, v_generation_id, coalesce(v_end ->> 'status', v_open.status_before, 'timeout'), null, null, null,
-        v_open.number, v_now);
+        case when v_open.found = 'ready' then (v_call ->> 'duration_ms')::integer end, v_end ->> 'code',
+        case when v_open.found = 'ready' then v_end ->> 'message' end, v_open.number, v_now);
     end if;
     -- The open row is touched last: keep must never wait for the app.
     if not ai_retry.close(v_generation_id, v_token, v_end, v_call, v_now) then
