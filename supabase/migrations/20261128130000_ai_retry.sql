@@ -406,46 +406,45 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_is_success constant boolean := p_end ->> 'outcome' = 'succeeded';
-  v_open public.ai_retry_open%rowtype;
-  v_call jsonb;
-  v_answer jsonb;
-  v_next_at timestamptz;
+  v_open record;
 begin
   -- Only what is open under this token can be closed; only what is over can be abandoned, and a renewal, or an answer
   -- that is kept, may have come.
-  delete from public.ai_retry_open o
+  with gone as (
+    delete from public.ai_retry_open o
     where o.generation_id = p_generation_id and o.token = p_token
       and (p_end ->> 'outcome' <> 'abandoned' or o.lease_expires_at <= p_at and o.kept_cause is null)
-    returning o.* into v_open;
+    returning o.*, coalesce(o.call, p_call) as its_call, p_end ->> 'outcome' = 'succeeded' as is_success,
+      coalesce(
+        p_at + pg_catalog.make_interval(secs => (p_end ->> 'wait_seconds')::double precision),
+        o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at) as next_at
+  ), closed as (
+    insert into public.ai_retry_attempts (
+      generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
+      operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
+      lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
+      model, usage, provider_id, duration_ms, untold)
+    select
+      o.generation_id, o.number, o.user_id, o.token, o.started_at, p_at, p_end ->> 'outcome', p_end ->> 'code',
+      p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, o.counted), (p_end ->> 'transient')::boolean,
+      coalesce((p_end ->> 'operator_fault')::boolean, false), case when not o.is_success then o.next_at end,
+      p_end ->> 'cause', p_end ->> 'session_id', o.charge, case when o.is_success and o.charge then p_at end, o.waived,
+      o.operator, o.idempotency_key, o.lease_expires_at, o.answer_from, o.route, o.accepted_at, o.expires_at,
+      o.context_reader, coalesce(o.its_call ->> 'provider_outcome', o.provider_outcome),
+      o.wire_requests + coalesce((o.its_call ->> 'wire_requests')::integer, 0), o.its_call ->> 'model',
+      nullif(o.its_call -> 'usage', 'null'), o.its_call ->> 'provider_id', (o.its_call ->> 'duration_ms')::integer,
+      p_end ? 'untold'
+    from gone o
+  ), used as (
+    delete from public.ai_retry_answers a using gone o where a.generation_id = o.generation_id and o.is_success
+  ), stored as (
+    insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
+    select o.generation_id, o.number, coalesce(nullif(p_end -> 'answer', 'null'), o.answer), p_at from gone o
+    where not o.is_success and coalesce(nullif(p_end -> 'answer', 'null'), o.answer) is not null
+  )
+  select o.* into v_open from gone o;
   if not found then
     return false;
-  end if;
-  v_call := coalesce(v_open.call, p_call);
-  v_answer := coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer);
-  v_next_at := coalesce(
-    p_at + pg_catalog.make_interval(secs => (p_end ->> 'wait_seconds')::double precision),
-    v_open.lease_expires_at + pg_catalog.make_interval(secs => v_open.abandoned_wait_seconds), v_open.due_at);
-  insert into public.ai_retry_attempts (
-    generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
-    operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
-    lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
-    model, usage, provider_id, duration_ms, untold
-  ) values (
-    p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at, p_end ->> 'outcome',
-    p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
-    (p_end ->> 'transient')::boolean, coalesce((p_end ->> 'operator_fault')::boolean, false),
-    case when not v_is_success then v_next_at end, p_end ->> 'cause', p_end ->> 'session_id', v_open.charge,
-    case when v_is_success and v_open.charge then p_at end, v_open.waived, v_open.operator, v_open.idempotency_key,
-    v_open.lease_expires_at, v_open.answer_from, v_open.route, v_open.accepted_at, v_open.expires_at,
-    v_open.context_reader, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
-    v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
-    nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer, p_end ? 'untold');
-  if v_is_success then
-    delete from public.ai_retry_answers a where a.generation_id = p_generation_id;
-  elsif v_answer is not null then
-    insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
-    values (p_generation_id, v_open.number, v_answer, p_at);
   end if;
   if v_open.accepted_at is null then
     return true;
@@ -457,7 +456,7 @@ begin
     ) values (
       p_generation_id, v_open.user_id, v_open.number + 1, pg_catalog.gen_random_uuid(), p_at, v_open.charge,
       v_open.waived, v_open.operator, v_open.idempotency_key,
-      least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end), v_open.accepted_at,
+      least(v_open.next_at, case when v_open.expires_at > p_at then v_open.expires_at end), v_open.accepted_at,
       v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader);
   end if;
   perform ai_retry.line(v_open.user_id, v_open.message_id, null, p_at);
@@ -479,9 +478,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
-  v_closed public.ai_retry_attempts%rowtype;
+  v_closed record;
   v_row jsonb;
-  v_follower record;
   v_is_owned boolean;
   v_is_failure boolean;
 begin
@@ -499,22 +497,17 @@ begin
       null, p_at);
   end loop;
   for v_closed in
-    select c.* from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
+    select c.*, case when c.cause is null then 'timeout' else 'error' end as status, (
+      select o.lease_expires_at is null from public.ai_retry_open o where o.generation_id = c.generation_id) as is_queued
+    from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
   loop
     begin
       v_row := ai_retry.app_lock(v_closed.generation_id, '5ms');
       if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
-        select o.lease_expires_at is null as is_queued into v_follower
-          from public.ai_retry_open o where o.generation_id = v_closed.generation_id;
         perform ai_retry.tell(
           v_closed.user_id, v_closed.generation_id,
-          case
-            when not v_follower.is_queued then null
-            when v_follower.is_queued then 'queued'
-            when v_closed.cause is not null then 'error'
-            else 'timeout' end,
-          null, v_closed.code,
-          case
+          case v_closed.is_queued when true then 'queued' when false then null else v_closed.status end, null,
+          v_closed.code, case
             when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
             when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
             else 'The attempt was not finished in time.' end,
@@ -648,7 +641,6 @@ as $$
 declare
   v_id constant uuid := p_generation ->> 'id';
   v_user_id constant uuid := p_generation ->> 'user_id';
-  v_counts_own constant boolean := p_rule -> 'count_own_successes';
   v_session jsonb := p_generation -> 'session';
   v_attempts jsonb := '[]';
   v_routes jsonb := '[]';
@@ -656,43 +648,41 @@ declare
   v_mine integer;
   v_user record;
   v_each record;
-  v_limit integer;
-  v_seconds double precision;
-  v_window interval;
-  v_spent timestamptz[];
-  v_captured integer;
 begin
   if p_generation is null then
     return null;
   end if;
-  -- Held: what stays held when everything that is over is closed. An accepted retry keeps its unit.
-  select q.quota_limit, q.window_seconds, o.*, exists (select from public.ai_retry_outages) as has_routes, o.is_over or exists (
-      select from public.ai_retry_attempts u where u.user_id = v_user_id and u.untold) as is_over
+  select q.quota_limit, q.window_seconds, r.*, o.*, array(  -- used: units captured in the window
+      select s.at
+      from (
+        (select c.captured_at as at from public.ai_retry_attempts c
+          where c.user_id = v_user_id and c.captured_at > p_at - r.span order by c.captured_at desc limit r.most)
+        union all
+        select w.* from ai_retry.app_own_successes(v_user_id, p_at - r.span, r.most, p_at) w
+        where (p_rule -> 'count_own_successes')::boolean
+      ) s
+      order by s.at desc limit r.most) as spent,
+      p_is_whole and exists (select from public.ai_retry_outages) as has_routes,
+      p_is_whole and exists (
+        select from public.ai_retry_attempts u where u.user_id = v_user_id and u.untold) as has_untold
     into v_user
     from (
       select count(*) filter (where o.holds) as held, min(o.lease_expires_at) filter (where o.holds) as held_until,
         count(*) filter (where o.is_live) as live, min(o.lease_expires_at) filter (where o.is_live) as live_until,
-        coalesce(bool_or(coalesce(o.lease_expires_at, o.expires_at) <= p_at), false) as is_over
+        bool_or(o.is_over) as has_over
       from (
-        select o.lease_expires_at, o.expires_at, o.lease_expires_at > p_at as is_live,
-          o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at) as holds
+        select o.lease_expires_at, o.lease_expires_at > p_at as is_live,
+          -- What stays held when everything that is over is closed. An accepted retry keeps its unit.
+          o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at) as holds,
+          coalesce(o.lease_expires_at, o.expires_at) <= p_at as is_over
         from public.ai_retry_open o where o.user_id = v_user_id
       ) o
     ) o
-    left join public.ai_retry_quotas q on q.user_id = v_user_id;
-  v_limit := coalesce(v_user.quota_limit, (p_rule ->> 'limit')::integer);
-  v_seconds := least(coalesce(v_user.window_seconds, (p_rule ->> 'window_seconds')::double precision), 315576000);
-  v_window := pg_catalog.make_interval(secs => v_seconds);
-  v_spent := array(
-    select s.at
-    from (
-      (select c.captured_at as at from public.ai_retry_attempts c
-        where c.user_id = v_user_id and c.captured_at > p_at - v_window order by c.captured_at desc limit v_limit)
-      union all
-      select o.* from ai_retry.app_own_successes(v_user_id, p_at - v_window, v_limit, p_at) o where v_counts_own
-    ) s
-    order by s.at desc limit v_limit);
-  v_captured := pg_catalog.cardinality(v_spent);
+    left join public.ai_retry_quotas q on q.user_id = v_user_id
+    cross join lateral (
+      select coalesce(q.quota_limit, (p_rule -> 'limit')::integer) as most, pg_catalog.make_interval(secs => least(
+        coalesce(q.window_seconds, (p_rule -> 'window_seconds')::double precision), 315576000)) as span
+    ) r;
   for v_each in
     select u.* from ai_retry.attempts u
     where u.generation_id = v_id and (p_is_whole or u.token = p_token) order by u.number
@@ -728,16 +718,16 @@ begin
       v_each.open_until is null, extract(epoch from v_each.next_attempt_at), v_stored_answer ->> 'number',
       v_user.quota_limit::text, v_user.window_seconds::text),
     'quota', pg_catalog.jsonb_build_object(
-      'limit', v_limit, 'window_seconds', v_seconds, 'captured', v_captured, 'held', v_user.held,
+      'limit', v_user.most, 'window_seconds', extract(epoch from v_user.span),
+      'captured', pg_catalog.cardinality(v_user.spent), 'held', v_user.held,
       'resets_at', case
-        when v_limit = 0 then null
-        when v_user.held >= v_limit then v_user.held_until
-        when v_captured + v_user.held >= v_limit then v_spent[v_limit - v_user.held] + v_window
-        else v_spent[v_captured] + v_window end),
+        when v_user.most = 0 then null
+        when v_user.held >= v_user.most then v_user.held_until
+        else v_user.spent[least(pg_catalog.cardinality(v_user.spent), v_user.most - v_user.held)] + v_user.span end),
     'attempts', v_attempts, 'mine', v_mine, 'routes', v_routes,
     'open_token', case when v_each.is_open then v_each.token end,
     'open_is_foreign', coalesce(v_each.is_open and v_each.user_id <> v_user_id, false),
-    'is_over', v_user.is_over or coalesce(v_each.open_until <= p_at, false));
+    'is_over', v_user.has_untold or coalesce(v_user.has_over, false) or coalesce(v_each.open_until <= p_at, false));
 end
 $$;
 revoke all on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) from public, anon, authenticated;
@@ -1236,9 +1226,9 @@ begin
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
   perform ai_retry.lock_user(v_user_id);
+  v_row := case when v_change ? 'put_back' then ai_retry.app_lock(v_generation_id, '25ms') end;
+  v_now := pg_catalog.clock_timestamp();
   if v_change ? 'put_back' then
-    v_row := ai_retry.app_lock(v_generation_id, '25ms');
-    v_now := pg_catalog.clock_timestamp();
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
@@ -1258,18 +1248,13 @@ begin
       perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
     end if;
   elsif v_change ? 'postpone' then
-    v_now := pg_catalog.clock_timestamp();
     update public.ai_retry_open o
-      set route = v_what ->> 'route',
-        due_at = least(greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end)
+      set route = case when o.lease_expires_at is null then v_what ->> 'route' else o.route end,
+        due_at = case when o.lease_expires_at is null then least(
+          greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end) else o.due_at end
       where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id
-        and o.lease_expires_at is null
       returning * into v_open;
-    if not found then
-      select * into v_open from public.ai_retry_open o
-        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id;
-      v_applied := found;
-    end if;
+    v_applied := found;
     perform ai_retry.line(null, v_message_id, coalesce(
       greatest(v_open.lease_expires_at, case when v_open.lease_expires_at is not null then v_now + v_wait end),
       least(v_open.due_at + pg_catalog.make_interval(secs => (v_what ->> 'spread_seconds')::double precision),
@@ -1594,16 +1579,13 @@ begin
     end;
   end if;
   if v_applied then
-    if v_open.found = 'ready' then
+    -- Hidden, or another user's: no attempt works on it any more.
+    if v_open.found = 'ready' or v_open.found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
       perform ai_retry.tell(
-        v_user_id, v_generation_id,
-        case when (v_end -> 'goes_on')::boolean and v_open.is_accepted then 'queued'
+        v_user_id, v_generation_id, case when (v_end -> 'goes_on')::boolean and v_open.is_accepted then 'queued'
           else coalesce(v_end ->> 'status', v_open.status_before, 'timeout') end,
-        (v_call ->> 'duration_ms')::integer, v_end ->> 'code', v_end ->> 'message', v_open.number, v_now);
-    elsif v_open.found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
-      perform ai_retry.tell(  -- hidden, or another user's: no attempt works on it any more
-        v_user_id, v_generation_id, coalesce(v_end ->> 'status', v_open.status_before, 'timeout'), null, null, null,
-        v_open.number, v_now);
+        case when v_open.found = 'ready' then (v_call ->> 'duration_ms')::integer end, v_end ->> 'code',
+        case when v_open.found = 'ready' then v_end ->> 'message' end, v_open.number, v_now);
     end if;
     -- The open row is touched last: keep must never wait for the app.
     if not ai_retry.close(v_generation_id, v_token, v_end, v_call, v_now) then

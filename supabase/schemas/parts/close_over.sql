@@ -5,9 +5,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_open public.ai_retry_open%rowtype;
-  v_closed public.ai_retry_attempts%rowtype;
+  v_closed record;
   v_row jsonb;
-  v_follower record;
   v_is_owned boolean;
   v_is_failure boolean;
 begin
@@ -25,22 +24,17 @@ begin
       null, p_at);
   end loop;
   for v_closed in
-    select c.* from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
+    select c.*, case when c.cause is null then 'timeout' else 'error' end as status, (
+      select o.lease_expires_at is null from public.ai_retry_open o where o.generation_id = c.generation_id) as is_queued
+    from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
   loop
     begin
       v_row := ai_retry.app_lock(v_closed.generation_id, '5ms');
       if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
-        select o.lease_expires_at is null as is_queued into v_follower
-          from public.ai_retry_open o where o.generation_id = v_closed.generation_id;
         perform ai_retry.tell(
           v_closed.user_id, v_closed.generation_id,
-          case
-            when not v_follower.is_queued then null
-            when v_follower.is_queued then 'queued'
-            when v_closed.cause is not null then 'error'
-            else 'timeout' end,
-          null, v_closed.code,
-          case
+          case v_closed.is_queued when true then 'queued' when false then null else v_closed.status end, null,
+          v_closed.code, case
             when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
             when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
             else 'The attempt was not finished in time.' end,

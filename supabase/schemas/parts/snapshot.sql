@@ -8,7 +8,6 @@ as $$
 declare
   v_id constant uuid := p_generation ->> 'id';
   v_user_id constant uuid := p_generation ->> 'user_id';
-  v_counts_own constant boolean := p_rule -> 'count_own_successes';
   v_session jsonb := p_generation -> 'session';
   v_attempts jsonb := '[]';
   v_routes jsonb := '[]';
@@ -16,43 +15,41 @@ declare
   v_mine integer;
   v_user record;
   v_each record;
-  v_limit integer;
-  v_seconds double precision;
-  v_window interval;
-  v_spent timestamptz[];
-  v_captured integer;
 begin
   if p_generation is null then
     return null;
   end if;
-  -- Held: what stays held when everything that is over is closed. An accepted retry keeps its unit.
-  select q.quota_limit, q.window_seconds, o.*, exists (select from public.ai_retry_outages) as has_routes, o.is_over or exists (
-      select from public.ai_retry_attempts u where u.user_id = v_user_id and u.untold) as is_over
+  select q.quota_limit, q.window_seconds, r.*, o.*, array(  -- used: units captured in the window
+      select s.at
+      from (
+        (select c.captured_at as at from public.ai_retry_attempts c
+          where c.user_id = v_user_id and c.captured_at > p_at - r.span order by c.captured_at desc limit r.most)
+        union all
+        select w.* from ai_retry.app_own_successes(v_user_id, p_at - r.span, r.most, p_at) w
+        where (p_rule -> 'count_own_successes')::boolean
+      ) s
+      order by s.at desc limit r.most) as spent,
+      p_is_whole and exists (select from public.ai_retry_outages) as has_routes,
+      p_is_whole and exists (
+        select from public.ai_retry_attempts u where u.user_id = v_user_id and u.untold) as has_untold
     into v_user
     from (
       select count(*) filter (where o.holds) as held, min(o.lease_expires_at) filter (where o.holds) as held_until,
         count(*) filter (where o.is_live) as live, min(o.lease_expires_at) filter (where o.is_live) as live_until,
-        coalesce(bool_or(coalesce(o.lease_expires_at, o.expires_at) <= p_at), false) as is_over
+        bool_or(o.is_over) as has_over
       from (
-        select o.lease_expires_at, o.expires_at, o.lease_expires_at > p_at as is_live,
-          o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at) as holds
+        select o.lease_expires_at, o.lease_expires_at > p_at as is_live,
+          -- What stays held when everything that is over is closed. An accepted retry keeps its unit.
+          o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at) as holds,
+          coalesce(o.lease_expires_at, o.expires_at) <= p_at as is_over
         from public.ai_retry_open o where o.user_id = v_user_id
       ) o
     ) o
-    left join public.ai_retry_quotas q on q.user_id = v_user_id;
-  v_limit := coalesce(v_user.quota_limit, (p_rule ->> 'limit')::integer);
-  v_seconds := least(coalesce(v_user.window_seconds, (p_rule ->> 'window_seconds')::double precision), 315576000);
-  v_window := pg_catalog.make_interval(secs => v_seconds);
-  v_spent := array(
-    select s.at
-    from (
-      (select c.captured_at as at from public.ai_retry_attempts c
-        where c.user_id = v_user_id and c.captured_at > p_at - v_window order by c.captured_at desc limit v_limit)
-      union all
-      select o.* from ai_retry.app_own_successes(v_user_id, p_at - v_window, v_limit, p_at) o where v_counts_own
-    ) s
-    order by s.at desc limit v_limit);
-  v_captured := pg_catalog.cardinality(v_spent);
+    left join public.ai_retry_quotas q on q.user_id = v_user_id
+    cross join lateral (
+      select coalesce(q.quota_limit, (p_rule -> 'limit')::integer) as most, pg_catalog.make_interval(secs => least(
+        coalesce(q.window_seconds, (p_rule -> 'window_seconds')::double precision), 315576000)) as span
+    ) r;
   for v_each in
     select u.* from ai_retry.attempts u
     where u.generation_id = v_id and (p_is_whole or u.token = p_token) order by u.number
@@ -88,16 +85,16 @@ begin
       v_each.open_until is null, extract(epoch from v_each.next_attempt_at), v_stored_answer ->> 'number',
       v_user.quota_limit::text, v_user.window_seconds::text),
     'quota', pg_catalog.jsonb_build_object(
-      'limit', v_limit, 'window_seconds', v_seconds, 'captured', v_captured, 'held', v_user.held,
+      'limit', v_user.most, 'window_seconds', extract(epoch from v_user.span),
+      'captured', pg_catalog.cardinality(v_user.spent), 'held', v_user.held,
       'resets_at', case
-        when v_limit = 0 then null
-        when v_user.held >= v_limit then v_user.held_until
-        when v_captured + v_user.held >= v_limit then v_spent[v_limit - v_user.held] + v_window
-        else v_spent[v_captured] + v_window end),
+        when v_user.most = 0 then null
+        when v_user.held >= v_user.most then v_user.held_until
+        else v_user.spent[least(pg_catalog.cardinality(v_user.spent), v_user.most - v_user.held)] + v_user.span end),
     'attempts', v_attempts, 'mine', v_mine, 'routes', v_routes,
     'open_token', case when v_each.is_open then v_each.token end,
     'open_is_foreign', coalesce(v_each.is_open and v_each.user_id <> v_user_id, false),
-    'is_over', v_user.is_over or coalesce(v_each.open_until <= p_at, false));
+    'is_over', v_user.has_untold or coalesce(v_user.has_over, false) or coalesce(v_each.open_until <= p_at, false));
 end
 $$;
 revoke all on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) from public, anon, authenticated;

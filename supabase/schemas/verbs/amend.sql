@@ -27,9 +27,9 @@ begin
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
   perform ai_retry.lock_user(v_user_id);
+  v_row := case when v_change ? 'put_back' then ai_retry.app_lock(v_generation_id, '25ms') end;
+  v_now := pg_catalog.clock_timestamp();
   if v_change ? 'put_back' then
-    v_row := ai_retry.app_lock(v_generation_id, '25ms');
-    v_now := pg_catalog.clock_timestamp();
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
@@ -49,18 +49,13 @@ begin
       perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
     end if;
   elsif v_change ? 'postpone' then
-    v_now := pg_catalog.clock_timestamp();
     update public.ai_retry_open o
-      set route = v_what ->> 'route',
-        due_at = least(greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end)
+      set route = case when o.lease_expires_at is null then v_what ->> 'route' else o.route end,
+        due_at = case when o.lease_expires_at is null then least(
+          greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end) else o.due_at end
       where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id
-        and o.lease_expires_at is null
       returning * into v_open;
-    if not found then
-      select * into v_open from public.ai_retry_open o
-        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id;
-      v_applied := found;
-    end if;
+    v_applied := found;
     perform ai_retry.line(null, v_message_id, coalesce(
       greatest(v_open.lease_expires_at, case when v_open.lease_expires_at is not null then v_now + v_wait end),
       least(v_open.due_at + pg_catalog.make_interval(secs => (v_what ->> 'spread_seconds')::double precision),

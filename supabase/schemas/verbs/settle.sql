@@ -109,16 +109,13 @@ begin
     end;
   end if;
   if v_applied then
-    if v_open.found = 'ready' then
+    -- Hidden, or another user's: no attempt works on it any more.
+    if v_open.found = 'ready' or v_open.found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
       perform ai_retry.tell(
-        v_user_id, v_generation_id,
-        case when (v_end -> 'goes_on')::boolean and v_open.is_accepted then 'queued'
+        v_user_id, v_generation_id, case when (v_end -> 'goes_on')::boolean and v_open.is_accepted then 'queued'
           else coalesce(v_end ->> 'status', v_open.status_before, 'timeout') end,
-        (v_call ->> 'duration_ms')::integer, v_end ->> 'code', v_end ->> 'message', v_open.number, v_now);
-    elsif v_open.found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
-      perform ai_retry.tell(  -- hidden, or another user's: no attempt works on it any more
-        v_user_id, v_generation_id, coalesce(v_end ->> 'status', v_open.status_before, 'timeout'), null, null, null,
-        v_open.number, v_now);
+        case when v_open.found = 'ready' then (v_call ->> 'duration_ms')::integer end, v_end ->> 'code',
+        case when v_open.found = 'ready' then v_end ->> 'message' end, v_open.number, v_now);
     end if;
     -- The open row is touched last: keep must never wait for the app.
     if not ai_retry.close(v_generation_id, v_token, v_end, v_call, v_now) then
