@@ -16,7 +16,7 @@ from tools.judging import NotRun
 from tools.postgres import Postgres
 
 PACKAGE: Final = "postgresql-15-plpgsql-check"
-_SYSTEM_USER: Final = "postgres"  # who is not root, as PostgreSQL wants it; the package makes them
+_SYSTEM_USER: Final = "postgres"  # of the package; PostgreSQL refuses to run as root
 _PROGRAMS: Final = Path("/usr/lib/postgresql")
 _EXTENSION: Final = "/usr/share/postgresql/{version}/extension/plpgsql_check.control"
 

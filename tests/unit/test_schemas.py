@@ -82,7 +82,7 @@ def test_file_has_one_object_and_all_that_belongs_to_it(path: Path) -> None:
 
 @pytest.mark.parametrize(("folder", "port"), PORTS.items(), ids=PORTS)
 def test_verbs_have_the_names_of_the_ports_methods(folder: str, port: type) -> None:
-    """Whoever knows a method of a port finds the function that it calls in the file of that name."""
+    """A reader who knows a method of a port finds the function that it calls in the file of that name."""
     verbs = {
         path.stem
         for path in (SCHEMAS / folder).glob("*.sql")
@@ -93,7 +93,7 @@ def test_verbs_have_the_names_of_the_ports_methods(folder: str, port: type) -> N
 
 
 def test_no_object_is_created_twice() -> None:
-    """Each object is created once, overloads included: whoever looks for it finds what runs."""
+    """Each object is created once, overloads included: the one that a reader finds is the one that runs."""
     names = Counter(each for path in [BINDING, *FILES] for each in created(path.read_text()))
 
     assert {each for each, times in names.items() if times > 1} == set()
