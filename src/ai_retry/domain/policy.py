@@ -258,7 +258,7 @@ def storable(output: object) -> bool:
         text.encode()
     except (TypeError, ValueError, RecursionError):
         return False
-    return re.search(r"(?<!\\)(?:\\\\)*\\u0000", text) is None
+    return "\\u0000" not in text or re.search(r"(?<!\\)(?:\\\\)*\\u0000", text) is None
 
 
 def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
@@ -346,9 +346,8 @@ def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
 def _read(snapshot: Snapshot, context_from: ContextFrom, *, running: bool) -> Context:
     """Read the context; a worker only with the reader that the accepted retry was promised with, if that is known."""
     promised = snapshot.last_attempt.context_reader if running and snapshot.last_attempt else None
-    ours = reader_name(context_from)
-    if promised not in (None, ours):
-        raise OtherReader(accepted_with=str(promised), ours=ours)
+    if promised is not None and promised != (ours := reader_name(context_from)):
+        raise OtherReader(accepted_with=promised, ours=ours)
     return read_context(context_from, snapshot.generation)
 
 
