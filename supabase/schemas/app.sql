@@ -233,15 +233,11 @@ create function ai_retry.app_describe() returns jsonb
 language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return '{
-    "version": 1,
+    "version": 1, "generations": "public.generations",
+    "session_function": "public.ai_retry_create_session(public.generations,jsonb)",
     "tables": {
-      "public.generations": ["select", "update"],
-      "public.sessions": ["select", "insert"],
-      "public.generation_error_logs": ["select", "insert"],
-      "public.events": ["insert"]
-    },
-    "generations": "public.generations",
-    "session_function": "public.ai_retry_create_session(public.generations,jsonb)"
+      "public.generations": ["select", "update"], "public.sessions": ["select", "insert"],
+      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]}
   }'::jsonb;
 end
 $$;
