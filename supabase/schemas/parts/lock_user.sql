@@ -1,8 +1,5 @@
-create function ai_retry.lock_user(p_user_id uuid)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.lock_user(p_user_id uuid) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   -- After a lock, the next statement must see what the lock's last holder committed.
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then

@@ -1,15 +1,12 @@
-create function public.ai_retry_amend(p_change text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_amend(p_change text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{renew,discard,put_back,postpone}');
   v_what constant jsonb :=
     coalesce(v_change -> 'renew', v_change -> 'put_back', v_change -> 'postpone', v_change -> 'discard');
-  v_user_id constant uuid := v_what ->> 'user_id';
-  v_generation_id constant uuid := v_what ->> 'generation_id';
-  v_message_id constant bigint := v_what ->> 'message_id';
+  v_user_id constant uuid := (v_what ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_what ->> 'generation_id')::uuid;
+  v_message_id constant bigint := (v_what ->> 'message_id')::bigint;
   v_wait constant interval := pg_catalog.make_interval(secs => (v_what ->> 'wait_seconds')::double precision);
   v_now timestamptz := pg_catalog.clock_timestamp();
   v_open public.ai_retry_open%rowtype;

@@ -1,14 +1,12 @@
-create function public.ai_retry_begin(p_change text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-as $$
+create function public.ai_retry_begin(p_change text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
+set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,as_of,version,rule,max_live,max_used,open,run}');
-  v_user_id constant uuid := v_change ->> 'user_id';
-  v_generation_id constant uuid := v_change ->> 'generation_id';
-  v_token constant uuid := v_change ->> 'token';
+  v_user_id constant uuid := (v_change ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_change ->> 'generation_id')::uuid;
+  v_token constant uuid := (v_change ->> 'token')::uuid;
   v_rule constant jsonb := v_change -> 'rule';
   v_status constant text := pg_catalog.split_part(v_change ->> 'version', '/', 1);
   v_start constant jsonb := coalesce(v_change -> 'run', v_change -> 'open');
