@@ -401,10 +401,7 @@ comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as de
 -- parts/close
 
 create or replace function ai_retry.close(p_generation_id uuid, p_token uuid, p_end jsonb, p_call jsonb, p_at timestamptz)
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+returns boolean language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_open record;
 begin
@@ -471,11 +468,8 @@ comment on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) is
 
 -- parts/close_over
 
-create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_open public.ai_retry_open%rowtype;
   v_closed record;
@@ -557,35 +551,31 @@ comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
 
 -- parts/lock_user
 
-create or replace function ai_retry.lock_user(p_user_id uuid)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.lock_user(p_user_id uuid) returns timestamptz
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   -- After a lock, the next statement must see what the lock's last holder committed.
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'ai_retry functions need the isolation level read committed'
       using errcode = 'invalid_transaction_state';
   end if;
-  perform pg_catalog.set_config('lock_timeout', '3s', true);
-  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry:' || p_user_id::text, 0));
-  -- From here on rows of ours are written: the deletion of the user may wait for them while it holds what we need.
-  perform pg_catalog.set_config('lock_timeout', '25ms', true);
+  -- Later rows of ours are written: the deletion of the user may wait for them while it holds what we need.
+  perform pg_catalog.set_config('lock_timeout', '3s', true),
+    pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry:' || p_user_id::text, 0)),
+    pg_catalog.set_config('lock_timeout', '25ms', true);
+  return pg_catalog.clock_timestamp();
 end
 $$;
 revoke all on function ai_retry.lock_user(uuid) from public, anon, authenticated;
 grant execute on function ai_retry.lock_user(uuid) to service_role;
 comment on function ai_retry.lock_user(uuid) is
-  'Takes the first lock of every verb that begins or settles: it orders ai-retry''s writes for one user.';
+  'Takes the first lock of every verb that begins or settles, which orders ai-retry''s writes for one user, and returns '
+  'the time.';
 
 -- parts/read_change
 
-create or replace function ai_retry.read_change(p_change text, p_keys text[])
-returns jsonb
-language plpgsql immutable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.read_change(p_change text, p_keys text[]) returns jsonb
+language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_change constant jsonb := p_change::jsonb;
   v_success constant jsonb := v_change -> 'success';
@@ -633,17 +623,14 @@ comment on function ai_retry.read_change(text, text[]) is
 
 create or replace function ai_retry.snapshot(
   p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz, p_is_whole boolean default true
-)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_id constant uuid := p_generation ->> 'id';
-  v_user_id constant uuid := p_generation ->> 'user_id';
+  v_id constant uuid := (p_generation ->> 'id')::uuid;
+  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
   v_session jsonb := p_generation -> 'session';
-  v_attempts jsonb := '[]';
-  v_routes jsonb := '[]';
+  v_attempts jsonb := '[]'::jsonb;
+  v_routes jsonb := '[]'::jsonb;
   v_stored_answer jsonb;
   v_mine integer;
   v_user record;
@@ -739,15 +726,12 @@ comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) 
 
 -- parts/store_late
 
-create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_user_id constant uuid := p_change ->> 'user_id';
-  v_generation_id constant uuid := p_change ->> 'generation_id';
-  v_token constant uuid := p_change ->> 'token';
+  v_user_id constant uuid := (p_change ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (p_change ->> 'generation_id')::uuid;
+  v_token constant uuid := (p_change ->> 'token')::uuid;
   v_answer constant jsonb := coalesce(
     case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
     nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
@@ -817,11 +801,8 @@ comment on function ai_retry.store_late(jsonb, timestamptz) is
 create or replace function ai_retry.tell(
   p_user_id uuid, p_generation_id uuid, p_status text, p_duration_ms integer, p_code text, p_message text,
   p_number integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_what text;
 begin
@@ -861,11 +842,8 @@ comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer
 
 -- queue/create_queue
 
-create or replace function public.ai_retry_create_queue()
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_create_queue() returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   if to_regnamespace('pgmq') is null
     and exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq')
@@ -909,11 +887,8 @@ $queue$;
 
 -- queue/has_queue
 
-create or replace function ai_retry.has_queue()
-returns boolean
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.has_queue() returns boolean
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
     then pg_catalog.to_regclass('pgmq.q_ai_retry') is not null else false end;
@@ -926,11 +901,8 @@ comment on function ai_retry.has_queue() is
 
 -- queue/line
 
-create or replace function ai_retry.line(p_user_id uuid, p_message_id bigint, p_until timestamptz, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
-as $$
+create or replace function ai_retry.line(p_user_id uuid, p_message_id bigint, p_until timestamptz, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '5ms' as $$
 declare
   v_open record;
   v_line record;
@@ -977,13 +949,10 @@ comment on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) is
 
 -- queue/note
 
-create or replace function ai_retry.note(p_route text, p_outage jsonb, p_started_at timestamptz, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.note(p_route text, p_outage jsonb, p_started_at timestamptz, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_needed constant integer := p_outage ->> 'doubts';
+  v_needed constant integer := (p_outage ->> 'doubts')::integer;
   v_doubts integer := 1;
   v_slots integer;
   v_messages bigint[];
@@ -1067,14 +1036,11 @@ comment on view ai_retry.outages is
 
 -- queue/overdue
 
-create or replace function public.ai_retry_overdue(p_limit integer)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create or replace function public.ai_retry_overdue(p_limit integer) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
-  v_lacking uuid[] := '{}';
+  v_lacking uuid[] := '{}'::uuid[];
 begin
   if ai_retry.has_queue() then
     v_lacking := array(
@@ -1119,11 +1085,8 @@ comment on function public.ai_retry_overdue(integer) is
 
 -- queue/state
 
-create or replace function public.ai_retry_state()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_state() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin
@@ -1152,11 +1115,8 @@ comment on function public.ai_retry_state() is 'Counts what waits and what runs 
 
 -- queue/take
 
-create or replace function public.ai_retry_take(p_request text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create or replace function public.ai_retry_take(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{limit,visibility_seconds,rule}');
   v_message record;
@@ -1197,18 +1157,15 @@ comment on function public.ai_retry_take(text) is
 
 -- verbs/amend
 
-create or replace function public.ai_retry_amend(p_change text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_amend(p_change text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{renew,discard,put_back,postpone}');
   v_what constant jsonb :=
     coalesce(v_change -> 'renew', v_change -> 'put_back', v_change -> 'postpone', v_change -> 'discard');
-  v_user_id constant uuid := v_what ->> 'user_id';
-  v_generation_id constant uuid := v_what ->> 'generation_id';
-  v_message_id constant bigint := v_what ->> 'message_id';
+  v_user_id constant uuid := (v_what ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_what ->> 'generation_id')::uuid;
+  v_message_id constant bigint := (v_what ->> 'message_id')::bigint;
   v_wait constant interval := pg_catalog.make_interval(secs => (v_what ->> 'wait_seconds')::double precision);
   v_now timestamptz := pg_catalog.clock_timestamp();
   v_open public.ai_retry_open%rowtype;
@@ -1225,10 +1182,9 @@ begin
         and o.lease_expires_at is not null and o.kept_cause is null;
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
-  perform ai_retry.lock_user(v_user_id);
-  v_row := case when v_change ? 'put_back' then ai_retry.app_lock(v_generation_id, '25ms') end;
-  v_now := pg_catalog.clock_timestamp();
+  v_now := ai_retry.lock_user(v_user_id);
   if v_change ? 'put_back' then
+    v_row := ai_retry.app_lock(v_generation_id, '25ms');
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
@@ -1285,17 +1241,15 @@ comment on function public.ai_retry_amend(text) is
 
 -- verbs/begin
 
-create or replace function public.ai_retry_begin(p_change text)
-returns jsonb
+create or replace function public.ai_retry_begin(p_change text) returns jsonb
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-as $$
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,as_of,version,rule,max_live,max_used,open,run}');
-  v_user_id constant uuid := v_change ->> 'user_id';
-  v_generation_id constant uuid := v_change ->> 'generation_id';
-  v_token constant uuid := v_change ->> 'token';
+  v_user_id constant uuid := (v_change ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_change ->> 'generation_id')::uuid;
+  v_token constant uuid := (v_change ->> 'token')::uuid;
   v_rule constant jsonb := v_change -> 'rule';
   v_status constant text := pg_catalog.split_part(v_change ->> 'version', '/', 1);
   v_start constant jsonb := coalesce(v_change -> 'run', v_change -> 'open');
@@ -1312,8 +1266,7 @@ begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
     return pg_catalog.jsonb_build_object('applied', false, 'has_queue', false);
   end if;
-  perform ai_retry.lock_user(v_user_id);
-  v_now := pg_catalog.clock_timestamp();
+  v_now := ai_retry.lock_user(v_user_id);
   if v_start is null then
     perform ai_retry.close_over(v_user_id, null, v_now);
     perform ai_retry.line(v_user_id, null, null, v_now);
@@ -1363,8 +1316,7 @@ begin
         where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
           and o.number = v_new.number;
     else
-      v_new.number := 1 + coalesce(
-        (select max(c.number) from public.ai_retry_attempts c where c.generation_id = v_generation_id), 1);
+      v_new.number := 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer;
       if v_start ? 'expires_after_seconds' then
         v_new.accepted_at := v_now;
         v_new.expires_at := v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision);
@@ -1396,11 +1348,8 @@ comment on function public.ai_retry_begin(text) is
 
 -- verbs/installation
 
-create or replace function public.ai_retry_installation()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_installation() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select pg_catalog.jsonb_build_object('id', i.id, 'database', pg_catalog.current_database())
@@ -1415,11 +1364,8 @@ comment on function public.ai_retry_installation() is
 
 -- verbs/keep
 
-create or replace function public.ai_retry_keep(p_change text)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_keep(p_change text) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{user_id,generation_id,token,answer,cause,wait_seconds,call}');
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -1448,11 +1394,9 @@ comment on function public.ai_retry_keep(text) is
 
 -- verbs/load
 
-create or replace function public.ai_retry_load(p_request text)
-returns jsonb
+create or replace function public.ai_retry_load(p_request text) returns jsonb
 language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
-as $$
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{user_id,generation_id,rule,token}');
 begin
@@ -1468,17 +1412,15 @@ comment on function public.ai_retry_load(text) is
 
 -- verbs/settle
 
-create or replace function public.ai_retry_settle(p_change text)
-returns jsonb
+create or replace function public.ai_retry_settle(p_change text) returns jsonb
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-as $$
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
-  v_user_id constant uuid := v_change ->> 'user_id';
-  v_generation_id constant uuid := v_change ->> 'generation_id';
-  v_token constant uuid := v_change ->> 'token';
+  v_user_id constant uuid := (v_change ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_change ->> 'generation_id')::uuid;
+  v_token constant uuid := (v_change ->> 'token')::uuid;
   v_success constant jsonb := v_change -> 'success';
   v_answer constant jsonb := v_success -> 'answer';
   v_call constant jsonb := v_change -> 'call';
@@ -1497,9 +1439,8 @@ declare
   v_applied boolean := false;
   v_known boolean := true;
 begin
-  perform ai_retry.lock_user(v_user_id);
+  v_now := ai_retry.lock_user(v_user_id);
   v_row := ai_retry.app_lock(v_generation_id, '25ms');
-  v_now := pg_catalog.clock_timestamp();
   select o.user_id, o.number, o.started_at, o.accepted_at is not null as is_accepted, o.status_before, o.route, case
       when v_row is null then 'gone'
       when (v_row ->> 'user_id')::uuid is distinct from v_user_id or (v_row -> 'hidden')::boolean then 'foreign'

@@ -1,8 +1,5 @@
-create function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_open public.ai_retry_open%rowtype;
   v_closed record;

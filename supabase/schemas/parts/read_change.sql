@@ -1,8 +1,5 @@
-create function ai_retry.read_change(p_change text, p_keys text[])
-returns jsonb
-language plpgsql immutable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.read_change(p_change text, p_keys text[]) returns jsonb
+language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_change constant jsonb := p_change::jsonb;
   v_success constant jsonb := v_change -> 'success';

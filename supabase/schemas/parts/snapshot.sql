@@ -1,16 +1,13 @@
 create function ai_retry.snapshot(
   p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz, p_is_whole boolean default true
-)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_id constant uuid := p_generation ->> 'id';
-  v_user_id constant uuid := p_generation ->> 'user_id';
+  v_id constant uuid := (p_generation ->> 'id')::uuid;
+  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
   v_session jsonb := p_generation -> 'session';
-  v_attempts jsonb := '[]';
-  v_routes jsonb := '[]';
+  v_attempts jsonb := '[]'::jsonb;
+  v_routes jsonb := '[]'::jsonb;
   v_stored_answer jsonb;
   v_mine integer;
   v_user record;

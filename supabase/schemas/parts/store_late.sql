@@ -1,12 +1,9 @@
-create function ai_retry.store_late(p_change jsonb, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.store_late(p_change jsonb, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_user_id constant uuid := p_change ->> 'user_id';
-  v_generation_id constant uuid := p_change ->> 'generation_id';
-  v_token constant uuid := p_change ->> 'token';
+  v_user_id constant uuid := (p_change ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (p_change ->> 'generation_id')::uuid;
+  v_token constant uuid := (p_change ->> 'token')::uuid;
   v_answer constant jsonb := coalesce(
     case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
     nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');

@@ -1,11 +1,8 @@
 create function ai_retry.tell(
   p_user_id uuid, p_generation_id uuid, p_status text, p_duration_ms integer, p_code text, p_message text,
   p_number integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_what text;
 begin

@@ -1,8 +1,5 @@
-create function public.ai_retry_create_queue()
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_create_queue() returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   if to_regnamespace('pgmq') is null
     and exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq')

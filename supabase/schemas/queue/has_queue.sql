@@ -1,8 +1,5 @@
-create function ai_retry.has_queue()
-returns boolean
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.has_queue() returns boolean
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
     then pg_catalog.to_regclass('pgmq.q_ai_retry') is not null else false end;

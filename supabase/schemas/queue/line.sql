@@ -1,8 +1,5 @@
-create function ai_retry.line(p_user_id uuid, p_message_id bigint, p_until timestamptz, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
-as $$
+create function ai_retry.line(p_user_id uuid, p_message_id bigint, p_until timestamptz, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '5ms' as $$
 declare
   v_open record;
   v_line record;

@@ -1,10 +1,7 @@
-create function ai_retry.note(p_route text, p_outage jsonb, p_started_at timestamptz, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.note(p_route text, p_outage jsonb, p_started_at timestamptz, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_needed constant integer := p_outage ->> 'doubts';
+  v_needed constant integer := (p_outage ->> 'doubts')::integer;
   v_doubts integer := 1;
   v_slots integer;
   v_messages bigint[];

@@ -1,11 +1,8 @@
-create function public.ai_retry_overdue(p_limit integer)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create function public.ai_retry_overdue(p_limit integer) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
-  v_lacking uuid[] := '{}';
+  v_lacking uuid[] := '{}'::uuid[];
 begin
   if ai_retry.has_queue() then
     v_lacking := array(

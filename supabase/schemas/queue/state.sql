@@ -1,8 +1,5 @@
-create function public.ai_retry_state()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_state() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin

@@ -1,8 +1,5 @@
-create function public.ai_retry_take(p_request text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create function public.ai_retry_take(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{limit,visibility_seconds,rule}');
   v_message record;

@@ -1,15 +1,12 @@
-create function public.ai_retry_amend(p_change text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_amend(p_change text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{renew,discard,put_back,postpone}');
   v_what constant jsonb :=
     coalesce(v_change -> 'renew', v_change -> 'put_back', v_change -> 'postpone', v_change -> 'discard');
-  v_user_id constant uuid := v_what ->> 'user_id';
-  v_generation_id constant uuid := v_what ->> 'generation_id';
-  v_message_id constant bigint := v_what ->> 'message_id';
+  v_user_id constant uuid := (v_what ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_what ->> 'generation_id')::uuid;
+  v_message_id constant bigint := (v_what ->> 'message_id')::bigint;
   v_wait constant interval := pg_catalog.make_interval(secs => (v_what ->> 'wait_seconds')::double precision);
   v_now timestamptz := pg_catalog.clock_timestamp();
   v_open public.ai_retry_open%rowtype;
@@ -26,10 +23,9 @@ begin
         and o.lease_expires_at is not null and o.kept_cause is null;
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
-  perform ai_retry.lock_user(v_user_id);
-  v_row := case when v_change ? 'put_back' then ai_retry.app_lock(v_generation_id, '25ms') end;
-  v_now := pg_catalog.clock_timestamp();
+  v_now := ai_retry.lock_user(v_user_id);
   if v_change ? 'put_back' then
+    v_row := ai_retry.app_lock(v_generation_id, '25ms');
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,

@@ -1,8 +1,5 @@
-create function public.ai_retry_installation()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_installation() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select pg_catalog.jsonb_build_object('id', i.id, 'database', pg_catalog.current_database())

@@ -1,8 +1,5 @@
-create function public.ai_retry_keep(p_change text)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_keep(p_change text) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{user_id,generation_id,token,answer,cause,wait_seconds,call}');
   v_now constant timestamptz := pg_catalog.clock_timestamp();
