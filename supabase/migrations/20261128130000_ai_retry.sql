@@ -399,8 +399,7 @@ comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as de
 -- parts/close
 
 create or replace function ai_retry.close(p_generation_id uuid, p_token uuid, p_end jsonb, p_call jsonb, p_at timestamptz)
-returns boolean
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+returns boolean language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_open record;
 begin
@@ -550,7 +549,7 @@ comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
 
 -- parts/lock_user
 
-create or replace function ai_retry.lock_user(p_user_id uuid) returns void
+create or replace function ai_retry.lock_user(p_user_id uuid) returns timestamptz
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   -- After a lock, the next statement must see what the lock's last holder committed.
@@ -558,16 +557,18 @@ begin
     raise exception 'ai_retry functions need the isolation level read committed'
       using errcode = 'invalid_transaction_state';
   end if;
-  perform pg_catalog.set_config('lock_timeout', '3s', true);
-  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry:' || p_user_id::text, 0));
-  -- From here on rows of ours are written: the deletion of the user may wait for them while it holds what we need.
-  perform pg_catalog.set_config('lock_timeout', '25ms', true);
+  -- Later rows of ours are written: the deletion of the user may wait for them while it holds what we need.
+  perform pg_catalog.set_config('lock_timeout', '3s', true),
+    pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry:' || p_user_id::text, 0)),
+    pg_catalog.set_config('lock_timeout', '25ms', true);
+  return pg_catalog.clock_timestamp();
 end
 $$;
 revoke all on function ai_retry.lock_user(uuid) from public, anon, authenticated;
 grant execute on function ai_retry.lock_user(uuid) to service_role;
 comment on function ai_retry.lock_user(uuid) is
-  'Takes the first lock of every verb that begins or settles: it orders ai-retry''s writes for one user.';
+  'Takes the first lock of every verb that begins or settles, which orders ai-retry''s writes for one user, and returns '
+  'the time.';
 
 -- parts/read_change
 
@@ -1179,10 +1180,9 @@ begin
         and o.lease_expires_at is not null and o.kept_cause is null;
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
-  perform ai_retry.lock_user(v_user_id);
-  v_row := case when v_change ? 'put_back' then ai_retry.app_lock(v_generation_id, '25ms') end;
-  v_now := pg_catalog.clock_timestamp();
+  v_now := ai_retry.lock_user(v_user_id);
   if v_change ? 'put_back' then
+    v_row := ai_retry.app_lock(v_generation_id, '25ms');
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
@@ -1240,8 +1240,8 @@ comment on function public.ai_retry_amend(text) is
 -- verbs/begin
 
 create or replace function public.ai_retry_begin(p_change text) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
-set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,as_of,version,rule,max_live,max_used,open,run}');
@@ -1264,8 +1264,7 @@ begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
     return pg_catalog.jsonb_build_object('applied', false, 'has_queue', false);
   end if;
-  perform ai_retry.lock_user(v_user_id);
-  v_now := pg_catalog.clock_timestamp();
+  v_now := ai_retry.lock_user(v_user_id);
   if v_start is null then
     perform ai_retry.close_over(v_user_id, null, v_now);
     perform ai_retry.line(v_user_id, null, null, v_now);
@@ -1315,8 +1314,7 @@ begin
         where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
           and o.number = v_new.number;
     else
-      v_new.number := 1 + coalesce(
-        (select max(c.number) from public.ai_retry_attempts c where c.generation_id = v_generation_id), 1);
+      v_new.number := 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer;
       if v_start ? 'expires_after_seconds' then
         v_new.accepted_at := v_now;
         v_new.expires_at := v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision);
@@ -1395,8 +1393,8 @@ comment on function public.ai_retry_keep(text) is
 -- verbs/load
 
 create or replace function public.ai_retry_load(p_request text) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{user_id,generation_id,rule,token}');
 begin
@@ -1413,8 +1411,8 @@ comment on function public.ai_retry_load(text) is
 -- verbs/settle
 
 create or replace function public.ai_retry_settle(p_change text) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
-set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
@@ -1439,9 +1437,8 @@ declare
   v_applied boolean := false;
   v_known boolean := true;
 begin
-  perform ai_retry.lock_user(v_user_id);
+  v_now := ai_retry.lock_user(v_user_id);
   v_row := ai_retry.app_lock(v_generation_id, '25ms');
-  v_now := pg_catalog.clock_timestamp();
   select o.user_id, o.number, o.started_at, o.accepted_at is not null as is_accepted, o.status_before, o.route, case
       when v_row is null then 'gone'
       when (v_row ->> 'user_id')::uuid is distinct from v_user_id or (v_row -> 'hidden')::boolean then 'foreign'

@@ -1,6 +1,5 @@
 create function ai_retry.close(p_generation_id uuid, p_token uuid, p_end jsonb, p_call jsonb, p_at timestamptz)
-returns boolean
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+returns boolean language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_open record;
 begin

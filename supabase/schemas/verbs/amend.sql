@@ -23,10 +23,9 @@ begin
         and o.lease_expires_at is not null and o.kept_cause is null;
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
-  perform ai_retry.lock_user(v_user_id);
-  v_row := case when v_change ? 'put_back' then ai_retry.app_lock(v_generation_id, '25ms') end;
-  v_now := pg_catalog.clock_timestamp();
+  v_now := ai_retry.lock_user(v_user_id);
   if v_change ? 'put_back' then
+    v_row := ai_retry.app_lock(v_generation_id, '25ms');
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,

@@ -1,6 +1,6 @@
 create function public.ai_retry_begin(p_change text) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
-set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,as_of,version,rule,max_live,max_used,open,run}');
@@ -23,8 +23,7 @@ begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
     return pg_catalog.jsonb_build_object('applied', false, 'has_queue', false);
   end if;
-  perform ai_retry.lock_user(v_user_id);
-  v_now := pg_catalog.clock_timestamp();
+  v_now := ai_retry.lock_user(v_user_id);
   if v_start is null then
     perform ai_retry.close_over(v_user_id, null, v_now);
     perform ai_retry.line(v_user_id, null, null, v_now);
@@ -74,8 +73,7 @@ begin
         where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
           and o.number = v_new.number;
     else
-      v_new.number := 1 + coalesce(
-        (select max(c.number) from public.ai_retry_attempts c where c.generation_id = v_generation_id), 1);
+      v_new.number := 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer;
       if v_start ? 'expires_after_seconds' then
         v_new.accepted_at := v_now;
         v_new.expires_at := v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision);

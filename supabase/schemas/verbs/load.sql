@@ -1,6 +1,6 @@
 create function public.ai_retry_load(p_request text) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{user_id,generation_id,rule,token}');
 begin

@@ -1,6 +1,6 @@
 create function public.ai_retry_settle(p_change text) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
-set plan_cache_mode = 'force_generic_plan' as $$
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
@@ -25,9 +25,8 @@ declare
   v_applied boolean := false;
   v_known boolean := true;
 begin
-  perform ai_retry.lock_user(v_user_id);
+  v_now := ai_retry.lock_user(v_user_id);
   v_row := ai_retry.app_lock(v_generation_id, '25ms');
-  v_now := pg_catalog.clock_timestamp();
   select o.user_id, o.number, o.started_at, o.accepted_at is not null as is_accepted, o.status_before, o.route, case
       when v_row is null then 'gone'
       when (v_row ->> 'user_id')::uuid is distinct from v_user_id or (v_row -> 'hidden')::boolean then 'foreign'
