@@ -1693,7 +1693,6 @@ declare
   c_longest constant integer := 33554432;  -- bytes of a column; a reader needs several times as many
   v_generation jsonb;
   v_snapshot jsonb;
-  v_sqlstate text;
 begin
   v_generation := ai_retry.app_read(p_generation_id);
   if v_generation is null then
@@ -1716,8 +1715,7 @@ begin
     ));
 exception
   when data_exception or cardinality_violation or program_limit_exceeded or plpgsql_error then
-    get stacked diagnostics v_sqlstate = returned_sqlstate;
-    return pg_catalog.jsonb_build_object('id', p_generation_id, 'refused_by', v_sqlstate);
+    return pg_catalog.jsonb_build_object('id', p_generation_id, 'refused_by', sqlstate);
 end
 $$;
 revoke all on function ai_retry.found(uuid, jsonb, jsonb) from public, anon, authenticated;
@@ -1765,7 +1763,6 @@ declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
   v_started_at timestamptz;
   v_user record;
-  v_sqlstate text;
   v_constraint text;
 begin
   insert into public.ai_retry_recoveries (run_id, plan_id, operator, plan, started_at)
@@ -1798,9 +1795,9 @@ begin
       when serialization_failure or deadlock_detected or lock_not_available then
         raise;
       when others or assert_failure or query_canceled then
-        get stacked diagnostics v_sqlstate = returned_sqlstate, v_constraint = constraint_name;
+        get stacked diagnostics v_constraint = constraint_name;
         update public.ai_retry_recoveries r
-          set events_refused_by = coalesce(nullif(v_constraint, ''), v_sqlstate) where r.run_id = v_run_id;
+          set events_refused_by = coalesce(nullif(v_constraint, ''), sqlstate) where r.run_id = v_run_id;
     end;
   end if;
   return (

@@ -4,7 +4,6 @@ declare
   c_longest constant integer := 33554432;  -- bytes of a column; a reader needs several times as many
   v_generation jsonb;
   v_snapshot jsonb;
-  v_sqlstate text;
 begin
   v_generation := ai_retry.app_read(p_generation_id);
   if v_generation is null then
@@ -27,8 +26,7 @@ begin
     ));
 exception
   when data_exception or cardinality_violation or program_limit_exceeded or plpgsql_error then
-    get stacked diagnostics v_sqlstate = returned_sqlstate;
-    return pg_catalog.jsonb_build_object('id', p_generation_id, 'refused_by', v_sqlstate);
+    return pg_catalog.jsonb_build_object('id', p_generation_id, 'refused_by', sqlstate);
 end
 $$;
 revoke all on function ai_retry.found(uuid, jsonb, jsonb) from public, anon, authenticated;

@@ -7,7 +7,6 @@ declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
   v_started_at timestamptz;
   v_user record;
-  v_sqlstate text;
   v_constraint text;
 begin
   insert into public.ai_retry_recoveries (run_id, plan_id, operator, plan, started_at)
@@ -40,9 +39,9 @@ begin
       when serialization_failure or deadlock_detected or lock_not_available then
         raise;
       when others or assert_failure or query_canceled then
-        get stacked diagnostics v_sqlstate = returned_sqlstate, v_constraint = constraint_name;
+        get stacked diagnostics v_constraint = constraint_name;
         update public.ai_retry_recoveries r
-          set events_refused_by = coalesce(nullif(v_constraint, ''), v_sqlstate) where r.run_id = v_run_id;
+          set events_refused_by = coalesce(nullif(v_constraint, ''), sqlstate) where r.run_id = v_run_id;
     end;
   end if;
   return (
