@@ -673,12 +673,9 @@ begin
     where u.generation_id = v_id and (p_is_whole or u.token = p_token) order by u.number
   loop
     v_attempts := v_attempts || v_each.attempt;
-    if v_each.token = p_token then
-      v_mine := v_each.number;
-    end if;
-    if v_each.user_id = v_user_id then  -- no other user's, who had the id before
-      v_stored_answer := coalesce(v_each.stored_answer, v_stored_answer);
-    end if;
+    v_mine := case when v_each.token = p_token then v_each.number else v_mine end;
+    v_stored_answer := coalesce(  -- no other user's, who had the id before
+      case when v_each.user_id = v_user_id then v_each.stored_answer end, v_stored_answer);
     if v_each.session_id <> coalesce(p_generation ->> 'session_id', '') then  -- the app has changed it since
       v_session := ai_retry.app_session(v_each.session_id, v_user_id);
     end if;
@@ -950,8 +947,7 @@ comment on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) is
 create or replace function ai_retry.note(p_route text, p_outage jsonb, p_started_at timestamptz, p_at timestamptz) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_needed constant integer := (p_outage ->> 'doubts')::integer;
-  v_doubts integer := 1;
+  v_doubts integer;
   v_slots integer;
   v_messages bigint[];
 begin
@@ -960,20 +956,16 @@ begin
       where o.route in (
         select f.route from public.ai_retry_outages f
         where f.not_before <= p_at - interval '1 day' for update skip locked);
-    if v_needed > 1 then
-      insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
+    insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
       values (p_route, p_at, '-infinity', 0, 1, 64)
       on conflict (route) do update set doubts = o.doubts + 1
       returning o.doubts into v_doubts;
-    end if;
-    if v_doubts >= v_needed then
-      insert into public.ai_retry_outages as o (route, not_before, since, failures, slots)
-      values (
-        p_route, p_at + pg_catalog.make_interval(secs => (p_outage ->> 'wait_seconds')::double precision), p_at,
-        (p_outage ->> 'failures')::integer, 1)
-      on conflict (route) do update
-        set not_before = greatest(o.not_before, excluded.not_before), since = excluded.since,
-          failures = greatest(o.failures, excluded.failures), doubts = 0, slots = 1;
+    if v_doubts >= (p_outage ->> 'doubts')::integer then
+      update public.ai_retry_outages o
+        set not_before = greatest(o.not_before, p_at
+            + pg_catalog.make_interval(secs => (p_outage ->> 'wait_seconds')::double precision)),
+          since = p_at, failures = greatest(o.failures, (p_outage ->> 'failures')::integer), doubts = 0, slots = 1
+        where o.route = p_route;
     end if;
     return;
   end if;
@@ -1156,7 +1148,7 @@ comment on function public.ai_retry_take(text) is
 -- verbs/amend
 
 create or replace function public.ai_retry_amend(p_change text) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{renew,discard,put_back,postpone}');
   v_what constant jsonb :=
@@ -1170,7 +1162,6 @@ declare
   v_row jsonb;
   v_applied boolean := true;
 begin
-  perform pg_catalog.set_config('lock_timeout', '3s', true);
   if v_change ? 'renew' then
     -- One row, without the user's lock, also of an attempt that is over: closing looks at the lease as it deletes.
     update public.ai_retry_open o
@@ -1304,7 +1295,11 @@ begin
       'generation_id', v_generation_id, 'user_id', v_user_id, 'token', v_token, 'started_at', v_now, 'counted', v_calls,
       'provider_outcome', case when v_calls then 'unknown' else 'not_generated' end, 'wire_requests', 0,
       'lease_expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
-      'renewable_until', v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision)));
+      'renewable_until', v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
+      'accepted_at', case when v_start ? 'expires_after_seconds' then v_now end,
+      'expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision),
+      'due_at', case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
+        + pg_catalog.make_interval(secs => (v_start -> 'wait_seconds')::double precision)) end));
     if v_change ? 'run' then
       update public.ai_retry_open o
         set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
@@ -1315,12 +1310,6 @@ begin
           and o.number = v_new.number;
     else
       v_new.number := 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer;
-      if v_start ? 'expires_after_seconds' then
-        v_new.accepted_at := v_now;
-        v_new.expires_at := v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision);
-        v_new.due_at := greatest(v_now, (v_change ->> 'as_of')::timestamptz
-          + pg_catalog.make_interval(secs => (v_start -> 'wait_seconds')::double precision));
-      end if;
       insert into public.ai_retry_open select v_new.* on conflict (generation_id) do nothing;  -- another user's attempt
     end if;
     v_applied := found;
@@ -1363,12 +1352,11 @@ comment on function public.ai_retry_installation() is
 -- verbs/keep
 
 create or replace function public.ai_retry_keep(p_change text) returns void
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{user_id,generation_id,token,answer,cause,wait_seconds,call}');
   v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin
-  perform pg_catalog.set_config('lock_timeout', '3s', true);
   -- One update of columns in no key: no user lock, no foreign key, no table of the app, no queue can be in its way.
   update public.ai_retry_open o
     set answer = v_change -> 'answer', kept_cause = v_change ->> 'cause', counted = false, lease_expires_at = v_now,

@@ -52,12 +52,9 @@ begin
     where u.generation_id = v_id and (p_is_whole or u.token = p_token) order by u.number
   loop
     v_attempts := v_attempts || v_each.attempt;
-    if v_each.token = p_token then
-      v_mine := v_each.number;
-    end if;
-    if v_each.user_id = v_user_id then  -- no other user's, who had the id before
-      v_stored_answer := coalesce(v_each.stored_answer, v_stored_answer);
-    end if;
+    v_mine := case when v_each.token = p_token then v_each.number else v_mine end;
+    v_stored_answer := coalesce(  -- no other user's, who had the id before
+      case when v_each.user_id = v_user_id then v_each.stored_answer end, v_stored_answer);
     if v_each.session_id <> coalesce(p_generation ->> 'session_id', '') then  -- the app has changed it since
       v_session := ai_retry.app_session(v_each.session_id, v_user_id);
     end if;

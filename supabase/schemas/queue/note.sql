@@ -1,8 +1,7 @@
 create function ai_retry.note(p_route text, p_outage jsonb, p_started_at timestamptz, p_at timestamptz) returns void
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_needed constant integer := (p_outage ->> 'doubts')::integer;
-  v_doubts integer := 1;
+  v_doubts integer;
   v_slots integer;
   v_messages bigint[];
 begin
@@ -11,20 +10,16 @@ begin
       where o.route in (
         select f.route from public.ai_retry_outages f
         where f.not_before <= p_at - interval '1 day' for update skip locked);
-    if v_needed > 1 then
-      insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
+    insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
       values (p_route, p_at, '-infinity', 0, 1, 64)
       on conflict (route) do update set doubts = o.doubts + 1
       returning o.doubts into v_doubts;
-    end if;
-    if v_doubts >= v_needed then
-      insert into public.ai_retry_outages as o (route, not_before, since, failures, slots)
-      values (
-        p_route, p_at + pg_catalog.make_interval(secs => (p_outage ->> 'wait_seconds')::double precision), p_at,
-        (p_outage ->> 'failures')::integer, 1)
-      on conflict (route) do update
-        set not_before = greatest(o.not_before, excluded.not_before), since = excluded.since,
-          failures = greatest(o.failures, excluded.failures), doubts = 0, slots = 1;
+    if v_doubts >= (p_outage ->> 'doubts')::integer then
+      update public.ai_retry_outages o
+        set not_before = greatest(o.not_before, p_at
+            + pg_catalog.make_interval(secs => (p_outage ->> 'wait_seconds')::double precision)),
+          since = p_at, failures = greatest(o.failures, (p_outage ->> 'failures')::integer), doubts = 0, slots = 1
+        where o.route = p_route;
     end if;
     return;
   end if;

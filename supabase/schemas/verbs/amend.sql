@@ -1,5 +1,5 @@
 create function public.ai_retry_amend(p_change text) returns jsonb
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{renew,discard,put_back,postpone}');
   v_what constant jsonb :=
@@ -13,7 +13,6 @@ declare
   v_row jsonb;
   v_applied boolean := true;
 begin
-  perform pg_catalog.set_config('lock_timeout', '3s', true);
   if v_change ? 'renew' then
     -- One row, without the user's lock, also of an attempt that is over: closing looks at the lease as it deletes.
     update public.ai_retry_open o

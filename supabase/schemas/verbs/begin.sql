@@ -63,7 +63,11 @@ begin
       'generation_id', v_generation_id, 'user_id', v_user_id, 'token', v_token, 'started_at', v_now, 'counted', v_calls,
       'provider_outcome', case when v_calls then 'unknown' else 'not_generated' end, 'wire_requests', 0,
       'lease_expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
-      'renewable_until', v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision)));
+      'renewable_until', v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
+      'accepted_at', case when v_start ? 'expires_after_seconds' then v_now end,
+      'expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision),
+      'due_at', case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
+        + pg_catalog.make_interval(secs => (v_start -> 'wait_seconds')::double precision)) end));
     if v_change ? 'run' then
       update public.ai_retry_open o
         set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
@@ -74,12 +78,6 @@ begin
           and o.number = v_new.number;
     else
       v_new.number := 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer;
-      if v_start ? 'expires_after_seconds' then
-        v_new.accepted_at := v_now;
-        v_new.expires_at := v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision);
-        v_new.due_at := greatest(v_now, (v_change ->> 'as_of')::timestamptz
-          + pg_catalog.make_interval(secs => (v_start -> 'wait_seconds')::double precision));
-      end if;
       insert into public.ai_retry_open select v_new.* on conflict (generation_id) do nothing;  -- another user's attempt
     end if;
     v_applied := found;
