@@ -64,7 +64,7 @@ LIBRARIES = {
     "referencing": {"providers.dialect"},
     "requests": {"auth", "deadline", "cli.doctor.provider", "providers.http"},
     "supabase": {"storage.supabase"},
-    "tenacity": {"providers.http", "storage.repeating"},
+    "tenacity": {"providers.http"},
     "tqdm": {"recovery.progress"},
     "urllib3": {"deadline", "cli.doctor.provider", "providers.http"},
     "werkzeug": {"flask.blueprint"},
