@@ -148,7 +148,7 @@ def test_first_refusal_is_no_last_word(migrated_database: str) -> None:
         address = migrated_database.replace("postgres@", "late_login@")
         try:
             with closing(PostgresStorage(address)) as storage:
-                with pytest.raises(NotConfigured, match="lets the user"):
+                with pytest.raises(NotConfigured, match="does not let the user"):
                     storage.installation()
                 owner.execute("create role late_login login bypassrls in role service_role")
                 assert storage.installation().id

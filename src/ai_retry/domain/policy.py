@@ -19,6 +19,7 @@ from ai_retry.domain.errors import (
     RetryExpired,
     RetryInProgress,
     RetryPoisoned,
+    SessionConflict,
     TooManyParallel,
 )
 from ai_retry.domain.model import (
@@ -114,9 +115,9 @@ def admit(
         charge: False when the user shall not pay: no unit is held, so the quota is not asked.
 
     Raises:
-        AlreadySucceeded, RetryInProgress, NotConfigured, ContextMissing, AttemptsExhausted, BackoffNotElapsed,
-        TooManyParallel, QuotaExhausted: in this order.
-        RetryExpired, RetryPoisoned, OtherReader: only to a worker, before ContextMissing.
+        AlreadySucceeded, RetryInProgress, NotConfigured, SessionConflict, ContextMissing, AttemptsExhausted,
+        BackoffNotElapsed, TooManyParallel, QuotaExhausted: in this order.
+        RetryExpired, RetryPoisoned: only to a worker, before SessionConflict; OtherReader: before ContextMissing.
     """
     snapshot = with_young_answer(snapshot, policy)
     generation = snapshot.generation
@@ -129,6 +130,8 @@ def admit(
         raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
     if running:
         _refuse_ended(snapshot, policy)
+    if snapshot.session_conflict is not None:
+        raise SessionConflict(reason=snapshot.session_conflict, answer_kept=snapshot.stored_answer is not None)
     context = None if snapshot.stored_answer else _read(snapshot, context_from, running=running)
     _refuse_exhausted(snapshot, policy)
     if Waiver.BACKOFF not in waive:

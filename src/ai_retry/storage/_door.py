@@ -40,7 +40,7 @@ _REFUSALS: Final = tuple(
         ),
         (
             r"role \".*\" does not exist|no such user|no pg_hba\.conf entry|is not permitted to log in",
-            "the database lets the user in DATABASE_URL not in",
+            "the database does not let the user in DATABASE_URL in",
             "check user, password and database in it",
         ),
         (
