@@ -13,6 +13,7 @@ from ai_retry.domain.errors import (
     NotConfigured,
     RetryInProgress,
     RetryRefused,
+    SessionConflict,
 )
 from ai_retry.domain.model import (
     Attempt,
@@ -158,7 +159,7 @@ def test_admission_breaks_no_rule(snapshot: Snapshot, waived: set[Waiver], charg
     """What is admitted is not a success, not in progress, can have its session, and is below every limit not lifted."""
     try:
         admission = admit(snapshot, waive=frozenset(waived), charge=charge)
-    except (AlreadySucceeded, RetryRefused, NotConfigured, ContextMissing):
+    except (AlreadySucceeded, RetryRefused, NotConfigured, SessionConflict, ContextMissing):
         return
 
     last = snapshot.attempts[-1] if snapshot.attempts else None

@@ -130,8 +130,7 @@ def admit(
         raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
     if running:
         _refuse_ended(snapshot, policy)
-    if snapshot.session_conflict is not None:
-        raise SessionConflict(reason=snapshot.session_conflict, answer_kept=snapshot.stored_answer is not None)
+    _refuse_conflict(snapshot)
     context = None if snapshot.stored_answer else _read(snapshot, context_from, running=running)
     _refuse_exhausted(snapshot, policy)
     if Waiver.BACKOFF not in waive:
@@ -382,6 +381,12 @@ def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
     deaths = [each for each in last if each.outcome is Outcome.ABANDONED and each.accepted_at == accepted_at]
     if len(deaths) == policy.max_abandoned:
         raise RetryPoisoned(policy.max_abandoned)
+
+
+def _refuse_conflict(snapshot: Snapshot) -> None:
+    """A stored answer is not tried in vain either; it stays."""
+    if snapshot.session_conflict is not None:
+        raise SessionConflict(reason=snapshot.session_conflict, answer_kept=snapshot.stored_answer is not None)
 
 
 def _refuse_too_soon(snapshot: Snapshot, *, later: timedelta) -> None:
