@@ -126,8 +126,7 @@ def admit(
         raise AlreadySucceeded(generation.id, generation.session_id)
     if not running:
         _refuse_in_progress(snapshot, policy)
-    if not snapshot.can_create_session:
-        raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
+    _refuse_without_function(snapshot)
     if running:
         _refuse_ended(snapshot, policy)
     _refuse_conflict(snapshot)
@@ -381,6 +380,11 @@ def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
     deaths = [each for each in last if each.outcome is Outcome.ABANDONED and each.accepted_at == accepted_at]
     if len(deaths) == policy.max_abandoned:
         raise RetryPoisoned(policy.max_abandoned)
+
+
+def _refuse_without_function(snapshot: Snapshot) -> None:
+    if not snapshot.can_create_session:
+        raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
 
 
 def _refuse_conflict(snapshot: Snapshot) -> None:
