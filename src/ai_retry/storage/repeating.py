@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, StorageOutcomeUnknown
 from ai_retry.domain.ports import Storage
-from ai_retry.storage.transport import Fault, is_internal
+from ai_retry.storage.transport import Fault, NeverReached, is_internal
 
 READ_FOR: Final = timedelta(seconds=3)  # a user is waiting, and a snapshot is too old after ten seconds
 SETTLE_FOR: Final = timedelta(seconds=20)  # something was paid for
@@ -85,4 +85,4 @@ def _are_faults(failures: Sequence[StorageFailure]) -> bool:
 
 
 def _may_pass(error: StorageFailure) -> bool:
-    return error.retry_after is not None
+    return error.retry_after is not None and not isinstance(error, NeverReached)
