@@ -1717,22 +1717,16 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
 
 create or replace function ai_retry.last_error(p_generation_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_error jsonb;
 begin
-  select pg_catalog.jsonb_build_object(
-      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
-    into v_error
-    from public.ai_retry_attempts a
-    where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
-    order by a.number desc limit 1;
-  if not found then
-    v_error := ai_retry.app_last_error(p_generation_id);
-    v_error := pg_catalog.jsonb_build_object(
-      'code', coalesce(v_error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', v_error -> 'at', 'ours', false)
-      where v_error is not null;
-  end if;
-  return v_error;
+  return coalesce(
+    (select pg_catalog.jsonb_build_object(
+        'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+      from public.ai_retry_attempts a
+      where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
+      order by a.number desc limit 1),
+    (select pg_catalog.jsonb_build_object(
+        'code', coalesce(e.error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', e.error -> 'at', 'ours', false)
+      from ai_retry.app_last_error(p_generation_id) e (error) where e.error is not null));
 end
 $$;
 revoke all on function ai_retry.last_error(uuid) from public, anon, authenticated;
@@ -2099,8 +2093,8 @@ comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) 
 create or replace function public.ai_retry_prune(p_request text) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array[
-    'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
+  v_request constant jsonb := ai_retry.read_change(
+    p_request, '{older_than_seconds,window_seconds,after,page,dry_run}');
   v_dry_run constant boolean := (v_request -> 'dry_run')::boolean;
   v_page constant integer := least((v_request ->> 'page')::integer, 1000);
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -2169,21 +2163,12 @@ comment on function public.ai_retry_prune(text) is
 
 create or replace function public.ai_retry_publish() returns boolean
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_table constant regclass := (ai_retry.app_describe() ->> 'generations')::regclass;
 begin
-  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
-    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
-      using errcode = 'undefined_object';
-  end if;
-  if exists (
-    select from pg_catalog.pg_publication_tables t
-    where t.pubname = 'supabase_realtime' and pg_catalog.format('%I.%I', t.schemaname, t.tablename)::regclass = v_table)
-  then
-    return false;
-  end if;
-  execute pg_catalog.format('alter publication supabase_realtime add table %s', v_table);
+  execute pg_catalog.format(
+    'alter publication supabase_realtime add table %s', (ai_retry.app_describe() ->> 'generations')::regclass);
   return true;
+exception when duplicate_object or object_not_in_prerequisite_state then
+  return false;  -- it is there, by itself or with all tables
 end
 $$;
 revoke all on function public.ai_retry_publish() from public, anon, authenticated, service_role;

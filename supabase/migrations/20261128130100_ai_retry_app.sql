@@ -384,13 +384,12 @@ do $app$
 begin
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_row jsonb;
 begin
   perform pg_catalog.set_config('lock_timeout', p_timeout, true);
-  select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false) into v_row
-    from public.generations g where g.id = p_generation_id for no key update;
-  return v_row;
+  return (
+    select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false)
+    from public.generations g where g.id = p_generation_id for no key update
+  );
 end
 $$;
 comment on function ai_retry.app_lock(uuid, text) is
@@ -425,11 +424,10 @@ begin
 create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb)
 returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
-declare
-  v_generation public.generations%rowtype;
 begin
-  select * into v_generation from public.generations g where g.id = p_generation_id;
-  return public.ai_retry_create_session(v_generation, p_output);
+  return (
+    select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id
+  );
 end
 $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
@@ -742,11 +740,9 @@ begin
       end if;
       insert into public.generations (user_id, status) values (v_user_id, 'error') returning id into v_id;
     end if;
-    if pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
-      then 'member' else 'set' end)
-    then
-      set local role service_role;  -- with its own grants only
-    end if;
+    perform set_config('role', 'service_role', true)  -- with its own grants only
+      where pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
+        then 'member' else 'set' end);
     for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
       set constraints all deferred;
       if ai_retry.app_lock(v_id, '5s') is null then

@@ -39,13 +39,12 @@ comment on function ai_retry.app_session(text, uuid) is
 
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_row jsonb;
 begin
   perform pg_catalog.set_config('lock_timeout', p_timeout, true);
-  select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false) into v_row
-    from public.generations g where g.id = p_generation_id for no key update;
-  return v_row;
+  return (
+    select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false)
+    from public.generations g where g.id = p_generation_id for no key update
+  );
 end
 $$;
 comment on function ai_retry.app_lock(uuid, text) is
@@ -68,11 +67,10 @@ comment on function ai_retry.app_write(uuid, text, text, integer, timestamptz) i
 create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb)
 returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
-declare
-  v_generation public.generations%rowtype;
 begin
-  select * into v_generation from public.generations g where g.id = p_generation_id;
-  return public.ai_retry_create_session(v_generation, p_output);
+  return (
+    select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id
+  );
 end
 $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
