@@ -76,11 +76,8 @@ $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
   'Creates the session from the output, and returns its row with an id. p_attempt: number, model, usage.';
 
-create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
-returns text
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid) returns text
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return null;
 end
@@ -99,11 +96,8 @@ begin
     values (p_generation_id, p_user_id, p_code, p_message, p_at);
   end if;
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, p_event,
-    pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-      'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)),
-    p_at);
+  values (p_user_id, p_event, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+    'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)), p_at);
 end
 $$;
 comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, timestamptz) is
@@ -120,8 +114,7 @@ begin
       and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
         select c.number from public.ai_retry_attempts c where c.generation_id = g.id and c.outcome = 'succeeded'
       ) is null
-    order by g.created_at desc
-    limit p_limit;
+    order by g.created_at desc limit p_limit;
 end
 $$;
 comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, timestamptz) is
@@ -173,8 +166,7 @@ begin
     from public.generations g
     where (g.created_at, g.id) < (p_before_at, p_before_id) and g.created_at >= coalesce(p_since, '-infinity')
       and (p_user_id is null or g.user_id = p_user_id)
-    order by g.created_at desc, g.id desc
-    limit p_limit;
+    order by g.created_at desc, g.id desc limit p_limit;
   get diagnostics v_found = row_count;
   if p_since is null and v_found < p_limit then
     return query  -- last, those without an instant
@@ -182,8 +174,7 @@ begin
       from public.generations g
       where g.created_at is null and (p_before_at is not null or g.id < p_before_id)
         and (p_user_id is null or g.user_id = p_user_id)
-      order by g.id desc
-      limit p_limit - v_found;
+      order by g.id desc limit p_limit - v_found;
   end if;
 end
 $$;
@@ -213,11 +204,8 @@ create function ai_retry.app_report_recovery(
 language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, 'ai_generations_recovered',
-    pg_catalog.jsonb_build_object(
-      'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded),
-    p_at);
+  values (p_user_id, 'ai_generations_recovered', pg_catalog.jsonb_build_object(
+    'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded), p_at);
 end
 $$;
 comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, integer, timestamptz) is
