@@ -16,8 +16,7 @@ begin
       'session', case when g.session_id is not null then ai_retry.app_session(g.session_id::text, g.user_id) end,
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
-    from public.generations g
-    where g.id = p_generation_id
+    from public.generations g where g.id = p_generation_id
   );
 end
 $$;
@@ -162,16 +161,14 @@ declare
   v_found integer;
 begin
   return query
-    select g.id, g.status::text, g.model::text, g.created_at
-    from public.generations g
+    select g.id, g.status::text, g.model::text, g.created_at from public.generations g
     where (g.created_at, g.id) < (p_before_at, p_before_id) and g.created_at >= coalesce(p_since, '-infinity')
       and (p_user_id is null or g.user_id = p_user_id)
     order by g.created_at desc, g.id desc limit p_limit;
   get diagnostics v_found = row_count;
   if p_since is null and v_found < p_limit then
     return query  -- last, those without an instant
-      select g.id, g.status::text, g.model::text, g.created_at
-      from public.generations g
+      select g.id, g.status::text, g.model::text, g.created_at from public.generations g
       where g.created_at is null and (p_before_at is not null or g.id < p_before_id)
         and (p_user_id is null or g.user_id = p_user_id)
       order by g.id desc limit p_limit - v_found;
@@ -188,8 +185,7 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp a
 begin
   return (
     select pg_catalog.jsonb_build_object('code', l.error_type, 'at', l.created_at)
-    from public.generation_error_logs l
-    where l.generation_id = p_generation_id
+    from public.generation_error_logs l where l.generation_id = p_generation_id
     order by l.created_at desc nulls last limit 1
   );
 end
