@@ -1582,8 +1582,7 @@ declare
   v_next jsonb;
 begin
   for v_each in
-    select f.id, f.created_at as at, f.status, f.model
-    from ai_retry.app_find(
+    select f.id, f.created_at as at, f.status, f.model from ai_retry.app_find(
       (v_request ->> 'since')::timestamptz, (v_request #>> '{before,at}')::timestamptz,
       (v_request #>> '{before,id}')::uuid, (v_request ->> 'user_id')::uuid, v_page * c_looks) f
   loop
@@ -1647,9 +1646,7 @@ begin
       order by u.generation_id, u.number desc
       limit v_page
     ) l
-    cross join lateral (
-      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
-    ) v
+    join ai_retry.attempts v on v.generation_id = l.generation_id and v.number = l.number
   );
 end
 $$;
@@ -1697,11 +1694,8 @@ begin
       else '{}' end,
     'generation', (
       select pg_catalog.jsonb_object_agg(
-        c.name, case when pg_catalog.octet_length(c.value) <= c_longest then c.value end)
-      from (
-        select e.key as name, e.value::text as value
-        from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
-      ) c
+        e.key, case when pg_catalog.octet_length(e.value::text) <= c_longest then e.value::text end)
+      from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
     ));
 exception
   when data_exception or cardinality_violation or program_limit_exceeded or plpgsql_error then
@@ -1719,22 +1713,16 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
 
 create or replace function ai_retry.last_error(p_generation_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_error jsonb;
 begin
-  select pg_catalog.jsonb_build_object(
-      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
-    into v_error
-    from public.ai_retry_attempts a
-    where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
-    order by a.number desc limit 1;
-  if not found then
-    v_error := ai_retry.app_last_error(p_generation_id);
-    v_error := pg_catalog.jsonb_build_object(
-      'code', coalesce(v_error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', v_error -> 'at', 'ours', false)
-      where v_error is not null;
-  end if;
-  return v_error;
+  return coalesce(
+    (select pg_catalog.jsonb_build_object(
+        'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+      from public.ai_retry_attempts a
+      where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
+      order by a.number desc limit 1),
+    (select pg_catalog.jsonb_build_object(
+        'code', coalesce(e.error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', e.error -> 'at', 'ours', false)
+      from ai_retry.app_last_error(p_generation_id) e (error) where e.error is not null));
 end
 $$;
 revoke all on function ai_retry.last_error(uuid) from public, anon, authenticated;
@@ -1955,17 +1943,14 @@ begin
     null;  -- the function is not there, or fails; or it names a type that is not there
   end;
   return (
-    with roles as (
-      select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
-    ),
+    with roles as (select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')),
     tables as (
       select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
         n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
         or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
-        or c.relkind in ('r', 'p', 'v', 'f')
-          and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
+        or c.relkind = any ('{r,p,v,f}') and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
     )
     select pg_catalog.jsonb_build_object(
       'as_of', pg_catalog.clock_timestamp(), 'role', current_user,
@@ -2029,10 +2014,8 @@ begin
         order by p.policyname
       ),
       'indexes', array(
-        select c.relname
-        from pg_catalog.pg_index i
-        join tables t on t.oid = i.indrelid and t.is_ours
-        join pg_catalog.pg_class c on c.oid = i.indexrelid
+        select c.relname from pg_catalog.pg_index i
+        join tables t on t.oid = i.indrelid and t.is_ours join pg_catalog.pg_class c on c.oid = i.indexrelid
         where i.indisvalid order by c.relname
       ),
       'constraints', array(
@@ -2101,8 +2084,8 @@ comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) 
 create or replace function public.ai_retry_prune(p_request text) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array[
-    'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
+  v_request constant jsonb := ai_retry.read_change(
+    p_request, '{older_than_seconds,window_seconds,after,page,dry_run}');
   v_dry_run constant boolean := (v_request -> 'dry_run')::boolean;
   v_page constant integer := least((v_request ->> 'page')::integer, 1000);
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -2171,21 +2154,12 @@ comment on function public.ai_retry_prune(text) is
 
 create or replace function public.ai_retry_publish() returns boolean
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_table constant regclass := (ai_retry.app_describe() ->> 'generations')::regclass;
 begin
-  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
-    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
-      using errcode = 'undefined_object';
-  end if;
-  if exists (
-    select from pg_catalog.pg_publication_tables t
-    where t.pubname = 'supabase_realtime' and pg_catalog.format('%I.%I', t.schemaname, t.tablename)::regclass = v_table)
-  then
-    return false;
-  end if;
-  execute pg_catalog.format('alter publication supabase_realtime add table %s', v_table);
+  execute pg_catalog.format(
+    'alter publication supabase_realtime add table %s', (ai_retry.app_describe() ->> 'generations')::regclass);
   return true;
+exception when duplicate_object or object_not_in_prerequisite_state then
+  return false;  -- it is there, by itself or with all tables
 end
 $$;
 revoke all on function public.ai_retry_publish() from public, anon, authenticated, service_role;
