@@ -10,7 +10,7 @@ import click
 
 from ai_retry.cli.commands._shared import NotReady
 from ai_retry.cli.init import report
-from ai_retry.cli.init.answers import COLUMNS, NONE, AnswerRefused, Answers, parse_pairs, read_file
+from ai_retry.cli.init.answers import COLUMNS, AnswerRefused, Answers, parse_pairs, read_file
 from ai_retry.cli.init.notes import CannotBind
 from ai_retry.cli.init.project import ConfigNotUnderstood, Migration, migrations, with_schema_paths, write
 from ai_retry.cli.init.words import OURS
@@ -18,7 +18,6 @@ from ai_retry.cli.init.words import OURS
 if TYPE_CHECKING:
     import psycopg
 
-    from ai_retry.cli.init.facts import Facts
     from ai_retry.cli.init.interview import Proposal
 
 _EXTRA = "ai-retry init needs psycopg: pip install 'ai-retry[cli,postgres]'"
@@ -65,8 +64,6 @@ def init(**options: Any) -> None:
             problems = _rehearsed(connection, proposal, output)
     except psycopg.OperationalError as error:
         raise NotReady(f"the database can't be reached ({error.sqlstate or 'no connection'})") from None
-    except psycopg.ProgrammingError as error:
-        raise NotReady(f"the connection string can't be read, or the database refused a question ({error.sqlstate})") from None
     if problems:
         sys.exit(1)
     _finish(proposal, answers, options)
@@ -119,7 +116,7 @@ def _rehearsed(connection: "psycopg.Connection[Any]", proposal: "Proposal", outp
 
     result = rehearsed(connection, proposal, output)
     _say(report.rehearsal(result))
-    return any(each.is_fatal for each in result.refusals)
+    return report.is_fatal(result)
 
 
 def _finish(proposal: "Proposal", answers: Answers, options: dict[str, Any]) -> None:

@@ -179,8 +179,8 @@ def literal(text: str) -> str:
 
 
 def cast(expression: str, column: Column) -> str:
-    """Cast a string to what a column holds; where it is text already, nothing is to be done."""
-    if column.kind == "text" and column.type == "text":
+    """Cast a string to what a column holds; any string type takes one as it is."""
+    if column.is_text:
         return expression
     simple = expression.replace("_", "").replace(".", "").isalnum() or expression.endswith((")", "'"))
     return f"{expression}::{column.type}" if simple else f"({expression})::{column.type}"

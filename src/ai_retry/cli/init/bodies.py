@@ -3,7 +3,7 @@
 from typing import Final
 
 from ai_retry.cli.init import expressions
-from ai_retry.cli.init.binding import Binding, Insert, Link, SessionCall, Value, copied
+from ai_retry.cli.init.binding import Binding, Insert, Link, SessionCall, Value, cast, copied
 from ai_retry.cli.init.sessions import session_cast
 
 _KEEP: Final = (
@@ -37,7 +37,7 @@ def write(binding: Binding) -> str:
     other += f" and v_word is not null and {column} is distinct from v_word"
     if binding.words.quiet:
         failed = expressions.words((*binding.words.read["error"], *binding.words.read["timeout"]))
-        other += f"\n    and {column} is distinct from all (array[{failed}])"
+        other += f"\n    and coalesce({column} not in ({failed}), true)"
     why = "  -- a word that is not written changes nothing" if binding.words.quiet else ""
     return (
         f"{head}begin\n  if p_status = 'success' then\n    {indented(success, 4)}\n"
@@ -48,8 +48,7 @@ def write(binding: Binding) -> str:
 def _assignments(binding: Binding, *, success: bool) -> list[str]:
     found = []
     if binding.status is not None:
-        typed = "" if binding.status.type == "text" else f"::{binding.status.type}"
-        found.append(f"{binding.status.quoted} = v_word{typed}")
+        found.append(f"{binding.status.quoted} = {cast('v_word', binding.status)}")
     pointer = binding.sessions.pointer
     if success and binding.sessions.link is Link.FORWARD and pointer is not None:
         found.append(f"{pointer.quoted} = coalesce({session_cast(binding.sessions)}, g.{pointer.quoted})")
@@ -91,7 +90,7 @@ def create_session(binding: Binding) -> str:
     inserted = indented(insert(sessions.insert, binding, alias=" as s"), 2)
     return (
         f"declare\n  v_session jsonb;\nbegin\n{keep}  {inserted}\n"
-        f"    returning {expressions.row(sessions)} into v_session;\n  return v_session;\nend"
+        f"    returning {expressions.session_row(sessions)} into v_session;\n  return v_session;\nend"
     )
 
 

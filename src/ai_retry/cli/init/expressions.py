@@ -111,7 +111,7 @@ def session(binding: Binding) -> str:
             f"  from {_table(sessions)} s where {_points(sessions)} having count(*) > 0)"
         )
     return (
-        f"(  -- someone else's session is not theirs\n  select {row(sessions)}\n  from {_table(sessions)} s "
+        f"(  -- someone else's session is not theirs\n  select {session_row(sessions)}\n  from {_table(sessions)} s "
         f"where {_points(sessions)}{_owned(binding, binding.owner.read('g'))})"
     )
 
@@ -128,12 +128,12 @@ def session_by_id(binding: Binding) -> str:
     assert key is not None  # noqa: S101 - both other links need one
     given = "p_session_id" if key.type == "text" else f"p_session_id::{key.type}"
     return (
-        f"select {row(sessions)}\nfrom {_table(sessions)} s\n"
+        f"select {session_row(sessions)}\nfrom {_table(sessions)} s\n"
         f"where s.{key.quoted} = {given}{_owned(binding, 'p_user_id')}"
     )
 
 
-def row(sessions: Sessions) -> str:
+def session_row(sessions: Sessions) -> str:
     """A session's row as JSON, with an id."""
     if sessions.key is None or sessions.key.name == "id":
         return "pg_catalog.to_jsonb(s)"

@@ -231,7 +231,7 @@ def _on_create(table: Table, prompt: tuple[Column, ...], taken: list[Column]) ->
 
 
 def _given(source: str, column: Column) -> str:
-    typed = source if column.type in {"text", "jsonb"} else f"({source})::{column.type}"
+    typed = source if column.is_text or column.kind == "jsonb" else f"({source})::{column.type}"
     if column.default is not None:  # an absent one is the default's business
         return f"coalesce({typed}, {column.default})"
     return typed

@@ -1,17 +1,15 @@
 """Rehearses a proposal: both migrations are applied, and what ai-retry writes is written; all of it is rolled back."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID, uuid4
 
 import psycopg
-from psycopg.types.json import Jsonb
 
-from ai_retry.cli.init.binding import Binding
-from ai_retry.cli.init.samples import sample_request
+from ai_retry.cli.init.samples import first_call
+from ai_retry.cli.rehearsal import Refusal, Rehearsal, rehearse
 
 if TYPE_CHECKING:
     from ai_retry.cli.init.interview import Proposal
-from ai_retry.cli.rehearsal import Refusal, Rehearsal, rehearse
 
 _INSTALLED: Final = "the migrations"
 
@@ -32,11 +30,10 @@ def rehearsed(connection: "psycopg.Connection[Any]", proposal: "Proposal", outpu
         except psycopg.Error as error:
             return Rehearsal((), (_refused(error),), ())
         binding = proposal.binding
-        first = None if binding is None else _first_call(binding)
-        return rehearse(connection, output=output, first_call=first)
+        call = None if binding is None else partial(first_call, binding=binding)
+        return rehearse(connection, output=output, first_call=call)
 
 
 def _refused(error: psycopg.Error) -> Refusal:
-    return Refusal(
-        step="apply", function=_INSTALLED, reason=f"{error.diag.message_primary} ({error.sqlstate})", sqlstate=error.sqlstate
-    )
+    reason = f"{error.diag.message_primary} ({error.sqlstate})"
+    return Refusal(step="apply", function=_INSTALLED, reason=reason, sqlstate=error.sqlstate)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ai_retry.cli.rehearsal import Rehearsal
 
 _OLDEST = 150000
+_CONFLICTS = ("23505", "23P01", "PT409")
 
 
 def no_project(facts: Facts) -> list[str]:
@@ -60,9 +61,20 @@ def rehearsal(result: "Rehearsal") -> list[str]:
     lines += [f"  NOT RUN     {each}" for each in result.not_run]
     for each in result.refusals:
         lines += [f"  refused     {printable(each.problem)}", f"              -> {printable(each.remedy)}"]
-    if any(each.is_fatal for each in result.refusals):
+    if is_fatal(result):
         lines.append("Retries would fail; nothing was written.")
     return lines
+
+
+def is_fatal(result: "Rehearsal") -> bool:
+    """Whether retries would fail.
+
+    A first call of ai-retry's own is left out, which need not be made, and so are sessions that conflict with another
+    one of their user.
+    """
+    return any(
+        each.is_fatal and each.step != "first call" and each.sqlstate not in _CONFLICTS for each in result.refusals
+    )
 
 
 def all_answers(given: Answers, what: "Proposal") -> Answers:

@@ -59,7 +59,7 @@ def _path(column: Column, output: str, steps: Sequence[str]) -> str:
 
 
 def _typed(expression: str, column: Column, *, is_json: bool = False) -> str:
-    if column.type == "text" or (is_json and column.kind == "jsonb"):
+    if column.is_text or (is_json and column.kind == "jsonb"):
         return expression
     if column.type.endswith("[]"):
         inner = expression.replace("->>", "->").replace("#>>", "#>")

@@ -16,11 +16,10 @@ select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
 from pg_catalog.pg_proc p
 join pg_catalog.pg_namespace n on n.oid = p.pronamespace
 join pg_catalog.pg_type r on r.oid = p.prorettype
-where p.prokind = 'f' and r.typname <> 'trigger' and n.nspname !~ '^pg_'
+where p.prokind = 'f' and r.typname <> 'trigger' and n.nspname !~ '^(pg|supabase)_'
   and n.nspname not in (
     'information_schema', 'auth', 'storage', 'realtime', '_realtime', 'extensions', 'vault', 'graphql',
-    'graphql_public', 'pgmq', 'pgmq_public', 'pgbouncer', 'cron', 'net', 'supabase_functions',
-    'supabase_migrations', 'ai_retry', '_analytics', 'pgsodium')
+    'graphql_public', 'pgmq', 'pgmq_public', 'pgbouncer', 'cron', 'net', 'ai_retry', '_analytics', 'pgsodium')
   and (p.proname not like 'ai\_retry\_%' or p.proname = 'ai_retry_create_session')
   and not exists (
     select from pg_catalog.pg_depend x

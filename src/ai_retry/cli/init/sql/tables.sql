@@ -4,14 +4,14 @@ select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
   'partitioned', t.relkind = 'p', 'row_level_security', t.relrowsecurity,
   'comment', pg_catalog.obj_description(t.oid, 'pg_class'),
   'columns', (
-    select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
       'name', a.attname, 'quoted', pg_catalog.quote_ident(a.attname),
       'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
       'kind', coalesce(b.typname, y.typname), 'not_null', a.attnotnull or y.typnotnull,
       'default', pg_catalog.pg_get_expr(d.adbin, d.adrelid), 'generated', a.attgenerated <> '' or a.attidentity = 'a',
       'identity', a.attidentity <> '',
       'labels', (select pg_catalog.jsonb_agg(e.enumlabel order by e.enumsortorder)
-        from pg_catalog.pg_enum e where e.enumtypid = coalesce(b.oid, y.oid))) order by a.attnum)
+        from pg_catalog.pg_enum e where e.enumtypid = coalesce(b.oid, y.oid))) order by a.attnum), '[]')
     from pg_catalog.pg_attribute a
     join pg_catalog.pg_type y on y.oid = a.atttypid
     left join pg_catalog.pg_type b on b.oid = y.typbasetype
@@ -88,11 +88,10 @@ select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
 from (
   select c.*, n.nspname, pg_catalog.format('%I.%I', n.nspname, c.relname) as quoted
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  where c.relkind in ('r', 'p') and not c.relispartition and n.nspname !~ '^pg_'
+  where c.relkind in ('r', 'p') and not c.relispartition and n.nspname !~ '^(pg|supabase)_'
     and n.nspname not in (
       'information_schema', 'auth', 'storage', 'realtime', '_realtime', 'extensions', 'vault', 'graphql',
-      'graphql_public', 'pgmq', 'pgmq_public', 'pgbouncer', 'cron', 'net', 'supabase_functions',
-      'supabase_migrations', 'ai_retry', '_analytics', 'pgsodium')
+      'graphql_public', 'pgmq', 'pgmq_public', 'pgbouncer', 'cron', 'net', 'ai_retry', '_analytics', 'pgsodium')
     and not (n.nspname = 'public' and c.relname like 'ai\_retry\_%')
     and not exists (
       select from pg_catalog.pg_depend x
