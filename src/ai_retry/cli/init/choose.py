@@ -112,24 +112,19 @@ def key_of(table: Table, columns: Columns) -> Column:
         CannotBind: no unique uuid is there; the lines add one.
     """
     answered = columns.answered("id")
-    if answered:
-        key = answered[0]
-    else:
-        keys = [*table.key, "id", "uuid", "public_id", "retry_id"]
-        fitting = [table.columns[each] for each in keys if each in table.columns and table.columns[each].kind == "uuid"]
-        unique = [each for each in fitting if table.names_rows(each.name)]
-        if not unique:
-            raise CannotBind(
-                f"{table.quoted} has no unique column of type uuid, by which ai-retry names generations",
-                [
-                    f"alter table {table.quoted} add column retry_id uuid not null default gen_random_uuid();",
-                    f"alter table {table.quoted} add unique (retry_id);",
-                ],
-                "then run ai-retry init --column id=retry_id",
-            )
-        key = unique[0]
-    if key.kind != "uuid" or not table.names_rows(key.name):
-        raise CannotBind(f"{table.quoted}.{key.name} must be a unique uuid, since ai-retry names generations by it")
+    wanted = [each.name for each in answered] if answered else [*table.key, "id", "uuid", "public_id", "retry_id"]
+    fitting = [table.columns[each] for each in wanted if each in table.columns and table.columns[each].kind == "uuid"]
+    key = next((each for each in fitting if table.names_rows(each.name)), None)
+    if key is None:
+        raise CannotBind(
+            f"{table.quoted} has no unique column of type uuid"
+            f"{f' named {wanted[0]}' if answered else ''}, by which ai-retry could name generations",
+            [
+                f"alter table {table.quoted} add column retry_id uuid not null default gen_random_uuid();",
+                f"alter table {table.quoted} add unique (retry_id);",
+            ],
+            "then run ai-retry init --column id=retry_id",
+        )
     columns.taken.append(key)
     return key
 

@@ -188,6 +188,7 @@ class Function:
     result_kind: str
     returns_set: bool
     executable: bool  # by service_role
+    security_definer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
