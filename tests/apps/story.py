@@ -45,8 +45,8 @@ FAILURE = Failure(
 class Story:
     """One app's story; each method is a stage."""
 
-    def __init__(self, app: App, project: Project) -> None:
-        self.app, self.project = app, project
+    def __init__(self, app: App, project: Project, *, recovered: int = RECOVERED) -> None:
+        self.app, self.project, self.recovered = app, project, recovered
         self.answer = Answer(output=app.output, model="scripted", usage=Usage(total_tokens=7))
 
     def tell(self) -> None:
@@ -202,13 +202,13 @@ class Story:
     def recover(self) -> None:
         """Twenty generations that failed are found, planned and recovered in one run."""
         users = [self.project.new_user(self.app) for _ in range(self.app.users)]
-        ids = [self.failed_call(users[number % len(users)]) for number in range(RECOVERED)]
+        ids = [self.failed_call(users[number % len(users)]) for number in range(self.recovered)]
         with self.client(default=self.answer) as (client, ai):
             found = client.find(since=timedelta(minutes=30))
             assert {each.generation_id for each in found} == set(ids)
             report = client.plan(found).run(operator="the app's story", max_workers=4)
-            assert len(ai.calls) == RECOVERED
-        assert report.totals["succeeded"] == RECOVERED
+            assert len(ai.calls) == self.recovered
+        assert report.totals["succeeded"] == self.recovered
         self.expect("recovered", users=users, generations=ids)
 
     def balance(self) -> None:
