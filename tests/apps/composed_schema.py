@@ -90,7 +90,8 @@ class Schema:
         if t.result == "function":
             yield (
                 f"create function {t.schema}.make_it(p_user_id uuid, p_generation_id uuid, p_output jsonb,"
-                f" p_attempt jsonb) returns jsonb language sql as $$ insert into {t.sessions_table} as s ({t.sql('user_id')}, body)"
+                " p_attempt jsonb) returns jsonb language sql as $$"
+                f" insert into {t.sessions_table} as s ({t.sql('user_id')}, body)"
                 " values (p_user_id, p_output) returning to_jsonb(s) $$;\n"
                 f"revoke all on function {t.schema}.make_it(uuid, uuid, jsonb, jsonb)"
                 " from public, anon, authenticated;\n"
@@ -190,5 +191,6 @@ class Schema:
                 "create function public.pay_back() returns trigger language plpgsql security definer as $$ begin update"
                 f" public.purses set coins = coins + 1 where user_id = new.{t.sql(t.owner)}; return new; end $$;\n"
                 f"create trigger pay_back after update on {t.full_table} for each row"
-                f" when (new.{t.sql('status')} in ({failed}) and old.{t.sql('status')} not in ({failed})) execute function public.pay_back();\n"
+                f" when (new.{t.sql('status')} in ({failed}) and old.{t.sql('status')} not in ({failed}))"
+                " execute function public.pay_back();\n"
             )
