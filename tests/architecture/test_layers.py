@@ -58,7 +58,7 @@ LIBRARIES = {
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
-    "psycopg": {"storage._connection_string", "storage._function_connection"},
+    "psycopg": {"cli.rehearsal", "storage._connection_string", "storage._function_connection"},
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},

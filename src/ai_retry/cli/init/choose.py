@@ -1,0 +1,200 @@
+"""Chooses tables and columns: by an answer, else by a guess, which is noted."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ai_retry.cli.init import names
+from ai_retry.cli.init.answers import NONE, Answers
+from ai_retry.cli.init.binding import Owner
+from ai_retry.cli.init.facts import Column, Facts, Table
+from ai_retry.cli.init.notes import CannotBind, Notes
+
+_LIKELY: Final = 6
+
+
+def is_empty(facts: Facts, answers: Answers) -> bool:
+    """Whether the four tables of the seed are to be created, or were, and nothing is to be asked."""
+    if answers.generations is not None:
+        return False
+    own = [facts.table(f"public.{each}") for each in ("generations", "sessions")]
+    if all(each is not None and each.comment.startswith("Created by ai-retry:") for each in own):
+        return True
+    free = not any(
+        facts.table(f"public.{name}") for name in ("generations", "sessions", "generation_error_logs", "events")
+    )
+    return free and not candidates(facts)
+
+
+def candidates(facts: Facts) -> list[Table]:
+    """List the tables that may hold generations, the likeliest first."""
+    likely = [each for each in facts.tables.values() if names.generation_score(each) >= _LIKELY]
+    return sorted(likely, key=lambda each: (-names.generation_score(each), each.quoted))
+
+
+def generations_table(facts: Facts, answers: Answers, notes: Notes) -> Table:
+    """Choose the table that holds generations.
+
+    Raises:
+        CannotBind: there is none, or no such one.
+    """
+    if answers.generations is not None:
+        return named_table(facts, answers.generations, "--generations")
+    likely = candidates(facts)
+    if not likely:
+        there = ", ".join(sorted(facts.tables)) or "none"
+        raise CannotBind(
+            f"no table looks like one of generations; tables: {there}",
+            then="say which one it is: ai-retry init --generations SCHEMA.TABLE",
+        )
+    notes.guess("generations", likely[0].quoted)
+    return likely[0]
+
+
+def named_table(facts: Facts, name: str, option: str) -> Table:
+    """Find the table that an answer names.
+
+    Raises:
+        CannotBind: there is none.
+    """
+    table = facts.table(name)
+    if table is None:
+        there = ", ".join(sorted(facts.tables)) or "none"
+        raise CannotBind(f"{option} {name}: there is no such table; tables: {there}")
+    return table
+
+
+class Columns:
+    """Chooses columns of the generations' table, each at most once."""
+
+    def __init__(self, table: Table, answers: Answers, notes: Notes) -> None:
+        self._table = table
+        self._answers = answers
+        self._notes = notes
+        self.taken: list[Column] = []
+
+    def answered(self, name: str) -> tuple[Column, ...] | None:
+        """The columns that an answer names; none at all: the answer is ``none``; None: there is no answer.
+
+        Raises:
+            CannotBind: it names no column of the table.
+        """
+        given = self._answers.columns.get(name)
+        if given is None:
+            return None
+        if given == (NONE,):
+            return ()
+        return tuple(self._named(name, each) for each in given)
+
+    def choose(self, name: str, guesses: Sequence[str], fits: Callable[[Column], bool]) -> Column | None:
+        """Choose one, or none."""
+        answered = self.answered(name)
+        if answered is not None:
+            column = answered[0] if answered else None
+        else:
+            column = names.pick(self._table, guesses, fits, self.taken)
+            self._notes.guess(f"column {name}", column.name if column else NONE)
+        if column is not None:
+            self.taken.append(column)
+        return column
+
+    def _named(self, name: str, column: str) -> Column:
+        found = self._table.columns.get(column.strip('"'))
+        if found is None:
+            there = ", ".join(self._table.columns)
+            raise CannotBind(f"--column {name}={column}: {self._table.quoted} has no such column; it has {there}")
+        return found
+
+
+def key_of(table: Table, columns: Columns) -> Column:
+    """Choose the generations' id.
+
+    Raises:
+        CannotBind: no unique uuid is there; the lines add one.
+    """
+    answered = columns.answered("id")
+    if answered:
+        key = answered[0]
+    else:
+        keys = [*table.key, "id", "uuid", "public_id", "retry_id"]
+        fitting = [table.columns[each] for each in keys if each in table.columns and table.columns[each].kind == "uuid"]
+        unique = [each for each in fitting if table.unique(each.name)]
+        if not unique:
+            raise CannotBind(
+                f"{table.quoted} has no unique column of type uuid, by which ai-retry names generations",
+                [
+                    f"alter table {table.quoted} add column retry_id uuid not null default gen_random_uuid();",
+                    f"alter table {table.quoted} add constraint {table.name}_retry_id_key unique (retry_id);",
+                ],
+                "then run ai-retry init --column id=retry_id",
+            )
+        key = unique[0]
+    if key.kind != "uuid" or not table.unique(key.name):
+        raise CannotBind(f"{table.quoted}.{key.name} must be a unique uuid, since ai-retry names generations by it")
+    columns.taken.append(key)
+    return key
+
+
+def owner_of(facts: Facts, table: Table, column: Column | None = None) -> Owner | None:
+    """Say whose the rows of a table are, by one of its columns or by a guess; None: they say nothing of it."""
+    if column is None:
+        pointing = [each for each in table.columns.values() if table.target(each.name) == "auth.users"]
+        named = names.pick(table, names.USERS, lambda each: each.kind == "uuid")
+        column = named or (pointing[0] if pointing else None)
+    if column is None or column.kind != "uuid":
+        return None
+    profiles = facts.tables.get(table.target(column.name) or "")
+    referenced = table.referenced(column.name)
+    if profiles is None or referenced is None or profiles.target(referenced) == "auth.users":
+        return Owner(column)
+    user = next(
+        (each for each in profiles.columns.values() if profiles.target(each.name) == "auth.users"),
+        names.pick(profiles, ("user_id", "auth_user_id", "auth_id"), lambda each: each.kind == "uuid"),
+    )
+    if user is None or user.name == referenced:
+        return Owner(column)
+    return Owner(column, profiles, profiles.columns[referenced], user)
+
+
+def generations_owner(facts: Facts, table: Table, columns: Columns, notes: Notes) -> Owner:
+    """Choose the column that says whose a generation is.
+
+    Raises:
+        CannotBind: there is none of type uuid.
+    """
+    answered = columns.answered("user_id")
+    owner = owner_of(facts, table, answered[0] if answered else None)
+    if owner is None:
+        texts = [each for each in names.USERS if each in table.columns]
+        lines = (
+            [f"alter table {table.quoted} alter column {texts[0]} type uuid using {texts[0]}::uuid;"] if texts else []
+        )
+        raise CannotBind(
+            f"{table.quoted} has no column of type uuid that says whose a generation is",
+            lines,
+            "then run ai-retry init again" if lines else "name it: ai-retry init --column user_id=COLUMN",
+        )
+    if answered is None:
+        notes.guess("column user_id", owner.column.name)
+    columns.taken.append(owner.column)
+    return owner
+
+
+def prompt_of(table: Table, columns: Columns, answers: Answers, notes: Notes) -> tuple[Column, ...]:
+    """Choose the columns that say what is asked."""
+    answered = columns.answered("prompt_data")
+    if answered is None:
+        whole = names.pick(table, names.PROMPT_JSON, lambda each: each.is_json, columns.taken)
+        text = names.pick(table, names.PROMPT_TEXT, lambda each: each.is_text, columns.taken)
+        if whole is not None and (text is None or whole.name in names.PROMPT_JSON[:6]):
+            answered = (whole,)
+        elif text is not None:
+            kept = {*answers.set, *(each.name for each in columns.taken)}
+            options = [
+                table.columns[each] for each in names.PROMPT_OPTIONS if each in table.columns and each not in kept
+            ]
+            answered = tuple(dict.fromkeys((text, *options)))
+        else:
+            answered = ()
+        notes.guess("column prompt_data", ",".join(each.name for each in answered) or NONE)
+    columns.taken.extend(answered)
+    return answered
