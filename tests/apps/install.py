@@ -59,6 +59,7 @@ def diagnosis(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dict[st
     environment = {
         "DATABASE_URL": project.service_url,
         "AI_BASE_URL": _HERE_IS_NO_PROVIDER,
+        "AI_MODEL": "small",
         "AI_RETRY_CONTEXT_FROM": "tests.apps.reader:read",
     }
     for name, value in environment.items():

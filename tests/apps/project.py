@@ -80,7 +80,7 @@ _CATALOGUE: Final = (
     "select 'privilege', c.oid::regclass::text, g.grantee::regrole::text, g.privilege_type"
     " from pg_class c join pg_namespace n on n.oid = c.relnamespace, aclexplode(c.relacl) g"
     f" where n.nspname not in {_NOT_THE_APPS} and n.nspname !~ '^pg_' and c.relname !~ '^ai_retry'"
-    " and g.grantee::regrole::text <> 'service_role'",
+    f" and g.grantee::regrole::text not in ('service_role', '{OWNER}')",
 )
 
 
