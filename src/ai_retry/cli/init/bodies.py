@@ -27,7 +27,7 @@ def write(binding: Binding) -> str:
     on_success = _assignments(binding, success=True)
     declared = ["v_word constant text := ai_retry.app_word(p_status);"] if binding.status else []
     if any("v_answer" in each.sql for each in binding.on_success):
-        declared.append("v_answer constant jsonb := pg_catalog.current_setting('ai_retry.answer', true);")
+        declared.append("v_answer constant jsonb := nullif(pg_catalog.current_setting('ai_retry.answer', true), '');")
     head = "declare\n" + "".join(f"  {each}\n" for each in declared) if declared else ""
     update = f"update {table} g\n  set {{}}\n  where g.{key} = p_generation_id"
     success = (update.format(_listed(on_success)) + ";") if on_success else "null;  -- the session says it all"
