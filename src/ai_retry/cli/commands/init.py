@@ -3,17 +3,19 @@
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ai_retry.cli.commands._shared import NotReady
-from ai_retry.cli.init import report
+from ai_retry.cli.commands._shared import NotReady, told
+from ai_retry.cli.init import ask, report
 from ai_retry.cli.init.answers import COLUMNS, AnswerRefused, Answers, parse_pairs, read_file
 from ai_retry.cli.init.notes import CannotBind
 from ai_retry.cli.init.project import ConfigNotUnderstood, Migration, migrations, with_schema_paths, write
 from ai_retry.cli.init.words import OURS
+from ai_retry.secrecy import guard_logs
 
 if TYPE_CHECKING:
     import psycopg
@@ -50,17 +52,22 @@ def init(**options: Any) -> None:
     """
     try:
         import psycopg  # noqa: PLC0415 - an extra
+
+        from ai_retry.storage._connection_string import passwords_of  # noqa: PLC0415 - imports psycopg
     except ModuleNotFoundError:
         raise NotReady(_EXTRA) from None
     url = options["database_url"] or os.environ.get("DATABASE_URL")
     if not url:
         raise click.UsageError("give --database-url, or set DATABASE_URL")
     answers, output = _answers(options), _example(options["example_output"])
-    if not options["yes"] and not options["dry_run"] and not sys.stdin.isatty():
+    asks = not options["yes"] and sys.stdin.isatty()
+    if not (asks or options["yes"] or options["dry_run"]):
         raise click.UsageError("there is no terminal to ask in: give --yes to take the guesses")
+    with told():
+        guard_logs(*passwords_of(url))
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
-            proposal = _bound(connection, answers)
+            answers, proposal = _bound(connection, answers, asks=asks)
             problems = _rehearsed(connection, proposal, output)
     except psycopg.OperationalError as error:
         raise NotReady(f"the database can't be reached ({error.sqlstate or 'no connection'})") from None
@@ -103,7 +110,7 @@ def _example(path: Path | None) -> Any:
         raise click.UsageError(f"--example-output {path}: {type(error).__name__}") from None
 
 
-def _bound(connection: "psycopg.Connection[Any]", answers: Answers) -> "Proposal":
+def _bound(connection: "psycopg.Connection[Any]", answers: Answers, *, asks: bool) -> tuple[Answers, "Proposal"]:
     """Propose, ask, and print what was proposed; what can't be bound ends here."""
     from ai_retry.cli.init import interview  # noqa: PLC0415 - they import psycopg
     from ai_retry.cli.init.look import look  # noqa: PLC0415
@@ -111,12 +118,20 @@ def _bound(connection: "psycopg.Connection[Any]", answers: Answers) -> "Proposal
     facts = look(connection)
     if lines := report.no_project(facts):
         _end(lines)
+    propose = partial(interview.proposed, connection, facts)
     try:
-        proposal = interview.proposed(connection, facts, answers)
+        if asks:
+            answers, proposal = ask.asked(answers, propose, ask=_prompt, say=click.echo)
+        else:
+            proposal = propose(answers)
     except CannotBind as error:
         _end(report.obstacle(error.obstacle, interview.tried(connection, error.obstacle.lines)))
     _say(report.proposal(proposal))
-    return proposal
+    return answers, proposal
+
+
+def _prompt(what: str, guess: str) -> str:
+    return str(click.prompt(what, default=guess))
 
 
 def _rehearsed(connection: "psycopg.Connection[Any]", proposal: "Proposal", output: Any) -> bool:

@@ -15,14 +15,11 @@ _LIKELY: Final = 6
 def is_empty(facts: Facts, answers: Answers) -> bool:
     """Whether the four tables of the seed are to be created, or were, and nothing is to be asked."""
     if answers.generations is not None:
-        return False
+        return answers.generations == NONE
     own = [facts.table(f"public.{each}") for each in ("generations", "sessions")]
     if all(each is not None and each.comment.startswith("Created by ai-retry:") for each in own):
         return True
-    free = not any(
-        facts.table(f"public.{name}") for name in ("generations", "sessions", "generation_error_logs", "events")
-    )
-    return free and not candidates(facts)
+    return not facts.tables
 
 
 def candidates(facts: Facts) -> list[Table]:
@@ -44,7 +41,8 @@ def generations_table(facts: Facts, answers: Answers, notes: Notes) -> Table:
         there = ", ".join(sorted(facts.tables)) or "none"
         raise CannotBind(
             f"no table looks like one of generations; tables: {there}",
-            then="say which one it is: ai-retry init --generations SCHEMA.TABLE",
+            then="say which one it is: ai-retry init --generations TABLE; none: ai-retry creates its own four tables",
+            asks="generations",
         )
     notes.guess("generations", likely[0].quoted)
     return likely[0]
@@ -170,6 +168,7 @@ def generations_owner(facts: Facts, table: Table, columns: Columns, notes: Notes
             "then run ai-retry init again"
             if named is not None
             else "fill it for the rows that are there, let the app write it, and run ai-retry init again",
+            asks="" if answered else "column user_id",
         )
     if answered is None:
         notes.guess("column user_id", owner.column.name)

@@ -168,4 +168,3 @@ def _owned(binding: Binding, user: str) -> str:
         return ""
     own = owner.read("s")
     return f" and {own} = {user}" if owner.column.not_null else f" and coalesce({own}, {user}) = {user}"
-

@@ -158,11 +158,18 @@ class Table:
         if self.columns[column].labels:
             return self.columns[column].labels
         for check in self.checks:
-            if check.columns == (column,):
+            if check.columns == (column,) and "<>" not in check.expression:
                 found = [each.replace("''", "'") for each in _LITERAL.findall(check.expression)]
-                if found and re.search(r"= ANY|\bOR\b|\bIN\b|=", check.expression):
+                if found and "=" in check.expression:
                     return tuple(dict.fromkeys(found))
         return ()
+
+    def mentioned(self, column: str) -> list[str]:
+        """The words that a column's default and the conditions of indexes name."""
+        texts = [self.columns[column].default or ""]
+        word = re.compile(rf"\b{re.escape(column)}\b")
+        texts += [each.predicate for each in self.indexes if each.predicate and word.search(each.predicate)]
+        return [found.replace("''", "'") for text in texts for found in _LITERAL.findall(text)]
 
 
 @dataclass(frozen=True, slots=True)

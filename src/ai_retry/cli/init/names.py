@@ -23,11 +23,11 @@ STATUS: Final = ("status", "state", "generation_status", "job_status", "phase", 
 MODEL: Final = ("model", "model_name", "ai_model", "llm_model", "model_id", "engine", "llm", "model_used")
 PROMPT_JSON: Final = (
     *("prompt_data", "request_data", "request", "prompt_json", "request_payload", "payload", "input_data", "input"),
-    *("inputs", "context", "params", "prompt_params", "messages", "prompt"),
+    *("inputs", "brief", "outline", "context", "params", "prompt_params", "messages", "prompt"),
 )
 PROMPT_TEXT: Final = (
     *("prompt", "prompt_text", "user_prompt", "input_text", "input", "source_text", "source", "question", "topic"),
-    *("instructions", "query", "text", "message", "request_text", "description", "original_prompt"),
+    *("instructions", "query", "notes", "brief", "text", "message", "request_text", "description", "original_prompt"),
 )
 PROMPT_OPTIONS: Final = (
     *("system_prompt", "system", "negative_prompt", "options", "parameters", "params", "settings", "config"),

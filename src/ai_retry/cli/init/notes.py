@@ -14,11 +14,12 @@ class Obstacle:
 
 
 class CannotBind(Exception):
-    """The proposal has to end here."""
+    """The proposal has to end here; ``asks``: unless this answer is given."""
 
-    def __init__(self, problem: str, lines: Sequence[str] = (), then: str = "") -> None:
+    def __init__(self, problem: str, lines: Sequence[str] = (), then: str = "", asks: str = "") -> None:
         super().__init__(problem)
         self.obstacle = Obstacle(problem, tuple(lines), then)
+        self.asks = asks
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,12 +63,18 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
     duration = columns.choose("duration_ms", names.DURATION, lambda each: each.is_number and not each.generated)
     columns.taken += [table.columns[each] for each in answers.set if each in table.columns]
     prompt = prompt_of(table, columns, answers, notes)
+    if not prompt:
+        notes.leave_out("prompt_data: no column says what was asked, so that no context can be read; name it")
     homes = placed(answers.set, table, sessions.table)
     sessions = with_creation(facts, table, sessions, answers, homes["sessions"], zone, notes)
     words = _words(bones, answers, counted, notes)
     log = error_log(facts, table, key, answers, zone, notes)
     event, recovery_event = events(facts, answers, zone, notes)
     code, failure = _error_columns(table, columns, notes)
+    if answers.time_zone is None and any(
+        _bare(each) for each in (table, sessions.table, log.insert.table if log else None)
+    ):
+        notes.guess("time_zone", zone)
     return Binding(
         table=table,
         id=key,
@@ -112,24 +118,29 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
     elif "processing" in silent and "queued" not in answers.status:
         silent.add("queued")
     allowed = table.allowed(status.name)
-    default = [status.default.split("'")[1]] if status.default and status.default.startswith("'") else []
-    words = bind([*counted, *default], allowed, given, silent=silent)
+    words = bind([*counted, *table.mentioned(status.name)], allowed, given, silent=silent)
     for ours in OURS:
         if ours not in answers.status and words.read[ours]:
             notes.guess(f"status {ours}", ",".join("null" if word is None else word for word in words.read[ours]))
     if words.written["success"] is None or words.written["error"] is None:
-        lacking = "success" if words.written["success"] is None else "error"
+        lacking = [ours for ours in ("success", "error") if words.written[ours] is None]
         raise CannotBind(
-            f"{table.quoted}.{status.name} has no word for {lacking}; it has "
+            f"{table.quoted}.{status.name} has no word for {' and '.join(lacking)}; it has "
             f"{', '.join(sorted(str(word) for word in {*allowed, *counted}))}",
-            then=f"say which one it is: ai-retry init --status {lacking}=WORD",
+            then=f"say it: ai-retry init {' '.join(f'--status {ours}=WORD' for ours in lacking)}",
+            asks=f"status {lacking[0]}",
         )
-    for word in words.unbound(counted):
+    for word in words.unbound(dict.fromkeys([*counted, *allowed])):
         notes.leave_out(
-            f"status: {counted[word]} rows say {word!r}, which is bound to nothing: a retry of them is refused; "
+            f"status: {counted.get(word, 0)} rows say {word!r}, which is bound to nothing: a retry of them is refused; "
             f"bind it with --status OURS={word}, where OURS is one of {', '.join(OURS)}"
         )
     return words
+
+
+def _bare(table: Table | None) -> bool:
+    """Whether instants stand there without a zone."""
+    return table is not None and any(each.kind == "timestamp" for each in table.columns.values())
 
 
 def _hidden(table: Table, answers: Answers, notes: Notes) -> str | None:

@@ -25,9 +25,9 @@ def rehearsed(connection: "psycopg.Connection[Any]", proposal: "Proposal", outpu
             for text in (proposal.ours, proposal.app):
                 with connection.transaction():
                     connection.execute(text.encode())
-        except psycopg.OperationalError:
-            raise
         except psycopg.Error as error:
+            if error.sqlstate is None:
+                raise
             return Rehearsal((), (_refused(error),), ())
         binding = proposal.binding
         call = None if binding is None else partial(first_call, binding=binding)

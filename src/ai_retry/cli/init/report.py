@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ai_retry.cli.rehearsal import Rehearsal
 
 _OLDEST = 150000
+_CURABLE = "nothing, if its user can cure it: a retry answers 409 SESSION_CONFLICT then, and keeps the paid answer"
 _CONFLICTS = ("23505", "23P01", "PT409")
 
 
@@ -65,7 +66,8 @@ def rehearsal(result: "Rehearsal") -> list[str]:
     lines += [f"  ok          {each}" for each in result.ran]
     lines += [f"  NOT RUN     {each}" for each in result.not_run]
     for each in result.refusals:
-        lines += [f"  refused     {printable(each.problem)}", f"              -> {printable(each.remedy)}"]
+        remedy = _CURABLE if each.step == "succeed" and each.sqlstate in _CONFLICTS else each.remedy
+        lines += [f"  refused     {printable(each.problem)}", f"              -> {printable(remedy)}"]
     if is_fatal(result):
         lines.append("Retries would fail; nothing was written.")
     return lines

@@ -14,6 +14,11 @@ from ai_retry.cli.init.notes import CannotBind, Notes
 from ai_retry.cli.init.values import from_output, guessed_output
 
 _WORDS: Final = ("session", "result", "output", "deck", "plan", "document", "content", "answer", "report", "set")
+_NOT: Final = frozenset({"auth.users"})
+_GIVEN: Final = (
+    *("user", "owner", "profile", "parent", "project", "folder", "workspace", "team", "organi", "template", "category"),
+    *("course", "chat", "conversation", "thread", "prompt", "source", "original", "tenant", "account", "created_by"),
+)
 _OTHERS: Final = (
     "log",
     "error",
@@ -61,7 +66,14 @@ def _pointer(table: Table, answers: Answers, columns: Columns, notes: Notes) -> 
             notes.guess("column session_id", each.name)
             columns.taken.append(each)
             return each
-    return columns.choose("session_id", names.SESSION, lambda each: not each.is_json)
+    return columns.choose("session_id", (*names.SESSION, *_results(table)), lambda each: not each.is_json)
+
+
+def _results(table: Table) -> list[str]:
+    """Columns that may point at what a success creates: they are empty at first."""
+    single = [each for each in table.foreign_keys if len(each.columns) == 1 and each.table not in _NOT | {table.quoted}]
+    names_ = [each.columns[0] for each in single if not table.columns[each.columns[0]].not_null]
+    return [each for each in names_ if not any(word in each for word in _GIVEN)]
 
 
 def _guessed(facts: Facts, table: Table, pointer: Column | None) -> Table | None:
