@@ -25,9 +25,6 @@ def from_output(
         at: the SQL that has the instant.
         output: the SQL that has the output.
         attempt: the SQL that has number, model and usage.
-
-    Raises:
-        CannotBind: it is no such path.
     """
     head, *steps = _STEP.findall(path)
     if head == "null" and not steps:
@@ -37,10 +34,6 @@ def from_output(
     if head in _ATTEMPT and not steps:
         expression = f"{attempt} {_ATTEMPT[head]}"
         return Value(column, _typed(expression, column, is_json=" -> " in expression))
-    if head != "output":
-        raise CannotBind(
-            f"--set {column.name}={path}: write output, output.KEY, model, usage, attempt, now or null on the right"
-        )
     return Value(column, _path(column, output, steps))
 
 
@@ -71,10 +64,14 @@ def placed(answers: Mapping[str, str], generations: Table, sessions: Table | Non
     """Say which table each answer of ``--set`` is about: ``generations`` or ``sessions``.
 
     Raises:
-        CannotBind: neither has such a column.
+        CannotBind: neither has such a column, or there is no such path.
     """
     found: dict[str, dict[str, str]] = {"generations": {}, "sessions": {}}
     for name, path in answers.items():
+        if next(iter(_STEP.findall(path)), None) not in {"output", "now", "null", *_ATTEMPT}:
+            raise CannotBind(
+                f"--set {name}={path}: write output, output.KEY, model, usage, attempt, now or null on the right"
+            )
         prefix, _, column = name.rpartition(".")
         homes = {"sessions": sessions, "generations": generations}
         if prefix:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 OURS: Final = ("queued", "processing", "success", "error", "timeout")
@@ -70,12 +71,20 @@ class Words:
         return [word for word in there if word not in bound]
 
 
+def _plain(word: str) -> str:
+    return re.sub(r"[\s-]+", "_", word.strip().lower())
+
+
+def _place(known: tuple[str, ...], word: Word) -> int:
+    """How far down a word stands in a list, null last."""
+    return len(known) if word is None else known.index(_plain(word))
+
+
 def meaning(word: Word) -> str | None:
     """Guess which of ours a word of the app's means."""
     if word is None:
         return "queued"
-    plain = re.sub(r"[\s-]+", "_", word.strip().lower())
-    return next((ours for ours, known in _KNOWN.items() if plain in known), None)
+    return next((ours for ours, known in _KNOWN.items() if _plain(word) in known), None)
 
 
 def bind(
@@ -96,10 +105,9 @@ def bind(
     allowed = tuple(allowed)
     taken = {word for words in given.values() for word in words}
     read: dict[str, list[Word]] = {ours: list(given.get(ours, ())) for ours in OURS}
-    for word in dict.fromkeys((*allowed, *there)):
-        ours = meaning(word)
-        if ours is not None and word not in taken:
-            read[ours].append(word)
+    for ours in OURS:
+        guessed = [word for word in dict.fromkeys((*allowed, *there)) if word not in taken and meaning(word) == ours]
+        read[ours] += sorted(guessed, key=partial(_place, _KNOWN[ours]))
     if not allowed:  # a word that is nowhere yet
         for ours in ("success", "error"):
             if not any(read[ours]):

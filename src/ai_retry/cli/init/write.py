@@ -187,8 +187,8 @@ def header(binding: Binding) -> str:
 def _status_lines(binding: Binding) -> list[str]:
     if binding.status is None:
         return [
-            "status        no column: a success is a generation whose session is there; any other one has failed. While",
-            "              the app's own call runs, no table says so: a retry beside it would call, too.",
+            "status        no column: a success is a generation whose session is there; any other one has failed.",
+            "              While the app's own call runs, no table says so: a retry beside it would call, too.",
         ]
     lines = []
     for ours in OURS:
