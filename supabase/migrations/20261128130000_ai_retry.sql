@@ -886,6 +886,7 @@ begin
   return pg_catalog.jsonb_build_object(
     'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
     'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
+    'session_conflict', case when p_is_whole then ai_retry.app_may_create_session(v_user_id, v_id) end,
     'session', v_session, 'version', v_stands.version, 'quota', v_stands.quota,
     'stored_answer', v_stands.stored_answer, 'live', v_stands.live, 'live_until', v_stands.live_until,
     'attempts', v_attempts, 'mine', v_mine, 'open_token', v_open_token,

@@ -109,6 +109,19 @@ comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
   'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
   'has to be given. Returns false, and changes nothing, where the id is there already.';
 
+create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
+returns text
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return null;
+end
+$$;
+comment on function ai_retry.app_may_create_session(uuid, uuid) is
+  'Asked before any call: null where a session could be created now, as far as is known; else why it could not, in words '
+  'for its user, who can cure it, such as: You have a planned session already.';
+
 create function ai_retry.app_report(
   p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
 )

@@ -82,6 +82,12 @@ class MemoryWorld:
         """Make the session function refuse, or accept again."""
         self._refusal = None if constraint is None else SessionRefused(constraint, conflict=conflict)
 
+    def foresee_conflict(self, user_id: UUID, reason: str | None) -> None:
+        """Say it, or forget it."""
+        self.app.conflicts.pop(user_id, None)
+        if reason is not None:
+            self.app.conflicts[user_id] = reason
+
     def advance(self, duration: timedelta) -> None:
         """Move the clock."""
         self.clock.advance(duration)

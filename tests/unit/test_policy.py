@@ -16,6 +16,7 @@ from ai_retry.domain.errors import (
     NotConfigured,
     QuotaExhausted,
     RetryInProgress,
+    SessionConflict,
     TooManyParallel,
 )
 from ai_retry.domain.model import Attempt, Generation, GenerationStatus, Outcome, QuotaRule, Snapshot, Waiver
@@ -50,6 +51,7 @@ REASONS: list[tuple[type[AiRetryError], dict[str, Any]]] = [
     (AlreadySucceeded, {"status": GenerationStatus.SUCCESS}),
     (RetryInProgress, {"status": GenerationStatus.PROCESSING, "updated_at": AS_OF}),
     (NotConfigured, {"can_create_session": False}),
+    (SessionConflict, {"session_conflict": "There is one already."}),
     (ContextMissing, {"prompt_data": None}),
     (AttemptsExhausted, {"attempts": 20}),
     (BackoffNotElapsed, {"next_attempt_at": AS_OF + SECOND}),

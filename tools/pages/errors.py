@@ -78,8 +78,9 @@ REMEDIES: Mapping[str, str] = {
         " lists the providers and models that are unavailable, and until when."
     ),
     "SESSION_CONFLICT": (
-        "Let the user remove what it conflicts with; `details.constraint` names the rule. The next retry uses the kept"
-        " answer, without a call."
+        "Let the user remove what it conflicts with; `details.constraint` names the rule, and the next retry uses the"
+        " kept answer, without a call. With `details.reason` nothing was called: your app knew [before the"
+        " call](../how-to/sessions-table.md#say-what-is-impossible-before-it-is-paid-for), and says why in its words."
     ),
     "SESSION_REJECTED": (
         "`details.constraint` names what rejected it: a constraint, a column or an SQLSTATE. Correct the data or"

@@ -26,7 +26,9 @@ _FORMS = """## How values are written
 
 - **Addresses** hold no credentials, no query and no fragment. `DATABASE_URL` starts with `postgresql://`, and its
   password is percent-encoded (`@` is `%40`, `/` is `%2F`, `%` is `%25`): what could be read in two ways is refused.
-- **`AI_MODELS`** is a list separated by commas.
+  Its parameters are libpq's; those of [other drivers](../how-to/pooler.md#if-something-is-odd) are left out.
+- **`AI_MODELS`, `AI_RETRY_ACCEPTED_ROLES`, `SUPABASE_JWT_ISSUER`** are lists separated by commas:
+  [whose tokens count](../how-to/flask-app.md#whose-tokens-count).
 - **`AI_HEADERS`, `AI_QUERY`** are JSON objects of texts: `{"api-version": "2024-10-21"}`.
 - **`AI_RESPONSE_FORMAT`** is `json_schema`, `json_object` or `none`: [how they differ](../how-to/prompts.md#schemas).
 - **`AI_EXTRA_BODY`** is a JSON object of request fields: `{"max_tokens": 800}`; not `messages`, `model` or `stream`.

@@ -245,10 +245,28 @@ class SessionRejected(AiRetryError):
 
 
 class SessionConflict(SessionRejected):
-    """The session conflicts with another one of its user, who can cure that: a unique or an exclusion constraint."""
+    """The session conflicts with another one of its user, who can cure that: a unique or an exclusion constraint.
+
+    ``reason``: the app knew before the call that no session could be created, and says so in its own words for its
+    user. Then nothing was written, and no provider was called.
+    """
 
     code = "SESSION_CONFLICT"
     http_status = 409
+
+    def __init__(
+        self,
+        cause: str | None = None,
+        *,
+        retry_after: timedelta | None = None,
+        reason: str | None = None,
+        answer_kept: bool = True,
+    ) -> None:
+        super().__init__(cause, retry_after=retry_after)
+        self.reason = reason
+        if reason is not None:
+            self.args = (f"No session can be created now: {reason}",)
+            self.details = {"reason": reason, "answer_kept": answer_kept}
 
 
 class LeaseLost(AiRetryError):

@@ -19,6 +19,7 @@ from ai_retry.domain.errors import (
     RetryExpired,
     RetryInProgress,
     RetryPoisoned,
+    SessionConflict,
     TooManyParallel,
 )
 from ai_retry.domain.model import (
@@ -114,9 +115,9 @@ def admit(
         charge: False when the user shall not pay: no unit is held, so the quota is not asked.
 
     Raises:
-        AlreadySucceeded, RetryInProgress, NotConfigured, ContextMissing, AttemptsExhausted, BackoffNotElapsed,
-        TooManyParallel, QuotaExhausted: in this order.
-        RetryExpired, RetryPoisoned, OtherReader: only to a worker, before ContextMissing.
+        AlreadySucceeded, RetryInProgress, NotConfigured, SessionConflict, ContextMissing, AttemptsExhausted,
+        BackoffNotElapsed, TooManyParallel, QuotaExhausted: in this order.
+        RetryExpired, RetryPoisoned: only to a worker, before SessionConflict; OtherReader: before ContextMissing.
     """
     snapshot = with_young_answer(snapshot, policy)
     generation = snapshot.generation
@@ -125,10 +126,10 @@ def admit(
         raise AlreadySucceeded(generation.id, generation.session_id)
     if not running:
         _refuse_in_progress(snapshot, policy)
-    if not snapshot.can_create_session:
-        raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
+    _refuse_without_function(snapshot)
     if running:
         _refuse_ended(snapshot, policy)
+    _refuse_conflict(snapshot)
     context = None if snapshot.stored_answer else _read(snapshot, context_from, running=running)
     _refuse_exhausted(snapshot, policy)
     if Waiver.BACKOFF not in waive:
@@ -379,6 +380,17 @@ def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
     deaths = [each for each in last if each.outcome is Outcome.ABANDONED and each.accepted_at == accepted_at]
     if len(deaths) == policy.max_abandoned:
         raise RetryPoisoned(policy.max_abandoned)
+
+
+def _refuse_without_function(snapshot: Snapshot) -> None:
+    if not snapshot.can_create_session:
+        raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
+
+
+def _refuse_conflict(snapshot: Snapshot) -> None:
+    """A stored answer is not tried in vain either; it stays."""
+    if snapshot.session_conflict is not None:
+        raise SessionConflict(reason=snapshot.session_conflict, answer_kept=snapshot.stored_answer is not None)
 
 
 def _refuse_too_soon(snapshot: Snapshot, *, later: timedelta) -> None:

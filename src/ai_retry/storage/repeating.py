@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, StorageOutcomeUnknown
 from ai_retry.domain.ports import Storage
-from ai_retry.storage.transport import Fault, is_internal
+from ai_retry.storage.transport import Fault, NeverReached, is_internal
 
 READ_FOR: Final = timedelta(seconds=3)  # a user is waiting, and a snapshot is too old after ten seconds
 SETTLE_FOR: Final = timedelta(seconds=20)  # something was paid for
@@ -49,7 +49,7 @@ def repeat(call: Callable[[], _T], patience: Patience) -> _T:
     try:
         return call()
     except StorageFailure as error:
-        if error.retry_after is None:
+        if not _may_pass(error):
             raise
         first = error
     return _Repeats(patience, began, first).run(call)
@@ -113,4 +113,5 @@ class _Repeats:
 
 
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, StorageFailure) and error.retry_after is not None
+    waited_for = isinstance(error, NeverReached)
+    return isinstance(error, StorageFailure) and error.retry_after is not None and not waited_for

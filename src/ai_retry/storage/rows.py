@@ -31,6 +31,7 @@ Json: TypeAlias = Mapping[str, Any]
 _T = TypeVar("_T")
 _Number = TypeVar("_Number", int, float)
 _LARGEST: Final = 2**63
+_LONGEST_REASON: Final = 200  # characters
 
 
 class NotOurs(Exception):
@@ -133,6 +134,7 @@ def read_snapshot(reply: Any) -> Snapshot:
         "open_token",
         "open_is_foreign",
         "routes",
+        "session_conflict",
     )
     return Snapshot(
         as_of=instant(row["as_of"]),
@@ -145,12 +147,18 @@ def read_snapshot(reply: Any) -> Snapshot:
         stored_answer=_stored_answer(row["stored_answer"]),
         session=row["session"],
         can_create_session=row["can_create_session"],
+        session_conflict=_conflict(row["session_conflict"]),
         hidden=row["hidden"],
         mine=row["mine"],
         open_token=UUID(row["open_token"]) if row["open_token"] else None,
         open_is_foreign=row["open_is_foreign"],
         routes=tuple(map(_route, row["routes"])),
     )
+
+
+def _conflict(reason: str | None) -> str | None:
+    """Read the app's own words, in one line."""
+    return " ".join(reason.split())[:_LONGEST_REASON] if reason is not None else None
 
 
 def _route(row: Json) -> Route:

@@ -89,6 +89,7 @@ def _places(binding: Binding) -> dict[str, str]:
         "writing_path": ", ".join(dict.fromkeys(("pg_catalog", schema, "public", "extensions", "pg_temp"))),
         "write": bodies.write(binding),
         "create_session": bodies.create_session(binding),
+        "foreseen": foreseen(binding),
         "create_columns": columns,
         "create_values": values,
         "report": bodies.report(binding),
@@ -98,6 +99,13 @@ def _places(binding: Binding) -> dict[str, str]:
         "last_error": bodies.last_error(binding),
         "describe": _described(binding),
     }
+
+
+def foreseen(binding: Binding) -> str:
+    """Name the unique and exclusion indexes of sessions that could be asked about before a call is paid for."""
+    table = binding.sessions.table
+    names = [each.name for each in table.indexes if each.exclusion or (each.unique and each.predicate)] if table else []
+    return f"  -- {', '.join(names)} may refuse a session: say here when it would" if names else ""
 
 
 def _word_functions(binding: Binding) -> str:

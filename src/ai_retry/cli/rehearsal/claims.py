@@ -1,6 +1,7 @@
 """Two claims of one generation: the second one must not begin."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -53,7 +54,8 @@ def claim_twice(connection: "psycopg.Connection[Any]", user_id: UUID, generation
     ]
     reader = Reader(context_from=_context)
     try:
-        snapshot = owned(storage.load(user_id, generation_id, _POLICY.quota, asked[0].token), user_id, generation_id)
+        loaded = owned(storage.load(user_id, generation_id, _POLICY.quota, asked[0].token), user_id, generation_id)
+        snapshot = replace(loaded, session_conflict=None)  # whatever this user may have just now
         first, second = (retry_now(snapshot, each, reader, _POLICY)[0] for each in asked)
         if not storage.begin(first).applied:
             raise ClaimFailed("a claim does not begin, though nothing else is open")

@@ -15,6 +15,7 @@ from ai_retry.domain.queue_model import Message, QueuedRetry
 from ai_retry.domain.reader import read_context
 
 OUTAGE_PACE: Final = timedelta(milliseconds=200)  # between the looks of attempts that wait for a route
+CONFLICT_WAIT: Final = timedelta(seconds=60)  # until a user may have made room for the session
 MISCONFIGURED_WAIT: Final = timedelta(seconds=60)  # until an operator may have acted
 
 
