@@ -1,5 +1,6 @@
 """Migrations as `supabase db push` applies them, their source, and the privileges of older Supabase projects."""
 
+import os
 import re
 from collections.abc import Callable
 from importlib.resources import files
@@ -9,6 +10,7 @@ import psycopg
 
 from tools.migration import APP, OURS
 
+OTHER_PGMQ = "TEST_PGMQ"
 _FILE = re.compile(r"(?P<version>\d+)_(?P<name>.*)\.sql")
 
 _HISTORY = """
@@ -75,9 +77,14 @@ def apply_schemas(connection: psycopg.Connection) -> None:
 
 
 def load_pgmq(database_url: str) -> None:
-    """Put pgmq into a database, as `create extension pgmq` does where Supabase Queues are enabled."""
+    """Put pgmq into a database, as `create extension pgmq` does where Supabase Queues are enabled.
+
+    `TEST_PGMQ` names the pgmq.sql of another version.
+    """
+    other = os.environ.get(OTHER_PGMQ)
+    script = Path(other) if other else files("pgmq") / "sql" / "pgmq.sql"
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute((files("pgmq") / "sql" / "pgmq.sql").read_bytes())
+        connection.execute(script.read_bytes())
 
 
 def grant_legacy_default_privileges(database_url: str) -> None:
