@@ -304,7 +304,7 @@ alter table public.events
   add column if not exists event_data jsonb,
   add column if not exists created_at timestamptz default statement_timestamp();
 
-grant select, update on table public.generations to service_role;
+grant select, insert, update on table public.generations to service_role;
 grant select, insert on table public.sessions to service_role;
 grant select, insert on table public.generation_error_logs, public.events to service_role;
 
@@ -490,6 +490,28 @@ end
 $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
   'Creates the session from the output, and returns its row with an id. p_attempt: number, model, usage.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb)
+returns boolean
+language plpgsql volatile security invoker
+set search_path = pg_catalog, public, extensions, pg_temp
+as $$
+begin
+  insert into public.generations (id, user_id, status, model, prompt_data)
+    values (p_generation_id, p_user_id, 'processing', p_request ->> 'model', p_request -> 'prompt_data')
+    on conflict (id) do nothing;
+  return found;
+end
+$$;
+comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
+  'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
+  'has to be given. Returns false, and changes nothing, where the id is there already.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end
@@ -715,7 +737,7 @@ begin
   return '{
     "version": 1,
     "tables": {
-      "public.generations": ["select", "update"],
+      "public.generations": ["select", "insert", "update"],
       "public.sessions": ["select", "insert"],
       "public.generation_error_logs": ["select", "insert"],
       "public.events": ["insert"]

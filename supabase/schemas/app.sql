@@ -93,6 +93,22 @@ $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
   'Creates the session from the output, and returns its row with an id. p_attempt: number, model, usage.';
 
+create function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb)
+returns boolean
+language plpgsql volatile security invoker
+set search_path = pg_catalog, public, extensions, pg_temp
+as $$
+begin
+  insert into public.generations (id, user_id, status, model, prompt_data)
+    values (p_generation_id, p_user_id, 'processing', p_request ->> 'model', p_request -> 'prompt_data')
+    on conflict (id) do nothing;
+  return found;
+end
+$$;
+comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
+  'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
+  'has to be given. Returns false, and changes nothing, where the id is there already.';
+
 create function ai_retry.app_report(
   p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
 )
@@ -263,7 +279,7 @@ begin
   return '{
     "version": 1,
     "tables": {
-      "public.generations": ["select", "update"],
+      "public.generations": ["select", "insert", "update"],
       "public.sessions": ["select", "insert"],
       "public.generation_error_logs": ["select", "insert"],
       "public.events": ["insert"]

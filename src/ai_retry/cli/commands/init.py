@@ -60,7 +60,7 @@ def init(**options: Any) -> None:
         raise click.UsageError("there is no terminal to ask in: give --yes to take the guesses")
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
-            proposal = _bound(connection, answers, options)
+            proposal = _bound(connection, answers)
             problems = _rehearsed(connection, proposal, output)
     except psycopg.OperationalError as error:
         raise NotReady(f"the database can't be reached ({error.sqlstate or 'no connection'})") from None
@@ -71,7 +71,16 @@ def init(**options: Any) -> None:
 
 def _answers(options: dict[str, Any]) -> Answers:
     """Read flags, and the file behind them."""
-    scalars = ("generations", "sessions", "error_logs", "events", "hidden", "soft_delete", "time_zone", "session_function")
+    scalars = (
+        "generations",
+        "sessions",
+        "error_logs",
+        "events",
+        "hidden",
+        "soft_delete",
+        "time_zone",
+        "session_function",
+    )
     try:
         flags = Answers(
             **{name: options[name] for name in scalars},
@@ -94,7 +103,7 @@ def _example(path: Path | None) -> Any:
         raise click.UsageError(f"--example-output {path}: {type(error).__name__}") from None
 
 
-def _bound(connection: "psycopg.Connection[Any]", answers: Answers, options: dict[str, Any]) -> "Proposal":
+def _bound(connection: "psycopg.Connection[Any]", answers: Answers) -> "Proposal":
     """Propose, ask, and print what was proposed; what can't be bound ends here."""
     from ai_retry.cli.init import interview  # noqa: PLC0415 - they import psycopg
     from ai_retry.cli.init.look import look  # noqa: PLC0415
@@ -106,7 +115,7 @@ def _bound(connection: "psycopg.Connection[Any]", answers: Answers, options: dic
         proposal = interview.proposed(connection, facts, answers)
     except CannotBind as error:
         _end(report.obstacle(error.obstacle, interview.tried(connection, error.obstacle.lines)))
-    _say(report.proposal(facts, proposal))
+    _say(report.proposal(proposal))
     return proposal
 
 

@@ -54,7 +54,8 @@ class Answers:
                 return replace(self, status={**self.status, name: values})
             case "set":
                 return replace(self, set={**self.set, name: which})
-        return replace(self, **{kind: which})
+        single: dict[str, Any] = {kind: which}
+        return replace(self, **single)
 
     def written(self) -> str:
         """The file's text."""

@@ -108,6 +108,11 @@ class Sessions:
     call: SessionCall | None = None
     insert: Insert | None = None
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the role that settles inserts rows of the table; a function may do so with its owner's rights."""
+        return self.insert is not None or (self.call is not None and not self.call.function.security_definer)
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorLog:
@@ -160,7 +165,7 @@ class Binding:
 
         need(self.table, "select", "insert", "update")
         need(self.owner.profiles, "select")
-        need(self.sessions.table, "select", *(["insert"] if self.sessions.insert else []))
+        need(self.sessions.table, "select", *(["insert"] if self.sessions.is_written else []))
         if self.error_log:
             need(self.error_log.insert.table, "select", "insert")
         for insert in (self.event, self.recovery_event):

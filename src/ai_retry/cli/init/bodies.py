@@ -10,9 +10,10 @@ _KEEP: Final = (
     "perform pg_catalog.set_config(  -- app_write puts it into the row, with the status\n"
     "  'ai_retry.answer', pg_catalog.jsonb_build_object('output', p_output, 'attempt', p_attempt)::text, true);"
 )
-_NOT_OURS: Final = """and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
-    select c.number from public.ai_retry_attempts c where c.generation_id = {id} and c.outcome = 'succeeded'
-  ) is null"""
+_WIDTH: Final = 96
+_NOT_OURS: Final = """and (  -- a subquery for each row: they are few, and a join would read everybody's attempts
+  select c.number from public.ai_retry_attempts c where c.generation_id = {id} and c.outcome = 'succeeded'
+) is null"""
 
 
 def indented(text: str, by: int) -> str:
@@ -26,7 +27,7 @@ def write(binding: Binding) -> str:
     on_success = _assignments(binding, success=True)
     declared = ["v_word constant text := ai_retry.app_word(p_status);"] if binding.status else []
     if any("v_answer" in each.sql for each in binding.on_success):
-        declared.append("v_answer constant jsonb := pg_catalog.current_setting('ai_retry.answer', true);")
+        declared.append("v_answer constant jsonb := nullif(pg_catalog.current_setting('ai_retry.answer', true), '');")
     head = "declare\n" + "".join(f"  {each}\n" for each in declared) if declared else ""
     update = f"update {table} g\n  set {{}}\n  where g.{key} = p_generation_id"
     success = (update.format(_listed(on_success)) + ";") if on_success else "null;  -- the session says it all"
@@ -67,7 +68,7 @@ def _listed(assignments: list[str]) -> str:
     lines = [""]
     for each in assignments:
         joined = f"{lines[-1]}, {each}" if lines[-1] else each
-        if len(joined) > 96 and lines[-1]:
+        if len(joined) > _WIDTH and lines[-1]:
             lines[-1] += ","
             lines.append(each)
         else:
@@ -109,7 +110,8 @@ def _returned(binding: Binding, call: SessionCall, by_generation: str) -> str:
         return f"perform {called};\n{by_generation}"
     if function.result_kind == "void":
         return (
-            f"perform {called};\nreturn (\n  select pg_catalog.jsonb_build_object('id', {expressions.session_id(binding)})\n"
+            f"perform {called};\nreturn (\n"
+            f"  select pg_catalog.jsonb_build_object('id', {expressions.session_id(binding)})\n"
             f"  from {binding.table.quoted} g where g.{binding.id.quoted} = p_generation_id);"
         )
     if function.result_kind in {"uuid", "text", "varchar", "int4", "int8"} and not function.returns_set:
@@ -171,7 +173,8 @@ def own_successes(binding: Binding) -> str:
     created, key = f"g.{binding.created.column.quoted}", f"g.{binding.id.quoted}"
     mine = f"g.{binding.owner.column.quoted} = {binding.owner.given('p_user_id')}"
     return (
-        f"return query\n  select least({binding.created.read('g')}, p_at)  -- the app's instants may be any, also infinite\n"
+        f"return query\n  select least({binding.created.read('g')}, p_at)"
+        "  -- the app's instants may be any, also infinite\n"
         f"  from {binding.table.quoted} g\n"
         f"  where {mine} and {created} > {binding.created.given('p_since')} and {expressions.succeeded(binding)}\n"
         f"    {indented(_NOT_OURS.format(id=key), 4)}\n  order by {created} desc\n  limit p_limit;"
@@ -229,13 +232,10 @@ def last_error(binding: Binding) -> str:
         at = log.at.read("l") if log.at else "null"
         order = f"\n    order by l.{log.at.column.quoted} desc nulls last limit 1" if log.at else "\n    limit 1"
         by_id = log.pointed.name == binding.id.name
-        own = (
-            "p_generation_id"
-            if by_id
-            else (
-                f"(select g.{log.pointed.quoted} from {binding.table.quoted} g where g.{binding.id.quoted} = p_generation_id)"
-            )
-        )
+        own = "p_generation_id"
+        if not by_id:
+            found = f"from {binding.table.quoted} g where g.{binding.id.quoted} = p_generation_id"
+            own = f"(select g.{log.pointed.quoted} {found})"
         return (
             f"return (\n  select pg_catalog.jsonb_build_object('code', l.{log.code.quoted}, 'at', {at})\n"
             f"  from {log.insert.table.quoted} l\n  where l.{log.generation.quoted} = {own}{order}\n);"

@@ -9,6 +9,7 @@ from ai_retry.cli.init.notes import CannotBind, Notes
 
 _SEAM: Final = "ai_retry_create_session"
 _OUTPUT: Final = ("output", "content", "result", "answer", "data", "response", "payload", "body", "json")
+_USER: Final = ("user", "owner", "profile", "author")
 _ATTEMPT: Final = ("attempt", "meta", "usage")
 
 
@@ -64,24 +65,21 @@ def call_of(function: Function, table: Table, sessions: Sessions) -> SessionCall
 
 
 def _value(argument: Argument, table: Table, seen: set[str]) -> str | None:
-    name = argument.name.lower()
+    """What an argument is given; None: it means nothing to us."""
+    name, value = argument.name.lower(), None
     if argument.type == table.quoted:
-        return "v_generation"
-    if argument.kind == "uuid":
-        if any(word in name for word in ("user", "owner", "profile", "author")):
-            return "p_user_id"
-        if name:
-            return "p_generation_id"
-        return "p_user_id" if "p_user_id" not in seen else "p_generation_id"
-    if argument.kind in {"json", "jsonb"}:
-        is_attempt = any(word in name for word in _ATTEMPT) or "p_output" in seen or "p_output::json" in seen
+        value = "v_generation"
+    elif argument.kind == "uuid":
+        is_user = any(word in name for word in _USER) if name else "p_user_id" not in seen
+        value = "p_user_id" if is_user else "p_generation_id"
+    elif argument.kind in {"json", "jsonb"}:
+        is_attempt = any(word in name for word in _ATTEMPT) or bool(seen & {"p_output", "p_output::json"})
         value = "p_attempt" if is_attempt else "p_output"
-        return value if argument.kind == "jsonb" else f"{value}::json"
-    if argument.kind in {"text", "varchar"}:
-        if "model" in name:
-            return "p_attempt ->> 'model'"
-        if any(word in name for word in _OUTPUT):
-            return "p_output #>> '{}'"
-    if argument.kind in {"int4", "int8"} and "attempt" in name:
-        return "(p_attempt ->> 'number')::integer"
-    return None
+        value += "" if argument.kind == "jsonb" else "::json"
+    elif argument.kind in {"text", "varchar"} and "model" in name:
+        value = "p_attempt ->> 'model'"
+    elif argument.kind in {"text", "varchar"} and any(word in name for word in _OUTPUT):
+        value = "p_output #>> '{}'"
+    elif argument.kind in {"int4", "int8"} and "attempt" in name:
+        value = "(p_attempt ->> 'number')::integer"
+    return value

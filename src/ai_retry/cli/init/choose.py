@@ -112,24 +112,19 @@ def key_of(table: Table, columns: Columns) -> Column:
         CannotBind: no unique uuid is there; the lines add one.
     """
     answered = columns.answered("id")
-    if answered:
-        key = answered[0]
-    else:
-        keys = [*table.key, "id", "uuid", "public_id", "retry_id"]
-        fitting = [table.columns[each] for each in keys if each in table.columns and table.columns[each].kind == "uuid"]
-        unique = [each for each in fitting if table.unique(each.name)]
-        if not unique:
-            raise CannotBind(
-                f"{table.quoted} has no unique column of type uuid, by which ai-retry names generations",
-                [
-                    f"alter table {table.quoted} add column retry_id uuid not null default gen_random_uuid();",
-                    f"alter table {table.quoted} add constraint {table.name}_retry_id_key unique (retry_id);",
-                ],
-                "then run ai-retry init --column id=retry_id",
-            )
-        key = unique[0]
-    if key.kind != "uuid" or not table.unique(key.name):
-        raise CannotBind(f"{table.quoted}.{key.name} must be a unique uuid, since ai-retry names generations by it")
+    wanted = [each.name for each in answered] if answered else [*table.key, "id", "uuid", "public_id", "retry_id"]
+    fitting = [table.columns[each] for each in wanted if each in table.columns and table.columns[each].kind == "uuid"]
+    key = next((each for each in fitting if table.names_rows(each.name)), None)
+    if key is None:
+        raise CannotBind(
+            f"{table.quoted} has no unique column of type uuid"
+            f"{f' named {wanted[0]}' if answered else ''}, by which ai-retry could name generations",
+            [
+                f"alter table {table.quoted} add column retry_id uuid not null default gen_random_uuid();",
+                f"alter table {table.quoted} add unique (retry_id);",
+            ],
+            "then run ai-retry init --column id=retry_id",
+        )
     columns.taken.append(key)
     return key
 
@@ -164,14 +159,17 @@ def generations_owner(facts: Facts, table: Table, columns: Columns, notes: Notes
     answered = columns.answered("user_id")
     owner = owner_of(facts, table, answered[0] if answered else None)
     if owner is None:
-        texts = [each for each in names.USERS if each in table.columns]
-        lines = (
-            [f"alter table {table.quoted} alter column {texts[0]} type uuid using {texts[0]}::uuid;"] if texts else []
-        )
+        named = answered[0] if answered else names.pick(table, names.USERS, lambda each: each.is_text)
+        if named is not None:
+            line = f"alter table {table.quoted} alter column {named.quoted} type uuid using {named.quoted}::uuid;"
+        else:
+            line = f"alter table {table.quoted} add column user_id uuid references auth.users (id) on delete cascade;"
         raise CannotBind(
             f"{table.quoted} has no column of type uuid that says whose a generation is",
-            lines,
-            "then run ai-retry init again" if lines else "name it: ai-retry init --column user_id=COLUMN",
+            [line],
+            "then run ai-retry init again"
+            if named is not None
+            else "fill it for the rows that are there, let the app write it, and run ai-retry init again",
         )
     if answered is None:
         notes.guess("column user_id", owner.column.name)

@@ -1,12 +1,8 @@
 """Expressions of a binding: what a generation says, in SQL; ``g`` is its row, ``s`` that of its session."""
 
-from typing import Final
-
 from ai_retry.cli.init.binding import Binding, Link, Sessions, Value, literal
 from ai_retry.cli.init.facts import Column
 from ai_retry.cli.init.words import OURS, Word
-
-_BELIEVED: Final = "interval '15 minutes'"
 
 
 def status(binding: Binding) -> str:
@@ -15,12 +11,7 @@ def status(binding: Binding) -> str:
     if column is not None:
         text = f"g.{column.quoted}" if column.type == "text" else f"g.{column.quoted}::text"
         return f"ai_retry.app_status({text})"
-    failed = _failed(binding)
-    if failed is None:
-        return f"case when {succeeded(binding)} then 'success' else 'error' end"
-    touched = binding.updated or binding.created
-    young = f"\n  when {touched.read('g')} > pg_catalog.now() - {_BELIEVED} then 'processing'" if touched else ""
-    return f"case\n  when {succeeded(binding)} then 'success'\n  when {failed} then 'error'{young}\n  else 'error' end"
+    return f"case when {succeeded(binding)} then 'success' else 'error' end"
 
 
 def succeeded(binding: Binding) -> str:
@@ -178,16 +169,3 @@ def _owned(binding: Binding, user: str) -> str:
     own = owner.read("s")
     return f" and {own} = {user}" if owner.column.not_null else f" and coalesce({own}, {user}) = {user}"
 
-
-def _failed(binding: Binding) -> str | None:
-    """Whether an error of it stands anywhere; None: errors stand nowhere."""
-    if binding.error_code is not None:
-        return f"g.{binding.error_code.quoted} is not null"
-    if binding.on_failure:
-        return f"g.{binding.on_failure[0].column.quoted} is not null"
-    log = binding.error_log
-    if log is not None and log.generation is not None:
-        return (
-            f"exists (select from {log.insert.table.quoted} l where l.{log.generation.quoted} = g.{log.pointed.quoted})"
-        )
-    return None

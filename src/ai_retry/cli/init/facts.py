@@ -149,6 +149,10 @@ class Table:
             each.unique and each.columns == (column,) and each.predicate is None for each in self.indexes
         ) or self.key == (column,)
 
+    def names_rows(self, column: str) -> bool:
+        """Whether a value stands for one row; in a partitioned table no index can say so by itself."""
+        return self.unique(column) or (self.partitioned and column in self.key)
+
     def allowed(self, column: str) -> tuple[str, ...]:
         """The words that checks, or the enum, allow in a column; none: any."""
         if self.columns[column].labels:
@@ -184,6 +188,7 @@ class Function:
     result_kind: str
     returns_set: bool
     executable: bool  # by service_role
+    security_definer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

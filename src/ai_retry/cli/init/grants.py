@@ -18,7 +18,7 @@ def grants(
 
     need(table, "select", "insert", "update")
     need(owner.profiles, "select")
-    need(sessions.table, "select", *(["insert"] if sessions.insert else []))
+    need(sessions.table, "select", *(["insert"] if sessions.is_written else []))
     need(log.insert.table if log else None, "select", "insert")
     need(event.table if event else None, "insert")
     return tuple(dict.fromkeys((*_of_schemas(facts, needs), *_of_tables(needs), *_of_calls(sessions))))

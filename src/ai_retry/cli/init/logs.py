@@ -102,16 +102,9 @@ def _with_copies(table: Table, target: Table, values: list[Value]) -> list[Value
     known = {each.column.name for each in values}
     for column in target.columns.values():
         same = table.columns.get(column.name)
-        wanted = column.is_required or column.name in names.MODEL
-        if (
-            wanted
-            and column.name not in known
-            and same is not None
-            and same.type == column.type
-            and column.name != "id"
-        ):
-            if same.not_null or not column.not_null:
-                values.append(Value(column, f"g.{same.quoted}"))
+        wanted = column.name not in known | {"id"} and (column.is_required or column.name in names.MODEL)
+        if wanted and same is not None and same.type == column.type and (same.not_null or not column.not_null):
+            values.append(Value(column, f"g.{same.quoted}"))
     return values
 
 
@@ -119,26 +112,22 @@ def events(facts: Facts, answers: Answers, zone: str, notes: Notes) -> tuple[Ins
     """Choose the table of events, or none: what is written of an attempt, and of a recovery."""
     if answers.events == NONE:
         return None, None
-    if answers.events is not None:
-        target: Table | None = named_table(facts, answers.events, "--events")
-        found = _events(facts, target, zone) if target else None
-        if target is not None and found is not None:
-            if _filled(target, list(found[0].values), "events", notes) is None:
-                return None, None
-    else:
-        found = next(
-            (
-                both
-                for name in _EVENTS
-                for each in facts.tables.values()
-                if each.name == name
-                and (both := _events(facts, each, zone)) is not None
-                and not _lacking(each, both[0].values)
-            ),
-            None,
-        )
+    if answers.events is None:
+        found = _guessed_events(facts, zone)
         notes.guess("events", found[0].table.quoted if found else NONE)
-    return found or (None, None)
+        return found or (None, None)
+    target = named_table(facts, answers.events, "--events")
+    found = _events(facts, target, zone)
+    if found is None:
+        notes.leave_out(f"events: {target.quoted} has no column that takes the name of an event, such as event_type")
+        return None, None
+    return found if _filled(target, list(found[0].values), "events", notes) else (None, None)
+
+
+def _guessed_events(facts: Facts, zone: str) -> tuple[Insert, Insert] | None:
+    tables = [each for name in _EVENTS for each in facts.tables.values() if each.name == name]
+    both = [found for each in tables if (found := _events(facts, each, zone)) is not None]
+    return next((found for found in both if not _lacking(found[0].table, found[0].values)), None)
 
 
 def _events(facts: Facts, target: Table, zone: str) -> tuple[Insert, Insert] | None:

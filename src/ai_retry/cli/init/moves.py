@@ -3,30 +3,40 @@
 from collections.abc import Iterator
 
 from ai_retry.cli.init.binding import Binding
-from ai_retry.cli.init.facts import Facts, Table
+from ai_retry.cli.init.facts import Table, Trigger
 
 _LARGE = 1000
 _CALLS = ("http_request", "net.http_", "http_post", "pg_net", "http(")
 _CHARGES = ("credit", "balance", "token", "quota", "usage", "charge", "ledger")
 
 
-def moves(facts: Facts, binding: Binding) -> Iterator[tuple[str, list[str]]]:
+def moves(binding: Binding) -> Iterator[tuple[str, list[str]]]:
     """List what moves, by headings; headings with nothing below them are left out by the caller."""
     tables = [table for table, _ in binding.tables()]
     yield "Triggers that fire when ai-retry writes:", [line for table in tables for line in _triggers(table, binding)]
     yield "A first call of ai-retry's inserts a generation, and so would start or charge again:", _inserts(binding)
-    yield "Unique or exclusion indexes that a status or a session may violate:", [
-        line for table in tables for line in _indexes(table, binding)
-    ]
+    yield (
+        "Unique or exclusion indexes that a status or a session may violate:",
+        [line for table in tables for line in _indexes(table, binding)],
+    )
     yield "End users can write:", [line for table in tables for line in _writable(table)]
-    yield "Restrictive policies, which the service role passes over:", [
-        f'{table.quoted}: "{each.name}" ({each.command}); an endpoint has to ask the same of its callers, such as aal2'
-        for table in tables
-        for each in table.policies
-        if not each.permissive
-    ]
-    yield "Partitioned:", [f"{table.quoted}: a row without a partition is refused" for table in tables if table.partitioned]
-    yield "Indexes that searches need; without them they read the whole table. Build them without a lock:", _wanted(binding)
+    yield (
+        "Restrictive policies, which the service role passes over; an endpoint has to ask the same, such as aal2:",
+        [
+            f'{table.quoted}: "{each.name}" ({each.command})'
+            for table in tables
+            for each in table.policies
+            if not each.permissive
+        ],
+    )
+    yield (
+        "Partitioned:",
+        [f"{table.quoted}: a row without a partition is refused" for table in tables if table.partitioned],
+    )
+    yield (
+        "Indexes that searches need; without them they read the whole table. Build them without a lock:",
+        _wanted(binding),
+    )
 
 
 def _triggers(table: Table, binding: Binding) -> Iterator[str]:
@@ -35,16 +45,15 @@ def _triggers(table: Table, binding: Binding) -> Iterator[str]:
         events = [event for event in each.events if event in written]
         if events:
             on = f" of {', '.join(each.columns)}" if each.columns else ""
-            yield f"{table.quoted}: {each.name} ({' or '.join(events)}{on}) runs {each.function}{_choice(table, each, binding)}"
+            choice = _choice(each, binding) if table is binding.table else ""
+            yield f"{table.quoted}: {each.name} ({' or '.join(events)}{on}) runs {each.function}{choice}"
 
 
-def _choice(table: Table, trigger: object, binding: Binding) -> str:
-    from ai_retry.cli.init.facts import Trigger  # noqa: PLC0415
-
-    status = binding.status
-    if not isinstance(trigger, Trigger) or table is not binding.table or status is None:
+def _choice(trigger: Trigger, binding: Binding) -> str:
+    """What can be done about a trigger that fires on the status."""
+    if binding.status is None or not trigger.is_after or "update" not in trigger.events:
         return ""
-    if not trigger.is_after or not trigger.mentions(status.name) or "update" not in trigger.events:
+    if not trigger.mentions(binding.status.name):
         return ""
     if binding.words.quiet:
         return "; no status is written while a retry waits or runs"
@@ -64,7 +73,9 @@ def _indexes(table: Table, binding: Binding) -> Iterator[str]:
     status = binding.status.name if binding.status else ""
     for each in table.indexes:
         partial = each.predicate is not None
-        involves = table is not binding.table or status in each.columns or (partial and status in (each.predicate or ""))
+        involves = (
+            table is not binding.table or status in each.columns or (partial and status in (each.predicate or ""))
+        )
         if (each.unique or each.exclusion) and (partial or each.exclusion) and involves:
             yield each.definition
 

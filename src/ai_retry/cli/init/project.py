@@ -40,7 +40,7 @@ def migrations(directory: Path, ours: str, app: str, now: datetime | None = None
     """
     folder = directory / "migrations"
     there = sorted(folder.glob("*.sql")) if folder.is_dir() else []
-    newest = max((found[1] for path in there if (found := _STAMPED.fullmatch(path.name))), default="0")
+    newest = max((match[1] for path in there if (match := _STAMPED.fullmatch(path.name))), default="0")
     stamp = (now or datetime.now(UTC)).replace(microsecond=0)
     stamps = [stamp + timedelta(seconds=by) for by in (0, 1)]
     written = [f"{each:%Y%m%d%H%M%S}" for each in stamps]
@@ -48,8 +48,8 @@ def migrations(directory: Path, ours: str, app: str, now: datetime | None = None
         after = datetime.strptime(newest, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
         written = [f"{after + timedelta(seconds=by):%Y%m%d%H%M%S}" for by in (1, 2)]
     same = any(_OURS.fullmatch(path.name) and path.read_text(encoding="utf-8") == ours for path in there)
-    found = [] if same else [Migration(folder / f"{written[0]}_ai_retry.sql", ours)]
-    return [*found, Migration(folder / f"{written[1]}_ai_retry_app.sql", app)]
+    first = [] if same else [Migration(folder / f"{written[0]}_ai_retry.sql", ours)]
+    return [*first, Migration(folder / f"{written[1]}_ai_retry_app.sql", app)]
 
 
 def write(files: Sequence[Migration]) -> None:

@@ -16,7 +16,7 @@ from ai_retry.cli.init.sessions import find_sessions, with_creation
 from ai_retry.cli.init.values import from_output, guessed_output, placed
 from ai_retry.cli.init.words import OURS, Word, Words, bind
 
-_NO_WORDS: Final = Words({ours: () for ours in OURS}, dict.fromkeys(OURS))
+_NO_WORDS: Final = Words(dict.fromkeys(OURS, ()), dict.fromkeys(OURS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ def _on_success(
         column = table.columns.get(name)
         if column is not None and "error" in name and not column.not_null and name not in found:
             values.append(Value(column, "null"))
-    return tuple(dict((each.column.name, each) for each in values).values())
+    return tuple({each.column.name: each for each in values}.values())
 
 
 def _error_columns(table: Table, columns: Columns, notes: Notes) -> tuple[Column | None, tuple[Value, ...]]:

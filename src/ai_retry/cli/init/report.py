@@ -24,14 +24,19 @@ def no_project(facts: Facts) -> list[str]:
         lines.append("there is no table auth.users")
     if facts.server_version < _OLDEST:
         lines.append(f"this is PostgreSQL {facts.server_version // 10000}, and 15 or newer is needed")
-    return ["ai-retry needs a Supabase project; nothing was written:", *(f"  {each}" for each in lines)] if lines else []
+    return (
+        ["ai-retry needs a Supabase project; nothing was written:", *(f"  {each}" for each in lines)] if lines else []
+    )
 
 
 def obstacle(what: Obstacle, tried: "Tried | None") -> list[str]:
     """Say why the tables can't be bound, with the lines that change it, if they do."""
     lines = ["The tables can't be bound as they are; nothing was written.", f"  {printable(what.problem)}"]
     if tried is not None and tried.refused is None:
-        lines += ["  These lines change it; they were run here, and rolled back:", *(f"    {each}" for each in what.lines)]
+        lines += [
+            "  These lines change it; they were run here, and rolled back:",
+            *(f"    {each}" for each in what.lines),
+        ]
     elif tried is not None:
         lines.append(f"  What would change it is refused here ({tried.refused}): {' '.join(what.lines)}")
     if what.then:
@@ -39,7 +44,7 @@ def obstacle(what: Obstacle, tried: "Tried | None") -> list[str]:
     return lines
 
 
-def proposal(facts: Facts, what: "Proposal") -> list[str]:
+def proposal(what: "Proposal") -> list[str]:
     """List what was guessed, what is left out, and what moves when ai-retry writes."""
     if what.binding is None:
         return ["There are no tables of generations yet: ai-retry creates its own four."]
@@ -49,7 +54,7 @@ def proposal(facts: Facts, what: "Proposal") -> list[str]:
         lines.append(f"  {each.what:<22} {printable(each.which)}{why}")
     lines += _section("Left out:", what.notes.left_out)
     lines += _section("Granted to service_role:", what.binding.grants)
-    for title, found in moves(facts, what.binding):
+    for title, found in moves(what.binding):
         lines += _section(title, found)
     return lines
 

@@ -63,9 +63,9 @@ def made_up_value(table: Table, column: Column) -> Any:
 
 def _like_another(connection: "psycopg.Connection[Any]", binding: Binding) -> tuple[UUID, dict[str, Any]] | None:
     question = sql.SQL(_LIKE).format(
-        owner=sql.SQL(binding.owner.read("g")),  # type: ignore[arg-type] # of names that the catalogue has quoted
-        id=sql.SQL(f"g.{binding.id.quoted}"),  # type: ignore[arg-type]
-        table=sql.SQL(binding.table.quoted),  # type: ignore[arg-type]
+        owner=sql.SQL(binding.owner.read("g")),
+        id=sql.SQL(f"g.{binding.id.quoted}"),
+        table=sql.SQL(binding.table.quoted),
     )
     row = connection.execute(question).fetchone()
     if row is None:
@@ -73,7 +73,9 @@ def _like_another(connection: "psycopg.Connection[Any]", binding: Binding) -> tu
     request = row[1]
     for each in binding.on_create:
         if binding.table.unique(each.column.name):
-            request[each.column.name] = str(uuid4()) if each.column.is_text else made_up_value(binding.table, each.column)
+            request[each.column.name] = (
+                str(uuid4()) if each.column.is_text else made_up_value(binding.table, each.column)
+            )
     return row[0], request
 
 

@@ -1,6 +1,7 @@
 """What a success creates: by the app's own function, by an insert, or in the generation itself."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from ai_retry.cli.init import names
@@ -39,13 +40,10 @@ def find_sessions(facts: Facts, table: Table, answers: Answers, columns: Columns
     if answers.sessions == NONE:
         return Sessions(Link.SELF)
     if answers.sessions is not None:
-        target = named_table(facts, answers.sessions, "--sessions")
-    else:
-        target = _guessed(facts, table, pointer)
-        notes.guess("sessions", target.quoted if target else NONE)
-        if target is None:
-            return Sessions(Link.SELF)
-    return _linked(facts, table, target, pointer, columns)
+        return _linked(facts, table, named_table(facts, answers.sessions, "--sessions"), pointer, columns)
+    target = _guessed(facts, table, pointer)
+    notes.guess("sessions", target.quoted if target else NONE)
+    return Sessions(Link.SELF) if target is None else _linked(facts, table, target, pointer, columns)
 
 
 def _pointer(table: Table, answers: Answers, columns: Columns, notes: Notes) -> Column | None:
@@ -111,23 +109,15 @@ def with_creation(
     """
     function = named_function(facts, table, answers, notes)
     if function is not None:
-        call = call_of(function, table, sessions)
-        return Sessions(
-            sessions.link, sessions.table, sessions.key, sessions.pointer, sessions.pointed, sessions.owner, call
-        )
+        return replace(sessions, call=call_of(function, table, sessions))
     if sessions.table is None:
         return sessions
-    insert = _insert(facts, table, sessions, placed, zone, notes)
-    return Sessions(
-        sessions.link, sessions.table, sessions.key, sessions.pointer, sessions.pointed, sessions.owner, None, insert
-    )
+    return replace(sessions, insert=_insert(table, sessions, sessions.table, placed, zone, notes))
 
 
 def _insert(
-    facts: Facts, table: Table, sessions: Sessions, placed: Mapping[str, str], zone: str, notes: Notes
+    table: Table, sessions: Sessions, target: Table, placed: Mapping[str, str], zone: str, notes: Notes
 ) -> Insert:
-    target = sessions.table
-    assert target is not None  # noqa: S101 - the caller has looked
     values: dict[str, Value] = {}
     rows = sessions.link is Link.ROWS
     if sessions.owner is not None:

@@ -54,7 +54,7 @@ _NEAREST: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """``read``: the app's words by ours; None is null. ``written``: the word that is written for ours; None: nothing."""
+    """``read``: the app's words by ours; None is null. ``written``: the word written for ours; None: nothing is."""
 
     read: Mapping[str, tuple[Word, ...]]
     written: Mapping[str, str | None]

@@ -48,13 +48,14 @@ def binding_sql(binding: Binding) -> str:
 
 def fill(template: str, values: Mapping[str, str]) -> str:
     """Put values into their places; a line with nothing but an empty value goes, others keep their indentation."""
-    lines = []
+    lines: list[str] = []
     for line in template.splitlines():
         alone = _ALONE.fullmatch(line)
         if alone is not None and not values[alone[2]]:
             continue
         indent = len(line) - len(line.lstrip())
-        filled = _PLACE.sub(lambda place, by=indent: bodies.indented(values[place[1]], by), line)
+        indented = {name: bodies.indented(value, indent) for name, value in values.items()}
+        filled = _PLACE.sub(lambda place, of=indented: str(of[place[1]]), line)  # type: ignore[misc]
         lines.extend(each.rstrip() for each in filled.split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
@@ -129,7 +130,11 @@ def _created(binding: Binding) -> tuple[str, str]:
     for instant in (binding.created, binding.updated):
         if instant is not None and instant.column.default is None and not instant.column.generated:
             pairs.append((instant.column.quoted, instant.given("pg_catalog.clock_timestamp()")))
-    return ", ".join(name for name, _ in pairs), ",\n".join(value for _, value in pairs)
+    columns, values = ", ".join(name for name, _ in pairs), ",\n  ".join(value for _, value in pairs)
+    if binding.table.unique(binding.id.name):
+        return columns, f") values (\n  {values}\n) on conflict ({binding.id.quoted}) do nothing;"
+    there = f"select from {binding.table.quoted} g where g.{binding.id.quoted} = p_generation_id"
+    return columns, f") select\n  {values}\nwhere not exists ({there});"
 
 
 def _described(binding: Binding) -> str:
@@ -181,12 +186,9 @@ def header(binding: Binding) -> str:
 
 def _status_lines(binding: Binding) -> list[str]:
     if binding.status is None:
-        kept = "a success is a generation whose session is there"
         return [
-            f"status        no column: {kept}, any other one counts as failed; the app's own call",
-            (
-                "              is not seen, so that a retry beside it makes a second call: ask for retries of failures only"
-            ),
+            "status        no column: a success is a generation whose session is there; any other one has failed, as far",
+            "              as the app's tables say. While the app's own call runs, a retry beside it would call, too.",
         ]
     lines = []
     for ours in OURS:

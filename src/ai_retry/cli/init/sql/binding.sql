@@ -109,9 +109,7 @@ as $$
 begin
   insert into <<generations>> (
     <<create_columns>>
-  ) values (
-    <<create_values>>
-  ) on conflict (<<id_name>>) do nothing;
+  <<create_values>>
   return found;
 end
 $$;

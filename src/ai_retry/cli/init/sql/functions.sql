@@ -8,7 +8,7 @@ select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
       'kind', y.typname, 'has_default', a.place > p.pronargs - p.pronargdefaults) order by a.place), '[]')
     from pg_catalog.unnest(p.proargtypes::oid[]) with ordinality a (type, place)
     join pg_catalog.pg_type y on y.oid = a.type),
-  'result', pg_catalog.pg_get_function_result(p.oid), 'result_kind', r.typname, 'returns_set', p.proretset,
+  'result', pg_catalog.pg_get_function_result(p.oid), 'result_kind', r.typname, 'returns_set', p.proretset, 'security_definer', p.prosecdef,
   'executable', exists (
     select from pg_catalog.pg_roles o
     where o.rolname = 'service_role' and pg_catalog.has_function_privilege(o.oid, p.oid, 'execute'))
