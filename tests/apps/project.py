@@ -36,6 +36,7 @@ _OWNS: Final = f"""
 drop schema if exists supabase_migrations cascade;
 grant usage on schema auth to {OWNER};
 grant all on all tables in schema auth to {OWNER};
+update pg_extension set extowner = '{OWNER}'::regrole where extname = 'pgmq';
 grant all on schema pgmq to {OWNER} with grant option;
 grant all on all tables in schema pgmq to {OWNER} with grant option;
 grant all on all sequences in schema pgmq to {OWNER} with grant option;

@@ -85,7 +85,7 @@ class Story:
         expected = self.app.expects(stage)
         assert expected, f"{self.app.name} expects nothing when it is {stage}"
         broken = [each.promise for each in expected if self.project.rows(filled(each.query, **places)) != [(True,)]]
-        assert broken == [], f"{self.app.name}, {stage}"
+        assert broken == [], f"{self.app.name}, {stage}: {broken}"
 
     def first_call(self, user_id: UUID) -> UUID:
         """The app's own insert."""
