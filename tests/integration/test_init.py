@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,3 +171,21 @@ def test_a_database_that_is_no_project_is_said(stack: Stack, bare_database: str,
 
     assert result.exit_code == 1
     assert "there is no table auth.users" in result.output
+
+
+def test_declared_schemas_give_what_the_migrations_give(stack: Stack, tmp_path: Path) -> None:
+    """A database that is made of `schema_paths` equals the migrated one: the next diff is empty. Comments stay."""
+    with (
+        project_of(stack, APPS["declared"], tmp_path / "a") as project,
+        project_of(stack, APPS["empty"], tmp_path / "b") as shadow,
+    ):
+        assert init(project, *APPS["declared"].flags).exit_code == 0
+        config = (project.folder / "config.toml").read_text(encoding="utf-8")
+        for path in written(project):
+            project.run(path.read_text(encoding="utf-8"))
+        for pattern in tomllib.loads(config)["db"]["migrations"]["schema_paths"]:
+            for path in sorted(project.folder.glob(pattern)):
+                shadow.run(path.read_text(encoding="utf-8"))
+
+        assert schema_of(shadow.url) == schema_of(project.url)
+        assert "# Tables first, then what is made of them." in config

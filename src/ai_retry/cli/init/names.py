@@ -75,6 +75,10 @@ OUTPUT: Final = (
     ),
     *("session_data", "plan", "details", "generated", "response_text"),
 )
+RESPONSE: Final = (
+    *("response_data", "output", "output_data", "result", "result_data", "response", "response_json", "completion"),
+    *("answer", "generated_content", "output_text", "generated_text", "raw_output", "response_text"),
+)
 FINISHED: Final = ("completed_at", "finished_at", "succeeded_at", "ended_at", "done_at", "generated_at")
 ERROR_CODE: Final = (
     "error_code",
