@@ -125,7 +125,9 @@ def test_what_refuses_a_retry_is_named(project: Project) -> None:
 
     assert result.exit_code == 1, result.output
     assert 'rehearsing "succeed", ai_retry.app_write' in result.output
-    assert "in public.no" in result.output
+    assert "it raises an error (23514) in no, line 1" in result.output
+    assert "sonnet" not in result.output
+    assert "not ai-retry" not in result.output
     assert "Retries would fail; nothing was written." in result.output
     assert written(project) == []
 

@@ -13,7 +13,11 @@ from ai_retry.cli.init.write import binding_sql
 from tests.helpers.schemas import GENERATION, facts, table
 
 KNOWN = facts(
-    table("public.ai_generations", GENERATION | {"result": "text", "score": "integer"}, words=("pending", "done", "failed")),
+    table(
+        "public.ai_generations",
+        GENERATION | {"result": "text", "score": "integer"},
+        words=("pending", "done", "failed"),
+    ),
     table("public.other_requests", GENERATION | {"answer": "text"}, labels=["raw", "served", "burnt"]),
 )
 

@@ -73,7 +73,9 @@ def test_a_calendar_is_no_log_of_events() -> None:
     """A table named events that has required columns of its own is left alone, and so are log-ins named sessions."""
     known = facts(
         generations(result="jsonb"),
-        table("public.events", {"user_id": "uuid not null", "title": "text not null", "starts_at": "timestamptz not null"}),
+        table(
+            "public.events", {"user_id": "uuid not null", "title": "text not null", "starts_at": "timestamptz not null"}
+        ),
         table("public.sessions", {"user_id": "uuid not null", "device": "text not null"}),
     )
 
@@ -101,7 +103,7 @@ def test_required_columns_that_mean_nothing_leave_the_log_out() -> None:
 
 
 def test_a_trigger_that_fires_on_the_status_keeps_it_quiet() -> None:
-    """A retry that waits or runs writes no status, or a refund would be paid for each failed one; an answer lifts it."""
+    """A retry that waits or runs writes no status, or each failed one would be refunded; an answer lifts it."""
     refund = Trigger(
         name="refund",
         definition="create trigger refund after update of status on public.ai_generations",

@@ -158,6 +158,19 @@ $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
   'Creates the session from the output, and returns its row with an id. p_attempt: number, model, usage.';
 
+create or replace function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
+returns text
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return null;
+end
+$$;
+comment on function ai_retry.app_may_create_session(uuid, uuid) is
+  'Asked before any call: null where a session could be created now, as far as is known; else why it could not, in words '
+  'for its user, who can cure it, such as: You have a planned session already.';
+
 create or replace function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb)
 returns boolean
 language plpgsql volatile security invoker

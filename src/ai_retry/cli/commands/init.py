@@ -15,11 +15,8 @@ from ai_retry.cli.init.answers import COLUMNS, AnswerRefused, Answers, parse_pai
 from ai_retry.cli.init.notes import CannotBind
 from ai_retry.cli.init.project import ConfigNotUnderstood, Migration, migrations, with_schema_paths, write
 from ai_retry.cli.init.words import OURS
-from ai_retry.secrecy import guard_logs
 
 if TYPE_CHECKING:
-    import psycopg
-
     from ai_retry.cli.init.interview import Proposal
 
 _EXTRA = "ai-retry init needs psycopg: pip install 'ai-retry[cli,postgres]'"
@@ -51,10 +48,10 @@ def init(**options: Any) -> None:
     database can't be reached.
     """
     try:
-        import psycopg  # noqa: PLC0415 - an extra
-
-        from ai_retry.storage._connection_string import passwords_of  # noqa: PLC0415 - imports psycopg
-    except ModuleNotFoundError:
+        from ai_retry.cli.init import connection as to  # noqa: PLC0415 - imports psycopg, an extra
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "psycopg":
+            raise
         raise NotReady(_EXTRA) from None
     url = options["database_url"] or os.environ.get("DATABASE_URL")
     if not url:
@@ -63,14 +60,12 @@ def init(**options: Any) -> None:
     asks = not options["yes"] and sys.stdin.isatty()
     if not (asks or options["yes"] or options["dry_run"]):
         raise click.UsageError("there is no terminal to ask in: give --yes to take the guesses")
-    with told():
-        guard_logs(*passwords_of(url))
     try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+        with told(), to.connected(url) as connection:
             answers, proposal = _bound(connection, answers, asks=asks)
             problems = _rehearsed(connection, proposal, output)
-    except psycopg.OperationalError as error:
-        raise NotReady(f"the database can't be reached ({error.sqlstate or 'no connection'})") from None
+    except to.Unreachable as error:
+        raise NotReady(f"DATABASE_URL: {error}") from None
     if problems:
         sys.exit(1)
     _finish(proposal, answers, options)
@@ -110,7 +105,7 @@ def _example(path: Path | None) -> Any:
         raise click.UsageError(f"--example-output {path}: {type(error).__name__}") from None
 
 
-def _bound(connection: "psycopg.Connection[Any]", answers: Answers, *, asks: bool) -> tuple[Answers, "Proposal"]:
+def _bound(connection: Any, answers: Answers, *, asks: bool) -> tuple[Answers, "Proposal"]:
     """Propose, ask, and print what was proposed; what can't be bound ends here."""
     from ai_retry.cli.init import interview  # noqa: PLC0415 - they import psycopg
     from ai_retry.cli.init.look import look  # noqa: PLC0415
@@ -134,7 +129,7 @@ def _prompt(what: str, guess: str) -> str:
     return str(click.prompt(what, default=guess))
 
 
-def _rehearsed(connection: "psycopg.Connection[Any]", proposal: "Proposal", output: Any) -> bool:
+def _rehearsed(connection: Any, proposal: "Proposal", output: Any) -> bool:
     """Rehearse, and print what came of it; whether it is to end here."""
     from ai_retry.cli.init.rehearsed import rehearsed  # noqa: PLC0415 - imports psycopg
 

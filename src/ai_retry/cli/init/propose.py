@@ -57,6 +57,52 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
     key = key_of(table, columns)
     owner = generations_owner(facts, table, columns, notes)
     sessions = find_sessions(facts, table, answers, columns, notes)
+    says = _says(table, columns, answers, notes)
+    homes = placed(answers.set, table, sessions.table)
+    sessions = with_creation(facts, table, sessions, answers, homes["sessions"], zone, notes)
+    words = _words(bones, answers, counted, notes)
+    log = error_log(facts, table, key, answers, zone, notes)
+    event, recovery_event = events(facts, answers, zone, notes)
+    code, failure = _error_columns(table, columns, notes)
+    used = (table, sessions.table, log.insert.table if log else None)
+    if answers.time_zone is None and any(_bare(each) for each in used):
+        notes.guess("time_zone", zone)
+    return Binding(
+        table=table,
+        id=key,
+        owner=owner,
+        status=bones.status,
+        words=words,
+        model=says.model,
+        prompt=says.prompt,
+        duration=says.duration,
+        created=Instant(says.created, zone) if says.created else None,
+        updated=Instant(says.updated, zone) if says.updated else None,
+        hidden=_hidden(table, answers, notes),
+        sessions=sessions,
+        error_log=log,
+        event=event,
+        recovery_event=recovery_event,
+        on_success=_on_success(table, columns, sessions, homes["generations"], zone, notes),
+        on_failure=failure,
+        on_create=_on_create(table, says.prompt, columns.taken),
+        error_code=code,
+        grants=grants(facts, table, owner, sessions, log, event),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Says:
+    """What else a generation says."""
+
+    created: Column | None
+    updated: Column | None
+    model: Column | None
+    duration: Column | None
+    prompt: tuple[Column, ...]
+
+
+def _says(table: Table, columns: Columns, answers: Answers, notes: Notes) -> _Says:
     created = columns.choose("created_at", names.CREATED, lambda each: each.is_instant or each.kind == "date")
     updated = columns.choose("updated_at", names.UPDATED, lambda each: each.is_instant)
     model = columns.choose("model", names.MODEL, lambda each: each.is_text or each.is_enum)
@@ -65,38 +111,7 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
     prompt = prompt_of(table, columns, answers, notes)
     if not prompt:
         notes.leave_out("prompt_data: no column says what was asked, so that no context can be read; name it")
-    homes = placed(answers.set, table, sessions.table)
-    sessions = with_creation(facts, table, sessions, answers, homes["sessions"], zone, notes)
-    words = _words(bones, answers, counted, notes)
-    log = error_log(facts, table, key, answers, zone, notes)
-    event, recovery_event = events(facts, answers, zone, notes)
-    code, failure = _error_columns(table, columns, notes)
-    if answers.time_zone is None and any(
-        _bare(each) for each in (table, sessions.table, log.insert.table if log else None)
-    ):
-        notes.guess("time_zone", zone)
-    return Binding(
-        table=table,
-        id=key,
-        owner=owner,
-        status=bones.status,
-        words=words,
-        model=model,
-        prompt=prompt,
-        duration=duration,
-        created=Instant(created, zone) if created else None,
-        updated=Instant(updated, zone) if updated else None,
-        hidden=_hidden(table, answers, notes),
-        sessions=sessions,
-        error_log=log,
-        event=event,
-        recovery_event=recovery_event,
-        on_success=_on_success(table, columns, sessions, homes["generations"], zone, notes),
-        on_failure=failure,
-        on_create=_on_create(table, prompt, columns.taken),
-        error_code=code,
-        grants=grants(facts, table, owner, sessions, log, event),
-    )
+    return _Says(created, updated, model, duration, prompt)
 
 
 def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes: Notes) -> Words:
