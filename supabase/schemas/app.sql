@@ -297,6 +297,7 @@ begin
       "public.generation_error_logs": ["select", "insert"],
       "public.events": ["insert"]
     },
+    "triggers": [],
     "generations": "public.generations",
     "session_function": "public.ai_retry_create_session(public.generations,jsonb)"
   }'::jsonb;
@@ -304,4 +305,5 @@ end
 $$;
 comment on function ai_retry.app_describe() is
   'Names, for ai-retry doctor, the tables that this binding uses, with the privileges that it needs; the one that holds '
-  'generations; and the function that creates sessions, null when it is part of the binding. Names are qualified.';
+  'generations; the function that creates sessions, null when it is part of the binding; and, as table: name, the triggers '
+  'that are known to let it write. Names of tables and functions are qualified.';

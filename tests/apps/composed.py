@@ -11,6 +11,7 @@ from typing import Final
 
 from tests.apps.book import App
 from tests.apps.composed_schema import Schema
+from tests.apps.quirks import link_of
 from tests.apps.traits import Traits, drawn, now
 
 _OUTPUT: Final = {"title": "A title", "minutes": 45, "parts": [{"text": "it's 100 %"}], "about": {"level": "easy"}}
@@ -46,7 +47,7 @@ class _Composer:
         t = self.t
         sections = {
             "schema": ["".join(Schema(t).statements())],
-            "rows": [self._rows()],
+            "rows": [self._rows(), *([link_of(t)] if "linked" in t.quirks else [])],
             "call as service_role": [self._call()],
             "output": [json.dumps(_OUTPUT)],
             "expect migrated": [self._expected("The rows are there.", f"count(*) = {self.rows}", "true")],
@@ -94,6 +95,10 @@ class _Composer:
             values[t.sql("status")] = "null" if word is None else f"'{word}'"
         if t.model:
             values[t.sql("model")] = "'small'"
+        if "required" in t.quirks:
+            values["kind"] = "'text'"
+        if id_ is None and "no default" in t.quirks:
+            id_ = "gen_random_uuid()"
         if id_:
             values[t.sql("id")] = id_
         return f"insert into {t.full_table} ({', '.join(values)}) values ({', '.join(values.values())});\n"
@@ -199,6 +204,8 @@ class _Composer:
     def flags(self) -> list[str]:
         """Say everything that can't be guessed, and much that can."""
         t = self.t
+        if t.bare:
+            return ["--yes"]
         columns = {
             "id": t.column("id"),
             "user_id": t.column(t.owner),
@@ -229,7 +236,7 @@ class _Composer:
         if t.status != "none":
             for ours, words in t.words.items():
                 known = [*words, *(["null"] if t.null_is == ours else [])]
-                silent = ["none"] if t.refund and ours in ("queued", "processing") else []
+                silent = ["none"] if not t.writes_status and ours in ("queued", "processing") else []
                 yield "status", f"{ours}={','.join([*silent, *known])}"
         if t.result == "function":
             yield "session-function", f"{t.schema}.make_it"

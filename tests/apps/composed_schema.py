@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from tests.apps.quirks import quirks_of
 from tests.apps.traits import Traits, now
 
 _PROFILES: Final = """
@@ -48,12 +49,17 @@ class Schema:
         if t.refund:
             yield "create table public.purses (user_id uuid primary key, coins integer not null);\n"
             yield "alter table public.purses enable row level security;\n"
+        if "elsewhere" in t.quirks:
+            yield "create schema library;\n"
         yield from self._sessions_table()
         if t.status == "enum":
             words = ", ".join(f"'{word}'" for words in t.words.values() for word in words)
             yield f"create type {t.schema}.state as enum ({words});\n"
+        if t.status == "domain":
+            yield f"create domain {t.schema}.word as text check (length(value) > 0);\n"
         yield from self._generations_table()
         yield from self._notes()
+        yield from quirks_of(t)
         yield from self._triggers()
         if not t.legacy or t.schema != "public":  # what the app's own process needs
             yield f"grant select, insert, update, delete on {t.full_table} to service_role;\n"
@@ -101,12 +107,13 @@ class Schema:
         t = self.t
         key = "" if t.partitioned else " primary key"
         id_type = "bigserial" if t.obstacle == "bigint id" else "uuid"
-        default = "" if t.obstacle == "bigint id" else " default gen_random_uuid()"
+        default = "" if t.obstacle == "bigint id" or "no default" in t.quirks else " default gen_random_uuid()"
         columns = [f"{t.sql('id')} {id_type}{key}{default}"]
         if t.obstacle != "no owner":
             columns += [f"{t.sql(t.owner)} {self._owner(of_generations=True)}"]
         if t.status != "none":
-            kind = {"text": "text", "varchar": "varchar(30)", "enum": f"{t.schema}.state"}[t.status]
+            own = {"varchar": "varchar(30)", "enum": f"{t.schema}.state", "domain": f"{t.schema}.word"}
+            kind = own.get(t.status, t.status)
             check = ""
             if t.status == "varchar":
                 words = ", ".join(f"'{word}'" for words in t.words.values() for word in words)
@@ -122,12 +129,14 @@ class Schema:
         if t.result == "row":
             columns += [f"{t.sql('answer')} jsonb", f"{t.sql('finished_at')} timestamptz"]
         else:
-            link = f" references {t.sessions_table} (id)" if t.reference == "uuid" else ""
+            late = " deferrable initially deferred" if "deferred" in t.quirks else ""
+            link = f" references {t.sessions_table} (id){late}" if t.reference == "uuid" else ""
             columns += [f"{t.sql('session_id')} {t.reference}{link}"]
         columns += [f"{t.sql('created_at')} {t.created} not null default {now(t.created)}"]
         columns += [f"{t.sql('updated_at')} {t.updated} default {now(t.updated)}"] if t.updated else []
         columns += [f"{t.sql('deleted_at')} timestamptz"] if t.hiding == "deleted_at" else []
         columns += [f"{t.sql('archived')} boolean not null default false"] if t.hiding == "archived" else []
+        columns += ["kind text not null"] if "required" in t.quirks else []
         columns += ["shard integer generated always as (7) stored"] if t.generated else []
         suffix = f" partition by range ({t.sql('created_at')})" if t.partitioned else ""
         if t.partitioned:

@@ -171,6 +171,10 @@ def project_of(stack: Stack, app: App, folder: Path) -> Iterator[Project]:
         with psycopg.connect(superuser_url, autocommit=True) as superuser:
             superuser.execute(_ROLE.encode())
             superuser.execute(sql.SQL("alter database {} owner to {}").format(*map(sql.Identifier, (name, OWNER))))
+            path = (
+                'alter database {} set search_path = "$user", public, extensions'  # as Supabase gives it to its roles
+            )
+            superuser.execute(sql.SQL(path).format(sql.Identifier(name)))
             superuser.execute(_OWNS.encode())
         project = Project(superuser_url.replace("//postgres@", f"//{OWNER}@"), superuser_url, folder)
         try:

@@ -1,8 +1,8 @@
 """Traits of real apps, drawn at random: how they name, type, guard and note what users asked for."""
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 _WORDS: Final[Mapping[str, Sequence[str]]] = {
@@ -12,6 +12,24 @@ _WORDS: Final[Mapping[str, Sequence[str]]] = {
     "error": ("failed", "error", "broken", "burnt", "FAILED"),
     "timeout": ("timeout", "expired", "timed out"),
 }
+_KNOWN: Final = {
+    "queued": ("pending", "queued", "created"),
+    "processing": ("running", "processing", "generating", "started"),
+    "success": ("completed", "succeeded", "success", "done", "finished", "ready"),
+    "error": ("failed", "error"),
+    "timeout": ("timeout", "expired"),
+}
+_CODES: Final = {"queued": ["0"], "processing": ["1"], "success": ["2"], "error": ["3", "4"], "timeout": ["9"]}
+QUIRKS: Final = (
+    "machine",  # a trigger refuses that what failed runs again
+    "linked",  # what is done has its result, says a check
+    "required",  # a column that only the app's own insert can fill
+    "no default",  # the app makes the ids
+    "extensions",  # a trigger's function is found by the path that Supabase gives its roles
+    "deferred",  # a trigger looks when the transaction ends
+    "notify",  # a trigger tells listeners, once a statement
+    "elsewhere",  # results are in another schema
+)
 _TABLES: Final = ("generations", "ai_generations", "requests", "ai_jobs", "plans", "order")
 _OWNERS: Final = ("user_id", "owner_id", "created_by", "author_id", "account_id")
 _SESSIONS: Final = ("sessions", "results", "workouts", "documents")
@@ -28,7 +46,7 @@ class Traits:
     camel: bool
     owner: str
     profiles: bool
-    status: str  # text, varchar, enum, none
+    status: str  # text, varchar, domain, enum, smallint, none
     words: Mapping[str, Sequence[str]]
     null_is: str | None  # which of our words a status that is null means
     prompt: str  # jsonb, json, columns
@@ -51,6 +69,8 @@ class Traits:
     legacy: bool
     generated: bool
     partitioned: bool
+    quirks: Set[str]
+    bare: bool  # by such names and words that init is told nothing
     obstacle: str | None
 
     def column(self, name: str) -> str:
@@ -82,12 +102,12 @@ class Traits:
     @property
     def sessions_table(self) -> str:
         """The table of sessions, in a statement."""
-        return f"{self.schema}.{self.sessions}"
+        return f"{'library' if 'elsewhere' in self.quirks else self.schema}.{self.sessions}"
 
     @property
     def writes_status(self) -> bool:
         """Whether a retry that waits or runs shows in the status."""
-        return self.status != "none" and not self.refund
+        return self.status != "none" and not self.refund and "machine" not in self.quirks
 
 
 def drawn(rng: random.Random) -> Traits:
@@ -97,8 +117,10 @@ def drawn(rng: random.Random) -> Traits:
     def chance(share: float) -> bool:
         return rng.random() < share
 
-    status = one_of(("text", "text", "varchar", "enum", "none"))
+    status = one_of(("text", "text", "varchar", "domain", "enum", "smallint", "none"))
     words = {word: rng.sample(known, one_of((1, 1, 2))) for word, known in _WORDS.items()}
+    if status == "smallint":
+        words = _CODES
     result = one_of(("table", "columns", "function", "row"))
     traits = Traits(
         schema=one_of(("public", "public", "studio")),
@@ -129,18 +151,53 @@ def drawn(rng: random.Random) -> Traits:
         legacy=chance(0.6),
         generated=chance(0.3),
         partitioned=chance(0.08),
+        quirks=frozenset(quirk for quirk in QUIRKS if chance(0.15)),
+        bare=chance(0.12),
         obstacle=one_of((None,) * 17 + ("bigint id", "text owner", "no owner")),
     )
-    if traits.refund:
-        traits.one_active = False
-    if traits.partitioned:  # a key has to hold the instant, and a unique index would as well
-        traits.one_active, traits.obstacle = False, None
-    if traits.sessions == traits.table or traits.obstacle == "no owner":
-        traits.sessions, traits.policies = "documents", "none"
-    if traits.obstacle is not None:
-        traits.refund = traits.one_planned = traits.one_active = False
-        traits.policies = "none"
-    return traits
+    return _together(_told_nothing(traits, rng) if traits.bare else traits)
+
+
+def _told_nothing(traits: Traits, rng: random.Random) -> Traits:
+    """Take names and words that everybody knows."""
+    return replace(
+        traits,
+        table=rng.choice(("generations", "ai_generations")),
+        camel=False,
+        owner="user_id",
+        status=rng.choice(("text", "varchar", "enum")),
+        words={word: [rng.choice(known)] for word, known in _KNOWN.items()},
+        null_is=None,
+        prompt="jsonb",
+        created="timestamptz",
+        updated=rng.choice(("timestamptz", None)),
+        result="table",
+        reference="uuid",
+        sessions=rng.choice(("sessions", "results")),
+        logs=rng.choice(("none", "bound", "identity")),
+        refund=False,
+        one_planned=False,
+        quirks=traits.quirks - {"machine"},
+        obstacle=None,
+    )
+
+
+def _together(traits: Traits) -> Traits:
+    """Leave out what an app can't have together."""
+    t = traits
+    if t.status not in ("text", "varchar", "domain") or t.refund:
+        t = replace(t, quirks=t.quirks - {"machine"})
+    if t.status == "none":
+        t = replace(t, quirks=t.quirks - {"linked"})
+    if t.refund or "machine" in t.quirks:
+        t = replace(t, one_active=False)
+    if t.partitioned:  # a key has to hold the instant, and a unique index would as well
+        t = replace(t, one_active=False, obstacle=None, quirks=t.quirks - {"linked"})
+    if t.sessions == t.table or t.obstacle == "no owner":
+        t = replace(t, sessions="documents", policies="none")
+    if t.obstacle is not None:
+        t = replace(t, refund=False, one_planned=False, one_active=False, policies="none", quirks=frozenset())
+    return t
 
 
 def now(kind: str | None) -> str:

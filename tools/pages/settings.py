@@ -89,6 +89,8 @@ def _written(default: Any) -> str:
             return str(default).lower()
         case int() | str():
             return str(default)
+        case frozenset():
+            return ", ".join(sorted(default))
         case timedelta():
             return f"{default.total_seconds():g}"
         case _:

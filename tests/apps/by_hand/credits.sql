@@ -47,6 +47,11 @@ begin
     where r.id = p_generation_id returning to_jsonb(r) into v_row;
   return v_row;
 end $$;
+create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return null;
+end $$;
 create function ai_retry.app_report(
   p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
 ) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$

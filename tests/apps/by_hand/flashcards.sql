@@ -43,6 +43,11 @@ returns jsonb language plpgsql set search_path = pg_catalog, public, pg_temp as 
 begin
   return public.make_deck(p_user_id, p_generation_id, p_output, p_attempt);
 end $$;
+create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return null;
+end $$;
 create function ai_retry.app_report(
   p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
 ) returns void language plpgsql set search_path = pg_catalog, pg_temp as $$
