@@ -304,7 +304,7 @@ alter table public.events
   add column if not exists event_data jsonb,
   add column if not exists created_at timestamptz default statement_timestamp();
 
-grant select, insert, update on table public.generations to service_role;
+grant select, update on table public.generations to service_role;
 grant select, insert on table public.sessions to service_role;
 grant select, insert on table public.generation_error_logs, public.events to service_role;
 
@@ -511,7 +511,7 @@ end
 $$;
 comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
   'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
-  'has to be given. Returns false, and changes nothing, where the id is there already.';
+  'has to be given. Returns false, and changes nothing, where the id is there already. The role needs insert.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end
@@ -756,7 +756,7 @@ begin
   return '{
     "version": 1,
     "tables": {
-      "public.generations": ["select", "insert", "update"],
+      "public.generations": ["select", "update"],
       "public.sessions": ["select", "insert"],
       "public.generation_error_logs": ["select", "insert"],
       "public.events": ["insert"]

@@ -107,7 +107,7 @@ end
 $$;
 comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
   'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
-  'has to be given. Returns false, and changes nothing, where the id is there already.';
+  'has to be given. Returns false, and changes nothing, where the id is there already. The role needs insert.';
 
 create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
 returns text
@@ -292,7 +292,7 @@ begin
   return '{
     "version": 1,
     "tables": {
-      "public.generations": ["select", "insert", "update"],
+      "public.generations": ["select", "update"],
       "public.sessions": ["select", "insert"],
       "public.generation_error_logs": ["select", "insert"],
       "public.events": ["insert"]

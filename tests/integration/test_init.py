@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ai_retry.cli.commands import cli
+from ai_retry.cli.commands import init as command
 from tests.apps.book import APPS
 from tests.apps.project import Project, project_of
 from tools.catalogue import schema_of
@@ -170,3 +174,61 @@ def test_a_database_that_is_no_project_is_said(stack: Stack, bare_database: str,
 
     assert result.exit_code == 1
     assert "there is no table auth.users" in result.output
+
+
+def test_declared_schemas_give_what_the_migrations_give(stack: Stack, tmp_path: Path) -> None:
+    """A database that is made of `schema_paths` equals the migrated one: the next diff is empty. Comments stay."""
+    with (
+        project_of(stack, APPS["declared"], tmp_path / "a") as project,
+        project_of(stack, APPS["empty"], tmp_path / "b") as shadow,
+    ):
+        assert init(project, *APPS["declared"].flags).exit_code == 0
+        config = (project.folder / "config.toml").read_text(encoding="utf-8")
+        for path in written(project):
+            project.run(path.read_text(encoding="utf-8"))
+        for pattern in tomllib.loads(config)["db"]["migrations"]["schema_paths"]:
+            for path in sorted(project.folder.glob(pattern)):
+                shadow.run(path.read_text(encoding="utf-8"))
+
+        assert schema_of(shadow.url) == schema_of(project.url)
+        assert "# Tables first, then what is made of them." in config
+
+
+@pytest.mark.parametrize("project", ["credits"], indirect=True)
+def test_in_a_terminal_it_asks(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One question a line with the guess in brackets; Enter takes it, and the answers are kept."""
+    monkeypatch.setattr(command, "_is_terminal", lambda: True)
+    arguments = ["init", "--database-url", project.url, "--dir", str(project.folder)]
+    config = project.folder.parent / "ai-retry.toml"
+
+    result = CliRunner().invoke(cli, [*arguments, "--config", str(config)], input="?" + "\n" * 40)
+
+    assert result.exit_code == 0, result.output
+    assert "generations [public.ai_generations]: ?\n" in result.output
+    assert "(a status that changes fires give_credit_back)\nstatus processing [none]: " in result.output
+    assert 'generations = "public.ai_generations"' in config.read_text(encoding="utf-8")
+    assert len(written(project)) == 2
+
+
+@pytest.mark.parametrize("project", ["stories"], indirect=True)
+def test_indexes_that_are_proposed_can_be_built(project: Project) -> None:
+    """Each line runs by itself, and is proposed no more once it has."""
+    line = re.compile(r"^ +(create index concurrently .*;)$", re.MULTILINE)
+    first = line.findall(init(project, *APPS["stories"].flags, "--dry-run").output)
+    for each in first:
+        project.run(each)
+
+    assert len(first) == 2
+    assert line.findall(init(project, *APPS["stories"].flags, "--dry-run").output) == []
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without psycopg it says what to install."""
+    monkeypatch.delitem(sys.modules, "ai_retry.cli.init.connection", raising=False)
+    monkeypatch.delattr("ai_retry.cli.init.connection", raising=False)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    result = CliRunner().invoke(cli, ["init", "--yes", "--database-url", "postgresql://127.0.0.1:9/x"])
+
+    assert result.exit_code == 3
+    assert "ai-retry[cli,postgres]" in result.output

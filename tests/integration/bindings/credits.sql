@@ -188,7 +188,7 @@ end
 $$;
 comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
   'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
-  'has to be given. Returns false, and changes nothing, where the id is there already.';
+  'has to be given. Returns false, and changes nothing, where the id is there already. The role needs insert.';
 
 create or replace function ai_retry.app_report(
   p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
@@ -336,7 +336,7 @@ begin
   return '{
       "version": 1,
       "tables": {
-        "public.ai_generations": ["select", "insert", "update"]
+        "public.ai_generations": ["select", "update"]
       },
       "generations": "public.ai_generations",
       "session_function": null,

@@ -21,7 +21,7 @@ create schema if not exists ai_retry;
 revoke all on schema ai_retry from public, anon, authenticated;
 grant usage on schema ai_retry to service_role;
 grant usage on schema studio to service_role;
-grant select, insert, update on table studio.posters to service_role;
+grant select, update on table studio.posters to service_role;
 
 create or replace function ai_retry.app_status(p_word text)
 returns text
@@ -190,7 +190,7 @@ end
 $$;
 comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
   'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
-  'has to be given. Returns false, and changes nothing, where the id is there already.';
+  'has to be given. Returns false, and changes nothing, where the id is there already. The role needs insert.';
 
 create or replace function ai_retry.app_report(
   p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
@@ -338,7 +338,7 @@ begin
   return '{
       "version": 1,
       "tables": {
-        "studio.posters": ["select", "insert", "update"]
+        "studio.posters": ["select", "update"]
       },
       "generations": "studio.posters",
       "session_function": null,

@@ -57,7 +57,7 @@ def init(**options: Any) -> None:
     if not url:
         raise click.UsageError("give --database-url, or set DATABASE_URL")
     answers, output = _answers(options), _example(options["example_output"])
-    asks = not options["yes"] and sys.stdin.isatty()
+    asks = not options["yes"] and _is_terminal()
     if not (asks or options["yes"] or options["dry_run"]):
         raise click.UsageError("there is no terminal to ask in: give --yes to take the guesses")
     try:
@@ -123,6 +123,10 @@ def _bound(connection: Any, answers: Answers, *, asks: bool) -> tuple[Answers, "
         _end(report.obstacle(error.obstacle, interview.tried(connection, error.obstacle.lines)))
     _say(report.proposal(proposal))
     return answers, proposal
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _prompt(what: str, guess: str) -> str:

@@ -35,7 +35,7 @@ _EXPLAINED: Final = {
     "status error": "Your words for one that failed, null among them; the first one is written.",
     "status timeout": "Your words for one that got no answer in time.",
 }
-_FILLED: Final = "What a success puts there: output, output.KEY, model, usage, attempt, now or null."
+_FILLED: Final = "What a success puts there: output, output.KEY, model, usage, attempt, now or null; none: nothing."
 
 Ask = Callable[[str, str], str]
 Propose = Callable[[Answers], "Proposal"]

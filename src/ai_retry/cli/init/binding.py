@@ -163,7 +163,7 @@ class Binding:
             if table is not None:
                 found.setdefault(table.quoted, (table, set()))[1].update(privileges)
 
-        need(self.table, "select", "insert", "update")
+        need(self.table, "select", "update")
         need(self.owner.profiles, "select")
         need(self.sessions.table, "select", *(["insert"] if self.sessions.is_written else []))
         if self.error_log:

@@ -130,7 +130,7 @@ def key_of(table: Table, columns: Columns) -> Column:
 def owner_of(facts: Facts, table: Table, column: Column | None = None) -> Owner | None:
     """Say whose the rows of a table are, by one of its columns or by a guess; None: they say nothing of it."""
     if column is None:
-        pointing = [each for each in table.columns.values() if table.target(each.name) == "auth.users"]
+        pointing = [each for each in table.columns.values() if _is_users(facts, table.target(each.name))]
         named = names.pick(table, names.USERS, lambda each: each.kind == "uuid")
         column = named or (pointing[0] if pointing else None)
     if column is None or column.kind != "uuid":
@@ -146,6 +146,14 @@ def owner_of(facts: Facts, table: Table, column: Column | None = None) -> Owner 
     if user is None or user.name == referenced:
         return Owner(column)
     return Owner(column, profiles, profiles.columns[referenced], user)
+
+
+def _is_users(facts: Facts, name: str | None) -> bool:
+    """Whether a table is Auth's, or one of profiles, whose key is a user's id."""
+    if name is None or name == "auth.users":
+        return name is not None
+    profiles = facts.tables.get(name)
+    return profiles is not None and len(profiles.key) == 1 and profiles.target(profiles.key[0]) == "auth.users"
 
 
 def generations_owner(facts: Facts, table: Table, columns: Columns, notes: Notes) -> Owner:

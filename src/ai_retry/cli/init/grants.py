@@ -16,7 +16,7 @@ def grants(
         if of is not None:
             needs.setdefault(of.quoted, (of, set()))[1].update(privileges)
 
-    need(table, "select", "insert", "update")
+    need(table, "select", "update")
     need(owner.profiles, "select")
     need(sessions.table, "select", *(["insert"] if sessions.is_written else []))
     need(log.insert.table if log else None, "select", "insert")

@@ -1,5 +1,6 @@
 """What moves in the app when ai-retry writes: triggers, indexes, policies and more, which their owner should know."""
 
+import re
 from collections.abc import Iterator
 
 from ai_retry.cli.init.binding import Binding
@@ -98,5 +99,6 @@ def _wanted(binding: Binding) -> list[str]:
         wanted = tuple(each.name for each in columns)
         if not any(each.predicate is None and each.columns[: len(wanted)] == wanted for each in table.indexes):
             keys = ", ".join(each.quoted for each in columns)
-            found.append(f"create index concurrently {table.name}_ai_retry_{name} on {table.quoted} ({keys});")
+            stem = re.sub(r"\W", "_", table.name).lower()
+            found.append(f"create index concurrently {stem}_ai_retry_{name} on {table.quoted} ({keys});")
     return found

@@ -1,5 +1,6 @@
 """What tables and columns are called in apps: names that are guessed, the likeliest first."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -75,6 +76,10 @@ OUTPUT: Final = (
     ),
     *("session_data", "plan", "details", "generated", "response_text"),
 )
+RESPONSE: Final = (
+    *("response_data", "output", "output_data", "result", "result_data", "response", "response_json", "completion"),
+    *("answer", "generated_content", "output_text", "generated_text", "raw_output", "response_text"),
+)
 FINISHED: Final = ("completed_at", "finished_at", "succeeded_at", "ended_at", "done_at", "generated_at")
 ERROR_CODE: Final = (
     "error_code",
@@ -109,13 +114,19 @@ EVENT_DATA: Final = (
 def pick(
     table: Table, names: Sequence[str], fits: Callable[[Column], bool], but: Iterable[Column] = ()
 ) -> Column | None:
-    """Find the first column of such a name that fits and is not taken."""
+    """Find the first column of such a name, in whatever spelling, that fits and is not taken."""
     taken = {each.name for each in but}
+    spelt = {_spelt(each): column for each, column in table.columns.items()} | dict(table.columns)
     for name in names:
-        column = table.columns.get(name)
-        if column is not None and name not in taken and fits(column):
+        column = spelt.get(name)
+        if column is not None and column.name not in taken and fits(column):
             return column
     return None
+
+
+def _spelt(name: str) -> str:
+    """``userId`` as ``user_id``."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
 
 
 def generation_score(table: Table) -> int:
@@ -124,7 +135,7 @@ def generation_score(table: Table) -> int:
     score = 6 if "generation" in name else 0
     score += 4 if any(name.endswith(each) for each in ("_jobs", "requests", "completions", "_runs", "_tasks")) else 0
     score += 2 if "ai" in name.split("_") or "llm" in name or "gpt" in name else 0
-    has = set(table.columns)
+    has = {_spelt(each) for each in table.columns}
     score += 2 if has & set(STATUS) else 0
     score += 3 if has & {*PROMPT_JSON[:6], *PROMPT_TEXT[:4]} else 0
     score += 3 if has & set(MODEL) else 0

@@ -192,6 +192,13 @@ def _on_success(
             )
         found[output.name] = "output"
         notes.guess(f"set {output.name}", "output")
+    elif sessions.link is not Link.SELF:
+        kept = names.pick(
+            table, names.RESPONSE, lambda each: (each.is_json or each.is_text) and not each.not_null, taken
+        )
+        if kept is not None and not table.allowed(kept.name):
+            found[kept.name] = "output"
+            notes.guess(f"set {kept.name}", "output")
     finished = names.pick(table, names.FINISHED, lambda each: each.is_instant, taken)
     if finished is not None:
         found[finished.name] = "now"

@@ -41,7 +41,7 @@ def find_sessions(facts: Facts, table: Table, answers: Answers, columns: Columns
     Raises:
         CannotBind: a table is named that knows no generation, and that no generation knows.
     """
-    pointer = _pointer(table, answers, columns, notes)
+    pointer = _pointer(table, answers, columns)
     if answers.sessions == NONE:
         return Sessions(Link.SELF)
     if answers.sessions is not None:
@@ -51,22 +51,26 @@ def find_sessions(facts: Facts, table: Table, answers: Answers, columns: Columns
     return Sessions(Link.SELF) if target is None else _linked(facts, table, target, pointer, columns)
 
 
-def _pointer(table: Table, answers: Answers, columns: Columns, notes: Notes) -> Column | None:
+def _pointer(table: Table, answers: Answers, columns: Columns) -> Column | None:
+    """Choose the generation's column that has its session's id; it is empty until there is one."""
     answered = columns.answered("session_id")
     if answered is not None:
         columns.taken.extend(answered)
         return answered[0] if answered else None
-    wanted = answers.sessions
-    if wanted == NONE:
+    if answers.sessions == NONE:
         return None
-    plain = (wanted or "").replace('"', "")
-    for each in table.columns.values():
-        target = (table.target(each.name) or "").replace('"', "")
-        if plain and target in {plain, f"public.{plain}"}:
-            notes.guess("column session_id", each.name)
-            columns.taken.append(each)
-            return each
-    return columns.choose("session_id", (*names.SESSION, *_results(table)), lambda each: not each.is_json)
+    wanted = (answers.sessions or "").replace('"', "")
+
+    def fits(column: Column) -> bool:
+        target = (table.target(column.name) or "").replace('"', "")
+        return not column.not_null and not column.is_json and (not (wanted and target) or _same(wanted, target))
+
+    pointing = [each for each in table.columns if wanted and _same(wanted, (table.target(each) or "").replace('"', ""))]
+    return columns.choose("session_id", (*pointing, *names.SESSION, *_results(table)), fits)
+
+
+def _same(wanted: str, target: str) -> bool:
+    return target in {wanted, f"public.{wanted}"}
 
 
 def _results(table: Table) -> list[str]:

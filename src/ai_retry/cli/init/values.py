@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ai_retry.cli.init import names
+from ai_retry.cli.init.answers import NONE
 from ai_retry.cli.init.binding import Instant, Value, literal
 from ai_retry.cli.init.facts import Column, Table
 from ai_retry.cli.init.notes import CannotBind
@@ -68,6 +69,8 @@ def placed(answers: Mapping[str, str], generations: Table, sessions: Table | Non
     """
     found: dict[str, dict[str, str]] = {"generations": {}, "sessions": {}}
     for name, path in answers.items():
+        if path == NONE:
+            continue
         if next(iter(_STEP.findall(path)), None) not in {"output", "now", "null", *_ATTEMPT}:
             raise CannotBind(
                 f"--set {name}={path}: write output, output.KEY, model, usage, attempt, now or null on the right"
