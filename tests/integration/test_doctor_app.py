@@ -132,14 +132,15 @@ def test_column_that_was_renamed_is_named(migrated_database: str, owner: psycopg
 def test_column_that_became_required_is_named(migrated_database: str, owner: psycopg.Connection) -> None:
     """A required column that no function names is a problem, and the line that is printed cures it."""
     owner.execute(
-        "alter table public.events add column tenant uuid not null, add column made_by text not null default 'x'"
+        "alter table public.events add column place uuid not null, add column made_by text not null default 'x';"
+        "create function public.unrelated() returns void language plpgsql as $$ begin -- in place\n end $$"
     )
 
     (finding,) = found(migrated_database, Check.WRITES)
     owner.execute(finding.remedy.partition("run: ")[2].encode())
 
     assert finding.level is Level.PROBLEM
-    assert finding.problem.startswith("public.events requires tenant, which neither the binding nor any other function")
+    assert finding.problem.startswith("public.events requires place, which neither the binding nor any other function")
     assert found(migrated_database, Check.WRITES) == []
 
 
