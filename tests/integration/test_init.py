@@ -232,3 +232,31 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert result.exit_code == 3
     assert "ai-retry[cli,postgres]" in result.output
+
+
+@pytest.mark.parametrize("project", ["audited", "coaching", "credits", "stories", "songs"], indirect=True)
+def test_what_moves_is_listed(project: Project, request: pytest.FixtureRequest) -> None:
+    """Triggers, charges, generated columns, profiles, policies, partitions, indexes and grants, by their names."""
+    name = request.node.callspec.params["project"]
+    output = init(project, *APPS[name].flags, "--dry-run").output
+
+    missing = [line for line in MOVES[name] if line not in output]
+    assert missing == [], output
+
+
+MOVES = {
+    "audited": [
+        "public.translations: note (update) runs audit.note",
+        "public.translations: number, length",
+        "Partitioned, so that a row without a partition is refused:\n  public.notices",
+        "grant usage on sequence public.notices_id_seq to service_role;",
+        "severity, source",
+    ],
+    "coaching": ["public.advice: profile_id, to public.profiles", "count_reply (insert) runs public.count_reply"],
+    "credits": [
+        "give_credit_back (update of status) runs public.give_credit_back; no status is written while",
+        "would start or charge again:\n  public.ai_generations: take_credit runs public.take_credit",
+    ],
+    "stories": ['public.stories: "two factors" (all)', 'public.stories: "own" (all)'],
+    "songs": ["CREATE UNIQUE INDEX one_active_job ON public.song_jobs"],
+}

@@ -1,12 +1,14 @@
 """What moves in the app when ai-retry writes: triggers, indexes, policies and more, which their owner should know."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Final
 
+from ai_retry.cli.init import names
 from ai_retry.cli.init.binding import Binding
 from ai_retry.cli.init.facts import Table, Trigger
 
-_LARGE = 1000
+_USERS: Final = "auth.users"
 _CALLS = ("http_request", "net.http_", "http_post", "pg_net", "http(")
 _CHARGES = ("credit", "balance", "token", "quota", "usage", "charge", "ledger")
 
@@ -14,26 +16,9 @@ _CHARGES = ("credit", "balance", "token", "quota", "usage", "charge", "ledger")
 def moves(binding: Binding) -> Iterator[tuple[str, list[str]]]:
     """List what moves, by headings; headings with nothing below them are left out by the caller."""
     tables = [table for table, _ in binding.tables()]
-    yield "Triggers that fire when ai-retry writes:", [line for table in tables for line in _triggers(table, binding)]
+    for heading, found in _HEADINGS:
+        yield heading, [line for table in tables for line in found(table, binding)]
     yield "A first call of ai-retry's inserts a generation, and so would start or charge again:", _inserts(binding)
-    yield (
-        "Unique or exclusion indexes that a status or a session may violate:",
-        [line for table in tables for line in _indexes(table, binding)],
-    )
-    yield "End users can write:", [line for table in tables for line in _writable(table)]
-    yield (
-        "Restrictive policies, which the service role passes over; an endpoint has to ask the same, such as aal2:",
-        [
-            f'{table.quoted}: "{each.name}" ({each.command})'
-            for table in tables
-            for each in table.policies
-            if not each.permissive
-        ],
-    )
-    yield (
-        "Partitioned:",
-        [f"{table.quoted}: a row without a partition is refused" for table in tables if table.partitioned],
-    )
     yield (
         "Indexes that searches need; without them they read the whole table. Build them without a lock:",
         _wanted(binding),
@@ -81,10 +66,33 @@ def _indexes(table: Table, binding: Binding) -> Iterator[str]:
             yield each.definition
 
 
-def _writable(table: Table) -> Iterator[str]:
+def _writable(table: Table, _: Binding) -> Iterator[str]:
     for each in table.policies:
         if each.permissive and each.command in {"insert", "update", "all"}:
             yield f'{table.quoted}: "{each.name}" ({each.command})'
+
+
+def _restrictive(table: Table, _: Binding) -> Iterator[str]:
+    for each in table.policies:
+        if not each.permissive:
+            yield f'{table.quoted}: "{each.name}" ({each.command})'
+
+
+def _partitioned(table: Table, _: Binding) -> Iterator[str]:
+    if table.partitioned:
+        yield table.quoted
+
+
+def _generated(table: Table, _: Binding) -> Iterator[str]:
+    found = [each.name for each in table.columns.values() if each.generated]
+    if found:
+        yield f"{table.quoted}: {', '.join(found)}"
+
+
+def _profiles(table: Table, _: Binding) -> Iterator[str]:
+    for key in table.foreign_keys:
+        if any("profile" in key.table.lower() or each in names.USERS for each in key.columns) and key.table != _USERS:
+            yield f"{table.quoted}: {', '.join(key.columns)}, to {key.table}"
 
 
 def _wanted(binding: Binding) -> list[str]:
@@ -102,3 +110,20 @@ def _wanted(binding: Binding) -> list[str]:
             stem = re.sub(r"\W", "_", table.name).lower()
             found.append(f"create index concurrently {stem}_ai_retry_{name} on {table.quoted} ({keys});")
     return found
+
+
+_HEADINGS: Final[tuple[tuple[str, Callable[[Table, Binding], Iterator[str]]], ...]] = (
+    ("Triggers that fire when ai-retry writes:", _triggers),
+    (
+        "Unique or exclusion indexes that a status or a session may violate, which refuses a retry with 429 or 409:",
+        _indexes,
+    ),
+    ("Users have to have a row there, or an insert for them is refused:", _profiles),
+    ("The database generates these columns; they are not written:", _generated),
+    ("End users can write:", _writable),
+    (
+        "Restrictive policies, which the service role passes over; an endpoint has to ask the same, such as aal2:",
+        _restrictive,
+    ),
+    ("Partitioned, so that a row without a partition is refused:", _partitioned),
+)
