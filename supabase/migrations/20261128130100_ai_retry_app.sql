@@ -672,8 +672,7 @@ begin
     "session_function": "public.ai_retry_create_session(public.generations,jsonb)",
     "tables": {
       "public.generations": ["select", "update"], "public.sessions": ["select", "insert"],
-      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]},
-    "triggers": []
+      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]}, "triggers": []
   }'::jsonb;
 end
 $$;

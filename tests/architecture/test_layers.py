@@ -63,7 +63,7 @@ LIBRARIES = {
     "jwt": {"auth"},
     "marshmallow": {"flask"},
     "psycopg": {
-        *("cli.init", "cli.rehearsal", "cli.doctor.link", "cli.doctor.rehearsing"),
+        *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
         *("storage._connection_string", "storage._function_connection"),
     },
     "psycopg_pool": {"storage.postgres"},
