@@ -12,17 +12,14 @@ begin
     null;  -- the function is not there, or fails; or it names a type that is not there
   end;
   return (
-    with roles as (
-      select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
-    ),
+    with roles as (select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')),
     tables as (
       select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
         n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
         or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
-        or c.relkind in ('r', 'p', 'v', 'f')
-          and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
+        or c.relkind = any ('{r,p,v,f}') and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
     )
     select pg_catalog.jsonb_build_object(
       'as_of', pg_catalog.clock_timestamp(), 'role', current_user,
@@ -86,10 +83,8 @@ begin
         order by p.policyname
       ),
       'indexes', array(
-        select c.relname
-        from pg_catalog.pg_index i
-        join tables t on t.oid = i.indrelid and t.is_ours
-        join pg_catalog.pg_class c on c.oid = i.indexrelid
+        select c.relname from pg_catalog.pg_index i
+        join tables t on t.oid = i.indrelid and t.is_ours join pg_catalog.pg_class c on c.oid = i.indexrelid
         where i.indisvalid order by c.relname
       ),
       'constraints', array(
