@@ -436,6 +436,25 @@ $app$;
 
 do $app$
 begin
+create function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb) returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
+begin
+  insert into public.generations (id, user_id, status, model, prompt_data)
+    values (p_generation_id, p_user_id, 'processing', p_request ->> 'model', p_request -> 'prompt_data')
+    on conflict (id) do nothing;
+  return found;
+end
+$$;
+comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
+  'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
+  'has to be given. Returns false, and changes nothing, where the id is there already. The role needs insert.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
 create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid) returns text
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
@@ -653,13 +672,15 @@ begin
     "session_function": "public.ai_retry_create_session(public.generations,jsonb)",
     "tables": {
       "public.generations": ["select", "update"], "public.sessions": ["select", "insert"],
-      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]}
+      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]},
+    "triggers": []
   }'::jsonb;
 end
 $$;
 comment on function ai_retry.app_describe() is
   'Names, for ai-retry doctor, the tables that this binding uses, with the privileges that it needs; the one that holds '
-  'generations; and the function that creates sessions, null when it is part of the binding. Names are qualified.';
+  'generations; the function that creates sessions, null when it is part of the binding; and, as table: name, the triggers '
+  'that are known to let it write. Names of tables and functions are qualified.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end
