@@ -26,7 +26,7 @@ from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
-    from ai_retry.providers.http import HttpAiProvider
+    from ai_retry.providers.fallback import FallbackProvider
 
 _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and short enough for a second try
 
@@ -71,10 +71,13 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom | Non
         )
 
 
-def _provider(settings: Settings, clock: Clock) -> "HttpAiProvider":
+def _provider(settings: Settings, clock: Clock) -> "FallbackProvider":
+    """Put providers together: each asks again for what is not valid, and one is asked when those before it fail."""
+    from ai_retry.providers.fallback import FallbackProvider  # noqa: PLC0415 - light, but its parts are not
     from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
+    from ai_retry.providers.reask import ReaskProvider  # noqa: PLC0415
 
-    return HttpAiProvider(
+    first = HttpAiProvider(
         base_url=settings.ai_base_url,
         api_key=settings.ai_api_key,
         model=settings.ai_model,
@@ -84,6 +87,23 @@ def _provider(settings: Settings, clock: Clock) -> "HttpAiProvider":
         response_format=settings.ai_response_format,
         extra_body=settings.ai_extra_body,
         pool_size=settings.max_calls,
+        clock=clock,
+    )
+    others = [
+        HttpAiProvider(
+            base_url=each.base_url,
+            api_key=each.api_key,
+            model=each.model,
+            pool_size=settings.max_calls,
+            clock=clock,
+        )
+        for each in settings.ai_fallbacks
+    ]
+    return FallbackProvider(
+        [ReaskProvider(each, reasks=settings.ai_reasks, clock=clock) for each in (first, *others)],
+        models=settings.ai_fallback_models,
+        fallback_on=settings.ai_fallback_on,
+        reserve=settings.ai_fallback_reserve,
         clock=clock,
     )
 
@@ -199,7 +219,8 @@ def usable_context(
         context = read_context(context_from, generation)
         if context.model is None and default_model is None:
             raise ContextUnusable("it names no model, and no default is configured: set AI_MODEL")
-        if models is not None and context.model not in models | {None, default_model}:
+        asked = {context.model, *(context.fallbacks or ())}
+        if models is not None and not asked <= models | {None, default_model}:
             raise ContextUnusable("its model is not among those that may be used here (AI_MODELS)")
         if context.response_schema is not None:
             check_schema(context.response_schema)

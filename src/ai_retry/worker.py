@@ -14,10 +14,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from ai_retry.domain.change import CloseOver, Closing, Postpone, Settle, Taken
+from ai_retry.domain.decide.route import RouteOf
 from ai_retry.domain.drive import Renewing
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
 from ai_retry.domain.loop import Step
-from ai_retry.domain.model import Context, Outcome
+from ai_retry.domain.model import Outcome
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue import run_taken
@@ -58,7 +59,7 @@ class Worker:
     clock: Clock
     policy: RetryPolicy
     context_from: ContextFrom
-    route_of: Callable[[Context], str]
+    route_of: RouteOf
     renewing: Renewing | None = None
     concurrency: int = DEFAULT_CONCURRENCY
     tidy: Callable[[], object] = lambda: None

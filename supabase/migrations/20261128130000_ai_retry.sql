@@ -178,6 +178,7 @@ create table if not exists public.ai_retry_attempts (
   usage jsonb,
   provider_id text,
   duration_ms integer,
+  calls jsonb,
   discarded_at timestamptz,
   discarded_by text,
   untold boolean not null default false,
@@ -236,6 +237,7 @@ comment on column public.ai_retry_attempts.model is 'The model that answered.';
 comment on column public.ai_retry_attempts.usage is 'Tokens and cost, as the provider reported them.';
 comment on column public.ai_retry_attempts.provider_id is 'Id of the request or answer at the provider.';
 comment on column public.ai_retry_attempts.duration_ms is 'How long the call took.';
+comment on column public.ai_retry_attempts.calls is 'Each request: provider, model, code (null: it answered), http_status, usage, duration_ms. Null: nothing is known.';
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
@@ -405,17 +407,30 @@ begin
       || coalesce(nullif(coalesce(v_success -> 'answer', v_change #> '{closing,answer}', v_change -> 'answer'), 'null')
         - '{output,model,usage,provider_id}'::text[], '{}')
       || coalesce((v_change -> 'call')
-        - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
+        - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests,calls}'::text[], '{}')
       || coalesce((v_change -> 'outage') - '{wait_seconds,failures,doubts}'::text[], '{}');
   elsif v_change ?| '{renew,discard,put_back,postpone}' then
     v_unknown := v_unknown
       || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
       || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
       || coalesce((v_change -> 'put_back')
-        - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
+        - '{user_id,generation_id,token,wait_seconds,wire_requests,outage,elsewhere}'::text[], '{}')
       || coalesce((v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[], '{}')
       || coalesce((v_change -> 'postpone')
         - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
+  end if;
+  if v_change ?| '{call,elsewhere,put_back}' then  -- and of each in a list
+    v_unknown := v_unknown || coalesce((
+      select pg_catalog.jsonb_object_agg(k.*, null)
+      from (
+        select e - '{provider,model,code,http_status,usage,duration_ms}'::text[] as left_over
+        from pg_catalog.jsonb_array_elements(nullif(v_change #> '{call,calls}', 'null')) e
+        union all
+        select e - '{route,outage}'::text[]
+          || coalesce(nullif(e -> 'outage', 'null') - '{wait_seconds,failures,doubts}'::text[], '{}')
+        from pg_catalog.jsonb_array_elements(
+          coalesce(v_change -> 'elsewhere', v_change #> '{put_back,elsewhere}')) e
+      ) l, pg_catalog.jsonb_object_keys(l.left_over) k), '{}');
   end if;
   if v_unknown <> '{}' then
     raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
@@ -464,7 +479,7 @@ begin
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
     lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
-    model, usage, provider_id, duration_ms, untold
+    model, usage, provider_id, duration_ms, calls, untold
   ) values (
     p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at,
     p_end ->> 'outcome', p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
@@ -474,7 +489,8 @@ begin
     v_open.accepted_at, v_open.expires_at, v_open.context_reader,
     coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
     v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
-    nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer, p_end ? 'untold');
+    nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer,
+    nullif(v_call -> 'calls', 'null'), p_end ? 'untold');
   if v_is_success then
     delete from public.ai_retry_answers a where a.generation_id = p_generation_id;
   elsif v_answer is not null then
@@ -752,10 +768,10 @@ begin
   update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
     set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
       usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
-      duration_ms = (v_call ->> 'duration_ms')::integer,
+      duration_ms = (v_call ->> 'duration_ms')::integer, calls = nullif(v_call -> 'calls', 'null'),
       wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
     where c.generation_id = v_generation_id and c.token = (p_change ->> 'token')::uuid
-      and c.provider_outcome = 'unknown';
+      and c.provider_outcome = 'unknown' and c.calls is null;
   if exists (
     select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
   then
@@ -787,12 +803,12 @@ begin
     begin
       insert into public.ai_retry_attempts (
         generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge,
-        provider_outcome, model, usage, provider_id, duration_ms, wire_requests
+        provider_outcome, model, usage, provider_id, duration_ms, wire_requests, calls
       ) select
         v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
         p_at, p_at, 'abandoned', 'LEASE_LOST', false, false,
         v_call ->> 'provider_outcome', v_call ->> 'model', nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id',
-        (v_call ->> 'duration_ms')::integer, (v_call ->> 'wire_requests')::integer
+        (v_call ->> 'duration_ms')::integer, (v_call ->> 'wire_requests')::integer, nullif(v_call -> 'calls', 'null')
         from public.ai_retry_attempts c where c.generation_id = v_generation_id
       returning * into v_closed;
     exception when foreign_key_violation then
@@ -1234,6 +1250,29 @@ comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
   'A provider that was unavailable answered: twice as many calls may run, in the end any number, and the messages of as many '
   'attempts that wait are shown, as soon as they are due: every user''s first one before any user''s second.';
 
+create or replace function ai_retry.note_elsewhere(p_notes jsonb, p_started_at timestamptz, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_note record;
+begin
+  for v_note in
+    select e ->> 'route' as route, nullif(e -> 'outage', 'null') as outage
+    from pg_catalog.jsonb_array_elements(p_notes) e order by 1
+  loop
+    if v_note.outage is null then
+      perform ai_retry.note_answer(v_note.route, p_started_at, p_at);
+    else
+      perform ai_retry.note_outage(v_note.route, v_note.outage, p_at);
+    end if;
+  end loop;
+end
+$$;
+comment on function ai_retry.note_elsewhere(jsonb, timestamptz, timestamptz) is
+  'What an attempt showed of the routes that it fell back on, always in the same order.';
+
 -- queue/state
 
 create or replace function public.ai_retry_state()
@@ -1406,6 +1445,9 @@ begin
     end if;
     perform ai_retry.move(v_open.message_id, v_open.due_at, v_now);
     perform ai_retry.note_outage(v_open.route, v_what -> 'outage', v_now);
+    if v_applied and v_what ? 'elsewhere' then
+      perform ai_retry.note_elsewhere(v_what -> 'elsewhere', v_open.started_at, v_now);
+    end if;
   elsif v_change ? 'postpone' then
     v_now := pg_catalog.clock_timestamp();
     update public.ai_retry_open o
@@ -1635,7 +1677,7 @@ set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
-    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
+    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered,elsewhere}');
   v_user_id constant uuid := v_change ->> 'user_id';
   v_generation_id constant uuid := v_change ->> 'generation_id';
   v_token constant uuid := v_change ->> 'token';
@@ -1689,6 +1731,9 @@ begin
       perform ai_retry.note_outage(v_open.route, v_change -> 'outage', v_now);
     elsif (v_change -> 'answered')::boolean and v_open.route is not null then
       perform ai_retry.note_answer(v_open.route, v_open.started_at, v_now);
+    end if;
+    if v_change ? 'elsewhere' then
+      perform ai_retry.note_elsewhere(v_change -> 'elsewhere', v_open.started_at, v_now);
     end if;
   end if;
   return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', ai_retry.snapshot(

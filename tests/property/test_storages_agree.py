@@ -140,7 +140,7 @@ class Side:
             assert isinstance(change.attempt, Run)
             return index, self._sent(snapshot, change)
         except RetryRefused as refusal:
-            put = postpone(message, refusal, snapshot, self.reader, 0.5)
+            put = postpone(message, refusal, snapshot, 0.5)
             return index, refusal.code, self.storage.amend(put).applied
         except AiRetryError as error:
             return index, error.code

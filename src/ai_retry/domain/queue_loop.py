@@ -90,7 +90,7 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
             yield queue.end(snapshot, message.user_id, None if silent else reason, setting.policy)
             return QueueOutcome.ENDED
         except RetryRefused as refusal:
-            yield queue.postpone(message, refusal, snapshot, setting.reader, setting.fraction())
+            yield queue.postpone(message, refusal, snapshot, setting.fraction())
             return QueueOutcome.PARKED if isinstance(refusal, RouteUnavailable) else QueueOutcome.POSTPONED
         if isinstance(done, Ended):
             return outcome_of(done)

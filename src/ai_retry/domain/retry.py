@@ -15,10 +15,10 @@ from uuid import UUID, uuid4
 
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, owned
-from ai_retry.domain.decide.route import Reader
+from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
 from ai_retry.domain.loop import Setting, retrying
-from ai_retry.domain.model import Context, RetryResult, Waiver
+from ai_retry.domain.model import RetryResult, Waiver
 from ai_retry.domain.names import as_uuid, check_key, check_operator, lifting
 from ai_retry.domain.outlook import Outlook, outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
@@ -35,7 +35,7 @@ def retry_generation(
     clock: Clock,
     policy: RetryPolicy = DEFAULT_POLICY,
     context_from: ContextFrom = stored_context,
-    route_of: Callable[[Context], str] | None = None,
+    route_of: RouteOf | None = None,
     idempotency_key: str | None = None,
     waive: frozenset[Waiver] = frozenset(),
     charge: bool = True,
@@ -90,7 +90,7 @@ def retry_status(
     storage: Storage,
     policy: RetryPolicy = DEFAULT_POLICY,
     context_from: ContextFrom = stored_context,
-    route_of: Callable[[Context], str] | None = None,
+    route_of: RouteOf | None = None,
 ) -> Outlook:
     """Return what a retry would be answered now. Reads only.
 
@@ -136,7 +136,7 @@ def asked_for(
 def setting_of(
     policy: RetryPolicy,
     context_from: ContextFrom,
-    route_of: Callable[[Context], str] | None,
+    route_of: RouteOf | None,
     clock: Clock,
     jitter: Callable[[], float] | None,
 ) -> Setting:

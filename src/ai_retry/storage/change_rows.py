@@ -25,7 +25,7 @@ from ai_retry.domain.change import (
 from ai_retry.domain.model import QuotaRule, Snapshot
 from ai_retry.domain.queue_model import Message
 from ai_retry.storage.rows import Json, NotOurs, answer_row, read_snapshot, rule_row, shaped
-from ai_retry.storage.settle_rows import call_row, outage_row, settle_members
+from ai_retry.storage.settle_rows import call_row, elsewhere_rows, outage_row, settle_members
 
 PROTOCOL: Final = 2  # of changes; the database refuses another one
 _encode: Final = json.JSONEncoder(allow_nan=False).encode
@@ -119,7 +119,11 @@ def _put_back(change: PutBack) -> Json:
         "wait_seconds": change.wait.total_seconds(),
         "wire_requests": change.wire_requests,
     }
-    return back if change.outage is None else {**back, "outage": outage_row(change.outage)}
+    notes = {
+        "outage": outage_row(change.outage) if change.outage is not None else None,
+        "elsewhere": elsewhere_rows(change.elsewhere),
+    }
+    return back | {name: note for name, note in notes.items() if note is not None}
 
 
 def _postpone(change: Postpone) -> Json:

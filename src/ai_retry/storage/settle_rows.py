@@ -1,12 +1,14 @@
 """A settle as the JSON that the SQL verb reads, and back: what a file of the spool holds is sent again as it was."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.change import CallRecord, Closing, Found, Rejection, Settle, Success
 from ai_retry.domain.model import ProviderOutcome, QuotaRule
-from ai_retry.domain.queue_model import Outage
+from ai_retry.domain.queue_model import Outage, RouteNote
+from ai_retry.storage.call_rows import call_rows, read_calls
 from ai_retry.storage.rows import (
     Json,
     answer_row,
@@ -33,6 +35,7 @@ def settle_members(change: Settle) -> dict[str, Any]:
         "call": call_row(change.call) if change.call is not None else None,
         "outage": outage_row(change.outage) if change.outage is not None else None,
         "answered": change.answered,
+        "elsewhere": elsewhere_rows(change.elsewhere),
         **end,
     }
 
@@ -46,7 +49,14 @@ def call_row(call: CallRecord) -> Json:
         "usage": usage_row(call.usage) if call.usage is not None else None,
         "provider_id": storable(call.provider_id),
         "wire_requests": call.wire_requests,
+        "calls": call_rows(call.calls),
     }
+
+
+def elsewhere_rows(notes: Sequence[RouteNote]) -> Sequence[Json] | None:
+    """Write what calls showed of other routes; None: nothing."""
+    rows = [{"route": each.route, "outage": outage_row(each.outage) if each.outage else None} for each in notes]
+    return rows or None
 
 
 def outage_row(outage: Outage) -> Json:
@@ -88,6 +98,7 @@ def read_settle(row: Json) -> Settle:
             usage=None if call["usage"] is None else read_usage(call["usage"]),
             provider_id=call["provider_id"],
             wire_requests=call["wire_requests"],
+            calls=read_calls(call.get("calls")),
         ),
         answered=row["answered"],
     )

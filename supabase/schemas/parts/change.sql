@@ -31,17 +31,30 @@ begin
       || coalesce(nullif(coalesce(v_success -> 'answer', v_change #> '{closing,answer}', v_change -> 'answer'), 'null')
         - '{output,model,usage,provider_id}'::text[], '{}')
       || coalesce((v_change -> 'call')
-        - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
+        - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests,calls}'::text[], '{}')
       || coalesce((v_change -> 'outage') - '{wait_seconds,failures,doubts}'::text[], '{}');
   elsif v_change ?| '{renew,discard,put_back,postpone}' then
     v_unknown := v_unknown
       || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
       || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
       || coalesce((v_change -> 'put_back')
-        - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
+        - '{user_id,generation_id,token,wait_seconds,wire_requests,outage,elsewhere}'::text[], '{}')
       || coalesce((v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[], '{}')
       || coalesce((v_change -> 'postpone')
         - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
+  end if;
+  if v_change ?| '{call,elsewhere,put_back}' then  -- and of each in a list
+    v_unknown := v_unknown || coalesce((
+      select pg_catalog.jsonb_object_agg(k.*, null)
+      from (
+        select e - '{provider,model,code,http_status,usage,duration_ms}'::text[] as left_over
+        from pg_catalog.jsonb_array_elements(nullif(v_change #> '{call,calls}', 'null')) e
+        union all
+        select e - '{route,outage}'::text[]
+          || coalesce(nullif(e -> 'outage', 'null') - '{wait_seconds,failures,doubts}'::text[], '{}')
+        from pg_catalog.jsonb_array_elements(
+          coalesce(v_change -> 'elsewhere', v_change #> '{put_back,elsewhere}')) e
+      ) l, pg_catalog.jsonb_object_keys(l.left_over) k), '{}');
   end if;
   if v_unknown <> '{}' then
     raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',

@@ -107,10 +107,10 @@ begin
   update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
     set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
       usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
-      duration_ms = (v_call ->> 'duration_ms')::integer,
+      duration_ms = (v_call ->> 'duration_ms')::integer, calls = nullif(v_call -> 'calls', 'null'),
       wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
     where c.generation_id = v_generation_id and c.token = (p_change ->> 'token')::uuid
-      and c.provider_outcome = 'unknown';
+      and c.provider_outcome = 'unknown' and c.calls is null;
   if exists (
     select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
   then
@@ -142,12 +142,12 @@ begin
     begin
       insert into public.ai_retry_attempts (
         generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge,
-        provider_outcome, model, usage, provider_id, duration_ms, wire_requests
+        provider_outcome, model, usage, provider_id, duration_ms, wire_requests, calls
       ) select
         v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
         p_at, p_at, 'abandoned', 'LEASE_LOST', false, false,
         v_call ->> 'provider_outcome', v_call ->> 'model', nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id',
-        (v_call ->> 'duration_ms')::integer, (v_call ->> 'wire_requests')::integer
+        (v_call ->> 'duration_ms')::integer, (v_call ->> 'wire_requests')::integer, nullif(v_call -> 'calls', 'null')
         from public.ai_retry_attempts c where c.generation_id = v_generation_id
       returning * into v_closed;
     exception when foreign_key_violation then

@@ -92,3 +92,26 @@ $$;
 comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
   'A provider that was unavailable answered: twice as many calls may run, in the end any number, and the messages of as many '
   'attempts that wait are shown, as soon as they are due: every user''s first one before any user''s second.';
+
+create function ai_retry.note_elsewhere(p_notes jsonb, p_started_at timestamptz, p_at timestamptz)
+returns void
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_note record;
+begin
+  for v_note in
+    select e ->> 'route' as route, nullif(e -> 'outage', 'null') as outage
+    from pg_catalog.jsonb_array_elements(p_notes) e order by 1
+  loop
+    if v_note.outage is null then
+      perform ai_retry.note_answer(v_note.route, p_started_at, p_at);
+    else
+      perform ai_retry.note_outage(v_note.route, v_note.outage, p_at);
+    end if;
+  end loop;
+end
+$$;
+comment on function ai_retry.note_elsewhere(jsonb, timestamptz, timestamptz) is
+  'What an attempt showed of the routes that it fell back on, always in the same order.';

@@ -46,6 +46,9 @@ begin
     end if;
     perform ai_retry.move(v_open.message_id, v_open.due_at, v_now);
     perform ai_retry.note_outage(v_open.route, v_what -> 'outage', v_now);
+    if v_applied and v_what ? 'elsewhere' then
+      perform ai_retry.note_elsewhere(v_what -> 'elsewhere', v_open.started_at, v_now);
+    end if;
   elsif v_change ? 'postpone' then
     v_now := pg_catalog.clock_timestamp();
     update public.ai_retry_open o

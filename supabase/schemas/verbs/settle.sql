@@ -5,7 +5,7 @@ set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
 as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
-    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
+    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered,elsewhere}');
   v_user_id constant uuid := v_change ->> 'user_id';
   v_generation_id constant uuid := v_change ->> 'generation_id';
   v_token constant uuid := v_change ->> 'token';
@@ -59,6 +59,9 @@ begin
       perform ai_retry.note_outage(v_open.route, v_change -> 'outage', v_now);
     elsif (v_change -> 'answered')::boolean and v_open.route is not null then
       perform ai_retry.note_answer(v_open.route, v_open.started_at, v_now);
+    end if;
+    if v_change ? 'elsewhere' then
+      perform ai_retry.note_elsewhere(v_change -> 'elsewhere', v_open.started_at, v_now);
     end if;
   end if;
   return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', ai_retry.snapshot(
