@@ -62,7 +62,9 @@ class Settings:
     ai_extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # further fields of each request
     ai_reasks: int = 1  # how often a model is asked again for an answer that is not valid under its schema
     ai_fallback_models: tuple[str, ...] = ()  # asked in this order when the first model fails
-    ai_fallbacks: tuple[Fallback, ...] = ()  # providers that are asked then: AI_FALLBACK_1_BASE_URL, …_API_KEY, …_MODEL
+    ai_fallbacks: tuple[
+        Fallback, ...
+    ] = ()  # providers asked after that: AI_FALLBACK_1_BASE_URL, …_API_KEY and …_MODEL, 2, …
     ai_fallback_on: frozenset[str] = frozenset()  # also after a timeout, which may have generated, or a refusal
     ai_fallback_reserve: timedelta = timedelta(seconds=3)  # of the deadline, left for each call that follows
     policy: RetryPolicy = DEFAULT_POLICY
@@ -96,13 +98,13 @@ class _Reader:
     def _supabase(self) -> dict[str, Any]:
         database_url = self._get("DATABASE_URL", postgres_url)
         url = self._get("SUPABASE_URL", project_url)
-        secret_key = self._get("SUPABASE_SECRET_KEY", secret_key)
+        key = self._get("SUPABASE_SECRET_KEY", secret_key)
         if "DATABASE_URL" not in self._values:
             self._need("SUPABASE_URL", "the project's address, or set DATABASE_URL to go straight to PostgreSQL")
             self._need("SUPABASE_SECRET_KEY", "a secret key of the project (the service_role key of older ones)")
         return {
             "supabase_url": url,
-            "supabase_secret_key": secret_key,
+            "supabase_secret_key": key,
             "supabase_publishable_key": self._get("SUPABASE_PUBLISHABLE_KEY", publishable_key),
             "supabase_jwt_secret": self._get("SUPABASE_JWT_SECRET", jwt_secret),
             "supabase_jwt_issuer": self._get("SUPABASE_JWT_ISSUER", word),
@@ -210,8 +212,9 @@ def variables() -> list[str]:
 
 def variable_of(field_name: str) -> str:
     """Name the variable that a field of ``Settings`` is read from; ``policy`` and ``ai_fallbacks`` have many."""
-    if field_name == "ai_fallback_reserve":
-        return "AI_FALLBACK_RESERVE_SECONDS"
+    special = {"ai_fallback_reserve": "AI_FALLBACK_RESERVE_SECONDS", "ai_fallbacks": "AI_FALLBACK_<N>_…"}
+    if field_name in special:
+        return special[field_name]
     return f"{_PREFIX if field_name in _PREFIXED else ''}{field_name}".upper()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from ai_retry.domain.model import Generation, GenerationStatus, QuotaRule
+from ai_retry.storage.call_rows import call_rows
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryApp, MemoryStorage, SessionRefused, new_session
 from ai_retry.testing.memory import Row as AttemptRow
@@ -95,6 +96,7 @@ class MemoryWorld:
         return {
             **{name: value for name, value in asdict(row).items() if name != "call"},
             **asdict(row.call),
+            "calls": call_rows(row.call.calls),
             "next_attempt_at": row.next_attempt_at,
             "stored_answer": self.storage.answers.get((row.generation_id, row.number)),
         }

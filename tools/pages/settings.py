@@ -26,7 +26,10 @@ _FORMS = """## How values are written
 
 - **Addresses** hold no credentials, no query and no fragment. `DATABASE_URL` starts with `postgresql://`, and its
   password is percent-encoded (`@` is `%40`, `/` is `%2F`, `%` is `%25`): what could be read in two ways is refused.
-- **`AI_MODELS`** is a list separated by commas.
+- **`AI_MODELS`, `AI_FALLBACK_MODELS`, `AI_FALLBACK_ON`** are lists separated by commas; `AI_FALLBACK_ON` may hold
+  `timeout` and `refusal`.
+- **`AI_FALLBACK_1_BASE_URL`, `AI_FALLBACK_1_API_KEY`, `AI_FALLBACK_1_MODEL`** name a further provider,
+  `AI_FALLBACK_2_…` the next one, up to 99: [how calls fall back](../how-to/providers.md#fall-back).
 - **`AI_HEADERS`, `AI_QUERY`** are JSON objects of texts: `{"api-version": "2024-10-21"}`.
 - **`AI_RESPONSE_FORMAT`** is `json_schema`, `json_object` or `none`: [how they differ](../how-to/prompts.md#schemas).
 - **`AI_EXTRA_BODY`** is a JSON object of request fields: `{"max_tokens": 800}`; not `messages`, `model` or `stream`.

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from ai_retry.domain.model import Answer, Failure, ProviderCall, Usage
 
 _LONGEST_ROUTE: Final = 255  # characters: users may name the model, and an index holds it
-_Result = TypeVar("_Result", Answer, Failure)
+_Result = TypeVar("_Result", bound=Answer | Failure)
 
 
 def route_name(provider: str, model: str | None) -> str:

@@ -38,8 +38,6 @@ def ask(
     except GenerationFailed as failed:
         result = failed.failure
     duration = timedelta(seconds=monotonic() - began)
-    if isinstance(result, Answer):
-        return noted(result, duration=duration, model=context.model, provider=name, route=route)
     return noted(result, duration=duration, model=context.model, provider=name, route=route)
 
 

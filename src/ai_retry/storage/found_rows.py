@@ -11,6 +11,7 @@ from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, Snapshot
 from ai_retry.domain.recovery import FoundRow, LastError, UnreadableRow
+from ai_retry.storage.call_rows import read_calls
 from ai_retry.storage.rows import Json, NotOurs, instant, maybe_instant, read_snapshot, shaped
 
 _TOO_LONG: Final = "is longer than a search reads"
@@ -46,7 +47,7 @@ def read_found(row: Json) -> FoundRow | UnreadableRow:
     generation_id = UUID(row["id"])
     if "refused_by" in row:
         return UnreadableRow(generation_id=generation_id, column=None, reason=f"is refused by {row['refused_by']}")
-    row = shaped(row, "generation", "snapshot", "error")
+    row = shaped(row, "generation", "snapshot", "error", "calls")
     plain: dict[str, Any] = {"id": row["id"]}
     read: dict[str, Any] = {}
     problems: list[tuple[str | None, str]] = []
@@ -57,7 +58,8 @@ def read_found(row: Json) -> FoundRow | UnreadableRow:
     error, failed_at = _last_error(row["error"]), read["updated_at"] or read["created_at"]
     if not problems:
         try:
-            return FoundRow(failed_at=failed_at, snapshot=_snapshot(row["snapshot"], plain), error=error)
+            snapshot, calls = _snapshot(row["snapshot"], plain), read_calls(row["calls"])
+            return FoundRow(failed_at=failed_at, snapshot=snapshot, error=error, calls=calls)
         except _UNREADABLE:
             problems.append((None, "holds a value out of range in a table of ai-retry's"))
     first, reason = problems[0]

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, PlanAttempt, UnreadableRow
+from ai_retry.storage.call_rows import read_calls
 from ai_retry.storage.calling import Calls
 from ai_retry.storage.change_rows import document
 from ai_retry.storage.found_rows import read_found
@@ -136,6 +137,7 @@ def _plan_attempt(row: Json) -> PlanAttempt:
         generation_id=UUID(row["generation_id"]),
         attempt=read_attempt(row),
         usage=read_usage(row["usage"]) if row["usage"] else None,
+        calls=read_calls(row["calls"]),
     )
 
 

@@ -45,6 +45,7 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[Finding]:
     read = variables()
     for name in sorted(environ):
         ours = name.startswith("AI_") and not name.startswith("AI_RETRY_") and name not in read
+        ours = ours and not name.startswith("AI_FALLBACK_")  # those are refused where they are unknown
         if ours and (close := meant(name, likeness=_ALIKE)) is not None:
             yield Finding(
                 Check.CONFIGURATION,
