@@ -320,7 +320,9 @@ class Side:
 
 
 def _calls(row: Any) -> object:
-    """The requests of an attempt, as its row has them."""
+    """The requests of an attempt that is closed, as its row has them; those of a kept answer are written then."""
+    if row["outcome"] is None:
+        return None
     listed = [(each["model"], each["code"], each["duration_ms"]) for each in row["calls"] or ()]
     return listed, row["wire_requests"], row["route"]
 

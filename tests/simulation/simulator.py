@@ -69,8 +69,8 @@ FATES = {"done": 76, "twice": 4, "repeated later": 5, "no reply": 4, "not sent":
 
 
 def routes_of(context: Context) -> Sequence[str]:
-    """Where a call goes, and where it falls back."""
-    return (f"one/{context.model}", "two/spare")
+    """Where a call goes; the large model has another one to fall back on."""
+    return (f"one/{context.model}",) if context.model == "small" else (f"one/{context.model}", "two/spare")
 
 
 @dataclass
