@@ -301,7 +301,8 @@ class Side:
         return self.storage.load(self.users[0], self.generations[index], POLICY.quota, token)
 
     def look(self) -> list[object]:
-        """All that the two must agree on."""
+        """All that the two must agree on; first what depends on the instant of looking."""
+        state = self.storage.state()
         rows = []
         for index, generation_id in enumerate(self.generations):
             snapshot = self._load(index, None)
@@ -310,7 +311,6 @@ class Side:
             rows.append((_abstract(snapshot), logs, calls))
         events = [sorted(event["event_type"] for event in self.world.events(user)) for user in self.users]
         line = sorted(self.generations.index(each["generation_id"]) for each in self._line())
-        state = self.storage.state()
         return [*rows, *events, line, (state.queued, state.due, state.parked, state.running)]
 
     def _line(self) -> list[Any]:

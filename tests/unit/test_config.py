@@ -240,9 +240,9 @@ def test_malformed_base_url_asks_for_no_key() -> None:
 
 def test_numbers_must_work_together() -> None:
     """The policy's own rules are told in the same error."""
-    told = problems({"AI_RETRY_LEASE_SECONDS": "10"})
+    told = problems({"AI_RETRY_LEASE_SECONDS": "5"})
 
-    assert "AI_RETRY_*: lease must leave room for deadline and settle_margin" in told
+    assert "AI_RETRY_*: lease must be longer than settle_margin" in told
     assert "SUPABASE_URL is missing" in told
 
 

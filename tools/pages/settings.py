@@ -52,8 +52,8 @@ def render() -> str:
             "The same numbers are the fields of `ai_retry.RetryPolicy`, and of its `quota`.",
             "",
             *table(("variable", "default", "meaning"), _rules()),
-            "Numbers that can't work together are refused: the lease must leave room for the deadline and the settle"
-            " margin, and the first wait must not exceed the longest.",
+            "Numbers that can't work together are refused: the lease must be longer than the settle margin, and the"
+            " first wait must not exceed the longest.",
             "",
             _FORMS,
         ]

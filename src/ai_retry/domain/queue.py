@@ -95,5 +95,6 @@ def run_taken(
         ContextUnusable: the reader or the settings here are at fault; the attempt is put back for a minute.
         StorageFailure: the message comes again.
     """
+    policy = policy if renewing is not None else policy.within_lease()
     loop = working(taken, uuid4(), setting_of(policy, context_from, route_of, clock, jitter))
     return drive(loop, storage=storage, ai=ai, rule=policy.quota, renewing=renewing, watches=watches)

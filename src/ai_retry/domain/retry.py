@@ -66,7 +66,8 @@ def retry_generation(
         charge: False gives the user the session without spending quota; recorded.
         operator: who lifted a limit; recorded. Without a name no limit is lifted.
         jitter: where in its range a wait is, in [0, 1]; at random when None.
-        renewing: renews the attempt's lease while it runs; None: it has to end within the policy's lease.
+        renewing: renews the attempt's lease while it runs; None: the call ends within the policy's lease, whatever its
+            deadline.
         watches: look at each step.
 
     Raises:
@@ -79,6 +80,7 @@ def retry_generation(
     asked = asked_for(
         user_id, generation_id, idempotency_key=idempotency_key, waive=waive, charge=charge, operator=operator
     )
+    policy = policy if renewing is not None else policy.within_lease()
     loop = retrying(asked, setting_of(policy, context_from, route_of, clock, jitter))
     return drive(loop, storage=storage, ai=ai, rule=policy.quota, renewing=renewing, watches=watches)
 

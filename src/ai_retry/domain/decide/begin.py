@@ -155,7 +155,7 @@ def running(admission: Admission, policy: RetryPolicy, route: str | None) -> Run
     """How an admitted attempt runs."""
     return Running(
         lease=policy.lease,
-        longest=max(policy.lease, policy.deadline + policy.settle_margin),
+        longest=policy.longest,
         abandoned_wait=admission.abandoned_wait,
         answer_from=admission.stored_answer.number if admission.stored_answer else None,
         route=route,
