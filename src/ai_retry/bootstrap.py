@@ -19,7 +19,7 @@ from ai_retry.config import Settings, is_loopback
 from ai_retry.domain.context import refuse_reserved, stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
-from ai_retry.domain.ports import Clock
+from ai_retry.domain.ports import AiProvider, Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, place_of, read_context
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and short enough for a second try
 
 
-def connect(settings: Settings | None = None, *, context_from: ContextFrom | None = None) -> Client:
+def connect(
+    settings: Settings | None = None, *, context_from: ContextFrom | None = None, ai: AiProvider | None = None
+) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
     Answers that an earlier process left in the spool are settled beside what the client does.
@@ -40,6 +42,7 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom | Non
         settings: what to connect to; from the environment when None.
         context_from: reads what to ask out of a generation; its models and schemas are checked all the same. None:
             what the settings name (``AI_RETRY_CONTEXT_FROM``), else ``stored_context``.
+        ai: which provider is called, and is the caller's to close; None: those that the settings name.
 
     Raises:
         NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` can't be
@@ -51,8 +54,9 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom | Non
     with ExitStack() as opened:
         spool = Spool(settings.spool_dir) if settings.spool_dir is not None else None
         storage = opened.enter_context(closing(open_storage(settings, spool=spool)))
-        ai = _provider(settings, clock)
-        opened.callback(ai.close)
+        if ai is None:
+            ai = ours = _provider(settings, clock)
+            opened.callback(ours.close)
         if spool is not None:
             opened.callback(spool.close)
             spool.send_beside(storage)
@@ -60,7 +64,7 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom | Non
             storage=storage,
             queue_storage=storage,
             recovery_storage=storage,
-            provider=urlsplit(settings.ai_base_url).netloc,
+            provider=getattr(ai, "name", None) or urlsplit(settings.ai_base_url).netloc,
             ai=ai,
             clock=clock,
             policy=settings.policy,

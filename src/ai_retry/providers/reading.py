@@ -113,7 +113,7 @@ def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Findin
     try:
         if schema is None:
             return (validation.storable(text),)
-        output = _json(text)
+        output = json_of(text)
         validation.validate(output, schema)
     except validation.InvalidOutput as problem:
         broken = problem.broken and not choice.reason
@@ -128,7 +128,7 @@ def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Findin
     return (output,) if whole or unusual is None else unusual
 
 
-def _json(text: str) -> Any:
+def json_of(text: str) -> Any:
     """Read the JSON that ``text`` is, since its strings may hold any tag; else the JSON without what is around it.
 
     Raises:

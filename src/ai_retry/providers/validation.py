@@ -58,6 +58,20 @@ def parse(content: str) -> Any:
     raise InvalidOutput(problem, broken=True)
 
 
+def whole(output: Any) -> Any:
+    """Return ``output`` if it is JSON that can be stored and read without loss, wherever it came from.
+
+    Raises:
+        InvalidOutput: it is not; with the reason.
+    """
+    try:
+        text = json.dumps(output, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidOutput("it is not JSON") from None
+    parse(text)
+    return output
+
+
 def validate(output: Any, schema: Mapping[str, Any]) -> None:
     """Check ``output`` under a schema.
 

@@ -68,7 +68,7 @@ def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examina
         findings = (*outside.configuration(error), *outside.misspelt(environ))
         return Examination(findings, frozenset(Check) - {Check.CONFIGURATION})
     reader, unusable = _reader(settings)
-    around = [*unusable, *outside.misspelt(environ), *_provider(settings)]
+    around = [*unusable, *outside.misspelt(environ), *outside.deadline(settings.policy), *_provider(settings)]
     try:
         with closing(bootstrap.open_storage(settings)) as storage:
             before = clock.now()
