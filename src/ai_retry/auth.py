@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http.cookiejar import DefaultCookiePolicy
@@ -27,6 +27,8 @@ from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
 from ai_retry.domain.ports import Clock
 
 _AUTHENTICATED: Final = "authenticated"
+_KEYS: Final = ("anon", "service_role")  # roles of API keys
+_LEVELS: Final = ("aal1", "aal2", "aal3")  # what an ``aal`` claim may be, ascending
 _ALGORITHMS: Final = {("EC", "P-256"): "ES256", ("RSA", None): "RS256", ("OKP", "Ed25519"): "EdDSA"}
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 _MAX_TOKEN, _MAX_KID, _MAX_BODY, _MIN_SECRET = 8 * 1024, 256, 64 * 1024, 32
@@ -202,6 +204,35 @@ class JwksCache:
             ended.set()
 
 
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """What a project's tokens may say of where they come from and of their user."""
+
+    issuers: tuple[str, ...]
+    roles: tuple[str, ...]
+    required_aal: str | None
+    anonymous: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what would accept nobody, or by mistake everybody."""
+        if not self.issuers or not self.roles:
+            raise ValueError("at least one issuer and one role must be accepted")
+        if not set(self.roles).isdisjoint(_KEYS):
+            raise ValueError(f"{' and '.join(_KEYS)} are roles of API keys, and no user's")
+        if self.required_aal not in (None, *_LEVELS):
+            raise ValueError(f"required_aal must be one of {', '.join(_LEVELS)}, or None")
+
+    def check(self, claims: Mapping[str, Any], *, issuer_required: bool) -> None:
+        if ("iss" in claims or issuer_required) and claims.get("iss") not in self.issuers:
+            raise Unauthenticated("issuer")
+        if claims.get("role") not in self.roles:
+            raise Unauthenticated("role")
+        if self.required_aal is not None and claims.get("aal") not in _LEVELS[_LEVELS.index(self.required_aal) :]:
+            raise Unauthenticated("assurance level")
+        if not self.anonymous and claims.get("is_anonymous", False) is not False:
+            raise Unauthenticated("anonymous")
+
+
 class TokenVerifier:
     """Tells whose access token it is, or refuses it. Safe to share between threads.
 
@@ -219,8 +250,11 @@ class TokenVerifier:
         *,
         jwt_secret: str | None = None,
         publishable_key: str | None = None,
-        issuer: str | None = None,
+        issuer: str | Collection[str] | None = None,
         require_issuer: bool = True,
+        accepted_roles: Collection[str] = (_AUTHENTICATED,),
+        required_aal: str | None = None,
+        allow_anonymous: bool = True,
         leeway: timedelta = timedelta(seconds=10),
         jwks_ttl: timedelta = timedelta(minutes=10),
         jwks_min_interval: timedelta = timedelta(seconds=30),
@@ -234,9 +268,14 @@ class TokenVerifier:
             supabase_url: the project's address, without a path.
             jwt_secret: the project's HS256 secret, as text.
             publishable_key: the API key that Auth's gateway wants; not a secret.
-            issuer: what ``iss`` must equal; ``{supabase_url}/auth/v1`` when None.
+            issuer: what ``iss`` must equal, or several, one of which it must equal: where Auth is asked at an inner
+                address, and issues tokens under a public one. ``{supabase_url}/auth/v1`` when None.
             require_issuer: False lets an HS256 token come without ``iss``, as Supabase Lite's do; one that has it is
                 still compared. Little is lost: the shared secret, or Auth's word, binds such a token to the project.
+            accepted_roles: what ``role`` may be, where a hook of the project gives users roles of their own.
+            required_aal: ``aal2`` refuses who has not signed in with a second factor, as a restrictive policy of the
+                project would; None: any level.
+            allow_anonymous: False refuses users who signed in anonymously.
             leeway: by how much this machine's clock may differ from Auth's.
             jwks_ttl: see ``JwksCache``, like the next two.
             jwks_min_interval: see above.
@@ -246,14 +285,21 @@ class TokenVerifier:
             clock: this machine's when None.
 
         Raises:
-            ValueError: the address is not HTTP, or the secret is shorter than RFC 7518, section 3.2 allows.
+            ValueError: the address is not HTTP, the secret is shorter than RFC 7518, section 3.2 allows, no issuer or
+                no role is given, or there is no such level.
         """
         if not supabase_url.startswith(("https://", "http://")):
             raise ValueError("supabase_url must start with https:// or http://")
         if jwt_secret is not None and len(jwt_secret.encode()) < _MIN_SECRET:
             raise ValueError(f"jwt_secret must have at least {_MIN_SECRET} bytes")
         url = f"{supabase_url.rstrip('/')}/auth/v1"
-        self._secret, self._issuer, self._require_issuer = jwt_secret, issuer or url, require_issuer
+        self._secret, self._require_issuer = jwt_secret, require_issuer
+        self._accepted = _Accepted(
+            issuers=(issuer or url,) if issuer is None or isinstance(issuer, str) else tuple(issuer),
+            roles=tuple(accepted_roles),
+            required_aal=required_aal,
+            anonymous=allow_anonymous,
+        )
         self._leeway, self._clock = leeway.total_seconds(), clock or SystemClock()
         self._server = _AuthServer(url, api_key=publishable_key, timeout=timeout, clock=self._clock)
         self._jwks = JwksCache(
@@ -266,7 +312,7 @@ class TokenVerifier:
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(issuer={self._issuer!r})"
+        return f"{type(self).__name__}(issuer={', '.join(self._accepted.issuers)!r})"
 
     def verify(self, token: str) -> UUID:
         """Return the id of the user whose valid access token this is, anonymous users included.
@@ -305,10 +351,7 @@ class TokenVerifier:
         audience = claims.get("aud")
         if _AUTHENTICATED not in (audience if isinstance(audience, list) else [audience]):
             raise Unauthenticated("audience")
-        if claims.get("iss", None if issuer_required else self._issuer) != self._issuer:
-            raise Unauthenticated("issuer")
-        if claims.get("role") != _AUTHENTICATED:
-            raise Unauthenticated("role")
+        self._accepted.check(claims, issuer_required=issuer_required)
         return _uuid(claims.get("sub"))
 
 

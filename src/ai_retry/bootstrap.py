@@ -252,6 +252,9 @@ def verifier(settings: Settings) -> "TokenVerifier":
         publishable_key=settings.supabase_publishable_key,
         issuer=settings.supabase_jwt_issuer,
         require_issuer=not is_loopback(settings.supabase_url),
+        accepted_roles=settings.accepted_roles,
+        required_aal=settings.required_aal,
+        allow_anonymous=settings.allow_anonymous,
     )
 
 

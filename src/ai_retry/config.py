@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
+from ai_retry.auth_settings import assurance, issuers, roles
 from ai_retry.connection_settings import jwt_secret, postgres_url, project_url, publishable_key, secret_key
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import QuotaRule, ResponseFormat
@@ -37,7 +38,6 @@ from ai_retry.provider_settings import (
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 DEFAULT_MAX_CALLS: Final = 32
 _PREFIX: Final = "AI_RETRY_"
-_PREFIXED: Final = ("max_calls", "spool_dir", "context_from")  # fields of ``Settings`` whose variables carry it
 _T = TypeVar("_T")
 
 
@@ -49,7 +49,7 @@ class Settings:
     supabase_secret_key: str | None = field(default=None, repr=False)  # for the Data API; None beside a database_url
     supabase_publishable_key: str | None = field(default=None, repr=False)  # to ask Auth about HS256 tokens
     supabase_jwt_secret: str | None = field(default=None, repr=False)  # to check HS256 tokens here
-    supabase_jwt_issuer: str | None = None  # what ``iss`` must be; None: {supabase_url}/auth/v1
+    supabase_jwt_issuer: tuple[str, ...] | None = None  # what ``iss`` may be; None: {supabase_url}/auth/v1
     database_url: str | None = field(default=None, repr=False)  # straight to PostgreSQL instead of the Data API
     ai_base_url: str = OPENROUTER  # of an OpenAI-compatible API, without chat/completions
     ai_api_key: str | None = field(default=None, repr=False)  # None only for a provider on this machine
@@ -70,6 +70,9 @@ class Settings:
     policy: RetryPolicy = DEFAULT_POLICY
     max_calls: int = DEFAULT_MAX_CALLS  # provider calls that run at once in this process
     spool_dir: Path | None = None  # where paid answers wait while the database is away; None: nowhere
+    accepted_roles: frozenset[str] = frozenset({"authenticated"})  # what ``role`` of an access token may be
+    required_aal: str | None = None  # aal2: only users who signed in with a second factor; None: any level
+    allow_anonymous: bool = True  # users who signed in anonymously
     context_from: str | None = None  # package.module:function that reads contexts; None: ``stored_context``
 
     @classmethod
@@ -107,7 +110,7 @@ class _Reader:
             "supabase_secret_key": key,
             "supabase_publishable_key": self._get("SUPABASE_PUBLISHABLE_KEY", publishable_key),
             "supabase_jwt_secret": self._get("SUPABASE_JWT_SECRET", jwt_secret),
-            "supabase_jwt_issuer": self._get("SUPABASE_JWT_ISSUER", word),
+            "supabase_jwt_issuer": self._get("SUPABASE_JWT_ISSUER", issuers),
             "database_url": database_url,
         }
 
@@ -156,12 +159,10 @@ class _Reader:
         )
 
     def _numbers(self) -> dict[str, Any]:
-        """Read ``AI_RETRY_…``: one variable for each number of the policy, three more, and nothing else."""
+        """Read ``AI_RETRY_…``: one variable for each number of the policy, those of ``_OTHERS``, and nothing else."""
         policy, quota = _variables(DEFAULT_POLICY), _variables(DEFAULT_POLICY.quota, "quota_")
         known = {variable: parse for variable, (_, parse) in (policy | quota).items()}
-        known[_PREFIX + "MAX_CALLS"] = _positive
-        known[_PREFIX + "SPOOL_DIR"] = _absolute_path
-        known[_PREFIX + "CONTEXT_FROM"] = _import_string
+        known |= {variable_of(name): parse for name, parse in _OTHERS.items()}
         for variable in self._values:
             if variable.startswith(_PREFIX) and variable not in known:
                 close = meant(variable)
@@ -170,9 +171,7 @@ class _Reader:
         values = {variable: self._get(variable, parse) for variable, parse in known.items()}
         return {
             "policy": self._policy(_chosen(policy, values), _chosen(quota, values)),
-            "max_calls": values[_PREFIX + "MAX_CALLS"] or DEFAULT_MAX_CALLS,
-            "spool_dir": values[_PREFIX + "SPOOL_DIR"],
-            "context_from": values[_PREFIX + "CONTEXT_FROM"],
+            **{name: value for name in _OTHERS if (value := values[variable_of(name)]) is not None},
         }
 
     def _policy(self, numbers: dict[str, Any], quota: dict[str, Any]) -> RetryPolicy:
@@ -215,7 +214,7 @@ def variable_of(field_name: str) -> str:
     special = {"ai_fallback_reserve": "AI_FALLBACK_RESERVE_SECONDS", "ai_fallbacks": "AI_FALLBACK_<N>_…"}
     if field_name in special:
         return special[field_name]
-    return f"{_PREFIX if field_name in _PREFIXED else ''}{field_name}".upper()
+    return f"{_PREFIX if field_name in _OTHERS else ''}{field_name}".upper()
 
 
 def meant(variable: str, *, likeness: float = 0.6) -> str | None:
@@ -283,3 +282,13 @@ def _import_string(text: str) -> str:
     dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
     form = rf"(?!.*\.py:){dotted}:{dotted}"
     return matching(form, text, "must name a function as package.module:function, without .py")
+
+
+_OTHERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "max_calls": _positive,
+    "spool_dir": _absolute_path,
+    "context_from": _import_string,
+    "accepted_roles": roles,
+    "required_aal": assurance,
+    "allow_anonymous": _yes_or_no,
+}

@@ -52,6 +52,46 @@ def test_rejected_session_keeps_the_answer(world: World, error: type[SessionReje
     assert (quota_of(world, user_id).captured, quota_of(world, user_id).held) == (0, 0)
 
 
+CONFLICT = "You have a planned session already."
+
+
+def test_conflict_that_is_foreseen_is_refused_before_any_call(world: World) -> None:
+    """What the app knows beforehand refuses a retry in the app's words, writes nothing, and passes with its cause."""
+    user_id, generation_id = new_generation(world)
+    world.foresee_conflict(user_id, CONFLICT)
+
+    with pytest.raises(SessionConflict) as caught:
+        begin(world, user_id, generation_id)
+    refused = world.attempts(generation_id)
+    world.foresee_conflict(user_id, None)
+
+    assert str(caught.value) == f"No session can be created now: {CONFLICT}"
+    assert caught.value.details == {"reason": CONFLICT, "answer_kept": False}
+    assert (caught.value.retry_after, list(refused)) == (None, [])
+    assert load(world, user_id, generation_id).session_conflict is None
+    assert begin(world, user_id, generation_id).number == 2
+
+
+def test_conflict_that_is_foreseen_spares_the_stored_answer(world: World) -> None:
+    """A stored answer is not tried in vain: it is kept, and becomes the session when there is room."""
+    user_id, generation_id = new_generation(world)
+    world.refuse_sessions("one_planned_session", conflict=True)
+    with pytest.raises(SessionConflict):
+        succeed(world, begin(world, user_id, generation_id))
+    world.refuse_sessions(None)
+    world.foresee_conflict(user_id, CONFLICT)
+
+    with pytest.raises(SessionConflict) as caught:
+        begin(world, user_id, generation_id)
+    attempts = world.attempts(generation_id)
+    world.foresee_conflict(user_id, None)
+    world.advance(REJECTED_WAIT)
+
+    assert caught.value.details == {"reason": CONFLICT, "answer_kept": True}
+    assert len(attempts) == 1
+    assert succeed(world, begin(world, user_id, generation_id)).session["content"] == ANSWER.output
+
+
 @pytest.mark.rule("again")
 @pytest.mark.parametrize(
     ("constraint", "wait", "reports"),

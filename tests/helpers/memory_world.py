@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from ai_retry.domain.model import Generation, GenerationStatus, QuotaRule
-from ai_retry.storage.call_rows import call_rows
+from ai_retry.storage.codec import write
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryApp, MemoryStorage, SessionRefused, new_session
 from ai_retry.testing.memory import Row as AttemptRow
@@ -83,6 +83,12 @@ class MemoryWorld:
         """Make the session function refuse, or accept again."""
         self._refusal = None if constraint is None else SessionRefused(constraint, conflict=conflict)
 
+    def foresee_conflict(self, user_id: UUID, reason: str | None) -> None:
+        """Say it, or forget it."""
+        self.app.conflicts.pop(user_id, None)
+        if reason is not None:
+            self.app.conflicts[user_id] = reason
+
     def advance(self, duration: timedelta) -> None:
         """Move the clock."""
         self.clock.advance(duration)
@@ -96,8 +102,8 @@ class MemoryWorld:
         return {
             **{name: value for name, value in asdict(row).items() if name != "call"},
             **asdict(row.call),
-            "calls": call_rows(row.call.calls),
-            "next_attempt_at": row.next_attempt_at,
+            "calls": [write(each) for each in row.call.calls] or None,
+            "cause": row.refused_constraint,
             "stored_answer": self.storage.answers.get((row.generation_id, row.number)),
         }
 

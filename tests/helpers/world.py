@@ -54,6 +54,14 @@ begin
   return new;
 end
 $$;
+create table if not exists refusals.foreseen (user_id uuid primary key, reason text);
+grant select on refusals.foreseen to service_role;
+create or replace function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
+returns text language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select f.reason from refusals.foreseen f where f.user_id = p_user_id);
+end
+$$;
 create or replace trigger refuse before insert on public.sessions for each row execute function refusals.refuse();
 """
 
@@ -142,6 +150,14 @@ class SqlWorld:
     def refuse_sessions(self, constraint: str | None, *, conflict: bool = False) -> None:
         """Make the table of sessions refuse those of this world's users."""
         self._refuse((constraint, "23505" if conflict else "23514") if constraint is not None else None)
+
+    def foresee_conflict(self, user_id: UUID, reason: str | None) -> None:
+        """Write it where the app's own check looks."""
+        self._connection.execute(
+            "insert into refusals.foreseen values (%s, %s)"
+            " on conflict (user_id) do update set reason = excluded.reason",
+            [user_id, reason],
+        )
 
     def _refuse(self, refusal: tuple[str, str] | None) -> None:
         if refusal == self._refusal is None:

@@ -61,6 +61,60 @@ def test_issuer_required_unless_told(stack: Stack, user: SignedInUser) -> None:
     assert caught.value.reason == "issuer"
 
 
+def test_second_factor_required(stack: Stack, user: SignedInUser) -> None:
+    """A real token of a user with a password alone is refused; the same with a second factor in it is not."""
+    verifier = TokenVerifier(stack.url, jwt_secret=stack.jwt_secret, require_issuer=False, required_aal="aal2")
+    stronger = jwt.encode(claims_of(user.access_token) | {"aal": "aal2"}, stack.jwt_secret, "HS256")
+
+    with pytest.raises(Unauthenticated) as caught:
+        verifier.verify(user.access_token)
+
+    assert caught.value.reason == "assurance level"
+    assert verifier.verify(stronger) == user.id
+
+
+def test_anonymous_user_refused_where_told_so(stack: Stack, user: SignedInUser) -> None:
+    """A signed-in user passes where anonymous ones don't, by the secret and when Auth is asked."""
+    anonymous = jwt.encode(claims_of(user.access_token) | {"is_anonymous": True}, stack.jwt_secret, "HS256")
+    for secret in (stack.jwt_secret, None):
+        verifier = TokenVerifier(
+            stack.url,
+            jwt_secret=secret,
+            publishable_key=stack.publishable_key,
+            require_issuer=False,
+            allow_anonymous=False,
+        )
+        assert verifier.verify(user.access_token) == user.id
+        with pytest.raises(Unauthenticated) as caught:
+            verifier.verify(anonymous)
+        assert caught.value.reason == "anonymous"
+
+
+def test_own_role_of_a_user_accepted(stack: Stack, user: SignedInUser) -> None:
+    """A role that a hook of the project writes is a user's where it is named, and refused elsewhere."""
+    token = jwt.encode(claims_of(user.access_token) | {"role": "coach"}, stack.jwt_secret, "HS256")
+
+    def verifier(*roles: str) -> TokenVerifier:
+        return TokenVerifier(stack.url, jwt_secret=stack.jwt_secret, require_issuer=False, accepted_roles=roles)
+
+    assert verifier("authenticated", "coach").verify(token) == user.id
+    with pytest.raises(Unauthenticated):
+        verifier("authenticated").verify(token)
+
+
+def test_inner_and_public_issuer_accepted(stack: Stack, user: SignedInUser) -> None:
+    """Auth is asked at the inner address about tokens that it issues under its public one."""
+    public = "https://auth.example.com/auth/v1"
+    token = jwt.encode(claims_of(user.access_token) | {"iss": public}, stack.jwt_secret, "HS256")
+    inner = TokenVerifier(stack.url, publishable_key=stack.publishable_key)
+    both = TokenVerifier(stack.url, publishable_key=stack.publishable_key, issuer=(f"{stack.url}/auth/v1", public))
+
+    assert both.verify(token) == user.id
+    with pytest.raises(Unauthenticated) as caught:
+        inner.verify(token)
+    assert caught.value.reason == "issuer"
+
+
 def test_token_of_an_unpublished_key_refused(verifier: TokenVerifier, stack: Stack, user: SignedInUser) -> None:
     """The stack publishes an empty key set, which refuses every asymmetric token."""
     claims = claims_of(user.access_token) | {"iss": f"{stack.url}/auth/v1"}

@@ -20,7 +20,7 @@ from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
 from ai_retry.client import Client
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import ContextMissing, SessionRejected
+from ai_retry.domain.errors import ContextMissing, SessionConflict, SessionRejected
 from ai_retry.domain.model import Context, Generation, Waiver
 from ai_retry.domain.reader import reader_name
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat
@@ -202,7 +202,7 @@ def test_sessions_table_of_the_how_to_keeps_what_it_refuses(
         connection.execute((example(page, "sql", "create table public.sessions") + rest_of_the_app).encode())
     apply(bare_database)
     with psycopg.connect(bare_database, autocommit=True) as connection:
-        connection.execute(example(page, "sql", "create or replace function").encode())
+        connection.execute(example(page, "sql", "create or replace function public.ai_retry_create_session").encode())
         connection.execute("alter table public.sessions drop constraint title_is_short")
         connection.execute("alter table public.sessions add constraint title_is_short check (length(title) < 4)")
     environment.setenv("DATABASE_URL", bare_database)
@@ -226,6 +226,32 @@ def test_sessions_table_of_the_how_to_keeps_what_it_refuses(
     assert refused.value.details["constraint"] == "title_is_short"
     assert result.session["title"] == "Easy run"
     assert len(provider.requests) == 1
+
+
+def test_check_of_the_how_to_refuses_before_a_call(
+    bare_database: str, environment: pytest.MonkeyPatch, provider: ScriptedServer
+) -> None:
+    """With the page's check in place, a user who has a planned session is told so, and nothing is called."""
+    page = HOW_TO / "sessions-table.md"
+    _, _, rest_of_the_app = AN_APP.partition("content jsonb);")
+    with psycopg.connect(bare_database, autocommit=True) as connection:
+        connection.execute((example(page, "sql", "create table public.sessions") + rest_of_the_app).encode())
+        apply(bare_database)
+        connection.execute(example(page, "sql", "create or replace function public.ai_retry_create_session").encode())
+        connection.execute(example(page, "sql", "ai_retry.app_may_create_session").encode())
+        user_id = new_user(bare_database)
+        connection.execute(
+            "insert into public.sessions (user_id, title, plan) values (%s, 'Run', '{\"state\": \"planned\"}')",
+            [user_id],
+        )
+    environment.setenv("DATABASE_URL", bare_database)
+    generation_id = insert_failed(bare_database, user_id, {"messages": [{"role": "user", "content": "plan"}]})
+
+    with bootstrap.connect() as client, pytest.raises(SessionConflict) as refused:
+        client.retry_generation(user_id, generation_id)
+
+    assert refused.value.details == {"reason": "You have a planned session already.", "answer_kept": False}
+    assert provider.requests == []
 
 
 def test_refusal_of_the_how_to_has_the_name_that_it_was_given(

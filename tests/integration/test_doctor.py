@@ -122,11 +122,11 @@ BROKEN: Mapping[str, Damage] = {
         Check.MIGRATIONS, "there are 2 functions ai_retry_state", r"drop function public.*state\(p_most integer\)",
     ),
     "two parts of one name": Damage(
-        ("create function ai_retry.passes(p_sqlstate text, p_twice text) returns boolean language sql"
+        ("create function ai_retry.has_queue(p_twice text) returns boolean language sql"
          " set search_path = pg_catalog, pg_temp as 'select true'",
-         "revoke all on function ai_retry.passes(text, text) from public, anon, authenticated",
-         "grant execute on function ai_retry.passes(text, text) to service_role"),
-        Check.MIGRATIONS, "there are 2 functions ai_retry.passes", r"drop function ai_retry.passes\(p_sqlstate text, p",
+         "revoke all on function ai_retry.has_queue(text) from public, anon, authenticated",
+         "grant execute on function ai_retry.has_queue(text) to service_role"),
+        Check.MIGRATIONS, "there are 2 functions ai_retry.has_queue", r"drop function ai_retry.has_queue\(p_twice",
     ),
     "a function with its owner's rights": Damage(
         ("alter function public.ai_retry_state() security definer",),
@@ -141,8 +141,8 @@ BROKEN: Mapping[str, Damage] = {
         Check.GRANTS, "ai_retry_state finds tables, functions and types by its caller's search_path",
     ),
     "a part that finds temporary types first": Damage(
-        ("alter function ai_retry.rule(uuid, jsonb) set search_path = ''",),
-        Check.GRANTS, 'ai_retry.rule finds tables, functions and types by search_path ""',
+        ("alter function ai_retry.last_error(uuid) set search_path = ''",),
+        Check.GRANTS, 'ai_retry.last_error finds tables, functions and types by search_path ""',
     ),
     "users may execute a function": Damage(
         ("grant execute on function public.ai_retry_state() to anon",),
@@ -173,9 +173,9 @@ BROKEN: Mapping[str, Damage] = {
         Check.GRANTS, "service_role may not execute ai_retry_state",
     ),
     "the service role may not execute a part, nor the binding": Damage(
-        ("revoke execute on function ai_retry.captures(uuid, jsonb, integer, timestamptz) from service_role",
+        ("revoke execute on function ai_retry.has_queue() from service_role",
          "revoke execute on function ai_retry.app_write(uuid, text, text, integer, timestamptz) from service_role"),
-        Check.GRANTS, "service_role may not execute ai_retry.app_write, ai_retry.captures",
+        Check.GRANTS, "service_role may not execute ai_retry.app_write, ai_retry.has_queue",
     ),
     "users may read the answers": Damage(
         ("grant select (answer) on table public.ai_retry_answers to authenticated",),
@@ -275,13 +275,13 @@ CHANGED: Mapping[str, tuple[str, str]] = {
         "not as shipped: ai_retry_state; changed by hand",
     ),
     "a part changed by hand": (
-        "create or replace function ai_retry.passes(p_sqlstate text) returns boolean language sql"
+        "create or replace function ai_retry.has_queue() returns boolean language sql"
         " set search_path = pg_catalog, pg_temp as 'select false'",
-        "not as shipped: ai_retry.passes; changed by hand",
+        "not as shipped: ai_retry.has_queue; changed by hand",
     ),
     "a function that is gone": (
-        "drop function ai_retry.passes(text)",
-        "ai_retry.sql is not applied, or not whole: ai_retry.passes missing",
+        "drop function ai_retry.has_queue()",
+        "ai_retry.sql is not applied, or not whole: ai_retry.has_queue missing",
     ),
     "a function of the binding that is gone": (
         "drop function ai_retry.app_last_error(uuid)",
@@ -685,7 +685,7 @@ def test_unknown_user_of_the_database_is_told(migrated_database: str, provider: 
 
     finding = the(examine({"DATABASE_URL": address, "AI_BASE_URL": provider}, clock=HERE))
 
-    assert "a server answers at the address in DATABASE_URL, but" in finding.problem
+    assert finding.problem == "the database does not let the user in DATABASE_URL in"
     assert "check user, password and database" in finding.remedy
     assert "secret" not in str(finding)
 

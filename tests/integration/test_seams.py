@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from ai_retry.domain.errors import AiRetryError, LeaseLost, NotConfigured, SessionRejected
+from ai_retry.domain.errors import AiRetryError, LeaseLost, NotConfigured, SessionConflict, SessionRejected
 from ai_retry.domain.policy import DEFAULT_POLICY
 from ai_retry.storage._function_connection import FunctionConnection
 from ai_retry.storage.functions import FunctionStorage
@@ -77,6 +77,100 @@ def test_seam_that_errs_keeps_the_answer(world: SqlWorld, connection: psycopg.Co
     )
     assert load(world, user_id, generation_id).stored_answer is not None
     assert world.generation(generation_id)["status"] == "error"
+
+
+@pytest.mark.rule("conflicting")
+@pytest.mark.parametrize(
+    ("body", "kind", "cause"),
+    [
+        (RAISES.format("PT409"), SessionConflict, "PT409"),
+        (RAISES.format("23505"), SessionConflict, "23505"),
+        (RAISES.format("23P01"), SessionConflict, "23P01"),
+        (RAISES.format("PT400"), SessionRejected, "PT400"),
+        (RAISES.format("23514"), SessionRejected, "23514"),
+        (RAISES.format("23503"), SessionRejected, "23503"),
+        (RAISES.format("P0001"), SessionRejected, "P0001"),
+        (RAISES.format("42501"), SessionRejected, "42501"),
+    ],
+)
+def test_only_conflicts_are_the_users_to_cure(
+    world: SqlWorld, connection: psycopg.Connection, body: str, kind: type[SessionRejected], cause: str
+) -> None:
+    """PT409, and unique and exclusion constraints, are conflicts, the rest is an operator's; the answer is stored."""
+    user_id, generation_id = new_generation(world)
+    begun = begin(world, user_id, generation_id)
+    connection.execute(SEAM.format(body=body).encode())
+
+    with pytest.raises(SessionRejected) as caught:
+        succeed(world, begun)
+
+    assert type(caught.value) is kind
+    assert caught.value.details == {"constraint": cause, "answer_kept": True}
+    assert load(world, user_id, generation_id).stored_answer is not None
+
+
+@pytest.mark.rule("conflicting")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "create unique index one_planned_session on public.sessions (user_id)",
+        "alter table public.sessions add constraint one_planned_session unique (user_id) deferrable initially deferred",
+        "alter table public.sessions add constraint one_planned_session exclude (user_id with =)",
+    ],
+    ids=["unique", "deferred", "exclusion"],
+)
+def test_second_session_of_a_user_is_a_conflict(
+    world: SqlWorld, connection: psycopg.Connection, statement: str
+) -> None:
+    """One planned session per user, by any kind of constraint: the second is a conflict that names it."""
+    connection.execute(statement.encode())
+    user_id, first = new_generation(world)
+    second = world.new_generation(user_id)
+    succeed(world, begin(world, user_id, first))
+
+    with pytest.raises(SessionConflict) as caught:
+        succeed(world, begin(world, user_id, second))
+
+    assert caught.value.details == {"constraint": "one_planned_session", "answer_kept": True}
+
+
+CHECK = """
+create or replace function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid) returns text
+language plpgsql as $$ begin {body} end $$
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return E' One at\\n a time. ';", "One at a time."),
+        ("return repeat('x', 1000);", "x" * 200),
+        ("return case when exists (select from public.sessions s where s.user_id = p_user_id) then 'One.' end;",
+         None),
+        ("return case when p_user_id is null or p_generation_id is null then 'not asked for' end;", None),
+    ],
+    ids=["one line", "long", "its own tables", "both ids"],
+)  # fmt: skip
+def test_binding_is_asked_before_any_call(
+    world: SqlWorld, connection: psycopg.Connection, body: str, said: str | None
+) -> None:
+    """What the binding's check returns is read as one short line; it may look wherever it likes."""
+    connection.execute(CHECK.format(body=body).encode())
+    user_id, generation_id = new_generation(world)
+
+    assert load(world, user_id, generation_id).session_conflict == said
+
+
+def test_check_that_fails_calls_nobody(world: SqlWorld, connection: psycopg.Connection) -> None:
+    """A check that raises is reported as what an operator has to correct, without its text; nothing begins."""
+    user_id, generation_id = new_generation(world)
+    connection.execute(CHECK.format(body="raise exception 'secret row';").encode())
+
+    with pytest.raises(NotConfigured) as caught:
+        begin(world, user_id, generation_id)
+
+    assert "secret" not in str(caught.value)
+    assert world.attempts(generation_id) == []
 
 
 @pytest.mark.rule("passing")

@@ -13,6 +13,7 @@ from ai_retry.domain.errors import (
     NotConfigured,
     RetryInProgress,
     RetryRefused,
+    SessionConflict,
 )
 from ai_retry.domain.model import (
     Attempt,
@@ -104,6 +105,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         quota=quota,
         stored_answer=draw(st.none() | st.just(a_stored_answer())),
         can_create_session=draw(st.booleans()),
+        session_conflict=draw(st.sampled_from([None, "There is one already."])),
     )
 
 
@@ -161,13 +163,14 @@ def test_admission_breaks_no_rule(snapshot: Snapshot, waived: set[Waiver], charg
     """What is admitted is not a success, not in progress, can have its session, and is below every limit not lifted."""
     try:
         admission = admit(snapshot, waive=frozenset(waived), charge=charge)
-    except (AlreadySucceeded, RetryRefused, NotConfigured, ContextMissing):
+    except (AlreadySucceeded, RetryRefused, NotConfigured, SessionConflict, ContextMissing):
         return
 
     last = snapshot.attempts[-1] if snapshot.attempts else None
     assert snapshot.generation.status is not GenerationStatus.SUCCESS
     assert last is None or last.outcome is not None or (last.lease_expires_at or snapshot.as_of) <= snapshot.as_of
     assert snapshot.can_create_session
+    assert snapshot.session_conflict is None
     assert (admission.context is None) == (snapshot.stored_answer is not None)
     assert snapshot.stored_answer or counted_attempts(snapshot) < DEFAULT_POLICY.max_attempts
     assert Waiver.BACKOFF in waived or _due(last) <= snapshot.as_of

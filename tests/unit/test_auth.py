@@ -808,6 +808,66 @@ class TestClaims:
         assert verify.verify(signed(claims_of(project, iss="https://auth.example.com/auth/v1"))) == USER
         assert refusal(verify, signed(claims_of(project))) == "issuer"
 
+    def test_several_issuers_stand_side_by_side(self, project: Project, clock: Time) -> None:
+        """Auth that is asked at an inner address and issues under a public one: both are named, and no third."""
+        public = "https://auth.example.com/auth/v1"
+        verify = verifier(project, clock, issuer=(project.issuer, public))
+
+        assert verify.verify(signed(claims_of(project))) == USER
+        assert verify.verify(signed(claims_of(project, iss=public))) == USER
+        assert refusal(verify, signed(claims_of(project, iss="https://elsewhere.example/auth/v1"))) == "issuer"
+        listed = forged({"alg": "HS256"}, claims_of(project, iss=[public]), SECRET.encode())
+        assert refusal(verify, listed) == "issuer"
+        assert refusal(verify, signed(claims_of(project, iss=...))) == "issuer"
+
+    @pytest.mark.parametrize(
+        ("options", "claims", "reason"),
+        [
+            ({"required_aal": "aal2"}, {"aal": "aal2"}, None),
+            ({"required_aal": "aal2"}, {"aal": "aal3"}, None),
+            ({"required_aal": "aal1"}, {"aal": "aal1"}, None),
+            ({"required_aal": "aal2"}, {"aal": "aal1"}, "assurance level"),
+            ({"required_aal": "aal1"}, {}, "assurance level"),
+            ({"required_aal": "aal2"}, {"aal": ["aal2"]}, "assurance level"),
+            ({"required_aal": "aal2"}, {"aal": "AAL2"}, "assurance level"),
+            ({"accepted_roles": ("authenticated", "coach")}, {"role": "coach"}, None),
+            ({"accepted_roles": ("coach",)}, {}, "role"),
+            ({"accepted_roles": ("coach",)}, {"role": ["coach"]}, "role"),
+            ({"allow_anonymous": False}, {}, None),
+            ({"allow_anonymous": False}, {"is_anonymous": False}, None),
+            ({"allow_anonymous": False}, {"is_anonymous": True}, "anonymous"),
+            ({"allow_anonymous": False}, {"is_anonymous": "false"}, "anonymous"),
+            ({"allow_anonymous": False}, {"is_anonymous": None}, "anonymous"),
+        ],
+    )
+    def test_options_say_whose_tokens_count(
+        self, project: Project, clock: Time, options: dict[str, Any], claims: dict[str, Any], reason: str | None
+    ) -> None:
+        """Assurance level, roles and anonymous users are as the project wants them; what can't be read is refused."""
+        verify, token = verifier(project, clock, **options), signed(claims_of(project, **claims))
+
+        if reason is None:
+            assert verify.verify(token) == USER
+        else:
+            assert refusal(verify, token) == reason
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"issuer": ()},
+            {"accepted_roles": ()},
+            {"accepted_roles": ("authenticated", "service_role")},
+            {"accepted_roles": ("anon",)},
+            {"required_aal": "aal4"},
+            {"required_aal": ""},
+        ],
+        ids=str,
+    )
+    def test_options_that_make_no_sense_refused(self, project: Project, clock: Time, options: dict[str, Any]) -> None:
+        """A verifier that would accept nobody, or an API key, is not made."""
+        with pytest.raises(ValueError, match=r"must be|API keys"):
+            verifier(project, clock, **options)
+
     def test_slash_after_the_address_changes_nothing(self, project: Project, clock: Time) -> None:
         """An address is the same with and without its last slash."""
         verify = TokenVerifier(f"{project.url}/", clock=clock)

@@ -403,7 +403,31 @@ class TestVerifier:
     def test_issuer_is_the_project_unless_overridden(self) -> None:
         """The issuer follows from the address; behind a domain of one's own it is given."""
         assert "https://abc.supabase.co/auth/v1" in repr(verifier(HOSTED))
-        assert "https://own.example" in repr(verifier(replace(HOSTED, supabase_jwt_issuer="https://own.example")))
+        assert "https://own.example" in repr(verifier(replace(HOSTED, supabase_jwt_issuer=("https://own.example",))))
+
+    @pytest.mark.parametrize(
+        ("settings", "reason"),
+        [
+            ({"accepted_roles": frozenset({"coach"})}, "role"),
+            ({"required_aal": "aal2"}, "assurance level"),
+            ({"allow_anonymous": False}, "anonymous"),
+            ({}, None),
+        ],
+    )
+    def test_settings_say_whose_tokens_count(self, settings: dict[str, Any], reason: str | None) -> None:
+        """Role, assurance level and anonymous users are as the settings say."""
+        now = int(SystemClock().now().timestamp())
+        claims = {"sub": str(USER_ID), "aud": "authenticated", "role": "authenticated", "iat": now, "exp": now + 60}
+        claims |= {"iss": "https://abc.supabase.co/auth/v1", "aal": "aal1", "is_anonymous": True}
+        token = jwt.encode(claims, HOSTED.supabase_jwt_secret or "", algorithm="HS256")
+        verify = verifier(replace(HOSTED, **settings)).verify
+
+        if reason is None:
+            assert verify(token) == USER_ID
+        else:
+            with pytest.raises(Unauthenticated) as caught:
+                verify(token)
+            assert caught.value.reason == reason
 
     def test_missing_project_is_named(self) -> None:
         """Straight to PostgreSQL the project's address may be missing; to verify tokens it may not."""

@@ -22,7 +22,7 @@ HOSTED = {
 EVERYTHING = HOSTED | {
     "SUPABASE_PUBLISHABLE_KEY": "sb_publishable_0123456789",
     "SUPABASE_JWT_SECRET": "hs256-secret-" + "0" * 32,
-    "SUPABASE_JWT_ISSUER": "https://auth.example.com/auth/v1",
+    "SUPABASE_JWT_ISSUER": "https://auth.example.com/auth/v1, http://kong:8000/auth/v1",
     "DATABASE_URL": "postgresql://app:db-password@db.example.com:6543/postgres",
     "AI_BASE_URL": "https://example.openai.azure.com/openai/deployments/small/",
     "AI_MODEL": "small",
@@ -58,6 +58,9 @@ EVERYTHING = HOSTED | {
     "AI_RETRY_ANSWER_MAX_AGE_SECONDS": "86400",
     "AI_RETRY_MAX_CALLS": "8",
     "AI_RETRY_CONTEXT_FROM": "shop.prompts:Reader.read",
+    "AI_RETRY_ACCEPTED_ROLES": "authenticated, coach",
+    "AI_RETRY_REQUIRED_AAL": "aal2",
+    "AI_RETRY_ALLOW_ANONYMOUS": "false",
 }
 SECRETS = ("0123456789", "hs256-secret", "db-password")
 
@@ -92,7 +95,7 @@ def test_every_variable_is_read() -> None:
         supabase_secret_key="sb_secret_0123456789",
         supabase_publishable_key="sb_publishable_0123456789",
         supabase_jwt_secret="hs256-secret-" + "0" * 32,
-        supabase_jwt_issuer="https://auth.example.com/auth/v1",
+        supabase_jwt_issuer=("https://auth.example.com/auth/v1", "http://kong:8000/auth/v1"),
         database_url="postgresql://app:db-password@db.example.com:6543/postgres",
         ai_base_url="https://example.openai.azure.com/openai/deployments/small",
         ai_api_key="sk-or-v1-0123456789",
@@ -129,6 +132,9 @@ def test_every_variable_is_read() -> None:
         ),
         max_calls=8,
         context_from="shop.prompts:Reader.read",
+        accepted_roles=frozenset({"authenticated", "coach"}),
+        required_aal="aal2",
+        allow_anonymous=False,
     )
 
 
@@ -193,7 +199,7 @@ def test_unknown_variable_without_likeness_lists_known() -> None:
     """Where no name is near, all are listed."""
     told = problems(HOSTED | {"AI_RETRY_ZZZ": "1"})
 
-    assert "AI_RETRY_ZZZ is unknown (known: AI_RETRY_ANSWER_MAX_AGE_SECONDS, " in told
+    assert "AI_RETRY_ZZZ is unknown (known: AI_RETRY_ACCEPTED_ROLES, " in told
 
 
 @pytest.mark.parametrize(
@@ -260,7 +266,10 @@ def test_numbers_must_work_together() -> None:
         "SUPABASE_SECRET_KEY": ["two secret-1", "sb_publishable_secret-1", "sécret-1"],
         "SUPABASE_PUBLISHABLE_KEY": ["two secret-1", "sb_secret_secret-1"],
         "SUPABASE_JWT_SECRET": ["secret-1"],
-        "SUPABASE_JWT_ISSUER": ["two words"],
+        "SUPABASE_JWT_ISSUER": ["two words", ","],
+        "AI_RETRY_ACCEPTED_ROLES": [",", "authenticated,service_role", "anon"],
+        "AI_RETRY_REQUIRED_AAL": ["2", "AAL2", "aal4"],
+        "AI_RETRY_ALLOW_ANONYMOUS": ["no"],
         "DATABASE_URL": ["host=db password=secret-1", "mysql://secret-1@db"],
         "AI_BASE_URL": ["localhost:1234", "https://[", "https://a.b?key=secret-1", "https://a.b#f", "https://a.b:0"],
         "AI_API_KEY": ["two secret-1"],

@@ -153,6 +153,19 @@ def test_rejected_session_names_the_cause(kind: type[SessionRejected], cause: st
     assert (error.details, error.retry_after) == ({"constraint": cause, "answer_kept": True}, SECOND)
 
 
+@pytest.mark.parametrize("answer_kept", [False, True])
+def test_foreseen_conflict_says_why(*, answer_kept: bool) -> None:
+    """A conflict that the app knew beforehand is said in its words; an answer is kept only if there was one."""
+    error = SessionConflict(reason="There is one already.", answer_kept=answer_kept)
+
+    assert str(error) == "No session can be created now: There is one already."
+    assert (error.details, error.retry_after) == (
+        {"reason": "There is one already.", "answer_kept": answer_kept},
+        None,
+    )
+    assert str(copy.copy(error)) == str(error)
+
+
 def test_conflict_is_a_rejected_session() -> None:
     """Whoever handles rejected sessions handles those that their users can cure, too."""
     assert issubclass(SessionConflict, SessionRejected)

@@ -460,6 +460,26 @@ def test_session_that_conflicts_is_409() -> None:
     assert (retried.status_code, len(api.ai.calls)) == (200, 1)
 
 
+def test_foreseen_conflict_is_409_without_a_call() -> None:
+    """A session that the app knows to be impossible is refused in its words; nothing is called."""
+    api = edge()
+    generation_id = api.add_generation()
+    api.storage.app.conflicts[api.storage.app.generations[generation_id].user_id] = (
+        "You have a planned session already."
+    )
+
+    refused = api.retry(generation_id)
+
+    assert (refused.status_code, code_of(refused)) == (409, "SESSION_CONFLICT")
+    assert refused.json is not None
+    assert refused.json["error"]["details"] == {
+        "reason": "You have a planned session already.",
+        "answerKept": False,
+    }
+    assert "Retry-After" not in refused.headers
+    assert api.ai.calls == []
+
+
 KEYS = {
     "k": "k",
     '"k"': "k",

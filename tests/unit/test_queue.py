@@ -533,6 +533,21 @@ def test_crowded_message_waits_its_turn(world: MemoryWorld, jitter: float, wait:
     assert (row["outcome"], row["next_attempt_at"]) == (None, world.clock.now() + timedelta(seconds=wait))
 
 
+def test_session_that_is_impossible_is_waited_for(world: MemoryWorld) -> None:
+    """A session for which there is no room now is looked at again in a minute; when there is room it is created."""
+    user_id, generation_id = accepted(world)
+    world.foresee_conflict(user_id, "There is one already.")
+
+    assert do(world) == [QueueOutcome.POSTPONED]
+    row = last_attempt(world, generation_id)
+    assert is_queued(row)
+    assert row["next_attempt_at"] == world.clock.now() + timedelta(minutes=1)
+
+    world.foresee_conflict(user_id, None)
+    world.advance(timedelta(minutes=1))
+    assert do(world, ANSWER) == [QueueOutcome.SUCCEEDED]
+
+
 def test_set_up_that_is_missing_is_waited_for(world: MemoryWorld) -> None:
     """What an operator has to do is raised for the log, and looked at again in a minute; no attempt is used up."""
     _, generation_id = accepted(world)

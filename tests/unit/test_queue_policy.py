@@ -17,6 +17,7 @@ from ai_retry.domain.errors import (
     RetryExpired,
     RetryInProgress,
     RetryPoisoned,
+    SessionConflict,
     TooManyParallel,
 )
 from ai_retry.domain.model import (
@@ -153,6 +154,7 @@ def test_enqueue_waits_for_the_users_others() -> None:
         ({"attempts": (an_open_attempt(),)}, RetryInProgress),
         ({"attempts": (a_queued_attempt(),)}, RetryInProgress),
         ({"can_create_session": False}, NotConfigured),
+        ({"session_conflict": "There is one already."}, SessionConflict),
         ({"generation": a_generation(prompt_data=None)}, ContextMissing),
         ({"attempts": tuple(an_attempt(number) for number in (2, 3, 4))}, AttemptsExhausted),
         ({"quota": USED_UP}, QuotaExhausted),
@@ -217,6 +219,7 @@ def test_run_uses_the_stored_answer() -> None:
     [
         (a_queued_snapshot(generation=a_generation(status=GenerationStatus.SUCCESS)), AlreadySucceeded),
         (a_queued_snapshot(can_create_session=False), NotConfigured),
+        (a_queued_snapshot(session_conflict="There is one already."), SessionConflict),
         (a_queued_snapshot(generation=a_generation(prompt_data=None)), ContextMissing),
         (a_queued_snapshot(*(an_attempt(number) for number in (2, 3, 4))), AttemptsExhausted),
     ],

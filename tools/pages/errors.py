@@ -43,7 +43,8 @@ REMEDIES: Mapping[str, str] = {
         "Come back after `Retry-After`, or read the status. A dead worker's attempt is closed when its lease ends."
     ),
     "RETRY_LIMIT_REACHED": (
-        "Make a new generation. An operator can allow more attempts in a recovery plan:"
+        "Wait, where `Retry-After` is given: a day's attempts are used up. Else make a new generation."
+        " An operator can allow more attempts in a recovery plan:"
         " [Recover an outage](../how-to/recovery.md)."
     ),
     "RETRY_TOO_SOON": (
@@ -78,8 +79,9 @@ REMEDIES: Mapping[str, str] = {
         " lists the providers and models that are unavailable, and until when."
     ),
     "SESSION_CONFLICT": (
-        "Let the user remove what it conflicts with; `details.constraint` names the rule. The next retry uses the kept"
-        " answer, without a call."
+        "Let the user remove what it conflicts with; `details.constraint` names the rule, and the next retry uses the"
+        " kept answer, without a call. With `details.reason` nothing was called: your app knew [before the"
+        " call](../how-to/sessions-table.md#say-what-is-impossible-before-it-is-paid-for), and says why in its words."
     ),
     "SESSION_REJECTED": (
         "`details.constraint` names what rejected it: a constraint, a column or an SQLSTATE. Correct the data or"

@@ -26,8 +26,11 @@ _FORMS = """## How values are written
 
 - **Addresses** hold no credentials, no query and no fragment. `DATABASE_URL` starts with `postgresql://`, and its
   password is percent-encoded (`@` is `%40`, `/` is `%2F`, `%` is `%25`): what could be read in two ways is refused.
+  Its parameters are libpq's; those of [other drivers](../how-to/pooler.md#if-something-is-odd) are left out.
 - **`AI_MODELS`, `AI_FALLBACK_MODELS`, `AI_FALLBACK_ON`** are lists separated by commas; `AI_FALLBACK_ON` may hold
   `timeout` and `refusal`.
+- **`AI_RETRY_ACCEPTED_ROLES`, `SUPABASE_JWT_ISSUER`** are lists separated by commas:
+  [whose tokens count](../how-to/flask-app.md#whose-tokens-count).
 - **`AI_FALLBACK_1_BASE_URL`, `AI_FALLBACK_1_API_KEY`, `AI_FALLBACK_1_MODEL`** name a further provider,
   `AI_FALLBACK_2_…` the next one, up to 99: [how calls fall back](../how-to/providers.md#fall-back).
 - **`AI_HEADERS`, `AI_QUERY`** are JSON objects of texts: `{"api-version": "2024-10-21"}`.
@@ -90,6 +93,8 @@ def _written(default: Any) -> str:
             return str(default).lower()
         case int() | str():
             return str(default)
+        case frozenset():
+            return ", ".join(sorted(default))
         case timedelta():
             return f"{default.total_seconds():g}"
         case _:

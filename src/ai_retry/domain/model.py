@@ -307,6 +307,7 @@ class Snapshot:
     stored_answer: StoredAnswer | None  # the newest that its user has paid for
     session: Mapping[str, Any] | None = field(repr=False)  # the generation's session, as it is now
     can_create_session: bool  # the app's session function is in place
+    session_conflict: str | None = None  # why no session could be created now, in the app's words; None: it could
     hidden: bool = False  # the app hides it from its user
     mine: int | None = None  # number of the attempt that has the token which ``load`` was given
     open_token: UUID | None = field(default=None, repr=False)  # of the open attempt

@@ -19,6 +19,7 @@ from ai_retry.domain.errors import (
     RetryInProgress,
     RetryRefused,
     RouteUnavailable,
+    SessionConflict,
 )
 from ai_retry.domain.loop import TRIES, Ended, Load, Loop, RunningAttempt, Setting, has_begun, has_ended
 from ai_retry.domain.model import RetryResult, Snapshot
@@ -89,6 +90,9 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
             silent = isinstance(reason, GenerationNotFound | AlreadySucceeded)
             yield queue.end(snapshot, message.user_id, None if silent else reason, setting.policy)
             return QueueOutcome.ENDED
+        except SessionConflict:  # what its user may cure any time
+            yield Postpone(message=message, wait=queue.CONFLICT_WAIT)
+            return QueueOutcome.POSTPONED
         except RetryRefused as refusal:
             yield queue.postpone(message, refusal, snapshot, setting.fraction())
             return QueueOutcome.PARKED if isinstance(refusal, RouteUnavailable) else QueueOutcome.POSTPONED

@@ -156,7 +156,7 @@ def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
         if failure.counted or error.retry_after is None:
             return replace(end, outcome="failed")
         return replace(end, left=Left(error.code), again_after=error.retry_after.total_seconds(), met_outage=True)
-    if isinstance(error, SessionRejected):
+    if isinstance(error, SessionRejected) and look.begun:
         return replace(end, outcome="failed", call_end=CallEnd.WELL)
     wait = error.retry_after
     left = Left(error.code, look.as_of + wait if look.as_of and wait is not None else None)

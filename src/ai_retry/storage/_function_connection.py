@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from json import loads
-from typing import Any, Final
+from json import JSONDecoder
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg import generators, sql, waiting
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
+
+from ai_retry.storage._door import Door
 
 # PostgreSQL documentation, appendix A
 _DUPLICATE_STATEMENT: Final = "42P05"
@@ -24,6 +26,7 @@ _USELESS_STATEMENT: Final = ("26000", "42883")  # it is gone, or knows other typ
 _NOT_TEXT: Final = "22021"
 _COLUMN_CHANGED: Final = ("42804", "0A000")  # under a plan, which goes with its connection
 _SIGNALS_EVERY: Final = 0.1  # seconds, for a signal that another thread got
+_decode: Final = JSONDecoder().raw_decode  # the database puts no space around a value
 
 
 class CallFailed(Exception):
@@ -47,7 +50,28 @@ class FunctionConnection(psycopg.Connection[Any]):
     def __init__(self, pgconn: PGconn) -> None:
         super().__init__(pgconn)
         self._known: set[bytes] = set()
-        self._prepares = True
+        self.prepares = True
+
+    @classmethod
+    def connect(cls, conninfo: str = "", *, door: Door | None = None, prepares: bool = True, **options: Any) -> Self:  # type: ignore[override]
+        """Connect.
+
+        Args:
+            conninfo: see libpq.
+            door: is informed of what came of it.
+            prepares: False where a prepared statement is known not to last.
+            options: see psycopg.
+        """
+        try:
+            connection = super().connect(conninfo, **options)
+        except psycopg.OperationalError as error:
+            if door is not None:
+                door.refused(str(error))
+            raise
+        if door is not None:
+            door.opened()
+        connection.prepares = prepares
+        return connection
 
     def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         """Call ``public.<function>`` with named arguments; return what it answers, as JSON has it.
@@ -63,20 +87,20 @@ class FunctionConnection(psycopg.Connection[Any]):
                 self.close()
             raise failure
         value = result.get_value(0, 0)
-        return None if value is None else loads(value.decode())
+        return None if value is None else _decode(value.decode())[0]
 
     def _run(self, statement: _Statement, values: list[bytes | None]) -> PGresult:
         pgconn = self.pgconn
-        if self._prepares and statement.name not in self._known:
+        if self.prepares and statement.name not in self._known:
             prepared = self._reply(pgconn.send_prepare, statement.name, statement.text)
             if prepared.status != ExecStatus.COMMAND_OK and _sqlstate(prepared) != _DUPLICATE_STATEMENT:
                 return prepared  # what is wrong with the call; nothing has run
             self._known.add(statement.name)
-        if self._prepares:
+        if self.prepares:
             result = self._reply(pgconn.send_query_prepared, statement.name, values)
             if result.status == ExecStatus.TUPLES_OK or _sqlstate(result) not in _USELESS_STATEMENT:
                 return result
-            self._prepares = False  # behind a pooler that loses them, say; nothing has run
+            self.prepares = False  # behind a pooler that loses them, say; nothing has run
         return self._reply(pgconn.send_query_params, statement.text, values)
 
     def _reply(self, send: Callable[..., None], *what: object) -> PGresult:

@@ -4,25 +4,34 @@ Every call is one statement in autocommit, so it works through a transaction poo
 no LISTEN. What the functions mean stands in ``functions``, how one is called in ``_function_connection``.
 """
 
+import logging
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from ai_retry.domain.errors import AiRetryError, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.secrecy import guard_logs
-from ai_retry.storage._connection_string import passwords_of
+from ai_retry.storage._connection_string import read_connection_string
+from ai_retry.storage._door import NO_ANSWER, Door, Refusal
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
+from ai_retry.storage.codec import Json
 from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
-from ai_retry.storage.rows import Json
 from ai_retry.storage.spool import Spool
-from ai_retry.storage.transport import failure_of_sqlstate, reply_lost, unreachable
+from ai_retry.storage.transport import NeverReached, failure_of_sqlstate, reply_lost, unreachable
 
+_log = logging.getLogger("ai_retry")
 _LINK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
+_AT_FIRST: Final = 2.7  # seconds until it is said that nothing was ever reached
+_LOOK_EVERY: Final = 0.2  # seconds, until then, for why that is
+_CLOSING: Final = 5.0  # seconds for connections that are just being made, where any can be
+_NOT_CLOSING: Final = 0.2  # seconds, where none can be
+_SHORTEST: Final = 0.001  # seconds; a pool gives nothing to a call that does not wait
 
 
 class PostgresStorage(RecoveryFunctions, FunctionStorage):
@@ -49,15 +58,21 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
         settle_for: timedelta = SETTLE_FOR,
     ) -> None:
         super().__init__(self._call_function, spool=spool, read_for=read_for, settle_for=settle_for)
-        guard_logs(*passwords_of(conninfo))
+        read = read_connection_string(conninfo)
+        guard_logs(*read.secrets)
+        if read.left_out:
+            _log.warning("event=parameters_left_out of=DATABASE_URL names=%s", ",".join(read.left_out))
+        self._door = Door()
+        kwargs = {"door": self._door, "prepares": not read.is_transaction_pooler, **_LINK}
         self._new_pool = partial(
             ConnectionPool,
-            conninfo,
+            read.conninfo,
             connection_class=FunctionConnection,
-            kwargs={"autocommit": True, "prepare_threshold": None, "client_encoding": "utf8", **_LINK},
+            kwargs={"autocommit": True, "prepare_threshold": None, "client_encoding": "utf8", **kwargs},
             min_size=0,
             max_size=max_connections,
             timeout=pool_timeout,
+            reconnect_timeout=pool_timeout,  # then a call that needs a connection tries again at once
             name="ai_retry",
         )
         self._pool = self._new_pool(open=True)
@@ -78,7 +93,7 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
     def close(self) -> None:
         """Close the pool's connections."""
         self._is_new = False
-        self._pool.close()
+        self._pool.close(timeout=_CLOSING if self._door.was_open else _NOT_CLOSING)
 
     def _call_function(self, function: str, arguments: Json) -> Any:
         failure: AiRetryError
@@ -86,13 +101,13 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
             self._pool.open()
             self._is_new = False
         try:
-            connection = self._pool.getconn()
+            connection = self._connection()
             try:
                 return connection.call(function, arguments)
             finally:
                 self._pool.putconn(connection)
-        except PoolTimeout:
-            failure = unreachable("no connection")
+        except _NoConnection as error:
+            failure = error.failure
         except PoolClosed:
             failure = StorageUnavailable("closed")
         except CallFailed as error:
@@ -100,3 +115,34 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
             if isinstance(failure, StorageOutcomeUnknown):
                 self._pool.check()  # where one connection is dead, others are: after a restart all of them
         raise failure
+
+    def _connection(self) -> FunctionConnection:
+        """Take a connection out of the pool; as long as none was ever made, look why."""
+        began, pool, door = monotonic(), self._pool, self._door
+        longest = pool.timeout if door.was_open else min(pool.timeout, _AT_FIRST)
+        while True:
+            left, is_known = max(began + longest - monotonic(), _SHORTEST), door.was_open
+            try:
+                return pool.getconn(timeout=left if is_known else min(left, _LOOK_EVERY))
+            except PoolTimeout:
+                refusal = door.refusal_since(began)
+            if is_known or left <= _LOOK_EVERY or (refusal is not None and refusal.remedy is not None):
+                break
+        raise _NoConnection(_failure(refusal, was_open=door.was_open))
+
+
+class _NoConnection(Exception):
+    """There is no connection to be had."""
+
+    def __init__(self, failure: AiRetryError) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
+def _failure(refusal: Refusal | None, *, was_open: bool) -> AiRetryError:
+    """Say why; where it worked before, even a refusal may pass: passwords are changed, and poolers restarted."""
+    if was_open:
+        return unreachable(refusal.reason if refusal is not None else "no connection")
+    if refusal is not None and refusal.remedy is not None:
+        return NotConfigured(f"{refusal.reason}: {refusal.remedy}")
+    return NeverReached((refusal or NO_ANSWER).reason)

@@ -40,6 +40,13 @@ class Fault(StorageOutcomeUnknown):
         self.remedy = remedy
 
 
+class NeverReached(StorageUnavailable):
+    """No connection was ever made, for as long as a read is repeated: it has been waited for already."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, retry_after=_SOON)
+
+
 def failure_of_sqlstate(sqlstate: str) -> AiRetryError:
     """Say what a SQLSTATE means for the caller (PostgreSQL documentation, appendix A); the message is never read.
 

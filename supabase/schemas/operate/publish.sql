@@ -1,10 +1,7 @@
-create function public.ai_retry_publish()
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_publish() returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_table constant regclass := ai_retry.app_describe() ->> 'generations';
+  v_table constant regclass := (ai_retry.app_describe() ->> 'generations')::regclass;
 begin
   if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
     raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
@@ -20,6 +17,7 @@ begin
   return true;
 end
 $$;
+revoke all on function public.ai_retry_publish() from public, anon, authenticated, service_role;
 comment on function public.ai_retry_publish() is
   'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
   'the owner. No table of ours ever joins.';

@@ -13,6 +13,7 @@ from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Message, QueuedRetry
 
 OUTAGE_PACE: Final = timedelta(milliseconds=200)  # between the looks of attempts that wait for a route
+CONFLICT_WAIT: Final = timedelta(seconds=60)  # until a user may have made room for the session
 MISCONFIGURED_WAIT: Final = timedelta(seconds=60)  # until an operator may have acted
 
 

@@ -44,6 +44,7 @@ class MemoryApp:
     Attributes:
         hidden: generations that the app hides from their users, such as softly deleted ones.
         locked: generations whose row a transaction of the app holds.
+        conflicts: users who can get no session now, and why.
     """
 
     def __init__(self, create_session: CreateSession = new_session) -> None:
@@ -53,6 +54,7 @@ class MemoryApp:
         self.error_logs: list[dict[str, Any]] = []
         self.hidden: set[UUID] = set()
         self.locked: set[UUID] = set()
+        self.conflicts: dict[UUID, str] = {}
         self.create_session = create_session
         self.can_create_session = True  # False: the session function is missing
 

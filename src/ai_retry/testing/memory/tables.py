@@ -74,6 +74,7 @@ class MemoryTables:
             stored_answer=self._stored_answer(generation),
             session=self.app.session(ours or generation.session_id, generation.user_id),
             can_create_session=self.app.can_create_session,
+            session_conflict=self.app.conflicts.get(generation.user_id),
             hidden=generation_id in self.app.hidden,
             mine=next((row.number for row in rows if row.token == token), None),
             open_token=next((row.token for row in rows if row.outcome is None), None),

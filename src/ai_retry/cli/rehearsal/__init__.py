@@ -1,0 +1,9 @@
+"""The rehearsal: what ai-retry writes for a generation, through the installed binding, rolled back.
+
+Shared by ``ai-retry doctor --rehearse`` and ``ai-retry init``.
+"""
+
+from ai_retry.cli.rehearsal.model import Refusal, Rehearsal
+from ai_retry.cli.rehearsal.stage import FirstCall, rehearse
+
+__all__ = ["FirstCall", "Refusal", "Rehearsal", "rehearse"]
