@@ -63,7 +63,10 @@ LIBRARIES = {
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
-    "psycopg": {"cli.init", "cli.rehearsal", "storage._connection_string", "storage._function_connection"},
+    "psycopg": {
+        *("cli.init", "cli.rehearsal", "cli.doctor.link", "cli.doctor.rehearsing"),
+        *("storage._connection_string", "storage._function_connection"),
+    },
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},

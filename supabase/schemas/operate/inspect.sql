@@ -136,7 +136,10 @@ begin
             join pg_catalog.pg_namespace n on n.oid = p.pronamespace
             join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname in ('sql', 'plpgsql')
             where n.nspname not like 'pg\_%' and n.nspname <> 'information_schema' and p.prokind in ('f', 'p')
-              and coalesce(nullif(p.prosrc, ''), pg_catalog.pg_get_function_sqlbody(p.oid))
+              and (n.nspname <> 'ai_retry' or p.proname like 'app\_%')
+              and (p.proname not like 'ai\_retry\_%' or p.oid = v_session_function::oid)
+              and pg_catalog.regexp_replace(
+                  coalesce(nullif(p.prosrc, ''), pg_catalog.pg_get_function_sqlbody(p.oid)), '--[^\n]*', '', 'g')
                 ~ ('\m' || pg_catalog.regexp_replace(a.attname, '\W', '.', 'g') || '\M'))
         order by t.name, a.attnum
       ),

@@ -171,15 +171,9 @@ class _Examining:
             self._rehearse(url)
 
     def _rehearse(self, url: str) -> None:
-        import psycopg  # noqa: PLC0415
-
         from ai_retry.cli.doctor.rehearsing import refusals, rehearsed  # noqa: PLC0415 - imports psycopg
 
-        try:
-            rehearsal = rehearsed(url, self._asked.output)
-        except psycopg.Error as error:
-            self._leave([Check.REHEARSAL], f"the connection was lost ({error.sqlstate})", "try again")
-            return
+        rehearsal = rehearsed(url, self._asked.output)
         self._findings += refusals(rehearsal)
         for reason in rehearsal.not_run:
             self._leave([Check.REHEARSAL], reason, f"let a generation fail, or give what is missing; then {_REHEARSE}")

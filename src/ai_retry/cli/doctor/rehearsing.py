@@ -13,14 +13,14 @@ _PATIENCE = 3  # seconds to connect
 
 
 def rehearsed(database_url: str, output: Any) -> Rehearsal:
-    """Rehearse and roll back.
-
-    Raises:
-        psycopg.Error: the connection was lost, or there is none.
-    """
+    """Rehearse and roll back; a connection that was lost says so among what could not be tried."""
     conninfo = read_connection_string(database_url).conninfo
-    with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None, connect_timeout=_PATIENCE) as connection:
-        return rehearse(connection, output=output)
+    options: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "connect_timeout": _PATIENCE}
+    try:
+        with psycopg.connect(conninfo, **options) as connection:
+            return rehearse(connection, output=output)
+    except psycopg.Error as error:
+        return Rehearsal((), (), (f"the connection was lost, or refused ({error.sqlstate})",))
 
 
 def refusals(rehearsal: Rehearsal) -> Iterator[Finding]:
