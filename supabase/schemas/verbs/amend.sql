@@ -43,6 +43,9 @@ begin
     if v_open.route is not null then  -- it met an outage
       perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
     end if;
+    if v_applied and v_what -> 'elsewhere' <> '[]' then
+      perform ai_retry.note_elsewhere(v_what -> 'elsewhere', v_open.started_at, v_now);
+    end if;
   elsif v_change ? 'postpone' then
     update public.ai_retry_open o
       set route = case when o.lease_expires_at is null then v_what ->> 'route' else o.route end,
