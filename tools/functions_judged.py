@@ -41,6 +41,7 @@ where p.pronamespace in ('public'::regnamespace, 'ai_retry'::regnamespace)
 # Advice that is meant as it is: whose message begins so, of functions whose name begins so.
 _MEANT: Final[Mapping[tuple[str, str], str]] = {
     ("ai_retry.app_", "unused parameter"): "a binding to other tables needs it",
+    ("ai_retry.app_", "routine is marked as STABLE"): "a binding that looks is no constant",
     ("ai_retry_publish", "routine is marked as VOLATILE"): "it runs DDL, which plpgsql_check can't see",
 }
 

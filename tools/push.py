@@ -1,14 +1,17 @@
 """Migrations as `supabase db push` applies them, their source, and the privileges of older Supabase projects."""
 
+import os
 import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 
 from tools.migration import APP, OURS
 
+OTHER_PGMQ = "TEST_PGMQ"
 _FILE = re.compile(r"(?P<version>\d+)_(?P<name>.*)\.sql")
 
 _HISTORY = """
@@ -75,9 +78,30 @@ def apply_schemas(connection: psycopg.Connection) -> None:
 
 
 def load_pgmq(database_url: str) -> None:
-    """Put pgmq into a database, as `create extension pgmq` does where Supabase Queues are enabled."""
+    """Put pgmq into a database, as where Supabase Queues are enabled.
+
+    `TEST_PGMQ` names the pgmq.sql of another version, `1.4.5.sql`, which becomes an extension (PostgreSQL 18): before
+    1.5 it can't be anything else.
+    """
+    other = os.environ.get(OTHER_PGMQ)
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute((files("pgmq") / "sql" / "pgmq.sql").read_bytes())
+        if other is None:
+            connection.execute((files("pgmq") / "sql" / "pgmq.sql").read_bytes())
+        else:
+            _create_extension(connection, Path(other))
+
+
+def _create_extension(connection: psycopg.Connection, script: Path) -> None:
+    with TemporaryDirectory(prefix="ai-retry-pgmq-") as folder:
+        extensions = Path(folder) / "extension"
+        extensions.mkdir()
+        for path in (extensions, extensions.parent):
+            path.chmod(0o755)  # the server has a user of its own
+        control = f"default_version = '{script.stem}'\nschema = 'pgmq'\nrelocatable = false\n"
+        (extensions / "pgmq.control").write_text(control, encoding="utf-8")
+        (extensions / f"pgmq--{script.stem}.sql").write_bytes(script.read_bytes())
+        connection.execute("select set_config('extension_control_path', %s, false)", [f"{folder}:$system"])
+        connection.execute("create extension pgmq")
 
 
 def grant_legacy_default_privileges(database_url: str) -> None:

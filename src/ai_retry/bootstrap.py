@@ -248,7 +248,7 @@ def open_storage(settings: Settings, *, timeout: float = _REQUEST_SECONDS, spool
         try:
             from ai_retry.storage.postgres import PostgresStorage  # noqa: PLC0415 - imports psycopg
         except ModuleNotFoundError as error:
-            raise NotConfigured(f"{error.name} is not installed: pip install 'ai-retry[postgres]'") from error
+            raise NotConfigured(f"{error.name} is not installed: install ai-retry with its extra postgres") from error
         return PostgresStorage(settings.database_url, spool=spool)
     from ai_retry.storage.supabase import SupabaseStorage  # noqa: PLC0415 - imports supabase
 

@@ -1582,8 +1582,7 @@ declare
   v_next jsonb;
 begin
   for v_each in
-    select f.id, f.created_at as at, f.status, f.model
-    from ai_retry.app_find(
+    select f.id, f.created_at as at, f.status, f.model from ai_retry.app_find(
       (v_request ->> 'since')::timestamptz, (v_request #>> '{before,at}')::timestamptz,
       (v_request #>> '{before,id}')::uuid, (v_request ->> 'user_id')::uuid, v_page * c_looks) f
   loop
@@ -1647,9 +1646,7 @@ begin
       order by u.generation_id, u.number desc
       limit v_page
     ) l
-    cross join lateral (
-      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
-    ) v
+    join ai_retry.attempts v on v.generation_id = l.generation_id and v.number = l.number
   );
 end
 $$;
@@ -1697,11 +1694,8 @@ begin
       else '{}' end,
     'generation', (
       select pg_catalog.jsonb_object_agg(
-        c.name, case when pg_catalog.octet_length(c.value) <= c_longest then c.value end)
-      from (
-        select e.key as name, e.value::text as value
-        from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
-      ) c
+        e.key, case when pg_catalog.octet_length(e.value::text) <= c_longest then e.value::text end)
+      from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
     ));
 exception
   when data_exception or cardinality_violation or program_limit_exceeded or plpgsql_error then
@@ -1719,22 +1713,16 @@ comment on function ai_retry.found(uuid, jsonb, jsonb) is
 
 create or replace function ai_retry.last_error(p_generation_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_error jsonb;
 begin
-  select pg_catalog.jsonb_build_object(
-      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
-    into v_error
-    from public.ai_retry_attempts a
-    where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
-    order by a.number desc limit 1;
-  if not found then
-    v_error := ai_retry.app_last_error(p_generation_id);
-    v_error := pg_catalog.jsonb_build_object(
-      'code', coalesce(v_error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', v_error -> 'at', 'ours', false)
-      where v_error is not null;
-  end if;
-  return v_error;
+  return coalesce(
+    (select pg_catalog.jsonb_build_object(
+        'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+      from public.ai_retry_attempts a
+      where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
+      order by a.number desc limit 1),
+    (select pg_catalog.jsonb_build_object(
+        'code', coalesce(e.error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', e.error -> 'at', 'ours', false)
+      from ai_retry.app_last_error(p_generation_id) e (error) where e.error is not null));
 end
 $$;
 revoke all on function ai_retry.last_error(uuid) from public, anon, authenticated;
@@ -1946,6 +1934,12 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp a
 declare
   v_binding jsonb;
   v_session_function regprocedure;
+  v_words jsonb;
+  v_accepted bigint;
+  v_read text;
+  v_broken jsonb := '[]';
+  v_sqlstate text;
+  v_message text;
 begin
   -- Facts only: what they mean is judged by the package, which knows what it shipped.
   begin
@@ -1954,18 +1948,49 @@ begin
   exception when others or assert_failure then
     null;  -- the function is not there, or fails; or it names a type that is not there
   end;
+  begin
+    select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('word', w.status, 'count', w.count)) into v_words
+      from (
+        select f.status, count(*) as count
+        from ai_retry.app_find(null, 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff', null, 10000) f
+        group by f.status order by count(*) desc limit 50
+      ) w;
+    v_words := coalesce(v_words, '[]');
+  exception when others or assert_failure then
+    null;  -- it can't search
+  end;
+  foreach v_read in array array[
+    'app_read(gen_random_uuid())', 'app_session(gen_random_uuid()::text, gen_random_uuid())',
+    'app_may_create_session(gen_random_uuid(), gen_random_uuid())',
+    'app_own_successes(gen_random_uuid(), now(), 1, now())', 'app_strangers(array[gen_random_uuid()], gen_random_uuid())',
+    'app_look_up(array[gen_random_uuid()])', 'app_find(null, now(), gen_random_uuid(), null, 1)',
+    'app_last_error(gen_random_uuid())', 'app_lock(gen_random_uuid(), ''5ms'')']
+  loop
+    begin
+      execute 'select from ai_retry.' || v_read;
+    exception when syntax_error_or_access_rule_violation then
+      get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text;
+      v_broken := v_broken || pg_catalog.jsonb_build_object(
+        'function', 'ai_retry.' || pg_catalog.split_part(v_read, '(', 1), 'sqlstate', v_sqlstate,
+        'message', v_message);
+    when others or assert_failure then
+      null;  -- of these ids there is nothing
+    end;
+  end loop;
+  begin
+    select count(*) into v_accepted from public.ai_retry_open o where o.accepted_at is not null;
+  exception when insufficient_privilege or undefined_table then
+    null;
+  end;
   return (
-    with roles as (
-      select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
-    ),
+    with roles as (select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')),
     tables as (
       select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
         n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
         or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
-        or c.relkind in ('r', 'p', 'v', 'f')
-          and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
+        or c.relkind = any ('{r,p,v,f}') and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
     )
     select pg_catalog.jsonb_build_object(
       'as_of', pg_catalog.clock_timestamp(), 'role', current_user,
@@ -2022,17 +2047,55 @@ begin
       ),
       'policies', array(
         select pg_catalog.jsonb_build_object(
-          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd))
+          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd),
+          'restrictive', p.permissive = 'RESTRICTIVE',
+          'asks_for_aal', pg_catalog.concat(p.qual, p.with_check) like '%aal%')
         from pg_catalog.pg_policies p
         join tables t on t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
-        where p.permissive = 'PERMISSIVE' and p.roles && array['public', 'anon', 'authenticated']::name[]
+        where p.roles && array['public', 'anon', 'authenticated']::name[]
         order by p.policyname
       ),
+      'words', v_words, 'broken', v_broken,
+      'required', array(
+        select pg_catalog.jsonb_build_object('table', t.name, 'column', a.attname)
+        from tables t join pg_catalog.pg_attribute a on a.attrelid = t.oid
+        where not t.is_ours and t.relkind in ('r', 'p') and t.name <> v_binding ->> 'generations'
+          and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef and a.attidentity = ''
+          -- That no function names a column shows that nothing writes it.
+          and not exists (
+            select from pg_catalog.pg_proc p
+            join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+            join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname in ('sql', 'plpgsql')
+            where n.nspname not like 'pg\_%' and n.nspname <> 'information_schema' and p.prokind in ('f', 'p')
+              and (n.nspname <> 'ai_retry' or p.proname like 'app\_%')
+              and (p.proname not like 'ai\_retry\_%' or p.oid = v_session_function::oid)
+              and pg_catalog.regexp_replace(
+                  coalesce(nullif(p.prosrc, ''), pg_catalog.pg_get_function_sqlbody(p.oid)), '--[^\n]*', '', 'g')
+                ~ ('\m' || pg_catalog.regexp_replace(a.attname, '\W', '.', 'g') || '\M'))
+        order by t.name, a.attnum
+      ),
+      'triggers', array(
+        select pg_catalog.jsonb_build_object('table', t.name, 'name', g.tgname, 'function', g.tgfoid::regproc::text)
+        from tables t join pg_catalog.pg_trigger g on g.tgrelid = t.oid
+        where not t.is_ours and not g.tgisinternal and g.tgenabled <> 'D'
+          and (g.tgtype & 4 > 0 and v_binding -> 'tables' -> t.name ? 'insert'
+            or g.tgtype & 16 > 0 and v_binding -> 'tables' -> t.name ? 'update')
+        order by t.name, g.tgname
+      ),
+      'publications', array(
+        select pg_catalog.jsonb_build_object('name', p.pubname, 'table', t.name, 'is_of_all', b.puballtables)
+        from pg_catalog.pg_publication_tables p
+        join pg_catalog.pg_publication b on b.pubname = p.pubname
+        join tables t on t.is_ours and t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
+        order by p.pubname, t.name
+      ),
+      'connections', pg_catalog.jsonb_build_object(
+        'most', pg_catalog.current_setting('max_connections')::integer
+          - pg_catalog.current_setting('superuser_reserved_connections')::integer,
+        'used', (select count(*) from pg_catalog.pg_stat_activity s where s.backend_type = 'client backend')),
       'indexes', array(
-        select c.relname
-        from pg_catalog.pg_index i
-        join tables t on t.oid = i.indrelid and t.is_ours
-        join pg_catalog.pg_class c on c.oid = i.indexrelid
+        select c.relname from pg_catalog.pg_index i
+        join tables t on t.oid = i.indrelid and t.is_ours join pg_catalog.pg_class c on c.oid = i.indexrelid
         where i.indisvalid order by c.relname
       ),
       'constraints', array(
@@ -2042,6 +2105,7 @@ begin
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(
+          'accepted', v_accepted,
           'available', exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq'),
           'installed', count(n.oid) > 0, 'made', count(q.oid) > 0,
           'usable', coalesce(bool_and(
@@ -2059,7 +2123,8 @@ revoke all on function public.ai_retry_inspect() from public, anon, authenticate
 grant execute on function public.ai_retry_inspect() to service_role;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
-  'the binding, tables, grants, policies, queue, time.';
+  'the binding, tables, grants, policies, status words with counts, required columns, triggers, publications, connections, '
+  'queue, time.';
 
 -- operate/outdated
 
@@ -2101,8 +2166,8 @@ comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) 
 create or replace function public.ai_retry_prune(p_request text) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array[
-    'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
+  v_request constant jsonb := ai_retry.read_change(
+    p_request, '{older_than_seconds,window_seconds,after,page,dry_run}');
   v_dry_run constant boolean := (v_request -> 'dry_run')::boolean;
   v_page constant integer := least((v_request ->> 'page')::integer, 1000);
   v_now constant timestamptz := pg_catalog.clock_timestamp();
@@ -2171,21 +2236,12 @@ comment on function public.ai_retry_prune(text) is
 
 create or replace function public.ai_retry_publish() returns boolean
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_table constant regclass := (ai_retry.app_describe() ->> 'generations')::regclass;
 begin
-  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
-    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
-      using errcode = 'undefined_object';
-  end if;
-  if exists (
-    select from pg_catalog.pg_publication_tables t
-    where t.pubname = 'supabase_realtime' and pg_catalog.format('%I.%I', t.schemaname, t.tablename)::regclass = v_table)
-  then
-    return false;
-  end if;
-  execute pg_catalog.format('alter publication supabase_realtime add table %s', v_table);
+  execute pg_catalog.format(
+    'alter publication supabase_realtime add table %s', (ai_retry.app_describe() ->> 'generations')::regclass);
   return true;
+exception when duplicate_object or object_not_in_prerequisite_state then
+  return false;  -- it is there, by itself or with all tables
 end
 $$;
 revoke all on function public.ai_retry_publish() from public, anon, authenticated, service_role;

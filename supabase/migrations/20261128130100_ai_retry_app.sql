@@ -36,8 +36,7 @@ $look$;
 do $look$
 declare
   v_obstacles constant text[] := array(
-    select format('public.%I must be a table', c.relname)
-    from pg_catalog.pg_class c
+    select format('public.%I must be a table', c.relname) from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind not in ('r', 'p')
       and c.relname in ('generations', 'sessions', 'generation_error_logs', 'events')
     union all
@@ -73,8 +72,7 @@ declare
     left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
     where case when t.typname is null then e.required else not t.typname = any (e.types::text[]) end
     union all
-    select format('public.%I.id must be unique: make it the primary key', c.relname)
-    from pg_catalog.pg_class c
+    select format('public.%I.id must be unique: make it the primary key', c.relname) from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relname in ('generations', 'sessions') and c.relkind = 'r'
       and not exists (
         select from pg_catalog.pg_index i
@@ -349,8 +347,7 @@ begin
       'session', case when g.session_id is not null then ai_retry.app_session(g.session_id::text, g.user_id) end,
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
-    from public.generations g
-    where g.id = p_generation_id
+    from public.generations g where g.id = p_generation_id
   );
 end
 $$;
@@ -384,13 +381,12 @@ do $app$
 begin
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_row jsonb;
 begin
   perform pg_catalog.set_config('lock_timeout', p_timeout, true);
-  select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false) into v_row
-    from public.generations g where g.id = p_generation_id for no key update;
-  return v_row;
+  return (
+    select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false)
+    from public.generations g where g.id = p_generation_id for no key update
+  );
 end
 $$;
 comment on function ai_retry.app_lock(uuid, text) is
@@ -425,11 +421,10 @@ begin
 create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb)
 returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
-declare
-  v_generation public.generations%rowtype;
 begin
-  select * into v_generation from public.generations g where g.id = p_generation_id;
-  return public.ai_retry_create_session(v_generation, p_output);
+  return (
+    select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id
+  );
 end
 $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
@@ -441,11 +436,27 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
-returns text
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb) returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
+begin
+  insert into public.generations (id, user_id, status, model, prompt_data)
+    values (p_generation_id, p_user_id, 'processing', p_request ->> 'model', p_request -> 'prompt_data')
+    on conflict (id) do nothing;
+  return found;
+end
+$$;
+comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
+  'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
+  'has to be given. Returns false, and changes nothing, where the id is there already. The role needs insert.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid) returns text
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return null;
 end
@@ -470,11 +481,8 @@ begin
     values (p_generation_id, p_user_id, p_code, p_message, p_at);
   end if;
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, p_event,
-    pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-      'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)),
-    p_at);
+  values (p_user_id, p_event, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+    'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)), p_at);
 end
 $$;
 comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, timestamptz) is
@@ -497,8 +505,7 @@ begin
       and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
         select c.number from public.ai_retry_attempts c where c.generation_id = g.id and c.outcome = 'succeeded'
       ) is null
-    order by g.created_at desc
-    limit p_limit;
+    order by g.created_at desc limit p_limit;
 end
 $$;
 comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, timestamptz) is
@@ -570,21 +577,17 @@ declare
   v_found integer;
 begin
   return query
-    select g.id, g.status::text, g.model::text, g.created_at
-    from public.generations g
+    select g.id, g.status::text, g.model::text, g.created_at from public.generations g
     where (g.created_at, g.id) < (p_before_at, p_before_id) and g.created_at >= coalesce(p_since, '-infinity')
       and (p_user_id is null or g.user_id = p_user_id)
-    order by g.created_at desc, g.id desc
-    limit p_limit;
+    order by g.created_at desc, g.id desc limit p_limit;
   get diagnostics v_found = row_count;
   if p_since is null and v_found < p_limit then
     return query  -- last, those without an instant
-      select g.id, g.status::text, g.model::text, g.created_at
-      from public.generations g
+      select g.id, g.status::text, g.model::text, g.created_at from public.generations g
       where g.created_at is null and (p_before_at is not null or g.id < p_before_id)
         and (p_user_id is null or g.user_id = p_user_id)
-      order by g.id desc
-      limit p_limit - v_found;
+      order by g.id desc limit p_limit - v_found;
   end if;
 end
 $$;
@@ -604,8 +607,7 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp a
 begin
   return (
     select pg_catalog.jsonb_build_object('code', l.error_type, 'at', l.created_at)
-    from public.generation_error_logs l
-    where l.generation_id = p_generation_id
+    from public.generation_error_logs l where l.generation_id = p_generation_id
     order by l.created_at desc nulls last limit 1
   );
 end
@@ -626,11 +628,8 @@ create function ai_retry.app_report_recovery(
 language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, 'ai_generations_recovered',
-    pg_catalog.jsonb_build_object(
-      'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded),
-    p_at);
+  values (p_user_id, 'ai_generations_recovered', pg_catalog.jsonb_build_object(
+    'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded), p_at);
 end
 $$;
 comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, integer, timestamptz) is
@@ -673,13 +672,15 @@ begin
     "session_function": "public.ai_retry_create_session(public.generations,jsonb)",
     "tables": {
       "public.generations": ["select", "update"], "public.sessions": ["select", "insert"],
-      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]}
+      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]},
+    "triggers": []
   }'::jsonb;
 end
 $$;
 comment on function ai_retry.app_describe() is
   'Names, for ai-retry doctor, the tables that this binding uses, with the privileges that it needs; the one that holds '
-  'generations; and the function that creates sessions, null when it is part of the binding. Names are qualified.';
+  'generations; the function that creates sessions, null when it is part of the binding; and, as table: name, the triggers '
+  'that are known to let it write. Names of tables and functions are qualified.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end
@@ -761,11 +762,9 @@ begin
       end if;
       insert into public.generations (user_id, status) values (v_user_id, 'error') returning id into v_id;
     end if;
-    if pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
-      then 'member' else 'set' end)
-    then
-      set local role service_role;  -- with its own grants only
-    end if;
+    perform set_config('role', 'service_role', true)  -- with its own grants only
+      where pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
+        then 'member' else 'set' end);
     for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
       set constraints all deferred;
       if ai_retry.app_lock(v_id, '5s') is null then

@@ -16,8 +16,7 @@ begin
       'session', case when g.session_id is not null then ai_retry.app_session(g.session_id::text, g.user_id) end,
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
-    from public.generations g
-    where g.id = p_generation_id
+    from public.generations g where g.id = p_generation_id
   );
 end
 $$;
@@ -39,13 +38,12 @@ comment on function ai_retry.app_session(text, uuid) is
 
 create function ai_retry.app_lock(p_generation_id uuid, p_timeout text) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_row jsonb;
 begin
   perform pg_catalog.set_config('lock_timeout', p_timeout, true);
-  select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false) into v_row
-    from public.generations g where g.id = p_generation_id for no key update;
-  return v_row;
+  return (
+    select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false)
+    from public.generations g where g.id = p_generation_id for no key update
+  );
 end
 $$;
 comment on function ai_retry.app_lock(uuid, text) is
@@ -68,21 +66,30 @@ comment on function ai_retry.app_write(uuid, text, text, integer, timestamptz) i
 create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb)
 returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
-declare
-  v_generation public.generations%rowtype;
 begin
-  select * into v_generation from public.generations g where g.id = p_generation_id;
-  return public.ai_retry_create_session(v_generation, p_output);
+  return (
+    select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id
+  );
 end
 $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
   'Creates the session from the output, and returns its row with an id. p_attempt: number, model, usage.';
 
-create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
-returns text
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb) returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
+begin
+  insert into public.generations (id, user_id, status, model, prompt_data)
+    values (p_generation_id, p_user_id, 'processing', p_request ->> 'model', p_request -> 'prompt_data')
+    on conflict (id) do nothing;
+  return found;
+end
+$$;
+comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
+  'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
+  'has to be given. Returns false, and changes nothing, where the id is there already. The role needs insert.';
+
+create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid) returns text
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return null;
 end
@@ -101,11 +108,8 @@ begin
     values (p_generation_id, p_user_id, p_code, p_message, p_at);
   end if;
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, p_event,
-    pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-      'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)),
-    p_at);
+  values (p_user_id, p_event, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+    'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)), p_at);
 end
 $$;
 comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, timestamptz) is
@@ -122,8 +126,7 @@ begin
       and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
         select c.number from public.ai_retry_attempts c where c.generation_id = g.id and c.outcome = 'succeeded'
       ) is null
-    order by g.created_at desc
-    limit p_limit;
+    order by g.created_at desc limit p_limit;
 end
 $$;
 comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, timestamptz) is
@@ -171,21 +174,17 @@ declare
   v_found integer;
 begin
   return query
-    select g.id, g.status::text, g.model::text, g.created_at
-    from public.generations g
+    select g.id, g.status::text, g.model::text, g.created_at from public.generations g
     where (g.created_at, g.id) < (p_before_at, p_before_id) and g.created_at >= coalesce(p_since, '-infinity')
       and (p_user_id is null or g.user_id = p_user_id)
-    order by g.created_at desc, g.id desc
-    limit p_limit;
+    order by g.created_at desc, g.id desc limit p_limit;
   get diagnostics v_found = row_count;
   if p_since is null and v_found < p_limit then
     return query  -- last, those without an instant
-      select g.id, g.status::text, g.model::text, g.created_at
-      from public.generations g
+      select g.id, g.status::text, g.model::text, g.created_at from public.generations g
       where g.created_at is null and (p_before_at is not null or g.id < p_before_id)
         and (p_user_id is null or g.user_id = p_user_id)
-      order by g.id desc
-      limit p_limit - v_found;
+      order by g.id desc limit p_limit - v_found;
   end if;
 end
 $$;
@@ -199,8 +198,7 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp a
 begin
   return (
     select pg_catalog.jsonb_build_object('code', l.error_type, 'at', l.created_at)
-    from public.generation_error_logs l
-    where l.generation_id = p_generation_id
+    from public.generation_error_logs l where l.generation_id = p_generation_id
     order by l.created_at desc nulls last limit 1
   );
 end
@@ -215,11 +213,8 @@ create function ai_retry.app_report_recovery(
 language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, 'ai_generations_recovered',
-    pg_catalog.jsonb_build_object(
-      'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded),
-    p_at);
+  values (p_user_id, 'ai_generations_recovered', pg_catalog.jsonb_build_object(
+    'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded), p_at);
 end
 $$;
 comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, integer, timestamptz) is
@@ -250,10 +245,12 @@ begin
     "session_function": "public.ai_retry_create_session(public.generations,jsonb)",
     "tables": {
       "public.generations": ["select", "update"], "public.sessions": ["select", "insert"],
-      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]}
+      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]},
+    "triggers": []
   }'::jsonb;
 end
 $$;
 comment on function ai_retry.app_describe() is
   'Names, for ai-retry doctor, the tables that this binding uses, with the privileges that it needs; the one that holds '
-  'generations; and the function that creates sessions, null when it is part of the binding. Names are qualified.';
+  'generations; the function that creates sessions, null when it is part of the binding; and, as table: name, the triggers '
+  'that are known to let it write. Names of tables and functions are qualified.';

@@ -38,7 +38,10 @@ LAYERS = {
     "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
-    "cli": {"bootstrap", "client", "clock", "config", "domain", "providers", "recovery", "storage", "tables", "worker"},
+    "cli": {
+        *("bootstrap", "client", "clock", "config", "domain", "providers", "recovery", "secrecy", "storage", "tables"),
+        "worker",
+    },
     "testing": {"domain"},
 }
 
@@ -59,7 +62,10 @@ LIBRARIES = {
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
-    "psycopg": {"cli.rehearsal", "storage._connection_string", "storage._function_connection"},
+    "psycopg": {
+        *("cli.init", "cli.rehearsal", "cli.doctor.link", "cli.doctor.rehearsing"),
+        *("storage._connection_string", "storage._function_connection"),
+    },
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},

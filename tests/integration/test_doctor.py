@@ -58,6 +58,7 @@ class _Models(BaseHTTPRequestHandler):
         """Answer with an empty list."""
         self.send_response(200)
         self.end_headers()
+        self.wfile.write(b'{"object": "list", "data": []}')
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""
@@ -213,13 +214,13 @@ BROKEN: Mapping[str, Damage] = {
     ),
     "no seam": Damage(
         (f"drop function {SEAM}",),
-        Check.SEAM, "there is no function public.ai_retry_create_session", "README", mended=False,
+        Check.SEAM, "there is no function public.ai_retry_create_session", "ai-retry migrations copy", mended=False,
     ),
     "a seam that returns something else": Damage(
         (f"drop function {SEAM}", f"create function {SEAM} returns text language sql as 'select null::text'",
          f"revoke all on function {SEAM} from public, anon, authenticated",
          f"grant execute on function {SEAM} to service_role"),
-        Check.SEAM, "that returns jsonb", "README", mended=False,
+        Check.SEAM, "that returns jsonb", "ai-retry migrations copy", mended=False,
     ),
     "users may execute the seam": Damage(
         (f"grant execute on function {SEAM} to authenticated",),
@@ -231,7 +232,7 @@ BROKEN: Mapping[str, Damage] = {
     ),
     "no pgmq": Damage(
         ("drop schema pgmq cascade",),
-        Check.QUEUE, "pgmq .* is not there", "load pgmq", Level.HINT, mended=False,
+        Check.QUEUE, "pgmq .* is not there", "turn on Queues", Level.HINT, mended=False,
     ),
     "no queue": Damage(
         ("select pgmq.drop_queue('ai_retry')",),
@@ -721,7 +722,7 @@ def test_configuration_is_told_whole(provider: str) -> None:
     assert [each.problem.split()[0] for each in examination.findings] == [
         "SUPABASE_URL", "SUPABASE_SECRET_KEY", "AI_API_KEY", "AI_RETRY_QUOTA_LIMITS",
     ]  # fmt: skip
-    assert examination.skipped == set(Check) - {Check.CONFIGURATION}
+    assert examination.skipped == set(Check) - {Check.CONFIGURATION, Check.PROJECT}
 
 
 @pytest.mark.parametrize("place", ["file/spool", "x" * 300])
@@ -772,8 +773,10 @@ def test_sound_setup_has_no_findings(migrated_database: str, provider: str, tmp_
     """A project with all migrations has nothing to find, as service_role and as the owner."""
     environ = settings(migrated_database, provider) | {"AI_RETRY_SPOOL_DIR": str(tmp_path / "not-made-yet")}
 
-    assert examine(environ, clock=HERE) == Examination((), frozenset())
-    assert examine(environ | {"DATABASE_URL": migrated_database}, clock=HERE) == Examination((), frozenset())
+    for each in (environ, environ | {"DATABASE_URL": migrated_database}):
+        examination = examine(each, clock=HERE)
+        assert (examination.findings, examination.skipped) == ((), frozenset())
+        assert set(examination.not_run) == {Check.STATUSES, Check.CONTEXTS, Check.REHEARSAL}
 
 
 def test_sound_setup_over_the_data_api_has_no_problems(stack: Stack, provider: str) -> None:
@@ -857,10 +860,23 @@ def test_command_tells_people(migrated_database: str, provider: str) -> None:
     result = run(settings(migrated_database, provider), "doctor")
 
     assert result.exit_code == 1
-    assert [line for line in result.output.splitlines() if not line.startswith(("ok ", "hint "))] == [
+    lines = result.output.splitlines()
+    at = lines.index("problem   row level security")
+    assert lines[at : at + 3] == [
         "problem   row level security",
         "            it is off on public.ai_retry_quotas",
         "            -> run: alter table public.ai_retry_quotas enable row level security",
+    ]
+    assert [line for line in lines if line.startswith("NOT RUN")] == [
+        "NOT RUN   status words",
+        "NOT RUN   contexts",
+        "NOT RUN   spool",
+        "NOT RUN   rehearsal",
+    ]
+    at = lines.index("NOT RUN   rehearsal")
+    assert lines[at + 1 :] == [
+        "            it was not asked for",
+        "            -> run ai-retry doctor --rehearse: it is rolled back",
     ]
 
 
@@ -871,7 +887,9 @@ def test_command_tells_programs(migrated_database: str, provider: str) -> None:
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert (document["ok"], document["findings"]) == (True, [])
-    assert document["checks"] == {str(check): "ok" for check in Check}
+    idle = {"status words", "contexts", "spool", "rehearsal"}
+    assert document["checks"] == {str(check): "NOT RUN" if check in idle else "ok" for check in Check}
+    assert {check: each["is_due"] for check, each in document["not_run"].items()} == dict.fromkeys(idle, False)
 
 
 def test_command_without_settings_exits_with_3() -> None:
@@ -880,7 +898,7 @@ def test_command_without_settings_exits_with_3() -> None:
 
     assert result.exit_code == 3
     assert "SUPABASE_URL is missing" in result.output
-    assert "skipped   migrations" in result.output
+    assert "NOT RUN   migrations" in result.output
 
 
 def test_command_lets_no_control_character_through(migrated_database: str, provider: str) -> None:
@@ -937,7 +955,10 @@ def test_readable_contexts_are_sound(migrated_database: str, provider: str, own_
     failed(migrated_database, 25, OWN)
     environ = settings(migrated_database, provider) | {"AI_RETRY_CONTEXT_FROM": f"{own_prompts}:context_from"}
 
-    assert examine(environ, clock=HERE) == Examination((), frozenset())
+    examination = examine(environ, clock=HERE)
+
+    assert (examination.findings, examination.skipped) == ((), frozenset())
+    assert Check.CONTEXTS not in examination.not_run
 
 
 def test_unreadable_contexts_are_counted(migrated_database: str, provider: str, own_prompts: str) -> None:
@@ -1011,7 +1032,7 @@ def test_search_that_fails_is_a_finding(migrated_database: str, provider: str) -
     executed(
         migrated_database,
         "create or replace function ai_retry.app_last_error(p_generation_id uuid) returns jsonb language plpgsql as"
-        " $$ begin return (select to_jsonb(n) from public.nowhere n); end $$",
+        " $$ begin raise exception 'secret row'; end $$",
     )
     failed(migrated_database, 1, OWN)
 

@@ -56,6 +56,10 @@ begin
       'session', (select to_jsonb(p) from shop.pages p where p.id = t.page), 'can_create_session', true)
     from shop.texts t where t.id = p_generation_id);
 end $$;
+create or replace function ai_retry.app_session(p_session_id text, p_user_id uuid) returns jsonb language plpgsql as $$
+begin
+  return (select to_jsonb(p) from shop.pages p where p.id = p_session_id::uuid);
+end $$;
 create or replace function ai_retry.app_lock(p_generation_id uuid, p_timeout text) returns jsonb language plpgsql as $$
 begin
   perform set_config('lock_timeout', p_timeout, true);

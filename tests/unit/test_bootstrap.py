@@ -276,7 +276,7 @@ class TestConnect:
         for module in ("postgres", "_function_connection"):
             monkeypatch.delitem(sys.modules, f"ai_retry.storage.{module}", raising=False)
 
-        with pytest.raises(NotConfigured, match=r"pip install 'ai-retry\[postgres\]'"):
+        with pytest.raises(NotConfigured, match="install ai-retry with its extra postgres"):
             connect(DIRECT)
 
     @pytest.mark.parametrize("settings", [HOSTED, DIRECT], ids=["data-api", "direct"])

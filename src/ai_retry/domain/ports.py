@@ -41,6 +41,7 @@ class Storage(Protocol):
 
         Raises:
             NotConfigured: a retry can't be accepted, since there is no queue; nothing was written.
+            TooManyParallel: the app's own tables let the user do one thing at a time; nothing was written.
         """
         ...
 

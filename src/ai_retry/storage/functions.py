@@ -11,8 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, PutBack, Renew, Reply, Settle, Taken
-from ai_retry.domain.errors import AiRetryError, NotConfigured
+from ai_retry.domain.errors import AiRetryError, NotConfigured, TooManyParallel
 from ai_retry.domain.model import Installation, QuotaRule, Snapshot
+from ai_retry.domain.policy import BUSY_WAIT
 from ai_retry.domain.queue_model import QueueState
 from ai_retry.storage.calling import ONCE, Calls, read_reply_of
 from ai_retry.storage.codec import Json, listed, read, write_tagged
@@ -26,7 +27,7 @@ from ai_retry.storage.documents import (
 )
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR, repeat
 from ai_retry.storage.spool import Spool, is_decided, is_paid_here
-from ai_retry.storage.transport import Transport
+from ai_retry.storage.transport import RowTaken, Transport
 
 _log = logging.getLogger("ai_retry")
 _HAS_NO_QUEUE = {"applied": False, "has_queue": False}
@@ -70,7 +71,12 @@ class FunctionStorage(Calls):
         """See the port. An answer of this generation that waits in the spool is sent before."""
         if self._spool is not None and isinstance(change, Begin):
             self._send_first(self._spool, change.generation_id)
-        return self._ask("ai_retry_begin", {"p_change": document(change)}, _begun, self._reading)
+        failure: AiRetryError
+        try:
+            return self._ask("ai_retry_begin", {"p_change": document(change)}, _begun, self._reading)
+        except RowTaken as error:
+            failure = TooManyParallel(1, wait=BUSY_WAIT) if isinstance(change, Begin) else error
+        raise failure
 
     def settle(self, change: Settle) -> Reply:
         """See the port. A paid answer is in the spool before, and until the storage has decided."""

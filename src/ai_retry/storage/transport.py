@@ -17,6 +17,8 @@ _TRANSIENT = (
 )
 _INTERNAL = "XX"
 _UNKNOWN = ("08", "57P", _INTERNAL, "58")  # the link or the server went away, perhaps after the commit
+_TAKEN = ("23505", "23P01")
+_REFUSED = "the app's tables refuse what ai-retry writes: the database's log says why"
 _FOR_OPERATORS = (
     (
         ("42883", "42P01", "42703", "3F000"),
@@ -24,8 +26,15 @@ _FOR_OPERATORS = (
     ),
     (("42501", "28"), "the database refused ai-retry's role: use the service role, or grant it what it needs"),
     (("25000", "25006"), "ai-retry's role must be able to write, in read committed transactions"),
-    (("23", "P0"), "the app's tables refuse what ai-retry writes: the database's log says why"),
+    (("23", "P0"), _REFUSED),
 )
+
+
+class RowTaken(NotConfigured):
+    """A unique index or an exclusion constraint of the app has no place for what was written, beside what stands there.
+
+    To a begin it means that the app lets a user do one thing at a time.
+    """
 
 
 class Fault(StorageOutcomeUnknown):
@@ -56,6 +65,8 @@ def failure_of_sqlstate(sqlstate: str) -> AiRetryError:
         return StorageUnavailable(sqlstate, retry_after=_SOON)
     if sqlstate.startswith(_UNKNOWN):
         return StorageOutcomeUnknown(sqlstate, retry_after=_SOON)
+    if sqlstate in _TAKEN:
+        return RowTaken(f"{_REFUSED} ({sqlstate})")
     for classes, problem in _FOR_OPERATORS:
         if sqlstate.startswith(classes):
             return NotConfigured(f"{problem} ({sqlstate})")

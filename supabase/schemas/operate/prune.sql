@@ -1,8 +1,8 @@
 create function public.ai_retry_prune(p_request text) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array[
-    'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
+  v_request constant jsonb := ai_retry.read_change(
+    p_request, '{older_than_seconds,window_seconds,after,page,dry_run}');
   v_dry_run constant boolean := (v_request -> 'dry_run')::boolean;
   v_page constant integer := least((v_request ->> 'page')::integer, 1000);
   v_now constant timestamptz := pg_catalog.clock_timestamp();

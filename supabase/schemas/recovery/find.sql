@@ -15,8 +15,7 @@ declare
   v_next jsonb;
 begin
   for v_each in
-    select f.id, f.created_at as at, f.status, f.model
-    from ai_retry.app_find(
+    select f.id, f.created_at as at, f.status, f.model from ai_retry.app_find(
       (v_request ->> 'since')::timestamptz, (v_request #>> '{before,at}')::timestamptz,
       (v_request #>> '{before,id}')::uuid, (v_request ->> 'user_id')::uuid, v_page * c_looks) f
   loop

@@ -28,9 +28,7 @@ begin
       order by u.generation_id, u.number desc
       limit v_page
     ) l
-    cross join lateral (
-      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
-    ) v
+    join ai_retry.attempts v on v.generation_id = l.generation_id and v.number = l.number
   );
 end
 $$;

@@ -18,11 +18,8 @@ begin
       else '{}' end,
     'generation', (
       select pg_catalog.jsonb_object_agg(
-        c.name, case when pg_catalog.octet_length(c.value) <= c_longest then c.value end)
-      from (
-        select e.key as name, e.value::text as value
-        from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
-      ) c
+        e.key, case when pg_catalog.octet_length(e.value::text) <= c_longest then e.value::text end)
+      from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
     ));
 exception
   when data_exception or cardinality_violation or program_limit_exceeded or plpgsql_error then

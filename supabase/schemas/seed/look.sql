@@ -3,8 +3,7 @@
 do $look$
 declare
   v_obstacles constant text[] := array(
-    select format('public.%I must be a table', c.relname)
-    from pg_catalog.pg_class c
+    select format('public.%I must be a table', c.relname) from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind not in ('r', 'p')
       and c.relname in ('generations', 'sessions', 'generation_error_logs', 'events')
     union all
@@ -40,8 +39,7 @@ declare
     left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
     where case when t.typname is null then e.required else not t.typname = any (e.types::text[]) end
     union all
-    select format('public.%I.id must be unique: make it the primary key', c.relname)
-    from pg_catalog.pg_class c
+    select format('public.%I.id must be unique: make it the primary key', c.relname) from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relname in ('generations', 'sessions') and c.relkind = 'r'
       and not exists (
         select from pg_catalog.pg_index i

@@ -23,11 +23,9 @@ begin
       end if;
       insert into public.generations (user_id, status) values (v_user_id, 'error') returning id into v_id;
     end if;
-    if pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
-      then 'member' else 'set' end)
-    then
-      set local role service_role;  -- with its own grants only
-    end if;
+    perform set_config('role', 'service_role', true)  -- with its own grants only
+      where pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
+        then 'member' else 'set' end);
     for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
       set constraints all deferred;
       if ai_retry.app_lock(v_id, '5s') is null then

@@ -10,7 +10,20 @@ from pathlib import Path
 
 import click
 
-from ai_retry.cli.commands import books, doctor, find, migrations, prune, queue, recover, retry, settle, why, worker
+from ai_retry.cli.commands import (
+    books,
+    doctor,
+    find,
+    init,
+    migrations,
+    prune,
+    queue,
+    recover,
+    retry,
+    settle,
+    why,
+    worker,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +39,7 @@ for _command in (
     books.books,
     doctor.doctor,
     find.find,
+    init.init,
     migrations.migrations,
     prune.prune,
     queue.queue,

@@ -17,10 +17,23 @@ class Case:
     database: Database
     shipped: Shipped
     models_are_restricted: bool  # AI_MODELS is set
+    required_aal: str | None = None  # AI_RETRY_REQUIRED_AAL
 
     def standing(self, name: str) -> list[Function]:
         """The functions of that qualified name, whatever they take."""
         return [each for each in self.database.functions if each.qualified == name]
+
+    def creates_sessions(self) -> bool:
+        """Whether the function is there that creates sessions, or none is needed."""
+        described = self.database.binding
+        wanted = described.session_function if described is not None else None
+        there = [each for each in self.database.functions if each.creates_sessions]
+        return wanted is None or any(each.signature.result == "jsonb" for each in there)
+
+    def fits(self, name: str) -> bool:
+        """Whether a function of the binding takes and returns what it must."""
+        wanted = self.shipped.functions.get(name)
+        return wanted is not None and wanted.signature in [each.signature for each in self.standing(name)]
 
     def ours(self) -> list[Function]:
         """Functions whose names were shipped, the binding's included."""

@@ -13,7 +13,7 @@ from ai_retry.domain.recovery import Filter, FoundRow, RecoveryStorage, Unreadab
 Refusal: TypeAlias = ContextMissing | NotConfigured
 
 _TRIED = 20  # generations, at most
-_SEE = "see the how-to Use your own prompts"
+_READS = "it takes an ai_retry.Generation and returns an ai_retry.Context, or raises ContextMissing"
 
 
 def newest(
@@ -46,7 +46,7 @@ def contexts(read: Sequence[Context | Refusal], reader: ContextFrom) -> Iterator
     yield Finding(
         Check.CONTEXTS,
         f"{name} can read {count} of the {len(read)} newest failed generations: {_reported(first)}",
-        f"correct {name if defects else 'these rows, or name another reader in AI_RETRY_CONTEXT_FROM'}; {_SEE}",
+        f"correct {name if defects else 'these rows, or name another reader in AI_RETRY_CONTEXT_FROM'}: {_READS}",
         Level.PROBLEM if defects or not count else Level.HINT,
     )
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ai_retry.cli.doctor.case import APPLY, END_USERS, Case, listed, signature, statements, title
 from ai_retry.cli.doctor.model import Check, Finding, Function, Level
 from ai_retry.cli.doctor.objects import binding, changed, missing, overloads
-from ai_retry.cli.doctor.shipped import BINDING
+from ai_retry.cli.doctor.shipped import BINDING, DESCRIBE
+from ai_retry.cli.doctor.writes import broken, new_triggers, publications, required_columns, restrictive, words
 
 _OLDEST_SERVER = 150000
+_OF_A_PROCESS = 16  # connections, at most
 _FOR_THE_OWNER = ("public.ai_retry_create_queue", "public.ai_retry_publish")
 
 
@@ -148,6 +150,8 @@ def _writable_generations(case: Case) -> Iterator[Finding]:
         return
     for policy in case.database.policies:
         commands = {"insert", "update"} if policy.command == "all" else {policy.command} & {"insert", "update"}
+        if policy.restrictive:
+            continue
         if policy.table == table.name and commands & set(table.end_users):
             models = "" if case.models_are_restricted else "set AI_MODELS, which restricts the models; "
             yield Finding(
@@ -163,11 +167,12 @@ def _seam(case: Case) -> Iterator[Finding]:
     described = case.database.binding
     wanted = described.session_function if described is not None else None
     seam = next((each for each in case.database.functions if each.creates_sessions), None)
-    if wanted is not None and (seam is None or seam.signature.result != "jsonb"):
+    if not case.creates_sessions():
         yield Finding(
             Check.SEAM,
             f"there is no function {wanted} that returns jsonb",
-            "create it: README, Your own tables and prompts; until then every retry is refused, before any call",
+            f"create it as {case.shipped.functions[DESCRIBE].migration} does; `ai-retry migrations copy DIR` writes "
+            "it. Until then every retry is refused, before any call",
         )
     if seam is not None:
         yield from _seam_grants(case, seam)
@@ -188,15 +193,33 @@ def _seam_grants(case: Case, seam: Function) -> Iterator[Finding]:
         )
 
 
+def _connections(case: Case) -> Iterator[Finding]:
+    server = case.database.connections
+    free = server.most - server.used
+    if free < _OF_A_PROCESS:
+        yield Finding(
+            Check.CONNECTION,
+            f"the server has {free} of its {server.most} connections left, and a process opens up to {_OF_A_PROCESS}",
+            "connect through the project's pooler at its port 6543, or end what holds the others",
+            Level.HINT,
+        )
+
+
 def _queue(case: Case) -> Iterator[Finding]:
     queue = case.database.queue
     make = "run as the migrations' owner: select public.ai_retry_create_queue()"
-    if not queue.installed and not queue.available:
-        problem = "pgmq (Supabase Queues) is not there: retries can't be queued for later"
-        yield Finding(Check.QUEUE, problem, f"nothing, if you queue none; else load pgmq.sql and {make}", Level.HINT)
-    elif not queue.made:
+    if not queue.made:
         problem = "the queue ai_retry is not made yet: retries can't be queued for later"
-        yield Finding(Check.QUEUE, problem, f"nothing, if you queue none; else {make}", Level.HINT)
+        if not queue.installed and not queue.available:
+            problem = "pgmq (Supabase Queues) is not there: retries can't be queued for later"
+            make = (
+                f"turn on Queues under Integrations in the project's dashboard, or install pgmq in the database; {make}"
+            )
+        if queue.accepted:
+            problem += f", and no worker finds the {queue.accepted} that were accepted"
+            yield Finding(Check.QUEUE, problem, make)
+        else:
+            yield Finding(Check.QUEUE, problem, f"nothing, if you queue none; else {make}", Level.HINT)
     elif not queue.usable:
         yield Finding(Check.QUEUE, f"{case.database.role} may not use the queue pgmq.q_ai_retry", make)
 
@@ -213,6 +236,13 @@ _CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     _end_users_grants,
     _row_level_security,
     _writable_generations,
+    restrictive,
     _seam,
+    words,
+    broken,
+    required_columns,
+    new_triggers,
+    publications,
+    _connections,
     _queue,
 )

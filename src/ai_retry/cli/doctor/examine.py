@@ -1,10 +1,12 @@
-"""Examines a set-up: fetches the facts, has them judged, changes nothing."""
+"""Examines a set-up: fetches the facts and has them judged. Changes nothing: what is rehearsed is undone."""
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ai_retry import bootstrap
@@ -12,8 +14,10 @@ from ai_retry.cli.doctor import outside
 from ai_retry.cli.doctor.case import Case
 from ai_retry.cli.doctor.contexts import contexts, newest, not_searched
 from ai_retry.cli.doctor.database import judge
-from ai_retry.cli.doctor.model import Check, Database, Finding, Level
+from ai_retry.cli.doctor.examination import Examination, NotRun
+from ai_retry.cli.doctor.model import Check, Database, Finding
 from ai_retry.cli.doctor.outside import Reach
+from ai_retry.cli.doctor.project import is_declarative, project
 from ai_retry.cli.doctor.shipped import shipped
 from ai_retry.cli.doctor.spool import spool
 from ai_retry.config import Settings
@@ -26,74 +30,152 @@ from ai_retry.domain.recovery import RecoveryStorage
 _PATIENCE = 3.0  # seconds for a plain connection
 _PORTS = {"http": 80, "https": 443, "postgres": 5432, "postgresql": 5432}
 _NEEDED_TO_READ = {Check.MIGRATIONS, Check.GRANTS}
-_IN_THE_DATABASE = {
-    *(Check.MIGRATIONS, Check.GRANTS, Check.ROW_LEVEL_SECURITY, Check.SEAM, Check.QUEUE, Check.CONTEXTS, Check.CLOCK)
-}
+_IN_THE_DATABASE = (
+    *(Check.MIGRATIONS, Check.GRANTS, Check.ROW_LEVEL_SECURITY, Check.SEAM, Check.STATUSES, Check.WRITES),
+    *(Check.PUBLICATIONS, Check.QUEUE, Check.CONTEXTS, Check.CLOCK, Check.REHEARSAL),
+)
+_REHEARSE = "run ai-retry doctor --rehearse"
 
 
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What was looked at, and what is wrong."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What an examination is asked for."""
 
-    findings: tuple[Finding, ...]
-    skipped: frozenset[Check]  # could not be looked at, because of another finding
-
-    def result(self, check: Check) -> str:
-        """Sum a check up: ok, hint, problem or skipped."""
-        if check in self.skipped:
-            return "skipped"
-        levels = {each.level for each in self.of(check)}
-        return next((str(level) for level in Level if level in levels), "ok")
-
-    def of(self, check: Check) -> list[Finding]:
-        """The findings of one check."""
-        return [each for each in self.findings if each.check is check]
-
-    @property
-    def problems(self) -> list[Finding]:
-        """The findings that are more than a hint."""
-        return [each for each in self.findings if each.level is Level.PROBLEM]
+    rehearse: bool = False  # write what ai-retry writes, and roll it back
+    output: Any = field(default=None, repr=False)  # an example of an answer, to rehearse a session with
+    project: Path = Path("supabase")  # the project's directory
 
 
-def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock) -> Examination:
-    """Look at everything that can be looked at. Reads only, safe at any time; raises nothing for what it finds.
+def examine(environ: Mapping[str, str] = os.environ, *, clock: Clock, asked: Asked | None = None) -> Examination:
+    """Look at everything that can be looked at. Safe at any time; raises nothing for what it finds.
 
     Args:
         environ: the settings, as ``connect`` reads them.
         clock: this machine's time, to be compared with the database's.
+        asked: what else to do; by default it only reads.
     """
-    try:
-        settings = Settings.from_env(environ)
-    except NotConfigured as error:
-        findings = (*outside.configuration(error), *outside.misspelt(environ))
-        return Examination(findings, frozenset(Check) - {Check.CONFIGURATION})
-    reader, unusable = _reader(settings)
-    around = [*unusable, *outside.misspelt(environ), *_provider(settings)]
-    try:
-        with closing(bootstrap.open_storage(settings)) as storage:
-            before = clock.now()
-            database = Database.from_row(storage.inspect())
-            after = clock.now()
-            case = Case(database, shipped(), models_are_restricted=settings.ai_models is not None)
-            judged = judge(case)
-            readable = reader is not None and not any(each.check in _NEEDED_TO_READ for each in judged)
-            if reader is not None and readable:
-                judged += _failed_generations(storage, database, settings, reader)
-            judged += spool(settings.spool_dir, storage)
-    except (AiRetryError, KeyError, TypeError, ValueError) as error:
-        finding = _unasked(settings, error)
-        around += spool(settings.spool_dir)
-        return Examination((*around, finding), frozenset(_IN_THE_DATABASE - {finding.check}))
-    skipped = frozenset() if readable else frozenset({Check.CONTEXTS})
-    return Examination((*around, *judged, *outside.clock(before, database.as_of, after)), skipped)
+    return _Examining(environ, clock, asked or Asked()).run()
 
 
-def _reader(settings: Settings) -> tuple[ContextFrom | None, list[Finding]]:
-    """Find the reader of contexts, or say why it can't be used."""
-    try:
-        return bootstrap.context_reader(settings), []
-    except NotConfigured as error:
-        return None, list(outside.configuration(error))
+class _Examining:
+    """Collects what is found, and what did not run."""
+
+    def __init__(self, environ: Mapping[str, str], clock: Clock, asked: Asked) -> None:
+        self._environ, self._clock, self._asked = environ, clock, asked
+        self._findings: list[Finding] = []
+        self._not_run: dict[Check, NotRun] = {}
+
+    def run(self) -> Examination:
+        self._findings += outside.misspelt(self._environ)
+        self._look_at_project()
+        try:
+            settings = Settings.from_env(self._environ)
+        except NotConfigured as error:
+            self._findings = [*outside.configuration(error), *self._findings]
+            left = set(Check) - {Check.CONFIGURATION, Check.PROJECT}
+            self._leave(left, "the configuration is at fault", "correct it first")
+        else:
+            reader = self._reader(settings)
+            self._findings += _provider(settings)
+            self._look_into_database(settings, reader)
+        return Examination(tuple(self._findings), self._not_run)
+
+    def _leave(self, checks: Iterable[Check], reason: str, remedy: str, *, is_due: bool = True) -> None:
+        for check in checks:
+            self._not_run.setdefault(check, NotRun(reason, remedy, is_due))
+
+    def _look_at_project(self) -> None:
+        directory = self._asked.project
+        if is_declarative(directory):
+            self._findings += project(directory)
+        else:
+            reason = f"there are no declarative schemas in {directory}"
+            self._leave([Check.PROJECT], reason, "nothing, or start where the project is", is_due=False)
+
+    def _reader(self, settings: Settings) -> ContextFrom | None:
+        """Find the reader of contexts, or say why it can't be used."""
+        try:
+            return bootstrap.context_reader(settings)
+        except NotConfigured as error:
+            self._findings += outside.configuration(error)
+            self._leave([Check.CONTEXTS], "there is no reader to try", "correct AI_RETRY_CONTEXT_FROM first")
+            return None
+
+    def _look_into_database(self, settings: Settings, reader: ContextFrom | None) -> None:
+        try:
+            with closing(bootstrap.open_storage(settings)) as storage:
+                before = self._clock.now()
+                database = Database.from_row(storage.inspect())
+                self._findings += outside.clock(before, database.as_of, self._clock.now())
+                self._judge(database, settings)
+                self._read_contexts(storage, database, settings, reader)
+                self._look_at_spool(settings, storage)
+        except (AiRetryError, KeyError, TypeError, ValueError) as error:
+            finding = _unasked(settings, error)
+            self._findings.append(finding)
+            self._leave(set(_IN_THE_DATABASE) - {finding.check}, "the database was not asked", "correct that first")
+            self._look_at_spool(settings, None)
+            return
+        self._look_at_connection(settings)
+
+    def _judge(self, database: Database, settings: Settings) -> None:
+        restricted = settings.ai_models is not None
+        case = Case(database, shipped(), models_are_restricted=restricted, required_aal=settings.required_aal)
+        self._findings += judge(case)
+        if database.words is None:
+            self._leave([Check.STATUSES], "the binding can't search", "correct ai_retry.app_find first")
+        elif not database.words:
+            self._leave([Check.STATUSES], "there is no generation yet", "run it again then", is_due=False)
+        if database.queue.accepted is None:
+            self._leave([Check.QUEUE], "accepted retries can't be counted", "grant the role select on ai_retry_open")
+
+    def _read_contexts(
+        self, storage: RecoveryStorage, database: Database, settings: Settings, reader: ContextFrom | None
+    ) -> None:
+        """Read the newest failed generations once, and judge the reader and what it read."""
+        if any(each.check in _NEEDED_TO_READ or "ai_retry.app_" in each.problem for each in self._problems()):
+            self._leave([Check.CONTEXTS], "the binding or its grants are at fault", "correct that first")
+        if reader is None or Check.CONTEXTS in self._not_run:
+            return
+        try:
+            read = newest(storage, database, settings, reader)
+        except AiRetryError as error:
+            self._findings.append(not_searched(error))
+            return
+        if not read:
+            self._leave([Check.CONTEXTS], "no generation has failed yet", "run it again then", is_due=False)
+        self._findings += contexts(read, reader)
+        self._findings += _strictness(read, settings)
+
+    def _problems(self) -> list[Finding]:
+        return Examination(tuple(self._findings)).problems
+
+    def _look_at_spool(self, settings: Settings, storage: Any) -> None:
+        if settings.spool_dir is None:
+            self._leave([Check.SPOOL], "AI_RETRY_SPOOL_DIR is not set", "nothing, if none is wanted", is_due=False)
+        self._findings += spool(settings.spool_dir, storage)
+
+    def _look_at_connection(self, settings: Settings) -> None:
+        """Ask what only a direct connection can be asked."""
+        url, asked = settings.database_url, self._asked
+        if url is not None:
+            from ai_retry.cli.doctor.link import link  # noqa: PLC0415 - imports psycopg
+
+            self._findings += link(url)
+        if not asked.rehearse:
+            self._leave([Check.REHEARSAL], "it was not asked for", f"{_REHEARSE}: it is rolled back", is_due=False)
+        elif url is None:
+            self._leave([Check.REHEARSAL], "it needs a direct connection", f"set DATABASE_URL, then {_REHEARSE}")
+        else:
+            self._rehearse(url)
+
+    def _rehearse(self, url: str) -> None:
+        from ai_retry.cli.doctor.rehearsing import refusals, rehearsed  # noqa: PLC0415 - imports psycopg
+
+        rehearsal = rehearsed(url, self._asked.output)
+        self._findings += refusals(rehearsal)
+        for reason in rehearsal.not_run:
+            self._leave([Check.REHEARSAL], reason, f"let a generation fail, or give what is missing; then {_REHEARSE}")
 
 
 def _unasked(settings: Settings, error: Exception) -> Finding:
@@ -111,18 +193,9 @@ def _provider(settings: Settings) -> Iterator[Finding]:
     return outside.provider(asked, far)
 
 
-def _failed_generations(
-    storage: RecoveryStorage, database: Database, settings: Settings, reader: ContextFrom
-) -> Iterator[Finding]:
-    """Read the newest failed generations once, and judge the reader and what it read."""
+def _strictness(read: list[Any], settings: Settings) -> Iterator[Finding]:
     from ai_retry.cli.doctor.questions import strictness  # noqa: PLC0415 - imports jsonschema
 
-    try:
-        read = newest(storage, database, settings, reader)
-    except AiRetryError as error:
-        yield not_searched(error)
-        return
-    yield from contexts(read, reader)
     if settings.ai_response_format is ResponseFormat.JSON_SCHEMA:
         yield from strictness([each for each in read if isinstance(each, Context)])
 

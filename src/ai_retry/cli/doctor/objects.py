@@ -5,9 +5,8 @@ from collections.abc import Iterator
 
 from ai_retry.cli.doctor.case import APPLY, Case, listed, signature, statements, title
 from ai_retry.cli.doctor.model import Check, Finding
-from ai_retry.cli.doctor.shipped import BINDING, BINDING_VERSION
+from ai_retry.cli.doctor.shipped import BINDING_VERSION, DESCRIBE
 
-_DESCRIBE = f"{BINDING}describe"
 _AGAIN = "run {} again in the SQL editor: twice changes nothing"
 
 
@@ -72,9 +71,9 @@ def binding(case: Case) -> Iterator[Finding]:
                 f"give yours this form; what it must do is said in {shipped.migration}",
             )
     described, schema = case.database.binding, case.database.schema
-    can_be_asked = schema is not None and schema.usable and any(each.executable for each in case.standing(_DESCRIBE))
+    can_be_asked = schema is not None and schema.usable and any(each.executable for each in case.standing(DESCRIBE))
     if described is None and can_be_asked:
-        problem = f"{_DESCRIBE} returns something else than version, tables, generations and session_function"
+        problem = f"{DESCRIBE} returns something else than version, tables, generations and session_function"
         yield Finding(Check.MIGRATIONS, problem, "return them as the default binding does")
     if described is not None and described.version != BINDING_VERSION:
         problem = f"the binding is of version {described.version}, and this ai-retry needs version {BINDING_VERSION}"

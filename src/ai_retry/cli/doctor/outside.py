@@ -11,7 +11,7 @@ from ai_retry.domain.errors import AiRetryError, NotConfigured
 
 _LEEWAY = timedelta(seconds=10)  # of ``auth`` for the times of an access token
 _SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
-_SEE = "see the reference of the configuration"
+_AGAIN = "then run ai-retry doctor again"
 _ALIKE = 0.85  # from 0 to 1; two letters of a dozen may be wrong
 
 
@@ -37,7 +37,7 @@ class Asked:
 def configuration(error: NotConfigured) -> Iterator[Finding]:
     """One finding for each variable that is missing, malformed or unknown."""
     for problem in str(error.details["missing"]).split("; "):
-        yield Finding(Check.CONFIGURATION, problem, f"correct it in the environment; {_SEE}")
+        yield Finding(Check.CONFIGURATION, problem, f"correct it in the environment, {_AGAIN}")
 
 
 def misspelt(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
     if isinstance(error, NotConfigured):
         problem, _, remedy = str(error.details["missing"]).partition(": ")
         check = Check.MIGRATIONS if remedy.startswith("apply the migrations") else Check.CONNECTION
-        return Finding(check, problem, remedy or _SEE)
+        return Finding(check, problem, remedy or f"correct what it names, {_AGAIN}")
     if reach is not Reach.OPEN:
         return Finding(
             Check.CONNECTION,

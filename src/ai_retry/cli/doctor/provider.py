@@ -21,6 +21,8 @@ _MOST_READ = 1024 * 1024  # bytes of a body; pages and error texts are shorter
 _CHUNK = 65536  # bytes read at once
 _QUESTIONS = {"openrouter.ai": "key"}  # its list of models needs no key, and so says nothing about it
 _ENDINGS = ("/chat/completions", "/completions", "/models")  # which a base address must not have
+_MEMBERS = ("data", "models", "object")
+_NOTHING_KNOWN = "what answers there with success is no list of models"
 _BASES = ("/v1", "/api/v1")  # of OpenAI and most servers; of OpenRouter and Open WebUI
 
 
@@ -71,7 +73,15 @@ def _something_else(settings: Settings, reply: Reply) -> str | None:
     secrets = [settings.ai_api_key or "", *settings.ai_headers.values()]
     redactor = Redactor(prompt=[], secrets=secrets)
     judged = classify(reply, schema=None, now=datetime.now(UTC), redactor=redactor)
-    return judged.reason if isinstance(judged, Failure) and judged.operator_fault else None
+    if isinstance(judged, Failure) and judged.operator_fault:
+        return judged.reason
+    return None if reply.status != requests.codes.ok or _is_of_an_api(reply) else _NOTHING_KNOWN
+
+
+def _is_of_an_api(reply: Reply) -> bool:
+    """Whether it is a list, or a document with one of the members that APIs answer a list of models or a key with."""
+    document = parse(reply.body.decode(errors="replace"))
+    return isinstance(document, list) or not mapping(document).keys().isdisjoint(_MEMBERS)
 
 
 def _other_bases(base: str) -> Iterator[str]:

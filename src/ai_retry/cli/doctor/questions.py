@@ -23,7 +23,7 @@ def strictness(contexts: Iterable[Context]) -> Iterator[Finding]:
             Check.PROVIDER,
             f"{len(outside)} of the newest {len(schemas)} response schemas of failed generations are outside the "
             f"strict subset, the first at {outside[0]}, and are sent with strict: false: the provider may break them",
-            "close every object, require every property, and use no other keyword than the subset's; "
-            "see Schemas in the how-to Use your own prompts",
+            "set additionalProperties to false in every object, require every property, and use no keyword outside the "
+            "subset; ai-retry names the first one of each schema in its log",
             Level.HINT,
         )

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from ai_retry.cli.doctor.model import Signature
 
 BINDING: Final = "ai_retry.app_"
+DESCRIBE: Final = f"{BINDING}describe"
 BINDING_VERSION: Final = 1  # what ``ai_retry.app_describe`` returns
 
 

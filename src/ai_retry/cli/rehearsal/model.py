@@ -8,6 +8,7 @@ import psycopg
 
 AGAIN: Final = "then run ai-retry doctor --rehearse"
 _NAMES_ONLY: Final = ("23", "42", "0A", "2BP", "55")  # classes whose messages name objects, and hold no value of a row
+_RAISED: Final = "exec_stmt_raise"  # where PL/pgSQL's raise is, in the server's source
 _PLACE: Final = re.compile(r'(?:PL/pgSQL|SQL) function ([\w."]+)\([^\n]*?\)(?: line (\d+))?')
 
 
@@ -60,7 +61,8 @@ class Rehearsal:
 def of_error(step: str, function: str, error: psycopg.Error) -> Refusal:
     """Describe what the database raised, without its detail, which prints rows, or a message that may hold a value."""
     diagnostics, state = error.diag, error.sqlstate or ""
-    said = diagnostics.message_primary if state.startswith(_NAMES_ONLY) else "it raises an error"
+    is_own = diagnostics.source_function == _RAISED  # of the app: any value may stand in it
+    said = diagnostics.message_primary if state.startswith(_NAMES_ONLY) and not is_own else "it raises an error"
     if diagnostics.constraint_name:
         table = ".".join(each for each in (diagnostics.schema_name, diagnostics.table_name) if each)
         said = f"the constraint {diagnostics.constraint_name}{f' on {table}' if table else ''} refuses it"

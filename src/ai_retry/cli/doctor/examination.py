@@ -1,0 +1,49 @@
+"""What an examination found; a check that did not run says so, and why."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ai_retry.cli.doctor.model import Check, Finding, Level
+
+OK = "ok"
+NOT_RUN = "NOT RUN"
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """Why a check did not run."""
+
+    reason: str
+    remedy: str
+    is_due: bool = True  # False: there is nothing to look at, or it was not asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was looked at, and what is wrong."""
+
+    findings: tuple[Finding, ...]
+    not_run: Mapping[Check, NotRun] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> frozenset[Check]:
+        """What should have been looked at, and could not be."""
+        return frozenset(check for check, each in self.not_run.items() if each.is_due)
+
+    def result(self, check: Check) -> str:
+        """Sum a check up: ok, hint, problem or NOT RUN."""
+        levels = {each.level for each in self.of(check)}
+        if Level.PROBLEM in levels:
+            return str(Level.PROBLEM)
+        if check in self.not_run:
+            return NOT_RUN
+        return str(Level.HINT) if levels else OK
+
+    def of(self, check: Check) -> list[Finding]:
+        """The findings of one check."""
+        return [each for each in self.findings if each.check is check]
+
+    @property
+    def problems(self) -> list[Finding]:
+        """The findings that are more than a hint."""
+        return [each for each in self.findings if each.level is Level.PROBLEM]

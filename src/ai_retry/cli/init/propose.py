@@ -1,0 +1,270 @@
+"""Proposes a binding: facts and answers in, a description out; what was guessed and left out is noted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ai_retry.cli.init import names
+from ai_retry.cli.init.answers import NONE, Answers
+from ai_retry.cli.init.binding import Binding, Instant, Link, Sessions, Value, cast
+from ai_retry.cli.init.choose import Columns, generations_owner, generations_table, key_of, prompt_of
+from ai_retry.cli.init.facts import Column, Facts, Table
+from ai_retry.cli.init.grants import grants
+from ai_retry.cli.init.logs import error_log, events
+from ai_retry.cli.init.notes import CannotBind, Notes
+from ai_retry.cli.init.sessions import find_sessions, with_creation
+from ai_retry.cli.init.values import from_output, guessed_output, placed
+from ai_retry.cli.init.words import OURS, Word, Words, bind
+
+_NO_WORDS: Final = Words(dict.fromkeys(OURS, ()), dict.fromkeys(OURS))
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """What has to be known before the words of the status column can be counted."""
+
+    table: Table
+    status: Column | None
+    columns: Columns
+
+
+def skeleton(facts: Facts, answers: Answers, notes: Notes) -> Skeleton:
+    """Choose the generations' table and its status column.
+
+    Raises:
+        CannotBind: as it says.
+    """
+    table = generations_table(facts, answers, notes)
+    columns = Columns(table, answers, notes)
+    status = columns.choose("status", names.STATUS, lambda each: each.is_text or each.is_enum)
+    return Skeleton(table, status, columns)
+
+
+def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Word, int], notes: Notes) -> Binding:
+    """Describe the binding.
+
+    Args:
+        facts: what stands in the database.
+        answers: what the operator has answered.
+        bones: what ``skeleton`` chose.
+        counted: the words of the status column with their rows.
+        notes: gets the guesses and what is left out.
+
+    Raises:
+        CannotBind: as it says.
+    """
+    table, columns, zone = bones.table, bones.columns, answers.time_zone or "UTC"
+    key = key_of(table, columns)
+    owner = generations_owner(facts, table, columns, notes)
+    sessions = find_sessions(facts, table, answers, columns, notes)
+    says = _says(table, columns, answers, notes)
+    homes = placed(answers.set, table, sessions.table)
+    sessions = with_creation(facts, table, sessions, answers, homes["sessions"], zone, notes)
+    words = _words(bones, answers, counted, notes)
+    log = error_log(facts, table, key, answers, zone, notes)
+    event, recovery_event = events(facts, answers, zone, notes)
+    code, failure = _error_columns(table, columns, notes)
+    used = (table, sessions.table, log.insert.table if log else None)
+    if answers.time_zone is None and any(_bare(each) for each in used):
+        notes.guess("time_zone", zone)
+    return Binding(
+        table=table,
+        id=key,
+        owner=owner,
+        status=bones.status,
+        words=words,
+        model=says.model,
+        prompt=says.prompt,
+        duration=says.duration,
+        created=Instant(says.created, zone) if says.created else None,
+        updated=Instant(says.updated, zone) if says.updated else None,
+        hidden=_hidden(table, answers, notes),
+        sessions=sessions,
+        error_log=log,
+        event=event,
+        recovery_event=recovery_event,
+        on_success=_on_success(table, columns, sessions, homes["generations"], zone, notes),
+        on_failure=failure,
+        on_create=_on_create(table, says.prompt, columns.taken),
+        error_code=code,
+        grants=grants(facts, table, owner, sessions, log, event),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Says:
+    """What else a generation says."""
+
+    created: Column | None
+    updated: Column | None
+    model: Column | None
+    duration: Column | None
+    prompt: tuple[Column, ...]
+
+
+def _says(table: Table, columns: Columns, answers: Answers, notes: Notes) -> _Says:
+    created = columns.choose("created_at", names.CREATED, lambda each: each.is_instant or each.kind == "date")
+    updated = columns.choose("updated_at", names.UPDATED, lambda each: each.is_instant)
+    model = columns.choose("model", names.MODEL, lambda each: each.is_text or each.is_enum)
+    duration = columns.choose("duration_ms", names.DURATION, lambda each: each.is_number and not each.generated)
+    columns.taken += [table.columns[each] for each in answers.set if each in table.columns]
+    prompt = prompt_of(table, columns, answers, notes)
+    if not prompt:
+        notes.leave_out("prompt_data: no column says what was asked, so that no context can be read; name it")
+    return _Says(created, updated, model, duration, prompt)
+
+
+def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes: Notes) -> Words:
+    status, table = bones.status, bones.table
+    if status is None:
+        return _NO_WORDS
+    given: dict[str, tuple[Word, ...]] = {
+        ours: tuple(None if word == "null" else word for word in words if word != NONE)
+        for ours, words in answers.status.items()
+    }
+    silent = {ours for ours, words in answers.status.items() if NONE in words}
+    firing = [
+        each for each in table.triggers if each.is_after and "update" in each.events and each.mentions(status.name)
+    ]
+    if firing and not answers.status:
+        silent |= {"queued", "processing"}
+        called = ", ".join(each.name for each in firing)
+        notes.guess("status processing", NONE, f"a status that changes fires {called}")
+    elif "processing" in silent and "queued" not in answers.status:
+        silent.add("queued")
+    allowed = table.allowed(status.name)
+    words = bind([*counted, *table.mentioned(status.name)], allowed, given, silent=silent)
+    for ours in OURS:
+        if ours not in answers.status and words.read[ours]:
+            notes.guess(f"status {ours}", ",".join("null" if word is None else word for word in words.read[ours]))
+    if words.written["success"] is None or words.written["error"] is None:
+        lacking = [ours for ours in ("success", "error") if words.written[ours] is None]
+        raise CannotBind(
+            f"{table.quoted}.{status.name} has no word for {' and '.join(lacking)}; it has "
+            f"{', '.join(sorted(str(word) for word in {*allowed, *counted}))}",
+            then=f"say it: ai-retry init {' '.join(f'--status {ours}=WORD' for ours in lacking)}",
+            asks=f"status {lacking[0]}",
+        )
+    for word in words.unbound(dict.fromkeys([*counted, *allowed])):
+        notes.leave_out(
+            f"status: {counted.get(word, 0)} rows say {word!r}, which is bound to nothing: a retry of them is refused; "
+            f"bind it with --status OURS={word}, where OURS is one of {', '.join(OURS)}"
+        )
+    return words
+
+
+def _bare(table: Table | None) -> bool:
+    """Whether instants stand there without a zone."""
+    return table is not None and any(each.kind == "timestamp" for each in table.columns.values())
+
+
+def _hidden(table: Table, answers: Answers, notes: Notes) -> str | None:
+    if answers.hidden is not None:
+        return None if answers.hidden == NONE else answers.hidden
+    if answers.soft_delete is not None:
+        if answers.soft_delete == NONE:
+            return None
+        column = table.columns.get(answers.soft_delete)
+        if column is None:
+            raise CannotBind(f"--soft-delete {answers.soft_delete}: {table.quoted} has no such column")
+    else:
+        column = names.pick(table, names.DELETED, lambda each: each.is_instant or each.kind == "bool")
+        if column is None:
+            return None
+        notes.guess("soft_delete", column.name)
+    if column.kind == "bool":
+        return f"{column.quoted} is true"
+    return f"{column.quoted} is not null"
+
+
+def _on_success(
+    table: Table, columns: Columns, sessions: Sessions, paths: Mapping[str, str], zone: str, notes: Notes
+) -> tuple[Value, ...]:
+    found = dict(paths)
+    taken = [*columns.taken, *(table.columns[each] for each in found)]
+    if sessions.link is Link.SELF and sessions.call is None and not any(p.startswith("output") for p in found.values()):
+        output = guessed_output(table, taken)
+        if output is None:
+            raise CannotBind(
+                f"there is no table of sessions, and {table.quoted} has no column for an output",
+                [f"alter table {table.quoted} add column output jsonb;"],
+                "then run ai-retry init --sessions none --set output=output",
+            )
+        found[output.name] = "output"
+        notes.guess(f"set {output.name}", "output")
+    elif sessions.link is not Link.SELF:
+        kept = names.pick(
+            table, names.RESPONSE, lambda each: (each.is_json or each.is_text) and not each.not_null, taken
+        )
+        if kept is not None and not table.allowed(kept.name):
+            found[kept.name] = "output"
+            notes.guess(f"set {kept.name}", "output")
+    finished = names.pick(table, names.FINISHED, lambda each: each.is_instant, taken)
+    if finished is not None:
+        found[finished.name] = "now"
+        notes.guess(f"set {finished.name}", "now")
+    values = [
+        from_output(
+            table.columns[name],
+            path,
+            zone=zone,
+            at="p_at",
+            output="v_answer -> 'output'",
+            attempt="v_answer -> 'attempt'",
+        )
+        for name, path in found.items()
+    ]
+    for name in (*names.ERROR_MESSAGE, "error_code", "error_type"):
+        column = table.columns.get(name)
+        if column is not None and "error" in name and not column.not_null and name not in found:
+            values.append(Value(column, "null"))
+    return tuple({each.column.name: each for each in values}.values())
+
+
+def _error_columns(table: Table, columns: Columns, notes: Notes) -> tuple[Column | None, tuple[Value, ...]]:
+    """The generation's own columns for an error; they are not written where a trigger may fire on any change."""
+    code = names.pick(table, ("error_code", "error_type"), lambda each: each.is_text, columns.taken)
+    message = names.pick(
+        table,
+        ("error_message", "error_text", "last_error", "failure_reason", "error"),
+        lambda each: each.is_text,
+        columns.taken,
+    )
+    values = [Value(code, cast("p_code", code))] if code else []
+    values += [Value(message, cast("p_message", message))] if message else []
+    firing = [each.name for each in table.triggers if each.is_after and "update" in each.events and not each.columns]
+    if values and firing:
+        notes.leave_out(
+            f"error columns of {table.quoted} are not written, since {', '.join(firing)} fires on every change of a row"
+        )
+        return code, ()
+    return code, tuple(values)
+
+
+def _on_create(table: Table, prompt: tuple[Column, ...], taken: list[Column]) -> tuple[Value, ...]:
+    """What a first call gives: the prompt's columns, and required ones of which we know nothing else."""
+    values = []
+    for column in prompt:
+        single = len(prompt) == 1
+        if single and column.is_json and column.name != "messages":
+            source = "p_request -> 'prompt_data'"
+        elif single and column.is_text:
+            source = "coalesce(p_request #>> '{prompt_data,messages,-1,content}', p_request #>> '{prompt_data}')"
+        else:
+            arrow = "->" if column.is_json else "->>"
+            source = f"p_request -> 'prompt_data' {arrow} '{column.name}'"
+        if not column.generated:
+            values.append(Value(column, _given(source, column)))
+    known = {each.name for each in (*taken, *prompt)}
+    for column in table.columns.values():
+        if column.is_required and column.name not in known and not column.is_instant:
+            arrow = "->" if column.is_json else "->>"
+            values.append(Value(column, _given(f"p_request {arrow} '{column.name}'", column)))
+    return tuple(values)
+
+
+def _given(source: str, column: Column) -> str:
+    typed = source if column.is_text or column.kind == "jsonb" else f"({source})::{column.type}"
+    if column.default is not None:  # an absent one is the default's business
+        return f"coalesce({typed}, {column.default})"
+    return typed

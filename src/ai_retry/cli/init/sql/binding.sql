@@ -1,0 +1,271 @@
+-- The binding of ai-retry: the only SQL of ai-retry that names the app's tables. It belongs to the app; ai-retry never
+-- replaces it. Written by `ai-retry init`; edit it, or run init again, which writes a new one.
+--
+-- Each function says in its comment what it must do. Statuses are ai-retry's words: queued, processing, success, error,
+-- timeout. Functions that write run the app's triggers, so that their search_path has the app's schemas.
+--
+<<header>>
+
+set lock_timeout = '5s';
+set statement_timeout = '60s';
+
+create schema if not exists ai_retry;
+revoke all on schema ai_retry from public, anon, authenticated;
+grant usage on schema ai_retry to service_role;
+<<grants>>
+
+<<word_functions>>
+create or replace function ai_retry.app_read(p_generation_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select pg_catalog.jsonb_build_object(
+      'id', <<id>>, 'user_id', <<owner>>,
+      'status', <<status>>,
+      'hidden', <<hidden>>,
+      'model', <<model>>,
+      'prompt_data', <<prompt>>,
+      'duration_ms', <<duration>>,
+      'created_at', <<created>>,
+      'updated_at', <<updated>>,
+      'session_id', <<session_id>>,
+      'session', <<session>>,
+      'can_create_session', <<can_create>>)
+    from <<generations>> g
+    where <<id>> = p_generation_id
+  );
+end
+$$;
+comment on function ai_retry.app_read(uuid) is
+  'Returns the generation in ai-retry''s words, whoever owns it, with its session and whether sessions can be created; null only when the row is absent.';
+
+create or replace function ai_retry.app_session(p_session_id text, p_user_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    <<session_by_id>>
+  );
+end
+$$;
+comment on function ai_retry.app_session(text, uuid) is
+  'Returns a session, for a success of ours whose generation no longer points at it; null when it is absent, or another user''s.';
+
+create or replace function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_row jsonb;
+begin
+  perform pg_catalog.set_config('lock_timeout', p_timeout, true);
+  select pg_catalog.jsonb_build_object(
+      'user_id', <<owner>>,
+      'status', <<status>>,
+      'hidden', <<hidden>>)
+    into v_row
+    from <<generations>> g where <<id>> = p_generation_id for no key update of g;
+  return v_row;
+end
+$$;
+comment on function ai_retry.app_lock(uuid, text) is
+  'Locks the generation''s row, waiting no longer than the timeout (the app may wait for us), and returns owner, status and hidden; null when it is absent.';
+
+create or replace function ai_retry.app_write(
+  p_generation_id uuid, p_status text, p_session_id text, p_duration_ms integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = <<writing_path>>
+as $$
+<<write>>
+$$;
+comment on function ai_retry.app_write(uuid, text, text, integer, timestamptz) is
+  'Writes what the generation says: its status, and, where given, its session and the duration of the call.';
+
+create or replace function ai_retry.app_create_session(
+  p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb
+)
+returns jsonb
+language plpgsql volatile security invoker
+set search_path = <<writing_path>>
+as $$
+<<create_session>>
+$$;
+comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
+  'Creates the session from the output, and returns its row with an id. p_attempt: number, model, usage.';
+
+create or replace function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
+returns text
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return null;<<foreseen>>
+end
+$$;
+comment on function ai_retry.app_may_create_session(uuid, uuid) is
+  'Asked before any call: null where a session could be created now, as far as is known; else why it could not, in words '
+  'for its user, who can cure it, such as: You have a planned session already.';
+
+create or replace function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb)
+returns boolean
+language plpgsql volatile security invoker
+set search_path = <<writing_path>>
+as $$
+begin
+  insert into <<generations>> (
+    <<create_columns>>
+  <<create_values>>
+  return found;
+end
+$$;
+comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
+  'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
+  'has to be given. Returns false, and changes nothing, where the id is there already. The role needs insert.';
+
+create or replace function ai_retry.app_report(
+  p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = <<writing_path>>
+as $$
+begin
+  <<report>>
+end
+$$;
+comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, timestamptz) is
+  'Writes an event, and, for a failure, an error log. Where it fails, the attempt is closed all the same.';
+
+create or replace function ai_retry.app_own_successes(
+  p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz
+)
+returns setof timestamptz
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  <<own_successes>>
+end
+$$;
+comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, timestamptz) is
+  'Returns when the user''s newest successes were created that no attempt of ai-retry made.';
+
+create or replace function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
+returns setof uuid
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    where not exists (
+      select from <<generations>> g where <<id>> = i.id and <<owner>> = p_user_id);
+end
+$$;
+comment on function ai_retry.app_strangers(uuid[], uuid) is
+  'Returns those of the ids that are no generation of this user: absent, or another user''s.';
+
+create or replace function ai_retry.app_look_up(p_generation_ids uuid[])
+returns table (id uuid, status text, model text)
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  return query
+    select <<id>>, <<status>>, <<model_text>>
+    from <<generations>> g where <<id>> = any (p_generation_ids);
+end
+$$;
+comment on function ai_retry.app_look_up(uuid[]) is
+  'Returns status and model of those of the generations that are there.';
+
+create or replace function ai_retry.app_find(
+  p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer
+)
+returns table (id uuid, status text, model text, created_at timestamptz)
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+as $$
+#variable_conflict use_column
+<<find>>
+$$;
+comment on function ai_retry.app_find(timestamptz, timestamptz, uuid, uuid, integer) is
+  'Lists generations of whatever status, but hidden ones, that were created before an instant and id, the newest first; of '
+  'one user, unless that is null. Unless p_since is given, those without an instant follow, by id; p_before_at is null '
+  'among them. An index of the instant and the id keeps it fast.';
+
+create or replace function ai_retry.app_last_error(p_generation_id uuid)
+returns jsonb
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  <<last_error>>
+end
+$$;
+comment on function ai_retry.app_last_error(uuid) is
+  'Returns the code of the generation''s last error that the app has logged, and when; never its message, in which a prompt '
+  'may stand. Null when there is none.';
+
+create or replace function ai_retry.app_report_recovery(
+  p_user_id uuid, p_run_id uuid, p_plan_id text, p_retried integer, p_succeeded integer, p_at timestamptz
+)
+returns void
+language plpgsql volatile security invoker
+set search_path = <<writing_path>>
+as $$
+begin
+  <<report_recovery>>
+end
+$$;
+comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, integer, timestamptz) is
+  'Writes an event of what a recovery did for one user: users may read their events, so that it names no operator. Where it '
+  'fails, the recovery is recorded all the same.';
+
+create or replace function ai_retry.app_forget()
+returns trigger
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
+as $$
+begin
+  if pg_catalog.has_table_privilege(pg_catalog.to_regclass('public.ai_retry_answers'), 'delete') then
+    delete from public.ai_retry_answers a using gone g where a.generation_id = g.<<id_name>>;
+  end if;
+  return null;
+exception when others then  -- nothing of ours is in the way of a deletion
+  raise warning 'ai-retry: a stored answer was left to ai_retry_prune (%)', sqlstate;
+  return null;
+end
+$$;
+comment on function ai_retry.app_forget() is
+  'For a trigger on the table that holds generations: after delete, referencing old table as gone, for each statement. '
+  'Removes their stored answers where the role that deletes may; ai_retry_prune removes what it leaves.';
+
+create or replace function ai_retry.app_describe()
+returns jsonb
+language plpgsql immutable security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return '<<describe>>'::jsonb;
+end
+$$;
+comment on function ai_retry.app_describe() is
+  'Names, for ai-retry doctor, the tables that this binding uses, with the privileges that it needs; the one that holds '
+  'generations; the function that creates sessions, null when it is part of the binding; the words that are bound; and the '
+  'triggers that were there. Names are qualified.';
+
+revoke all on all functions in schema ai_retry from public, anon, authenticated;
+grant execute on all functions in schema ai_retry to service_role;
+
+reset lock_timeout;
+reset statement_timeout;

@@ -1,0 +1,94 @@
+"""Paths of ``--set``: what a success puts into a column, as SQL."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ai_retry.cli.init import names
+from ai_retry.cli.init.answers import NONE
+from ai_retry.cli.init.binding import Instant, Value, literal
+from ai_retry.cli.init.facts import Column, Table
+from ai_retry.cli.init.notes import CannotBind
+
+_ATTEMPT: Final = {"model": "->> 'model'", "usage": "-> 'usage'", "attempt": "->> 'number'"}
+_STEP: Final = re.compile(r"[^.\[\]]+")
+
+
+def from_output(
+    column: Column, path: str, *, zone: str, at: str, output: str = "p_output", attempt: str = "p_attempt"
+) -> Value:
+    """Write what a path gives, in the column's type.
+
+    Args:
+        column: that gets it.
+        path: ``output``, ``output.some.path``, ``model``, ``usage``, ``attempt``, ``now`` or ``null``.
+        zone: of instants without one.
+        at: the SQL that has the instant.
+        output: the SQL that has the output.
+        attempt: the SQL that has number, model and usage.
+    """
+    head, *steps = _STEP.findall(path)
+    if head == "null" and not steps:
+        return Value(column, "null")
+    if head == "now" and not steps:
+        return Value(column, Instant(column, zone).given(at) if column.is_instant else f"{at}::{column.type}")
+    if head in _ATTEMPT and not steps:
+        expression = f"{attempt} {_ATTEMPT[head]}"
+        return Value(column, _typed(expression, column, is_json=" -> " in expression))
+    return Value(column, _path(column, output, steps))
+
+
+def _path(column: Column, output: str, steps: Sequence[str]) -> str:
+    if not steps:
+        if column.is_json:
+            return output if column.kind == "jsonb" else f"{output}::json"
+        return _typed(f"{output} #>> '{{}}'", column)
+    arrow = "->" if column.is_json else "->>"
+    if len(steps) == 1:
+        expression = f"{output} {arrow} {literal(steps[0])}"
+    else:
+        path = "{" + ",".join(steps) + "}"
+        expression = f"{output} #{arrow[1:]} {literal(path)}"
+    return _typed(expression, column, is_json=column.is_json)
+
+
+def _typed(expression: str, column: Column, *, is_json: bool = False) -> str:
+    if column.is_text or (is_json and column.kind == "jsonb"):
+        return expression
+    if column.type.endswith("[]"):
+        inner = expression.replace("->>", "->").replace("#>>", "#>")
+        return f"array(select e.value::{column.type[:-2]} from pg_catalog.jsonb_array_elements_text({inner}) e (value))"
+    return f"({expression})::{column.type}"
+
+
+def placed(answers: Mapping[str, str], generations: Table, sessions: Table | None) -> dict[str, dict[str, str]]:
+    """Say which table each answer of ``--set`` is about: ``generations`` or ``sessions``.
+
+    Raises:
+        CannotBind: neither has such a column, or there is no such path.
+    """
+    found: dict[str, dict[str, str]] = {"generations": {}, "sessions": {}}
+    for name, path in answers.items():
+        if path == NONE:
+            continue
+        if next(iter(_STEP.findall(path)), None) not in {"output", "now", "null", *_ATTEMPT}:
+            raise CannotBind(
+                f"--set {name}={path}: write output, output.KEY, model, usage, attempt, now or null on the right"
+            )
+        prefix, _, column = name.rpartition(".")
+        homes = {"sessions": sessions, "generations": generations}
+        if prefix:
+            homes = {k: t for k, t in homes.items() if t and prefix in {t.name, f"{t.schema}.{t.name}", k}}
+        else:
+            column = name
+        home = next((k for k, t in homes.items() if t is not None and column in t.columns), None)
+        if home is None:
+            raise CannotBind(f"--set {name}={path}: neither generations nor sessions have such a column")
+        found[home][column] = path
+    return found
+
+
+def guessed_output(table: Table, taken: Sequence[Column]) -> Column | None:
+    """Guess the column that holds an output."""
+    column = names.pick(table, names.OUTPUT, lambda each: each.is_json and not each.generated, taken)
+    return column or names.pick(table, names.OUTPUT, lambda each: each.is_text and not each.generated, taken)

@@ -1,0 +1,234 @@
+"""What `ai-retry init` proposes for a schema: tables, columns, words; and what it can't bind."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from ai_retry.cli.init.answers import Answers
+from ai_retry.cli.init.binding import Binding, Link
+from ai_retry.cli.init.choose import is_empty
+from ai_retry.cli.init.facts import Facts, Table, Trigger
+from ai_retry.cli.init.moves import moves
+from ai_retry.cli.init.notes import CannotBind, Notes
+from ai_retry.cli.init.propose import propose, skeleton
+from ai_retry.cli.init.words import Word
+from ai_retry.cli.init.write import binding_sql
+from tests.helpers.schemas import GENERATION, facts, table
+
+SESSION = {"user_id": "uuid not null", "content": "jsonb not null"}
+WORDS = ("pending", "completed", "failed")
+
+
+def proposed(
+    known: Facts, answers: Answers | None = None, counted: Mapping[Word, int] | None = None
+) -> tuple[Binding, Notes]:
+    """Propose, as the command does."""
+    answers, notes = answers or Answers(), Notes()
+    bones = skeleton(known, answers, notes)
+    return propose(known, answers, bones, counted or {}, notes), notes
+
+
+def generations(**more: str) -> Table:
+    """A table of generations, with more columns."""
+    return table("public.ai_generations", GENERATION | more, words=WORDS)
+
+
+def test_likely_names_are_found() -> None:
+    """Generations, what they create, their errors and events, by names and foreign keys."""
+    known = facts(
+        table(
+            "public.ai_generations",
+            GENERATION | {"deck_id": "uuid"},
+            references={"user_id": "auth.users", "deck_id": "public.decks"},
+            words=WORDS,
+        ),
+        table("public.decks", SESSION),
+        table(
+            "public.failures",
+            {"generation_id": "uuid not null", "error_code": "text", "message": "text"},
+            references={"generation_id": "public.ai_generations"},
+        ),
+        table("public.events", {"user_id": "uuid not null", "name": "text not null", "data": "jsonb"}),
+    )
+
+    binding, notes = proposed(known)
+
+    assert (binding.table.name, binding.owner.column.name, [each.name for each in binding.prompt]) == (
+        "ai_generations",
+        "user_id",
+        ["prompt"],
+    )
+    assert (binding.sessions.link, binding.sessions.pointer and binding.sessions.pointer.name) == (
+        Link.FORWARD,
+        "deck_id",
+    )
+    assert binding.error_log is not None
+    assert binding.error_log.code is not None
+    assert (binding.error_log.insert.table.name, binding.error_log.code.name) == ("failures", "error_code")
+    assert binding.event is not None
+    assert {each.what for each in notes.guesses} >= {"generations", "sessions", "error_logs", "events", "status error"}
+
+
+def test_a_calendar_is_no_log_of_events() -> None:
+    """A table named events that has required columns of its own is left alone, and so are log-ins named sessions."""
+    known = facts(
+        generations(result="jsonb"),
+        table(
+            "public.events", {"user_id": "uuid not null", "title": "text not null", "starts_at": "timestamptz not null"}
+        ),
+        table("public.sessions", {"user_id": "uuid not null", "device": "text not null"}),
+    )
+
+    binding, _ = proposed(known)
+
+    assert (binding.event, binding.sessions.link) == (None, Link.SELF)
+    assert [each.column.name for each in binding.on_success] == ["result"]
+
+
+def test_required_columns_that_mean_nothing_leave_the_log_out() -> None:
+    """They are named; the retry is none the worse."""
+    known = facts(
+        generations(result="text"),
+        table(
+            "public.generation_errors",
+            {"generation_id": "uuid not null", "error_code": "text", "severity": "text not null"},
+            references={"generation_id": "public.ai_generations"},
+        ),
+    )
+
+    binding, notes = proposed(known)
+
+    assert binding.error_log is None
+    assert ["severity" in each for each in notes.left_out] == [True]
+
+
+def test_a_trigger_that_fires_on_the_status_keeps_it_quiet() -> None:
+    """A retry that waits or runs writes no status, or each failed one would be refunded; an answer lifts it."""
+    refund = Trigger(
+        name="refund",
+        definition="create trigger refund after update of status on public.ai_generations",
+        events=("update",),
+        columns=("status",),
+        is_after=True,
+        function="public.refund",
+        source="",
+    )
+    known = facts(table("public.ai_generations", GENERATION | {"result": "text"}, words=WORDS, triggers=[refund]))
+
+    quiet, notes = proposed(known)
+    loud, _ = proposed(known, Answers(status={"processing": ("pending",)}))
+
+    assert quiet.words.quiet
+    assert not loud.words.quiet
+    assert [each.why for each in notes.guesses if each.what == "status processing"] == [
+        "a status that changes fires refund"
+    ]
+    listed = dict(moves(quiet))["Triggers that fire when ai-retry writes:"]
+    assert listed == [
+        "public.ai_generations: refund (update of status) runs public.refund; "
+        "no status is written while a retry waits or runs"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("broken", "line"),
+    [
+        (table("public.generations", {"id": "bigint not null", **GENERATION}), "add column retry_id uuid"),
+        (table("public.generations", GENERATION | {"user_id": "text not null"}), "alter column user_id type uuid"),
+        (
+            table("public.generations", {"status": "text", "model": "text", "prompt": "text"}),
+            "add column user_id uuid references auth.users",
+        ),
+        (generations(), "add column output jsonb"),
+    ],
+    ids=["a serial id", "a user's id as text", "no user", "nowhere for the output"],
+)
+def test_what_cannot_be_bound_has_lines(broken: Table, line: str) -> None:
+    """Each obstacle comes with statements that remove it."""
+    with pytest.raises(CannotBind) as caught:
+        proposed(facts(broken))
+
+    assert line in " ".join(caught.value.obstacle.lines)
+
+
+def test_a_word_for_success_has_to_be_known() -> None:
+    """An enum of words that mean nothing to us is asked about, and says how to answer."""
+    known = facts(table("public.generations", GENERATION | {"result": "text"}, labels=["raw", "served", "burnt"]))
+
+    with pytest.raises(CannotBind, match="no word for success and error") as caught:
+        proposed(known)
+    binding, _ = proposed(known, Answers(status={"success": ("served",), "error": ("burnt",)}))
+
+    assert caught.value.asks == "status success"
+    assert binding.words.written["success"] == "served"
+
+
+def test_unbound_words_are_counted() -> None:
+    """A word with rows that is bound to nothing is named, with how many say it."""
+    _, notes = proposed(facts(generations(result="text")), counted={"paused": 7, "failed": 1})
+
+    assert [each for each in notes.left_out if "7 rows say 'paused'" in each]
+
+
+def test_a_profile_stands_for_its_user() -> None:
+    """A generation that belongs to a profile with an id of its own is its user's."""
+    known = facts(
+        table(
+            "public.ai_generations",
+            {**GENERATION, "profile_id": "uuid not null", "result": "jsonb"},
+            references={"profile_id": "public.profiles"},
+            words=WORDS,
+        ),
+        table("public.profiles", {"auth_id": "uuid not null"}, references={"auth_id": "auth.users"}),
+    )
+
+    binding, _ = proposed(known, Answers(columns={"user_id": ("profile_id",)}))
+
+    assert binding.owner.read("g") == "(select o.auth_id from public.profiles o where o.id = g.profile_id)"
+    assert "g.profile_id = (select o.id from public.profiles o where o.auth_id = p_user_id" in binding_sql(binding)
+
+
+def test_several_rows_are_one_session() -> None:
+    """Rows that point at a generation, several of them, are created from a list, and are its session together."""
+    known = facts(
+        generations(),
+        table(
+            "public.flashcards",
+            {"generation_id": "uuid not null", "user_id": "uuid not null", "front": "text not null"},
+            references={"generation_id": "public.ai_generations"},
+        ),
+    )
+
+    binding, _ = proposed(known, Answers(sessions="public.flashcards"))
+
+    assert binding.sessions.link is Link.ROWS
+    assert "r.item ->> 'front'" in binding_sql(binding)
+    assert "p_output -> 'flashcards'" in binding_sql(binding)
+
+
+def test_only_a_project_without_tables_gets_the_seeds() -> None:
+    """Tables that are not understood are no empty project; an answer may say that ai-retry's own shall be created."""
+    assert is_empty(facts(), Answers())
+    assert not is_empty(facts(table("public.notes", {"body": "text"})), Answers())
+    assert is_empty(facts(table("public.notes", {"body": "text"})), Answers(generations="none"))
+    with pytest.raises(CannotBind, match="no table looks like one of generations"):
+        proposed(facts(table("public.notes", {"body": "text"})))
+
+
+@pytest.mark.parametrize(
+    ("answers", "named"),
+    [
+        (Answers(generations="public.nothing"), "--generations public.nothing"),
+        (Answers(columns={"model": ("engine",)}), "--column model=engine"),
+        (Answers(set={"shape": "output"}), "--set shape=output"),
+        (Answers(set={"result": "input.text"}), "--set result=input.text"),
+        (Answers(session_function="public.make"), "--session-function public.make"),
+        (Answers(soft_delete="gone"), "--soft-delete gone"),
+    ],
+)
+def test_an_answer_that_names_nothing_is_named(answers: Answers, named: str) -> None:
+    """It is a mistake of whoever answered, not of the tables."""
+    with pytest.raises(CannotBind) as caught:
+        proposed(facts(generations(result="text")), answers)
+
+    assert named in str(caught.value)
