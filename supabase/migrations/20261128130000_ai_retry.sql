@@ -1029,26 +1029,6 @@ comment on function ai_retry.note(text, jsonb, timestamptz, timestamptz) is
   'number, and the messages of as many attempts that wait are shown, as soon as they are due: every user''s first one '
   'before any user''s second.';
 
--- queue/note_elsewhere
-
-create or replace function ai_retry.note_elsewhere(p_notes jsonb, p_started_at timestamptz, p_at timestamptz) returns void
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_note record;
-begin
-  for v_note in
-    select e ->> 'route' as route, nullif(e -> 'outage', 'null') as outage
-    from pg_catalog.jsonb_array_elements(p_notes) e order by 1
-  loop
-    perform ai_retry.note(v_note.route, v_note.outage, p_started_at, p_at);
-  end loop;
-end
-$$;
-revoke all on function ai_retry.note_elsewhere(jsonb, timestamptz, timestamptz) from public, anon, authenticated;
-grant execute on function ai_retry.note_elsewhere(jsonb, timestamptz, timestamptz) to service_role;
-comment on function ai_retry.note_elsewhere(jsonb, timestamptz, timestamptz) is
-  'What an attempt showed of the routes that it fell back on, always in the same order.';
-
 -- queue/outages
 
 create or replace view ai_retry.outages with (security_invoker = true) as
@@ -1228,7 +1208,10 @@ begin
       perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
     end if;
     if v_applied and v_what -> 'elsewhere' <> '[]' then
-      perform ai_retry.note_elsewhere(v_what -> 'elsewhere', v_open.started_at, v_now);
+      perform ai_retry.note(e.route, nullif(e.outage, 'null'), v_open.started_at, v_now)  -- always in the same order
+        from (
+          select r.* from pg_catalog.jsonb_to_recordset(v_what -> 'elsewhere') r (route text, outage jsonb) order by 1
+        ) e;
     end if;
   elsif v_change ? 'postpone' then
     update public.ai_retry_open o
@@ -1567,7 +1550,10 @@ begin
       perform ai_retry.note(v_open.route, v_change -> 'outage', v_open.started_at, v_now);
     end if;
     if v_change -> 'elsewhere' <> '[]' then
-      perform ai_retry.note_elsewhere(v_change -> 'elsewhere', v_open.started_at, v_now);
+      perform ai_retry.note(e.route, nullif(e.outage, 'null'), v_open.started_at, v_now)  -- always in the same order
+        from (
+          select r.* from pg_catalog.jsonb_to_recordset(v_change -> 'elsewhere') r (route text, outage jsonb) order by 1
+        ) e;
     end if;
   end if;
   return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', ai_retry.snapshot(

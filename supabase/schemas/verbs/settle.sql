@@ -122,7 +122,10 @@ begin
       perform ai_retry.note(v_open.route, v_change -> 'outage', v_open.started_at, v_now);
     end if;
     if v_change -> 'elsewhere' <> '[]' then
-      perform ai_retry.note_elsewhere(v_change -> 'elsewhere', v_open.started_at, v_now);
+      perform ai_retry.note(e.route, nullif(e.outage, 'null'), v_open.started_at, v_now)  -- always in the same order
+        from (
+          select r.* from pg_catalog.jsonb_to_recordset(v_change -> 'elsewhere') r (route text, outage jsonb) order by 1
+        ) e;
     end if;
   end if;
   return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', ai_retry.snapshot(
