@@ -17,8 +17,7 @@ declare
     select format('there is no role %I', r.name)
     from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
     where not exists (select from pg_catalog.pg_roles where rolname = r.name)
-    union all
-    select 'there is no table auth.users' where to_regclass('auth.users') is null);
+    union all select 'there is no table auth.users' where to_regclass('auth.users') is null);
 begin
   if v_obstacles <> '{}' then
     raise exception using
@@ -1953,10 +1952,8 @@ comment on function public.ai_retry_books(integer, double precision, timestamptz
 create or replace function ai_retry.gone(p_generation_ids uuid[]) returns uuid[]
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  return array(
-    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
-    except
-    select l.id from ai_retry.app_look_up(p_generation_ids) l);
+  return array(select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    except select l.id from ai_retry.app_look_up(p_generation_ids) l);
 end
 $$;
 revoke all on function ai_retry.gone(uuid[]) from public, anon, authenticated;
