@@ -17,8 +17,7 @@ declare
     select format('there is no role %I', r.name)
     from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
     where not exists (select from pg_catalog.pg_roles where rolname = r.name)
-    union all
-    select 'there is no table auth.users' where to_regclass('auth.users') is null);
+    union all select 'there is no table auth.users' where to_regclass('auth.users') is null);
 begin
   if v_obstacles <> '{}' then
     raise exception using
@@ -176,6 +175,7 @@ create table if not exists public.ai_retry_attempts (
   usage jsonb,
   provider_id text,
   duration_ms integer,
+  calls jsonb,
   discarded_at timestamptz,
   discarded_by text,
   untold boolean not null default false,
@@ -234,6 +234,7 @@ comment on column public.ai_retry_attempts.model is 'The model that answered.';
 comment on column public.ai_retry_attempts.usage is 'Tokens and cost, as the provider reported them.';
 comment on column public.ai_retry_attempts.provider_id is 'Id of the request or answer at the provider.';
 comment on column public.ai_retry_attempts.duration_ms is 'How long the call took.';
+comment on column public.ai_retry_attempts.calls is 'Each request: provider, model, code (null: it answered), http_status, usage, duration_ms. Null: nothing is known.';
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
@@ -425,7 +426,7 @@ begin
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
     lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
-    model, usage, provider_id, duration_ms, untold
+    model, usage, provider_id, duration_ms, calls, untold
   ) values (
     p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at, p_end ->> 'outcome',
     p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
@@ -435,7 +436,8 @@ begin
     v_open.lease_expires_at, v_open.answer_from, v_open.route, v_open.accepted_at, v_open.expires_at,
     v_open.context_reader, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
     v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
-    nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer, p_end ? 'untold');
+    nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer,
+    nullif(v_call -> 'calls', '[]'), p_end ? 'untold');
   if v_is_success then
     delete from public.ai_retry_answers a where a.generation_id = p_generation_id;
   elsif v_answer is not null then
@@ -598,12 +600,21 @@ begin
       'goes_on,answer}'::text[],
     nullif(coalesce(v_success -> 'answer', v_change #> '{closing,answer}', v_change -> 'answer'), 'null')
       - '{output,model,usage,provider_id}'::text[],
-    (v_change -> 'call') - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[],
+    (v_change -> 'call') - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests,calls}'::text[],
     coalesce(v_change -> 'outage', v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[],
     (v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[],
     (v_change -> 'discard') - '{user_id,generation_id,operator}'::text[],
-    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[],
-    (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[]];
+    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,outage,elsewhere}'::text[],
+    (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
+    (select pg_catalog.jsonb_object_agg(k, null)
+      from (
+        select e - '{provider,model,code,http_status,usage,duration_ms}'::text[] as o
+        from pg_catalog.jsonb_array_elements(v_change #> '{call,calls}') e
+        union all
+        select (e - '{route,outage}'::text[])
+          || coalesce(nullif(e -> 'outage', 'null') - '{wait_seconds,failures,doubts}'::text[], '{}')
+        from pg_catalog.jsonb_array_elements(coalesce(v_change -> 'elsewhere', v_change #> '{put_back,elsewhere}')) e
+      ) l, pg_catalog.jsonb_object_keys(l.o) k)];
   if '{}' <> any (v_unknown) then
     raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
       (select k from pg_catalog.unnest(v_unknown) u, pg_catalog.jsonb_object_keys(u) k limit 1)
@@ -778,9 +789,10 @@ begin
   update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
     set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
       usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
-      duration_ms = (v_call ->> 'duration_ms')::integer,
+      duration_ms = (v_call ->> 'duration_ms')::integer, calls = nullif(v_call -> 'calls', '[]'),
       wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
-    where c.generation_id = v_generation_id and c.token = v_token and c.provider_outcome = 'unknown';
+    where c.generation_id = v_generation_id and c.token = v_token and c.provider_outcome = 'unknown'
+      and c.calls is null;
   insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
     select v_generation_id, c.number, v_answer, p_at from public.ai_retry_attempts c
     where c.generation_id = v_generation_id and c.token = v_token and c.discarded_at is null
@@ -1195,6 +1207,12 @@ begin
     if v_open.route is not null then  -- it met an outage
       perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
     end if;
+    if v_applied and v_what -> 'elsewhere' <> '[]' then
+      perform ai_retry.note(e.route, nullif(e.outage, 'null'), v_open.started_at, v_now)  -- always in the same order
+        from (
+          select r.* from pg_catalog.jsonb_to_recordset(v_what -> 'elsewhere') r (route text, outage jsonb) order by 1
+        ) e;
+    end if;
   elsif v_change ? 'postpone' then
     update public.ai_retry_open o
       set route = case when o.lease_expires_at is null then v_what ->> 'route' else o.route end,
@@ -1413,7 +1431,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
-    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
+    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered,elsewhere}');
   v_user_id constant uuid := (v_change ->> 'user_id')::uuid;
   v_generation_id constant uuid := (v_change ->> 'generation_id')::uuid;
   v_token constant uuid := (v_change ->> 'token')::uuid;
@@ -1531,6 +1549,12 @@ begin
     if v_change ? 'outage' and v_open.route is not null or (v_change -> 'answered')::boolean and v_open.was_down then
       perform ai_retry.note(v_open.route, v_change -> 'outage', v_open.started_at, v_now);
     end if;
+    if v_change -> 'elsewhere' <> '[]' then
+      perform ai_retry.note(e.route, nullif(e.outage, 'null'), v_open.started_at, v_now)  -- always in the same order
+        from (
+          select r.* from pg_catalog.jsonb_to_recordset(v_change -> 'elsewhere') r (route text, outage jsonb) order by 1
+        ) e;
+    end if;
   end if;
   return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', ai_retry.snapshot(
     coalesce(v_generation, ai_retry.app_read(v_generation_id)) - 'prompt_data', v_change -> 'rule', v_token, v_now,
@@ -1634,18 +1658,19 @@ declare
 begin
   return (
     select coalesce(pg_catalog.jsonb_agg(
-      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
+      v.attempt || pg_catalog.jsonb_build_object(
+        'generation_id', l.generation_id, 'usage', l.usage, 'calls', coalesce(l.calls, '[]'))
       order by l.generation_id), '[]')
     from (
       select distinct on (u.generation_id) u.*
       from (
-        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage, a.calls
           from public.ai_retry_attempts a
           where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
           order by a.generation_id, a.number desc
           limit v_page)
         union all
-        (select o.generation_id, o.number, null
+        (select o.generation_id, o.number, null, null
           from public.ai_retry_open o
           where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
           order by o.generation_id
@@ -1696,6 +1721,9 @@ begin
   v_snapshot := ai_retry.snapshot(v_generation - 'prompt_data', p_rule, null, pg_catalog.clock_timestamp());
   return pg_catalog.jsonb_build_object(
     'id', p_generation_id, 'error', p_error,
+    'calls', coalesce((
+      select c.calls from public.ai_retry_attempts c
+      where c.generation_id = p_generation_id and c.calls is not null order by c.number desc limit 1), '[]'),
     'snapshot', v_snapshot - '{generation,session}'::text[] || case
       when v_snapshot -> 'stored_answer' <> 'null' then
         pg_catalog.jsonb_build_object('stored_answer', v_snapshot -> 'stored_answer' || '{"output": null}')
@@ -1925,10 +1953,8 @@ comment on function public.ai_retry_books(integer, double precision, timestamptz
 create or replace function ai_retry.gone(p_generation_ids uuid[]) returns uuid[]
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  return array(
-    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
-    except
-    select l.id from ai_retry.app_look_up(p_generation_ids) l);
+  return array(select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    except select l.id from ai_retry.app_look_up(p_generation_ids) l);
 end
 $$;
 revoke all on function ai_retry.gone(uuid[]) from public, anon, authenticated;
@@ -1942,12 +1968,6 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp a
 declare
   v_binding jsonb;
   v_session_function regprocedure;
-  v_words jsonb;
-  v_accepted bigint;
-  v_read text;
-  v_broken jsonb := '[]';
-  v_sqlstate text;
-  v_message text;
 begin
   -- Facts only: what they mean is judged by the package, which knows what it shipped.
   begin
@@ -1955,40 +1975,6 @@ begin
     v_session_function := pg_catalog.to_regprocedure(v_binding ->> 'session_function');
   exception when others or assert_failure then
     null;  -- the function is not there, or fails; or it names a type that is not there
-  end;
-  begin
-    select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('word', w.status, 'count', w.count)) into v_words
-      from (
-        select f.status, count(*) as count
-        from ai_retry.app_find(null, 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff', null, 10000) f
-        group by f.status order by count(*) desc limit 50
-      ) w;
-    v_words := coalesce(v_words, '[]');
-  exception when others or assert_failure then
-    null;  -- it can't search
-  end;
-  foreach v_read in array array[
-    'app_read(gen_random_uuid())', 'app_session(gen_random_uuid()::text, gen_random_uuid())',
-    'app_may_create_session(gen_random_uuid(), gen_random_uuid())',
-    'app_own_successes(gen_random_uuid(), now(), 1, now())', 'app_strangers(array[gen_random_uuid()], gen_random_uuid())',
-    'app_look_up(array[gen_random_uuid()])', 'app_find(null, now(), gen_random_uuid(), null, 1)',
-    'app_last_error(gen_random_uuid())', 'app_lock(gen_random_uuid(), ''5ms'')']
-  loop
-    begin
-      execute 'select from ai_retry.' || v_read;
-    exception when syntax_error_or_access_rule_violation then
-      get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text;
-      v_broken := v_broken || pg_catalog.jsonb_build_object(
-        'function', 'ai_retry.' || pg_catalog.split_part(v_read, '(', 1), 'sqlstate', v_sqlstate,
-        'message', v_message);
-    when others or assert_failure then
-      null;  -- of these ids there is nothing
-    end;
-  end loop;
-  begin
-    select count(*) into v_accepted from public.ai_retry_open o where o.accepted_at is not null;
-  exception when insufficient_privilege or undefined_table then
-    null;
   end;
   return (
     with roles as (select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')),
@@ -2055,52 +2041,12 @@ begin
       ),
       'policies', array(
         select pg_catalog.jsonb_build_object(
-          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd),
-          'restrictive', p.permissive = 'RESTRICTIVE',
-          'asks_for_aal', pg_catalog.concat(p.qual, p.with_check) like '%aal%')
+          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd))
         from pg_catalog.pg_policies p
         join tables t on t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
-        where p.roles && array['public', 'anon', 'authenticated']::name[]
+        where p.permissive = 'PERMISSIVE' and p.roles && array['public', 'anon', 'authenticated']::name[]
         order by p.policyname
       ),
-      'words', v_words, 'broken', v_broken,
-      'required', array(
-        select pg_catalog.jsonb_build_object('table', t.name, 'column', a.attname)
-        from tables t join pg_catalog.pg_attribute a on a.attrelid = t.oid
-        where not t.is_ours and t.relkind in ('r', 'p') and t.name <> v_binding ->> 'generations'
-          and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef and a.attidentity = ''
-          -- That no function names a column shows that nothing writes it.
-          and not exists (
-            select from pg_catalog.pg_proc p
-            join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-            join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname in ('sql', 'plpgsql')
-            where n.nspname not like 'pg\_%' and n.nspname <> 'information_schema' and p.prokind in ('f', 'p')
-              and (n.nspname <> 'ai_retry' or p.proname like 'app\_%')
-              and (p.proname not like 'ai\_retry\_%' or p.oid = v_session_function::oid)
-              and pg_catalog.regexp_replace(
-                  coalesce(nullif(p.prosrc, ''), pg_catalog.pg_get_function_sqlbody(p.oid)), '--[^\n]*', '', 'g')
-                ~ ('\m' || pg_catalog.regexp_replace(a.attname, '\W', '.', 'g') || '\M'))
-        order by t.name, a.attnum
-      ),
-      'triggers', array(
-        select pg_catalog.jsonb_build_object('table', t.name, 'name', g.tgname, 'function', g.tgfoid::regproc::text)
-        from tables t join pg_catalog.pg_trigger g on g.tgrelid = t.oid
-        where not t.is_ours and not g.tgisinternal and g.tgenabled <> 'D'
-          and (g.tgtype & 4 > 0 and v_binding -> 'tables' -> t.name ? 'insert'
-            or g.tgtype & 16 > 0 and v_binding -> 'tables' -> t.name ? 'update')
-        order by t.name, g.tgname
-      ),
-      'publications', array(
-        select pg_catalog.jsonb_build_object('name', p.pubname, 'table', t.name, 'is_of_all', b.puballtables)
-        from pg_catalog.pg_publication_tables p
-        join pg_catalog.pg_publication b on b.pubname = p.pubname
-        join tables t on t.is_ours and t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
-        order by p.pubname, t.name
-      ),
-      'connections', pg_catalog.jsonb_build_object(
-        'most', pg_catalog.current_setting('max_connections')::integer
-          - pg_catalog.current_setting('superuser_reserved_connections')::integer,
-        'used', (select count(*) from pg_catalog.pg_stat_activity s where s.backend_type = 'client backend')),
       'indexes', array(
         select c.relname from pg_catalog.pg_index i
         join tables t on t.oid = i.indrelid and t.is_ours join pg_catalog.pg_class c on c.oid = i.indexrelid
@@ -2113,7 +2059,6 @@ begin
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(
-          'accepted', v_accepted,
           'available', exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq'),
           'installed', count(n.oid) > 0, 'made', count(q.oid) > 0,
           'usable', coalesce(bool_and(
@@ -2131,8 +2076,7 @@ revoke all on function public.ai_retry_inspect() from public, anon, authenticate
 grant execute on function public.ai_retry_inspect() to service_role;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
-  'the binding, tables, grants, policies, status words with counts, required columns, triggers, publications, connections, '
-  'queue, time.';
+  'the binding, tables, grants, policies, queue, time.';
 
 -- operate/outdated
 

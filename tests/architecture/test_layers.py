@@ -27,7 +27,8 @@ LAYERS = {
     "clock": set(),
     "provider_settings": {"domain"},
     "auth_settings": {"provider_settings"},
-    "config": {"auth_settings", "domain", "provider_settings"},
+    "connection_settings": {"provider_settings"},
+    "config": {"auth_settings", "connection_settings", "domain", "provider_settings"},
     "slots": {"domain"},
     "renewal": {"domain"},
     "rejections": {"domain"},
@@ -63,7 +64,7 @@ LIBRARIES = {
     "jwt": {"auth"},
     "marshmallow": {"flask"},
     "psycopg": {
-        *("cli.init", "cli.rehearsal", "cli.doctor.link", "cli.doctor.rehearsing"),
+        *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
         *("storage._connection_string", "storage._function_connection"),
     },
     "psycopg_pool": {"storage.postgres"},

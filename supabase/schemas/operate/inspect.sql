@@ -3,12 +3,6 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp a
 declare
   v_binding jsonb;
   v_session_function regprocedure;
-  v_words jsonb;
-  v_accepted bigint;
-  v_read text;
-  v_broken jsonb := '[]';
-  v_sqlstate text;
-  v_message text;
 begin
   -- Facts only: what they mean is judged by the package, which knows what it shipped.
   begin
@@ -16,40 +10,6 @@ begin
     v_session_function := pg_catalog.to_regprocedure(v_binding ->> 'session_function');
   exception when others or assert_failure then
     null;  -- the function is not there, or fails; or it names a type that is not there
-  end;
-  begin
-    select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('word', w.status, 'count', w.count)) into v_words
-      from (
-        select f.status, count(*) as count
-        from ai_retry.app_find(null, 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff', null, 10000) f
-        group by f.status order by count(*) desc limit 50
-      ) w;
-    v_words := coalesce(v_words, '[]');
-  exception when others or assert_failure then
-    null;  -- it can't search
-  end;
-  foreach v_read in array array[
-    'app_read(gen_random_uuid())', 'app_session(gen_random_uuid()::text, gen_random_uuid())',
-    'app_may_create_session(gen_random_uuid(), gen_random_uuid())',
-    'app_own_successes(gen_random_uuid(), now(), 1, now())', 'app_strangers(array[gen_random_uuid()], gen_random_uuid())',
-    'app_look_up(array[gen_random_uuid()])', 'app_find(null, now(), gen_random_uuid(), null, 1)',
-    'app_last_error(gen_random_uuid())', 'app_lock(gen_random_uuid(), ''5ms'')']
-  loop
-    begin
-      execute 'select from ai_retry.' || v_read;
-    exception when syntax_error_or_access_rule_violation then
-      get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text;
-      v_broken := v_broken || pg_catalog.jsonb_build_object(
-        'function', 'ai_retry.' || pg_catalog.split_part(v_read, '(', 1), 'sqlstate', v_sqlstate,
-        'message', v_message);
-    when others or assert_failure then
-      null;  -- of these ids there is nothing
-    end;
-  end loop;
-  begin
-    select count(*) into v_accepted from public.ai_retry_open o where o.accepted_at is not null;
-  exception when insufficient_privilege or undefined_table then
-    null;
   end;
   return (
     with roles as (select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')),
@@ -116,52 +76,12 @@ begin
       ),
       'policies', array(
         select pg_catalog.jsonb_build_object(
-          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd),
-          'restrictive', p.permissive = 'RESTRICTIVE',
-          'asks_for_aal', pg_catalog.concat(p.qual, p.with_check) like '%aal%')
+          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd))
         from pg_catalog.pg_policies p
         join tables t on t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
-        where p.roles && array['public', 'anon', 'authenticated']::name[]
+        where p.permissive = 'PERMISSIVE' and p.roles && array['public', 'anon', 'authenticated']::name[]
         order by p.policyname
       ),
-      'words', v_words, 'broken', v_broken,
-      'required', array(
-        select pg_catalog.jsonb_build_object('table', t.name, 'column', a.attname)
-        from tables t join pg_catalog.pg_attribute a on a.attrelid = t.oid
-        where not t.is_ours and t.relkind in ('r', 'p') and t.name <> v_binding ->> 'generations'
-          and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef and a.attidentity = ''
-          -- That no function names a column shows that nothing writes it.
-          and not exists (
-            select from pg_catalog.pg_proc p
-            join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-            join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname in ('sql', 'plpgsql')
-            where n.nspname not like 'pg\_%' and n.nspname <> 'information_schema' and p.prokind in ('f', 'p')
-              and (n.nspname <> 'ai_retry' or p.proname like 'app\_%')
-              and (p.proname not like 'ai\_retry\_%' or p.oid = v_session_function::oid)
-              and pg_catalog.regexp_replace(
-                  coalesce(nullif(p.prosrc, ''), pg_catalog.pg_get_function_sqlbody(p.oid)), '--[^\n]*', '', 'g')
-                ~ ('\m' || pg_catalog.regexp_replace(a.attname, '\W', '.', 'g') || '\M'))
-        order by t.name, a.attnum
-      ),
-      'triggers', array(
-        select pg_catalog.jsonb_build_object('table', t.name, 'name', g.tgname, 'function', g.tgfoid::regproc::text)
-        from tables t join pg_catalog.pg_trigger g on g.tgrelid = t.oid
-        where not t.is_ours and not g.tgisinternal and g.tgenabled <> 'D'
-          and (g.tgtype & 4 > 0 and v_binding -> 'tables' -> t.name ? 'insert'
-            or g.tgtype & 16 > 0 and v_binding -> 'tables' -> t.name ? 'update')
-        order by t.name, g.tgname
-      ),
-      'publications', array(
-        select pg_catalog.jsonb_build_object('name', p.pubname, 'table', t.name, 'is_of_all', b.puballtables)
-        from pg_catalog.pg_publication_tables p
-        join pg_catalog.pg_publication b on b.pubname = p.pubname
-        join tables t on t.is_ours and t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
-        order by p.pubname, t.name
-      ),
-      'connections', pg_catalog.jsonb_build_object(
-        'most', pg_catalog.current_setting('max_connections')::integer
-          - pg_catalog.current_setting('superuser_reserved_connections')::integer,
-        'used', (select count(*) from pg_catalog.pg_stat_activity s where s.backend_type = 'client backend')),
       'indexes', array(
         select c.relname from pg_catalog.pg_index i
         join tables t on t.oid = i.indrelid and t.is_ours join pg_catalog.pg_class c on c.oid = i.indexrelid
@@ -174,7 +94,6 @@ begin
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(
-          'accepted', v_accepted,
           'available', exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq'),
           'installed', count(n.oid) > 0, 'made', count(q.oid) > 0,
           'usable', coalesce(bool_and(
@@ -192,5 +111,4 @@ revoke all on function public.ai_retry_inspect() from public, anon, authenticate
 grant execute on function public.ai_retry_inspect() to service_role;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
-  'the binding, tables, grants, policies, status words with counts, required columns, triggers, publications, connections, '
-  'queue, time.';
+  'the binding, tables, grants, policies, queue, time.';
