@@ -5,15 +5,15 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tools.judging import NotRun
-from tools.postgres import Postgres
+from tools.postgres import Postgres, from_programs
 
 PACKAGE: Final = "postgresql-15-plpgsql-check"
 _SYSTEM_USER: Final = "postgres"  # of the package; PostgreSQL refuses to run as root
@@ -31,25 +31,9 @@ def running_debian() -> Iterator[str]:
     programs = _programs()
     user = _SYSTEM_USER if os.geteuid() == 0 else None
     directory = Path(tempfile.mkdtemp(prefix="ai-retry-debian-"))
-
-    def initialised(data: Path) -> tuple[Path, str | None]:
-        command = [
-            str(programs / "initdb"),
-            "--pgdata",
-            str(data),
-            "--username",
-            "postgres",
-            "--auth",
-            "trust",
-            "--no-sync",
-        ]
-        if user is not None:
-            shutil.chown(directory, user)
-        if not data.exists():
-            subprocess.run(command, check=True, capture_output=True, user=user, cwd=directory)
-        return programs, user
-
-    server = Postgres(directory, {}, initialised)
+    if user is not None:
+        shutil.chown(directory, user)
+    server = Postgres(directory, {}, partial(from_programs, programs, user))
     try:
         asyncio.run(server.start())
         yield server.url()

@@ -9,14 +9,22 @@ from uuid import UUID, uuid4
 import pytest
 
 from ai_retry.domain.change import CloseOver, Discard, Keep, Postpone, PutBack, Renew
-from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.domain.errors import (
+    AiRetryError,
+    NotConfigured,
+    StorageOutcomeUnknown,
+    StorageUnavailable,
+    TooManyParallel,
+)
 from ai_retry.domain.model import Installation, QuotaRule
+from ai_retry.domain.policy import BUSY_WAIT
 from ai_retry.domain.queue_model import Message
 from ai_retry.domain.recovery import Filter
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
-from ai_retry.storage.transport import Fault
+from ai_retry.storage.transport import Fault, RowTaken, failure_of_sqlstate
 from tests.helpers.builders import a_settle
+from tests.helpers.scene import Scene
 
 RULE = QuotaRule()
 LOST = StorageOutcomeUnknown("connection lost", retry_after=timedelta(seconds=1))
@@ -113,6 +121,18 @@ def test_what_a_user_waits_for_is_repeated_for_the_reading_time(verb: Verb) -> N
     """It has the reading's time, and not the settle's."""
     assert raised(verb, LOST, read_for=SHORT, settle_for=NONE)[1] >= 2
     assert raised(verb, LOST, read_for=NONE, settle_for=SHORT)[1] == 1
+
+
+@pytest.mark.parametrize("sqlstate", ["23505", "23P01"])
+def test_row_that_the_app_has_no_place_for_is_busy_at_a_begin(sqlstate: str) -> None:
+    """A unique index on the app's rows refuses a begin for a moment; elsewhere an operator has to look."""
+    refused, scene = failure_of_sqlstate(sqlstate), Scene()
+    scene.retry()
+    error, tried = raised(lambda storage: storage.begin(scene.storage.begins[0]), refused)
+
+    assert (type(error), error.http_status, error.retry_after, tried) == (TooManyParallel, 429, BUSY_WAIT, 1)
+    assert {type(raised(verb, refused)[0]) for verb in (SETTLES["settle"], BEGINS["close over"])} == {RowTaken}
+    assert isinstance(refused, NotConfigured)
 
 
 @named(SETTLES, SEARCHES)

@@ -32,6 +32,7 @@ from ai_retry.domain.errors import (
     StorageFailure,
     StorageOutcomeUnknown,
     StorageUnavailable,
+    TooManyParallel,
 )
 from ai_retry.domain.loop import Call, retrying
 from ai_retry.domain.model import Answer, Failure, FailureCode, GenerationStatus, Outcome
@@ -322,6 +323,14 @@ class TestWorking:
 
         assert scene.work() is QueueOutcome.ENDED
         assert scene.rows[0].outcome is Outcome.CANCELLED
+
+    def test_message_waits_while_the_app_lets_its_user_do_no_more(self, scene: Scene) -> None:
+        """What a unique index of the app refuses waits, and stops no worker."""
+        scene.accept()
+        hook(scene, begin=raising(TooManyParallel(1, wait=timedelta(seconds=5))))
+
+        assert scene.work() is QueueOutcome.POSTPONED
+        assert [row.is_queued for row in scene.rows] == [True]
 
     def test_message_of_nothing_is_dropped(self, scene: Scene) -> None:
         """A hint that is none costs nothing."""

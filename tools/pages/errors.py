@@ -52,8 +52,8 @@ REMEDIES: Mapping[str, str] = {
         " `ai-retry why ID` says what has to change first."
     ),
     "TOO_MANY_PARALLEL_RETRIES": (
-        "Come back after `Retry-After`. If it is the process that is full, raise `AI_RETRY_MAX_CALLS` and its threads,"
-        " or let workers do it."
+        "Come back after `Retry-After`. If your tables let a user do one thing at a time, that one has to end first."
+        " If it is the process that is full, raise `AI_RETRY_MAX_CALLS` and its threads, or let workers do it."
     ),
     "QUOTA_EXHAUSTED": (
         "Come back after `Retry-After`, if there is one: then the next unit returns. A row in `ai_retry_quotas` gives"

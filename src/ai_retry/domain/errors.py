@@ -155,7 +155,7 @@ class RouteUnavailable(RetryRefused):
 
 
 class TooManyParallel(RetryRefused):
-    """The user, or this process, has as many calls running as are allowed."""
+    """The user, or this process, has as many calls running as are allowed, by ai-retry or by the app's own tables."""
 
     code = "TOO_MANY_PARALLEL_RETRIES"
 

@@ -74,8 +74,8 @@ class FunctionStorage(Calls):
         failure: AiRetryError
         try:
             return self._ask("ai_retry_begin", {"p_change": document(change)}, _begun, self._reading)
-        except RowTaken:
-            failure = TooManyParallel(1, wait=BUSY_WAIT)
+        except RowTaken as error:
+            failure = TooManyParallel(1, wait=BUSY_WAIT) if isinstance(change, Begin) else error
         raise failure
 
     def settle(self, change: Settle) -> Reply:
