@@ -29,11 +29,11 @@ _READS: Final = (
     *("app_own_successes(u, now(), 1, now())", "app_strangers(array[u], u)", "app_last_error(u)", "app_lock(u, '5ms')"),
     "app_find(null, now(), u, null, 1)",
 )
-# That no function of the app names a column shows that nothing writes it.
+# That no function of the app names a column, or inserts without naming any, shows that nothing writes it.
 _REQUIRED = r"""
 select t.name, array_agg(a.attname::text order by a.attnum)
 from jsonb_object_keys(%(tables)s) t (name)
-join pg_attribute a on a.attrelid = to_regclass(t.name)
+join pg_class c on c.oid = to_regclass(t.name) join pg_attribute a on a.attrelid = c.oid
 where t.name <> %(generations)s
   and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef and a.attidentity = ''
   and not exists (
@@ -43,12 +43,14 @@ where t.name <> %(generations)s
       and (n.nspname <> 'ai_retry' or p.proname like 'app\_%%')
       and (p.proname not like 'ai\_retry\_%%' or p.oid is not distinct from to_regprocedure(%(session)s)::oid)
       and regexp_replace(coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid)), '--[^\n]*', '', 'g')
-        ~ ('\m' || regexp_replace(a.attname, '\W', '.', 'g') || '\M'))
+        ~* ('\m' || regexp_replace(a.attname, '\W', '.', 'g') || '\M|insert\s+into\s+(\S+\.)?"?'
+          || regexp_replace(c.relname, '\W', '.', 'g') || '"?(\s+as\s+\w+)?\s+(values|select|table)\M'))
 group by t.name order by t.name
 """
 _TRIGGERS = """
-select t.name, g.tgname::text, g.tgfoid::regproc::text
+select t.name, g.tgname::text, format('%%I.%%I', n.nspname, p.proname)
 from jsonb_each(%(tables)s) t (name, privileges) join pg_trigger g on g.tgrelid = to_regclass(t.name)
+join pg_proc p on p.oid = g.tgfoid join pg_namespace n on n.oid = p.pronamespace
 where not g.tgisinternal and g.tgenabled <> 'D'
   and (g.tgtype & 4 > 0 and t.privileges ? 'insert' or g.tgtype & 16 > 0 and t.privileges ? 'update')
 order by t.name, g.tgname
