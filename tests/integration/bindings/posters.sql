@@ -266,7 +266,8 @@ as $$
 begin
   return query
     select g.id from studio.posters g
-    where (p_generation_ids is null or g.id = any (p_generation_ids)) and (g.state in ('ready')) is not true;
+    where (p_generation_ids is null or g.id = any (p_generation_ids))
+      and ai_retry.app_status(g.state::text) is distinct from 'success';
 end
 $$;
 comment on function ai_retry.app_not_succeeded(uuid[]) is

@@ -270,7 +270,8 @@ as $$
 begin
   return query
     select g.id from public.plan_requests g
-    where (p_generation_ids is null or g.id = any (p_generation_ids)) and (g.status in ('success')) is not true;
+    where (p_generation_ids is null or g.id = any (p_generation_ids))
+      and ai_retry.app_status(g.status) is distinct from 'success';
 end
 $$;
 comment on function ai_retry.app_not_succeeded(uuid[]) is

@@ -74,7 +74,6 @@ def _places(binding: Binding) -> dict[str, str]:
         "id_name": binding.id.quoted,
         "owner": binding.owner.read("g"),
         "status": expressions.status(binding),
-        "succeeded": expressions.succeeded(binding),
         "hidden": expressions.hidden(binding),
         "model": model or "null",
         "model_text": f"{model}::text" if model else "null::text",

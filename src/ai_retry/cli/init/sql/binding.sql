@@ -196,7 +196,8 @@ as $$
 begin
   return query
     select <<id>> from <<generations>> g
-    where (p_generation_ids is null or <<id>> = any (p_generation_ids)) and (<<succeeded>>) is not true;
+    where (p_generation_ids is null or <<id>> = any (p_generation_ids))
+      and <<status>> is distinct from 'success';
 end
 $$;
 comment on function ai_retry.app_not_succeeded(uuid[]) is
