@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from ai_retry.domain.errors import AiRetryError, LeaseLost, NotConfigured, SessionConflict, SessionRejected
 from ai_retry.domain.policy import DEFAULT_POLICY
+from ai_retry.domain.recovery import judge
 from ai_retry.storage._function_connection import FunctionConnection
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.postgres import PostgresStorage
@@ -154,11 +155,13 @@ language plpgsql as $$ begin {body} end $$
 def test_binding_is_asked_before_any_call(
     world: SqlWorld, connection: psycopg.Connection, body: str, said: str | None
 ) -> None:
-    """What the binding's check returns is read as one short line; it may look wherever it likes."""
+    """What the binding's check returns is shown as one short line; it may look wherever it likes."""
     connection.execute(CHECK.format(body=body).encode())
     user_id, generation_id = new_generation(world)
 
-    assert load(world, user_id, generation_id).session_conflict == said
+    refusal = judge(load(world, user_id, generation_id), DEFAULT_POLICY).refusal
+
+    assert (refusal.details["reason"] if refusal is not None else None) == said
 
 
 def test_check_that_fails_calls_nobody(world: SqlWorld, connection: psycopg.Connection) -> None:
@@ -387,17 +390,6 @@ def test_legal_app_is_installed(bare_database: str, extra: str) -> None:
     an_app_with_rows(bare_database, AN_APP + extra)
 
     apply(bare_database)
-
-
-def test_seam_open_to_users_is_told(bare_database: str) -> None:
-    """A session function that end users may execute is named in a notice, with the line that closes it."""
-    an_app_with_rows(bare_database, AN_APP)
-    with connected(bare_database) as connection:
-        connection.execute(SEAM.format(body="begin return null; end").encode())
-
-    notices = apply(bare_database)
-
-    assert any("revoke all on function public.ai_retry_create_session" in notice for notice in notices)
 
 
 def code_of(call: Callable[[], object]) -> str | None:
