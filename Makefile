@@ -8,7 +8,7 @@ PEERS := .cache/peers
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue
+.PHONY: help setup demo demo-model test test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ bench-queue: $(READY) $(PEERS)/.ready ## From accepted to settled, beside three 
 
 late-finisher: $(READY) $(PEERS)/.ready ## Who accepts the finish of a worker given up for dead? Ours and three peers
 	@$(BIN)/python -m benchmarks.late_finisher
+
+bench-growth: $(READY) ## Measure each step at 100,000 and at 10,000,000 attempts (QUICK=1: a look; else 12 GB of disk)
+	@$(BIN)/python -m benchmarks.bench_growth $(if $(QUICK),--quick)
 
 bench: $(READY) $(PEERS)/.ready ## Measure: rates beside three peers, WAL, endpoint, growth; make bench QUICK=1 for a first look
 	@$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(ARGS)

@@ -1,12 +1,11 @@
-"""`make check`: what squawk, and Supabase's advisors and linter, say about the migrations."""
+"""`make check`: what squawk, Supabase's advisors and linter, and plpgsql_check say about the migrations."""
 
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
-
+from tools.functions_judged import judge_functions
 from tools.judging import Objection, ask, run
 from tools.npm import install_node_packages, node
 from tools.stack import MIGRATIONS, running_stack
@@ -27,7 +26,7 @@ def judge_migrations_style() -> Iterator[str]:
 
 
 def judge_schema() -> Iterator[str]:
-    """Ask `supabase db advisors`, and `supabase db lint` where the server has what it needs."""
+    """Ask `supabase db advisors`."""
     modules = install_node_packages(manifest=Path(__file__).parent / "node_judges")
     command = [str(node()), str(modules / "supabase" / "dist" / "supabase.js")]
     with running_stack() as stack:
@@ -38,16 +37,7 @@ def judge_schema() -> Iterator[str]:
         unmeant = [each["cache_key"] for each in ours if each["name"] not in _MEANT]
         if unmeant:
             raise Objection(f"advisors: {', '.join(unmeant)}")
-        with psycopg.connect(url) as connection:
-            available = connection.execute(
-                "select from pg_available_extensions where name = 'plpgsql_check'"
-            ).fetchone()
         yield "supabase db advisors: no issues"
-        if available is None:
-            yield "supabase db lint: not here, this PostgreSQL has no plpgsql_check"
-        else:
-            run([*command, "db", "lint", *where, "--schema", "public", "--fail-on", "warning"])
-            yield "supabase db lint: no issues"
 
 
 def _advice(output: str) -> list[dict[str, str]]:
@@ -59,4 +49,4 @@ def _advice(output: str) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(ask(judge_migrations_style, judge_schema))
+    sys.exit(ask(judge_migrations_style, judge_schema, judge_functions))

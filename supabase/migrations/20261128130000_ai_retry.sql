@@ -13,15 +13,13 @@ set statement_timeout = '60s';
 
 do $look$
 declare
-  v_obstacles text[];
-begin
-  v_obstacles := array(
+  v_obstacles constant text[] := array(
     select format('there is no role %I', r.name)
     from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
-    where not exists (select from pg_catalog.pg_roles where rolname = r.name));
-  if to_regclass('auth.users') is null then
-    v_obstacles := v_obstacles || 'there is no table auth.users'::text;
-  end if;
+    where not exists (select from pg_catalog.pg_roles where rolname = r.name)
+    union all
+    select 'there is no table auth.users' where to_regclass('auth.users') is null);
+begin
   if v_obstacles <> '{}' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
@@ -370,72 +368,38 @@ comment on table public.ai_retry_installation is 'ai-retry: the id of this insta
 comment on column public.ai_retry_installation.id is 'Chosen by the migration, and never changed.';
 comment on column public.ai_retry_installation.is_only is 'Always true: the table has one row.';
 
--- parts/change
+-- parts/attempts
 
-create or replace function ai_retry.read_change(p_change text, p_keys text[])
-returns jsonb
-language plpgsql immutable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_change constant jsonb := p_change::jsonb;
-  v_success constant jsonb := v_change -> 'success';
-  v_unknown jsonb;
-begin
-  if v_change -> 'protocol' is distinct from '2'::jsonb then
-    raise exception 'ai-retry: a change of another version; apply the migrations of this one'
-      using errcode = 'invalid_parameter_value';
-  end if;
-  -- What is left of each object without the keys that it may have.
-  v_unknown := (v_change - p_keys - 'protocol')
-    || coalesce((v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[], '{}');
-  if v_change ?| '{open,run}' then
-    v_unknown := v_unknown
-      || coalesce((v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
-        'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
-        'context_reader}'::text[], '{}')
-      || coalesce((v_change -> 'run')
-        - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[], '{}');
-  elsif v_change ?| '{success,closing,answer,call,outage}' then
-    v_unknown := v_unknown
-      || coalesce(v_success - '{answer,answer_from,if_rejected}'::text[], '{}')
-      || coalesce((v_success -> 'if_rejected') - '{message,wait_seconds,again_wait_seconds}'::text[], '{}')
-      || coalesce((v_change -> 'closing') - '{outcome,code,counted,wait_seconds,status,message,reason,transient,'
-        'operator_fault,goes_on,answer}'::text[], '{}')
-      || coalesce(nullif(coalesce(v_success -> 'answer', v_change #> '{closing,answer}', v_change -> 'answer'), 'null')
-        - '{output,model,usage,provider_id}'::text[], '{}')
-      || coalesce((v_change -> 'call')
-        - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[], '{}')
-      || coalesce((v_change -> 'outage') - '{wait_seconds,failures,doubts}'::text[], '{}');
-  elsif v_change ?| '{renew,discard,put_back,postpone}' then
-    v_unknown := v_unknown
-      || coalesce((v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[], '{}')
-      || coalesce((v_change -> 'discard') - '{user_id,generation_id,operator}'::text[], '{}')
-      || coalesce((v_change -> 'put_back')
-        - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[], '{}')
-      || coalesce((v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[], '{}')
-      || coalesce((v_change -> 'postpone')
-        - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[], '{}');
-  end if;
-  if v_unknown <> '{}' then
-    raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
-      (select k from pg_catalog.jsonb_object_keys(v_unknown) k limit 1)
-      using errcode = 'invalid_parameter_value';
-  end if;
-  return v_change;
-end
-$$;
-comment on function ai_retry.read_change(text, text[]) is
-  'Reads a change, and refuses one of another protocol, or with a key that this version does not know, at any depth, '
-  'before any lock.';
+create or replace view ai_retry.attempts with (security_invoker = true) as
+  select c.generation_id, c.user_id, c.number, c.token, c.session_id, false as is_open, pg_catalog.jsonb_build_object(
+    'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
+    'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
+    'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
+    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient,
+    'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt,
+    null::timestamptz as open_until, c.next_attempt_at, (
+      select w.answer || pg_catalog.jsonb_build_object('number', w.number, 'stored_at', w.stored_at)
+      from public.ai_retry_answers w where w.generation_id = c.generation_id and w.number = c.number) as stored_answer
+  from public.ai_retry_attempts c
+  union all
+  select o.generation_id, o.user_id, o.number, o.token, null, true, pg_catalog.jsonb_build_object(
+    'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,
+    'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
+      o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
+    'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
+    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'transient', null, 'operator_fault', false,
+    'context_reader', o.context_reader, 'answer_from', o.answer_from),
+    o.lease_expires_at, coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
+    o.answer || pg_catalog.jsonb_build_object('number', o.number, 'stored_at', o.started_at)
+  from public.ai_retry_open o;
+revoke all on table ai_retry.attempts from public, anon, authenticated;
+grant select on table ai_retry.attempts to service_role;
+comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
 
--- parts/closing
+-- parts/close
 
 create or replace function ai_retry.close(p_generation_id uuid, p_token uuid, p_end jsonb, p_call jsonb, p_at timestamptz)
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+returns boolean language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_is_success constant boolean := p_end ->> 'outcome' = 'succeeded';
   v_open public.ai_retry_open%rowtype;
@@ -454,25 +418,22 @@ begin
   end if;
   v_call := coalesce(v_open.call, p_call);
   v_answer := coalesce(nullif(p_end -> 'answer', 'null'), v_open.answer);
-  v_next_at := case
-    when v_is_success then null
-    when p_end ->> 'wait_seconds' is not null
-      then p_at + pg_catalog.make_interval(secs => (p_end ->> 'wait_seconds')::double precision)
-    else coalesce(
-      v_open.lease_expires_at + pg_catalog.make_interval(secs => v_open.abandoned_wait_seconds), v_open.due_at) end;
+  v_next_at := coalesce(
+    p_at + pg_catalog.make_interval(secs => (p_end ->> 'wait_seconds')::double precision),
+    v_open.lease_expires_at + pg_catalog.make_interval(secs => v_open.abandoned_wait_seconds), v_open.due_at);
   insert into public.ai_retry_attempts (
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
     lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
     model, usage, provider_id, duration_ms, untold
   ) values (
-    p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at,
-    p_end ->> 'outcome', p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
-    (p_end ->> 'transient')::boolean, coalesce((p_end ->> 'operator_fault')::boolean, false), v_next_at,
-    p_end ->> 'cause', p_end ->> 'session_id', v_open.charge, case when v_is_success and v_open.charge then p_at end,
-    v_open.waived, v_open.operator, v_open.idempotency_key, v_open.lease_expires_at, v_open.answer_from, v_open.route,
-    v_open.accepted_at, v_open.expires_at, v_open.context_reader,
-    coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
+    p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at, p_end ->> 'outcome',
+    p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
+    (p_end ->> 'transient')::boolean, coalesce((p_end ->> 'operator_fault')::boolean, false),
+    case when not v_is_success then v_next_at end, p_end ->> 'cause', p_end ->> 'session_id', v_open.charge,
+    case when v_is_success and v_open.charge then p_at end, v_open.waived, v_open.operator, v_open.idempotency_key,
+    v_open.lease_expires_at, v_open.answer_from, v_open.route, v_open.accepted_at, v_open.expires_at,
+    v_open.context_reader, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
     v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
     nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer, p_end ? 'untold');
   if v_is_success then
@@ -484,37 +445,34 @@ begin
   if v_open.accepted_at is null then
     return true;
   end if;
-  -- An accepted retry goes on: its next attempt keeps the unit.
-  if (p_end -> 'goes_on')::boolean then
+  if (p_end -> 'goes_on')::boolean then  -- an accepted retry's next attempt keeps the unit
     insert into public.ai_retry_open (
       generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, due_at,
       accepted_at, expires_at, status_before, in_line, context_reader
     ) values (
-      p_generation_id, v_open.user_id, v_open.number + 1, pg_catalog.gen_random_uuid(), p_at,
-      v_open.charge, v_open.waived, v_open.operator, v_open.idempotency_key,
-      least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end),
-      v_open.accepted_at, v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line,
-      v_open.context_reader);
+      p_generation_id, v_open.user_id, v_open.number + 1, pg_catalog.gen_random_uuid(), p_at, v_open.charge,
+      v_open.waived, v_open.operator, v_open.idempotency_key,
+      least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end), v_open.accepted_at,
+      v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader);
   end if;
-  perform ai_retry.move(v_open.message_id, null, p_at);
-  perform ai_retry.fill_line(v_open.user_id, p_at);
+  perform ai_retry.line(v_open.user_id, v_open.message_id, null, p_at);
   return true;
 end
 $$;
+revoke all on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) to service_role;
 comment on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) is
   'Closes one open attempt, by its token; user, number, hold and key are copied from its row. False: it is not open, or '
   'not over any more. A paid answer without a session is stored. An accepted retry''s next attempt and message follow.';
 
-create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+-- parts/close_over
+
+create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_open public.ai_retry_open%rowtype;
-  v_closed public.ai_retry_attempts%rowtype;
+  v_closed record;
   v_row jsonb;
-  v_follower record;
   v_is_owned boolean;
   v_is_failure boolean;
 begin
@@ -532,22 +490,17 @@ begin
       null, p_at);
   end loop;
   for v_closed in
-    select c.* from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
+    select c.*, case when c.cause is null then 'timeout' else 'error' end as status, (
+      select o.lease_expires_at is null from public.ai_retry_open o where o.generation_id = c.generation_id) as is_queued
+    from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
   loop
     begin
       v_row := ai_retry.app_lock(v_closed.generation_id, '5ms');
       if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
-        select o.lease_expires_at is null as is_queued into v_follower
-          from public.ai_retry_open o where o.generation_id = v_closed.generation_id;
         perform ai_retry.tell(
           v_closed.user_id, v_closed.generation_id,
-          case
-            when not v_follower.is_queued then null
-            when v_follower.is_queued then 'queued'
-            when v_closed.cause is not null then 'error'
-            else 'timeout' end,
-          null, v_closed.code,
-          case
+          case v_closed.is_queued when true then 'queued' when false then null else v_closed.status end, null,
+          v_closed.code, case
             when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
             when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
             else 'The attempt was not finished in time.' end,
@@ -588,291 +541,147 @@ begin
   end loop;
 end
 $$;
+revoke all on function ai_retry.close_over(uuid, uuid, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.close_over(uuid, uuid, timestamptz) to service_role;
 comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
   'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to; informs '
   'the app; ends accepted retries that are out of time. Where none is begun, queued attempts whose generation is gone, or '
   'another user''s, are cancelled, too.';
 
--- parts/report
+-- parts/lock_user
 
-create or replace function ai_retry.tell(
-  p_user_id uuid, p_generation_id uuid, p_status text, p_duration_ms integer, p_code text, p_message text,
-  p_number integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.lock_user(p_user_id uuid) returns timestamptz
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  if p_status <> 'success' then
-    begin
-      set constraints all deferred;
-      perform ai_retry.app_write(p_generation_id, p_status, null, p_duration_ms, p_at);
-      set constraints all immediate;
-    exception
-      when serialization_failure or deadlock_detected or lock_not_available then
-        raise;
-      when others or assert_failure or query_canceled then
-        raise warning 'ai-retry: the app refused the status % (%): generation %, attempt %',
-          p_status, sqlstate, p_generation_id, p_number;
-    end;
+  -- After a lock, the next statement must see what the lock's last holder committed.
+  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'ai_retry functions need the isolation level read committed'
+      using errcode = 'invalid_transaction_state';
   end if;
-  if p_status = 'success' or p_message is not null then
-    begin
-      set constraints all deferred;
-      perform ai_retry.app_report(
-        p_user_id, p_generation_id,
-        case when p_status = 'success' then 'ai_generation_succeeded' else 'ai_generation_failed' end,
-        p_code, p_message, p_number, p_at);
-      set constraints all immediate;
-    exception
-      when serialization_failure or deadlock_detected or lock_not_available then
-        raise;
-      when others or assert_failure or query_canceled then
-        raise warning 'ai-retry: the app refused an event or error log (%): generation %, attempt %',
-          sqlstate, p_generation_id, p_number;
-    end;
-  end if;
+  -- Later rows of ours are written: the deletion of the user may wait for them while it holds what we need.
+  perform pg_catalog.set_config('lock_timeout', '3s', true),
+    pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry:' || p_user_id::text, 0)),
+    pg_catalog.set_config('lock_timeout', '25ms', true);
+  return pg_catalog.clock_timestamp();
 end
 $$;
-comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) is
-  'Informs the app of an attempt that ended: the generation''s status, unless it is null, or success, which its session '
-  'has written; and an event, of a failure only with a message, which is an error log, too. What the app refuses, by '
-  'whatever error, is noted in the database''s log: it keeps no attempt open, and no answer from its place. Only a lock or '
-  'a conflict undoes the transaction, which is sent again.';
+revoke all on function ai_retry.lock_user(uuid) from public, anon, authenticated;
+grant execute on function ai_retry.lock_user(uuid) to service_role;
+comment on function ai_retry.lock_user(uuid) is
+  'Takes the first lock of every verb that begins or settles, which orders ai-retry''s writes for one user, and returns '
+  'the time.';
 
--- parts/settling
+-- parts/read_change
 
-create or replace function ai_retry.succeed(
-  p_user_id uuid, p_number integer, p_is_accepted boolean, p_change jsonb, p_at timestamptz
-)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.read_change(p_change text, p_keys text[]) returns jsonb
+language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_generation_id constant uuid := p_change ->> 'generation_id';
-  v_success constant jsonb := p_change -> 'success';
-  v_answer constant jsonb := v_success -> 'answer';
-  v_rejection constant jsonb := v_success -> 'if_rejected';
-  v_call constant jsonb := p_change -> 'call';
-  v_role constant text := pg_catalog.current_setting('role');
-  v_session_id text;
-  v_row jsonb;
-  v_sqlstate text;
-  v_constraint text;
-  v_column text;
-  v_cause text;
-  v_again boolean;
+  v_change constant jsonb := p_change::jsonb;
+  v_success constant jsonb := v_change -> 'success';
+  v_unknown jsonb[];
 begin
-  begin
-    set constraints all deferred;
-    v_session_id := ai_retry.app_create_session(
-      p_user_id, v_generation_id, v_answer -> 'output',
-      pg_catalog.jsonb_build_object(
-        'number', p_number, 'model', v_answer -> 'model', 'usage', v_answer -> 'usage')) ->> 'id';
-    if pg_catalog.current_setting('role') <> v_role then
-      perform pg_catalog.set_config('role', v_role, true);  -- the app's function has set one for its own tables
-    end if;
-    if v_session_id is null then
-      raise exception 'the session function returned no row with an id' using errcode = 'null_value_not_allowed';
-    end if;
-    if not pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry_session:' || v_session_id, 0)) then
-      raise exception 'another settle has this session just now' using errcode = 'lock_not_available';
-    end if;
-    if exists (select from public.ai_retry_attempts c where c.session_id = v_session_id) then
-      raise exception 'the session belongs to another generation' using
-        errcode = 'unique_violation', constraint = 'session_reused';
-    end if;
-    perform ai_retry.app_write(
-      v_generation_id, 'success', v_session_id, (v_call ->> 'duration_ms')::integer, p_at);
-    set constraints all immediate;
-    v_row := ai_retry.app_read(v_generation_id);
-    if (v_row ->> 'status', v_row ->> 'session_id', v_row ->> 'user_id')
-      is distinct from ('success', v_session_id, p_user_id::text)
-    then
-      raise exception 'a trigger of the app has undone what was written' using
-        errcode = 'triggered_data_change_violation', constraint = 'session_not_linked';
-    end if;
-    return pg_catalog.jsonb_build_object('outcome', 'succeeded', 'status', 'success', 'session_id', v_session_id, 'generation', v_row);
-  exception when others or assert_failure or query_canceled then
-    get stacked diagnostics
-      v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_column = column_name;
-    -- These pass by themselves: the transaction is undone and sent again. Links, isolation, deadlocks, resources,
-    -- shutdowns, locks, internal faults: PostgreSQL documentation, appendix A. But what has rejected this answer before,
-    -- for as long as settling was repeated, does not pass.
-    if (pg_catalog.left(v_sqlstate, 2) in ('08', '25', '40', '53', '57', '58', 'XX') or v_sqlstate in ('55P03', '55006'))
-      and (pg_catalog.left(v_sqlstate, 2) = '40' or v_sqlstate = '55P03' or not exists (
-        select from public.ai_retry_attempts c
-        where c.generation_id = v_generation_id and c.cause = v_sqlstate))
-    then
-      raise;
-    end if;
-  end;
-  v_cause := coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate);
-  -- The same cause again: the attempt before this one was rejected by it.
-  select c.cause = v_cause into v_again
-    from public.ai_retry_attempts c
-    where c.generation_id = v_generation_id and c.cause is not null
-    order by c.number desc limit 1;
-  return pg_catalog.jsonb_build_object(
-    'outcome', 'failed', 'counted', false, 'cause', v_cause, 'goes_on', true,
-    'code', case
-      when v_sqlstate in ('23505', '23P01', 'PT409') and v_constraint is distinct from 'session_reused'
-        then 'SESSION_CONFLICT'
-      else 'SESSION_REJECTED' end,
-    'status', case when not p_is_accepted then 'error' end,
-    'message', case when v_again is not true or v_call is not null then v_rejection ->> 'message' end,
-    'wait_seconds', v_rejection -> case when v_again then 'again_wait_seconds' else 'wait_seconds' end,
-    'answer', case when v_success ->> 'answer_from' is null then v_answer end);
+  if v_change -> 'protocol' is distinct from '2'::jsonb then
+    raise exception 'ai-retry: a change of another version; apply the migrations of this one'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  -- What is left of each object without the keys that it may have.
+  v_unknown := array[
+    v_change - p_keys - 'protocol',
+    (v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[],
+    (v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
+      'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
+      'context_reader}'::text[],
+    (v_change -> 'run') - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[],
+    v_success - '{answer,answer_from,if_rejected}'::text[],
+    (v_success -> 'if_rejected') - '{message,wait_seconds,again_wait_seconds}'::text[],
+    (v_change -> 'closing') - '{outcome,code,counted,wait_seconds,status,message,reason,transient,operator_fault,'
+      'goes_on,answer}'::text[],
+    nullif(coalesce(v_success -> 'answer', v_change #> '{closing,answer}', v_change -> 'answer'), 'null')
+      - '{output,model,usage,provider_id}'::text[],
+    (v_change -> 'call') - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[],
+    coalesce(v_change -> 'outage', v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[],
+    (v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[],
+    (v_change -> 'discard') - '{user_id,generation_id,operator}'::text[],
+    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[],
+    (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[]];
+  if '{}' <> any (v_unknown) then
+    raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
+      (select k from pg_catalog.unnest(v_unknown) u, pg_catalog.jsonb_object_keys(u) k limit 1)
+      using errcode = 'invalid_parameter_value';
+  end if;
+  return v_change;
 end
 $$;
-comment on function ai_retry.succeed(uuid, integer, boolean, jsonb, timestamptz) is
-  'Creates and links the session. Returns how the attempt ends: with its session, and the generation''s row; or, if the '
-  'app''s tables or session function rejected it, without charge, while the paid answer is stored. The app is informed '
-  'once for the same cause and the same answer.';
-
-create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_generation_id constant uuid := p_change ->> 'generation_id';
-  v_answer constant jsonb := coalesce(
-    case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
-    nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
-  v_call constant jsonb := p_change -> 'call';
-  v_closed public.ai_retry_attempts%rowtype;
-  v_is_locked boolean := false;
-begin
-  if v_answer is null or v_call is null then
-    return;
-  end if;
-  update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
-    set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
-      usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
-      duration_ms = (v_call ->> 'duration_ms')::integer,
-      wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
-    where c.generation_id = v_generation_id and c.token = (p_change ->> 'token')::uuid
-      and c.provider_outcome = 'unknown';
-  if exists (
-    select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
-  then
-    return;
-  end if;
-  begin
-    if ai_retry.app_lock(v_generation_id, '25ms') is null then
-      return;
-    end if;
-    v_is_locked := true;
-  exception when others or assert_failure or query_canceled then
-    null;  -- whatever the app has locked, a known attempt's answer has its place
-  end;
-  select * into v_closed from public.ai_retry_attempts c
-    where c.generation_id = v_generation_id and c.token = (p_change ->> 'token')::uuid;
-  if not found then
-    -- A fail-over has lost the begin: the answer waits with the attempt that is open, or one is recorded for it. Until
-    -- then no begin may take its number.
-    if not v_is_locked then
-      raise exception 'ai-retry: the generation is locked' using errcode = 'lock_not_available';
-    end if;
-    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer)
-      where o.generation_id = v_generation_id and o.user_id = (p_change ->> 'user_id')::uuid;
-    if found then
-      return;
-    elsif exists (select from public.ai_retry_open o where o.generation_id = v_generation_id) then
-      raise exception 'ai-retry: an attempt of another user is open' using errcode = 'lock_not_available';
-    end if;
-    begin
-      insert into public.ai_retry_attempts (
-        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge,
-        provider_outcome, model, usage, provider_id, duration_ms, wire_requests
-      ) select
-        v_generation_id, 1 + coalesce(max(c.number), 1), (p_change ->> 'user_id')::uuid, (p_change ->> 'token')::uuid,
-        p_at, p_at, 'abandoned', 'LEASE_LOST', false, false,
-        v_call ->> 'provider_outcome', v_call ->> 'model', nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id',
-        (v_call ->> 'duration_ms')::integer, (v_call ->> 'wire_requests')::integer
-        from public.ai_retry_attempts c where c.generation_id = v_generation_id
-      returning * into v_closed;
-    exception when foreign_key_violation then
-      return;  -- the user is gone, and what is a user's goes with them
-    end;
-  end if;
-  if v_closed.discarded_at is null then
-    insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
-    values (v_generation_id, v_closed.number, v_answer, p_at) on conflict do nothing;
-  end if;
-end
-$$;
-comment on function ai_retry.store_late(jsonb, timestamptz) is
-  'Records what a late answer cost, and stores it with the attempt that paid for it, once, unless the generation is gone '
-  'or has its session, or an operator discarded the answer.';
+revoke all on function ai_retry.read_change(text, text[]) from public, anon, authenticated;
+grant execute on function ai_retry.read_change(text, text[]) to service_role;
+comment on function ai_retry.read_change(text, text[]) is
+  'Reads a change, and refuses one of another protocol, or with a key that this version does not know, at any depth, '
+  'before any lock.';
 
 -- parts/snapshot
 
-create or replace view ai_retry.attempts with (security_invoker = true) as
-  select c.generation_id, c.user_id, c.number, c.token, c.session_id, false as is_open, pg_catalog.jsonb_build_object(
-    'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
-    'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
-    'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
-    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient,
-    'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from) as attempt
-  from public.ai_retry_attempts c
-  union all
-  select o.generation_id, o.user_id, o.number, o.token, null, true, pg_catalog.jsonb_build_object(
-    'number', o.number, 'started_at', o.started_at, 'lease_expires_at', o.lease_expires_at, 'outcome', null,
-    'closed_at', null, 'code', null, 'counted', o.counted, 'next_attempt_at', coalesce(
-      o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
-    'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
-    'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'transient', null, 'operator_fault', false,
-    'context_reader', o.context_reader, 'answer_from', o.answer_from)
-  from public.ai_retry_open o;
-revoke all on table ai_retry.attempts from public, anon, authenticated;
-grant select on table ai_retry.attempts to service_role;
-comment on view ai_retry.attempts is 'ai-retry: attempts, closed and open, as decisions see them.';
-
 create or replace function ai_retry.snapshot(
   p_generation jsonb, p_rule jsonb, p_token uuid, p_at timestamptz, p_is_whole boolean default true
-)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_id constant uuid := p_generation ->> 'id';
-  v_user_id constant uuid := p_generation ->> 'user_id';
+  v_id constant uuid := (p_generation ->> 'id')::uuid;
+  v_user_id constant uuid := (p_generation ->> 'user_id')::uuid;
   v_session jsonb := p_generation -> 'session';
-  v_attempts jsonb := '[]';
-  v_routes jsonb := '[]';
+  v_attempts jsonb := '[]'::jsonb;
+  v_routes jsonb := '[]'::jsonb;
+  v_stored_answer jsonb;
   v_mine integer;
-  v_open_token uuid;
-  v_open_is_foreign boolean := false;
+  v_user record;
   v_each record;
-  v_stands record;
 begin
   if p_generation is null then
     return null;
   end if;
-  v_stands := ai_retry.standing(
-    v_user_id, case when p_is_whole then v_id end, p_generation ->> 'status', p_rule, p_at);
+  select q.quota_limit, q.window_seconds, r.*, o.*, array(  -- used: units captured in the window
+      select s.at
+      from (
+        (select c.captured_at as at from public.ai_retry_attempts c
+          where c.user_id = v_user_id and c.captured_at > p_at - r.span order by c.captured_at desc limit r.most)
+        union all
+        select w.* from ai_retry.app_own_successes(v_user_id, p_at - r.span, r.most, p_at) w
+        where (p_rule -> 'count_own_successes')::boolean
+      ) s
+      order by s.at desc limit r.most) as spent,
+      p_is_whole and exists (select from public.ai_retry_outages) as has_routes,
+      p_is_whole and exists (
+        select from public.ai_retry_attempts u where u.user_id = v_user_id and u.untold) as has_untold
+    into v_user
+    from (
+      select count(*) filter (where o.holds) as held, min(o.lease_expires_at) filter (where o.holds) as held_until,
+        count(*) filter (where o.is_live) as live, min(o.lease_expires_at) filter (where o.is_live) as live_until,
+        bool_or(o.is_over) as has_over
+      from (
+        select o.lease_expires_at, o.lease_expires_at > p_at as is_live,
+          -- What stays held when everything that is over is closed. An accepted retry keeps its unit.
+          o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at) as holds,
+          coalesce(o.lease_expires_at, o.expires_at) <= p_at as is_over
+        from public.ai_retry_open o where o.user_id = v_user_id
+      ) o
+    ) o
+    left join public.ai_retry_quotas q on q.user_id = v_user_id
+    cross join lateral (
+      select coalesce(q.quota_limit, (p_rule -> 'limit')::integer) as most, pg_catalog.make_interval(secs => least(
+        coalesce(q.window_seconds, (p_rule -> 'window_seconds')::double precision), 315576000)) as span
+    ) r;
   for v_each in
-    select u.user_id, u.number, u.token, u.session_id, u.is_open, u.attempt
-    from ai_retry.attempts u where u.generation_id = v_id and (p_is_whole or u.token = p_token)
-    order by u.number
+    select u.* from ai_retry.attempts u
+    where u.generation_id = v_id and (p_is_whole or u.token = p_token) order by u.number
   loop
     v_attempts := v_attempts || v_each.attempt;
-    if v_each.token = p_token then
-      v_mine := v_each.number;
-    end if;
-    if v_each.is_open then
-      v_open_token := v_each.token;
-      v_open_is_foreign := v_each.user_id <> v_user_id;
-    elsif v_each.session_id <> coalesce(p_generation ->> 'session_id', '') then  -- the app has changed it since
+    v_mine := case when v_each.token = p_token then v_each.number else v_mine end;
+    v_stored_answer := coalesce(  -- no other user's, who had the id before
+      case when v_each.user_id = v_user_id then v_each.stored_answer end, v_stored_answer);
+    if v_each.session_id <> coalesce(p_generation ->> 'session_id', '') then  -- the app has changed it since
       v_session := ai_retry.app_session(v_each.session_id, v_user_id);
     end if;
   end loop;
-  if p_is_whole and exists (select from public.ai_retry_outages) then
+  if p_is_whole and v_user.has_routes then
     select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
         'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots,
         'running', (
@@ -887,140 +696,151 @@ begin
     'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
     'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
     'session_conflict', case when p_is_whole then ai_retry.app_may_create_session(v_user_id, v_id) end,
-    'session', v_session, 'version', v_stands.version, 'quota', v_stands.quota,
-    'stored_answer', v_stands.stored_answer, 'live', v_stands.live, 'live_until', v_stands.live_until,
-    'attempts', v_attempts, 'mine', v_mine, 'open_token', v_open_token,
-    'open_is_foreign', v_open_is_foreign, 'routes', v_routes);
+    'session', v_session, 'stored_answer', v_stored_answer, 'live', v_user.live, 'live_until', v_user.live_until,
+    -- The version: everything of one generation that a decision to begin rests on.
+    'version', pg_catalog.concat_ws('/', p_generation ->> 'status', coalesce(v_each.number, 1),
+      v_each.open_until is null, extract(epoch from v_each.next_attempt_at), v_stored_answer ->> 'number',
+      v_user.quota_limit::text, v_user.window_seconds::text),
+    'quota', pg_catalog.jsonb_build_object(
+      'limit', v_user.most, 'window_seconds', extract(epoch from v_user.span),
+      'captured', pg_catalog.cardinality(v_user.spent), 'held', v_user.held,
+      'resets_at', case
+        when v_user.most = 0 then null
+        when v_user.held >= v_user.most then v_user.held_until
+        else v_user.spent[least(pg_catalog.cardinality(v_user.spent), v_user.most - v_user.held)] + v_user.span end),
+    'attempts', v_attempts, 'mine', v_mine, 'routes', v_routes,
+    'open_token', case when v_each.is_open then v_each.token end,
+    'open_is_foreign', coalesce(v_each.is_open and v_each.user_id <> v_user_id, false),
+    'is_over', v_user.has_untold or coalesce(v_user.has_over, false) or coalesce(v_each.open_until <= p_at, false));
 end
 $$;
+revoke all on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) from public, anon, authenticated;
+grant execute on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) to service_role;
 comment on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) is
-  'What load returns: the generation as the binding read it, its attempts, its owner''s quota, and the time of the reading. '
-  'Not whole: what a settle that was applied returns, with no attempt but the one that was just closed.';
+  'What load returns: the generation as the binding read it, its attempts, its owner''s quota, and the time of the reading; '
+  'is_over: ai_retry.close_over has something to do. Not whole: what a settle that was applied returns, with no attempt but '
+  'the one that was just closed.';
 
--- parts/standing
+-- parts/store_late
 
-create or replace function ai_retry.standing(
-  p_user_id uuid, p_generation_id uuid, p_status text, p_rule jsonb, p_at timestamptz,
-  out version text, out stored_answer jsonb, out quota jsonb, out live integer, out live_until timestamptz,
-  out is_over boolean
-)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.store_late(p_change jsonb, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_counts_own constant boolean := p_rule -> 'count_own_successes';
-  v_override record;
-  v_last record;
-  v_open record;
-  v_limit integer;
-  v_seconds double precision;
-  v_window interval;
-  v_spent timestamptz[];
-  v_captured integer;
-  v_answer_number integer;
+  v_user_id constant uuid := (p_change ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (p_change ->> 'generation_id')::uuid;
+  v_token constant uuid := (p_change ->> 'token')::uuid;
+  v_answer constant jsonb := coalesce(
+    case when p_change #>> '{success,answer_from}' is null then p_change #> '{success,answer}' end,
+    nullif(p_change #> '{closing,answer}', 'null'), p_change -> 'answer');
+  v_call constant jsonb := p_change -> 'call';
+  v_is_gone boolean;
+  v_has_session boolean;
 begin
-  select q.quota_limit, q.window_seconds into v_override from public.ai_retry_quotas q where q.user_id = p_user_id;
-  v_limit := coalesce(v_override.quota_limit, (p_rule ->> 'limit')::integer);
-  v_seconds := least(coalesce(v_override.window_seconds, (p_rule ->> 'window_seconds')::double precision), 315576000);
-  v_window := pg_catalog.make_interval(secs => v_seconds);
-  v_spent := array(
-    select s.at
-    from (
-      (select c.captured_at as at from public.ai_retry_attempts c
-        where c.user_id = p_user_id and c.captured_at > p_at - v_window order by c.captured_at desc limit v_limit)
-      union all
-      select o.* from ai_retry.app_own_successes(p_user_id, p_at - v_window, v_limit, p_at) o where v_counts_own
-    ) s
-    order by s.at desc limit v_limit);
-  v_captured := pg_catalog.cardinality(v_spent);
-  -- Held: what stays held when everything that is over is closed. An accepted retry keeps its unit.
-  select count(*) filter (where o.holds) as held, min(o.lease_expires_at) filter (where o.holds) as held_until,
-      count(*) filter (where o.is_live) as live, min(o.lease_expires_at) filter (where o.is_live) as live_until,
-      bool_or(coalesce(o.lease_expires_at, o.expires_at) <= p_at) as is_over
-    into v_open
-    from (
-      select o.lease_expires_at, o.expires_at, o.lease_expires_at > p_at as is_live,
-        o.charge and (o.accepted_at is not null or o.lease_expires_at > p_at) as holds
-      from public.ai_retry_open o where o.user_id = p_user_id
-    ) o;
-  live := v_open.live;
-  live_until := v_open.live_until;
-  quota := pg_catalog.jsonb_build_object(
-    'limit', v_limit, 'window_seconds', v_seconds, 'captured', v_captured, 'held', v_open.held,
-    'resets_at', case
-      when v_limit = 0 then null
-      when v_open.held >= v_limit then v_open.held_until
-      when v_captured + v_open.held >= v_limit then v_spent[v_limit - v_open.held] + v_window
-      else v_spent[v_captured] + v_window end);
-  if p_generation_id is null then
+  if v_answer is null or v_call is null then
     return;
   end if;
-  -- The version: everything of one generation that a decision to begin rests on.
-  select coalesce(o.number, c.number, 1) as number, o.lease_expires_at,
-      coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at,
-        c.next_attempt_at) as next_attempt_at,
-      o.answer is not null or exists (
-        select from public.ai_retry_answers w where w.generation_id = p_generation_id) as has_answer,
-      exists (select from public.ai_retry_attempts u where u.user_id = p_user_id and u.untold) as is_untold
-    into v_last
-    from (select) nothing
-    left join public.ai_retry_open o on o.generation_id = p_generation_id
-    left join lateral (
-      select l.number, l.next_attempt_at from public.ai_retry_attempts l
-      where l.generation_id = p_generation_id order by l.number desc limit 1
-    ) c on true;
-  if v_last.has_answer then
-    select s.number, s.answer || pg_catalog.jsonb_build_object('number', s.number, 'stored_at', s.stored_at)
-      into v_answer_number, stored_answer
-      from (
-        select w.number, w.answer, w.stored_at
-        from public.ai_retry_answers w join public.ai_retry_attempts c using (generation_id, number)
-        where w.generation_id = p_generation_id and c.user_id = p_user_id  -- no other user's, who had the id before
-        union all
-        select o.number, o.answer, o.started_at from public.ai_retry_open o
-        where o.generation_id = p_generation_id and o.user_id = p_user_id and o.answer is not null
-      ) s
-      order by s.number desc limit 1;
+  begin
+    v_is_gone := ai_retry.app_lock(v_generation_id, '25ms') is null;
+  exception when others or assert_failure or query_canceled then
+    null;  -- whatever the app has locked, a known attempt's answer has its place
+  end;
+  v_has_session := exists (
+    select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded');
+  if not v_has_session and not exists (
+    select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.token = v_token)
+  then
+    -- A fail-over has lost the begin: the answer waits with the attempt that is open, or one is recorded for it. Until
+    -- then no begin may take its number.
+    if v_is_gone then
+      return;
+    elsif v_is_gone is null then
+      raise exception 'ai-retry: the generation is locked' using errcode = 'lock_not_available';
+    end if;
+    update public.ai_retry_open o set answer = coalesce(o.answer, v_answer)
+      where o.generation_id = v_generation_id and o.user_id = v_user_id;
+    if found then
+      return;
+    elsif exists (select from public.ai_retry_open o where o.generation_id = v_generation_id) then
+      raise exception 'ai-retry: an attempt of another user is open' using errcode = 'lock_not_available';
+    end if;
+    begin
+      insert into public.ai_retry_attempts (
+        generation_id, number, user_id, token, started_at, closed_at, outcome, code, counted, charge, provider_outcome
+      ) select
+        v_generation_id, 1 + coalesce(max(c.number), 1), v_user_id, v_token, p_at, p_at, 'abandoned', 'LEASE_LOST',
+        false, false, 'unknown'
+        from public.ai_retry_attempts c where c.generation_id = v_generation_id;
+    exception when foreign_key_violation then
+      return;  -- the user is gone, and what is a user's goes with them
+    end;
   end if;
-  version := pg_catalog.concat_ws('/', p_status, v_last.number, v_last.lease_expires_at is null,
-    extract(epoch from v_last.next_attempt_at), v_answer_number::text,
-    v_override.quota_limit::text, v_override.window_seconds::text);
-  is_over := v_last.is_untold or v_open.is_over is true or v_last.lease_expires_at <= p_at is true;
+  update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
+    set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
+      usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
+      duration_ms = (v_call ->> 'duration_ms')::integer,
+      wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
+    where c.generation_id = v_generation_id and c.token = v_token and c.provider_outcome = 'unknown';
+  insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
+    select v_generation_id, c.number, v_answer, p_at from public.ai_retry_attempts c
+    where c.generation_id = v_generation_id and c.token = v_token and c.discarded_at is null
+      and not v_has_session and v_is_gone is not true
+    on conflict do nothing;
 end
 $$;
-comment on function ai_retry.standing(uuid, uuid, text, jsonb, timestamptz) is
-  'How a user stands, and, unless it is null, a generation: its version and stored answer; the quota, and running '
-  'attempts; whether ai_retry.close_over has something to do.';
+revoke all on function ai_retry.store_late(jsonb, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.store_late(jsonb, timestamptz) to service_role;
+comment on function ai_retry.store_late(jsonb, timestamptz) is
+  'Records what a late answer cost, and stores it with the attempt that paid for it, once, unless the generation is gone '
+  'or has its session, or an operator discarded the answer.';
 
--- parts/user
+-- parts/tell
 
-create or replace function ai_retry.lock_user(p_user_id uuid)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.tell(
+  p_user_id uuid, p_generation_id uuid, p_status text, p_duration_ms integer, p_code text, p_message text,
+  p_number integer, p_at timestamptz
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  v_what text;
 begin
-  -- After a lock, the next statement must see what the lock's last holder committed.
-  if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'ai_retry functions need the isolation level read committed'
-      using errcode = 'invalid_transaction_state';
-  end if;
-  perform pg_catalog.set_config('lock_timeout', '3s', true);
-  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('ai_retry:' || p_user_id::text, 0));
-  -- From here on rows of ours are written: the deletion of the user may wait for them while it holds what we need.
-  perform pg_catalog.set_config('lock_timeout', '25ms', true);
+  foreach v_what in array array[
+    case when p_status <> 'success' then 'status' end,
+    case when p_status = 'success' then 'succeeded' when p_message is not null then 'failed' end]
+  loop
+    continue when v_what is null;
+    begin
+      set constraints all deferred;
+      if v_what = 'status' then
+        perform ai_retry.app_write(p_generation_id, p_status, null, p_duration_ms, p_at);
+      else
+        perform ai_retry.app_report(
+          p_user_id, p_generation_id, 'ai_generation_' || v_what, p_code, p_message, p_number, p_at);
+      end if;
+      set constraints all immediate;
+    exception
+      when serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others or assert_failure or query_canceled then
+        raise warning 'ai-retry: the app refused % (%): generation %, attempt %',
+          case v_what when 'status' then 'the status ' || p_status else 'an event or error log' end,
+          sqlstate, p_generation_id, p_number;
+    end;
+  end loop;
 end
 $$;
-comment on function ai_retry.lock_user(uuid) is
-  'Takes the first lock of every verb that begins or settles: it orders ai-retry''s writes for one user.';
+revoke all on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz)
+  from public, anon, authenticated;
+grant execute on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) to service_role;
+comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) is
+  'Informs the app of an attempt that ended: the generation''s status, unless it is null, or success, which its session '
+  'has written; and an event, of a failure only with a message, which is an error log, too. What the app refuses, by '
+  'whatever error, is noted in the database''s log: it keeps no attempt open, and no answer from its place. Only a lock or '
+  'a conflict undoes the transaction, which is sent again.';
 
--- queue/create
+-- queue/create_queue
 
-create or replace function public.ai_retry_create_queue()
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_create_queue() returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   if to_regnamespace('pgmq') is null
     and exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq')
@@ -1042,6 +862,7 @@ begin
   return true;
 end
 $$;
+revoke all on function public.ai_retry_create_queue() from public, anon, authenticated, service_role;
 comment on function public.ai_retry_create_queue() is
   'Creates the queue ai_retry, and returns whether there is one: Supabase Queues (pgmq) must be there. A repeat changes '
   'nothing. For the owner, also when pgmq comes later.';
@@ -1061,32 +882,34 @@ begin
 end
 $queue$;
 
--- queue/line
+-- queue/has_queue
 
-create or replace function ai_retry.has_queue()
-returns boolean
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.has_queue() returns boolean
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
     then pg_catalog.to_regclass('pgmq.q_ai_retry') is not null else false end;
 end
 $$;
+revoke all on function ai_retry.has_queue() from public, anon, authenticated;
+grant execute on function ai_retry.has_queue() to service_role;
 comment on function ai_retry.has_queue() is
   'Whether Supabase Queues (pgmq) and the queue ai_retry are there, and this role may use them.';
 
-create or replace function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
-as $$
+-- queue/line
+
+create or replace function ai_retry.line(p_user_id uuid, p_message_id bigint, p_until timestamptz, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '5ms' as $$
 declare
   v_open record;
   v_line record;
 begin
   if not ai_retry.has_queue() then
     return;
+  elsif p_message_id is not null and p_until is null then
+    perform pgmq.delete('ai_retry', p_message_id);
+  elsif p_message_id is not null then
+    perform pgmq.set_vt('ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
   end if;
   loop
     -- Who is next in line: the user's queued attempt without a message that is due first.
@@ -1097,7 +920,8 @@ begin
       order by o.due_at, o.accepted_at, o.generation_id limit 1;
     exit when not found;
     -- As many messages of one user are due as attempts of theirs may run. Some more may wait for their time.
-    select count(*) as all_of_them, count(*) filter (where o.lease_expires_at is not null or o.due_at <= v_open.due_at) as due
+    select count(*) as all_of_them,
+        count(*) filter (where o.lease_expires_at is not null or o.due_at <= v_open.due_at) as due
       into v_line
       from public.ai_retry_open o join pgmq.q_ai_retry q on q.msg_id = o.message_id
       where o.user_id = p_user_id;
@@ -1111,97 +935,48 @@ begin
       where o.generation_id = v_open.generation_id;
   end loop;
 exception when others then  -- it is locked, or was dropped just now: a message is a hint, and ai_retry_overdue finds who lacks one
-  raise warning 'ai-retry: a message could not be sent (%)', sqlstate;
+  raise warning 'ai-retry: the queue could not be changed (%)', sqlstate;
 end
 $$;
-comment on function ai_retry.fill_line(uuid, timestamptz) is
-  'Sends messages for the user''s queued attempts, the one that is due first at the front, as many as may be in line.';
+revoke all on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) to service_role;
+comment on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) is
+  'Hides a message until then, or deletes it when that is null. Then sends messages for the user''s queued attempts, the '
+  'one that is due first at the front, as many as may be in line; no user: none. Does nothing where the queue is not there.';
 
-create or replace function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
-as $$
-begin
-  if p_message_id is null or not ai_retry.has_queue() then
-    return;
-  end if;
-  if p_until is null then
-    perform pgmq.delete('ai_retry', p_message_id);
-  else
-    perform pgmq.set_vt('ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
-  end if;
-exception when others then  -- it is locked, or was dropped just now: it comes again, and finds nothing to do
-  raise warning 'ai-retry: a message could not be moved (%)', sqlstate;
-end
-$$;
-comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
-  'Hides a message until then, or deletes it when that is null. Does nothing where the queue, or the message, is not there.';
+-- queue/note
 
--- queue/routes
-
-create or replace view ai_retry.outages with (security_invoker = true) as
-  select o.* from public.ai_retry_outages o
-  where o.since > '-infinity' and o.not_before > pg_catalog.clock_timestamp() - interval '1 day';
-revoke all on table ai_retry.outages from public, anon, authenticated;
-grant select on table ai_retry.outages to service_role;
-comment on view ai_retry.outages is
-  'ai-retry: routes that are unavailable, or were within a day. What is older is forgotten, since users may invent models.';
-
-create or replace function ai_retry.note_outage(p_route text, p_outage jsonb, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.note(p_route text, p_outage jsonb, p_started_at timestamptz, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
-  v_doubts integer := 1;
-  v_needed constant integer := p_outage ->> 'doubts';
-begin
-  if p_route is null or p_outage is null then
-    return;
-  end if;
-  delete from public.ai_retry_outages o
-    where o.route in (
-      select f.route from public.ai_retry_outages f
-      where f.not_before <= p_at - interval '1 day' for update skip locked);
-  if v_needed > 1 then
-    insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
-    values (p_route, p_at, '-infinity', 0, 1, 64)
-    on conflict (route) do update set doubts = o.doubts + 1
-    returning o.doubts into v_doubts;
-  end if;
-  if v_doubts >= v_needed then
-    insert into public.ai_retry_outages as o (route, not_before, since, failures, slots)
-    values (
-      p_route, p_at + pg_catalog.make_interval(secs => (p_outage ->> 'wait_seconds')::double precision), p_at,
-      (p_outage ->> 'failures')::integer, 1)
-    on conflict (route) do update
-      set not_before = greatest(o.not_before, excluded.not_before), since = excluded.since,
-        failures = greatest(o.failures, excluded.failures), doubts = 0, slots = 1;
-  end if;
-exception when lock_not_available then
-  return;  -- another settle notes the same just now
-end
-$$;
-comment on function ai_retry.note_outage(text, jsonb, timestamptz) is
-  'Closes a route for a while, once so many failures came since its last answer. Forgets routes that were available for a day.';
-
-create or replace function ai_retry.note_answer(p_route text, p_started_at timestamptz, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
-as $$
-declare
+  v_doubts integer;
   v_slots integer;
   v_messages bigint[];
 begin
+  if p_outage is not null then
+    delete from public.ai_retry_outages o
+      where o.route in (
+        select f.route from public.ai_retry_outages f
+        where f.not_before <= p_at - interval '1 day' for update skip locked);
+    insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
+      values (p_route, p_at, '-infinity', 0, 1, 64)
+      on conflict (route) do update set doubts = o.doubts + 1
+      returning o.doubts into v_doubts;
+    if v_doubts >= (p_outage ->> 'doubts')::integer then
+      update public.ai_retry_outages o
+        set not_before = greatest(o.not_before, p_at
+            + pg_catalog.make_interval(secs => (p_outage ->> 'wait_seconds')::double precision)),
+          since = p_at, failures = greatest(o.failures, (p_outage ->> 'failures')::integer), doubts = 0, slots = 1
+        where o.route = p_route;
+    end if;
+    return;
+  end if;
   select o.slots into v_slots from public.ai_retry_outages o
     where o.route = p_route and o.since <= p_started_at
     for update skip locked;  -- whoever notes the same just now needs no help
   if not found then
     return;
-  end if;
-  if v_slots >= 64 then
+  elsif v_slots >= 64 then
     delete from public.ai_retry_outages o where o.route = p_route;
   else
     update public.ai_retry_outages o set slots = least(o.slots * 2, 64), failures = 0, doubts = 0 where o.route = p_route;
@@ -1229,94 +1004,35 @@ begin
   exception when others then  -- it is locked, or was dropped just now: an attempt that waits looks by itself, later
     raise warning 'ai-retry: messages could not be shown (%)', sqlstate;
   end;
+exception when lock_not_available then
+  return;  -- another settle notes the same just now
 end
 $$;
-comment on function ai_retry.note_answer(text, timestamptz, timestamptz) is
-  'A provider that was unavailable answered: twice as many calls may run, in the end any number, and the messages of as many '
-  'attempts that wait are shown, as soon as they are due: every user''s first one before any user''s second.';
+revoke all on function ai_retry.note(text, jsonb, timestamptz, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.note(text, jsonb, timestamptz, timestamptz) to service_role;
+comment on function ai_retry.note(text, jsonb, timestamptz, timestamptz) is
+  'Closes a route for a while, once so many failures came since its last answer, and forgets routes that were available '
+  'for a day. Without an outage: a provider that was unavailable answered, twice as many calls may run, in the end any '
+  'number, and the messages of as many attempts that wait are shown, as soon as they are due: every user''s first one '
+  'before any user''s second.';
 
--- queue/state
+-- queue/outages
 
-create or replace function public.ai_retry_state()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace view ai_retry.outages with (security_invoker = true) as
+  select o.* from public.ai_retry_outages o
+  where o.since > '-infinity' and o.not_before > pg_catalog.clock_timestamp() - interval '1 day';
+revoke all on table ai_retry.outages from public, anon, authenticated;
+grant select on table ai_retry.outages to service_role;
+comment on view ai_retry.outages is
+  'ai-retry: routes that are unavailable, or were within a day. What is older is forgotten, since users may invent models.';
+
+-- queue/overdue
+
+create or replace function public.ai_retry_overdue(p_limit integer) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
-begin
-  return (
-    select pg_catalog.jsonb_build_object(
-      'as_of', v_now, 'configured', ai_retry.has_queue(),
-      'queued', count(*) filter (where o.lease_expires_at is null),
-      'due', count(*) filter (where o.lease_expires_at is null and o.route is null and o.due_at <= v_now),
-      'parked', count(*) filter (where o.lease_expires_at is null and o.route is not null),
-      'running', count(*) filter (where o.lease_expires_at is not null),
-      'oldest_accepted_at', min(o.accepted_at),
-      'poisoned', (
-        select count(*) from public.ai_retry_attempts c
-        where c.code = 'RETRY_POISONED' and c.closed_at > v_now - interval '24 hours'),
-      'outages', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-          'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots) order by r.route), '[]')
-        from ai_retry.outages r))
-    from public.ai_retry_open o where o.accepted_at is not null
-  );
-end
-$$;
-comment on function public.ai_retry_state() is 'Counts what waits and what runs of accepted retries, and lists outages.';
-
--- queue/take
-
-create or replace function public.ai_retry_take(p_request text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
-declare
-  v_request constant jsonb := ai_retry.read_change(p_request, '{limit,visibility_seconds,rule}');
-  v_message record;
-  v_taken jsonb := '[]'::jsonb;
-  c_uuid constant text := '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
-begin
-  if not ai_retry.has_queue() then
-    return null;
-  end if;
-  for v_message in
-    select m.msg_id, m.message
-    from pgmq.read('ai_retry', (v_request ->> 'visibility_seconds')::integer, (v_request ->> 'limit')::integer) m
-  loop
-    if v_message.message ->> 'user_id' ~ c_uuid and v_message.message ->> 'generation_id' ~ c_uuid then
-      begin
-        v_taken := v_taken || pg_catalog.jsonb_build_object(
-          'message_id', v_message.msg_id, 'user_id', v_message.message -> 'user_id',
-          'generation_id', v_message.message -> 'generation_id',
-          -- As text: what Python can't hold in one of them, such as 3,000 brackets, must not hide the others.
-          'snapshot', ai_retry.snapshot(
-            ai_retry.app_read((v_message.message ->> 'generation_id')::uuid), v_request -> 'rule', null,
-            pg_catalog.clock_timestamp())::text);
-      exception when others or assert_failure then  -- one bad row stops nobody's line: its message comes again
-        raise warning 'ai-retry: a generation could not be read (%): %', sqlstate, v_message.message ->> 'generation_id';
-      end;
-    else
-      perform pgmq.delete('ai_retry', v_message.msg_id);  -- nothing of ours
-    end if;
-  end loop;
-  return v_taken;
-end
-$$;
-comment on function public.ai_retry_take(text) is
-  'Takes messages, hides them from other workers for a while, and returns them with the snapshots of what they are about. '
-  'Null without a queue.';
-
-create or replace function public.ai_retry_overdue(p_limit integer)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
-declare
-  v_now constant timestamptz := pg_catalog.clock_timestamp();
-  v_lacking uuid[] := '{}';
+  v_lacking uuid[] := '{}'::uuid[];
 begin
   if ai_retry.has_queue() then
     v_lacking := array(
@@ -1352,32 +1068,102 @@ begin
   );
 end
 $$;
+revoke all on function public.ai_retry_overdue(integer) from public, anon, authenticated;
+grant execute on function public.ai_retry_overdue(integer) to service_role;
 comment on function public.ai_retry_overdue(integer) is
   'Lists users who have attempts that are over or out of time, queued attempts whose generation is no longer theirs, due '
   'attempts that lack a message, or a report that their app has not got: for them ai_retry_begin has something to close. '
   'Reads only.';
 
+-- queue/state
+
+create or replace function public.ai_retry_state() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+begin
+  return (
+    select pg_catalog.jsonb_build_object(
+      'as_of', v_now, 'configured', ai_retry.has_queue(),
+      'queued', count(*) filter (where o.lease_expires_at is null),
+      'due', count(*) filter (where o.lease_expires_at is null and o.route is null and o.due_at <= v_now),
+      'parked', count(*) filter (where o.lease_expires_at is null and o.route is not null),
+      'running', count(*) filter (where o.lease_expires_at is not null),
+      'oldest_accepted_at', min(o.accepted_at),
+      'poisoned', (
+        select count(*) from public.ai_retry_attempts c
+        where c.code = 'RETRY_POISONED' and c.closed_at > v_now - interval '24 hours'),
+      'outages', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'route', r.route, 'not_before', r.not_before, 'failures', r.failures, 'slots', r.slots) order by r.route), '[]')
+        from ai_retry.outages r))
+    from public.ai_retry_open o where o.accepted_at is not null
+  );
+end
+$$;
+revoke all on function public.ai_retry_state() from public, anon, authenticated;
+grant execute on function public.ai_retry_state() to service_role;
+comment on function public.ai_retry_state() is 'Counts what waits and what runs of accepted retries, and lists outages.';
+
+-- queue/take
+
+create or replace function public.ai_retry_take(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, '{limit,visibility_seconds,rule}');
+  v_message record;
+  v_taken jsonb := '[]'::jsonb;
+  c_uuid constant text := '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
+begin
+  if not ai_retry.has_queue() then
+    return null;
+  end if;
+  for v_message in
+    select m.msg_id, m.message
+    from pgmq.read('ai_retry', (v_request ->> 'visibility_seconds')::integer, (v_request ->> 'limit')::integer) m
+  loop
+    if v_message.message ->> 'user_id' ~ c_uuid and v_message.message ->> 'generation_id' ~ c_uuid then
+      begin
+        v_taken := v_taken || pg_catalog.jsonb_build_object(
+          'message_id', v_message.msg_id, 'user_id', v_message.message -> 'user_id',
+          'generation_id', v_message.message -> 'generation_id',
+          -- As text: what Python can't hold in one of them, such as 3,000 brackets, must not hide the others.
+          'snapshot', ai_retry.snapshot(
+            ai_retry.app_read((v_message.message ->> 'generation_id')::uuid), v_request -> 'rule', null,
+            pg_catalog.clock_timestamp())::text);
+      exception when others or assert_failure then  -- one bad row stops nobody's line: its message comes again
+        raise warning 'ai-retry: a generation could not be read (%): %', sqlstate, v_message.message ->> 'generation_id';
+      end;
+    else
+      perform pgmq.delete('ai_retry', v_message.msg_id);  -- nothing of ours
+    end if;
+  end loop;
+  return v_taken;
+end
+$$;
+revoke all on function public.ai_retry_take(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_take(text) to service_role;
+comment on function public.ai_retry_take(text) is
+  'Takes messages, hides them from other workers for a while, and returns them with the snapshots of what they are about. '
+  'Null without a queue.';
+
 -- verbs/amend
 
-create or replace function public.ai_retry_amend(p_change text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_amend(p_change text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{renew,discard,put_back,postpone}');
   v_what constant jsonb :=
     coalesce(v_change -> 'renew', v_change -> 'put_back', v_change -> 'postpone', v_change -> 'discard');
-  v_user_id constant uuid := v_what ->> 'user_id';
-  v_generation_id constant uuid := v_what ->> 'generation_id';
-  v_message_id constant bigint := v_what ->> 'message_id';
+  v_user_id constant uuid := (v_what ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_what ->> 'generation_id')::uuid;
+  v_message_id constant bigint := (v_what ->> 'message_id')::bigint;
   v_wait constant interval := pg_catalog.make_interval(secs => (v_what ->> 'wait_seconds')::double precision);
   v_now timestamptz := pg_catalog.clock_timestamp();
   v_open public.ai_retry_open%rowtype;
   v_row jsonb;
   v_applied boolean := true;
 begin
-  perform pg_catalog.set_config('lock_timeout', '3s', true);
   if v_change ? 'renew' then
     -- One row, without the user's lock, also of an attempt that is over: closing looks at the lease as it deletes.
     update public.ai_retry_open o
@@ -1387,10 +1173,9 @@ begin
         and o.lease_expires_at is not null and o.kept_cause is null;
     return pg_catalog.jsonb_build_object('applied', found);
   end if;
-  perform ai_retry.lock_user(v_user_id);
+  v_now := ai_retry.lock_user(v_user_id);
   if v_change ? 'put_back' then
     v_row := ai_retry.app_lock(v_generation_id, '25ms');
-    v_now := pg_catalog.clock_timestamp();
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
@@ -1405,22 +1190,19 @@ begin
     if v_applied and v_row ->> 'status' = 'processing' and (v_row ->> 'user_id')::uuid = v_open.user_id then
       perform ai_retry.app_write(v_generation_id, 'queued', null, null, v_now);
     end if;
-    perform ai_retry.move(v_open.message_id, v_open.due_at, v_now);
-    perform ai_retry.note_outage(v_open.route, v_what -> 'outage', v_now);
-  elsif v_change ? 'postpone' then
-    v_now := pg_catalog.clock_timestamp();
-    update public.ai_retry_open o
-      set route = v_what ->> 'route',
-        due_at = least(greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end)
-      where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id
-        and o.lease_expires_at is null
-      returning * into v_open;
-    if not found then
-      select * into v_open from public.ai_retry_open o
-        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id;
-      v_applied := found;
+    perform ai_retry.line(null, v_open.message_id, v_open.due_at, v_now);
+    if v_open.route is not null then  -- it met an outage
+      perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
     end if;
-    perform ai_retry.move(v_message_id, coalesce(
+  elsif v_change ? 'postpone' then
+    update public.ai_retry_open o
+      set route = case when o.lease_expires_at is null then v_what ->> 'route' else o.route end,
+        due_at = case when o.lease_expires_at is null then least(
+          greatest(o.due_at, v_now + v_wait), case when o.expires_at > v_now then o.expires_at end) else o.due_at end
+      where o.generation_id = v_generation_id and o.user_id = v_user_id and o.message_id = v_message_id
+      returning * into v_open;
+    v_applied := found;
+    perform ai_retry.line(null, v_message_id, coalesce(
       greatest(v_open.lease_expires_at, case when v_open.lease_expires_at is not null then v_now + v_wait end),
       least(v_open.due_at + pg_catalog.make_interval(secs => (v_what ->> 'spread_seconds')::double precision),
         case when v_open.expires_at > v_now then v_open.expires_at end)), v_now);
@@ -1441,6 +1223,8 @@ begin
   return pg_catalog.jsonb_build_object('applied', v_applied);
 end
 $$;
+revoke all on function public.ai_retry_amend(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_amend(text) to service_role;
 comment on function public.ai_retry_amend(text) is
   'Prolongs the lease of a running attempt (renew); turns a running accepted attempt back to queued, due after the wait: no '
   'attempt is used up, and its token ends (put_back); puts a message back, and its queued attempt with it, or deletes one '
@@ -1448,57 +1232,56 @@ comment on function public.ai_retry_amend(text) is
 
 -- verbs/begin
 
-create or replace function public.ai_retry_begin(p_change text)
-returns jsonb
+create or replace function public.ai_retry_begin(p_change text) returns jsonb
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-as $$
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,as_of,version,rule,max_live,max_used,open,run}');
-  v_user_id constant uuid := v_change ->> 'user_id';
-  v_generation_id constant uuid := v_change ->> 'generation_id';
-  v_token constant uuid := v_change ->> 'token';
+  v_user_id constant uuid := (v_change ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_change ->> 'generation_id')::uuid;
+  v_token constant uuid := (v_change ->> 'token')::uuid;
   v_rule constant jsonb := v_change -> 'rule';
   v_status constant text := pg_catalog.split_part(v_change ->> 'version', '/', 1);
   v_start constant jsonb := coalesce(v_change -> 'run', v_change -> 'open');
   v_route constant text := v_start ->> 'route';
   v_calls constant boolean := v_start ->> 'answer_from' is null;
+  v_known constant jsonb := pg_catalog.jsonb_build_object('id', v_generation_id, 'user_id', v_user_id, 'status', v_status);
   v_now timestamptz;
   v_row jsonb;
-  v_stands record;
+  v_stands jsonb;
   v_outage public.ai_retry_outages%rowtype;
+  v_new public.ai_retry_open%rowtype;
   v_applied boolean;
 begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
     return pg_catalog.jsonb_build_object('applied', false, 'has_queue', false);
   end if;
-  perform ai_retry.lock_user(v_user_id);
-  v_now := pg_catalog.clock_timestamp();
+  v_now := ai_retry.lock_user(v_user_id);
   if v_start is null then
     perform ai_retry.close_over(v_user_id, null, v_now);
-    perform ai_retry.fill_line(v_user_id, v_now);
+    perform ai_retry.line(v_user_id, null, null, v_now);
     return pg_catalog.jsonb_build_object('applied', true);
   end if;
-  v_stands := ai_retry.standing(v_user_id, v_generation_id, v_status, v_rule, v_now);
+  v_stands := ai_retry.snapshot(v_known, v_rule, v_token, v_now);
   v_applied := v_now <= (v_change ->> 'as_of')::timestamptz + interval '10 seconds'
-    and v_stands.version = v_change ->> 'version';
+    and v_stands -> 'version' = v_change -> 'version';
   if v_applied then
     v_row := ai_retry.app_lock(v_generation_id, '5ms');
     v_applied := (v_row ->> 'user_id')::uuid = v_user_id and v_row ->> 'status' = v_status
       and not (v_row -> 'hidden')::boolean;
   end if;
-  if v_applied and v_stands.is_over then
+  if v_applied and (v_stands -> 'is_over')::boolean then
     perform ai_retry.close_over(v_user_id, v_generation_id, v_now);
-    v_stands := ai_retry.standing(v_user_id, v_generation_id, v_status, v_rule, v_now);
+    v_stands := ai_retry.snapshot(v_known, v_rule, v_token, v_now);
   end if;
   -- What was over has been closed: whatever is open is live, and holds its unit.
   v_applied := v_applied
-    and (v_change ->> 'max_live' is null or v_stands.live < (v_change -> 'max_live')::integer)
+    and (v_change ->> 'max_live' is null or v_stands -> 'live' < v_change -> 'max_live')
     and (v_change ->> 'max_used' is null
-      or (v_stands.quota -> 'captured')::integer + (v_stands.quota -> 'held')::integer
-        < least((v_change -> 'max_used')::integer, (v_stands.quota -> 'limit')::integer));
-  if v_applied and v_route is not null then
+      or (v_stands #> '{quota,captured}')::integer + (v_stands #> '{quota,held}')::integer
+        < least((v_change -> 'max_used')::integer, (v_stands #> '{quota,limit}')::integer));
+  if v_applied and v_route is not null and v_stands -> 'routes' <> '[]' then
     select * into v_outage from ai_retry.outages o where o.route = v_route;
     if found then
       v_applied := v_outage.not_before <= v_now
@@ -1509,39 +1292,28 @@ begin
         select count(*) from public.ai_retry_open o where o.route = v_route and o.lease_expires_at > v_now);
     end if;
   end if;
-  if v_applied and v_change ? 'run' then
-    update public.ai_retry_open o
-      set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
-        lease_expires_at = v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
-        renewable_until = v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
-        abandoned_wait_seconds = (v_start -> 'abandoned_wait_seconds')::double precision,
-        answer_from = (v_start ->> 'answer_from')::integer,
-        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
-      where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
-        and o.number = (v_start -> 'number')::integer;
-    v_applied := found;
-  elsif v_applied then
-    insert into public.ai_retry_open (
-      generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
-      renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
-      due_at, accepted_at, expires_at, status_before, in_line, context_reader
-    ) values (
-      v_generation_id, v_user_id,
-      1 + coalesce((
-        select max(c.number) from public.ai_retry_attempts c where c.generation_id = v_generation_id), 1),
-      v_token, v_now, (v_start -> 'charge')::boolean,
-      array(select pg_catalog.jsonb_array_elements_text(v_start -> 'waived')), v_start ->> 'operator',
-      v_start ->> 'idempotency_key',
-      v_now + pg_catalog.make_interval(secs => (v_start ->> 'lease_seconds')::double precision),
-      v_now + pg_catalog.make_interval(secs => (v_start ->> 'longest_seconds')::double precision),
-      (v_start ->> 'abandoned_wait_seconds')::double precision, (v_start ->> 'answer_from')::integer, v_calls,
-      v_route, case when v_calls then 'unknown' else 'not_generated' end,
-      case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
-        + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
-      case when v_start ? 'expires_after_seconds' then v_now end,
-      v_now + pg_catalog.make_interval(secs => (v_start ->> 'expires_after_seconds')::double precision),
-      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader'
-    ) on conflict (generation_id) do nothing;  -- another user's attempt
+  if v_applied then
+    v_new := pg_catalog.jsonb_populate_record(null::public.ai_retry_open, v_start || pg_catalog.jsonb_build_object(
+      'generation_id', v_generation_id, 'user_id', v_user_id, 'token', v_token, 'started_at', v_now, 'counted', v_calls,
+      'provider_outcome', case when v_calls then 'unknown' else 'not_generated' end, 'wire_requests', 0,
+      'lease_expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
+      'renewable_until', v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
+      'accepted_at', case when v_start ? 'expires_after_seconds' then v_now end,
+      'expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision),
+      'due_at', case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
+        + pg_catalog.make_interval(secs => (v_start -> 'wait_seconds')::double precision)) end));
+    if v_change ? 'run' then
+      update public.ai_retry_open o
+        set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
+          lease_expires_at = v_new.lease_expires_at, renewable_until = v_new.renewable_until,
+          abandoned_wait_seconds = v_new.abandoned_wait_seconds, answer_from = v_new.answer_from,
+          provider_outcome = v_new.provider_outcome
+        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
+          and o.number = v_new.number;
+    else
+      v_new.number := 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer;
+      insert into public.ai_retry_open select v_new.* on conflict (generation_id) do nothing;  -- another user's attempt
+    end if;
     v_applied := found;
   end if;
   if v_applied then
@@ -1550,12 +1322,14 @@ begin
     if v_start ? 'lease_seconds' then
       return pg_catalog.jsonb_build_object('applied', true);
     end if;
-    perform ai_retry.fill_line(v_user_id, v_now);
+    perform ai_retry.line(v_user_id, null, null, v_now);
   end if;
   return pg_catalog.jsonb_build_object('applied', coalesce(v_applied, false), 'snapshot', ai_retry.snapshot(
     ai_retry.app_read(v_generation_id), v_rule, v_token, v_now));
 end
 $$;
+revoke all on function public.ai_retry_begin(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_begin(text) to service_role;
 comment on function public.ai_retry_begin(text) is
   'Closes what is over for a user; then opens an attempt, or turns the queued one to running. An attempt that uses a '
   'stored answer calls nobody: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
@@ -1563,11 +1337,8 @@ comment on function public.ai_retry_begin(text) is
 
 -- verbs/installation
 
-create or replace function public.ai_retry_installation()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_installation() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select pg_catalog.jsonb_build_object('id', i.id, 'database', pg_catalog.current_database())
@@ -1575,21 +1346,19 @@ begin
   );
 end
 $$;
+revoke all on function public.ai_retry_installation() from public, anon, authenticated;
+grant execute on function public.ai_retry_installation() to service_role;
 comment on function public.ai_retry_installation() is
   'Returns the id of this installation and the name of its database: a copy of the database has the same id. Reads only.';
 
 -- verbs/keep
 
-create or replace function public.ai_retry_keep(p_change text)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_keep(p_change text) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(p_change, '{user_id,generation_id,token,answer,cause,wait_seconds,call}');
   v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin
-  perform pg_catalog.set_config('lock_timeout', '3s', true);
   -- One update of columns in no key: no user lock, no foreign key, no table of the app, no queue can be in its way.
   update public.ai_retry_open o
     set answer = v_change -> 'answer', kept_cause = v_change ->> 'cause', counted = false, lease_expires_at = v_now,
@@ -1605,17 +1374,17 @@ begin
   end if;
 end
 $$;
+revoke all on function public.ai_retry_keep(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_keep(text) to service_role;
 comment on function public.ai_retry_keep(text) is
   'The last resort: stores a paid answer that could not be settled with its open attempt, and ends the lease. Whoever '
   'closes the attempt next records a rejected session. An attempt that is closed already keeps a late answer.';
 
 -- verbs/load
 
-create or replace function public.ai_retry_load(p_request text)
-returns jsonb
+create or replace function public.ai_retry_load(p_request text) returns jsonb
 language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan'
-as $$
+set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{user_id,generation_id,rule,token}');
 begin
@@ -1624,172 +1393,183 @@ begin
     pg_catalog.clock_timestamp());
 end
 $$;
+revoke all on function public.ai_retry_load(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_load(text) to service_role;
 comment on function public.ai_retry_load(text) is
   'Reads one generation, whoever owns it, for a decision: see ai_retry.snapshot. Null when it is absent. Writes nothing.';
 
 -- verbs/settle
 
-create or replace function public.ai_retry_settle(p_change text)
-returns jsonb
+create or replace function public.ai_retry_settle(p_change text) returns jsonb
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-as $$
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
-  v_user_id constant uuid := v_change ->> 'user_id';
-  v_generation_id constant uuid := v_change ->> 'generation_id';
-  v_token constant uuid := v_change ->> 'token';
+  v_user_id constant uuid := (v_change ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_change ->> 'generation_id')::uuid;
+  v_token constant uuid := (v_change ->> 'token')::uuid;
+  v_success constant jsonb := v_change -> 'success';
+  v_answer constant jsonb := v_success -> 'answer';
   v_call constant jsonb := v_change -> 'call';
+  v_role constant text := pg_catalog.current_setting('role');
+  v_now timestamptz;
   v_open record;
   v_row jsonb;
-  v_end jsonb;
-  v_now timestamptz;
-  v_found text;
+  v_end jsonb := v_change -> 'closing';
+  v_generation jsonb;
+  v_session_id text;
+  v_sqlstate text;
+  v_constraint text;
+  v_column text;
+  v_cause text;
+  v_again boolean;
   v_applied boolean := false;
   v_known boolean := true;
 begin
-  perform ai_retry.lock_user(v_user_id);
+  v_now := ai_retry.lock_user(v_user_id);
   v_row := ai_retry.app_lock(v_generation_id, '25ms');
-  v_now := pg_catalog.clock_timestamp();
-  select o.user_id, o.number, o.started_at, o.accepted_at, o.status_before, o.route, exists (
-      select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded') as has_session
+  select o.user_id, o.number, o.started_at, o.accepted_at is not null as is_accepted, o.status_before, o.route, case
+      when v_row is null then 'gone'
+      when (v_row ->> 'user_id')::uuid is distinct from v_user_id or (v_row -> 'hidden')::boolean then 'foreign'
+      when v_row ->> 'status' = 'success' or exists (
+        select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.outcome = 'succeeded')
+        then 'succeeded'
+      else 'ready' end as found,
+      exists (select from public.ai_retry_outages r where r.route = o.route) as was_down
     into v_open
     from public.ai_retry_open o where o.generation_id = v_generation_id and o.token = v_token;
   if found then
-    v_found := case
-      when v_row is null then 'gone'
-      when (v_row ->> 'user_id')::uuid is distinct from v_user_id or (v_row -> 'hidden')::boolean then 'foreign'
-      when v_row ->> 'status' = 'success' or v_open.has_session then 'succeeded'
-      else 'ready' end;
-    v_applied := v_found = v_change ->> 'found';
+    v_applied := v_open.found = v_change ->> 'found';
   else
     perform ai_retry.store_late(v_change, v_now);
     v_known := exists (
       select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.token = v_token);
   end if;
+  if v_applied and v_success is not null then
+    begin
+      set constraints all deferred;
+      v_session_id := ai_retry.app_create_session(
+        v_open.user_id, v_generation_id, v_answer -> 'output', pg_catalog.jsonb_build_object(
+          'number', v_open.number, 'model', v_answer -> 'model', 'usage', v_answer -> 'usage')) ->> 'id';
+      if pg_catalog.current_setting('role') <> v_role then
+        perform pg_catalog.set_config('role', v_role, true);  -- the app's function has set one for its own tables
+      end if;
+      if v_session_id is null then
+        raise exception 'the session function returned no row with an id' using errcode = 'null_value_not_allowed';
+      elsif not pg_catalog.pg_try_advisory_xact_lock(
+        pg_catalog.hashtextextended('ai_retry_session:' || v_session_id, 0))
+      then
+        raise exception 'another settle has this session just now' using errcode = 'lock_not_available';
+      elsif exists (select from public.ai_retry_attempts c where c.session_id = v_session_id) then
+        raise exception 'the session belongs to another generation' using
+          errcode = 'unique_violation', constraint = 'session_reused';
+      end if;
+      perform ai_retry.app_write(
+        v_generation_id, 'success', v_session_id, (v_call ->> 'duration_ms')::integer, v_now);
+      set constraints all immediate;
+      v_generation := ai_retry.app_read(v_generation_id);
+      if (v_generation ->> 'status', v_generation ->> 'session_id', v_generation ->> 'user_id')
+        is distinct from ('success', v_session_id, v_open.user_id::text)
+      then
+        raise exception 'a trigger of the app has undone what was written' using
+          errcode = 'triggered_data_change_violation', constraint = 'session_not_linked';
+      end if;
+      v_end := pg_catalog.jsonb_build_object(
+        'outcome', 'succeeded', 'status', 'success', 'session_id', v_session_id);
+    exception when others or assert_failure or query_canceled then
+      get stacked diagnostics
+        v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_column = column_name;
+      -- These pass by themselves: the transaction is undone and sent again. Links, isolation, deadlocks, resources,
+      -- shutdowns, locks, internal faults: PostgreSQL documentation, appendix A. But what has rejected this answer
+      -- before, for as long as settling was repeated, does not pass.
+      if pg_catalog.left(v_sqlstate, 2) = '40' or v_sqlstate = '55P03'
+        or (pg_catalog.left(v_sqlstate, 2) in ('08', '25', '53', '57', '58', 'XX') or v_sqlstate = '55006')
+        and not exists (
+          select from public.ai_retry_attempts c where c.generation_id = v_generation_id and c.cause = v_sqlstate)
+      then
+        raise;
+      end if;
+      v_generation := null;
+      v_cause := coalesce(nullif(v_constraint, ''), nullif(v_column, ''), v_sqlstate);
+      -- The same cause again: the attempt before this one was rejected by it.
+      select c.cause = v_cause into v_again
+        from public.ai_retry_attempts c
+        where c.generation_id = v_generation_id and c.cause is not null order by c.number desc limit 1;
+      v_end := pg_catalog.jsonb_build_object(
+        'outcome', 'failed', 'counted', false, 'cause', v_cause, 'goes_on', true, 'code', case
+          when v_sqlstate in ('23505', '23P01', 'PT409') and v_constraint is distinct from 'session_reused'
+            then 'SESSION_CONFLICT'
+          else 'SESSION_REJECTED' end,
+        'status', case when not v_open.is_accepted then 'error' end,
+        'message', case when v_again is not true or v_call is not null then v_success #> '{if_rejected,message}' end,
+        'wait_seconds', v_success -> 'if_rejected' -> case when v_again then 'again_wait_seconds' else 'wait_seconds' end,
+        'answer', case when v_success ->> 'answer_from' is null then v_answer end);
+    end;
+  end if;
   if v_applied then
-    v_end := coalesce(v_change -> 'closing', ai_retry.succeed(
-      v_open.user_id, v_open.number, v_open.accepted_at is not null, v_change, v_now));
-    if v_found = 'ready' then
+    -- Hidden, or another user's: no attempt works on it any more.
+    if v_open.found = 'ready' or v_open.found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
       perform ai_retry.tell(
-        v_user_id, v_generation_id,
-        case when (v_end -> 'goes_on')::boolean and v_open.accepted_at is not null then 'queued'
+        v_user_id, v_generation_id, case when (v_end -> 'goes_on')::boolean and v_open.is_accepted then 'queued'
           else coalesce(v_end ->> 'status', v_open.status_before, 'timeout') end,
-        (v_call ->> 'duration_ms')::integer, v_end ->> 'code', v_end ->> 'message', v_open.number, v_now);
-    elsif v_found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
-      perform ai_retry.tell(  -- hidden, or another user's: no attempt works on it any more
-        v_user_id, v_generation_id, coalesce(v_end ->> 'status', v_open.status_before, 'timeout'), null, null, null,
-        v_open.number, v_now);
+        case when v_open.found = 'ready' then (v_call ->> 'duration_ms')::integer end, v_end ->> 'code',
+        case when v_open.found = 'ready' then v_end ->> 'message' end, v_open.number, v_now);
     end if;
     -- The open row is touched last: keep must never wait for the app.
     if not ai_retry.close(v_generation_id, v_token, v_end, v_call, v_now) then
       raise exception 'the attempt vanished while it was settled' using errcode = 'serialization_failure';
     end if;
-    if v_change ? 'outage' then
-      perform ai_retry.note_outage(v_open.route, v_change -> 'outage', v_now);
-    elsif (v_change -> 'answered')::boolean and v_open.route is not null then
-      perform ai_retry.note_answer(v_open.route, v_open.started_at, v_now);
+    if v_change ? 'outage' and v_open.route is not null or (v_change -> 'answered')::boolean and v_open.was_down then
+      perform ai_retry.note(v_open.route, v_change -> 'outage', v_open.started_at, v_now);
     end if;
   end if;
   return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', ai_retry.snapshot(
-    coalesce(v_end -> 'generation', ai_retry.app_read(v_generation_id)) - 'prompt_data', v_change -> 'rule', v_token,
-    v_now, not v_applied));
+    coalesce(v_generation, ai_retry.app_read(v_generation_id)) - 'prompt_data', v_change -> 'rule', v_token, v_now,
+    not v_applied));
 end
 $$;
+revoke all on function public.ai_retry_settle(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_settle(text) to service_role;
 comment on function public.ai_retry_settle(text) is
   'Closes one attempt, by its token: with its session, or without, then informing the app where the generation is still '
-  'its user''s and not a success. Stale when the generation is not as the change expects. A token that is not open changes '
-  'nothing, but that its paid answer is stored, once; known: an attempt, open or closed, has it.';
-
--- recovery/attempts
-
-create or replace function public.ai_retry_find_attempts(p_request text)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
-declare
-  v_request constant jsonb := ai_retry.read_change(p_request, '{key,after,page}');
-  v_key constant text := v_request ->> 'key';
-  v_after constant uuid := v_request ->> 'after';
-  v_page constant integer := v_request ->> 'page';
-begin
-  return (
-    select coalesce(pg_catalog.jsonb_agg(
-      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
-      order by l.generation_id), '[]')
-    from (
-      select distinct on (u.generation_id) u.*
-      from (
-        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
-          from public.ai_retry_attempts a
-          where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
-          order by a.generation_id, a.number desc
-          limit v_page)
-        union all
-        (select o.generation_id, o.number, null
-          from public.ai_retry_open o
-          where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
-          order by o.generation_id
-          limit v_page)
-      ) u
-      order by u.generation_id, u.number desc
-      limit v_page
-    ) l
-    cross join lateral (
-      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
-    ) v
-  );
-end
-$$;
-comment on function public.ai_retry_find_attempts(text) is
-  'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';
+  'its user''s and not a success. A session that the app''s tables or session function reject closes it without charge, '
+  'while the paid answer is stored; the app is informed once for the same cause and the same answer. Stale when the '
+  'generation is not as the change expects. A token that is not open changes nothing, but that its paid answer is stored, '
+  'once; known: an attempt, open or closed, has it.';
 
 -- recovery/estimate
 
-create or replace function public.ai_retry_estimate()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
-declare
-  v_calls jsonb;
+create or replace function public.ai_retry_estimate() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 begin
-  v_calls := (
-    select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('generation_id', r.generation_id, 'usage', r.usage))
-    from (
+  return (
+    with calls as materialized (
       select a.generation_id, a.usage from public.ai_retry_attempts a
       where a.usage is not null order by a.closed_at desc limit 1000
-    ) r);
-  return (
-    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-      'model', m.model, 'tokens', m.tokens, 'cost', m.cost)), '[]')
+    )
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(m)), '[]')
     from (
       select l.model, avg((c.usage ->> 'total_tokens')::numeric) as tokens, avg((c.usage ->> 'cost')::numeric) as cost
-      from pg_catalog.jsonb_to_recordset(v_calls) as c (generation_id uuid, usage jsonb)
-      join ai_retry.app_look_up(array(
-        select x.generation_id from pg_catalog.jsonb_to_recordset(v_calls) as x (generation_id uuid))) l
-        on l.id = c.generation_id
+      from calls c join ai_retry.app_look_up(array(select x.generation_id from calls x)) l on l.id = c.generation_id
       group by l.model
     ) m
   );
 end
 $$;
+revoke all on function public.ai_retry_estimate() from public, anon, authenticated;
+grant execute on function public.ai_retry_estimate() to service_role;
 comment on function public.ai_retry_estimate() is
   'Mean tokens and cost of a call for each model that generations name, from the last 1000 attempts that recorded them. '
   'Writes nothing.';
 
 -- recovery/find
 
-create or replace function public.ai_retry_find(p_request text)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create or replace function public.ai_retry_find(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
-  v_page constant integer := v_request ->> 'page';
+  v_page constant integer := (v_request ->> 'page')::integer;
   c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
   c_longest constant integer := 4194304;  -- bytes of a page, and one row
   v_each record;
@@ -1798,12 +1578,11 @@ declare
   v_bytes integer := 0;
   v_error jsonb;
   v_row jsonb;
-  v_rows jsonb[] := '{}';
+  v_rows jsonb[] := array[]::jsonb[];
   v_next jsonb;
 begin
   for v_each in
-    select f.id, f.created_at as at, f.status, f.model
-    from ai_retry.app_find(
+    select f.id, f.created_at as at, f.status, f.model from ai_retry.app_find(
       (v_request ->> 'since')::timestamptz, (v_request #>> '{before,at}')::timestamptz,
       (v_request #>> '{before,id}')::uuid, (v_request ->> 'user_id')::uuid, v_page * c_looks) f
   loop
@@ -1828,65 +1607,79 @@ begin
     'as_of', pg_catalog.clock_timestamp(), 'rows', pg_catalog.to_jsonb(v_rows), 'next', v_next);
 end
 $$;
+revoke all on function public.ai_retry_find(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find(text) to service_role;
 comment on function public.ai_retry_find(text) is
   'One page of generations created before an instant and id, newest first, each with what a decision needs. It looks at 50 '
   'times as many at most, and returns a few megabytes at most, so that a page may be short; next is null at the end. Writes '
   'nothing.';
 
-create or replace function public.ai_retry_find_one(p_request text)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+-- recovery/find_attempts
+
+create or replace function public.ai_retry_find_attempts(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, '{key,after,page}');
+  v_key constant text := v_request ->> 'key';
+  v_after constant uuid := (v_request ->> 'after')::uuid;
+  v_page constant integer := (v_request ->> 'page')::integer;
+begin
+  return (
+    select coalesce(pg_catalog.jsonb_agg(
+      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
+      order by l.generation_id), '[]')
+    from (
+      select distinct on (u.generation_id) u.*
+      from (
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
+          from public.ai_retry_attempts a
+          where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
+          order by a.generation_id, a.number desc
+          limit v_page)
+        union all
+        (select o.generation_id, o.number, null
+          from public.ai_retry_open o
+          where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
+          order by o.generation_id
+          limit v_page)
+      ) u
+      order by u.generation_id, u.number desc
+      limit v_page
+    ) l
+    join ai_retry.attempts v on v.generation_id = l.generation_id and v.number = l.number
+  );
+end
+$$;
+revoke all on function public.ai_retry_find_attempts(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find_attempts(text) to service_role;
+comment on function public.ai_retry_find_attempts(text) is
+  'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';
+
+-- recovery/find_one
+
+create or replace function public.ai_retry_find_one(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{generation_id,rule}');
-  v_id constant uuid := v_request ->> 'generation_id';
+  v_id constant uuid := (v_request ->> 'generation_id')::uuid;
 begin
   return ai_retry.found(v_id, ai_retry.last_error(v_id), v_request -> 'rule');
 end
 $$;
+revoke all on function public.ai_retry_find_one(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find_one(text) to service_role;
 comment on function public.ai_retry_find_one(text) is
   'A generation of whatever user and status, as ai_retry_find returns it; null when it is absent. For operators. Writes '
   'nothing.';
 
 -- recovery/found
 
-create or replace function ai_retry.last_error(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_error jsonb;
-begin
-  select pg_catalog.jsonb_build_object(
-      'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
-    into v_error
-    from public.ai_retry_attempts a
-    where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
-    order by a.number desc limit 1;
-  if not found then
-    v_error := ai_retry.app_last_error(p_generation_id);
-    v_error := pg_catalog.jsonb_build_object(
-      'code', coalesce(v_error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', v_error -> 'at', 'ours', false)
-      where v_error is not null;
-  end if;
-  return v_error;
-end
-$$;
-comment on function ai_retry.last_error(uuid) is
-  'The last error of a generation: of our last attempt that has one, else the app''s last one, without its message.';
-
-create or replace function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function ai_retry.found(p_generation_id uuid, p_error jsonb, p_rule jsonb) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   c_longest constant integer := 33554432;  -- bytes of a column; a reader needs several times as many
   v_generation jsonb;
   v_snapshot jsonb;
-  v_sqlstate text;
 begin
   v_generation := ai_retry.app_read(p_generation_id);
   if v_generation is null then
@@ -1901,194 +1694,107 @@ begin
       else '{}' end,
     'generation', (
       select pg_catalog.jsonb_object_agg(
-        c.name, case when pg_catalog.octet_length(c.value) <= c_longest then c.value end)
-      from (
-        select e.key as name, e.value::text as value
-        from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
-      ) c
+        e.key, case when pg_catalog.octet_length(e.value::text) <= c_longest then e.value::text end)
+      from pg_catalog.jsonb_each(v_generation - '{session,can_create_session,hidden}'::text[]) e
     ));
 exception
   when data_exception or cardinality_violation or program_limit_exceeded or plpgsql_error then
-    get stacked diagnostics v_sqlstate = returned_sqlstate;
-    return pg_catalog.jsonb_build_object('id', p_generation_id, 'refused_by', v_sqlstate);
+    return pg_catalog.jsonb_build_object('id', p_generation_id, 'refused_by', sqlstate);
 end
 $$;
+revoke all on function ai_retry.found(uuid, jsonb, jsonb) from public, anon, authenticated;
+grant execute on function ai_retry.found(uuid, jsonb, jsonb) to service_role;
 comment on function ai_retry.found(uuid, jsonb, jsonb) is
   'A generation as a search returns it: its last error; the snapshot that a decision needs, without session and output; and '
   'each of its columns as JSON in a string, null when it is too long. So one that a reader can''t read spoils no other one. '
   'Where reading it fails, only its id and the SQLSTATE.';
 
--- recovery/record
+-- recovery/last_error
 
-create or replace function public.ai_retry_record_recovery(p_request text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create or replace function ai_retry.last_error(p_generation_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  return coalesce(
+    (select pg_catalog.jsonb_build_object(
+        'code', coalesce(a.code, 'UNKNOWN'), 'reason', a.reason, 'at', a.closed_at, 'ours', true)
+      from public.ai_retry_attempts a
+      where a.generation_id = p_generation_id and a.outcome in ('failed', 'abandoned')
+      order by a.number desc limit 1),
+    (select pg_catalog.jsonb_build_object(
+        'code', coalesce(e.error ->> 'code', 'UNKNOWN'), 'reason', null, 'at', e.error -> 'at', 'ours', false)
+      from ai_retry.app_last_error(p_generation_id) e (error) where e.error is not null));
+end
+$$;
+revoke all on function ai_retry.last_error(uuid) from public, anon, authenticated;
+grant execute on function ai_retry.last_error(uuid) to service_role;
+comment on function ai_retry.last_error(uuid) is
+  'The last error of a generation: of our last attempt that has one, else the app''s last one, without its message.';
+
+-- recovery/record_recovery
+
+create or replace function public.ai_retry_record_recovery(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{run_id,plan_id,operator,plan,counts}');
-  v_run_id constant uuid := v_request ->> 'run_id';
+  v_run_id constant uuid := (v_request ->> 'run_id')::uuid;
   v_plan_id constant text := v_request ->> 'plan_id';
   v_now constant timestamptz := pg_catalog.clock_timestamp();
   v_started_at timestamptz;
-  v_refused_by text;
+  v_user record;
+  v_constraint text;
 begin
   insert into public.ai_retry_recoveries (run_id, plan_id, operator, plan, started_at)
     values (v_run_id, v_plan_id, v_request ->> 'operator', v_request -> 'plan', v_now)
     on conflict (run_id) do nothing;
-  if not v_request ? 'counts' then
-    return pg_catalog.jsonb_build_object('events_refused_by', null);
-  end if;
   update public.ai_retry_recoveries r
     set ended_at = v_now, counts = v_request -> 'counts'
-    where r.run_id = v_run_id and r.ended_at is null
+    where r.run_id = v_run_id and r.ended_at is null and v_request ? 'counts'
     returning r.started_at into v_started_at;
-  if not found then
-    select r.events_refused_by into v_refused_by from public.ai_retry_recoveries r where r.run_id = v_run_id;
-    return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
+  if found then
+    begin  -- all events or none; only a lock or a conflict undoes the transaction, which is sent again
+      set constraints all deferred;
+      for v_user in
+        select u.user_id, count(*)::integer as retried, (count(*) filter (where u.succeeded))::integer as succeeded
+        from (
+          select a.user_id, a.outcome = 'succeeded' as succeeded from public.ai_retry_attempts a
+          where a.idempotency_key = 'plan:' || v_plan_id and a.idempotency_key like 'plan:%'
+            and a.started_at >= v_started_at
+          union all
+          select o.user_id, false from public.ai_retry_open o
+          where o.idempotency_key = 'plan:' || v_plan_id and o.started_at >= v_started_at
+        ) u
+        group by u.user_id
+      loop
+        perform ai_retry.app_report_recovery(
+          v_user.user_id, v_run_id, v_plan_id, v_user.retried, v_user.succeeded, v_now);
+      end loop;
+      set constraints all immediate;
+    exception
+      when serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others or assert_failure or query_canceled then
+        get stacked diagnostics v_constraint = constraint_name;
+        update public.ai_retry_recoveries r
+          set events_refused_by = coalesce(nullif(v_constraint, ''), sqlstate) where r.run_id = v_run_id;
+    end;
   end if;
-  v_refused_by := ai_retry.report_recovery(v_run_id, v_plan_id, v_started_at, v_now);
-  if v_refused_by is not null then
-    update public.ai_retry_recoveries r set events_refused_by = v_refused_by where r.run_id = v_run_id;
-  end if;
-  return pg_catalog.jsonb_build_object('events_refused_by', v_refused_by);
+  return (
+    select pg_catalog.jsonb_build_object('events_refused_by', r.events_refused_by)
+    from public.ai_retry_recoveries r where r.run_id = v_run_id
+  );
 end
 $$;
+revoke all on function public.ai_retry_record_recovery(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_record_recovery(text) to service_role;
 comment on function public.ai_retry_record_recovery(text) is
   'Records that a run of a plan began and, with its counts, that it ended: then also one event per user it concerned. '
   'Returns what refused the events, if the app did. Idempotent by run.';
 
-create or replace function ai_retry.report_recovery(p_run_id uuid, p_plan_id text, p_started_at timestamptz, p_at timestamptz)
-returns text
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_key constant text := 'plan:' || p_plan_id;
-  v_user record;
-  v_sqlstate text;
-  v_constraint text;
-begin
-  set constraints all deferred;
-  for v_user in
-    select u.user_id, count(*)::integer as retried, (count(*) filter (where u.succeeded))::integer as succeeded
-    from (
-      select a.user_id, a.outcome = 'succeeded' as succeeded
-      from public.ai_retry_attempts a
-      where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.started_at >= p_started_at
-      union all
-      select o.user_id, false from public.ai_retry_open o
-      where o.idempotency_key = v_key and o.started_at >= p_started_at
-    ) u
-    group by u.user_id
-  loop
-    perform ai_retry.app_report_recovery(
-      v_user.user_id, p_run_id, p_plan_id, v_user.retried, v_user.succeeded, p_at);
-  end loop;
-  set constraints all immediate;
-  return null;
-exception
-  when serialization_failure or deadlock_detected or lock_not_available then
-    raise;
-  when others or assert_failure or query_canceled then
-    get stacked diagnostics v_sqlstate = returned_sqlstate, v_constraint = constraint_name;
-    return coalesce(nullif(v_constraint, ''), v_sqlstate);
-end
-$$;
-comment on function ai_retry.report_recovery(uuid, text, timestamptz, timestamptz) is
-  'Reports to the app what a run did, one event for each user concerned; returns what refused them, and writes none then. '
-  'Only a lock or a conflict undoes the transaction, which is sent again.';
-
--- operate/books
-
-create or replace function public.ai_retry_books(
-  p_limit integer default null, p_window_seconds double precision default 86400, p_since timestamptz default null
-)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set statement_timeout = '60s' set plan_cache_mode = 'force_custom_plan'
-as $$
-declare
-  c_page constant integer := 5000;  -- generations that the app is asked about at once
-  c_most constant integer := 1000;  -- violations of a kind
-  v_ids constant uuid[] := case when p_since is not null then array(
-    select distinct a.generation_id from public.ai_retry_attempts a where a.closed_at >= p_since) end;
-  v_place integer := 0;
-  v_page uuid[];
-  v_last uuid;
-  v_changed uuid[] := '{}';
-begin
-  -- The app's table is read a page at a time, by id.
-  loop
-    if v_ids is null then
-      v_page := array(
-        select a.generation_id from public.ai_retry_attempts a
-        where a.outcome = 'succeeded' and (v_last is null or a.generation_id > v_last)
-        order by a.generation_id limit c_page);
-      v_last := v_page[pg_catalog.cardinality(v_page)];
-    else
-      v_page := v_ids[v_place + 1 : v_place + c_page];
-      v_place := v_place + c_page;
-    end if;
-    exit when v_page = '{}' or pg_catalog.cardinality(v_changed) >= c_most;
-    v_changed := v_changed || array(
-      select g.id from ai_retry.app_look_up(v_page) g
-      where g.status is distinct from 'success' and exists (
-        select from public.ai_retry_attempts a where a.generation_id = g.id and a.outcome = 'succeeded'));
-  end loop;
-  return (
-    with violations (violation, generation_id) as (
-      (select 'a number is missing or double', a.generation_id
-        from public.ai_retry_attempts a where v_ids is null or a.generation_id = any (v_ids)
-        group by a.generation_id
-        having count(*) <> max(a.number) - 1 and count(*) + coalesce((  -- some before its success were pruned
-          select s.pruned from public.ai_retry_attempts s
-          where s.generation_id = a.generation_id and s.outcome = 'succeeded'), 0) <> max(a.number) - 1
-        limit c_most)
-      union
-      (select 'a number is missing or double', o.generation_id
-        from public.ai_retry_open o where o.number <> 1 + coalesce((
-          select max(a.number) from public.ai_retry_attempts a where a.generation_id = o.generation_id), 1) limit c_most)
-      union
-      (select u.violation, u.generation_id
-        from (
-          select 'an open attempt beside a success' as violation, o.generation_id from public.ai_retry_open o
-          union all
-          select 'a stored answer beside a success', o.generation_id from public.ai_retry_open o where o.answer is not null
-          union all
-          select 'a stored answer beside a success', w.generation_id from public.ai_retry_answers w
-        ) u
-        where (  -- for each row, since these tables are small: a join might read all attempts
-          select a.number from public.ai_retry_attempts a
-          where a.generation_id = u.generation_id and a.outcome = 'succeeded') is not null
-        limit 3 * c_most)
-      union
-      (select 'a discarded answer that is stored', w.generation_id
-        from public.ai_retry_answers w
-        where (
-          select a.discarded_at from public.ai_retry_attempts a
-          where a.generation_id = w.generation_id and a.number = w.number) is not null
-        limit c_most)
-      union
-      (select 'a unit above the limit', b.generation_id
-        from ai_retry.beyond(p_limit, p_window_seconds, p_since) b limit c_most)
-      union
-      select 'a success whose generation says otherwise', c.id from pg_catalog.unnest(v_changed) c (id)
-    )
-    select coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(v) order by v.violation, v.generation_id), '[]')
-    from violations v
-  );
-end
-$$;
-comment on function public.ai_retry_books(integer, double precision, timestamptz) is
-  'Proves the quota books: every violation of what is promised and of what no constraint refuses, as JSON, a thousand of '
-  'each kind at most; [] when they balance. Given a limit, also units above it, or above a user''s own. Since an instant: of '
-  'generations with an attempt that was closed since, and of all that are open. Safe on a live project.';
+-- operate/beyond
 
 create or replace function ai_retry.beyond(p_limit integer, p_window_seconds double precision, p_since timestamptz)
 returns table (generation_id uuid)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   v_window constant interval := pg_catalog.make_interval(secs => p_window_seconds);
@@ -2128,26 +1834,106 @@ begin
         and coalesce(i.accepted_at, i.started_at) <= coalesce(j.accepted_at, j.started_at));
 end
 $$;
+revoke all on function ai_retry.beyond(integer, double precision, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.beyond(integer, double precision, timestamptz) to service_role;
 comment on function ai_retry.beyond(integer, double precision, timestamptz) is
   'Generations whose success spent a unit though, when it was admitted, its user''s limit was used up by others, and no '
   'operator had lifted it. The limit and window given are those of users without their own.';
 
+-- operate/books
+
+create or replace function public.ai_retry_books(
+  p_limit integer default null, p_window_seconds double precision default 86400, p_since timestamptz default null
+) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set statement_timeout = '60s'
+set plan_cache_mode = 'force_custom_plan' as $$
+declare
+  c_most constant integer := 1000;  -- violations of a kind
+  c_many constant integer := 100000;  -- attempts since then: to read all in their order is faster, and takes no memory
+  v_since constant uuid[] := case when p_since is not null then array(
+    select a.generation_id from public.ai_retry_attempts a where a.closed_at >= p_since limit c_many) end;
+  v_ids constant uuid[] := case when pg_catalog.cardinality(v_since) < c_many then v_since end;
+  v_changed constant uuid[] := array(
+    select g.id from ai_retry.app_not_succeeded(v_ids) g (id)
+    where (
+      select a.number from public.ai_retry_attempts a
+      where a.generation_id = g.id and a.outcome = 'succeeded') is not null
+    limit c_most);
+begin
+  return (
+    with violations (violation, generation_id) as (
+      (select 'a number is missing or double', a.generation_id
+        from public.ai_retry_attempts a where v_ids is null or a.generation_id = any (v_ids)
+        group by a.generation_id
+        having count(*) <> max(a.number) - 1 and count(*) + coalesce((  -- some before its success were pruned
+          select s.pruned from public.ai_retry_attempts s
+          where s.generation_id = a.generation_id and s.outcome = 'succeeded'), 0) <> max(a.number) - 1
+        limit c_most)
+      union
+      (select 'a number is missing or double', o.generation_id
+        from public.ai_retry_open o where o.number <> 1 + coalesce((
+          select max(a.number) from public.ai_retry_attempts a where a.generation_id = o.generation_id), 1) limit c_most)
+      union
+      (select u.violation, u.generation_id
+        from (
+          select 'an open attempt beside a success' as violation, o.generation_id from public.ai_retry_open o
+          union all
+          select 'a stored answer beside a success', o.generation_id from public.ai_retry_open o where o.answer is not null
+          union all
+          select 'a stored answer beside a success', w.generation_id from public.ai_retry_answers w
+        ) u
+        where (  -- for each row, since these tables are small: a join might read all attempts
+          select a.number from public.ai_retry_attempts a
+          where a.generation_id = u.generation_id and a.outcome = 'succeeded') is not null
+        limit 3 * c_most)
+      union
+      (select 'a discarded answer that is stored', w.generation_id
+        from public.ai_retry_answers w
+        where (
+          select a.discarded_at from public.ai_retry_attempts a
+          where a.generation_id = w.generation_id and a.number = w.number) is not null
+        limit c_most)
+      union
+      (select 'a unit above the limit', b.generation_id
+        from ai_retry.beyond(p_limit, p_window_seconds, case when v_ids is not null then p_since end) b limit c_most)
+      union
+      select 'a success whose generation says otherwise', c.id from pg_catalog.unnest(v_changed) c (id)
+    )
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(v) order by v.violation, v.generation_id), '[]')
+    from violations v
+  );
+end
+$$;
+revoke all on function public.ai_retry_books(integer, double precision, timestamptz) from public, anon, authenticated;
+grant execute on function public.ai_retry_books(integer, double precision, timestamptz) to service_role;
+comment on function public.ai_retry_books(integer, double precision, timestamptz) is
+  'Proves the quota books: every violation of what is promised and of what no constraint refuses, as JSON, a thousand of '
+  'each kind at most; [] when they balance. Given a limit, also units above it, or above a user''s own. Since an instant: of '
+  'generations with an attempt that was closed since, and of all that are open; of all where these attempts are many. Safe '
+  'on a live project.';
+
+-- operate/gone
+
+create or replace function ai_retry.gone(p_generation_ids uuid[]) returns uuid[]
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  return array(
+    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    except
+    select l.id from ai_retry.app_look_up(p_generation_ids) l);
+end
+$$;
+revoke all on function ai_retry.gone(uuid[]) from public, anon, authenticated;
+grant execute on function ai_retry.gone(uuid[]) to service_role;
+comment on function ai_retry.gone(uuid[]) is 'Returns those of the ids that are no generation of the app.';
+
 -- operate/inspect
 
-create or replace function public.ai_retry_inspect()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create or replace function public.ai_retry_inspect() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_binding jsonb;
   v_session_function regprocedure;
-  v_words jsonb;
-  v_accepted bigint;
-  v_read text;
-  v_broken jsonb := '[]';
-  v_sqlstate text;
-  v_message text;
 begin
   -- Facts only: what they mean is judged by the package, which knows what it shipped.
   begin
@@ -2156,71 +1942,31 @@ begin
   exception when others or assert_failure then
     null;  -- the function is not there, or fails; or it names a type that is not there
   end;
-  begin
-    select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('word', w.status, 'count', w.count)) into v_words
-      from (
-        select f.status, count(*) as count
-        from ai_retry.app_find(null, 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff', null, 10000) f
-        group by f.status order by count(*) desc limit 50
-      ) w;
-    v_words := coalesce(v_words, '[]');
-  exception when others or assert_failure then
-    null;  -- it can't search
-  end;
-  foreach v_read in array array[
-    'app_read(gen_random_uuid())', 'app_session(gen_random_uuid()::text, gen_random_uuid())',
-    'app_may_create_session(gen_random_uuid(), gen_random_uuid())',
-    'app_own_successes(gen_random_uuid(), now(), 1, now())', 'app_strangers(array[gen_random_uuid()], gen_random_uuid())',
-    'app_look_up(array[gen_random_uuid()])', 'app_find(null, now(), gen_random_uuid(), null, 1)',
-    'app_last_error(gen_random_uuid())', 'app_lock(gen_random_uuid(), ''5ms'')']
-  loop
-    begin
-      execute 'select from ai_retry.' || v_read;
-    exception when syntax_error_or_access_rule_violation then
-      get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text;
-      v_broken := v_broken || pg_catalog.jsonb_build_object(
-        'function', 'ai_retry.' || pg_catalog.split_part(v_read, '(', 1), 'sqlstate', v_sqlstate,
-        'message', v_message);
-    when others or assert_failure then
-      null;  -- of these ids there is nothing
-    end;
-  end loop;
-  begin
-    select count(*) into v_accepted from public.ai_retry_open o where o.accepted_at is not null;
-  exception when insufficient_privilege or undefined_table then
-    null;
-  end;
   return (
-    with roles as (
-      select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
-    ),
+    with roles as (select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')),
     tables as (
       select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
         n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
         or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
-        or c.relkind in ('r', 'p', 'v', 'f')
-          and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
+        or c.relkind = any ('{r,p,v,f}') and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
     )
     select pg_catalog.jsonb_build_object(
-      'as_of', pg_catalog.clock_timestamp(),
+      'as_of', pg_catalog.clock_timestamp(), 'role', current_user,
       'server_version', pg_catalog.current_setting('server_version_num')::integer,
-      'role', current_user,
       'isolation', pg_catalog.current_setting('transaction_isolation'),
       'read_only',
         pg_catalog.pg_is_in_recovery() or pg_catalog.current_setting('default_transaction_read_only')::boolean,
       'schema', (
         select pg_catalog.jsonb_build_object(
           'usable', pg_catalog.has_schema_privilege(n.oid, 'usage'),
-          'end_users', (
-            select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
-            from roles r where pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')
-          ))
+          'end_users', array(
+            select r.rolname from roles r where pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')))
         from pg_catalog.pg_namespace n where n.nspname = 'ai_retry'
       ),
-      'functions', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'functions', array(
+        select pg_catalog.jsonb_build_object(
           'schema', n.nspname, 'name', p.proname,
           'arguments', pg_catalog.pg_get_function_identity_arguments(p.oid),
           'types', array(
@@ -2236,128 +1982,111 @@ begin
             select pg_catalog.substr(s.setting, 13) from pg_catalog.unnest(p.proconfig) s (setting)
             where s.setting like 'search\_path=%'),
           'executable', pg_catalog.has_function_privilege(p.oid, 'execute'),
-          'end_users', (
-            select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
-            from roles r where pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')
-          )) order by n.nspname, p.proname, p.oid), '[]')
+          'end_users', array(
+            select r.rolname from roles r where pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')))
         from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
         where n.nspname = 'public' and p.proname like 'ai\_retry\_%' or n.nspname = 'ai_retry'
           or p.oid = v_session_function::oid
+        order by n.nspname, p.proname, p.oid
       ),
       'binding', v_binding,
-      'tables', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'tables', array(
+        select pg_catalog.jsonb_build_object(
           'name', t.name, 'row_level_security', t.relrowsecurity or t.relkind = 'v',
           'filtered', pg_catalog.row_security_active(t.oid),
-          'privileges', (
-            select coalesce(pg_catalog.jsonb_agg(k.name), '[]')
-            from (values ('select'), ('insert'), ('update'), ('delete')) as k (name)
-            where pg_catalog.has_table_privilege(t.oid, k.name)
-          ),
-          'end_users', (
-            select coalesce(pg_catalog.jsonb_agg(distinct k.name), '[]')
-            from roles r, (values ('select'), ('insert'), ('update'), ('delete'), ('truncate')) as k (name)
+          'privileges', array(
+            select k.name from pg_catalog.unnest('{select,insert,update,delete}'::text[]) k (name)
+            where pg_catalog.has_table_privilege(t.oid, k.name)),
+          'end_users', array(
+            select distinct k.name
+            from roles r, pg_catalog.unnest('{select,insert,update,delete,truncate}'::text[]) k (name)
             where case when k.name in ('delete', 'truncate')
               then pg_catalog.has_table_privilege(r.oid, t.oid, k.name)
-              else pg_catalog.has_any_column_privilege(r.oid, t.oid, k.name) end
-          )) order by t.name), '[]')
-        from tables t
+              else pg_catalog.has_any_column_privilege(r.oid, t.oid, k.name) end))
+        from tables t order by t.name
       ),
-      'policies', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd),
-          'restrictive', p.permissive = 'RESTRICTIVE',
-          'asks_for_aal', pg_catalog.concat(p.qual, p.with_check) like '%aal%') order by p.policyname), '[]')
+      'policies', array(
+        select pg_catalog.jsonb_build_object(
+          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd))
         from pg_catalog.pg_policies p
         join tables t on t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
-        where p.roles && array['public', 'anon', 'authenticated']::name[]
+        where p.permissive = 'PERMISSIVE' and p.roles && array['public', 'anon', 'authenticated']::name[]
+        order by p.policyname
       ),
-      'words', v_words,
-      'broken', v_broken,
-      'required', (
-        select coalesce(pg_catalog.jsonb_agg(
-          pg_catalog.jsonb_build_object('table', t.name, 'column', a.attname) order by t.name, a.attnum), '[]')
-        from tables t join pg_catalog.pg_attribute a on a.attrelid = t.oid
-        where not t.is_ours and t.relkind in ('r', 'p') and t.name <> v_binding ->> 'generations'
-          and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef and a.attidentity = ''
-          -- That no function names a column shows that nothing writes it.
-          and not exists (
-            select from pg_catalog.pg_proc p
-            join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-            join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname in ('sql', 'plpgsql')
-            where n.nspname not like 'pg\_%' and n.nspname <> 'information_schema' and p.prokind in ('f', 'p')
-              and (n.nspname <> 'ai_retry' or p.proname like 'app\_%')
-              and (p.proname not like 'ai\_retry\_%' or p.oid = v_session_function::oid)
-              and pg_catalog.regexp_replace(
-                  coalesce(nullif(p.prosrc, ''), pg_catalog.pg_get_function_sqlbody(p.oid)), '--[^\n]*', '', 'g')
-                ~ ('\m' || pg_catalog.regexp_replace(a.attname, '\W', '.', 'g') || '\M'))
+      'indexes', array(
+        select c.relname from pg_catalog.pg_index i
+        join tables t on t.oid = i.indrelid and t.is_ours join pg_catalog.pg_class c on c.oid = i.indexrelid
+        where i.indisvalid order by c.relname
       ),
-      'triggers', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-          'table', t.name, 'name', g.tgname, 'function', g.tgfoid::regproc::text) order by t.name, g.tgname), '[]')
-        from tables t join pg_catalog.pg_trigger g on g.tgrelid = t.oid
-        where not t.is_ours and not g.tgisinternal and g.tgenabled <> 'D'
-          and (g.tgtype & 4 > 0 and v_binding -> 'tables' -> t.name ? 'insert'
-            or g.tgtype & 16 > 0 and v_binding -> 'tables' -> t.name ? 'update')
-      ),
-      'publications', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-          'name', p.pubname, 'table', t.name, 'is_of_all', b.puballtables) order by p.pubname, t.name), '[]')
-        from pg_catalog.pg_publication_tables p
-        join pg_catalog.pg_publication b on b.pubname = p.pubname
-        join tables t on t.is_ours and t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
-      ),
-      'connections', pg_catalog.jsonb_build_object(
-        'most', pg_catalog.current_setting('max_connections')::integer
-          - pg_catalog.current_setting('superuser_reserved_connections')::integer,
-        'used', (select count(*) from pg_catalog.pg_stat_activity s where s.backend_type = 'client backend')),
-      'indexes', (
-        select coalesce(pg_catalog.jsonb_agg(c.relname order by c.relname), '[]')
-        from pg_catalog.pg_index i
-        join tables t on t.oid = i.indrelid and t.is_ours
-        join pg_catalog.pg_class c on c.oid = i.indexrelid
-        where i.indisvalid
-      ),
-      'constraints', (
-        select coalesce(pg_catalog.jsonb_agg(c.conname order by c.conname), '[]')
-        from pg_catalog.pg_constraint c
-        join tables t on t.oid = c.conrelid and t.is_ours
+      'constraints', array(
+        select c.conname from pg_catalog.pg_constraint c join tables t on t.oid = c.conrelid and t.is_ours
         where c.contype <> 'n'  -- their names, and whether they have one, differ between servers
+        order by c.conname
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(
-          'accepted', v_accepted,
           'available', exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq'),
-          'installed', count(n.oid) > 0,
-          'made', count(q.oid) > 0,
+          'installed', count(n.oid) > 0, 'made', count(q.oid) > 0,
           'usable', coalesce(bool_and(
-            pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_table_privilege(q.oid, 'select')
-            and pg_catalog.has_table_privilege(q.oid, 'insert') and pg_catalog.has_table_privilege(q.oid, 'update')
-            and pg_catalog.has_table_privilege(q.oid, 'delete')), false))
+            pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_table_privilege(q.oid, k.name)), false))
         -- Not by name: a role that may not use the schema may not even ask.
         from pg_catalog.pg_namespace n
         left join pg_catalog.pg_class q on q.relnamespace = n.oid and q.relname = 'q_ai_retry'
+        cross join pg_catalog.unnest('{select,insert,update,delete}'::text[]) k (name)
         where n.nspname = 'pgmq'
       ))
   );
 end
 $$;
+revoke all on function public.ai_retry_inspect() from public, anon, authenticated;
+grant execute on function public.ai_retry_inspect() to service_role;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
-  'the binding, tables, grants, policies, status words with counts, required columns, triggers, publications, connections, '
-  'queue, time.';
+  'the binding, tables, grants, policies, queue, time.';
+
+-- operate/outdated
+
+create or replace function ai_retry.outdated(p_generation_ids uuid[], p_gone uuid[], p_before timestamptz, p_at timestamptz)
+returns table (generation_id uuid, number integer)
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select s.generation_id, s.number
+    from (
+      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.generation_id = any (p_gone) as is_gone,
+        max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
+        -- A unit of an override's window counts; least() would ignore a null.
+        bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
+          a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
+          over whole as is_needed
+      from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
+      where a.generation_id = any (p_generation_ids)
+      window whole as (partition by a.generation_id)
+    ) s
+    where case
+      when s.is_gone then not s.is_needed and not exists (
+        select from public.ai_retry_open o where o.generation_id = s.generation_id)
+      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
+        and s.closed_at < p_before and not exists (
+          select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)
+      end;
+end
+$$;
+revoke all on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) to service_role;
+comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
+  'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
+  'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
+  'that is there, nor one with a stored answer.';
 
 -- operate/prune
 
-create or replace function public.ai_retry_prune(p_request text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
-as $$
+create or replace function public.ai_retry_prune(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array[
-    'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
-  v_dry_run constant boolean := v_request -> 'dry_run';
+  v_request constant jsonb := ai_retry.read_change(
+    p_request, '{older_than_seconds,window_seconds,after,page,dry_run}');
+  v_dry_run constant boolean := (v_request -> 'dry_run')::boolean;
   v_page constant integer := least((v_request ->> 'page')::integer, 1000);
   v_now constant timestamptz := pg_catalog.clock_timestamp();
   v_before constant timestamptz := v_now - pg_catalog.make_interval(secs => greatest(
@@ -2413,111 +2142,37 @@ begin
     'next', case when pg_catalog.cardinality(v_rows) = v_page then v_rows[v_page] end);
 end
 $$;
+revoke all on function public.ai_retry_prune(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_prune(text) to service_role;
 comment on function public.ai_retry_prune(text) is
   'Removes history that no decision needs any more, older than older_than_seconds, than window_seconds (the longest of the '
   'policy) and than a day: attempts of generations that are gone, and attempts that failed before their generation '
   'succeeded; and stored answers of generations that are gone, however new. One page of attempts, to be called again '
   'with next as after until next is null. dry_run: counts only.';
 
-create or replace function ai_retry.gone(p_generation_ids uuid[])
-returns uuid[]
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return array(
-    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
-    except
-    select l.id from ai_retry.app_look_up(p_generation_ids) l);
-end
-$$;
-comment on function ai_retry.gone(uuid[]) is 'Returns those of the ids that are no generation of the app.';
-
-create or replace function ai_retry.outdated(p_generation_ids uuid[], p_gone uuid[], p_before timestamptz, p_at timestamptz)
-returns table (generation_id uuid, number integer)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return query
-    select s.generation_id, s.number
-    from (
-      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.generation_id = any (p_gone) as is_gone,
-        max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
-        -- A unit of an override's window counts; least() would ignore a null.
-        bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
-          a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
-          over whole as is_needed
-      from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
-      where a.generation_id = any (p_generation_ids)
-      window whole as (partition by a.generation_id)
-    ) s
-    where case
-      when s.is_gone then not s.is_needed and not exists (
-        select from public.ai_retry_open o where o.generation_id = s.generation_id)
-      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
-        and s.closed_at < p_before and not exists (
-          select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)
-      end;
-end
-$$;
-comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
-  'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
-  'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
-  'that is there, nor one with a stored answer.';
-
 -- operate/publish
 
-create or replace function public.ai_retry_publish()
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_table constant regclass := ai_retry.app_describe() ->> 'generations';
+create or replace function public.ai_retry_publish() returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  if not exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime') then
-    raise exception 'there is no publication supabase_realtime: this is for Supabase projects with Realtime'
-      using errcode = 'undefined_object';
-  end if;
-  if exists (
-    select from pg_catalog.pg_publication_tables t
-    where t.pubname = 'supabase_realtime' and pg_catalog.format('%I.%I', t.schemaname, t.tablename)::regclass = v_table)
-  then
-    return false;
-  end if;
-  execute pg_catalog.format('alter publication supabase_realtime add table %s', v_table);
+  execute pg_catalog.format(
+    'alter publication supabase_realtime add table %s', (ai_retry.app_describe() ->> 'generations')::regclass);
   return true;
+exception when duplicate_object or object_not_in_prerequisite_state then
+  return false;  -- it is there, by itself or with all tables
 end
 $$;
+revoke all on function public.ai_retry_publish() from public, anon, authenticated, service_role;
 comment on function public.ai_retry_publish() is
   'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
   'the owner. No table of ours ever joins.';
 
 -- grants
 
--- Only the service role may execute functions of ours, and the last two are the owner's. Default privileges are not to
--- be relied on: an older project grants everything to everyone. The session function is the app's.
+-- Whatever role created a function of the binding, under whatever default privileges, no end user may execute it.
 
 revoke all on all functions in schema ai_retry from public, anon, authenticated;
 grant execute on all functions in schema ai_retry to service_role;
-do $grants$
-declare
-  v_function record;
-begin
-  for v_function in
-    select p.oid::regprocedure as name, p.proname in ('ai_retry_create_queue', 'ai_retry_publish') as is_owners
-    from pg_catalog.pg_proc p
-    where p.pronamespace = 'public'::regnamespace and p.proname like 'ai\_retry\_%'
-      and p.proname <> 'ai_retry_create_session'
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role', v_function.name);
-    if not v_function.is_owners then
-      execute format('grant execute on function %s to service_role', v_function.name);
-    end if;
-  end loop;
-end
-$grants$;
 
 reset lock_timeout;
 reset statement_timeout;

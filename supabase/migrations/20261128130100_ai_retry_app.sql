@@ -13,15 +13,13 @@ set statement_timeout = '60s';
 
 do $look$
 declare
-  v_obstacles text[];
-begin
-  v_obstacles := array(
+  v_obstacles constant text[] := array(
     select format('there is no role %I', r.name)
     from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
-    where not exists (select from pg_catalog.pg_roles where rolname = r.name));
-  if to_regclass('auth.users') is null then
-    v_obstacles := v_obstacles || 'there is no table auth.users'::text;
-  end if;
+    where not exists (select from pg_catalog.pg_roles where rolname = r.name)
+    union all
+    select 'there is no table auth.users' where to_regclass('auth.users') is null);
+begin
   if v_obstacles <> '{}' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
@@ -37,87 +35,56 @@ $look$;
 
 do $look$
 declare
-  v_obstacles text[] := '{}';
-  v_row record;
-begin
-  for v_row in
-    select c.relname
-    from pg_catalog.pg_class c
-    where c.relnamespace = 'public'::regnamespace
+  v_obstacles constant text[] := array(
+    select format('public.%I must be a table', c.relname) from pg_catalog.pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relkind not in ('r', 'p')
       and c.relname in ('generations', 'sessions', 'generation_error_logs', 'events')
-      and c.relkind not in ('r', 'p')
-  loop
-    v_obstacles := v_obstacles || format('public.%I must be a table', v_row.relname);
-  end loop;
-
-  for v_row in
-    select e.tab, e.col, e.types, e.required, a.atttypid, t.typname, t.typtype, d.def
+    union all
+    select case
+      when t.typname is null then format('public.%I needs a column %I of type uuid', e.tab, n.col)
+      when t.typtype = 'e' then
+        format(
+          E'public.%1$I.%2$I is the enum %3$s and must be text; run first:\n'
+          '      alter table public.%1$I alter column %2$I drop default;\n'
+          '      alter table public.%1$I alter column %2$I type text using %2$I::text;',
+          e.tab, n.col, format_type(a.atttypid, null))
+        || coalesce(
+          E'\n      ' || format('alter table public.%I alter column %I set default ', e.tab, n.col)
+          || split_part(pg_catalog.pg_get_expr(d.adbin, d.adrelid), '::', 1) || ';', '')
+      else format('public.%I.%I is %s and must be %s',
+        e.tab, n.col, format_type(a.atttypid, null), array_to_string(e.types::text[], ' or '))
+    end
     from (values
-      ('generations', 'id', array['uuid'], true),
-      ('generations', 'user_id', array['uuid'], true),
-      ('generations', 'status', array['text', 'varchar'], false),
-      ('generations', 'model', array['text', 'varchar'], false),
-      ('generations', 'prompt_data', array['jsonb', 'json'], false),
-      ('generations', 'duration_ms', array['int4', 'int8', 'numeric', 'float8'], false),
-      ('generations', 'session_id', array['uuid'], false),
-      ('generations', 'created_at', array['timestamptz'], false),
-      ('generations', 'updated_at', array['timestamptz'], false),
-      ('sessions', 'id', array['uuid'], true),
-      ('generation_error_logs', 'generation_id', array['uuid'], false),
-      ('generation_error_logs', 'user_id', array['uuid'], false),
-      ('generation_error_logs', 'error_type', array['text', 'varchar'], false),
-      ('generation_error_logs', 'error_message', array['text', 'varchar'], false),
-      ('generation_error_logs', 'created_at', array['timestamptz'], false),
-      ('events', 'user_id', array['uuid'], false),
-      ('events', 'event_type', array['text', 'varchar'], false),
-      ('events', 'event_data', array['jsonb', 'json'], false),
-      ('events', 'created_at', array['timestamptz'], false)
-    ) as e (tab, col, types, required)
+      ('generations', '{id,user_id}', '{uuid}', true), ('sessions', '{id}', '{uuid}', true),
+      ('generations', '{session_id}', '{uuid}', false), ('events', '{user_id}', '{uuid}', false),
+      ('generation_error_logs', '{generation_id,user_id}', '{uuid}', false),
+      ('generations', '{status,model}', '{text,varchar}', false), ('events', '{event_type}', '{text,varchar}', false),
+      ('generation_error_logs', '{error_type,error_message}', '{text,varchar}', false),
+      ('generations', '{prompt_data}', '{jsonb,json}', false), ('events', '{event_data}', '{jsonb,json}', false),
+      ('generations', '{duration_ms}', '{int4,int8,numeric,float8}', false),
+      ('generations', '{created_at,updated_at}', '{timestamptz}', false),
+      ('generation_error_logs', '{created_at}', '{timestamptz}', false), ('events', '{created_at}', '{timestamptz}', false)
+    ) as e (tab, columns, types, required)
+    cross join lateral unnest(e.columns::text[]) n (col)
     join pg_catalog.pg_class c on c.relname = e.tab and c.relnamespace = 'public'::regnamespace
-    left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = e.col and not a.attisdropped
+    left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = n.col and not a.attisdropped
     left join pg_catalog.pg_type t on t.oid = a.atttypid
-    left join lateral (
-      select pg_catalog.pg_get_expr(ad.adbin, ad.adrelid) as def
-      from pg_catalog.pg_attrdef ad where ad.adrelid = a.attrelid and ad.adnum = a.attnum
-    ) d on true
-    order by e.tab, e.col
-  loop
-    if v_row.typname is null and v_row.required then
-      v_obstacles := v_obstacles || format('public.%I needs a column %I of type %s', v_row.tab, v_row.col, v_row.types[1]);
-    elsif v_row.typname is not null and v_row.typtype = 'e' then
-      v_obstacles := v_obstacles || format(
-        E'public.%1$I.%2$I is the enum %3$s and must be text; run first:\n'
-        '      alter table public.%1$I alter column %2$I drop default;\n'
-        '      alter table public.%1$I alter column %2$I type text using %2$I::text;%4$s',
-        v_row.tab, v_row.col, format_type(v_row.atttypid, null),
-        case when v_row.def is null then '' else format(
-          E'\n      alter table public.%I alter column %I set default %s;',
-          v_row.tab, v_row.col, split_part(v_row.def, '::', 1)) end);
-    elsif v_row.typname is not null and not v_row.typname = any (v_row.types) then
-      v_obstacles := v_obstacles || format('public.%I.%I is %s and must be %s',
-        v_row.tab, v_row.col, format_type(v_row.atttypid, null), array_to_string(v_row.types, ' or '));
-    end if;
-  end loop;
-
-  for v_row in
-    select c.relname from pg_catalog.pg_class c
+    left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where case when t.typname is null then e.required else not t.typname = any (e.types::text[]) end
+    union all
+    select format('public.%I.id must be unique: make it the primary key', c.relname) from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relname in ('generations', 'sessions') and c.relkind = 'r'
       and not exists (
         select from pg_catalog.pg_index i
         where i.indrelid = c.oid and i.indisunique and i.indnkeyatts = 1 and i.indpred is null
-          and pg_catalog.pg_get_indexdef(i.indexrelid, 1, false) = 'id'
-      )
-  loop
-    v_obstacles := v_obstacles || format('public.%I.id must be unique: make it the primary key', v_row.relname);
-  end loop;
-  if exists (
-    select from pg_catalog.pg_proc p
-    where p.pronamespace = 'public'::regnamespace and p.proname = 'ai_retry_create_session'
-      and p.prorettype <> 'jsonb'::regtype
-  ) then
-    v_obstacles := v_obstacles || 'public.ai_retry_create_session must return jsonb, the created row'::text;
-  end if;
-
+          and pg_catalog.pg_get_indexdef(i.indexrelid, 1, false) = 'id')
+    union all
+    select 'public.ai_retry_create_session must return jsonb, the created row'
+    where exists (
+      select from pg_catalog.pg_proc p
+      where p.pronamespace = 'public'::regnamespace and p.proname = 'ai_retry_create_session'
+        and p.prorettype <> 'jsonb'::regtype));
+begin
   if v_obstacles <> '{}' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
@@ -285,22 +252,16 @@ $app$;
 -- Columns and privileges that the binding needs, where a table of the app lacks them.
 
 alter table public.generations
-  add column if not exists status text,
-  add column if not exists model text,
-  add column if not exists prompt_data jsonb,
-  add column if not exists duration_ms integer,
-  add column if not exists session_id uuid,
-  add column if not exists created_at timestamptz not null default statement_timestamp(),
-  add column if not exists updated_at timestamptz;
+  add column if not exists status text, add column if not exists model text,
+  add column if not exists prompt_data jsonb, add column if not exists duration_ms integer,
+  add column if not exists session_id uuid, add column if not exists updated_at timestamptz,
+  add column if not exists created_at timestamptz not null default statement_timestamp();
 alter table public.generation_error_logs
-  add column if not exists generation_id uuid,
-  add column if not exists user_id uuid,
-  add column if not exists error_type text,
-  add column if not exists error_message text,
+  add column if not exists generation_id uuid, add column if not exists user_id uuid,
+  add column if not exists error_type text, add column if not exists error_message text,
   add column if not exists created_at timestamptz default statement_timestamp();
 alter table public.events
-  add column if not exists user_id uuid,
-  add column if not exists event_type text,
+  add column if not exists user_id uuid, add column if not exists event_type text,
   add column if not exists event_data jsonb,
   add column if not exists created_at timestamptz default statement_timestamp();
 
@@ -327,9 +288,8 @@ begin
       'select bool_and(%s) from unnest(array[''queued'', ''processing'', ''success'', ''error'', ''timeout'']) as status',
       v_check.expression) into v_allows_all;
     if v_allows_all is false then
-      execute format('alter table public.generations drop constraint %I', v_check.conname);
       execute format(
-        'alter table public.generations add constraint %I check ((%s) or status in '
+        'alter table public.generations drop constraint %1$I, add constraint %1$I check ((%2$s) or status in '
         '(''queued'', ''processing'', ''success'', ''error'', ''timeout'')) not valid',
         v_check.conname, v_check.expression);
     end if;
@@ -357,10 +317,7 @@ begin
       select from pg_catalog.pg_index x
       where x.indrelid = format('public.%I', i.tab)::regclass and x.indpred is null and x.indisvalid
         and i.keys = array(
-          select a.attname::text
-          from unnest(x.indkey::smallint[]) with ordinality k (attnum, place)
-          join pg_catalog.pg_attribute a on a.attrelid = x.indrelid and a.attnum = k.attnum
-          where k.place <= cardinality(i.keys) order by k.place))
+          select pg_catalog.pg_get_indexdef(x.indexrelid, n, true) from generate_series(1, cardinality(i.keys)) n))
   loop
     execute format(
       'create index if not exists %I on public.%I (%s)', v_index.name, v_index.tab, array_to_string(v_index.keys, ', '));
@@ -378,24 +335,19 @@ $index$;
 
 do $app$
 begin
-create function ai_retry.app_read(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_read(p_generation_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select pg_catalog.jsonb_build_object(
       'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
       'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
       'created_at', g.created_at, 'updated_at', g.updated_at,
-      'session', (  -- users may be able to write session_id: someone else's session is not theirs
-        select r.session from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = g.session_id) r
-        where coalesce(r.session ->> 'user_id', g.user_id::text) = g.user_id::text),
+      -- Users may be able to write session_id: someone else's session is not theirs.
+      'session', case when g.session_id is not null then ai_retry.app_session(g.session_id::text, g.user_id) end,
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
-    from public.generations g
-    where g.id = p_generation_id
+    from public.generations g where g.id = p_generation_id
   );
 end
 $$;
@@ -408,11 +360,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_session(p_session_id text, p_user_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_session(p_session_id text, p_user_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select r.session
@@ -430,18 +379,14 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_row jsonb;
+create function ai_retry.app_lock(p_generation_id uuid, p_timeout text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   perform pg_catalog.set_config('lock_timeout', p_timeout, true);
-  select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false) into v_row
-    from public.generations g where g.id = p_generation_id for no key update;
-  return v_row;
+  return (
+    select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false)
+    from public.generations g where g.id = p_generation_id for no key update
+  );
 end
 $$;
 comment on function ai_retry.app_lock(uuid, text) is
@@ -455,11 +400,8 @@ do $app$
 begin
 create function ai_retry.app_write(
   p_generation_id uuid, p_status text, p_session_id text, p_duration_ms integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   update public.generations g
     set status = p_status, session_id = coalesce(p_session_id::uuid, g.session_id),
@@ -478,14 +420,11 @@ do $app$
 begin
 create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb)
 returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
-declare
-  v_generation public.generations%rowtype;
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
-  select * into v_generation from public.generations g where g.id = p_generation_id;
-  return public.ai_retry_create_session(v_generation, p_output);
+  return (
+    select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id
+  );
 end
 $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
@@ -497,11 +436,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb)
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+create function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb) returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   insert into public.generations (id, user_id, status, model, prompt_data)
     values (p_generation_id, p_user_id, 'processing', p_request ->> 'model', p_request -> 'prompt_data')
@@ -519,11 +455,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
-returns text
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid) returns text
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return null;
 end
@@ -540,22 +473,16 @@ do $app$
 begin
 create function ai_retry.app_report(
   p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   if p_message is not null then
     insert into public.generation_error_logs (generation_id, user_id, error_type, error_message, created_at)
     values (p_generation_id, p_user_id, p_code, p_message, p_at);
   end if;
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, p_event,
-    pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-      'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)),
-    p_at);
+  values (p_user_id, p_event, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+    'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)), p_at);
 end
 $$;
 comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, timestamptz) is
@@ -569,9 +496,7 @@ do $app$
 begin
 create function ai_retry.app_own_successes(p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz)
 returns setof timestamptz
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select least(g.created_at, p_at)  -- the app's instants may be any, also infinite
@@ -580,8 +505,7 @@ begin
       and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
         select c.number from public.ai_retry_attempts c where c.generation_id = g.id and c.outcome = 'succeeded'
       ) is null
-    order by g.created_at desc
-    limit p_limit;
+    order by g.created_at desc limit p_limit;
 end
 $$;
 comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, timestamptz) is
@@ -593,11 +517,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
-returns setof uuid
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid) returns setof uuid
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select i.id from pg_catalog.unnest(p_generation_ids) i (id)
@@ -613,18 +534,33 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_look_up(p_generation_ids uuid[])
-returns table (id uuid, status text, model text)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, model text)
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
-    select g.id, g.status::text, g.model::text from public.generations g where g.id = any (p_generation_ids);
+    select g.id, g.model::text from public.generations g where g.id = any (p_generation_ids);
 end
 $$;
 comment on function ai_retry.app_look_up(uuid[]) is
-  'Returns status and model of those of the generations that are there.';
+  'Returns those of the generations that are there, each with its model.';
+exception when duplicate_function then
+  null;  -- the app's own stays
+end
+$app$;
+
+do $app$
+begin
+create function ai_retry.app_not_succeeded(p_generation_ids uuid[]) returns setof uuid
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  return query
+    select g.id from public.generations g
+    where (p_generation_ids is null or g.id = any (p_generation_ids)) and g.status is distinct from 'success';
+end
+$$;
+comment on function ai_retry.app_not_succeeded(uuid[]) is
+  'Returns those of the generations that are there and do not say success; null asks about all.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end
@@ -634,30 +570,24 @@ do $app$
 begin
 create function ai_retry.app_find(
   p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer
-)
-returns table (id uuid, status text, model text, created_at timestamptz)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+) returns table (id uuid, status text, model text, created_at timestamptz)
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   v_found integer;
 begin
   return query
-    select g.id, g.status::text, g.model::text, g.created_at
-    from public.generations g
+    select g.id, g.status::text, g.model::text, g.created_at from public.generations g
     where (g.created_at, g.id) < (p_before_at, p_before_id) and g.created_at >= coalesce(p_since, '-infinity')
       and (p_user_id is null or g.user_id = p_user_id)
-    order by g.created_at desc, g.id desc
-    limit p_limit;
+    order by g.created_at desc, g.id desc limit p_limit;
   get diagnostics v_found = row_count;
   if p_since is null and v_found < p_limit then
     return query  -- last, those without an instant
-      select g.id, g.status::text, g.model::text, g.created_at
-      from public.generations g
+      select g.id, g.status::text, g.model::text, g.created_at from public.generations g
       where g.created_at is null and (p_before_at is not null or g.id < p_before_id)
         and (p_user_id is null or g.user_id = p_user_id)
-      order by g.id desc
-      limit p_limit - v_found;
+      order by g.id desc limit p_limit - v_found;
   end if;
 end
 $$;
@@ -672,16 +602,12 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_last_error(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_last_error(p_generation_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select pg_catalog.jsonb_build_object('code', l.error_type, 'at', l.created_at)
-    from public.generation_error_logs l
-    where l.generation_id = p_generation_id
+    from public.generation_error_logs l where l.generation_id = p_generation_id
     order by l.created_at desc nulls last limit 1
   );
 end
@@ -698,18 +624,12 @@ do $app$
 begin
 create function ai_retry.app_report_recovery(
   p_user_id uuid, p_run_id uuid, p_plan_id text, p_retried integer, p_succeeded integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, 'ai_generations_recovered',
-    pg_catalog.jsonb_build_object(
-      'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded),
-    p_at);
+  values (p_user_id, 'ai_generations_recovered', pg_catalog.jsonb_build_object(
+    'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded), p_at);
 end
 $$;
 comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, integer, timestamptz) is
@@ -722,11 +642,8 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_forget()
-returns trigger
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
-as $$
+create function ai_retry.app_forget() returns trigger
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 begin
   if pg_catalog.has_table_privilege(pg_catalog.to_regclass('public.ai_retry_answers'), 'delete') then
     delete from public.ai_retry_answers a using gone g where a.generation_id = g.id;
@@ -747,23 +664,15 @@ $app$;
 
 do $app$
 begin
-create function ai_retry.app_describe()
-returns jsonb
-language plpgsql immutable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_describe() returns jsonb
+language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return '{
-    "version": 1,
+    "version": 1, "generations": "public.generations",
+    "session_function": "public.ai_retry_create_session(public.generations,jsonb)",
     "tables": {
-      "public.generations": ["select", "update"],
-      "public.sessions": ["select", "insert"],
-      "public.generation_error_logs": ["select", "insert"],
-      "public.events": ["insert"]
-    },
-    "triggers": [],
-    "generations": "public.generations",
-    "session_function": "public.ai_retry_create_session(public.generations,jsonb)"
+      "public.generations": ["select", "update"], "public.sessions": ["select", "insert"],
+      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]}, "triggers": []
   }'::jsonb;
 end
 $$;
@@ -802,11 +711,8 @@ begin
     raise notice 'ai-retry: public.sessions is your own table: create public.ai_retry_create_session(public.generations, jsonb) returns jsonb; retries are refused as NOT_CONFIGURED until then';
     return;
   end if;
-  create function public.ai_retry_create_session(p_generation public.generations, p_output jsonb)
-  returns jsonb
-  language plpgsql volatile security invoker
-  set search_path = pg_catalog, pg_temp
-  as $body$
+  create function public.ai_retry_create_session(p_generation public.generations, p_output jsonb) returns jsonb
+  language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $body$
   declare
     v_session public.sessions%rowtype;
   begin
@@ -823,54 +729,10 @@ $session$;
 
 -- grants
 
--- Only the service role may execute functions of ours, and the last two are the owner's. Default privileges are not to
--- be relied on: an older project grants everything to everyone. The session function is the app's.
+-- Whatever role created a function of the binding, under whatever default privileges, no end user may execute it.
 
 revoke all on all functions in schema ai_retry from public, anon, authenticated;
 grant execute on all functions in schema ai_retry to service_role;
-do $grants$
-declare
-  v_function record;
-begin
-  for v_function in
-    select p.oid::regprocedure as name, p.proname in ('ai_retry_create_queue', 'ai_retry_publish') as is_owners
-    from pg_catalog.pg_proc p
-    where p.pronamespace = 'public'::regnamespace and p.proname like 'ai\_retry\_%'
-      and p.proname <> 'ai_retry_create_session'
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role', v_function.name);
-    if not v_function.is_owners then
-      execute format('grant execute on function %s to service_role', v_function.name);
-    end if;
-  end loop;
-end
-$grants$;
-
--- seed/notices
-
--- What an app's own policies and grants open. Decisions of ours don't rest on those columns.
-
-do $notice$
-declare
-  v_policy record;
-begin
-  for v_policy in
-    select p.policyname, p.cmd from pg_catalog.pg_policies p
-    where p.schemaname = 'public' and p.tablename = 'generations' and p.cmd in ('INSERT', 'UPDATE', 'ALL')
-      and p.roles && array['public', 'anon', 'authenticated']::name[]
-  loop
-    raise notice 'ai-retry: the policy "%" (%) lets end users write public.generations: prompt_data, model, id, status and created_at are then theirs to choose; restrict the models with AI_MODELS, and guard id, status and created_at, on which attempts and your own successes are counted',
-      v_policy.policyname, v_policy.cmd;
-  end loop;
-  if exists (
-    select from pg_catalog.pg_proc p, (values ('anon'), ('authenticated')) as r (name)
-    where p.oid = to_regprocedure('public.ai_retry_create_session(public.generations,jsonb)')
-      and has_function_privilege(r.name, p.oid, 'execute')
-  ) then
-    raise notice 'ai-retry: end users may execute your ai_retry_create_session; run: revoke all on function public.ai_retry_create_session(public.generations, jsonb) from public, anon, authenticated';
-  end if;
-end
-$notice$;
 
 -- seed/rehearsal
 
@@ -883,10 +745,6 @@ declare
   v_id uuid;
   v_session_id text;
   v_step text := 'find a generation';
-  v_sqlstate text;
-  v_constraint text;
-  v_table text;
-  v_message text;
 begin
   begin
     select g.user_id, g.id into v_user_id, v_id
@@ -903,20 +761,17 @@ begin
       end if;
       insert into public.generations (user_id, status) values (v_user_id, 'error') returning id into v_id;
     end if;
-    if pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
-      then 'member' else 'set' end)
-    then
-      set local role service_role;  -- with its own grants only
-    end if;
+    perform set_config('role', 'service_role', true)  -- with its own grants only
+      where pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
+        then 'member' else 'set' end);
     for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
       set constraints all deferred;
       if ai_retry.app_lock(v_id, '5s') is null then
         raise exception 'service_role can''t read the generation: it has to bypass row level security';
       end if;
-      if v_step = 'begin' then
-        perform ai_retry.app_write(v_id, 'processing', null, null, clock_timestamp());
-      elsif v_step = 'accept' then
-        perform ai_retry.app_write(v_id, 'queued', null, null, clock_timestamp());
+      if v_step in ('begin', 'accept') then
+        perform ai_retry.app_write(
+          v_id, case v_step when 'begin' then 'processing' else 'queued' end, null, null, clock_timestamp());
       elsif v_step <> 'succeed' then
         perform ai_retry.app_write(
           v_id, case v_step when 'fail' then 'error' else 'timeout' end, null, 1, clock_timestamp());
@@ -943,19 +798,16 @@ begin
     when sqlstate 'ARROK' then
       null;  -- rolled back, as meant
     when others then
-      get stacked diagnostics
-        v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_table = table_name, v_message = message_text;
       if v_step = 'find a generation' then
-        raise notice 'ai-retry: no rehearsal: there is no failed generation yet and none could be inserted (%)', v_sqlstate;
+        raise notice 'ai-retry: no rehearsal: there is no failed generation yet and none could be inserted (%)', sqlstate;
       else
         raise exception using
           errcode = 'object_not_in_prerequisite_state',
           message = format(
-            E'ai-retry can''t be installed yet; nothing was changed:\n  - rehearsing "%s": %s%s; change what refuses it '
+            E'ai-retry can''t be installed yet; nothing was changed:\n  - rehearsing "%s": %s; change what refuses it '
             'so that it allows what ai-retry writes (statuses queued, processing, success, error, timeout; events '
             'ai_generation_succeeded, ai_generation_failed; error types AI_*, SESSION_REJECTED, LEASE_LOST), then apply '
-            'again', v_step, v_message,
-            case when v_constraint <> '' then format(' (constraint %s on %s)', v_constraint, v_table) else '' end);
+            'again', v_step, sqlerrm);
       end if;
   end;
 end

@@ -4,35 +4,27 @@
 -- Each function says what it must do. Statuses are ai-retry's words: queued, processing, success, error, timeout; a
 -- binding translates the app's own. Functions that write run the app's triggers, so that their search_path has public.
 
-create function ai_retry.app_read(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_read(p_generation_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select pg_catalog.jsonb_build_object(
       'id', g.id, 'user_id', g.user_id, 'status', g.status, 'hidden', false, 'model', g.model,
       'prompt_data', g.prompt_data, 'session_id', g.session_id, 'duration_ms', g.duration_ms,
       'created_at', g.created_at, 'updated_at', g.updated_at,
-      'session', (  -- users may be able to write session_id: someone else's session is not theirs
-        select r.session from (select pg_catalog.to_jsonb(s) as session from public.sessions s where s.id = g.session_id) r
-        where coalesce(r.session ->> 'user_id', g.user_id::text) = g.user_id::text),
+      -- Users may be able to write session_id: someone else's session is not theirs.
+      'session', case when g.session_id is not null then ai_retry.app_session(g.session_id::text, g.user_id) end,
       'can_create_session', pg_catalog.to_regprocedure(
         'public.ai_retry_create_session(public.generations,jsonb)') is not null)
-    from public.generations g
-    where g.id = p_generation_id
+    from public.generations g where g.id = p_generation_id
   );
 end
 $$;
 comment on function ai_retry.app_read(uuid) is
   'Returns the generation in ai-retry''s words, whoever owns it, with its session and whether sessions can be created; null only when the row is absent.';
 
-create function ai_retry.app_session(p_session_id text, p_user_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_session(p_session_id text, p_user_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select r.session
@@ -44,18 +36,14 @@ $$;
 comment on function ai_retry.app_session(text, uuid) is
   'Returns a session, for a success of ours whose generation no longer points at it; null when it is absent, or another user''s.';
 
-create function ai_retry.app_lock(p_generation_id uuid, p_timeout text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_row jsonb;
+create function ai_retry.app_lock(p_generation_id uuid, p_timeout text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   perform pg_catalog.set_config('lock_timeout', p_timeout, true);
-  select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false) into v_row
-    from public.generations g where g.id = p_generation_id for no key update;
-  return v_row;
+  return (
+    select pg_catalog.jsonb_build_object('user_id', g.user_id, 'status', g.status, 'hidden', false)
+    from public.generations g where g.id = p_generation_id for no key update
+  );
 end
 $$;
 comment on function ai_retry.app_lock(uuid, text) is
@@ -63,11 +51,8 @@ comment on function ai_retry.app_lock(uuid, text) is
 
 create function ai_retry.app_write(
   p_generation_id uuid, p_status text, p_session_id text, p_duration_ms integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   update public.generations g
     set status = p_status, session_id = coalesce(p_session_id::uuid, g.session_id),
@@ -80,24 +65,18 @@ comment on function ai_retry.app_write(uuid, text, text, integer, timestamptz) i
 
 create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb, p_attempt jsonb)
 returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
-declare
-  v_generation public.generations%rowtype;
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
-  select * into v_generation from public.generations g where g.id = p_generation_id;
-  return public.ai_retry_create_session(v_generation, p_output);
+  return (
+    select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id
+  );
 end
 $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
   'Creates the session from the output, and returns its row with an id. p_attempt: number, model, usage.';
 
-create function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb)
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+create function ai_retry.app_create_generation(p_user_id uuid, p_generation_id uuid, p_request jsonb) returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   insert into public.generations (id, user_id, status, model, prompt_data)
     values (p_generation_id, p_user_id, 'processing', p_request ->> 'model', p_request -> 'prompt_data')
@@ -109,11 +88,8 @@ comment on function ai_retry.app_create_generation(uuid, uuid, jsonb) is
   'Inserts a generation for its first call, as the app itself does: p_request has prompt_data, model and whatever column '
   'has to be given. Returns false, and changes nothing, where the id is there already. The role needs insert.';
 
-create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
-returns text
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid) returns text
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return null;
 end
@@ -124,22 +100,16 @@ comment on function ai_retry.app_may_create_session(uuid, uuid) is
 
 create function ai_retry.app_report(
   p_user_id uuid, p_generation_id uuid, p_event text, p_code text, p_message text, p_attempt integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   if p_message is not null then
     insert into public.generation_error_logs (generation_id, user_id, error_type, error_message, created_at)
     values (p_generation_id, p_user_id, p_code, p_message, p_at);
   end if;
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, p_event,
-    pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
-      'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)),
-    p_at);
+  values (p_user_id, p_event, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+    'generation_id', p_generation_id, 'attempt', p_attempt, 'code', p_code)), p_at);
 end
 $$;
 comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, timestamptz) is
@@ -147,9 +117,7 @@ comment on function ai_retry.app_report(uuid, uuid, text, text, text, integer, t
 
 create function ai_retry.app_own_successes(p_user_id uuid, p_since timestamptz, p_limit integer, p_at timestamptz)
 returns setof timestamptz
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select least(g.created_at, p_at)  -- the app's instants may be any, also infinite
@@ -158,18 +126,14 @@ begin
       and (  -- a subquery for each row: their number is small, and a join would read everybody's attempts
         select c.number from public.ai_retry_attempts c where c.generation_id = g.id and c.outcome = 'succeeded'
       ) is null
-    order by g.created_at desc
-    limit p_limit;
+    order by g.created_at desc limit p_limit;
 end
 $$;
 comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, timestamptz) is
   'Returns when the user''s newest successes were created that no attempt of ai-retry made.';
 
-create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid)
-returns setof uuid
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid) returns setof uuid
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select i.id from pg_catalog.unnest(p_generation_ids) i (id)
@@ -179,45 +143,48 @@ $$;
 comment on function ai_retry.app_strangers(uuid[], uuid) is
   'Returns those of the ids that are no generation of this user: absent, or another user''s.';
 
-create function ai_retry.app_look_up(p_generation_ids uuid[])
-returns table (id uuid, status text, model text)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, model text)
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return query
-    select g.id, g.status::text, g.model::text from public.generations g where g.id = any (p_generation_ids);
+    select g.id, g.model::text from public.generations g where g.id = any (p_generation_ids);
 end
 $$;
 comment on function ai_retry.app_look_up(uuid[]) is
-  'Returns status and model of those of the generations that are there.';
+  'Returns those of the generations that are there, each with its model.';
+
+create function ai_retry.app_not_succeeded(p_generation_ids uuid[]) returns setof uuid
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  return query
+    select g.id from public.generations g
+    where (p_generation_ids is null or g.id = any (p_generation_ids)) and g.status is distinct from 'success';
+end
+$$;
+comment on function ai_retry.app_not_succeeded(uuid[]) is
+  'Returns those of the generations that are there and do not say success; null asks about all.';
 
 create function ai_retry.app_find(
   p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer
-)
-returns table (id uuid, status text, model text, created_at timestamptz)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+) returns table (id uuid, status text, model text, created_at timestamptz)
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   v_found integer;
 begin
   return query
-    select g.id, g.status::text, g.model::text, g.created_at
-    from public.generations g
+    select g.id, g.status::text, g.model::text, g.created_at from public.generations g
     where (g.created_at, g.id) < (p_before_at, p_before_id) and g.created_at >= coalesce(p_since, '-infinity')
       and (p_user_id is null or g.user_id = p_user_id)
-    order by g.created_at desc, g.id desc
-    limit p_limit;
+    order by g.created_at desc, g.id desc limit p_limit;
   get diagnostics v_found = row_count;
   if p_since is null and v_found < p_limit then
     return query  -- last, those without an instant
-      select g.id, g.status::text, g.model::text, g.created_at
-      from public.generations g
+      select g.id, g.status::text, g.model::text, g.created_at from public.generations g
       where g.created_at is null and (p_before_at is not null or g.id < p_before_id)
         and (p_user_id is null or g.user_id = p_user_id)
-      order by g.id desc
-      limit p_limit - v_found;
+      order by g.id desc limit p_limit - v_found;
   end if;
 end
 $$;
@@ -226,16 +193,12 @@ comment on function ai_retry.app_find(timestamptz, timestamptz, uuid, uuid, inte
   'one user, unless that is null. Unless p_since is given, those without an instant follow, by id; p_before_at is null '
   'among them. An index of the instant and the id keeps it fast.';
 
-create function ai_retry.app_last_error(p_generation_id uuid)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_last_error(p_generation_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select pg_catalog.jsonb_build_object('code', l.error_type, 'at', l.created_at)
-    from public.generation_error_logs l
-    where l.generation_id = p_generation_id
+    from public.generation_error_logs l where l.generation_id = p_generation_id
     order by l.created_at desc nulls last limit 1
   );
 end
@@ -246,29 +209,20 @@ comment on function ai_retry.app_last_error(uuid) is
 
 create function ai_retry.app_report_recovery(
   p_user_id uuid, p_run_id uuid, p_plan_id text, p_retried integer, p_succeeded integer, p_at timestamptz
-)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, public, extensions, pg_temp
-as $$
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
   insert into public.events (user_id, event_type, event_data, created_at)
-  values (
-    p_user_id, 'ai_generations_recovered',
-    pg_catalog.jsonb_build_object(
-      'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded),
-    p_at);
+  values (p_user_id, 'ai_generations_recovered', pg_catalog.jsonb_build_object(
+    'plan_id', p_plan_id, 'run_id', p_run_id, 'retried', p_retried, 'succeeded', p_succeeded), p_at);
 end
 $$;
 comment on function ai_retry.app_report_recovery(uuid, uuid, text, integer, integer, timestamptz) is
   'Writes an event of what a recovery did for one user: users may read their events, so that it names no operator. Where it '
   'fails, the recovery is recorded all the same.';
 
-create function ai_retry.app_forget()
-returns trigger
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
-as $$
+create function ai_retry.app_forget() returns trigger
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 begin
   if pg_catalog.has_table_privilege(pg_catalog.to_regclass('public.ai_retry_answers'), 'delete') then
     delete from public.ai_retry_answers a using gone g where a.generation_id = g.id;
@@ -283,23 +237,15 @@ comment on function ai_retry.app_forget() is
   'For a trigger on the table that holds generations: after delete, referencing old table as gone, for each statement. '
   'Removes their stored answers where the role that deletes may; ai_retry_prune removes what it leaves.';
 
-create function ai_retry.app_describe()
-returns jsonb
-language plpgsql immutable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function ai_retry.app_describe() returns jsonb
+language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   return '{
-    "version": 1,
+    "version": 1, "generations": "public.generations",
+    "session_function": "public.ai_retry_create_session(public.generations,jsonb)",
     "tables": {
-      "public.generations": ["select", "update"],
-      "public.sessions": ["select", "insert"],
-      "public.generation_error_logs": ["select", "insert"],
-      "public.events": ["insert"]
-    },
-    "triggers": [],
-    "generations": "public.generations",
-    "session_function": "public.ai_retry_create_session(public.generations,jsonb)"
+      "public.generations": ["select", "update"], "public.sessions": ["select", "insert"],
+      "public.generation_error_logs": ["select", "insert"], "public.events": ["insert"]}, "triggers": []
   }'::jsonb;
 end
 $$;

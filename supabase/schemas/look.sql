@@ -2,15 +2,13 @@
 
 do $look$
 declare
-  v_obstacles text[];
-begin
-  v_obstacles := array(
+  v_obstacles constant text[] := array(
     select format('there is no role %I', r.name)
     from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
-    where not exists (select from pg_catalog.pg_roles where rolname = r.name));
-  if to_regclass('auth.users') is null then
-    v_obstacles := v_obstacles || 'there is no table auth.users'::text;
-  end if;
+    where not exists (select from pg_catalog.pg_roles where rolname = r.name)
+    union all
+    select 'there is no table auth.users' where to_regclass('auth.users') is null);
+begin
   if v_obstacles <> '{}' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',

@@ -63,7 +63,7 @@ LIBRARIES = {
     "jwt": {"auth"},
     "marshmallow": {"flask"},
     "psycopg": {
-        *("cli.init", "cli.rehearsal", "cli.doctor.link", "cli.doctor.rehearsing"),
+        *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
         *("storage._connection_string", "storage._function_connection"),
     },
     "psycopg_pool": {"storage.postgres"},
@@ -71,7 +71,7 @@ LIBRARIES = {
     "referencing": {"providers.dialect"},
     "requests": {"auth", "deadline", "cli.doctor.provider", "providers.http"},
     "supabase": {"storage.supabase"},
-    "tenacity": {"providers.http", "storage.repeating"},
+    "tenacity": {"providers.http"},
     "tqdm": {"recovery.progress"},
     "urllib3": {"deadline", "cli.doctor.provider", "providers.http"},
     "werkzeug": {"flask.blueprint"},

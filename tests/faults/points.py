@@ -110,7 +110,7 @@ def unfenced(call: Transport, database_url: str) -> Transport:
                 connection.execute(
                     "with made as (insert into public.sessions (user_id, content) values (%(user_id)s, '{}')"
                     " returning id) update public.ai_retry_attempts set outcome = 'succeeded',"
-                    " captured_at = clock_timestamp(), session_id = (select id from made) where token = %(token)s",
+                    " captured_at = closed_at, session_id = (select id from made) where token = %(token)s",
                     change,
                 )
         return reply

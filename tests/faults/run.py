@@ -166,7 +166,7 @@ class Run:
         """Wait until the worker stopped itself, let its lease run out, perhaps let another in, and wake it."""
         process, _ = self._workers[0]
         pid = process.pid or 0
-        ends = time.monotonic() + 5
+        ends = time.monotonic() + LONGEST_LIFE
         while process.is_alive() and time.monotonic() < ends and not self.history.hit:
             time.sleep(0.02)
             with suppress(psutil.NoSuchProcess):  # it ended before it got to the point

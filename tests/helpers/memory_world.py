@@ -101,7 +101,7 @@ class MemoryWorld:
         return {
             **{name: value for name, value in asdict(row).items() if name != "call"},
             **asdict(row.call),
-            "next_attempt_at": row.next_attempt_at,
+            "cause": row.refused_constraint,
             "stored_answer": self.storage.answers.get((row.generation_id, row.number)),
         }
 

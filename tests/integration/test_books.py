@@ -363,6 +363,23 @@ def test_since_finds_each_kind(world: SqlWorld, connection: psycopg.Connection) 
     ]
 
 
+def test_since_long_ago_asks_about_all(world: SqlWorld, connection: psycopg.Connection) -> None:
+    """Where a hundred thousand attempts were closed since, all are asked about: older damage shows as well."""
+    user_id = world.new_user()
+    old = world.new_generation(user_id)
+    succeed(world, begin(world, user_id, old))
+    world.advance(timedelta(days=30))
+    connection.execute("update public.generations set status = 'error'")
+    question = (
+        "select generation_id from jsonb_to_recordset(public.ai_retry_books("
+        "p_since => clock_timestamp() - interval '20 days')) as v (generation_id uuid)"
+    )
+    few = connection.execute(question).fetchall()
+    fill(connection, user_id, 100_000)
+
+    assert (few, connection.execute(question).fetchall()) == ([], [(old,)])
+
+
 def test_list_is_bounded(world: SqlWorld, connection: psycopg.Connection) -> None:
     """However many there are, a thousand of each kind are listed."""
     user_id = world.new_user()

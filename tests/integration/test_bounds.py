@@ -19,7 +19,7 @@ from ai_retry.domain.model import Answer, QuotaRule
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import enqueue_generation, run_taken
 from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
-from ai_retry.storage.change_rows import load_document
+from ai_retry.storage.documents import document
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import ScriptedAiProvider
 from tests.helpers.worlds import PROMPT_DATA
@@ -91,7 +91,7 @@ def test_snapshot_is_small_whatever_is_queued(connection: psycopg.Connection, us
     for statement in (CLOSE_MANY, QUEUE_MANY, CLOSE_ROUTES):
         connection.execute(statement.encode(), facts)
 
-    request = load_document(user_id, generation_id, POLICY.quota, None)
+    request = document(user_id=user_id, generation_id=generation_id, rule=POLICY.quota)
     row = connection.execute("select public.ai_retry_load(%s)", [request]).fetchone()
     assert row is not None
     snapshot = row[0]

@@ -12,7 +12,7 @@ from tests.helpers.world import owner_of
 
 ABANDON = """
 select ai_retry.close(
-  jsonb_populate_record(o, jsonb_build_object('token', coalesce(%(token)s, o.token), 'lease_expires_at', '-infinity')),
+  o.generation_id, coalesce(%(token)s, o.token),
   '{"outcome": "abandoned", "code": "LEASE_LOST", "counted": true, "goes_on": true}', null, clock_timestamp())
 from public.ai_retry_open o where o.generation_id = %(generation_id)s
 """

@@ -13,10 +13,11 @@ from click.testing import CliRunner, Result
 
 from ai_retry.cli.commands import cli
 from ai_retry.cli.doctor import Asked, Check, Examination, Finding, Level, examine
+from ai_retry.cli.doctor.around import look_around
 from ai_retry.cli.doctor.case import Case
 from ai_retry.cli.doctor.database import judge
 from ai_retry.cli.doctor.link import link, shares_backends
-from ai_retry.cli.doctor.model import Connections, Database
+from ai_retry.cli.doctor.model import Database
 from ai_retry.cli.doctor.project import is_declarative, project
 from ai_retry.cli.doctor.rehearsing import rehearsed
 from ai_retry.cli.doctor.shipped import shipped
@@ -87,6 +88,32 @@ def test_words_that_are_not_bound_are_counted(migrated_database: str, owner: psy
         (Level.PROBLEM, "1 of the newest generations have no status, which is not bound: their retries are refused"),
     ]
     assert "ai_retry.app_read" in findings[0].remedy
+
+
+def test_tables_that_can_t_be_looked_up_are_not_said_to_be_fine(
+    migrated_database: str, owner: psycopg.Connection
+) -> None:
+    """A binding that describes no table's name leaves its tables unseen, and the exit code says so."""
+    owner.execute(
+        "do $$ begin execute replace(pg_get_functiondef('ai_retry.app_describe()'::regprocedure), 'public.events',"
+        " 'a.b.c.d.e'); end $$"
+    )
+
+    examination = diagnosed(migrated_database)
+
+    assert {Check.STATUSES, Check.WRITES, Check.PUBLICATIONS} <= examination.skipped
+    assert "the catalogue could not be asked" in examination.not_run[Check.WRITES].reason
+
+
+def test_data_api_says_what_it_can_t_look_at(stack: Stack) -> None:
+    """Over the Data API the catalogue is not asked: that is said, and is no fault."""
+    with ScriptedServer(default=reply(json=NOTHING)) as server:
+        environ = {name: value for name, value in stack.env().items() if name != "DATABASE_URL"}
+        environ |= {"AI_BASE_URL": server.base_url}
+        examination = examine(environ, clock=SystemClock(), asked=Asked(project=NO_SCHEMAS))
+
+    assert {Check.STATUSES, Check.WRITES, Check.PUBLICATIONS} <= examination.not_run.keys() - examination.skipped
+    assert examination.not_run[Check.WRITES].remedy.startswith("set DATABASE_URL")
 
 
 def test_words_of_a_binding_are_its_own(migrated_database: str, owner: psycopg.Connection) -> None:
@@ -374,10 +401,11 @@ def test_server_without_free_connections_is_a_hint(migrated_database: str, used:
     """Fewer free connections than one process opens are named; the facts of a real one, but for their number."""
     with closing(PostgresStorage(migrated_database, max_connections=1)) as storage:
         database = Database.from_row(storage.inspect())
-    assert 1 <= database.connections.used <= database.connections.most
-    busy = replace(database, connections=Connections(most=100, used=used))
+    around = look_around(migrated_database, database.binding)
+    assert 1 <= around.used_connections <= around.most_connections
+    busy = replace(around, most_connections=100, used_connections=used)
 
-    findings = judge(Case(busy, shipped(), models_are_restricted=False))
+    findings = judge(Case(database, shipped(), models_are_restricted=False, around=busy))
 
     assert [each.problem.partition(",")[0] for each in findings] == found
 

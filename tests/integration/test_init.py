@@ -260,3 +260,115 @@ MOVES = {
     "stories": ['public.stories: "two factors" (all)', 'public.stories: "own" (all)'],
     "songs": ["CREATE UNIQUE INDEX one_active_job ON public.song_jobs"],
 }
+
+
+INSERTED = "insert into public.recipes (user_id, name, body) values (p_user_id, 'Soup', p_output)"
+FUNCTIONS = {
+    "the row, as a record": f"(p_user_id uuid, p_output jsonb) returns public.recipes language sql as $$"
+    f" {INSERTED} returning * $$",
+    "its id": f"(p_user_id uuid, p_output jsonb) returns uuid language sql as $$ {INSERTED} returning id $$",
+    "a set of rows": f"(p_user_id uuid, p_output json) returns setof public.recipes language sql as $$"
+    f" {INSERTED.replace('p_output)', 'p_output::jsonb)')} returning * $$",
+    "JSON": f"(p_output jsonb, p_attempt jsonb, p_user_id uuid) returns json language sql as $$"
+    f" {INSERTED.replace('p_output)', 'p_output || p_attempt)')} returning to_json(recipes) $$",
+    "nothing": f"(menu_id uuid, p_user_id uuid, p_output jsonb) returns void language sql as $$"
+    f" with s as ({INSERTED} returning id)"
+    " update public.menus m set recipe_id = s.id from s where m.id = menu_id $$",
+    "by the generation's row": "(p_menu public.menus, result text) returns jsonb language sql as $$"
+    " insert into"
+    " public.recipes (user_id, name, body) values (p_menu.user_id, 'Soup', result::jsonb)"
+    " returning to_jsonb(recipes) $$",
+}
+
+
+@pytest.mark.parametrize("project", ["menus"], indirect=True)
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+def test_session_functions_of_many_forms_are_called(project: Project, function: str) -> None:
+    """Whatever a function takes, by its names and types, and returns: the row, its id, JSON, or nothing."""
+    project.run(f"create function public.make{function}")
+    example = project.folder.parent / "example.json"
+    example.write_text('{"name": "Soup"}')
+    flags = [each for each in APPS["menus"].flags if each not in {"--set", "name=output.name", "body=output"}]
+
+    result = init(project, *flags, "--session-function", "public.make", "--example-output", str(example))
+
+    assert result.exit_code == 0, result.output
+    assert "ok          succeed: ai_retry.app_create_session" in result.output
+    assert "refused     rehearsing" not in result.output
+
+
+@pytest.mark.parametrize("project", ["menus"], indirect=True)
+def test_a_session_function_with_an_argument_that_means_nothing_is_named(project: Project) -> None:
+    """The argument is named, and what to do."""
+    project.run("create function public.make(shoe_size integer) returns jsonb language sql as $$ select '{}'::jsonb $$")
+
+    result = init(project, *APPS["menus"].flags, "--session-function", "public.make")
+
+    assert result.exit_code == 1
+    assert "argument 1 (shoe_size)" in result.output
+    assert written(project) == []
+
+
+JOBS = """
+create table public.profiles (
+  id uuid primary key default gen_random_uuid(), auth_id uuid not null unique references auth.users (id), name text);
+create table public.ai_jobs (
+  id bigint generated always as identity primary key, retry_id uuid not null default gen_random_uuid() unique,
+  profile_id uuid not null references public.profiles (id), state text not null default 'new', prompt text not null,
+  settings jsonb, error_message text, created_at timestamptz not null default now());
+create table public.job_errors (
+  job_id bigint not null references public.ai_jobs (id), code text, message text, created_at timestamptz default now());
+with u as (insert into auth.users (id) values (gen_random_uuid()) returning id),
+  p as (insert into public.profiles (auth_id) select id from u returning id)
+insert into public.ai_jobs (profile_id, state, prompt) select id, 'failed', 'a poem' from p;
+"""
+LINKS = {
+    "a session has its generation's id": (
+        "create table public.results (id uuid primary key default gen_random_uuid(), text text not null,"
+        " job_id bigint not null unique references public.ai_jobs (id))",
+        ["--sessions", "public.results", "--set", "text=output.lines"],
+        {"lines": "x"},
+    ),
+    "rows are a session together": (
+        "create table public.cards (id bigserial primary key, front text not null,"
+        " job_id bigint not null references public.ai_jobs (id))",
+        ["--sessions", "public.cards"],
+        {"cards": [{"front": "a"}, {"front": "b"}]},
+    ),
+    "the output stands in the generation": (
+        "alter table public.ai_jobs add column result text[]",
+        ["--sessions", "none", "--set", "result=output.lines"],
+        {"lines": ["a", "b"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("project", ["empty"], indirect=True)
+@pytest.mark.parametrize(("schema", "flags", "output"), LINKS.values(), ids=LINKS.keys())
+def test_other_links_are_bound_too(project: Project, schema: str, flags: list[str], output: object) -> None:
+    """Profiles with ids of their own, logs by a serial number, and sessions however they know their generation."""
+    project.run(JOBS + schema)
+    example = project.folder.parent / "example.json"
+    example.write_text(json.dumps(output))
+
+    result = init(project, "--yes", "--column", "id=retry_id", *flags, "--example-output", str(example))
+
+    assert result.exit_code == 0, result.output
+    assert "refused     rehearsing" not in result.output
+    assert "ok          succeed: ai_retry.app_create_session" in result.output
+    for path in written(project):
+        project.run(path.read_text(encoding="utf-8"))
+    ((user_id, profile_id, generation_id),) = project.rows(
+        "select p.auth_id, p.id, j.retry_id from public.ai_jobs j join public.profiles p on p.id = j.profile_id"
+    )
+    ((read, found, strangers),) = project.rows(
+        f"select ai_retry.app_read('{generation_id}'), array(select f.id from ai_retry.app_find("
+        f"null, 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff', '{user_id}', 9) f), array(select s from"
+        f" ai_retry.app_strangers(array['{generation_id}'::uuid], '{profile_id}') s)"
+    )
+    assert (read["user_id"], read["status"], found, strangers) == (
+        str(user_id),
+        "error",
+        [generation_id],
+        [generation_id],
+    )

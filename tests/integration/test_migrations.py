@@ -223,15 +223,6 @@ def test_status_check_is_widened_and_keeps_its_words(bare_database: str) -> None
             connection.execute("update public.generations set status = 'nonsense'")
 
 
-def test_policy_that_lets_users_write_is_told(bare_database: str) -> None:
-    """Where end users may write generations, a notice names the policy and the remedy."""
-    an_app_with_rows(bare_database)
-
-    notices = apply(bare_database)
-
-    assert any('"update own" (UPDATE)' in notice and "AI_MODELS" in notice for notice in notices)
-
-
 def test_own_sessions_table_needs_own_seam(bare_database: str) -> None:
     """An app with its own sessions table gets no default seam, and is told so."""
     an_app_with_rows(bare_database)

@@ -100,9 +100,15 @@ begin
     where not exists (select from shop.texts t where t.id = i and t.owner = p_user_id);
 end $$;
 create or replace function ai_retry.app_look_up(p_generation_ids uuid[])
-returns table (id uuid, status text, model text) language plpgsql as $$
+returns table (id uuid, model text) language plpgsql as $$
 begin
-  return query select t.id, shop.word(t.state), t.engine from shop.texts t where t.id = any (p_generation_ids);
+  return query select t.id, t.engine from shop.texts t where t.id = any (p_generation_ids);
+end $$;
+create or replace function ai_retry.app_not_succeeded(p_generation_ids uuid[])
+returns setof uuid language plpgsql as $$
+begin
+  return query select t.id from shop.texts t
+    where (p_generation_ids is null or t.id = any (p_generation_ids)) and shop.word(t.state) is distinct from 'success';
 end $$;
 create or replace function ai_retry.app_find(
   p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer

@@ -12,14 +12,14 @@ from ai_retry.clock import SystemClock
 from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.retry import retry_generation
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
-from ai_retry.storage.change_rows import load_document
+from ai_retry.storage.documents import document
 from ai_retry.storage.postgres import PostgresStorage
 from benchmarks.app_rows import AT_ONCE, failed_generations
 from tests.helpers.pooler import transaction_pooler
 
 pytestmark = pytest.mark.stack
 
-LOAD = {"p_request": load_document(uuid4(), uuid4(), QuotaRule(), None)}
+LOAD = {"p_request": document(user_id=uuid4(), generation_id=uuid4(), rule=QuotaRule())}
 
 
 @pytest.fixture

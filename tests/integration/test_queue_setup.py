@@ -177,7 +177,7 @@ def test_publish_of_everything_is_nothing_new(migrated_database: str) -> None:
 def test_publish_without_realtime_says_so(migrated_database: str) -> None:
     """Where there is no such publication, the error says what is missing, and none is made."""
     with psycopg.connect(migrated_database, autocommit=True) as connection:
-        with pytest.raises(psycopg.errors.UndefinedObject, match="there is no publication supabase_realtime"):
+        with pytest.raises(psycopg.errors.UndefinedObject, match=r"publication .supabase_realtime. does not exist"):
             connection.execute(PUBLISH)
 
         assert value_of(connection, "select count(*) from pg_publication") == 0

@@ -135,7 +135,7 @@ class Books:
 
     def _check_row(self, row: Row, after: Row | None) -> None:
         key = (row.generation_id, row.number)
-        fate = (row.user_id, row.outcome, row.code, row.counted, row.captured_at, row.due_at, row.session_id)
+        fate = (row.user_id, row.outcome, row.code, row.counted, row.captured_at, row.next_attempt_at, row.session_id)
         assert self.fates.get(key, fate) == fate, "a closed attempt has changed"
         if row.outcome is not None:
             self.fates[key] = fate

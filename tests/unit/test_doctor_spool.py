@@ -12,7 +12,7 @@ from ai_retry.cli.doctor.spool import spool
 from ai_retry.domain.change import Found
 from ai_retry.domain.errors import StorageUnavailable
 from ai_retry.domain.model import Installation
-from ai_retry.storage.change_rows import settle_document
+from ai_retry.storage.documents import document
 from ai_retry.storage.spool import Spool
 from ai_retry.testing.memory import MemoryStorage
 from tests.helpers.memory_world import MemoryWorld
@@ -33,7 +33,7 @@ def held(directory: Path, installation: Installation = HERE) -> str:
     """Put an answer there; return its file's name."""
     begun = begin(WORLD, *new_generation(WORLD))
     change = begun.ending.answered(Found.READY, ANSWER, None, timedelta(seconds=1))
-    Spool(directory).hold(change, settle_document(change), installation)
+    Spool(directory).hold(change, document(change), installation)
     return f"{change.generation_id}.{change.token}.settle.json"
 
 

@@ -153,7 +153,7 @@ class TestWhatInterferes:
         provider = Provider(an_answer(output="another"))
         assert (scene.retry(provider).session["content"], provider.calls) == (an_answer().output, 0)
         assert [row.code for row in scene.rows] == ["SESSION_REJECTED", None]
-        assert [row.cause for row in scene.rows] == ["55P03", None]
+        assert [row.refused_constraint for row in scene.rows] == ["55P03", None]
 
     def test_lost_reply_of_a_settle_is_no_second_session(self, scene: Scene) -> None:
         """The repeat finds that its own attempt has succeeded."""

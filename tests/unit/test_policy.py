@@ -243,6 +243,30 @@ class TestExhaustion:
             admit(a_snapshot(attempts=(almost, *others)))
 
         assert caught.value.details == {"attempts": 20, "max_attempts": 20}
+        assert caught.value.retry_after == SECOND
+
+    def test_hard_cap_says_when_enough_attempts_are_forgotten(self) -> None:
+        """With more attempts than the cap, the wait lasts until fewer than the cap are left in the window."""
+        attempts = tuple(
+            an_attempt(number, counted=False, started_at=AS_OF - timedelta(hours=24) + (50 - number) * SECOND)
+            for number in reversed(range(2, 24))
+        )
+
+        with pytest.raises(AttemptsExhausted) as caught:
+            admit(a_snapshot(attempts=attempts))
+
+        assert caught.value.retry_after == 29 * SECOND
+
+    def test_hard_cap_gives_no_wait_where_waiting_does_not_help(self) -> None:
+        """Retry-After appears only where the identical request may succeed later."""
+        attempts = attempts_made(20, counted=False)
+        last = replace(attempts[-1], transient=False)
+
+        with pytest.raises(AttemptsExhausted) as caught:
+            admit(a_snapshot(attempts=(*attempts[:-1], last)))
+
+        assert caught.value.wait is not None
+        assert caught.value.retry_after is None
 
     def test_hard_cap_forgets_a_day_ago(self) -> None:
         """An attempt that began exactly a day ago is out of the hard cap's window."""

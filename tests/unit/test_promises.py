@@ -281,7 +281,8 @@ class TestKeep:
 
         assert [row.counted for row in scene.rows] == [False]
         scene.storage.begin(CloseOver(user_id=scene.user_id))
-        assert [(row.code, row.counted, row.cause) for row in scene.rows] == [("SESSION_REJECTED", False, "55P03")]
+        (row,) = scene.rows
+        assert (row.code, row.counted, row.refused_constraint) == ("SESSION_REJECTED", False, "55P03")
         assert scene.status is GenerationStatus.ERROR
 
     def test_settle_after_keep_still_succeeds(self, scene: Scene) -> None:

@@ -1,7 +1,5 @@
 """Repeats: what may pass is tried again for as long as it is worth, and what is raised then says the most."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -144,13 +142,3 @@ def test_internal_error_ends_no_other_call() -> None:
     calls = Calls(INTERNAL, INTERNAL, INTERNAL, INTERNAL, None)
 
     assert repeat(calls, Patience(usual=LONG, faults=None)) == "answer"
-
-
-def test_first_success_loads_nothing() -> None:
-    """What repeats is imported after a first failure only."""
-    program = (
-        "import sys; from datetime import timedelta; from ai_retry.storage.repeating import Patience, repeat;"
-        "assert repeat(lambda: 1, Patience(usual=timedelta(1), faults=None)) == 1; sys.exit('tenacity' in sys.modules)"
-    )
-
-    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0

@@ -367,7 +367,7 @@ class TestBegin:
         assert case.retry().generation.status is GenerationStatus.SUCCESS
 
     def test_superseded_answer_is_used_next(self) -> None:
-        """An answer to an attempt that was given up is stored; the next retry uses it and calls no provider."""
+        """An answer to an attempt that was given up is stored; a retry after the wait uses it and calls no provider."""
         case = Case()
 
         def answer_too_late(_: AiCall) -> Answer:
@@ -379,7 +379,9 @@ class TestBegin:
         with pytest.raises(LeaseLost) as caught:
             case.retry()
 
-        result = case.retry_when_due()
+        assert caught.value.retry_after is not None
+        case.world.advance(caught.value.retry_after)
+        result = case.retry()
 
         assert caught.value.details == {"answer_kept": True}
         assert result.session["content"] == an_answer().output

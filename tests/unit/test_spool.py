@@ -16,7 +16,7 @@ import pytest
 from ai_retry.domain.change import Found, Reply, Settle
 from ai_retry.domain.errors import NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.domain.model import Answer, Installation, Usage
-from ai_retry.storage.change_rows import settle_document
+from ai_retry.storage.documents import document
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.storage.spool_files import Held, SpoolFiles, Unreadable
 from ai_retry.testing.memory import MemoryStorage
@@ -39,7 +39,7 @@ class Site:
     def paid(self, answer: Answer = ANSWER, *, installation: Installation = HERE) -> Settle:
         """Begin a new generation, call, and be killed after the answer was written; return the settle."""
         change = self.begun(answer)
-        self.spool.hold(change, settle_document(change), installation)
+        self.spool.hold(change, document(change), installation)
         return change
 
     def begun(self, answer: Answer = ANSWER) -> Settle:
@@ -108,7 +108,7 @@ def test_settle_comes_back_as_it_was(site: Site) -> None:
     change = site.paid(answer)
 
     assert site.spool.read(a_name(change)) == Held(change=change, installation=HERE)
-    assert settle_document(change) == json.dumps(json.loads((site.directory / a_name(change)).read_text())["settle"])
+    assert document(change) == json.dumps(json.loads((site.directory / a_name(change)).read_text())["settle"])
 
 
 def test_files_are_the_owners_only(site: Site) -> None:
@@ -124,7 +124,7 @@ def test_first_settle_that_is_held_stays(site: Site) -> None:
     change = site.paid()
     held = (site.directory / a_name(change)).read_text()
 
-    site.spool.hold(change, settle_document(change).replace("Easy", "Hard"), HERE)
+    site.spool.hold(change, document(change).replace("Easy", "Hard"), HERE)
 
     assert (site.directory / a_name(change)).read_text() == held
 
@@ -135,7 +135,7 @@ def test_broken_directory_breaks_nothing(site: Site, caplog: pytest.LogCaptureFi
     site.directory.rmdir()
     site.directory.touch()
 
-    site.spool.hold(change, settle_document(change), HERE)
+    site.spool.hold(change, document(change), HERE)
     site.spool.release(change)
 
     assert site.spool.names() == []

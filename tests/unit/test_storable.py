@@ -10,7 +10,7 @@ from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.model import Answer, FailureCode, Usage
 from ai_retry.domain.policy import storable
 from ai_retry.domain.retry import retry_generation
-from ai_retry.storage.change_rows import settle_document
+from ai_retry.storage.documents import document
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
 from tests.helpers.builders import a_settle, an_answer
@@ -48,12 +48,12 @@ def test_usage_that_no_number_holds_is_left_out(usage: Usage) -> None:
     change = a_settle()
     assert change.call is not None
 
-    document = settle_document(
+    written = document(
         replace(change, end=replace(change.end, answer=an_answer(usage=usage)), call=replace(change.call, usage=usage))
     )
 
     expected = replace(change, end=replace(change.end, answer=an_answer(usage=Usage())))
-    assert document == settle_document(replace(expected, call=replace(change.call, usage=Usage())))
+    assert written == document(replace(expected, call=replace(change.call, usage=Usage())))
 
 
 def test_unstorable_answer_fails_the_attempt() -> None:

@@ -43,7 +43,8 @@ REMEDIES: Mapping[str, str] = {
         "Come back after `Retry-After`, or read the status. A dead worker's attempt is closed when its lease ends."
     ),
     "RETRY_LIMIT_REACHED": (
-        "Make a new generation. An operator can allow more attempts in a recovery plan:"
+        "Wait, where `Retry-After` is given: a day's attempts are used up. Else make a new generation."
+        " An operator can allow more attempts in a recovery plan:"
         " [Recover an outage](../how-to/recovery.md)."
     ),
     "RETRY_TOO_SOON": (

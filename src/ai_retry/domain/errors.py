@@ -37,6 +37,8 @@ from uuid import UUID
 
 from ai_retry.domain.model import Failure
 
+_LONGEST_REASON = 200  # characters of the app's own words
+
 
 class AiRetryError(Exception):
     """Base of all errors of this library."""
@@ -181,13 +183,15 @@ class QuotaExhausted(RetryRefused):
 
 
 class AttemptsExhausted(RetryRefused):
-    """The generation has used up its attempts."""
+    """The generation has used up its attempts: for good, or, where ``wait`` is given, those of a day."""
 
     code = "RETRY_LIMIT_REACHED"
 
-    def __init__(self, *, attempts: int, max_attempts: int) -> None:
+    def __init__(self, *, attempts: int, max_attempts: int, wait: timedelta | None = None, helps: bool = True) -> None:
         super().__init__(
             f"All {max_attempts} attempts are used up.",
+            wait=wait,
+            helps=helps,
             details={"attempts": attempts, "max_attempts": max_attempts},
         )
 
@@ -248,7 +252,7 @@ class SessionConflict(SessionRejected):
     """The session conflicts with another one of its user, who can cure that: a unique or an exclusion constraint.
 
     ``reason``: the app knew before the call that no session could be created, and says so in its own words for its
-    user. Then nothing was written, and no provider was called.
+    user: one line of at most 200 characters. Then nothing was written, and no provider was called.
     """
 
     code = "SESSION_CONFLICT"
@@ -265,6 +269,7 @@ class SessionConflict(SessionRejected):
         super().__init__(cause, retry_after=retry_after)
         self.reason = reason
         if reason is not None:
+            reason = self.reason = " ".join(reason.split())[:_LONGEST_REASON]
             self.args = (f"No session can be created now: {reason}",)
             self.details = {"reason": reason, "answer_kept": answer_kept}
 

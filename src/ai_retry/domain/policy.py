@@ -259,12 +259,12 @@ def storable(output: object) -> bool:
         text.encode()
     except (TypeError, ValueError, RecursionError):
         return False
-    return re.search(r"(?<!\\)(?:\\\\)*\\u0000", text) is None
+    return "\\u0000" not in text or re.search(r"(?<!\\)(?:\\\\)*\\u0000", text) is None
 
 
 def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
     """Whether there is a next attempt after the one that ``snapshot`` admitted ended with ``failure``."""
-    recent = _recent_attempts(snapshot, policy) + (not failure.operator_fault)
+    recent = len(_recent_attempts(snapshot, policy)) + (not failure.operator_fault)
     counted = counted_attempts(snapshot) + failure.counted
     return counted < policy.max_attempts and recent < policy.hard_cap
 
@@ -347,9 +347,8 @@ def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
 def _read(snapshot: Snapshot, context_from: ContextFrom, *, running: bool) -> Context:
     """Read the context; a worker only with the reader that the accepted retry was promised with, if that is known."""
     promised = snapshot.last_attempt.context_reader if running and snapshot.last_attempt else None
-    ours = reader_name(context_from)
-    if promised not in (None, ours):
-        raise OtherReader(accepted_with=str(promised), ours=ours)
+    if promised is not None and promised != (ours := reader_name(context_from)):
+        raise OtherReader(accepted_with=promised, ours=ours)
     return read_context(context_from, snapshot.generation)
 
 
@@ -359,15 +358,17 @@ def _refuse_exhausted(snapshot: Snapshot, policy: RetryPolicy) -> None:
     if counted >= policy.max_attempts and not snapshot.stored_answer:
         raise AttemptsExhausted(attempts=counted, max_attempts=policy.max_attempts)
     recent = _recent_attempts(snapshot, policy)
-    if recent >= policy.hard_cap:
-        raise AttemptsExhausted(attempts=recent, max_attempts=policy.hard_cap)
+    if len(recent) >= policy.hard_cap:
+        passes_at = recent[-policy.hard_cap] + policy.hard_cap_window
+        wait, helps = passes_at - snapshot.as_of, waiting_helps(snapshot)
+        raise AttemptsExhausted(attempts=len(recent), max_attempts=policy.hard_cap, wait=wait, helps=helps)
 
 
-def _recent_attempts(snapshot: Snapshot, policy: RetryPolicy) -> int:
-    """Attempts that count towards the hard cap: not those that failed for an operator's reason or made no call."""
+def _recent_attempts(snapshot: Snapshot, policy: RetryPolicy) -> Sequence[datetime]:
+    """When those attempts began that count towards the hard cap: all that called, but for an operator's faults."""
     since = snapshot.as_of - policy.hard_cap_window
     calls = [each for each in _begun(snapshot) if each.answer_from is None and not each.operator_fault]
-    return sum(attempt.started_at > since for attempt in calls)
+    return sorted(attempt.started_at for attempt in calls if attempt.started_at > since)
 
 
 def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:

@@ -78,7 +78,8 @@ def read_context(reader: ContextFrom, generation: Generation) -> Context:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - code of the app's
         failed = ReaderFailed(reader_name(reader), f"raised {type(error).__qualname__}", place=place_of(error))
     else:
-        fault = _fault(context, foreign=inspect.unwrap(reader) is not stored_context)
+        is_ours = reader is stored_context or inspect.unwrap(reader) is stored_context
+        fault = _fault(context, foreign=not is_ours)
         if fault is None:
             return context
         failed = ReaderFailed(reader_name(reader), fault)

@@ -230,8 +230,12 @@ def judge(
 
 def _kind(refusal: AiRetryError, limit: int) -> Decision:
     """A rule that refuses for a while does so whether or not it pays to come back."""
-    passes = limit > 0 if isinstance(refusal, QuotaExhausted) else not isinstance(refusal, AttemptsExhausted)
+    passes = limit > 0 if isinstance(refusal, QuotaExhausted) else not _is_final(refusal)
     return Decision.LATER if passes and isinstance(refusal, RetryRefused) else Decision.NEVER
+
+
+def _is_final(refusal: AiRetryError) -> bool:
+    return isinstance(refusal, AttemptsExhausted) and refusal.wait is None
 
 
 def settled_attempt(snapshot: Snapshot, key: str) -> Attempt | None:

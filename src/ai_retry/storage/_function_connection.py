@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from json import loads
+from json import JSONDecoder
 from typing import Any, Final, Self
 
 import psycopg
@@ -26,6 +26,7 @@ _USELESS_STATEMENT: Final = ("26000", "42883")  # it is gone, or knows other typ
 _NOT_TEXT: Final = "22021"
 _COLUMN_CHANGED: Final = ("42804", "0A000")  # under a plan, which goes with its connection
 _SIGNALS_EVERY: Final = 0.1  # seconds, for a signal that another thread got
+_decode: Final = JSONDecoder().raw_decode  # the database puts no space around a value
 
 
 class CallFailed(Exception):
@@ -86,7 +87,7 @@ class FunctionConnection(psycopg.Connection[Any]):
                 self.close()
             raise failure
         value = result.get_value(0, 0)
-        return None if value is None else loads(value.decode())
+        return None if value is None else _decode(value.decode())[0]
 
     def _run(self, statement: _Statement, values: list[bytes | None]) -> PGresult:
         pgconn = self.pgconn

@@ -8,12 +8,16 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.storage.codec import Json, NotOurs
 from ai_retry.storage.repeating import Patience, repeat
-from ai_retry.storage.rows import Json, NotOurs, understood
 from ai_retry.storage.transport import Transport, reply_lost
 
 _T = TypeVar("_T")
-_TOO_MUCH = "prompt_data, or a session, is nested too deeply or holds too large a number"
+_NOT_OURS: Final = "a reply that is not ai-retry's"
+_TOO_MUCH: Final = "prompt_data, or a session, is nested too deeply or holds too large a number"
+_OUT_OF_RANGE: Final = (
+    "a row of generations, or of ours, holds a value out of range (an instant, a duration, a number, a depth)"
+)
 ONCE: Final = timedelta(0)
 
 
@@ -57,7 +61,7 @@ class Calls:
         try:
             reply = self._transport(function, arguments)
         except UnicodeDecodeError:
-            failure = reply_lost("a reply that is not ai-retry's")
+            failure = reply_lost(_NOT_OURS)
         except (ValueError, RecursionError):
             failure = NotConfigured(_TOO_MUCH)
         else:
@@ -74,7 +78,9 @@ def read_reply_of(read: Callable[[Any], _T], reply: Any) -> _T:
     """
     failure: AiRetryError
     try:
-        return understood(read, reply)
+        return read(reply)
     except (NotOurs, KeyError, AttributeError):
-        failure = reply_lost("a reply that is not ai-retry's")
+        failure = reply_lost(_NOT_OURS)
+    except (ValueError, OverflowError, TypeError, RecursionError):  # beyond Python, such as an infinite instant
+        failure = NotConfigured(_OUT_OF_RANGE)
     raise failure

@@ -5,13 +5,13 @@ Each column comes as JSON in a string, so that one that can't be read spoils nei
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, Snapshot
 from ai_retry.domain.recovery import FoundRow, LastError, UnreadableRow
-from ai_retry.storage.rows import Json, NotOurs, instant, maybe_instant, read_snapshot, shaped
+from ai_retry.storage.codec import Json, NotOurs, instant, of_milliseconds, read
+from ai_retry.storage.documents import shaped
 
 _TOO_LONG: Final = "is longer than a search reads"
 _TOO_MUCH: Final = "is nested too deeply, or holds too large a number"
@@ -19,24 +19,24 @@ _NO_INSTANT: Final = "is no instant between the years 1 and 9999"
 _UNREADABLE: Final = (ValueError, OverflowError, TypeError, AttributeError)
 
 
-def _plain(value: Any) -> Any:
+def _same(value: Any) -> Any:
     return value
 
 
-def _duration(value: Any) -> timedelta | None:
-    return None if value is None else timedelta(milliseconds=float(value))
+def _optional(read_one: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read_one(value)
 
 
 # How each column is read, and what it is where that fails.
 _COLUMNS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "user_id": (UUID, "is no UUID"),
     "status": (GenerationStatus, "is no status that ai-retry knows"),
-    "model": (_plain, ""),
-    "prompt_data": (_plain, ""),
-    "session_id": (_plain, ""),
-    "duration_ms": (_duration, "is no duration"),
+    "model": (_same, ""),
+    "prompt_data": (_same, ""),
+    "session_id": (_same, ""),
+    "duration_ms": (_optional(of_milliseconds), "is no duration"),
     "created_at": (instant, _NO_INSTANT),
-    "updated_at": (maybe_instant, _NO_INSTANT),
+    "updated_at": (_optional(instant), _NO_INSTANT),
 }
 
 
@@ -48,16 +48,18 @@ def read_found(row: Json) -> FoundRow | UnreadableRow:
         return UnreadableRow(generation_id=generation_id, column=None, reason=f"is refused by {row['refused_by']}")
     row = shaped(row, "generation", "snapshot", "error")
     plain: dict[str, Any] = {"id": row["id"]}
-    read: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     problems: list[tuple[str | None, str]] = []
     for column in _COLUMNS:
-        plain[column], read[column], problem = _value(column, row["generation"])
+        plain[column], values[column], problem = _value(column, row["generation"])
         if problem is not None:
             problems.append((column, problem))
-    error, failed_at = _last_error(row["error"]), read["updated_at"] or read["created_at"]
+    error, failed_at = _last_error(row["error"]), values["updated_at"] or values["created_at"]
     if not problems:
         try:
-            return FoundRow(failed_at=failed_at, snapshot=_snapshot(row["snapshot"], plain), error=error)
+            return FoundRow(
+                failed_at=failed_at, snapshot=read(Snapshot, {**row["snapshot"], "generation": plain}), error=error
+            )
         except _UNREADABLE:
             problems.append((None, "holds a value out of range in a table of ai-retry's"))
     first, reason = problems[0]
@@ -65,9 +67,9 @@ def read_found(row: Json) -> FoundRow | UnreadableRow:
         generation_id=generation_id,
         column=first,
         reason=reason,
-        user_id=read["user_id"],
-        status=read["status"],
-        model=read["model"],
+        user_id=values["user_id"],
+        status=values["status"],
+        model=values["model"],
         failed_at=failed_at,
         error=error,
     )
@@ -84,26 +86,18 @@ def _value(column: str, generation: Mapping[str, str | None]) -> tuple[Any, Any,
         plain = json.loads(text)
     except (ValueError, RecursionError):
         return None, None, _TOO_MUCH
-    read, otherwise = _COLUMNS[column]
+    read_one, otherwise = _COLUMNS[column]
     try:
-        return plain, read(plain), None
+        return plain, read_one(plain), None
     except _UNREADABLE:
         return plain, None, "is null" if plain is None else otherwise
 
 
-def _snapshot(snapshot: Json, generation: Json) -> Snapshot:
-    return read_snapshot({**snapshot, "session": None, "generation": generation})
-
-
 def _last_error(row: Json | None) -> LastError | None:
+    """Read the last error; an instant of the app's that can't be read is as good as none."""
     if row is None:
         return None
-    return LastError(code=row["code"], at=_maybe_readable(row["at"]), reason=row["reason"], ours=row["ours"])
-
-
-def _maybe_readable(text: str | None) -> datetime | None:
-    """Read when the app logged an error; an instant that can't be read is as good as none."""
     try:
-        return maybe_instant(text)
+        return read(LastError, row)
     except (ValueError, OverflowError):
-        return None
+        return read(LastError, {**row, "at": None})

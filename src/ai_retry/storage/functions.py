@@ -6,6 +6,7 @@ Where a spool is configured, a paid answer is on disk from before its first sett
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -14,10 +15,17 @@ from ai_retry.domain.errors import AiRetryError, NotConfigured, TooManyParallel
 from ai_retry.domain.model import Installation, QuotaRule, Snapshot
 from ai_retry.domain.policy import BUSY_WAIT
 from ai_retry.domain.queue_model import QueueState
-from ai_retry.storage import change_rows as rows
 from ai_retry.storage.calling import ONCE, Calls, read_reply_of
+from ai_retry.storage.codec import Json, listed, read, write_tagged
+from ai_retry.storage.documents import (
+    document,
+    read_loaded,
+    read_nothing,
+    read_reply,
+    read_taken,
+    without_none,
+)
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR, repeat
-from ai_retry.storage.rows import Json, listed, read_installation, read_state
 from ai_retry.storage.spool import Spool, is_decided, is_paid_here
 from ai_retry.storage.transport import RowTaken, Transport
 
@@ -56,8 +64,8 @@ class FunctionStorage(Calls):
 
     def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
         """See the port."""
-        request = rows.load_document(user_id, generation_id, rule, token)
-        return self._look("ai_retry_load", {"p_request": request}, rows.read_loaded, self._reading)
+        request = document(user_id=user_id, generation_id=generation_id, rule=rule, token=token)
+        return self._look("ai_retry_load", {"p_request": request}, read_loaded, self._reading)
 
     def begin(self, change: Begin | CloseOver) -> Reply:
         """See the port. An answer of this generation that waits in the spool is sent before."""
@@ -65,17 +73,17 @@ class FunctionStorage(Calls):
             self._send_first(self._spool, change.generation_id)
         failure: AiRetryError
         try:
-            return self._ask("ai_retry_begin", {"p_change": rows.begin_document(change)}, _begun, self._reading)
+            return self._ask("ai_retry_begin", {"p_change": document(change)}, _begun, self._reading)
         except RowTaken as error:
             failure = TooManyParallel(1, wait=BUSY_WAIT) if isinstance(change, Begin) else error
         raise failure
 
     def settle(self, change: Settle) -> Reply:
         """See the port. A paid answer is in the spool before, and until the storage has decided."""
-        document, spool = rows.settle_document(change), self._spool
+        request, spool = document(change), self._spool
         if spool is not None and is_paid_here(change):
-            spool.hold(change, document, self.installation())
-        reply = self._ask("ai_retry_settle", {"p_change": document}, rows.read_reply, self._settling)
+            spool.hold(change, request, self.installation())
+        reply = self._ask("ai_retry_settle", {"p_change": request}, read_reply, self._settling)
         if spool is not None and is_decided(change, reply):
             spool.release(change)
         return reply
@@ -89,23 +97,24 @@ class FunctionStorage(Calls):
                 patience = self._keeping
             case _:
                 patience = self._reading
-        return self._ask("ai_retry_amend", {"p_change": rows.amend_document(change)}, rows.read_reply, patience)
+        request = document(**{name: without_none(row) for name, row in write_tagged(change).items()})
+        return self._ask("ai_retry_amend", {"p_change": request}, read_reply, patience)
 
     def keep(self, change: Keep) -> None:
         """See the port."""
-        self._ask("ai_retry_keep", {"p_change": rows.keep_document(change)}, rows.read_nothing, self._keeping)
+        self._ask("ai_retry_keep", {"p_change": document(change)}, read_nothing, self._keeping)
         if self._spool is not None:
             self._spool.release(change)
 
     def installation(self) -> Installation:
         """See the port; asked once."""
         if self._installation is None:
-            self._installation = self._look("ai_retry_installation", {}, read_installation, self._reading)
+            self._installation = self._look("ai_retry_installation", {}, partial(read, Installation), self._reading)
         return self._installation
 
     def take(self, limit: int, visibility: timedelta, rule: QuotaRule) -> Sequence[Taken]:
         """See the port."""
-        request = rows.take_document(limit, visibility, rule)
+        request = document(limit=limit, visibility_seconds=round(visibility.total_seconds()), rule=rule)
         taken = self._ask("ai_retry_take", {"p_request": request}, _messages, self._polling)
         return [message for each in taken if (message := _readable(each)) is not None]
 
@@ -115,7 +124,7 @@ class FunctionStorage(Calls):
 
     def state(self) -> QueueState:
         """See the port."""
-        return self._look("ai_retry_state", {}, read_state, self._reading)
+        return self._look("ai_retry_state", {}, partial(read, QueueState), self._reading)
 
     def _send_first(self, spool: Spool, generation_id: UUID) -> None:
         self.installation()  # before anything is paid for: a settle may find no database to ask
@@ -126,7 +135,7 @@ class FunctionStorage(Calls):
 def _begun(reply: Any) -> Reply:
     if reply == _HAS_NO_QUEUE:
         raise NotConfigured(_NO_QUEUE)
-    return rows.read_reply(reply)
+    return read_reply(reply)
 
 
 def _messages(reply: Any) -> Sequence[Any]:
@@ -138,7 +147,7 @@ def _messages(reply: Any) -> Sequence[Any]:
 def _readable(row: Json) -> Taken | None:
     """Read a message; one whose generation can't be read comes again, and holds up no other."""
     try:
-        return read_reply_of(rows.read_taken, row)
+        return read_reply_of(read_taken, row)
     except AiRetryError as error:
         _log.warning("a message can't be read, and comes again: %s", error)
     return None

@@ -17,11 +17,11 @@ from ai_retry.secrecy import guard_logs
 from ai_retry.storage._connection_string import read_connection_string
 from ai_retry.storage._door import NO_ANSWER, Door, Refusal
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
+from ai_retry.storage.codec import Json
 from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
-from ai_retry.storage.rows import Json
 from ai_retry.storage.spool import Spool
 from ai_retry.storage.transport import NeverReached, failure_of_sqlstate, reply_lost, unreachable
 

@@ -6,16 +6,16 @@ All of it can be repeated, so that a lost reply means no more than that the data
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
 from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, PlanAttempt, UnreadableRow
 from ai_retry.storage.calling import Calls
-from ai_retry.storage.change_rows import document
+from ai_retry.storage.codec import Json, instant, listed, read
+from ai_retry.storage.documents import document, shaped
 from ai_retry.storage.found_rows import read_found
-from ai_retry.storage.rows import Json, instant, listed, read_attempt, read_usage, rule_row, shaped
 
 _PRUNED_AT_ONCE = 500  # attempts that are looked at; their users wait no longer than it takes to remove them
 _FIRST_ID = UUID(int=0)
@@ -38,26 +38,17 @@ class RecoveryFunctions(Calls):
     def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
         """See the port."""
         start = before or Cursor(at=wanted.until.isoformat(), id=_LAST_ID)
-        request = document(
-            since=wanted.since.isoformat() if wanted.since is not None else None,
-            before={"at": start.at, "id": str(start.id)},
-            user_id=str(wanted.user_id) if wanted.user_id is not None else None,
-            statuses=sorted(wanted.statuses),
-            models=_words(wanted.models),
-            codes=_words(wanted.codes),
-            page=page,
-            rule=rule_row(quota_rule),
-        )
+        request = document(wanted, before=start, page=page, rule=quota_rule)
         return self._find("ai_retry_find", {"p_request": request}, _page)
 
     def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | UnreadableRow | None:
         """See the port."""
-        request = document(generation_id=str(generation_id), rule=rule_row(quota_rule))
+        request = document(generation_id=generation_id, rule=quota_rule)
         return self._find("ai_retry_find_one", {"p_request": request}, _maybe_found)
 
     def find_attempts(self, key: str, *, after: UUID | None, page: int) -> Sequence[PlanAttempt]:
         """See the port."""
-        request = document(key=key, after=str(after or _FIRST_ID), page=page)
+        request = document(key=key, after=after or _FIRST_ID, page=page)
         return self._find("ai_retry_find_attempts", {"p_request": request}, _plan_attempts)
 
     def estimate(self) -> Mapping[str | None, CallEstimate]:
@@ -68,7 +59,7 @@ class RecoveryFunctions(Calls):
         self, run_id: UUID, *, plan_id: str, operator: str, plan: Mapping[str, Any], counts: Mapping[str, Any] | None
     ) -> str | None:
         """See the port."""
-        request = document(run_id=str(run_id), plan_id=plan_id, operator=operator, plan=plan, counts=counts)
+        request = document(run_id=run_id, plan_id=plan_id, operator=operator, plan=plan, counts=counts)
         return self._find("ai_retry_record_recovery", {"p_request": request}, _refused_by)
 
     def prune(self, *, older_than: timedelta, window: timedelta, after: UUID | None, dry_run: bool) -> Pruned:
@@ -83,11 +74,11 @@ class RecoveryFunctions(Calls):
         request = document(
             older_than_seconds=older_than.total_seconds(),
             window_seconds=window.total_seconds(),
-            after=str(after) if after is not None else None,
+            after=after,
             page=_PRUNED_AT_ONCE,
             dry_run=dry_run,
         )
-        return self._find("ai_retry_prune", {"p_request": request}, _pruned)
+        return self._find("ai_retry_prune", {"p_request": request}, partial(read, Pruned))
 
     def inspect(self) -> Json:
         """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
@@ -109,49 +100,30 @@ class RecoveryFunctions(Calls):
         return self._look(function, arguments, read, self._searching)
 
 
-def _words(values: frozenset[str] | None) -> Sequence[str] | None:
-    return None if values is None else sorted(values)
-
-
 def _page(reply: Any) -> FoundPage:
     row = shaped(reply, "as_of", "rows", "next")
-    after = row["next"]
     return FoundPage(
         as_of=instant(row["as_of"]),
-        rows=[read_found(shaped(each, "id")) for each in listed(row["rows"])],
-        next=Cursor(at=after["at"], id=UUID(after["id"])) if after else None,
+        rows=[read_found(each) for each in listed(row["rows"])],
+        next=read(Cursor, row["next"]) if row["next"] else None,
     )
 
 
 def _maybe_found(reply: Any) -> FoundRow | UnreadableRow | None:
-    return None if reply is None else read_found(shaped(reply, "id"))
+    return None if reply is None else read_found(reply)
 
 
 def _plan_attempts(reply: Any) -> Sequence[PlanAttempt]:
-    return [_plan_attempt(shaped(row)) for row in listed(reply)]
-
-
-def _plan_attempt(row: Json) -> PlanAttempt:
-    return PlanAttempt(
-        generation_id=UUID(row["generation_id"]),
-        attempt=read_attempt(row),
-        usage=read_usage(row["usage"]) if row["usage"] else None,
-    )
+    return [read(PlanAttempt, row) for row in listed(reply)]
 
 
 def _estimates(reply: Any) -> Mapping[str | None, CallEstimate]:
-    rows = [shaped(row) for row in listed(reply)]
-    return {row["model"]: CallEstimate(tokens=_decimal(row["tokens"]), cost=_decimal(row["cost"])) for row in rows}
+    return {shaped(row, "model")["model"]: read(CallEstimate, row) for row in listed(reply)}
 
 
 def _refused_by(reply: Any) -> str | None:
     refused_by: str | None = shaped(reply, "events_refused_by")["events_refused_by"]
     return refused_by
-
-
-def _pruned(reply: Any) -> Pruned:
-    row = shaped(reply, "attempts", "answers", "next")
-    return Pruned(attempts=row["attempts"], answers=row["answers"], next=UUID(row["next"]) if row["next"] else None)
 
 
 def _facts(reply: Any) -> Json:
@@ -160,7 +132,3 @@ def _facts(reply: Any) -> Json:
 
 def _violations(reply: Any) -> Sequence[Json]:
     return [shaped(row, "violation", "generation_id") for row in listed(reply)]
-
-
-def _decimal(value: float | None) -> Decimal | None:
-    return None if value is None else Decimal(str(value))

@@ -1,12 +1,10 @@
-"""Repeats of a call whose failure may pass. Once, for every adapter; it reads no error's text and knows no function.
+"""Repeats of a call whose failure may pass. Once, for every adapter; it reads no error's text and knows no function."""
 
-A first success costs nothing: what repeats is imported after a first failure.
-"""
-
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final, Protocol, TypeVar, runtime_checkable
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, StorageOutcomeUnknown
@@ -16,6 +14,7 @@ from ai_retry.storage.transport import Fault, NeverReached, is_internal
 READ_FOR: Final = timedelta(seconds=3)  # a user is waiting, and a snapshot is too old after ten seconds
 SETTLE_FOR: Final = timedelta(seconds=20)  # something was paid for
 _SAME_INTERNAL: Final = 3  # so often the same internal error is the app's, and no accident of the server
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds at most, before the first repeat and before a late one
 _NEVER: Final = timedelta(0)
 _T = TypeVar("_T")
 
@@ -46,72 +45,44 @@ def repeat(call: Callable[[], _T], patience: Patience) -> _T:
         NotConfigured: every try met a fault that an operator may cure, and nothing was paid for.
     """
     began = monotonic()
-    try:
-        return call()
-    except StorageFailure as error:
-        if not _may_pass(error):
-            raise
-        first = error
-    return _Repeats(patience, began, first).run(call)
-
-
-class _Repeats:
-    """What was met so far."""
-
-    def __init__(self, patience: Patience, began: float, first: StorageFailure) -> None:
-        self._patience, self._began = patience, began
-        self._failures = [first]
-
-    def run(self, call: Callable[[], _T]) -> _T:
-        from tenacity import Retrying, retry_if_exception, wait_random_exponential  # noqa: PLC0415 (only now needed)
-
-        known: list[StorageFailure] = list(self._failures)
-
-        def tried() -> _T:
-            if known:
-                raise known.pop()  # the first try, so that its repeat waits
-            try:
-                return call()
-            except StorageFailure as error:
-                self._failures.append(error)
-                raise
-
-        repeating = Retrying(
-            retry=retry_if_exception(_may_pass),
-            stop=lambda _: self._is_enough(),
-            wait=wait_random_exponential(multiplier=0.05, max=1),
-            reraise=True,
-        )
-        failure: AiRetryError
+    failures: list[StorageFailure] = []
+    while True:
         try:
-            return repeating(tried)
-        except StorageFailure:
-            failure = self._verdict()
-        raise failure
-
-    def _is_enough(self) -> bool:
-        patience, last = self._patience, self._failures[-1]
-        limit = patience.usual
-        if patience.faults is not None and self._is_fault():
-            limit = patience.faults
-        if limit == _NEVER:
-            return True
-        same = [each.reason for each in self._failures].count(last.reason)
-        if patience.stops_at_internal and is_internal(last.reason) and same >= _SAME_INTERNAL:
-            return True
-        return len(self._failures) > 1 and monotonic() - self._began >= limit.total_seconds()
-
-    def _is_fault(self) -> bool:
-        return all(isinstance(each, Fault) for each in self._failures)
-
-    def _verdict(self) -> AiRetryError:
-        last = self._failures[-1]
-        if isinstance(last, Fault) and self._is_fault() and self._patience.faults is not None:
-            return NotConfigured(last.remedy)
-        unknown = [each for each in self._failures if isinstance(each, StorageOutcomeUnknown)]
-        return unknown[-1] if unknown else last
+            return call()
+        except StorageFailure as error:
+            failures.append(error)
+        if _is_enough(failures, patience, began):
+            break
+        longest = _FIRST_PAUSE * 2 ** min(len(failures) - 1, 10)
+        sleep(random.uniform(0, min(longest, _LONGEST_PAUSE)))  # noqa: S311 (spreads repeats, guards nothing)
+    raise _verdict(failures, patience)
 
 
-def _may_pass(error: BaseException) -> bool:
-    waited_for = isinstance(error, NeverReached)
-    return isinstance(error, StorageFailure) and error.retry_after is not None and not waited_for
+def _is_enough(failures: Sequence[StorageFailure], patience: Patience, began: float) -> bool:
+    last, limit = failures[-1], patience.usual
+    if not _may_pass(last):
+        return True
+    if patience.faults is not None and _are_faults(failures):
+        limit = patience.faults
+    if limit == _NEVER:
+        return True
+    same = [each.reason for each in failures].count(last.reason)
+    if patience.stops_at_internal and is_internal(last.reason) and same >= _SAME_INTERNAL:
+        return True
+    return len(failures) > 1 and monotonic() - began >= limit.total_seconds()
+
+
+def _verdict(failures: Sequence[StorageFailure], patience: Patience) -> AiRetryError:
+    last = failures[-1]
+    if isinstance(last, Fault) and _are_faults(failures) and patience.faults is not None:
+        return NotConfigured(last.remedy)
+    unknown = [each for each in failures if isinstance(each, StorageOutcomeUnknown)]
+    return unknown[-1] if unknown else last
+
+
+def _are_faults(failures: Sequence[StorageFailure]) -> bool:
+    return all(isinstance(each, Fault) for each in failures)
+
+
+def _may_pass(error: StorageFailure) -> bool:
+    return error.retry_after is not None and not isinstance(error, NeverReached)

@@ -10,9 +10,8 @@ import os
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.change import Found, Keep, Reply, Settle, Success
@@ -48,16 +47,8 @@ class SpoolReport:
         return not (self.left or self.foreign or self.unknown or self.unreadable)
 
 
-class _Fate(StrEnum):
-    """What became of one file; a field of the report."""
-
-    SETTLED = "settled"
-    DECIDED = "decided"
-    LEFT = "left"
-    FOREIGN = "foreign"
-    UNKNOWN = "unknown"
-    UNREADABLE = "unreadable"
-    GONE = "gone"  # another process has just settled it
+# What became of one file; a field of the report, but for "gone": another process has just settled it.
+_Fate: TypeAlias = Literal["settled", "decided", "left", "foreign", "unknown", "unreadable", "gone"]
 
 
 class Spool(SpoolFiles):
@@ -102,7 +93,7 @@ class Spool(SpoolFiles):
         failures = 0  # in a row
         for position, name in enumerate(names):
             if self._closed.is_set() or failures == _TOO_MANY:
-                counts[_Fate.LEFT] += len(names) - position
+                counts["left"] += len(names) - position
                 break
             try:
                 fate = self._send(name, here, None if adopt else installation)
@@ -110,11 +101,11 @@ class Spool(SpoolFiles):
                 self._failed.discard(name)
             except AiRetryError as error:
                 _log.warning("event=spool_waits code=%s file=%s", error.code, _shown(name))
-                fate = _Fate.LEFT
+                fate = "left"
                 failures = failures + 1 if _may_be_storage(error) else 0
                 self._failed.add(name)
             counts[fate] += 1
-        del counts[_Fate.GONE]
+        del counts["gone"]
         return SpoolReport(**counts)
 
     def send_first(self, generation_id: UUID, storage: Storage) -> None:
@@ -168,14 +159,14 @@ class Spool(SpoolFiles):
             held = self.read(name)
         except Unreadable as error:
             self._note(name, f"event=spool_unreadable reason={str(error)!r}")
-            return _Fate.UNREADABLE
+            return "unreadable"
         if held is None:
-            return _Fate.GONE
+            return "gone"
         if only_of is not None and held.installation != only_of:
             self._note(name, f"event=spool_foreign database={held.installation.database!r}")
-            return _Fate.FOREIGN
+            return "foreign"
         fate = _deliver(held, storage, firmly=firmly)
-        if fate is _Fate.UNKNOWN:
+        if fate == "unknown":
             self._note(name, "event=spool_unknown")
         else:
             self.release(held.change)
@@ -227,13 +218,13 @@ def _deliver(held: Held, storage: Storage, *, firmly: bool) -> _Fate:
     else:
         if is_decided(change, reply):
             mine = reply.snapshot.my_attempt if reply.snapshot is not None else None
-            return _Fate.SETTLED if mine is not None and mine.outcome is Outcome.SUCCEEDED else _Fate.DECIDED
+            return "settled" if mine is not None and mine.outcome is Outcome.SUCCEEDED else "decided"
         if not reply.known:
-            return _Fate.UNKNOWN
+            return "unknown"
         now = found(reply.snapshot, change.user_id)
         cause = closing_without(now, counted=False, answer=None).code or now
     storage.keep(_kept(change, cause))
-    return _Fate.DECIDED
+    return "decided"
 
 
 def _kept(change: Settle, cause: str) -> Keep:

@@ -19,9 +19,8 @@ from uuid import UUID, uuid4
 
 from ai_retry.domain.change import Keep, Settle
 from ai_retry.domain.model import Installation
-from ai_retry.storage.change_rows import PROTOCOL, settle_document
-from ai_retry.storage.rows import read_installation
-from ai_retry.storage.settle_rows import read_settle
+from ai_retry.storage.codec import read, write
+from ai_retry.storage.documents import PROTOCOL, document, read_settle
 
 _VERSION: Final = 1  # of the files
 _SUFFIX: Final = ".settle.json"
@@ -50,16 +49,16 @@ class SpoolFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def hold(self, change: Settle, document: str, installation: Installation) -> None:
+    def hold(self, change: Settle, request: str, installation: Installation) -> None:
         """Write a settle, whole or not at all. A repeat changes nothing; a disk that refuses is logged, not raised."""
         target, partial = self._directory / _name(change), self._directory / f"{uuid4()}{_PARTIAL}"
-        header = {"version": _VERSION, "installation": {"id": installation.id, "database": installation.database}}
+        header = json.dumps({"version": _VERSION, "installation": write(installation)})
         try:
             if target.exists():
                 return
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(f'{json.dumps(header)[:-1]}, "settle": {document}}}')
+                file.write(f'{header[:-1]}, "settle": {request}}}')
             partial.rename(target)
         except OSError as error:
             _log.error("event=spool_failed errno=%s", error.errno)
@@ -86,7 +85,7 @@ class SpoolFiles:
         """
         try:
             held = _held(json.loads(self._text(name), parse_constant=_refuse))
-            settle_document(held.change)  # what can't be written can't be sent
+            document(held.change)  # what can't be written can't be sent
         except FileNotFoundError:
             return None
         except Unreadable:
@@ -129,10 +128,10 @@ class SpoolFiles:
             os.close(descriptor)
 
 
-def _held(document: Any) -> Held:
-    if document["version"] != _VERSION or document["settle"]["protocol"] != PROTOCOL:
+def _held(row: Any) -> Held:
+    if row["version"] != _VERSION or row["settle"]["protocol"] != PROTOCOL:
         raise Unreadable("it is of another version")
-    return Held(change=read_settle(document["settle"]), installation=read_installation(document["installation"]))
+    return Held(change=read_settle(row["settle"]), installation=read(Installation, row["installation"]))
 
 
 def _name(change: Settle | Keep) -> str:

@@ -14,11 +14,11 @@ from supabase.client import ClientOptions
 
 from ai_retry.domain.errors import AiRetryError, StorageUnavailable
 from ai_retry.secrecy import guard_logs
+from ai_retry.storage.codec import Json
 from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
-from ai_retry.storage.rows import Json
 from ai_retry.storage.spool import Spool
 from ai_retry.storage.transport import Fault, failure_of_sqlstate, reply_lost, unreachable
 

@@ -1,38 +1,21 @@
 create function public.ai_retry_books(
   p_limit integer default null, p_window_seconds double precision default 86400, p_since timestamptz default null
-)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set statement_timeout = '60s' set plan_cache_mode = 'force_custom_plan'
-as $$
+) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set statement_timeout = '60s'
+set plan_cache_mode = 'force_custom_plan' as $$
 declare
-  c_page constant integer := 5000;  -- generations that the app is asked about at once
   c_most constant integer := 1000;  -- violations of a kind
-  v_ids constant uuid[] := case when p_since is not null then array(
-    select distinct a.generation_id from public.ai_retry_attempts a where a.closed_at >= p_since) end;
-  v_place integer := 0;
-  v_page uuid[];
-  v_last uuid;
-  v_changed uuid[] := '{}';
+  c_many constant integer := 100000;  -- attempts since then: to read all in their order is faster, and takes no memory
+  v_since constant uuid[] := case when p_since is not null then array(
+    select a.generation_id from public.ai_retry_attempts a where a.closed_at >= p_since limit c_many) end;
+  v_ids constant uuid[] := case when pg_catalog.cardinality(v_since) < c_many then v_since end;
+  v_changed constant uuid[] := array(
+    select g.id from ai_retry.app_not_succeeded(v_ids) g (id)
+    where (
+      select a.number from public.ai_retry_attempts a
+      where a.generation_id = g.id and a.outcome = 'succeeded') is not null
+    limit c_most);
 begin
-  -- The app's table is read a page at a time, by id.
-  loop
-    if v_ids is null then
-      v_page := array(
-        select a.generation_id from public.ai_retry_attempts a
-        where a.outcome = 'succeeded' and (v_last is null or a.generation_id > v_last)
-        order by a.generation_id limit c_page);
-      v_last := v_page[pg_catalog.cardinality(v_page)];
-    else
-      v_page := v_ids[v_place + 1 : v_place + c_page];
-      v_place := v_place + c_page;
-    end if;
-    exit when v_page = '{}' or pg_catalog.cardinality(v_changed) >= c_most;
-    v_changed := v_changed || array(
-      select g.id from ai_retry.app_look_up(v_page) g
-      where g.status is distinct from 'success' and exists (
-        select from public.ai_retry_attempts a where a.generation_id = g.id and a.outcome = 'succeeded'));
-  end loop;
   return (
     with violations (violation, generation_id) as (
       (select 'a number is missing or double', a.generation_id
@@ -68,7 +51,7 @@ begin
         limit c_most)
       union
       (select 'a unit above the limit', b.generation_id
-        from ai_retry.beyond(p_limit, p_window_seconds, p_since) b limit c_most)
+        from ai_retry.beyond(p_limit, p_window_seconds, case when v_ids is not null then p_since end) b limit c_most)
       union
       select 'a success whose generation says otherwise', c.id from pg_catalog.unnest(v_changed) c (id)
     )
@@ -77,54 +60,10 @@ begin
   );
 end
 $$;
+revoke all on function public.ai_retry_books(integer, double precision, timestamptz) from public, anon, authenticated;
+grant execute on function public.ai_retry_books(integer, double precision, timestamptz) to service_role;
 comment on function public.ai_retry_books(integer, double precision, timestamptz) is
   'Proves the quota books: every violation of what is promised and of what no constraint refuses, as JSON, a thousand of '
   'each kind at most; [] when they balance. Given a limit, also units above it, or above a user''s own. Since an instant: of '
-  'generations with an attempt that was closed since, and of all that are open. Safe on a live project.';
-
-create function ai_retry.beyond(p_limit integer, p_window_seconds double precision, p_since timestamptz)
-returns table (generation_id uuid)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
-as $$
-declare
-  v_window constant interval := pg_catalog.make_interval(secs => p_window_seconds);
-begin
-  if p_limit is null then
-    return;
-  end if;
-  -- First, by an index only, where more units were captured within a window than the limit; then who was admitted there,
-  -- though the limit was used up: by instants of their own, however the clock was set between them.
-  return query
-    select distinct j.generation_id
-    from (
-      select c.user_id, c.captured_at, c.first_at, p_limit as quota_limit, v_window as quota_window
-      from (
-        select a.user_id, a.captured_at, lag(a.captured_at, p_limit) over (
-          partition by a.user_id order by a.captured_at) as first_at
-        from public.ai_retry_attempts a
-        where a.captured_at is not null and (p_since is null or a.closed_at >= p_since - v_window)
-      ) c
-      where c.captured_at - c.first_at < v_window
-        and not exists (select from public.ai_retry_quotas q where q.user_id = c.user_id)
-      union all
-      select q.user_id, c.captured_at, c.first_at, q.quota_limit, c.quota_window
-      from public.ai_retry_quotas q,
-      lateral (
-        select a.captured_at, lag(a.captured_at, q.quota_limit) over (order by a.captured_at) as first_at,
-          pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)) as quota_window
-        from public.ai_retry_attempts a where a.user_id = q.user_id and a.captured_at is not null
-      ) c
-      where c.captured_at - c.first_at < c.quota_window
-    ) f
-    join public.ai_retry_attempts j
-      on j.user_id = f.user_id and j.captured_at between f.first_at and f.captured_at and 'quota' <> all (j.waived)
-    where (p_since is null or j.captured_at >= p_since) and f.quota_limit < (
-      select count(*) from public.ai_retry_attempts i
-      where i.user_id = j.user_id and i.captured_at > coalesce(j.accepted_at, j.started_at) - f.quota_window
-        and coalesce(i.accepted_at, i.started_at) <= coalesce(j.accepted_at, j.started_at));
-end
-$$;
-comment on function ai_retry.beyond(integer, double precision, timestamptz) is
-  'Generations whose success spent a unit though, when it was admitted, its user''s limit was used up by others, and no '
-  'operator had lifted it. The limit and window given are those of users without their own.';
+  'generations with an attempt that was closed since, and of all that are open; of all where these attempts are many. Safe '
+  'on a live project.';

@@ -1,17 +1,8 @@
-create function public.ai_retry_inspect()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_inspect() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_binding jsonb;
   v_session_function regprocedure;
-  v_words jsonb;
-  v_accepted bigint;
-  v_read text;
-  v_broken jsonb := '[]';
-  v_sqlstate text;
-  v_message text;
 begin
   -- Facts only: what they mean is judged by the package, which knows what it shipped.
   begin
@@ -20,71 +11,31 @@ begin
   exception when others or assert_failure then
     null;  -- the function is not there, or fails; or it names a type that is not there
   end;
-  begin
-    select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('word', w.status, 'count', w.count)) into v_words
-      from (
-        select f.status, count(*) as count
-        from ai_retry.app_find(null, 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff', null, 10000) f
-        group by f.status order by count(*) desc limit 50
-      ) w;
-    v_words := coalesce(v_words, '[]');
-  exception when others or assert_failure then
-    null;  -- it can't search
-  end;
-  foreach v_read in array array[
-    'app_read(gen_random_uuid())', 'app_session(gen_random_uuid()::text, gen_random_uuid())',
-    'app_may_create_session(gen_random_uuid(), gen_random_uuid())',
-    'app_own_successes(gen_random_uuid(), now(), 1, now())', 'app_strangers(array[gen_random_uuid()], gen_random_uuid())',
-    'app_look_up(array[gen_random_uuid()])', 'app_find(null, now(), gen_random_uuid(), null, 1)',
-    'app_last_error(gen_random_uuid())', 'app_lock(gen_random_uuid(), ''5ms'')']
-  loop
-    begin
-      execute 'select from ai_retry.' || v_read;
-    exception when syntax_error_or_access_rule_violation then
-      get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text;
-      v_broken := v_broken || pg_catalog.jsonb_build_object(
-        'function', 'ai_retry.' || pg_catalog.split_part(v_read, '(', 1), 'sqlstate', v_sqlstate,
-        'message', v_message);
-    when others or assert_failure then
-      null;  -- of these ids there is nothing
-    end;
-  end loop;
-  begin
-    select count(*) into v_accepted from public.ai_retry_open o where o.accepted_at is not null;
-  exception when insufficient_privilege or undefined_table then
-    null;
-  end;
   return (
-    with roles as (
-      select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')
-    ),
+    with roles as (select r.oid, r.rolname from pg_catalog.pg_roles r where r.rolname in ('anon', 'authenticated')),
     tables as (
       select c.oid, c.relkind, c.relrowsecurity, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
         n.nspname = 'public' and c.relname like 'ai\_retry\_%' as is_ours
       from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
       where c.relkind in ('r', 'p') and n.nspname = 'public' and c.relname like 'ai\_retry\_%'
         or c.relkind in ('r', 'p', 'v') and n.nspname = 'ai_retry'
-        or c.relkind in ('r', 'p', 'v', 'f')
-          and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
+        or c.relkind = any ('{r,p,v,f}') and v_binding -> 'tables' ? pg_catalog.format('%I.%I', n.nspname, c.relname)
     )
     select pg_catalog.jsonb_build_object(
-      'as_of', pg_catalog.clock_timestamp(),
+      'as_of', pg_catalog.clock_timestamp(), 'role', current_user,
       'server_version', pg_catalog.current_setting('server_version_num')::integer,
-      'role', current_user,
       'isolation', pg_catalog.current_setting('transaction_isolation'),
       'read_only',
         pg_catalog.pg_is_in_recovery() or pg_catalog.current_setting('default_transaction_read_only')::boolean,
       'schema', (
         select pg_catalog.jsonb_build_object(
           'usable', pg_catalog.has_schema_privilege(n.oid, 'usage'),
-          'end_users', (
-            select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
-            from roles r where pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')
-          ))
+          'end_users', array(
+            select r.rolname from roles r where pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')))
         from pg_catalog.pg_namespace n where n.nspname = 'ai_retry'
       ),
-      'functions', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'functions', array(
+        select pg_catalog.jsonb_build_object(
           'schema', n.nspname, 'name', p.proname,
           'arguments', pg_catalog.pg_get_function_identity_arguments(p.oid),
           'types', array(
@@ -100,113 +51,64 @@ begin
             select pg_catalog.substr(s.setting, 13) from pg_catalog.unnest(p.proconfig) s (setting)
             where s.setting like 'search\_path=%'),
           'executable', pg_catalog.has_function_privilege(p.oid, 'execute'),
-          'end_users', (
-            select coalesce(pg_catalog.jsonb_agg(r.rolname), '[]')
-            from roles r where pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')
-          )) order by n.nspname, p.proname, p.oid), '[]')
+          'end_users', array(
+            select r.rolname from roles r where pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')))
         from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
         where n.nspname = 'public' and p.proname like 'ai\_retry\_%' or n.nspname = 'ai_retry'
           or p.oid = v_session_function::oid
+        order by n.nspname, p.proname, p.oid
       ),
       'binding', v_binding,
-      'tables', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'tables', array(
+        select pg_catalog.jsonb_build_object(
           'name', t.name, 'row_level_security', t.relrowsecurity or t.relkind = 'v',
           'filtered', pg_catalog.row_security_active(t.oid),
-          'privileges', (
-            select coalesce(pg_catalog.jsonb_agg(k.name), '[]')
-            from (values ('select'), ('insert'), ('update'), ('delete')) as k (name)
-            where pg_catalog.has_table_privilege(t.oid, k.name)
-          ),
-          'end_users', (
-            select coalesce(pg_catalog.jsonb_agg(distinct k.name), '[]')
-            from roles r, (values ('select'), ('insert'), ('update'), ('delete'), ('truncate')) as k (name)
+          'privileges', array(
+            select k.name from pg_catalog.unnest('{select,insert,update,delete}'::text[]) k (name)
+            where pg_catalog.has_table_privilege(t.oid, k.name)),
+          'end_users', array(
+            select distinct k.name
+            from roles r, pg_catalog.unnest('{select,insert,update,delete,truncate}'::text[]) k (name)
             where case when k.name in ('delete', 'truncate')
               then pg_catalog.has_table_privilege(r.oid, t.oid, k.name)
-              else pg_catalog.has_any_column_privilege(r.oid, t.oid, k.name) end
-          )) order by t.name), '[]')
-        from tables t
+              else pg_catalog.has_any_column_privilege(r.oid, t.oid, k.name) end))
+        from tables t order by t.name
       ),
-      'policies', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd),
-          'restrictive', p.permissive = 'RESTRICTIVE',
-          'asks_for_aal', pg_catalog.concat(p.qual, p.with_check) like '%aal%') order by p.policyname), '[]')
+      'policies', array(
+        select pg_catalog.jsonb_build_object(
+          'table', t.name, 'name', p.policyname, 'command', pg_catalog.lower(p.cmd))
         from pg_catalog.pg_policies p
         join tables t on t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
-        where p.roles && array['public', 'anon', 'authenticated']::name[]
+        where p.permissive = 'PERMISSIVE' and p.roles && array['public', 'anon', 'authenticated']::name[]
+        order by p.policyname
       ),
-      'words', v_words,
-      'broken', v_broken,
-      'required', (
-        select coalesce(pg_catalog.jsonb_agg(
-          pg_catalog.jsonb_build_object('table', t.name, 'column', a.attname) order by t.name, a.attnum), '[]')
-        from tables t join pg_catalog.pg_attribute a on a.attrelid = t.oid
-        where not t.is_ours and t.relkind in ('r', 'p') and t.name <> v_binding ->> 'generations'
-          and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef and a.attidentity = ''
-          -- That no function names a column shows that nothing writes it.
-          and not exists (
-            select from pg_catalog.pg_proc p
-            join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-            join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname in ('sql', 'plpgsql')
-            where n.nspname not like 'pg\_%' and n.nspname <> 'information_schema' and p.prokind in ('f', 'p')
-              and (n.nspname <> 'ai_retry' or p.proname like 'app\_%')
-              and (p.proname not like 'ai\_retry\_%' or p.oid = v_session_function::oid)
-              and pg_catalog.regexp_replace(
-                  coalesce(nullif(p.prosrc, ''), pg_catalog.pg_get_function_sqlbody(p.oid)), '--[^\n]*', '', 'g')
-                ~ ('\m' || pg_catalog.regexp_replace(a.attname, '\W', '.', 'g') || '\M'))
+      'indexes', array(
+        select c.relname from pg_catalog.pg_index i
+        join tables t on t.oid = i.indrelid and t.is_ours join pg_catalog.pg_class c on c.oid = i.indexrelid
+        where i.indisvalid order by c.relname
       ),
-      'triggers', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-          'table', t.name, 'name', g.tgname, 'function', g.tgfoid::regproc::text) order by t.name, g.tgname), '[]')
-        from tables t join pg_catalog.pg_trigger g on g.tgrelid = t.oid
-        where not t.is_ours and not g.tgisinternal and g.tgenabled <> 'D'
-          and (g.tgtype & 4 > 0 and v_binding -> 'tables' -> t.name ? 'insert'
-            or g.tgtype & 16 > 0 and v_binding -> 'tables' -> t.name ? 'update')
-      ),
-      'publications', (
-        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-          'name', p.pubname, 'table', t.name, 'is_of_all', b.puballtables) order by p.pubname, t.name), '[]')
-        from pg_catalog.pg_publication_tables p
-        join pg_catalog.pg_publication b on b.pubname = p.pubname
-        join tables t on t.is_ours and t.name = pg_catalog.format('%I.%I', p.schemaname, p.tablename)
-      ),
-      'connections', pg_catalog.jsonb_build_object(
-        'most', pg_catalog.current_setting('max_connections')::integer
-          - pg_catalog.current_setting('superuser_reserved_connections')::integer,
-        'used', (select count(*) from pg_catalog.pg_stat_activity s where s.backend_type = 'client backend')),
-      'indexes', (
-        select coalesce(pg_catalog.jsonb_agg(c.relname order by c.relname), '[]')
-        from pg_catalog.pg_index i
-        join tables t on t.oid = i.indrelid and t.is_ours
-        join pg_catalog.pg_class c on c.oid = i.indexrelid
-        where i.indisvalid
-      ),
-      'constraints', (
-        select coalesce(pg_catalog.jsonb_agg(c.conname order by c.conname), '[]')
-        from pg_catalog.pg_constraint c
-        join tables t on t.oid = c.conrelid and t.is_ours
+      'constraints', array(
+        select c.conname from pg_catalog.pg_constraint c join tables t on t.oid = c.conrelid and t.is_ours
         where c.contype <> 'n'  -- their names, and whether they have one, differ between servers
+        order by c.conname
       ),
       'queue', (
         select pg_catalog.jsonb_build_object(
-          'accepted', v_accepted,
           'available', exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq'),
-          'installed', count(n.oid) > 0,
-          'made', count(q.oid) > 0,
+          'installed', count(n.oid) > 0, 'made', count(q.oid) > 0,
           'usable', coalesce(bool_and(
-            pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_table_privilege(q.oid, 'select')
-            and pg_catalog.has_table_privilege(q.oid, 'insert') and pg_catalog.has_table_privilege(q.oid, 'update')
-            and pg_catalog.has_table_privilege(q.oid, 'delete')), false))
+            pg_catalog.has_schema_privilege(n.oid, 'usage') and pg_catalog.has_table_privilege(q.oid, k.name)), false))
         -- Not by name: a role that may not use the schema may not even ask.
         from pg_catalog.pg_namespace n
         left join pg_catalog.pg_class q on q.relnamespace = n.oid and q.relname = 'q_ai_retry'
+        cross join pg_catalog.unnest('{select,insert,update,delete}'::text[]) k (name)
         where n.nspname = 'pgmq'
       ))
   );
 end
 $$;
+revoke all on function public.ai_retry_inspect() from public, anon, authenticated;
+grant execute on function public.ai_retry_inspect() to service_role;
 comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
-  'the binding, tables, grants, policies, status words with counts, required columns, triggers, publications, connections, '
-  'queue, time.';
+  'the binding, tables, grants, policies, queue, time.';

@@ -1,12 +1,9 @@
-create function public.ai_retry_prune(p_request text)
-returns jsonb
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '25ms'
-as $$
+create function public.ai_retry_prune(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '25ms' as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, array[
-    'older_than_seconds', 'window_seconds', 'after', 'page', 'dry_run']);
-  v_dry_run constant boolean := v_request -> 'dry_run';
+  v_request constant jsonb := ai_retry.read_change(
+    p_request, '{older_than_seconds,window_seconds,after,page,dry_run}');
+  v_dry_run constant boolean := (v_request -> 'dry_run')::boolean;
   v_page constant integer := least((v_request ->> 'page')::integer, 1000);
   v_now constant timestamptz := pg_catalog.clock_timestamp();
   v_before constant timestamptz := v_now - pg_catalog.make_interval(secs => greatest(
@@ -62,55 +59,10 @@ begin
     'next', case when pg_catalog.cardinality(v_rows) = v_page then v_rows[v_page] end);
 end
 $$;
+revoke all on function public.ai_retry_prune(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_prune(text) to service_role;
 comment on function public.ai_retry_prune(text) is
   'Removes history that no decision needs any more, older than older_than_seconds, than window_seconds (the longest of the '
   'policy) and than a day: attempts of generations that are gone, and attempts that failed before their generation '
   'succeeded; and stored answers of generations that are gone, however new. One page of attempts, to be called again '
   'with next as after until next is null. dry_run: counts only.';
-
-create function ai_retry.gone(p_generation_ids uuid[])
-returns uuid[]
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return array(
-    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
-    except
-    select l.id from ai_retry.app_look_up(p_generation_ids) l);
-end
-$$;
-comment on function ai_retry.gone(uuid[]) is 'Returns those of the ids that are no generation of the app.';
-
-create function ai_retry.outdated(p_generation_ids uuid[], p_gone uuid[], p_before timestamptz, p_at timestamptz)
-returns table (generation_id uuid, number integer)
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return query
-    select s.generation_id, s.number
-    from (
-      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.generation_id = any (p_gone) as is_gone,
-        max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
-        -- A unit of an override's window counts; least() would ignore a null.
-        bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
-          a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
-          over whole as is_needed
-      from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
-      where a.generation_id = any (p_generation_ids)
-      window whole as (partition by a.generation_id)
-    ) s
-    where case
-      when s.is_gone then not s.is_needed and not exists (
-        select from public.ai_retry_open o where o.generation_id = s.generation_id)
-      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
-        and s.closed_at < p_before and not exists (
-          select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)
-      end;
-end
-$$;
-comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
-  'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
-  'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
-  'that is there, nor one with a stored answer.';

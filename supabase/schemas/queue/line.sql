@@ -1,27 +1,15 @@
-create function ai_retry.has_queue()
-returns boolean
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case when pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmq'), 'usage')
-    then pg_catalog.to_regclass('pgmq.q_ai_retry') is not null else false end;
-end
-$$;
-comment on function ai_retry.has_queue() is
-  'Whether Supabase Queues (pgmq) and the queue ai_retry are there, and this role may use them.';
-
-create function ai_retry.fill_line(p_user_id uuid, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
-as $$
+create function ai_retry.line(p_user_id uuid, p_message_id bigint, p_until timestamptz, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '5ms' as $$
 declare
   v_open record;
   v_line record;
 begin
   if not ai_retry.has_queue() then
     return;
+  elsif p_message_id is not null and p_until is null then
+    perform pgmq.delete('ai_retry', p_message_id);
+  elsif p_message_id is not null then
+    perform pgmq.set_vt('ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
   end if;
   loop
     -- Who is next in line: the user's queued attempt without a message that is due first.
@@ -32,7 +20,8 @@ begin
       order by o.due_at, o.accepted_at, o.generation_id limit 1;
     exit when not found;
     -- As many messages of one user are due as attempts of theirs may run. Some more may wait for their time.
-    select count(*) as all_of_them, count(*) filter (where o.lease_expires_at is not null or o.due_at <= v_open.due_at) as due
+    select count(*) as all_of_them,
+        count(*) filter (where o.lease_expires_at is not null or o.due_at <= v_open.due_at) as due
       into v_line
       from public.ai_retry_open o join pgmq.q_ai_retry q on q.msg_id = o.message_id
       where o.user_id = p_user_id;
@@ -46,29 +35,11 @@ begin
       where o.generation_id = v_open.generation_id;
   end loop;
 exception when others then  -- it is locked, or was dropped just now: a message is a hint, and ai_retry_overdue finds who lacks one
-  raise warning 'ai-retry: a message could not be sent (%)', sqlstate;
+  raise warning 'ai-retry: the queue could not be changed (%)', sqlstate;
 end
 $$;
-comment on function ai_retry.fill_line(uuid, timestamptz) is
-  'Sends messages for the user''s queued attempts, the one that is due first at the front, as many as may be in line.';
-
-create function ai_retry.move(p_message_id bigint, p_until timestamptz, p_at timestamptz)
-returns void
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '5ms'
-as $$
-begin
-  if p_message_id is null or not ai_retry.has_queue() then
-    return;
-  end if;
-  if p_until is null then
-    perform pgmq.delete('ai_retry', p_message_id);
-  else
-    perform pgmq.set_vt('ai_retry', p_message_id, greatest(0, ceil(extract(epoch from p_until - p_at)))::integer);
-  end if;
-exception when others then  -- it is locked, or was dropped just now: it comes again, and finds nothing to do
-  raise warning 'ai-retry: a message could not be moved (%)', sqlstate;
-end
-$$;
-comment on function ai_retry.move(bigint, timestamptz, timestamptz) is
-  'Hides a message until then, or deletes it when that is null. Does nothing where the queue, or the message, is not there.';
+revoke all on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) to service_role;
+comment on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) is
+  'Hides a message until then, or deletes it when that is null. Then sends messages for the user''s queued attempts, the '
+  'one that is due first at the front, as many as may be in line; no user: none. Does nothing where the queue is not there.';

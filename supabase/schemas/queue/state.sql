@@ -1,8 +1,5 @@
-create function public.ai_retry_state()
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_state() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin
@@ -25,4 +22,6 @@ begin
   );
 end
 $$;
+revoke all on function public.ai_retry_state() from public, anon, authenticated;
+grant execute on function public.ai_retry_state() to service_role;
 comment on function public.ai_retry_state() is 'Counts what waits and what runs of accepted retries, and lists outages.';

@@ -1,11 +1,8 @@
-create function public.ai_retry_find(p_request text)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create function public.ai_retry_find(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
-  v_page constant integer := v_request ->> 'page';
+  v_page constant integer := (v_request ->> 'page')::integer;
   c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
   c_longest constant integer := 4194304;  -- bytes of a page, and one row
   v_each record;
@@ -14,12 +11,11 @@ declare
   v_bytes integer := 0;
   v_error jsonb;
   v_row jsonb;
-  v_rows jsonb[] := '{}';
+  v_rows jsonb[] := array[]::jsonb[];
   v_next jsonb;
 begin
   for v_each in
-    select f.id, f.created_at as at, f.status, f.model
-    from ai_retry.app_find(
+    select f.id, f.created_at as at, f.status, f.model from ai_retry.app_find(
       (v_request ->> 'since')::timestamptz, (v_request #>> '{before,at}')::timestamptz,
       (v_request #>> '{before,id}')::uuid, (v_request ->> 'user_id')::uuid, v_page * c_looks) f
   loop
@@ -44,23 +40,9 @@ begin
     'as_of', pg_catalog.clock_timestamp(), 'rows', pg_catalog.to_jsonb(v_rows), 'next', v_next);
 end
 $$;
+revoke all on function public.ai_retry_find(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find(text) to service_role;
 comment on function public.ai_retry_find(text) is
   'One page of generations created before an instant and id, newest first, each with what a decision needs. It looks at 50 '
   'times as many at most, and returns a few megabytes at most, so that a page may be short; next is null at the end. Writes '
-  'nothing.';
-
-create function public.ai_retry_find_one(p_request text)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
-declare
-  v_request constant jsonb := ai_retry.read_change(p_request, '{generation_id,rule}');
-  v_id constant uuid := v_request ->> 'generation_id';
-begin
-  return ai_retry.found(v_id, ai_retry.last_error(v_id), v_request -> 'rule');
-end
-$$;
-comment on function public.ai_retry_find_one(text) is
-  'A generation of whatever user and status, as ai_retry_find returns it; null when it is absent. For operators. Writes '
   'nothing.';

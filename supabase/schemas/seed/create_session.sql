@@ -9,11 +9,8 @@ begin
     raise notice 'ai-retry: public.sessions is your own table: create public.ai_retry_create_session(public.generations, jsonb) returns jsonb; retries are refused as NOT_CONFIGURED until then';
     return;
   end if;
-  create function public.ai_retry_create_session(p_generation public.generations, p_output jsonb)
-  returns jsonb
-  language plpgsql volatile security invoker
-  set search_path = pg_catalog, pg_temp
-  as $body$
+  create function public.ai_retry_create_session(p_generation public.generations, p_output jsonb) returns jsonb
+  language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $body$
   declare
     v_session public.sessions%rowtype;
   begin

@@ -16,10 +16,7 @@ begin
       select from pg_catalog.pg_index x
       where x.indrelid = format('public.%I', i.tab)::regclass and x.indpred is null and x.indisvalid
         and i.keys = array(
-          select a.attname::text
-          from unnest(x.indkey::smallint[]) with ordinality k (attnum, place)
-          join pg_catalog.pg_attribute a on a.attrelid = x.indrelid and a.attnum = k.attnum
-          where k.place <= cardinality(i.keys) order by k.place))
+          select pg_catalog.pg_get_indexdef(x.indexrelid, n, true) from generate_series(1, cardinality(i.keys)) n))
   loop
     execute format(
       'create index if not exists %I on public.%I (%s)', v_index.name, v_index.tab, array_to_string(v_index.keys, ', '));

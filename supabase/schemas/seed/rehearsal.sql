@@ -7,10 +7,6 @@ declare
   v_id uuid;
   v_session_id text;
   v_step text := 'find a generation';
-  v_sqlstate text;
-  v_constraint text;
-  v_table text;
-  v_message text;
 begin
   begin
     select g.user_id, g.id into v_user_id, v_id
@@ -27,20 +23,17 @@ begin
       end if;
       insert into public.generations (user_id, status) values (v_user_id, 'error') returning id into v_id;
     end if;
-    if pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
-      then 'member' else 'set' end)
-    then
-      set local role service_role;  -- with its own grants only
-    end if;
+    perform set_config('role', 'service_role', true)  -- with its own grants only
+      where pg_has_role('service_role', case when current_setting('server_version_num')::integer < 160000
+        then 'member' else 'set' end);
     for v_step in select * from unnest(array['begin', 'fail', 'accept', 'expire', 'begin', 'succeed']) loop
       set constraints all deferred;
       if ai_retry.app_lock(v_id, '5s') is null then
         raise exception 'service_role can''t read the generation: it has to bypass row level security';
       end if;
-      if v_step = 'begin' then
-        perform ai_retry.app_write(v_id, 'processing', null, null, clock_timestamp());
-      elsif v_step = 'accept' then
-        perform ai_retry.app_write(v_id, 'queued', null, null, clock_timestamp());
+      if v_step in ('begin', 'accept') then
+        perform ai_retry.app_write(
+          v_id, case v_step when 'begin' then 'processing' else 'queued' end, null, null, clock_timestamp());
       elsif v_step <> 'succeed' then
         perform ai_retry.app_write(
           v_id, case v_step when 'fail' then 'error' else 'timeout' end, null, 1, clock_timestamp());
@@ -67,19 +60,16 @@ begin
     when sqlstate 'ARROK' then
       null;  -- rolled back, as meant
     when others then
-      get stacked diagnostics
-        v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_table = table_name, v_message = message_text;
       if v_step = 'find a generation' then
-        raise notice 'ai-retry: no rehearsal: there is no failed generation yet and none could be inserted (%)', v_sqlstate;
+        raise notice 'ai-retry: no rehearsal: there is no failed generation yet and none could be inserted (%)', sqlstate;
       else
         raise exception using
           errcode = 'object_not_in_prerequisite_state',
           message = format(
-            E'ai-retry can''t be installed yet; nothing was changed:\n  - rehearsing "%s": %s%s; change what refuses it '
+            E'ai-retry can''t be installed yet; nothing was changed:\n  - rehearsing "%s": %s; change what refuses it '
             'so that it allows what ai-retry writes (statuses queued, processing, success, error, timeout; events '
             'ai_generation_succeeded, ai_generation_failed; error types AI_*, SESSION_REJECTED, LEASE_LOST), then apply '
-            'again', v_step, v_message,
-            case when v_constraint <> '' then format(' (constraint %s on %s)', v_constraint, v_table) else '' end);
+            'again', v_step, sqlerrm);
       end if;
   end;
 end

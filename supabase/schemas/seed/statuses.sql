@@ -15,9 +15,8 @@ begin
       'select bool_and(%s) from unnest(array[''queued'', ''processing'', ''success'', ''error'', ''timeout'']) as status',
       v_check.expression) into v_allows_all;
     if v_allows_all is false then
-      execute format('alter table public.generations drop constraint %I', v_check.conname);
       execute format(
-        'alter table public.generations add constraint %I check ((%s) or status in '
+        'alter table public.generations drop constraint %1$I, add constraint %1$I check ((%2$s) or status in '
         '(''queued'', ''processing'', ''success'', ''error'', ''timeout'')) not valid',
         v_check.conname, v_check.expression);
     end if;

@@ -1,54 +1,53 @@
-create function public.ai_retry_begin(p_change text)
-returns jsonb
+create function public.ai_retry_begin(p_change text) returns jsonb
 language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan'
-as $$
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
     p_change, '{user_id,generation_id,token,as_of,version,rule,max_live,max_used,open,run}');
-  v_user_id constant uuid := v_change ->> 'user_id';
-  v_generation_id constant uuid := v_change ->> 'generation_id';
-  v_token constant uuid := v_change ->> 'token';
+  v_user_id constant uuid := (v_change ->> 'user_id')::uuid;
+  v_generation_id constant uuid := (v_change ->> 'generation_id')::uuid;
+  v_token constant uuid := (v_change ->> 'token')::uuid;
   v_rule constant jsonb := v_change -> 'rule';
   v_status constant text := pg_catalog.split_part(v_change ->> 'version', '/', 1);
   v_start constant jsonb := coalesce(v_change -> 'run', v_change -> 'open');
   v_route constant text := v_start ->> 'route';
   v_calls constant boolean := v_start ->> 'answer_from' is null;
+  v_known constant jsonb := pg_catalog.jsonb_build_object('id', v_generation_id, 'user_id', v_user_id, 'status', v_status);
   v_now timestamptz;
   v_row jsonb;
-  v_stands record;
+  v_stands jsonb;
   v_outage public.ai_retry_outages%rowtype;
+  v_new public.ai_retry_open%rowtype;
   v_applied boolean;
 begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
     return pg_catalog.jsonb_build_object('applied', false, 'has_queue', false);
   end if;
-  perform ai_retry.lock_user(v_user_id);
-  v_now := pg_catalog.clock_timestamp();
+  v_now := ai_retry.lock_user(v_user_id);
   if v_start is null then
     perform ai_retry.close_over(v_user_id, null, v_now);
-    perform ai_retry.fill_line(v_user_id, v_now);
+    perform ai_retry.line(v_user_id, null, null, v_now);
     return pg_catalog.jsonb_build_object('applied', true);
   end if;
-  v_stands := ai_retry.standing(v_user_id, v_generation_id, v_status, v_rule, v_now);
+  v_stands := ai_retry.snapshot(v_known, v_rule, v_token, v_now);
   v_applied := v_now <= (v_change ->> 'as_of')::timestamptz + interval '10 seconds'
-    and v_stands.version = v_change ->> 'version';
+    and v_stands -> 'version' = v_change -> 'version';
   if v_applied then
     v_row := ai_retry.app_lock(v_generation_id, '5ms');
     v_applied := (v_row ->> 'user_id')::uuid = v_user_id and v_row ->> 'status' = v_status
       and not (v_row -> 'hidden')::boolean;
   end if;
-  if v_applied and v_stands.is_over then
+  if v_applied and (v_stands -> 'is_over')::boolean then
     perform ai_retry.close_over(v_user_id, v_generation_id, v_now);
-    v_stands := ai_retry.standing(v_user_id, v_generation_id, v_status, v_rule, v_now);
+    v_stands := ai_retry.snapshot(v_known, v_rule, v_token, v_now);
   end if;
   -- What was over has been closed: whatever is open is live, and holds its unit.
   v_applied := v_applied
-    and (v_change ->> 'max_live' is null or v_stands.live < (v_change -> 'max_live')::integer)
+    and (v_change ->> 'max_live' is null or v_stands -> 'live' < v_change -> 'max_live')
     and (v_change ->> 'max_used' is null
-      or (v_stands.quota -> 'captured')::integer + (v_stands.quota -> 'held')::integer
-        < least((v_change -> 'max_used')::integer, (v_stands.quota -> 'limit')::integer));
-  if v_applied and v_route is not null then
+      or (v_stands #> '{quota,captured}')::integer + (v_stands #> '{quota,held}')::integer
+        < least((v_change -> 'max_used')::integer, (v_stands #> '{quota,limit}')::integer));
+  if v_applied and v_route is not null and v_stands -> 'routes' <> '[]' then
     select * into v_outage from ai_retry.outages o where o.route = v_route;
     if found then
       v_applied := v_outage.not_before <= v_now
@@ -59,39 +58,28 @@ begin
         select count(*) from public.ai_retry_open o where o.route = v_route and o.lease_expires_at > v_now);
     end if;
   end if;
-  if v_applied and v_change ? 'run' then
-    update public.ai_retry_open o
-      set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
-        lease_expires_at = v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
-        renewable_until = v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
-        abandoned_wait_seconds = (v_start -> 'abandoned_wait_seconds')::double precision,
-        answer_from = (v_start ->> 'answer_from')::integer,
-        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
-      where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
-        and o.number = (v_start -> 'number')::integer;
-    v_applied := found;
-  elsif v_applied then
-    insert into public.ai_retry_open (
-      generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
-      renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
-      due_at, accepted_at, expires_at, status_before, in_line, context_reader
-    ) values (
-      v_generation_id, v_user_id,
-      1 + coalesce((
-        select max(c.number) from public.ai_retry_attempts c where c.generation_id = v_generation_id), 1),
-      v_token, v_now, (v_start -> 'charge')::boolean,
-      array(select pg_catalog.jsonb_array_elements_text(v_start -> 'waived')), v_start ->> 'operator',
-      v_start ->> 'idempotency_key',
-      v_now + pg_catalog.make_interval(secs => (v_start ->> 'lease_seconds')::double precision),
-      v_now + pg_catalog.make_interval(secs => (v_start ->> 'longest_seconds')::double precision),
-      (v_start ->> 'abandoned_wait_seconds')::double precision, (v_start ->> 'answer_from')::integer, v_calls,
-      v_route, case when v_calls then 'unknown' else 'not_generated' end,
-      case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
-        + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
-      case when v_start ? 'expires_after_seconds' then v_now end,
-      v_now + pg_catalog.make_interval(secs => (v_start ->> 'expires_after_seconds')::double precision),
-      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader'
-    ) on conflict (generation_id) do nothing;  -- another user's attempt
+  if v_applied then
+    v_new := pg_catalog.jsonb_populate_record(null::public.ai_retry_open, v_start || pg_catalog.jsonb_build_object(
+      'generation_id', v_generation_id, 'user_id', v_user_id, 'token', v_token, 'started_at', v_now, 'counted', v_calls,
+      'provider_outcome', case when v_calls then 'unknown' else 'not_generated' end, 'wire_requests', 0,
+      'lease_expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
+      'renewable_until', v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
+      'accepted_at', case when v_start ? 'expires_after_seconds' then v_now end,
+      'expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision),
+      'due_at', case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
+        + pg_catalog.make_interval(secs => (v_start -> 'wait_seconds')::double precision)) end));
+    if v_change ? 'run' then
+      update public.ai_retry_open o
+        set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
+          lease_expires_at = v_new.lease_expires_at, renewable_until = v_new.renewable_until,
+          abandoned_wait_seconds = v_new.abandoned_wait_seconds, answer_from = v_new.answer_from,
+          provider_outcome = v_new.provider_outcome
+        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
+          and o.number = v_new.number;
+    else
+      v_new.number := 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer;
+      insert into public.ai_retry_open select v_new.* on conflict (generation_id) do nothing;  -- another user's attempt
+    end if;
     v_applied := found;
   end if;
   if v_applied then
@@ -100,12 +88,14 @@ begin
     if v_start ? 'lease_seconds' then
       return pg_catalog.jsonb_build_object('applied', true);
     end if;
-    perform ai_retry.fill_line(v_user_id, v_now);
+    perform ai_retry.line(v_user_id, null, null, v_now);
   end if;
   return pg_catalog.jsonb_build_object('applied', coalesce(v_applied, false), 'snapshot', ai_retry.snapshot(
     ai_retry.app_read(v_generation_id), v_rule, v_token, v_now));
 end
 $$;
+revoke all on function public.ai_retry_begin(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_begin(text) to service_role;
 comment on function public.ai_retry_begin(text) is
   'Closes what is over for a user; then opens an attempt, or turns the queued one to running. An attempt that uses a '
   'stored answer calls nobody: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '

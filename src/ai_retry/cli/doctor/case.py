@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ai_retry.cli.doctor.model import Database, Function
 from ai_retry.cli.doctor.shipped import Shipped
+from ai_retry.cli.doctor.surroundings import Around
 
 END_USERS = "public, anon, authenticated"
 APPLY = "run `ai-retry migrations copy supabase/migrations` and `supabase db push`"
@@ -18,6 +19,8 @@ class Case:
     shipped: Shipped
     models_are_restricted: bool  # AI_MODELS is set
     required_aal: str | None = None  # AI_RETRY_REQUIRED_AAL
+    around: Around | None = None  # None: there is no direct connection
+    accepted: int = 0  # retries that were accepted and have not ended
 
     def standing(self, name: str) -> list[Function]:
         """The functions of that qualified name, whatever they take."""

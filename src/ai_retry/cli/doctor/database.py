@@ -150,8 +150,6 @@ def _writable_generations(case: Case) -> Iterator[Finding]:
         return
     for policy in case.database.policies:
         commands = {"insert", "update"} if policy.command == "all" else {policy.command} & {"insert", "update"}
-        if policy.restrictive:
-            continue
         if policy.table == table.name and commands & set(table.end_users):
             models = "" if case.models_are_restricted else "set AI_MODELS, which restricts the models; "
             yield Finding(
@@ -194,12 +192,13 @@ def _seam_grants(case: Case, seam: Function) -> Iterator[Finding]:
 
 
 def _connections(case: Case) -> Iterator[Finding]:
-    server = case.database.connections
-    free = server.most - server.used
-    if free < _OF_A_PROCESS:
+    server = case.around
+    free = server.most_connections - server.used_connections if server is not None else _OF_A_PROCESS
+    if server is not None and free < _OF_A_PROCESS:
         yield Finding(
             Check.CONNECTION,
-            f"the server has {free} of its {server.most} connections left, and a process opens up to {_OF_A_PROCESS}",
+            f"the server has {free} of its {server.most_connections} connections left, of which a process opens "
+            f"up to {_OF_A_PROCESS}",
             "connect through the project's pooler at its port 6543, or end what holds the others",
             Level.HINT,
         )
@@ -215,8 +214,8 @@ def _queue(case: Case) -> Iterator[Finding]:
             make = (
                 f"turn on Queues under Integrations in the project's dashboard, or install pgmq in the database; {make}"
             )
-        if queue.accepted:
-            problem += f", and no worker finds the {queue.accepted} that were accepted"
+        if case.accepted:
+            problem += f", and no worker finds the {case.accepted} that were accepted"
             yield Finding(Check.QUEUE, problem, make)
         else:
             yield Finding(Check.QUEUE, problem, f"nothing, if you queue none; else {make}", Level.HINT)

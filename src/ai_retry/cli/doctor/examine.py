@@ -20,10 +20,11 @@ from ai_retry.cli.doctor.outside import Reach
 from ai_retry.cli.doctor.project import is_declarative, project
 from ai_retry.cli.doctor.shipped import shipped
 from ai_retry.cli.doctor.spool import spool
+from ai_retry.cli.doctor.surroundings import Around
 from ai_retry.config import Settings
 from ai_retry.domain.errors import AiRetryError, NotConfigured
 from ai_retry.domain.model import Context, ResponseFormat
-from ai_retry.domain.ports import Clock
+from ai_retry.domain.ports import Clock, QueueStorage
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
 
@@ -107,7 +108,7 @@ class _Examining:
                 before = self._clock.now()
                 database = Database.from_row(storage.inspect())
                 self._findings += outside.clock(before, database.as_of, self._clock.now())
-                self._judge(database, settings)
+                self._judge(storage, database, settings)
                 self._read_contexts(storage, database, settings, reader)
                 self._look_at_spool(settings, storage)
         except (AiRetryError, KeyError, TypeError, ValueError) as error:
@@ -118,16 +119,46 @@ class _Examining:
             return
         self._look_at_connection(settings)
 
-    def _judge(self, database: Database, settings: Settings) -> None:
-        restricted = settings.ai_models is not None
-        case = Case(database, shipped(), models_are_restricted=restricted, required_aal=settings.required_aal)
+    def _judge(self, storage: Any, database: Database, settings: Settings) -> None:
+        case = Case(
+            database,
+            shipped(),
+            models_are_restricted=settings.ai_models is not None,
+            required_aal=settings.required_aal,
+            around=self._look_around(settings, database),
+            accepted=self._accepted(storage),
+        )
         self._findings += judge(case)
-        if database.words is None:
+
+    def _look_around(self, settings: Settings, database: Database) -> Around | None:
+        looked = (Check.STATUSES, Check.WRITES, Check.PUBLICATIONS)
+        if settings.database_url is None:
+            remedy = "set DATABASE_URL, then run ai-retry doctor again"
+            self._leave(looked, "it needs a direct connection", remedy, is_due=False)
+            return None
+        from ai_retry.cli.doctor.around import look_around  # noqa: PLC0415 - imports psycopg
+
+        try:
+            around = look_around(settings.database_url, database.binding)
+        except AiRetryError as error:
+            self._leave(
+                looked, f"the catalogue could not be asked: {error}", "correct ai_retry.app_describe, or try again"
+            )
+            return None
+        if around.words is None:
             self._leave([Check.STATUSES], "the binding can't search", "correct ai_retry.app_find first")
-        elif not database.words:
+        elif not around.words:
             self._leave([Check.STATUSES], "there is no generation yet", "run it again then", is_due=False)
-        if database.queue.accepted is None:
-            self._leave([Check.QUEUE], "accepted retries can't be counted", "grant the role select on ai_retry_open")
+        return around
+
+    def _accepted(self, storage: QueueStorage) -> int:
+        """Count accepted retries that have not ended; where they can't be counted, the queue is not said to be fine."""
+        try:
+            state = storage.state()
+        except AiRetryError:
+            self._leave([Check.QUEUE], "accepted retries can't be counted", "correct what else is found first")
+            return 0
+        return state.queued + state.running
 
     def _read_contexts(
         self, storage: RecoveryStorage, database: Database, settings: Settings, reader: ContextFrom | None

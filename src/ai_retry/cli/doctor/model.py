@@ -135,64 +135,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A policy for end users."""
+    """A permissive policy for end users."""
 
     table: str
     name: str
     command: str  # select, insert, update, delete or all
-    restrictive: bool
-    asks_for_aal: bool  # it reads the token's assurance level
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """A status that generations have, as the binding reads it."""
-
-    word: str | None
-    count: int  # of the newest ten thousand generations
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
-    """A function of the binding that can't even be planned; its message names objects."""
-
-    function: str
-    sqlstate: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """A column that an insert has to name, and that no function names."""
-
-    table: str
-    column: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trigger:
-    """A trigger of the app's that fires when the binding writes."""
-
-    table: str
-    name: str
-    function: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """A table of ours that a publication sends elsewhere."""
-
-    name: str  # the publication's
-    table: str
-    is_of_all: bool  # it publishes all tables
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connections:
-    """How many clients the server takes."""
-
-    most: int
-    used: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +150,6 @@ class Queue:
     installed: bool
     made: bool  # the queue ai_retry exists
     usable: bool  # by the role that asks
-    accepted: int | None = 0  # retries that were accepted and have not ended; None: it may not count them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,12 +166,6 @@ class Database:
     binding: Binding | None
     tables: Mapping[str, Table]
     policies: tuple[Policy, ...]
-    words: tuple[Word, ...] | None  # None: the binding can't search
-    broken: tuple[Broken, ...]
-    required: tuple[Column, ...]
-    triggers: tuple[Trigger, ...]
-    publications: tuple[Published, ...]
-    connections: Connections
     indexes: frozenset[str]
     constraints: frozenset[str]
     queue: Queue
@@ -249,12 +189,6 @@ class Database:
             binding=Binding.from_row(row["binding"]),
             tables={table.name: table for table in tables},
             policies=tuple(Policy(**each) for each in row["policies"]),
-            words=None if row["words"] is None else tuple(Word(**each) for each in row["words"]),
-            broken=tuple(Broken(**each) for each in row["broken"]),
-            required=tuple(Column(**each) for each in row["required"]),
-            triggers=tuple(Trigger(**each) for each in row["triggers"]),
-            publications=tuple(Published(**each) for each in row["publications"]),
-            connections=Connections(**row["connections"]),
             indexes=frozenset(row["indexes"]),
             constraints=frozenset(row["constraints"]),
             queue=Queue(**row["queue"]),

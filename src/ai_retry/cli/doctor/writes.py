@@ -1,7 +1,6 @@
 """Judges whether the binding fits the tables as they are now: words, columns, triggers, policies; and who gets ours."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ai_retry.cli.doctor.case import Case, listed, statements, title
 from ai_retry.cli.doctor.model import Check, Finding, Level
@@ -17,19 +16,19 @@ _REHEARSE = "run ai-retry doctor --rehearse"
 def words(case: Case) -> Iterator[Finding]:
     """Name the statuses that the binding leaves as the app writes them."""
     known = set(GenerationStatus)
-    for each in case.database.words or ():
-        if each.word not in known:
-            word = "no status" if each.word is None else f'"{each.word[:_LONGEST_WORD]}"'
+    for each, count in ((case.around.words if case.around is not None else None) or {}).items():
+        if each not in known:
+            word = "no status" if each is None else f'"{each[:_LONGEST_WORD]}"'
             yield Finding(
                 Check.STATUSES,
-                f"{each.count} of the newest generations have {word}, which is not bound: their retries are refused",
+                f"{count} of the newest generations have {word}, which is not bound: their retries are refused",
                 f"let {_READ} return one of {', '.join(GenerationStatus)} for it",
             )
 
 
 def broken(case: Case) -> Iterator[Finding]:
     """Name the functions of the binding that no longer fit the app's tables; missing ones are named elsewhere."""
-    for each in case.database.broken:
+    for each in case.around.broken if case.around is not None else ():
         if each.sqlstate != _MAY_NOT and case.fits(each.function):
             yield Finding(
                 Check.WRITES,
@@ -40,13 +39,12 @@ def broken(case: Case) -> Iterator[Finding]:
 
 def required_columns(case: Case) -> Iterator[Finding]:
     """Name the columns that an insert has to fill, and that no function of the database knows."""
-    lacking: defaultdict[str, list[str]] = defaultdict(list)
-    for each in case.database.required if case.creates_sessions() else ():
-        lacking[each.table].append(each.column)
-    for table, columns in lacking.items():
+    if case.around is None or not case.creates_sessions():
+        return
+    for table, columns in case.around.required.items():
         yield Finding(
             Check.WRITES,
-            f"{table} requires {listed(columns)}, which neither the binding nor any other function names: inserts fail",
+            f"{table} requires {listed(list(columns))}, which neither the binding nor any other function names",
             f"let the function that inserts there write it, or {statements(_optional(table, columns))}",
         )
 
@@ -54,9 +52,9 @@ def required_columns(case: Case) -> Iterator[Finding]:
 def new_triggers(case: Case) -> Iterator[Finding]:
     """Name the triggers that fire on what the binding writes, and that it does not know."""
     binding = case.database.binding
-    if binding is None or binding.triggers is None:
+    if case.around is None or binding is None or binding.triggers is None:
         return
-    for each in case.database.triggers:
+    for each in case.around.triggers:
         if f"{each.table}: {each.name}" not in binding.triggers:
             yield Finding(
                 Check.WRITES,
@@ -66,17 +64,13 @@ def new_triggers(case: Case) -> Iterator[Finding]:
             )
 
 
-def _optional(table: str, columns: list[str]) -> list[str]:
+def _optional(table: str, columns: Sequence[str]) -> list[str]:
     return [f"alter table {table} alter column {each} drop not null" for each in columns]
 
 
 def restrictive(case: Case) -> Iterator[Finding]:
     """Name the policies that bind every user, and not ai-retry."""
-    described = case.database.binding
-    names = described.tables if described is not None else {}
-    for policy in case.database.policies:
-        if not policy.restrictive or policy.table not in names:
-            continue
+    for policy in case.around.restrictions if case.around is not None else ():
         problem = f'the restrictive policy "{policy.name}" on {policy.table} does not bind ai-retry, which bypasses it'
         if not policy.asks_for_aal:
             remedy = (
@@ -91,14 +85,13 @@ def restrictive(case: Case) -> Iterator[Finding]:
 
 def publications(case: Case) -> Iterator[Finding]:
     """Name the publications through which answers leave the database."""
-    tables: defaultdict[tuple[str, bool], list[str]] = defaultdict(list)
-    for each in case.database.publications:
-        tables[each.name, each.is_of_all].append(each.table)
-    for (name, is_of_all), ours in tables.items():
-        problem = f"the publication {name} sends {listed([title(each) for each in ours])} to its subscribers"
-        if is_of_all:
+    for each in case.around.publications if case.around is not None else ():
+        problem = (
+            f"the publication {each.name} sends {listed([title(table) for table in each.tables])} to its subscribers"
+        )
+        if each.is_of_all:
             remedy = "nothing, if they may have users' answers; else publish tables by name"
             yield Finding(Check.PUBLICATIONS, f"{problem}, as all tables", remedy, Level.HINT)
         else:
-            remedy = statements([f"alter publication {name} drop table {', '.join(ours)}"])
+            remedy = statements([f"alter publication {each.name} drop table {', '.join(each.tables)}"])
             yield Finding(Check.PUBLICATIONS, problem, remedy)

@@ -180,9 +180,32 @@ def _hidden(table: Table, answers: Answers, notes: Notes) -> str | None:
 def _on_success(
     table: Table, columns: Columns, sessions: Sessions, paths: Mapping[str, str], zone: str, notes: Notes
 ) -> tuple[Value, ...]:
-    found = dict(paths)
-    taken = [*columns.taken, *(table.columns[each] for each in found)]
-    if sessions.link is Link.SELF and sessions.call is None and not any(p.startswith("output") for p in found.values()):
+    """What a success fills: by answers, by guesses, and errors that are over."""
+    guessed = _guessed_paths(table, columns, sessions, paths)
+    for name, path in guessed.items():
+        notes.guess(f"set {name}", path)
+    found = {**paths, **guessed}
+    answer = {"output": "v_answer -> 'output'", "attempt": "v_answer -> 'attempt'"}
+    values = [from_output(table.columns[name], path, zone=zone, at="p_at", **answer) for name, path in found.items()]
+    for name in (*names.ERROR_MESSAGE, "error_code", "error_type"):
+        column = table.columns.get(name)
+        if column is not None and "error" in name and not column.not_null and name not in found:
+            values.append(Value(column, "null"))
+    return tuple({each.column.name: each for each in values}.values())
+
+
+def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Mapping[str, str]) -> dict[str, str]:
+    """Guess the columns that hold the output, and when it was there."""
+    found: dict[str, str] = {}
+    taken = [*columns.taken, *(table.columns[each] for each in paths)]
+    if sessions.link is not Link.SELF:
+        fits = names.pick(
+            table, names.RESPONSE, lambda each: (each.is_json or each.is_text) and not each.not_null, taken
+        )
+        output = fits if fits is not None and not table.allowed(fits.name) else None
+    elif sessions.call is not None or any(each.startswith("output") for each in paths.values()):
+        output = None
+    else:
         output = guessed_output(table, taken)
         if output is None:
             raise CannotBind(
@@ -190,35 +213,12 @@ def _on_success(
                 [f"alter table {table.quoted} add column output jsonb;"],
                 "then run ai-retry init --sessions none --set output=output",
             )
+    if output is not None:
         found[output.name] = "output"
-        notes.guess(f"set {output.name}", "output")
-    elif sessions.link is not Link.SELF:
-        kept = names.pick(
-            table, names.RESPONSE, lambda each: (each.is_json or each.is_text) and not each.not_null, taken
-        )
-        if kept is not None and not table.allowed(kept.name):
-            found[kept.name] = "output"
-            notes.guess(f"set {kept.name}", "output")
     finished = names.pick(table, names.FINISHED, lambda each: each.is_instant, taken)
     if finished is not None:
         found[finished.name] = "now"
-        notes.guess(f"set {finished.name}", "now")
-    values = [
-        from_output(
-            table.columns[name],
-            path,
-            zone=zone,
-            at="p_at",
-            output="v_answer -> 'output'",
-            attempt="v_answer -> 'attempt'",
-        )
-        for name, path in found.items()
-    ]
-    for name in (*names.ERROR_MESSAGE, "error_code", "error_type"):
-        column = table.columns.get(name)
-        if column is not None and "error" in name and not column.not_null and name not in found:
-            values.append(Value(column, "null"))
-    return tuple({each.column.name: each for each in values}.values())
+    return found
 
 
 def _error_columns(table: Table, columns: Columns, notes: Notes) -> tuple[Column | None, tuple[Value, ...]]:

@@ -62,11 +62,15 @@ def proposal(what: "Proposal") -> list[str]:
 
 def rehearsal(result: "Rehearsal") -> list[str]:
     """Say what was rehearsed, and what was refused by what."""
+    from ai_retry.cli.rehearsal.model import AGAIN  # noqa: PLC0415 - imports psycopg
+
     lines = ["Rehearsed, and rolled back:"]
     lines += [f"  ok          {each}" for each in result.ran]
     lines += [f"  NOT RUN     {each}" for each in result.not_run]
     for each in result.refusals:
-        remedy = _CURABLE if each.step == "succeed" and each.sqlstate in _CONFLICTS else each.remedy
+        remedy = each.remedy.replace(AGAIN, "then run ai-retry init again")
+        if each.step == "succeed" and each.sqlstate in _CONFLICTS:
+            remedy = _CURABLE
         lines += [f"  refused     {printable(each.problem)}", f"              -> {printable(remedy)}"]
     if is_fatal(result):
         lines.append("Retries would fail; nothing was written.")

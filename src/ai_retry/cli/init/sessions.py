@@ -6,7 +6,7 @@ from typing import Final
 
 from ai_retry.cli.init import names
 from ai_retry.cli.init.answers import NONE, Answers
-from ai_retry.cli.init.binding import Insert, Instant, Link, Sessions, Value, cast
+from ai_retry.cli.init.binding import Insert, Instant, Link, Sessions, Value, cast, literal
 from ai_retry.cli.init.calls import call_of, named_function
 from ai_retry.cli.init.choose import Columns, named_table, owner_of
 from ai_retry.cli.init.facts import Column, Facts, Table
@@ -155,7 +155,7 @@ def _insert(
     key = sessions.key
     if key is not None and key.is_required and key.kind == "uuid" and key.name not in placed:
         values[key.name] = Value(key, "gen_random_uuid()")
-    items = f"p_output -> {_literal(target.name)}" if rows else None
+    items = f"p_output -> {literal(target.name)}" if rows else None
     return Insert(target, tuple(values[each] for each in target.columns if each in values), items)
 
 
@@ -168,10 +168,6 @@ def _required(table: Table, column: Column, output: str, zone: str, notes: Notes
         return Value(column, Instant(column, zone).given("clock_timestamp()"))
     notes.guess(f"set {column.name}", f"output.{column.name}")
     return from_output(column, f"output.{column.name}", zone=zone, at="clock_timestamp()", output=output)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def session_cast(sessions: Sessions) -> str:

@@ -192,7 +192,8 @@ def verdict(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> Re
         AlreadySucceeded: another hand created the session.
         SessionRejected: the answer is stored; the identical request may succeed after its wait. ``SessionConflict``:
             once its user has cured the conflict.
-        LeaseLost: the attempt was closed without a session before; it says whether its answer is stored.
+        LeaseLost: the attempt was closed without a session before; it says whether its answer is stored: the identical
+            request then makes the session of it, without a call.
     """
     snapshot = owned(snapshot, user_id, generation_id)
     mine = snapshot.my_attempt
@@ -208,7 +209,10 @@ def verdict(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> Re
     if mine is not None and mine.refused_constraint is not None:
         rejected = SessionConflict if mine.code == SessionConflict.code else SessionRejected
         raise rejected(mine.refused_constraint, retry_after=rules.wait_left(mine))
-    raise LeaseLost(answer_kept=snapshot.stored_answer is not None)
+    if snapshot.stored_answer is None:
+        raise LeaseLost(answer_kept=False)
+    due_at = rules.next_attempt_at(snapshot) or snapshot.as_of
+    raise LeaseLost(answer_kept=True, retry_after=max(due_at - snapshot.as_of, rules.SHORTEST_CALL))
 
 
 def is_recorded(snapshot: Snapshot | None, failure: Failure) -> bool:

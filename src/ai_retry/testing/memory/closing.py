@@ -5,17 +5,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from ai_retry.domain.change import (
-    ABANDONED,
-    Settle,
-)
+from ai_retry.domain.change import ABANDONED, Settle
 from ai_retry.domain.errors import LeaseLost, RetryExpired, SessionRejected
-from ai_retry.domain.model import (
-    Generation,
-    GenerationStatus,
-    Outcome,
-    ProviderOutcome,
-)
+from ai_retry.domain.model import Generation, GenerationStatus, Outcome, ProviderOutcome
 from ai_retry.testing.memory.line import ALL_WHO_WAIT
 from ai_retry.testing.memory.rows import Row, follower, is_due, is_out_of_time
 from ai_retry.testing.memory.tables import MemoryTables
@@ -47,7 +39,7 @@ class MemoryClosing(MemoryTables):
         outcome, code = Outcome.ABANDONED, LeaseLost.code
         if row.kept_cause is not None:
             outcome, code = Outcome.FAILED, SessionRejected.code
-        closed = self._close(row, now, outcome, code, due_at=row.next_attempt_at, cause=row.kept_cause)
+        closed = self._close(row, now, outcome, code, refused_constraint=row.kept_cause)
         self._follow(closed, now, goes_on=True)
         self._inform(closed, now)
 
@@ -60,12 +52,12 @@ class MemoryClosing(MemoryTables):
             return  # what the app has decided meanwhile stays
         follower = self._open_row(closed.generation_id)
         if follower is None:
-            rejected = closed.cause is not None
+            rejected = closed.refused_constraint is not None
             self.app.write(generation.id, now, GenerationStatus.ERROR if rejected else GenerationStatus.TIMEOUT)
         elif follower.is_queued:
             self.app.write(generation.id, now, GenerationStatus.QUEUED)
         if generation.user_id == closed.user_id:
-            message = SessionRejected.summary if closed.cause else ABANDONED
+            message = SessionRejected.summary if closed.refused_constraint else ABANDONED
             self.app.log_failure(generation, now, closed.code or LeaseLost.code, message)
 
     def _owned(self, row: Row) -> Generation | None:
@@ -85,7 +77,7 @@ class MemoryClosing(MemoryTables):
         elif generation is not None and generation.status in IN_PROGRESS:
             self.app.write(generation.id, now, row.status_before)
         call = replace(row.call, provider_outcome=ProviderOutcome.NOT_GENERATED)
-        closed = self._close(row, now, outcome, code, counted=False, due_at=row.due_at, call=call)
+        closed = self._close(row, now, outcome, code, counted=False, call=call)
         self._follow(closed, now, goes_on=False)
 
     # What follows the end of an attempt
@@ -115,7 +107,7 @@ class MemoryClosing(MemoryTables):
     def _fill_line(self, user_id: UUID, now: datetime) -> None:
         """Send messages for those that are due first, as many as the user may have in line."""
         while (row := self._next_in_line(user_id, now)) is not None:
-            message_id = self.line.send(user_id, row.generation_id, max(row.due_at or now, now))
+            message_id = self.line.send(user_id, row.generation_id, max(row.next_attempt_at or now, now))
             self._add(replace(row, message_id=message_id))
 
     def _next_in_line(self, user_id: UUID, now: datetime) -> Row | None:
@@ -127,8 +119,8 @@ class MemoryClosing(MemoryTables):
         without = [row for row in rows if row.is_queued and row.message_id not in self.line.messages]
         if not without:
             return None
-        first = min(without, key=lambda row: (row.due_at or now, row.accepted_at or now))
-        at = max(first.due_at or now, now)
+        first = min(without, key=lambda row: (row.next_attempt_at or now, row.accepted_at or now))
+        at = max(first.next_attempt_at or now, now)
         in_line = [row for row in rows if row.message_id in self.line.messages]
         due = [row for row in in_line if not row.is_queued or is_due(row, at)]
         return first if len(due) < first.in_line and len(in_line) < _MOST_IN_LINE * first.in_line else None

@@ -4,40 +4,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 from ai_retry.domain.model import Route
 from ai_retry.domain.queue_model import Message, Outage
+from ai_retry.testing.memory.rows import Row
 
 ALL_SLOTS: Final = 64  # the answer to one of so many calls opens the route for good
 ALL_WHO_WAIT: Final = 1000  # are woken then; so many at once are no burden
 _REMEMBERED: Final = timedelta(days=1)  # what is known of a route, after the last instant it was unavailable
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
-
-
-class Waiting(Protocol):
-    """What ``wake`` needs to know of a queued attempt."""
-
-    @property
-    def user_id(self) -> UUID:
-        """Its user."""
-        ...
-
-    @property
-    def message_id(self) -> int | None:
-        """Its message."""
-        ...
-
-    @property
-    def due_at(self) -> datetime | None:
-        """When it may run."""
-        ...
-
-    @property
-    def accepted_at(self) -> datetime | None:
-        """When its retry was accepted."""
-        ...
 
 
 class Line:
@@ -75,12 +52,12 @@ class Line:
         """Drop a message, if it is still there."""
         self.messages.pop(message_id, None)
 
-    def wake(self, waiting: Iterable[Waiting], count: int, now: datetime) -> None:
+    def wake(self, waiting: Iterable[Row], count: int, now: datetime) -> None:
         """Show the messages of so many that wait, once they are due: every user's first before any user's second."""
         places = Counter[UUID]()
         ordered = []
         for row in sorted(waiting, key=lambda row: row.accepted_at or now):
-            due_at = max(row.due_at or now, now)
+            due_at = max(row.next_attempt_at or now, now)
             if row.message_id in self.messages and self.visible_at[row.message_id] > due_at:
                 places[row.user_id] += 1
                 ordered.append((places[row.user_id], row.accepted_at or now, row.message_id, due_at))

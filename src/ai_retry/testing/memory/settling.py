@@ -3,24 +3,9 @@
 from dataclasses import replace
 from datetime import datetime
 
-from ai_retry.domain.change import (
-    CallRecord,
-    Closing,
-    Found,
-    Keep,
-    PutBack,
-    Reply,
-    Settle,
-    Success,
-)
+from ai_retry.domain.change import CallRecord, Closing, Found, Keep, PutBack, Reply, Settle, Success
 from ai_retry.domain.errors import LeaseLost, SessionConflict, SessionRejected, StorageUnavailable
-from ai_retry.domain.model import (
-    Answer,
-    Generation,
-    GenerationStatus,
-    Outcome,
-    ProviderOutcome,
-)
+from ai_retry.domain.model import Answer, Generation, GenerationStatus, Outcome, ProviderOutcome
 from ai_retry.testing.memory.app import SessionRefused
 from ai_retry.testing.memory.closing import IN_PROGRESS, MemoryClosing
 from ai_retry.testing.memory.rows import Row, with_call
@@ -86,8 +71,7 @@ class MemorySettling(MemoryClosing):
             now,
             Outcome.SUCCEEDED,
             None,
-            counted=row.counted,
-            due_at=None,
+            next_attempt_at=None,
             session_id=session["id"],
             captured_at=now if row.charge else None,
             call=with_call(row, change.call),
@@ -101,8 +85,8 @@ class MemorySettling(MemoryClosing):
 
     def _reject(self, row: Row, change: Settle, success: Success, refused: SessionRefused, now: datetime) -> None:
         code = (SessionConflict if refused.conflict else SessionRejected).code
-        before = [each for each in self._rows_of(row.generation_id) if each.cause is not None]
-        again = bool(before) and before[-1].cause == refused.constraint
+        before = [each for each in self._rows_of(row.generation_id) if each.refused_constraint is not None]
+        again = bool(before) and before[-1].refused_constraint == refused.constraint
         wait = success.if_rejected.again_wait if again else success.if_rejected.wait
         same_answer = again and success.answer_from is not None
         self._write_rejection(row, change, now, code, message=None if same_answer else success.if_rejected.message)
@@ -114,8 +98,8 @@ class MemorySettling(MemoryClosing):
             Outcome.FAILED,
             code,
             counted=False,
-            due_at=now + wait,
-            cause=refused.constraint,
+            next_attempt_at=now + wait,
+            refused_constraint=refused.constraint,
             call=with_call(row, change.call),
         )
         self._follow(closed, now, goes_on=True, change=change)
@@ -146,7 +130,7 @@ class MemorySettling(MemoryClosing):
             closing.outcome,
             closing.code,
             counted=closing.counted,
-            due_at=row.next_attempt_at if closing.wait is None else now + closing.wait,
+            next_attempt_at=row.next_attempt_at if closing.wait is None else now + closing.wait,
             reason=closing.reason,
             transient=closing.transient,
             operator_fault=closing.operator_fault,

@@ -27,13 +27,7 @@ from ai_retry.domain.change import (
     Taken,
 )
 from ai_retry.domain.errors import NotConfigured, RetryPoisoned
-from ai_retry.domain.model import (
-    Generation,
-    GenerationStatus,
-    Installation,
-    ProviderOutcome,
-    QuotaRule,
-)
+from ai_retry.domain.model import Generation, GenerationStatus, Installation, ProviderOutcome, QuotaRule
 from ai_retry.domain.queue_model import QueueState, RouteState
 from ai_retry.testing.memory.rows import Row, in_time, is_due, is_out_of_time, running, with_call
 from ai_retry.testing.memory.settling import MemorySettling
@@ -133,7 +127,7 @@ class MemoryStorage(MemorySettling):
         self._add(
             replace(
                 row,
-                due_at=max(change.expected.as_of + start.wait, now),
+                next_attempt_at=max(change.expected.as_of + start.wait, now),
                 accepted_at=now,
                 expires_at=now + start.expires_after,
                 status_before=start.status_before,
@@ -159,7 +153,7 @@ class MemoryStorage(MemorySettling):
                         row,
                         kept_cause=change.cause,
                         lease_expires_at=now,
-                        abandoned_wait=change.wait,
+                        next_attempt_at=now + change.wait,
                         counted=False,
                         call=with_call(row, change.call),
                     )
@@ -194,7 +188,7 @@ class MemoryStorage(MemorySettling):
             row,
             token=uuid4(),
             lease_expires_at=None,
-            due_at=in_time(row, now + change.wait, now),
+            next_attempt_at=in_time(row, now + change.wait, now),
             route=row.route if change.outage is not None else None,
             call=replace(
                 row.call,
@@ -203,7 +197,7 @@ class MemoryStorage(MemorySettling):
             ),
         )
         self._add(back)
-        self.line.hide(back.message_id, back.due_at or now)
+        self.line.hide(back.message_id, back.next_attempt_at or now)
         generation = self._owned(row)
         if generation is not None and generation.status is GenerationStatus.PROCESSING:
             self.app.write(generation.id, now, GenerationStatus.QUEUED)
@@ -218,8 +212,8 @@ class MemoryStorage(MemorySettling):
             self.line.delete(message.id)
             return False
         if row.is_queued:
-            due_at = in_time(row, max(row.due_at or now, now + change.wait), now)
-            self._add(replace(row, due_at=due_at, route=change.route))
+            due_at = in_time(row, max(row.next_attempt_at or now, now + change.wait), now)
+            self._add(replace(row, next_attempt_at=due_at, route=change.route))
             self.line.hide(message.id, in_time(row, due_at + change.spread, now))
         else:
             self.line.hide(message.id, max(row.lease_expires_at or now, now + change.wait))
@@ -227,10 +221,13 @@ class MemoryStorage(MemorySettling):
 
     def _renew(self, change: Renew, now: datetime) -> bool:
         row = self._open_row(change.generation_id)
-        if row is None or row.token != change.token or row.renewable_until is None or row.kept_cause is not None:
+        if row is None or row.token != change.token or row.kept_cause is not None:
             return False
-        prolonged = min(now + change.lease, row.renewable_until)
-        self._add(replace(row, lease_expires_at=max(row.lease_expires_at or now, prolonged)))
+        if row.lease_expires_at is None or row.renewable_until is None or row.next_attempt_at is None:
+            return False  # it is queued
+        prolonged = max(row.lease_expires_at, min(now + change.lease, row.renewable_until))
+        next_attempt_at = row.next_attempt_at + (prolonged - row.lease_expires_at)
+        self._add(replace(row, lease_expires_at=prolonged, next_attempt_at=next_attempt_at))
         return True
 
     def _discard(self, change: Discard) -> bool:

@@ -1,13 +1,10 @@
-create function public.ai_retry_find_attempts(p_request text)
-returns jsonb
-language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
-as $$
+create function public.ai_retry_find_attempts(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{key,after,page}');
   v_key constant text := v_request ->> 'key';
-  v_after constant uuid := v_request ->> 'after';
-  v_page constant integer := v_request ->> 'page';
+  v_after constant uuid := (v_request ->> 'after')::uuid;
+  v_page constant integer := (v_request ->> 'page')::integer;
 begin
   return (
     select coalesce(pg_catalog.jsonb_agg(
@@ -31,11 +28,11 @@ begin
       order by u.generation_id, u.number desc
       limit v_page
     ) l
-    cross join lateral (
-      select s.attempt from ai_retry.attempts s where s.generation_id = l.generation_id and s.number = l.number
-    ) v
+    join ai_retry.attempts v on v.generation_id = l.generation_id and v.number = l.number
   );
 end
 $$;
+revoke all on function public.ai_retry_find_attempts(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_find_attempts(text) to service_role;
 comment on function public.ai_retry_find_attempts(text) is
   'The last attempt that a plan made at each generation, a page of them by generation. Writes nothing.';

@@ -1,8 +1,5 @@
-create function public.ai_retry_create_queue()
-returns boolean
-language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-as $$
+create function public.ai_retry_create_queue() returns boolean
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   if to_regnamespace('pgmq') is null
     and exists (select from pg_catalog.pg_available_extensions e where e.name = 'pgmq')
@@ -24,6 +21,7 @@ begin
   return true;
 end
 $$;
+revoke all on function public.ai_retry_create_queue() from public, anon, authenticated, service_role;
 comment on function public.ai_retry_create_queue() is
   'Creates the queue ai_retry, and returns whether there is one: Supabase Queues (pgmq) must be there. A repeat changes '
   'nothing. For the owner, also when pgmq comes later.';
