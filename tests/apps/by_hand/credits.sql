@@ -72,12 +72,16 @@ begin
   return query select i.id from unnest(p_generation_ids) i (id)
     where not exists (select from public.ai_generations r where r.id = i.id and r.user_id = p_user_id);
 end $$;
-create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, status text, model text)
+create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, model text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
-  return query
-    select r.id, case r.status when 'completed' then 'success' when 'failed' then 'error' else 'processing' end, r.engine
-    from public.ai_generations r where r.id = any (p_generation_ids);
+  return query select r.id, r.engine from public.ai_generations r where r.id = any (p_generation_ids);
+end $$;
+create function ai_retry.app_not_succeeded(p_generation_ids uuid[]) returns setof uuid
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return query select r.id from public.ai_generations r
+    where (p_generation_ids is null or r.id = any (p_generation_ids)) and r.status is distinct from 'completed';
 end $$;
 create function ai_retry.app_find(
   p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer

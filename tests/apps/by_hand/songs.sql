@@ -78,12 +78,16 @@ begin
   return query select i.id from unnest(p_generation_ids) i (id)
     where not exists (select from public.song_jobs r where r.id = i.id and r.user_id = p_user_id);
 end $$;
-create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, status text, model text)
+create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, model text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
-  return query
-    select r.id, ai_retry.app_word(r.status), r.model::text
-    from public.song_jobs r where r.id = any (p_generation_ids);
+  return query select r.id, r.model::text from public.song_jobs r where r.id = any (p_generation_ids);
+end $$;
+create function ai_retry.app_not_succeeded(p_generation_ids uuid[]) returns setof uuid
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return query select r.id from public.song_jobs r
+    where (p_generation_ids is null or r.id = any (p_generation_ids)) and ai_retry.app_word(r.status) is distinct from 'success';
 end $$;
 create function ai_retry.app_find(
   p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer

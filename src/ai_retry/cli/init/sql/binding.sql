@@ -174,19 +174,34 @@ comment on function ai_retry.app_strangers(uuid[], uuid) is
   'Returns those of the ids that are no generation of this user: absent, or another user''s.';
 
 create or replace function ai_retry.app_look_up(p_generation_ids uuid[])
-returns table (id uuid, status text, model text)
+returns table (id uuid, model text)
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
   return query
-    select <<id>>, <<status>>, <<model_text>>
+    select <<id>>, <<model_text>>
     from <<generations>> g where <<id>> = any (p_generation_ids);
 end
 $$;
 comment on function ai_retry.app_look_up(uuid[]) is
-  'Returns status and model of those of the generations that are there.';
+  'Returns those of the generations that are there, each with its model.';
+
+create or replace function ai_retry.app_not_succeeded(p_generation_ids uuid[])
+returns setof uuid
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  return query
+    select <<id>> from <<generations>> g
+    where (p_generation_ids is null or <<id>> = any (p_generation_ids))
+      and <<status>> is distinct from 'success';
+end
+$$;
+comment on function ai_retry.app_not_succeeded(uuid[]) is
+  'Returns those of the generations that are there and do not say success; null asks about all.';
 
 create or replace function ai_retry.app_find(
   p_since timestamptz, p_before_at timestamptz, p_before_id uuid, p_user_id uuid, p_limit integer
