@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +42,13 @@ class WorkerProcess:
         return self.process.wait(within)
 
 
-def start_worker(env: Mapping[str, str], log: Path, concurrency: int) -> "subprocess.Popen[bytes]":
+def start_worker(
+    env: Mapping[str, str], log: Path, concurrency: int, options: Sequence[str] = ()
+) -> "subprocess.Popen[bytes]":
     """Start a worker with these settings and no others of ours; who starts it ends it, and it ends with the thread."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            [COMMAND, "worker", "--concurrency", str(concurrency)],
+            [COMMAND, "worker", "--concurrency", str(concurrency), *options],
             cwd=REPOSITORY,
             env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
@@ -58,25 +60,28 @@ def start_worker(env: Mapping[str, str], log: Path, concurrency: int) -> "subpro
 
 
 @contextmanager
-def running_worker(env: Mapping[str, str], log: Path | None = None, *, concurrency: int = 4) -> Iterator[WorkerProcess]:
+def running_worker(
+    env: Mapping[str, str], log: Path | None = None, *, concurrency: int = 4, options: Sequence[str] = ()
+) -> Iterator[WorkerProcess]:
     """Start a worker; it is ready when the block begins, and stopped at its end if it is still there.
 
     Args:
         env: its settings.
         log: where its output is appended; a temporary file when None.
         concurrency: attempts at once.
+        options: further ones of the command.
     """
     with (
         tempfile.TemporaryDirectory(prefix="ai-retry-worker-") as scratch,
-        _worker(env, log or Path(scratch) / "worker.log", concurrency) as worker,
+        _worker(env, log or Path(scratch) / "worker.log", concurrency, options) as worker,
     ):
         yield worker
 
 
 @contextmanager
-def _worker(env: Mapping[str, str], log: Path, concurrency: int) -> Iterator[WorkerProcess]:
+def _worker(env: Mapping[str, str], log: Path, concurrency: int, options: Sequence[str]) -> Iterator[WorkerProcess]:
     started = log.read_text().count("event=worker_started") if log.exists() else 0
-    process = start_worker(env, log, concurrency)
+    process = start_worker(env, log, concurrency, options)
     try:
         worker = WorkerProcess(process, log)
         eventually(lambda: process.poll() is not None or log.read_text().count("event=worker_started") > started)

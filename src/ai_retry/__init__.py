@@ -32,6 +32,7 @@ from ai_retry.domain.retry import retry_generation, retry_status
 if TYPE_CHECKING:
     from ai_retry.client import Client
     from ai_retry.config import Settings
+    from ai_retry.domain.ports import AiProvider
     from ai_retry.problems import Problem
 
 __all__ = [
@@ -58,11 +59,13 @@ __all__ = [
 ]
 
 
-def connect(settings: "Settings | None" = None, *, context_from: ContextFrom | None = None) -> "Client":
+def connect(
+    settings: "Settings | None" = None, *, context_from: ContextFrom | None = None, ai: "AiProvider | None" = None
+) -> "Client":
     """Make a client from the environment, or from ``settings``; see ``ai_retry.bootstrap.connect``."""
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
 
-    return bootstrap.connect(settings, context_from=context_from)
+    return bootstrap.connect(settings, context_from=context_from, ai=ai)
 
 
 def problem(error: Exception) -> "Problem":

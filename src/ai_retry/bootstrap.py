@@ -19,19 +19,21 @@ from ai_retry.config import Settings, is_loopback
 from ai_retry.domain.context import refuse_reserved, stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
-from ai_retry.domain.ports import Clock
+from ai_retry.domain.ports import AiProvider, Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, place_of, read_context
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
-    from ai_retry.providers.http import HttpAiProvider
+    from ai_retry.providers.fallback import FallbackProvider
 
 _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and short enough for a second try
 
 
-def connect(settings: Settings | None = None, *, context_from: ContextFrom | None = None) -> Client:
+def connect(
+    settings: Settings | None = None, *, context_from: ContextFrom | None = None, ai: AiProvider | None = None
+) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
     Answers that an earlier process left in the spool are settled beside what the client does.
@@ -40,6 +42,7 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom | Non
         settings: what to connect to; from the environment when None.
         context_from: reads what to ask out of a generation; its models and schemas are checked all the same. None:
             what the settings name (``AI_RETRY_CONTEXT_FROM``), else ``stored_context``.
+        ai: which provider is called, and is the caller's to close; None: those that the settings name.
 
     Raises:
         NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` can't be
@@ -51,8 +54,9 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom | Non
     with ExitStack() as opened:
         spool = Spool(settings.spool_dir) if settings.spool_dir is not None else None
         storage = opened.enter_context(closing(open_storage(settings, spool=spool)))
-        ai = _provider(settings, clock)
-        opened.callback(ai.close)
+        if ai is None:
+            ai = ours = _provider(settings, clock)
+            opened.callback(ours.close)
         if spool is not None:
             opened.callback(spool.close)
             spool.send_beside(storage)
@@ -60,7 +64,7 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom | Non
             storage=storage,
             queue_storage=storage,
             recovery_storage=storage,
-            provider=urlsplit(settings.ai_base_url).netloc,
+            provider=getattr(ai, "name", None) or urlsplit(settings.ai_base_url).netloc,
             ai=ai,
             clock=clock,
             policy=settings.policy,
@@ -71,10 +75,13 @@ def connect(settings: Settings | None = None, *, context_from: ContextFrom | Non
         )
 
 
-def _provider(settings: Settings, clock: Clock) -> "HttpAiProvider":
+def _provider(settings: Settings, clock: Clock) -> "FallbackProvider":
+    """Put providers together: each asks again for what is not valid, and one is asked when those before it fail."""
+    from ai_retry.providers.fallback import FallbackProvider  # noqa: PLC0415 - light, but its parts are not
     from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
+    from ai_retry.providers.reask import ReaskProvider  # noqa: PLC0415
 
-    return HttpAiProvider(
+    first = HttpAiProvider(
         base_url=settings.ai_base_url,
         api_key=settings.ai_api_key,
         model=settings.ai_model,
@@ -84,6 +91,23 @@ def _provider(settings: Settings, clock: Clock) -> "HttpAiProvider":
         response_format=settings.ai_response_format,
         extra_body=settings.ai_extra_body,
         pool_size=settings.max_calls,
+        clock=clock,
+    )
+    others = [
+        HttpAiProvider(
+            base_url=each.base_url,
+            api_key=each.api_key,
+            model=each.model,
+            pool_size=settings.max_calls,
+            clock=clock,
+        )
+        for each in settings.ai_fallbacks
+    ]
+    return FallbackProvider(
+        [ReaskProvider(each, reasks=settings.ai_reasks, clock=clock) for each in (first, *others)],
+        models=settings.ai_fallback_models,
+        fallback_on=settings.ai_fallback_on,
+        reserve=settings.ai_fallback_reserve,
         clock=clock,
     )
 
@@ -199,7 +223,8 @@ def usable_context(
         context = read_context(context_from, generation)
         if context.model is None and default_model is None:
             raise ContextUnusable("it names no model, and no default is configured: set AI_MODEL")
-        if models is not None and context.model not in models | {None, default_model}:
+        asked = {context.model, *(context.fallbacks or ())}
+        if models is not None and not asked <= models | {None, default_model}:
             raise ContextUnusable("its model is not among those that may be used here (AI_MODELS)")
         if context.response_schema is not None:
             check_schema(context.response_schema)

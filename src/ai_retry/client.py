@@ -1,6 +1,6 @@
 """The methods of ai-retry, over the parts that it was given. ``bootstrap.connect`` builds a client from settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -8,6 +8,7 @@ from uuid import UUID
 from ai_retry.clock import SystemClock
 from ai_retry.config import DEFAULT_MAX_CALLS
 from ai_retry.domain import queue, retry
+from ai_retry.domain.calls import route_name
 from ai_retry.domain.change import Discard
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
@@ -25,8 +26,6 @@ from ai_retry.renewal import LeaseRenewer
 from ai_retry.slots import CallSlot, CallSlots
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
-
-_LONGEST_ROUTE = 255  # characters: users may name the model, and an index holds it
 
 
 class Client(RecoveryMethods):
@@ -220,8 +219,9 @@ class Client(RecoveryMethods):
         if self._spool is not None:
             self._spool.send_beside(self._storage)
 
-    def _route_of(self, context: Context) -> str:
-        return f"{self._provider}/{context.model or 'default'}"[:_LONGEST_ROUTE]
+    def _route_of(self, context: Context) -> str | Sequence[str]:
+        routes = getattr(self._ai, "routes", None)  # a provider that falls back names where to
+        return route_name(self._provider, context.model) if routes is None else routes(context)
 
     def _queue(self) -> QueueStorage:
         if self._queue_storage is None:

@@ -15,17 +15,29 @@ from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 from ai_retry.auth_settings import assurance, issuers, roles
+from ai_retry.connection_settings import jwt_secret, postgres_url, project_url, publishable_key, secret_key
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import QuotaRule, ResponseFormat
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
-from ai_retry.provider_settings import extra_body, header_name, headers, matching, response_format, texts
+from ai_retry.provider_settings import (
+    Fallback,
+    extra_body,
+    fallback_on,
+    header_name,
+    headers,
+    http_url,
+    matching,
+    numbered,
+    ordered_words,
+    response_format,
+    texts,
+    word,
+    words,
+)
 
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 DEFAULT_MAX_CALLS: Final = 32
 _PREFIX: Final = "AI_RETRY_"
-_MIN_JWT_SECRET: Final = 32  # bytes; RFC 7518, section 3.2
-_LONE_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
-_UNTIL_HOST: Final = re.compile(r"\w+://[^@/]*@")
 _T = TypeVar("_T")
 
 
@@ -48,6 +60,13 @@ class Settings:
     ai_query: Mapping[str, str] = field(default_factory=dict, repr=False)  # such as Azure's api-version
     ai_response_format: ResponseFormat = ResponseFormat.JSON_SCHEMA  # how an output under a schema is asked for
     ai_extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # further fields of each request
+    ai_reasks: int = 1  # how often a model is asked again for an answer that is not valid under its schema
+    ai_fallback_models: tuple[str, ...] = ()  # asked in this order when the first model fails
+    ai_fallbacks: tuple[
+        Fallback, ...
+    ] = ()  # providers asked after that: AI_FALLBACK_1_BASE_URL, …_API_KEY and …_MODEL, 2, …
+    ai_fallback_on: frozenset[str] = frozenset()  # also after a timeout, which may have generated, or a refusal
+    ai_fallback_reserve: timedelta = timedelta(seconds=3)  # of the deadline, left for each call that follows
     policy: RetryPolicy = DEFAULT_POLICY
     max_calls: int = DEFAULT_MAX_CALLS  # provider calls that run at once in this process
     spool_dir: Path | None = None  # where paid answers wait while the database is away; None: nowhere
@@ -74,43 +93,70 @@ class _Reader:
         self._problems: list[str] = []
 
     def read(self) -> dict[str, Any]:
-        settings = self._supabase() | self._provider() | self._numbers()
+        settings = self._supabase() | self._provider() | self._fallbacks() | self._numbers()
         if self._problems:
             raise NotConfigured("; ".join(self._problems))
         return settings
 
     def _supabase(self) -> dict[str, Any]:
-        database_url = self._get("DATABASE_URL", _postgres_url)
-        url = self._get("SUPABASE_URL", _project_url)
-        secret_key = self._get("SUPABASE_SECRET_KEY", _secret_key)
+        database_url = self._get("DATABASE_URL", postgres_url)
+        url = self._get("SUPABASE_URL", project_url)
+        key = self._get("SUPABASE_SECRET_KEY", secret_key)
         if "DATABASE_URL" not in self._values:
             self._need("SUPABASE_URL", "the project's address, or set DATABASE_URL to go straight to PostgreSQL")
             self._need("SUPABASE_SECRET_KEY", "a secret key of the project (the service_role key of older ones)")
         return {
             "supabase_url": url,
-            "supabase_secret_key": secret_key,
-            "supabase_publishable_key": self._get("SUPABASE_PUBLISHABLE_KEY", _publishable_key),
-            "supabase_jwt_secret": self._get("SUPABASE_JWT_SECRET", _jwt_secret),
+            "supabase_secret_key": key,
+            "supabase_publishable_key": self._get("SUPABASE_PUBLISHABLE_KEY", publishable_key),
+            "supabase_jwt_secret": self._get("SUPABASE_JWT_SECRET", jwt_secret),
             "supabase_jwt_issuer": self._get("SUPABASE_JWT_ISSUER", issuers),
             "database_url": database_url,
         }
 
     def _provider(self) -> dict[str, Any]:
-        chosen = self._get("AI_BASE_URL", _http_url)
+        chosen = self._get("AI_BASE_URL", http_url)
         base_url = chosen or OPENROUTER
         if not is_loopback(base_url) and (chosen is not None or "AI_BASE_URL" not in self._values):
             self._need("AI_API_KEY", "the AI provider's key, which only a provider on this machine goes without")
         return {
             "ai_base_url": base_url,
-            "ai_api_key": self._get("AI_API_KEY", _word),
+            "ai_api_key": self._get("AI_API_KEY", word),
             "ai_auth_header": self._get("AI_AUTH_HEADER", header_name) or "Authorization",
-            "ai_model": self._get("AI_MODEL", _word),
-            "ai_models": self._get("AI_MODELS", _words),
+            "ai_model": self._get("AI_MODEL", word),
+            "ai_models": self._get("AI_MODELS", words),
             "ai_headers": self._get("AI_HEADERS", headers) or {},
             "ai_query": self._get("AI_QUERY", texts) or {},
             "ai_response_format": self._get("AI_RESPONSE_FORMAT", response_format) or ResponseFormat.JSON_SCHEMA,
             "ai_extra_body": self._get("AI_EXTRA_BODY", extra_body) or {},
         }
+
+    def _fallbacks(self) -> dict[str, Any]:
+        """Read whom to ask when the first call fails, or when its answer is not valid."""
+        known = ("AI_FALLBACK_MODELS", "AI_FALLBACK_ON", "AI_FALLBACK_RESERVE_SECONDS")
+        names = [each for each in self._values if each.startswith("AI_FALLBACK_") and each not in known]
+        numbers, unknown = numbered(names)
+        self._problems += [
+            f"{each} is unknown (AI_FALLBACK_1_BASE_URL, …_API_KEY and …_MODEL are known)" for each in unknown
+        ]
+        reasks, reserve = self._get("AI_REASKS", _count), self._get("AI_FALLBACK_RESERVE_SECONDS", _seconds)
+        return {
+            "ai_reasks": 1 if reasks is None else reasks,
+            "ai_fallback_models": self._get("AI_FALLBACK_MODELS", ordered_words) or (),
+            "ai_fallbacks": tuple(self._fallback(number) for number in numbers),
+            "ai_fallback_on": self._get("AI_FALLBACK_ON", fallback_on) or frozenset(),
+            "ai_fallback_reserve": timedelta(seconds=3) if reserve is None else reserve,
+        }
+
+    def _fallback(self, number: int) -> Fallback:
+        prefix = f"AI_FALLBACK_{number}_"
+        self._need(f"{prefix}BASE_URL", "the address of that provider's API")
+        base_url = self._get(f"{prefix}BASE_URL", http_url) or OPENROUTER
+        if not is_loopback(base_url):
+            self._need(f"{prefix}API_KEY", "that provider's key, which only a provider on this machine goes without")
+        return Fallback(
+            base_url=base_url, api_key=self._get(f"{prefix}API_KEY", word), model=self._get(f"{prefix}MODEL", word)
+        )
 
     def _numbers(self) -> dict[str, Any]:
         """Read ``AI_RETRY_…``: one variable for each number of the policy, those of ``_OTHERS``, and nothing else."""
@@ -158,13 +204,16 @@ def is_loopback(url: str) -> bool:
 
 def variables() -> list[str]:
     """List the variables that ``Settings.from_env`` reads."""
-    names = (each.name for each in fields(Settings) if each.name != "policy")
+    names = (each.name for each in fields(Settings) if each.name not in ("policy", "ai_fallbacks"))
     rules = [*_variables(DEFAULT_POLICY), *_variables(DEFAULT_POLICY.quota, "quota_")]
     return [variable_of(name) for name in names] + rules
 
 
 def variable_of(field_name: str) -> str:
-    """Name the variable that a field of ``Settings`` is read from; ``policy`` has many."""
+    """Name the variable that a field of ``Settings`` is read from; ``policy`` and ``ai_fallbacks`` have many."""
+    special = {"ai_fallback_reserve": "AI_FALLBACK_RESERVE_SECONDS", "ai_fallbacks": "AI_FALLBACK_<N>_…"}
+    if field_name in special:
+        return special[field_name]
     return f"{_PREFIX if field_name in _OTHERS else ''}{field_name}".upper()
 
 
@@ -222,43 +271,6 @@ def _yes_or_no(text: str) -> bool:
     return matching("true|false", text.lower(), "must be true or false") == "true"
 
 
-def _word(text: str) -> str:
-    return matching(r"[!-~]+", text, "must be one word of visible ASCII characters")
-
-
-def _words(text: str) -> frozenset[str]:
-    words = frozenset(_word(part.strip()) for part in text.split(",") if part.strip())
-    if not words:
-        raise ValueError("must hold at least one word, separated by commas")
-    return words
-
-
-def _http_url(text: str) -> str:
-    problem = "must be an address such as https://host/path, without credentials, query or fragment"
-    try:
-        parts = urlsplit(matching(r"https?://[!-~]+", text, problem))
-        complete = bool(parts.hostname) and parts.port != 0
-    except ValueError:  # its text would hold a part of the value
-        raise ValueError(problem) from None
-    if not complete or parts.username is not None or parts.query or parts.fragment:
-        raise ValueError(problem)
-    return text.rstrip("/")
-
-
-def _project_url(text: str) -> str:
-    if urlsplit(_http_url(text)).path.rstrip("/"):
-        raise ValueError("must be the project's address without a path")
-    return text.rstrip("/")
-
-
-def _postgres_url(text: str) -> str:
-    """Refuse what libpq would take apart elsewhere than its author: the first "@" or "/" ends its user and password."""
-    matching(r"postgres(ql)?://\S+", text, "must be an address that starts with postgresql://")
-    if _LONE_PERCENT.search(text) or "@" in _UNTIL_HOST.sub("", text):
-        raise ValueError('is ambiguous: percent-encode the password in it ("@" is %40, "/" is %2F, "%" is %25)')
-    return text
-
-
 def _absolute_path(text: str) -> Path:
     path = Path(text)
     if not path.is_absolute():
@@ -270,24 +282,6 @@ def _import_string(text: str) -> str:
     dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
     form = rf"(?!.*\.py:){dotted}:{dotted}"
     return matching(form, text, "must name a function as package.module:function, without .py")
-
-
-def _secret_key(text: str) -> str:
-    if text.startswith("sb_publishable_"):
-        raise ValueError("holds a publishable key, and a secret one is needed")
-    return _word(text)
-
-
-def _publishable_key(text: str) -> str:
-    if text.startswith("sb_secret_"):
-        raise ValueError("holds a secret key, and the publishable one is needed")
-    return _word(text)
-
-
-def _jwt_secret(text: str) -> str:
-    if len(text.encode()) < _MIN_JWT_SECRET:
-        raise ValueError(f"must have at least {_MIN_JWT_SECRET} bytes")
-    return text
 
 
 _OTHERS: Final[Mapping[str, Callable[[str], Any]]] = {

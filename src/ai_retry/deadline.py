@@ -109,6 +109,16 @@ def _tls_context(cert_reqs: Any) -> ssl.SSLContext:
     return context
 
 
+_KEEP_ALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), 30)
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL")
+        if hasattr(socket, name)
+    ),
+]  # seconds; what is between here and a model that thinks for minutes forgets silent connections
+
+
 class SocksNotSupported(ValueError):
     """A SOCKS proxy is configured; its connections would escape the deadline."""
 
@@ -128,6 +138,7 @@ class _Response(HTTPResponse):
 
 class _Connection(HTTPConnection):
     response_class = _Response
+    default_socket_options = [*HTTPConnection.default_socket_options, *_KEEP_ALIVE]  # noqa: RUF012 (as urllib3 has it)
 
     def _new_conn(self) -> socket.socket:
         try:

@@ -5,7 +5,10 @@ Each function reads a value, and raises ``ValueError`` with what it must be; the
 
 import json
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from ai_retry.domain.context import reserved_fields
 from ai_retry.domain.model import ResponseFormat
@@ -41,6 +44,37 @@ def matching(pattern: str, text: str, problem: str) -> str:
     return text
 
 
+def word(text: str) -> str:
+    """Read one word."""
+    return matching(r"[!-~]+", text, "must be one word of visible ASCII characters")
+
+
+def words(text: str) -> frozenset[str]:
+    """Read words in any order."""
+    return frozenset(ordered_words(text))
+
+
+def ordered_words(text: str) -> tuple[str, ...]:
+    """Read words in their order."""
+    found = tuple(word(part.strip()) for part in text.split(",") if part.strip())
+    if not found:
+        raise ValueError("must hold at least one word, separated by commas")
+    return found
+
+
+def http_url(text: str) -> str:
+    """Read the address of an API."""
+    problem = "must be an address such as https://host/path, without credentials, query or fragment"
+    try:
+        parts = urlsplit(matching(r"https?://[!-~]+", text, problem))
+        complete = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its text would hold a part of the value
+        raise ValueError(problem) from None
+    if not complete or parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(problem)
+    return text.rstrip("/")
+
+
 def extra_body(text: str) -> dict[str, Any]:
     """Read further fields of a request."""
     value = _json_object(text, 'must be a JSON object of request fields, such as {"max_tokens": 800}')
@@ -54,6 +88,35 @@ def response_format(text: str) -> ResponseFormat:
     if text not in tuple(ResponseFormat):
         raise ValueError(f"must be one of {', '.join(ResponseFormat)}")
     return ResponseFormat(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """A further provider, which is asked when those before it fail."""
+
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+    model: str | None = None  # asked there; None: the model that the generation names
+
+
+def fallback_on(text: str) -> frozenset[str]:
+    """Read on what to fall back that is not passed on by itself."""
+    words = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if not words <= {"refusal", "timeout"}:
+        raise ValueError("must hold refusal, timeout or both, separated by a comma")
+    return words
+
+
+def numbered(names: Iterable[str]) -> tuple[Sequence[int], Sequence[str]]:
+    """Find the numbers of the providers that these variables name, in order; with variables that are none of theirs."""
+    found, unknown = set(), []
+    for name in names:
+        matched = re.fullmatch(r"AI_FALLBACK_([1-9]\d?)_(BASE_URL|API_KEY|MODEL)", name, re.ASCII)
+        if matched is None:
+            unknown.append(name)
+        else:
+            found.add(int(matched[1]))
+    return sorted(found), sorted(unknown)
 
 
 def _json_object(text: str, problem: str) -> dict[str, Any]:

@@ -41,9 +41,7 @@ class LeaseRenewer:
         """Renew the lease of this attempt meanwhile; hold it until the settle, or the last resort, has ended."""
         with self._lock:
             self._held[token] = generation_id
-            if (
-                self._thread is None or not self._thread.is_alive()
-            ):  # this process may be a fork of the one that began it
+            if self._thread is None or not self._thread.is_alive():  # a fork has not its parent's threads
                 self._thread = threading.Thread(target=self._work, name="ai-retry-leases", daemon=True)
                 self._thread.start()
         try:

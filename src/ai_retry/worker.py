@@ -14,10 +14,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from ai_retry.domain.change import CloseOver, Closing, Postpone, Settle, Taken
+from ai_retry.domain.decide.route import RouteOf
 from ai_retry.domain.drive import Renewing
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
 from ai_retry.domain.loop import Step
-from ai_retry.domain.model import Context, Outcome
+from ai_retry.domain.model import Outcome
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue import run_taken
@@ -48,7 +49,7 @@ class Worker:
         policy: the numbers behind the rules; the same as the app's.
         context_from: reads what to ask out of a generation.
         route_of: names the provider and model that a context asks.
-        renewing: renews the leases of running attempts; None: they have to end within the policy's lease.
+        renewing: renews the leases of running attempts; None: calls end within the policy's lease.
         concurrency: attempts that run at once here.
         tidy: called every half minute, such as to settle what waits in the spool.
     """
@@ -58,20 +59,28 @@ class Worker:
     clock: Clock
     policy: RetryPolicy
     context_from: ContextFrom
-    route_of: Callable[[Context], str]
+    route_of: RouteOf
     renewing: Renewing | None = None
     concurrency: int = DEFAULT_CONCURRENCY
     tidy: Callable[[], object] = lambda: None
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until ``stop`` is set; then give back what was not begun, and let what runs end within its deadline.
+    def run(self, stop: threading.Event, *, grace: timedelta | None = None) -> bool:
+        """Work until ``stop`` is set; then give back what was not begun, and let what runs end.
 
         While the storage is unavailable it waits. Safe to repeat.
+
+        Args:
+            stop: ends it.
+            grace: how long to wait then; None: until every call has ended, which takes its deadline at most.
+
+        Returns:
+            Whether everything has ended. Else attempts still run in threads of this process: end it, so that their
+            leases are not renewed any more, and others take over. What became of their calls is unknown.
 
         Raises:
             NotConfigured: there is no queue, or an operator has to act first.
         """
-        _Run(self, stop).run()
+        return _Run(self, stop).run(grace)
 
 
 class _Run:
@@ -86,9 +95,10 @@ class _Run:
         self._tidied_at = float("-inf")
         self._rejections = Rejections()
 
-    def run(self) -> None:
+    def run(self, grace: timedelta | None) -> bool:
         _log.info("event=worker_started concurrency=%s", self._worker.concurrency)
-        with ThreadPoolExecutor(self._worker.concurrency, thread_name_prefix="ai_retry") as threads:
+        threads = ThreadPoolExecutor(self._worker.concurrency, thread_name_prefix="ai_retry")
+        try:
             while not self._stop.is_set():
                 try:
                     self._tidy()
@@ -100,7 +110,21 @@ class _Run:
                     self._wait_for_storage(error)
                 else:
                     self._wait_for_messages(found=bool(taken))
+        finally:
+            left = self._finish(threads, grace)
         _log.info("event=worker_stopped")
+        return not left
+
+    def _finish(self, threads: ThreadPoolExecutor, grace: timedelta | None) -> int:
+        """Wait for what runs, for so long; return how much still runs."""
+        with self._changed:
+            seconds = grace.total_seconds() if grace is not None else None
+            self._changed.wait_for(lambda: self._free == self._worker.concurrency, timeout=seconds)
+            left = self._worker.concurrency - self._free
+        threads.shutdown(wait=not left)
+        if left:
+            _log.warning("event=worker_left_attempts count=%s", left)
+        return left
 
     def _take(self) -> Sequence[Taken]:
         """Wait for a free place, then take as many messages as there are places."""

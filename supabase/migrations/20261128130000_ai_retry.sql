@@ -17,8 +17,7 @@ declare
     select format('there is no role %I', r.name)
     from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
     where not exists (select from pg_catalog.pg_roles where rolname = r.name)
-    union all
-    select 'there is no table auth.users' where to_regclass('auth.users') is null);
+    union all select 'there is no table auth.users' where to_regclass('auth.users') is null);
 begin
   if v_obstacles <> '{}' then
     raise exception using
@@ -176,6 +175,7 @@ create table if not exists public.ai_retry_attempts (
   usage jsonb,
   provider_id text,
   duration_ms integer,
+  calls jsonb,
   discarded_at timestamptz,
   discarded_by text,
   untold boolean not null default false,
@@ -234,6 +234,7 @@ comment on column public.ai_retry_attempts.model is 'The model that answered.';
 comment on column public.ai_retry_attempts.usage is 'Tokens and cost, as the provider reported them.';
 comment on column public.ai_retry_attempts.provider_id is 'Id of the request or answer at the provider.';
 comment on column public.ai_retry_attempts.duration_ms is 'How long the call took.';
+comment on column public.ai_retry_attempts.calls is 'Each request: provider, model, code (null: it answered), http_status, usage, duration_ms. Null: nothing is known.';
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
@@ -425,7 +426,7 @@ begin
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
     lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
-    model, usage, provider_id, duration_ms, untold
+    model, usage, provider_id, duration_ms, calls, untold
   ) values (
     p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at, p_end ->> 'outcome',
     p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
@@ -435,7 +436,8 @@ begin
     v_open.lease_expires_at, v_open.answer_from, v_open.route, v_open.accepted_at, v_open.expires_at,
     v_open.context_reader, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
     v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
-    nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer, p_end ? 'untold');
+    nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer,
+    nullif(v_call -> 'calls', '[]'), p_end ? 'untold');
   if v_is_success then
     delete from public.ai_retry_answers a where a.generation_id = p_generation_id;
   elsif v_answer is not null then
@@ -598,12 +600,21 @@ begin
       'goes_on,answer}'::text[],
     nullif(coalesce(v_success -> 'answer', v_change #> '{closing,answer}', v_change -> 'answer'), 'null')
       - '{output,model,usage,provider_id}'::text[],
-    (v_change -> 'call') - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[],
+    (v_change -> 'call') - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests,calls}'::text[],
     coalesce(v_change -> 'outage', v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[],
     (v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[],
     (v_change -> 'discard') - '{user_id,generation_id,operator}'::text[],
-    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[],
-    (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[]];
+    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,outage,elsewhere}'::text[],
+    (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
+    (select pg_catalog.jsonb_object_agg(k, null)
+      from (
+        select e - '{provider,model,code,http_status,usage,duration_ms}'::text[] as o
+        from pg_catalog.jsonb_array_elements(v_change #> '{call,calls}') e
+        union all
+        select (e - '{route,outage}'::text[])
+          || coalesce(nullif(e -> 'outage', 'null') - '{wait_seconds,failures,doubts}'::text[], '{}')
+        from pg_catalog.jsonb_array_elements(coalesce(v_change -> 'elsewhere', v_change #> '{put_back,elsewhere}')) e
+      ) l, pg_catalog.jsonb_object_keys(l.o) k)];
   if '{}' <> any (v_unknown) then
     raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
       (select k from pg_catalog.unnest(v_unknown) u, pg_catalog.jsonb_object_keys(u) k limit 1)
@@ -777,9 +788,10 @@ begin
   update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
     set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
       usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
-      duration_ms = (v_call ->> 'duration_ms')::integer,
+      duration_ms = (v_call ->> 'duration_ms')::integer, calls = nullif(v_call -> 'calls', '[]'),
       wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
-    where c.generation_id = v_generation_id and c.token = v_token and c.provider_outcome = 'unknown';
+    where c.generation_id = v_generation_id and c.token = v_token and c.provider_outcome = 'unknown'
+      and c.calls is null;
   insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
     select v_generation_id, c.number, v_answer, p_at from public.ai_retry_attempts c
     where c.generation_id = v_generation_id and c.token = v_token and c.discarded_at is null
@@ -1194,6 +1206,12 @@ begin
     if v_open.route is not null then  -- it met an outage
       perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
     end if;
+    if v_applied and v_what -> 'elsewhere' <> '[]' then
+      perform ai_retry.note(e.route, nullif(e.outage, 'null'), v_open.started_at, v_now)  -- always in the same order
+        from (
+          select r.* from pg_catalog.jsonb_to_recordset(v_what -> 'elsewhere') r (route text, outage jsonb) order by 1
+        ) e;
+    end if;
   elsif v_change ? 'postpone' then
     update public.ai_retry_open o
       set route = case when o.lease_expires_at is null then v_what ->> 'route' else o.route end,
@@ -1251,7 +1269,6 @@ declare
   v_row jsonb;
   v_stands jsonb;
   v_outage public.ai_retry_outages%rowtype;
-  v_new public.ai_retry_open%rowtype;
   v_applied boolean;
 begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
@@ -1292,28 +1309,36 @@ begin
         select count(*) from public.ai_retry_open o where o.route = v_route and o.lease_expires_at > v_now);
     end if;
   end if;
-  if v_applied then
-    v_new := pg_catalog.jsonb_populate_record(null::public.ai_retry_open, v_start || pg_catalog.jsonb_build_object(
-      'generation_id', v_generation_id, 'user_id', v_user_id, 'token', v_token, 'started_at', v_now, 'counted', v_calls,
-      'provider_outcome', case when v_calls then 'unknown' else 'not_generated' end, 'wire_requests', 0,
-      'lease_expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
-      'renewable_until', v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
-      'accepted_at', case when v_start ? 'expires_after_seconds' then v_now end,
-      'expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision),
-      'due_at', case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
-        + pg_catalog.make_interval(secs => (v_start -> 'wait_seconds')::double precision)) end));
-    if v_change ? 'run' then
-      update public.ai_retry_open o
-        set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
-          lease_expires_at = v_new.lease_expires_at, renewable_until = v_new.renewable_until,
-          abandoned_wait_seconds = v_new.abandoned_wait_seconds, answer_from = v_new.answer_from,
-          provider_outcome = v_new.provider_outcome
-        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
-          and o.number = v_new.number;
-    else
-      v_new.number := 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer;
-      insert into public.ai_retry_open select v_new.* on conflict (generation_id) do nothing;  -- another user's attempt
-    end if;
+  if v_applied and v_change ? 'run' then
+    update public.ai_retry_open o
+      set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
+        lease_expires_at = v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
+        renewable_until = v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
+        abandoned_wait_seconds = (v_start -> 'abandoned_wait_seconds')::double precision,
+        answer_from = (v_start ->> 'answer_from')::integer,
+        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
+      where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
+        and o.number = (v_start -> 'number')::integer;
+    v_applied := found;
+  elsif v_applied then
+    insert into public.ai_retry_open (
+      generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
+      renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
+      due_at, accepted_at, expires_at, status_before, in_line, context_reader
+    ) values (
+      v_generation_id, v_user_id, 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer, v_token, v_now,
+      (v_start -> 'charge')::boolean, array(select pg_catalog.jsonb_array_elements_text(v_start -> 'waived')),
+      v_start ->> 'operator', v_start ->> 'idempotency_key',
+      v_now + pg_catalog.make_interval(secs => (v_start ->> 'lease_seconds')::double precision),
+      v_now + pg_catalog.make_interval(secs => (v_start ->> 'longest_seconds')::double precision),
+      (v_start ->> 'abandoned_wait_seconds')::double precision, (v_start ->> 'answer_from')::integer, v_calls,
+      v_route, case when v_calls then 'unknown' else 'not_generated' end,
+      case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
+        + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
+      case when v_start ? 'expires_after_seconds' then v_now end,
+      v_now + pg_catalog.make_interval(secs => (v_start ->> 'expires_after_seconds')::double precision),
+      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader'
+    ) on conflict (generation_id) do nothing;  -- another user's attempt
     v_applied := found;
   end if;
   if v_applied then
@@ -1405,7 +1430,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
-    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
+    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered,elsewhere}');
   v_user_id constant uuid := (v_change ->> 'user_id')::uuid;
   v_generation_id constant uuid := (v_change ->> 'generation_id')::uuid;
   v_token constant uuid := (v_change ->> 'token')::uuid;
@@ -1523,6 +1548,12 @@ begin
     if v_change ? 'outage' and v_open.route is not null or (v_change -> 'answered')::boolean and v_open.was_down then
       perform ai_retry.note(v_open.route, v_change -> 'outage', v_open.started_at, v_now);
     end if;
+    if v_change -> 'elsewhere' <> '[]' then
+      perform ai_retry.note(e.route, nullif(e.outage, 'null'), v_open.started_at, v_now)  -- always in the same order
+        from (
+          select r.* from pg_catalog.jsonb_to_recordset(v_change -> 'elsewhere') r (route text, outage jsonb) order by 1
+        ) e;
+    end if;
   end if;
   return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', ai_retry.snapshot(
     coalesce(v_generation, ai_retry.app_read(v_generation_id)) - 'prompt_data', v_change -> 'rule', v_token, v_now,
@@ -1626,18 +1657,19 @@ declare
 begin
   return (
     select coalesce(pg_catalog.jsonb_agg(
-      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
+      v.attempt || pg_catalog.jsonb_build_object(
+        'generation_id', l.generation_id, 'usage', l.usage, 'calls', coalesce(l.calls, '[]'))
       order by l.generation_id), '[]')
     from (
       select distinct on (u.generation_id) u.*
       from (
-        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage, a.calls
           from public.ai_retry_attempts a
           where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
           order by a.generation_id, a.number desc
           limit v_page)
         union all
-        (select o.generation_id, o.number, null
+        (select o.generation_id, o.number, null, null
           from public.ai_retry_open o
           where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
           order by o.generation_id
@@ -1688,6 +1720,9 @@ begin
   v_snapshot := ai_retry.snapshot(v_generation - 'prompt_data', p_rule, null, pg_catalog.clock_timestamp());
   return pg_catalog.jsonb_build_object(
     'id', p_generation_id, 'error', p_error,
+    'calls', coalesce((
+      select c.calls from public.ai_retry_attempts c
+      where c.generation_id = p_generation_id and c.calls is not null order by c.number desc limit 1), '[]'),
     'snapshot', v_snapshot - '{generation,session}'::text[] || case
       when v_snapshot -> 'stored_answer' <> 'null' then
         pg_catalog.jsonb_build_object('stored_answer', v_snapshot -> 'stored_answer' || '{"output": null}')
@@ -1917,10 +1952,8 @@ comment on function public.ai_retry_books(integer, double precision, timestamptz
 create or replace function ai_retry.gone(p_generation_ids uuid[]) returns uuid[]
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  return array(
-    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
-    except
-    select l.id from ai_retry.app_look_up(p_generation_ids) l);
+  return array(select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+    except select l.id from ai_retry.app_look_up(p_generation_ids) l);
 end
 $$;
 revoke all on function ai_retry.gone(uuid[]) from public, anon, authenticated;

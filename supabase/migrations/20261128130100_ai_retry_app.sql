@@ -17,8 +17,7 @@ declare
     select format('there is no role %I', r.name)
     from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
     where not exists (select from pg_catalog.pg_roles where rolname = r.name)
-    union all
-    select 'there is no table auth.users' where to_regclass('auth.users') is null);
+    union all select 'there is no table auth.users' where to_regclass('auth.users') is null);
 begin
   if v_obstacles <> '{}' then
     raise exception using
@@ -39,8 +38,7 @@ declare
     select format('public.%I must be a table', c.relname) from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind not in ('r', 'p')
       and c.relname in ('generations', 'sessions', 'generation_error_logs', 'events')
-    union all
-    select case
+    union all select case
       when t.typname is null then format('public.%I needs a column %I of type uuid', e.tab, n.col)
       when t.typtype = 'e' then
         format(
@@ -71,15 +69,13 @@ declare
     left join pg_catalog.pg_type t on t.oid = a.atttypid
     left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
     where case when t.typname is null then e.required else not t.typname = any (e.types::text[]) end
-    union all
-    select format('public.%I.id must be unique: make it the primary key', c.relname) from pg_catalog.pg_class c
+    union all select format('public.%I.id must be unique: make it the primary key', c.relname) from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relname in ('generations', 'sessions') and c.relkind = 'r'
       and not exists (
         select from pg_catalog.pg_index i
         where i.indrelid = c.oid and i.indisunique and i.indnkeyatts = 1 and i.indpred is null
           and pg_catalog.pg_get_indexdef(i.indexrelid, 1, false) = 'id')
-    union all
-    select 'public.ai_retry_create_session must return jsonb, the created row'
+    union all select 'public.ai_retry_create_session must return jsonb, the created row'
     where exists (
       select from pg_catalog.pg_proc p
       where p.pronamespace = 'public'::regnamespace and p.proname = 'ai_retry_create_session'
@@ -319,8 +315,8 @@ begin
         and i.keys = array(
           select pg_catalog.pg_get_indexdef(x.indexrelid, n, true) from generate_series(1, cardinality(i.keys)) n))
   loop
-    execute format(
-      'create index if not exists %I on public.%I (%s)', v_index.name, v_index.tab, array_to_string(v_index.keys, ', '));
+    execute format('create index if not exists %I on public.%I (%s)', v_index.name, v_index.tab,
+      array_to_string(v_index.keys, ', '));
   end loop;
 end
 $index$;
@@ -422,9 +418,7 @@ create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid
 returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
-  return (
-    select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id
-  );
+  return (select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id);
 end
 $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
@@ -520,8 +514,7 @@ begin
 create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid) returns setof uuid
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  return query
-    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+  return query select i.id from pg_catalog.unnest(p_generation_ids) i (id)
     where not exists (select from public.generations g where g.id = i.id and g.user_id = p_user_id);
 end
 $$;
@@ -537,8 +530,7 @@ begin
 create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, model text)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  return query
-    select g.id, g.model::text from public.generations g where g.id = any (p_generation_ids);
+  return query select g.id, g.model::text from public.generations g where g.id = any (p_generation_ids);
 end
 $$;
 comment on function ai_retry.app_look_up(uuid[]) is
@@ -554,8 +546,7 @@ create function ai_retry.app_not_succeeded(p_generation_ids uuid[]) returns seto
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 begin
-  return query
-    select g.id from public.generations g
+  return query select g.id from public.generations g
     where (p_generation_ids is null or g.id = any (p_generation_ids)) and g.status is distinct from 'success';
 end
 $$;

@@ -67,9 +67,7 @@ create function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid
 returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, public, extensions, pg_temp as $$
 begin
-  return (
-    select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id
-  );
+  return (select public.ai_retry_create_session(g, p_output) from public.generations g where g.id = p_generation_id);
 end
 $$;
 comment on function ai_retry.app_create_session(uuid, uuid, jsonb, jsonb) is
@@ -135,8 +133,7 @@ comment on function ai_retry.app_own_successes(uuid, timestamptz, integer, times
 create function ai_retry.app_strangers(p_generation_ids uuid[], p_user_id uuid) returns setof uuid
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  return query
-    select i.id from pg_catalog.unnest(p_generation_ids) i (id)
+  return query select i.id from pg_catalog.unnest(p_generation_ids) i (id)
     where not exists (select from public.generations g where g.id = i.id and g.user_id = p_user_id);
 end
 $$;
@@ -146,8 +143,7 @@ comment on function ai_retry.app_strangers(uuid[], uuid) is
 create function ai_retry.app_look_up(p_generation_ids uuid[]) returns table (id uuid, model text)
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
 begin
-  return query
-    select g.id, g.model::text from public.generations g where g.id = any (p_generation_ids);
+  return query select g.id, g.model::text from public.generations g where g.id = any (p_generation_ids);
 end
 $$;
 comment on function ai_retry.app_look_up(uuid[]) is
@@ -157,8 +153,7 @@ create function ai_retry.app_not_succeeded(p_generation_ids uuid[]) returns seto
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_custom_plan'
 as $$
 begin
-  return query
-    select g.id from public.generations g
+  return query select g.id from public.generations g
     where (p_generation_ids is null or g.id = any (p_generation_ids)) and g.status is distinct from 'success';
 end
 $$;

@@ -6,8 +6,7 @@ declare
     select format('there is no role %I', r.name)
     from (values ('anon'), ('authenticated'), ('service_role')) as r (name)
     where not exists (select from pg_catalog.pg_roles where rolname = r.name)
-    union all
-    select 'there is no table auth.users' where to_regclass('auth.users') is null);
+    union all select 'there is no table auth.users' where to_regclass('auth.users') is null);
 begin
   if v_obstacles <> '{}' then
     raise exception using

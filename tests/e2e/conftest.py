@@ -8,6 +8,7 @@ from tests.helpers.endpoint import Endpoint, running_endpoint
 from tools.stack import Stack
 
 SETTINGS = {
+    "AI_REASKS": "0",  # one request for each answer; test_fallback.py has another app
     "AI_RETRY_BACKOFF_BASE_SECONDS": "0.5",
     "AI_RETRY_DEADLINE_SECONDS": "2",
     "AI_RETRY_MAX_ATTEMPTS": "3",

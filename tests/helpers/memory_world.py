@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from ai_retry.domain.model import Generation, GenerationStatus, QuotaRule
+from ai_retry.storage.codec import write
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryApp, MemoryStorage, SessionRefused, new_session
 from ai_retry.testing.memory import Row as AttemptRow
@@ -101,6 +102,7 @@ class MemoryWorld:
         return {
             **{name: value for name, value in asdict(row).items() if name != "call"},
             **asdict(row.call),
+            "calls": [write(each) for each in row.call.calls] or None,
             "cause": row.refused_constraint,
             "stored_answer": self.storage.answers.get((row.generation_id, row.number)),
         }

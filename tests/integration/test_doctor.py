@@ -619,6 +619,20 @@ def test_misspelt_variables_are_hints(migrated_database: str, provider: str) -> 
     assert "value-of-the-test" not in str(examination)
 
 
+def test_long_deadline_is_a_hint(migrated_database: str, provider: str) -> None:
+    """Above a minute a request had better not wait for its call."""
+    environ = settings(migrated_database, provider)
+    short, long = (
+        examine(environ | {"AI_RETRY_DEADLINE_SECONDS": each}, clock=HERE).of(Check.CONFIGURATION)
+        for each in ("60", "61")
+    )
+
+    assert short == []
+    (hint,) = long
+    assert "Prefer: respond-async" in hint.remedy
+    assert hint.level is Level.HINT
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [

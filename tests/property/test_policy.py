@@ -60,9 +60,8 @@ def policies(draw: st.DrawFn) -> RetryPolicy:
     deadline = draw(st.timedeltas(min_value=MICROSECOND, max_value=timedelta(hours=1)))
     margin = draw(st.timedeltas(min_value=timedelta(0), max_value=timedelta(minutes=1)))
     slack = draw(st.timedeltas(min_value=timedelta(0), max_value=timedelta(hours=1)))
-    return RetryPolicy(
-        backoff_base=base, backoff_cap=cap, deadline=deadline, settle_margin=margin, lease=deadline + margin + slack
-    )
+    lease = margin + max(slack, MICROSECOND)  # longer or shorter than the deadline
+    return RetryPolicy(backoff_base=base, backoff_cap=cap, deadline=deadline, settle_margin=margin, lease=lease)
 
 
 @st.composite
@@ -147,11 +146,16 @@ def test_wait_lies_between_its_bounds(
 
 @given(policies(), waits)
 def test_call_ends_before_its_lease(policy: RetryPolicy, elapsed: timedelta) -> None:
-    """However long the begin took, the call and the settle's margin end with the lease, and within the deadline."""
+    """However long the begin took, the call and the settle's margin end with the last renewal, within the deadline.
+
+    No call begins where the begin took longer than the first lease; without renewals it ends with that.
+    """
     timeout = call_timeout(elapsed, policy)
 
     assert timeout <= policy.deadline
-    assert elapsed + timeout + policy.settle_margin <= policy.lease
+    assert elapsed + timeout + policy.settle_margin <= policy.longest
+    assert timeout <= timedelta(0) or elapsed + policy.settle_margin < policy.lease
+    assert elapsed + call_timeout(elapsed, policy.within_lease()) + policy.settle_margin <= policy.lease
 
 
 @given(snapshots(), st.sets(st.sampled_from(Waiver)), st.booleans())

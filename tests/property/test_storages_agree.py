@@ -5,7 +5,7 @@ So whatever the simulation shows of the one holds for the other.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +15,7 @@ from uuid import UUID
 
 import pytest
 
+from ai_retry.domain.calls import joined, noted
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Open, PutBack, Renew, Run, Settle
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, accept, retry_now, run, visible
@@ -22,7 +23,7 @@ from ai_retry.domain.decide.queue import cancel, concerns, postpone
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import Ending, found
 from ai_retry.domain.errors import AiRetryError, RetryRefused
-from ai_retry.domain.model import Answer, Context, FailureCode, QuotaRule, Snapshot, Waiver
+from ai_retry.domain.model import Answer, Context, Failure, FailureCode, QuotaRule, Snapshot, Waiver
 from ai_retry.domain.policy import RetryPolicy, queued_attempt
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Message
@@ -40,12 +41,24 @@ POLICY = RetryPolicy(
 )
 
 
-def _route(context: Context) -> str:
+ROUTES = ("small at provider", "large at another")
+
+
+def _route(_: Context) -> str:
     """One route, which some of a history's readers ask."""
-    return "small at provider"
+    return ROUTES[0]
 
 
-READERS = (Reader(context_from=stored_context), Reader(context_from=stored_context, route_of=_route))
+def _routes(_: Context) -> Sequence[str]:
+    """Two of them, where a call falls back."""
+    return ROUTES
+
+
+READERS = (
+    Reader(context_from=stored_context),
+    Reader(context_from=stored_context, route_of=_route),
+    Reader(context_from=stored_context, route_of=_routes),
+)
 HISTORIES = int(os.environ.get("FUZZ", "24"))
 STEPS = 60
 TOLERANCE = 6.0  # seconds that a step may take on a busy machine
@@ -140,7 +153,7 @@ class Side:
             assert isinstance(change.attempt, Run)
             return index, self._sent(snapshot, change)
         except RetryRefused as refusal:
-            put = postpone(message, refusal, snapshot, self.reader, 0.5)
+            put = postpone(message, refusal, snapshot, 0.5)
             return index, refusal.code, self.storage.amend(put).applied
         except AiRetryError as error:
             return index, error.code
@@ -199,17 +212,21 @@ class Side:
         begun = choice.choice(self.begun)
         ending = Ending(begun.snapshot, begun.change, POLICY, 0.0)
         duration = timedelta(milliseconds=1500)
-        failure = choice.choice(FAILURES) if choice.random() < 0.5 else None
-        answer = Answer(output={"n": choice.randrange(9)}, model="small")
+        calls = [self._called(each, choice) for each in choice.choice((ROUTES, ROUTES[:1], ROUTES[1:]))]
+        end: Answer | Failure = Answer(output={"n": choice.randrange(9)}, model="small")
+        end = calls.pop() if choice.random() < 0.5 else noted(end, duration=timedelta(seconds=1), route=ROUTES[1])
+        result = joined(calls, end)
+        failure, answer = (result, None) if isinstance(result, Failure) else (None, result)
         now = found(begun.snapshot, begun.change.user_id)
         for _ in range(3):
             change: Any
             stored = begun.snapshot.stored_answer
             if stored is not None:
                 change = ending.answered(now, stored.answer, stored.number, None)
-            elif failure is None:
+            elif answer is not None:
                 change = ending.answered(now, answer, None, duration)
             else:
+                assert failure is not None
                 change = ending.failed(failure, duration)
                 if isinstance(change, PutBack):
                     return self.storage.amend(change).applied
@@ -221,6 +238,10 @@ class Side:
                 break
         mine = reply.snapshot.my_attempt if reply.snapshot is not None else None
         return reply.applied, mine and (mine.number, mine.outcome, mine.code, mine.counted, mine.refused_constraint)
+
+    def _called(self, route: str, choice: Random) -> Failure:
+        """A call that failed."""
+        return noted(choice.choice(FAILURES), duration=timedelta(seconds=1), model=route[:5], route=route)
 
     def _keep(self, choice: Random) -> object:
         if not self.begun:
@@ -281,20 +302,29 @@ class Side:
 
     def look(self) -> list[object]:
         """All that the two must agree on."""
+        state = self.storage.state()
         rows = []
         for index, generation_id in enumerate(self.generations):
             snapshot = self._load(index, None)
             logs = [log["error_type"] for log in self.world.error_logs(generation_id)] if snapshot is not None else []
-            rows.append((_abstract(snapshot), logs))
+            calls = [_calls(row) for row in self.world.attempts(generation_id)] if snapshot is not None else []
+            rows.append((_abstract(snapshot), logs, calls))
         events = [sorted(event["event_type"] for event in self.world.events(user)) for user in self.users]
         line = sorted(self.generations.index(each["generation_id"]) for each in self._line())
-        state = self.storage.state()
         return [*rows, *events, line, (state.queued, state.due, state.parked, state.running)]
 
     def _line(self) -> list[Any]:
         """Messages of living generations: those of others find nothing to do."""
         present = {each for index, each in enumerate(self.generations) if self._load(index, None) is not None}
         return [each for each in self.world.messages() if each["generation_id"] in present]
+
+
+def _calls(row: Any) -> object:
+    """The requests of an attempt that is closed, as its row has them; those of a kept answer are written then."""
+    if row["outcome"] is None:
+        return None
+    listed = [(each["model"], each["code"], each["duration_ms"]) for each in row["calls"] or ()]
+    return listed, row["wire_requests"], row["route"]
 
 
 def _abstract(snapshot: Snapshot | None) -> object:
@@ -377,7 +407,7 @@ def test_memory_and_sql_agree(core_database: str) -> None:
         for seed in range(HISTORIES):
             empty_queue(connection)
             memory, database = MemoryWorld(), SqlWorld(storage, connection)
-            reader = READERS[seed % 2]
+            reader = READERS[seed % 3]
             sides = [_side(memory, memory.storage, reader), _side(database, storage, reader)]
             random = Random(seed)
             looked_at = time.monotonic()

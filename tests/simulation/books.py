@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ai_retry.domain.change import Acceptance, Begin, CloseOver, Keep, Open, Run, Running, Settle, Success
 from ai_retry.domain.errors import LeaseLost, RetryExpired, SessionRejected
-from ai_retry.domain.model import Answer, GenerationStatus, Outcome, QuotaRule, Waiver
+from ai_retry.domain.model import Answer, Failure, GenerationStatus, Outcome, ProviderOutcome, QuotaRule, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryApp, MemoryStorage, Row
@@ -48,6 +48,7 @@ class Books:
     Attributes:
         calls: calls that were answered, so far.
         wire: requests that were sent to the provider, by generation.
+        made: every call, by its name: for which generation, its tokens, and what is known of its outcome.
         placed: paid answers that have a place, by their number, and whose they are.
         excused: paid answers that may be lost: their process died, the last resort could not be reached, or an operator
             dropped them.
@@ -61,6 +62,7 @@ class Books:
     policy: RetryPolicy
     calls: int = 0
     wire: Counter[UUID] = field(default_factory=Counter)
+    made: dict[str, tuple[UUID, int, ProviderOutcome]] = field(default_factory=dict)
     placed: dict[int, UUID] = field(default_factory=dict)
     excused: set[int] = field(default_factory=set)
     forgotten: set[UUID] = field(default_factory=set)
@@ -108,8 +110,38 @@ class Books:
         self._check_placed()
         self._check_records()
 
+    def called(self, generation_id: UUID, result: Answer | Failure) -> str:
+        """Note a call of an attempt; return the name by which its record is known again."""
+        name = f"call-{len(self.made)}"
+        tokens = result.usage.total_tokens if result.usage is not None else None
+        self.made[name] = generation_id, tokens or 0, result.provider_outcome
+        return name
+
+    def _check_calls(self) -> None:
+        """Every call is on the record of one attempt at most, and an attempt costs what its calls cost."""
+        names = [str(call.provider) for row in self.rows for call in row.call.calls]
+        assert len(set(names)) == len(names), "one call on the record of two attempts"
+        for row in self.rows:
+            made = [self.made[str(call.provider)] for call in row.call.calls]
+            assert all(generation_id == row.generation_id for generation_id, _, _ in made), "another generation's call"
+            if not made:
+                continue
+            tokens = row.call.usage.total_tokens if row.call.usage is not None else None
+            assert (tokens or 0) == sum(each for _, each, _ in made), "cost is missing"
+            outcomes = [outcome for _, _, outcome in made]
+            in_doubt = ProviderOutcome.UNKNOWN in outcomes
+            known = ProviderOutcome.GENERATED in outcomes
+            told = row.call.provider_outcome
+            assert (told is ProviderOutcome.UNKNOWN) == in_doubt, "an unknown outcome was written off"
+            assert in_doubt or (told is ProviderOutcome.GENERATED) == known, "a generated answer was written off"
+
     def _check_records(self) -> None:
         """What is written is whole."""
+        self._check_calls()
+        succeeded = [row for row in self.rows if row.outcome is Outcome.SUCCEEDED and row.answer_from is None]
+        assert all(row.call.calls and row.call.calls[-1].code is None for row in succeeded), (
+            "a success without its call"
+        )
         assert all(isinstance(each, Answer) for each in self.storage.answers.values()), "a place without an answer"
         assert all(row.closed_at is not None for row in self.rows if row.outcome is not None), "closed at no time"
         records = [*self.app.events, *self.app.error_logs]

@@ -6,7 +6,7 @@ changes arrive twice or much later, a fail-over forgets a commit, and processes 
 checked (``books``); at the end the trouble stops, and everything must come to rest and be usable.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from ai_retry.domain.calls import joined, noted
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Renew, Reply, Settle
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, owned, retry_now
@@ -23,13 +24,16 @@ from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, StorageOutco
 from ai_retry.domain.loop import Call, Load, Loop, Setting, Step, retrying
 from ai_retry.domain.model import (
     Answer,
+    Context,
     Failure,
     FailureCode,
     Generation,
     GenerationStatus,
     Outcome,
+    ProviderOutcome,
     QuotaRule,
     RetryResult,
+    Usage,
     Waiver,
 )
 from ai_retry.domain.policy import RetryPolicy
@@ -59,8 +63,14 @@ FAILURES = (
     a_failure(FailureCode.RATE_LIMITED, certainly_not_generated=True, retry_after=timedelta(minutes=2)),
     a_failure(FailureCode.UNAVAILABLE, overloaded=True),
 )
+COSTLY = (ProviderOutcome.GENERATED,)
 STATUSES = (*(GenerationStatus.ERROR,) * 3, GenerationStatus.SUCCESS, GenerationStatus.PROCESSING)
 FATES = {"done": 76, "twice": 4, "repeated later": 5, "no reply": 4, "not sent": 4, "fail-over": 2, "dies": 3}
+
+
+def routes_of(context: Context) -> Sequence[str]:
+    """Where a call goes; the large model has another one to fall back on."""
+    return (f"one/{context.model}",) if context.model == "small" else (f"one/{context.model}", "two/spare")
 
 
 @dataclass
@@ -112,7 +122,7 @@ class Simulation:
                 self._generate(self.users[user])
         self.setting = Setting(
             policy=POLICY,
-            reader=Reader(context_from=stored_context, route_of=lambda context: f"one/{context.model}"),
+            reader=Reader(context_from=stored_context, route_of=routes_of),
             monotonic=self.clock.monotonic,
             fraction=self.random.random,
         )
@@ -333,15 +343,33 @@ class Simulation:
     def _call(self, actor: Actor) -> Answer | Failure:
         assert isinstance(actor.step, Call)
         assert timedelta(0) < actor.step.timeout <= POLICY.deadline
+        context, failures = actor.step.context, list[Failure]()
+        routes = [each for each in routes_of(context) if each not in context.unavailable]
+        assert routes, "a call began although no route is open"
+        for route in (*routes[:1], *routes):  # the first one may be asked again
+            result = self._ask(route, actor.generation_id)
+            if isinstance(result, Answer) or self.random.random() < 0.3:
+                break
+            failures.append(result)
+        else:
+            result = failures.pop()
+        return joined(failures, result)
+
+    def _ask(self, route: str, generation_id: UUID) -> Answer | Failure:
+        """Make one call of an attempt; each has a name, by which its record is known again."""
+        result: Answer | Failure
         if self.random.random() < 0.45:
             self.tally.add("call fails")
-            failure = self.random.choice(FAILURES)
-            self.books.wire[actor.generation_id] += failure.wire_requests
-            return failure
-        self.books.calls += 1
-        sent = self.random.randint(1, 3)
-        self.books.wire[actor.generation_id] += sent
-        return Answer(output={"call": self.books.calls}, model="small", wire_requests=sent)
+            result = self.random.choice(FAILURES)
+        else:
+            self.books.calls += 1
+            sent = self.random.randint(1, 3)
+            result = Answer(output={"call": self.books.calls}, model="small", wire_requests=sent)
+        self.books.wire[generation_id] += result.wire_requests
+        cost = Usage(total_tokens=self.random.randint(1, 9)) if result.provider_outcome in COSTLY else None
+        result = replace(result, usage=cost)
+        name = self.books.called(generation_id, result)
+        return replace(noted(result, duration=timedelta(seconds=1), provider=name, route=route), model=result.model)
 
     # What the app, its users, time and the network do
 

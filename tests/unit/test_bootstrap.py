@@ -255,7 +255,7 @@ class TestConnect:
             shown = repr(client)
 
         assert shown.startswith(f"Client(storage={name}(")
-        assert "ai=HttpAiProvider(" in shown
+        assert "HttpAiProvider(" in shown
 
     def test_environment_is_used_without_settings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With an empty environment the one error names what is needed."""

@@ -12,6 +12,7 @@ from ai_retry.domain.context import RESERVED
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import QuotaRule, ResponseFormat
 from ai_retry.domain.policy import RetryPolicy
+from ai_retry.provider_settings import Fallback
 
 HOSTED = {
     "SUPABASE_URL": "https://abc.supabase.co",
@@ -30,6 +31,14 @@ EVERYTHING = HOSTED | {
     "AI_QUERY": '{"api-version": "2024-10-21"}',
     "AI_RESPONSE_FORMAT": "json_object",
     "AI_EXTRA_BODY": '{"max_tokens": 800, "provider": {"api_key": "byok-0123456789"}}',
+    "AI_REASKS": "2",
+    "AI_FALLBACK_MODELS": "large, openai/gpt-4.1",
+    "AI_FALLBACK_10_BASE_URL": "http://localhost:11434/v1",
+    "AI_FALLBACK_2_BASE_URL": "https://other.example.com/v1/",
+    "AI_FALLBACK_2_API_KEY": "other-0123456789",
+    "AI_FALLBACK_2_MODEL": "medium",
+    "AI_FALLBACK_ON": "timeout,refusal",
+    "AI_FALLBACK_RESERVE_SECONDS": "4.5",
     "AI_RETRY_MAX_ATTEMPTS": "5",
     "AI_RETRY_HARD_CAP": "30",
     "AI_RETRY_HARD_CAP_WINDOW_SECONDS": "3600",
@@ -96,6 +105,14 @@ def test_every_variable_is_read() -> None:
         ai_query={"api-version": "2024-10-21"},
         ai_response_format=ResponseFormat.JSON_OBJECT,
         ai_extra_body={"max_tokens": 800, "provider": {"api_key": "byok-0123456789"}},
+        ai_reasks=2,
+        ai_fallback_models=("large", "openai/gpt-4.1"),
+        ai_fallbacks=(
+            Fallback(base_url="https://other.example.com/v1", api_key="other-0123456789", model="medium"),
+            Fallback(base_url="http://localhost:11434/v1"),
+        ),
+        ai_fallback_on=frozenset({"timeout", "refusal"}),
+        ai_fallback_reserve=timedelta(seconds=4.5),
         policy=RetryPolicy(
             max_attempts=5,
             hard_cap=30,
@@ -157,6 +174,27 @@ def test_all_problems_are_named_at_once() -> None:
     assert "AI_RETRY_LEASE_SECONDS must be a number of seconds" in told
 
 
+def test_fallback_provider_is_whole_or_refused() -> None:
+    """It needs an address and, unless it is on this machine, a key; a part that does not exist is named."""
+    told = problems(
+        HOSTED
+        | {
+            "AI_FALLBACK_1_MODEL": "medium",
+            "AI_FALLBACK_2_BASE_URL": "https://other.example.com",
+            "AI_FALLBACK_0_MODEL": "x",
+            "AI_FALLBACK_1_KEY": "other-0123456789",
+            "AI_FALLBACK_ON": "weather",
+        }
+    )
+
+    assert "AI_FALLBACK_1_BASE_URL is missing" in told
+    assert "AI_FALLBACK_2_API_KEY is missing" in told
+    assert "AI_FALLBACK_0_MODEL is unknown" in told
+    assert "AI_FALLBACK_1_KEY is unknown" in told
+    assert "AI_FALLBACK_ON must hold refusal, timeout or both" in told
+    assert "0123456789" not in told
+
+
 def test_unknown_variable_without_likeness_lists_known() -> None:
     """Where no name is near, all are listed."""
     told = problems(HOSTED | {"AI_RETRY_ZZZ": "1"})
@@ -208,9 +246,9 @@ def test_malformed_base_url_asks_for_no_key() -> None:
 
 def test_numbers_must_work_together() -> None:
     """The policy's own rules are told in the same error."""
-    told = problems({"AI_RETRY_LEASE_SECONDS": "10"})
+    told = problems({"AI_RETRY_LEASE_SECONDS": "5"})
 
-    assert "AI_RETRY_*: lease must leave room for deadline and settle_margin" in told
+    assert "AI_RETRY_*: lease must be longer than settle_margin" in told
     assert "SUPABASE_URL is missing" in told
 
 

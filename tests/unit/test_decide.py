@@ -930,7 +930,7 @@ class TestPostpone:
 
     def postponed(self, refusal: Any, fraction: float = 0.4, **columns: Any) -> Postpone:
         """Put it back."""
-        return queue.postpone(self.MESSAGE, refusal, a_snapshot(**columns), READER, fraction)
+        return queue.postpone(self.MESSAGE, refusal, a_snapshot(**columns), fraction)
 
     def test_backoff_is_waited_for_exactly(self) -> None:
         """It has been spread already."""
@@ -948,6 +948,6 @@ class TestPostpone:
         """The later, the more wait for the same one."""
         known = [route(waiting=9), route(route="one/large", waiting=90)]
 
-        change = self.postponed(RouteUnavailable(wait=10 * SECOND), routes=known)
+        change = self.postponed(RouteUnavailable(wait=10 * SECOND, route=ROUTE), routes=known)
 
         assert change == Postpone(message=self.MESSAGE, wait=10 * SECOND, spread=0.8 * SECOND, route=ROUTE)

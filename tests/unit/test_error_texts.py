@@ -100,7 +100,7 @@ def test_missing_seam_is_named() -> None:
     ("numbers", "text"),
     [
         ({"backoff_base": 2 * SECOND, "backoff_cap": SECOND}, "backoff_base must not exceed backoff_cap"),
-        ({"lease": SECOND}, "lease must leave room for deadline and settle_margin"),
+        ({"lease": SECOND}, "lease must be longer than settle_margin"),
     ],
 )
 def test_wrong_policy_is_named_whole(numbers: dict[str, Any], text: str) -> None:

@@ -62,7 +62,15 @@ def a_keep() -> Keep:
 
 def back() -> PutBack:
     """Put a running attempt back."""
-    return PutBack(**IDS, token=uuid4(), wait=WAIT, reason="x", wire_requests=0, outage=None)
+    return PutBack(
+        user_id=IDS["user_id"],
+        generation_id=IDS["generation_id"],
+        token=uuid4(),
+        wait=WAIT,
+        reason="x",
+        wire_requests=0,
+        outage=None,
+    )
 
 
 def find(storage: Storage) -> object:

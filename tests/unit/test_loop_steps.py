@@ -30,6 +30,7 @@ from ai_retry.domain.model import (
     FailureCode,
     GenerationStatus,
     Outcome,
+    ProviderCall,
     ProviderOutcome,
     QuotaRule,
     RetryResult,
@@ -146,6 +147,7 @@ class TestRetrying:
             usage=an_answer().usage,
             provider_id="gen-1",
             wire_requests=2,
+            calls=(ProviderCall(model="small", usage=an_answer().usage, duration=3 * SECOND),),
         )
 
     @pytest.mark.parametrize("now", [Found.READY, Found.SUCCEEDED])
@@ -159,7 +161,10 @@ class TestRetrying:
             settle = loop.send(scene.storage.settle(settle))  # type: ignore[arg-type]
 
         assert isinstance(settle, Settle)
-        assert settle.call == CallRecord(provider_outcome=ProviderOutcome.UNKNOWN, duration=3 * SECOND, wire_requests=1)
+        made = ProviderCall(model="small", code=FailureCode.UNAVAILABLE, duration=3 * SECOND)
+        assert settle.call == CallRecord(
+            provider_outcome=ProviderOutcome.UNKNOWN, duration=3 * SECOND, wire_requests=1, calls=(made,)
+        )
 
     def test_stored_answer_is_settled_as_such(self, scene: Scene) -> None:
         """The settle names the attempt that paid, and no call."""
@@ -191,6 +196,14 @@ class TestRetrying:
             usage=Usage(prompt_tokens=12, completion_tokens=34, total_tokens=46),
             provider_id="gen-1",
             wire_requests=3,
+            calls=(
+                ProviderCall(
+                    model="small",
+                    code=FailureCode.INVALID_OUTPUT,
+                    usage=Usage(prompt_tokens=12, completion_tokens=34, total_tokens=46),
+                    duration=timedelta(0),
+                ),
+            ),
         )
 
     def test_keep_carries_all_that_was_paid_for(self, scene: Scene) -> None:

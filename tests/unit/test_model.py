@@ -39,7 +39,9 @@ from ai_retry.domain.model import (
     FailureCode,
     GenerationStatus,
     Installation,
+    InvalidAnswer,
     Outcome,
+    ProviderCall,
     ProviderOutcome,
     QuotaRule,
     RetryResult,
@@ -48,7 +50,7 @@ from ai_retry.domain.model import (
 )
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import RetryPolicy, admit
-from ai_retry.domain.queue_model import Message, Outage, QueuedRetry, QueueState, RouteState
+from ai_retry.domain.queue_model import Message, Outage, QueuedRetry, QueueState, RouteNote, RouteState
 from tests.helpers.builders import (
     AS_OF,
     GENERATION_ID,
@@ -99,6 +101,8 @@ FULL: list[Any] = [
     SECRET,
     a_failure(),
     Usage(total_tokens=46),
+    InvalidAnswer(content=ANSWER, problems=("/title: type",)),
+    ProviderCall(model="small", code=FailureCode.UNAVAILABLE, failure=a_failure()),
     QuotaRule(),
     Installation(id="0123", database="postgres"),
     admit(SNAPSHOT),
@@ -108,6 +112,7 @@ FULL: list[Any] = [
     # What is accepted for later
     MESSAGE,
     Outage(wait=SECOND, failures=1),
+    RouteNote(route="one/large"),
     RouteState(route="one/small", not_before=AS_OF, failures=1, slots=1),
     QueueState(
         as_of=AS_OF,

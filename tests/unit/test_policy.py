@@ -434,6 +434,13 @@ class TestArithmetic:
         """The call ends before the lease does, with time left for settling."""
         assert call_timeout(timedelta(seconds=elapsed)) == timedelta(seconds=timeout)
 
+    @pytest.mark.parametrize(("elapsed", "timeout"), [(0, 3600), (29, 3571), (30, 0), (40, -10)])
+    def test_long_call_begins_within_the_first_lease(self, elapsed: int, timeout: int) -> None:
+        """A lease that is over before it can be renewed is not used, however long the call might take."""
+        policy = RetryPolicy(deadline=timedelta(hours=1))
+
+        assert call_timeout(timedelta(seconds=elapsed), policy) == timedelta(seconds=timeout)
+
 
 class TestRetryPolicy:
     """Numbers that can't work are refused by name."""
@@ -470,9 +477,24 @@ class TestRetryPolicy:
             RetryPolicy(backoff_base=2 * SECOND, backoff_cap=SECOND)
 
     def test_policy_refuses_lease_without_room(self) -> None:
-        """A lease must hold the call and the settle."""
-        with pytest.raises(ValueError, match="lease must leave room"):
-            RetryPolicy(deadline=30 * SECOND, settle_margin=6 * SECOND, lease=LEASE)
+        """A lease must be longer than the time left for settling."""
+        with pytest.raises(ValueError, match="lease must be longer"):
+            RetryPolicy(settle_margin=5 * SECOND, lease=5 * SECOND)
+
+    def test_deadline_may_be_an_hour(self) -> None:
+        """With a lease that stays short: it is renewed while the call runs. More is refused."""
+        policy = RetryPolicy(deadline=timedelta(hours=1))
+
+        assert (policy.lease, policy.longest) == (LEASE, timedelta(hours=1, seconds=5))
+        with pytest.raises(ValueError, match="deadline must be at most an hour"):
+            RetryPolicy(deadline=timedelta(hours=1, seconds=1))
+
+    def test_call_without_renewals_ends_within_its_lease(self) -> None:
+        """A process that renews nothing has the lease, less the margin, whatever the deadline."""
+        policy = RetryPolicy(deadline=timedelta(hours=1))
+
+        assert policy.within_lease().deadline == 30 * SECOND
+        assert RetryPolicy().within_lease() == RetryPolicy()
 
     def test_policy_takes_limit_zero(self) -> None:
         """A quota of nothing is a quota."""

@@ -27,8 +27,12 @@ _FORMS = """## How values are written
 - **Addresses** hold no credentials, no query and no fragment. `DATABASE_URL` starts with `postgresql://`, and its
   password is percent-encoded (`@` is `%40`, `/` is `%2F`, `%` is `%25`): what could be read in two ways is refused.
   Its parameters are libpq's; those of [other drivers](../how-to/pooler.md#if-something-is-odd) are left out.
-- **`AI_MODELS`, `AI_RETRY_ACCEPTED_ROLES`, `SUPABASE_JWT_ISSUER`** are lists separated by commas:
+- **`AI_MODELS`, `AI_FALLBACK_MODELS`, `AI_FALLBACK_ON`** are lists separated by commas; `AI_FALLBACK_ON` may hold
+  `timeout` and `refusal`.
+- **`AI_RETRY_ACCEPTED_ROLES`, `SUPABASE_JWT_ISSUER`** are lists separated by commas:
   [whose tokens count](../how-to/flask-app.md#whose-tokens-count).
+- **`AI_FALLBACK_1_BASE_URL`, `AI_FALLBACK_1_API_KEY`, `AI_FALLBACK_1_MODEL`** name a further provider,
+  `AI_FALLBACK_2_…` the next one, up to 99: [how calls fall back](../how-to/providers.md#fall-back).
 - **`AI_HEADERS`, `AI_QUERY`** are JSON objects of texts: `{"api-version": "2024-10-21"}`.
 - **`AI_RESPONSE_FORMAT`** is `json_schema`, `json_object` or `none`: [how they differ](../how-to/prompts.md#schemas).
 - **`AI_EXTRA_BODY`** is a JSON object of request fields: `{"max_tokens": 800}`; not `messages`, `model` or `stream`.
@@ -51,8 +55,8 @@ def render() -> str:
             "The same numbers are the fields of `ai_retry.RetryPolicy`, and of its `quota`.",
             "",
             *table(("variable", "default", "meaning"), _rules()),
-            "Numbers that can't work together are refused: the lease must leave room for the deadline and the settle"
-            " margin, and the first wait must not exceed the longest.",
+            "Numbers that can't work together are refused: the lease must be longer than the settle margin, and the"
+            " first wait must not exceed the longest.",
             "",
             _FORMS,
         ]

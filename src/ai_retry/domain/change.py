@@ -13,6 +13,7 @@ them.
     Keep     the last resort: stores a paid answer, whatever the app has locked
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -23,13 +24,14 @@ from ai_retry.domain.model import (
     Answer,
     GenerationStatus,
     Outcome,
+    ProviderCall,
     ProviderOutcome,
     QuotaRule,
     Snapshot,
     Usage,
     Waiver,
 )
-from ai_retry.domain.queue_model import Message, Outage
+from ai_retry.domain.queue_model import Message, Outage, RouteNote
 
 ABANDONED: Final = "The attempt was not finished in time."  # for the app's error log
 
@@ -129,7 +131,7 @@ class Found(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRecord:
-    """What is known of an attempt's provider call; true whatever becomes of the attempt."""
+    """What is known of an attempt's provider call, or calls; true whatever becomes of the attempt."""
 
     provider_outcome: ProviderOutcome
     duration: timedelta | None = None
@@ -137,6 +139,7 @@ class CallRecord:
     usage: Usage | None = None
     provider_id: str | None = None
     wire_requests: int = 0
+    calls: Sequence[ProviderCall] = ()  # each request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +197,7 @@ class Settle:
     call: CallRecord | None = None  # None: the provider was not called in this attempt
     outage: Outage | None = None  # what the call showed of its route
     answered: bool = False  # the route answered
+    elsewhere: Sequence[RouteNote] = ()  # what its calls showed of other routes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +211,7 @@ class PutBack:
     reason: str
     wire_requests: int
     outage: Outage | None
+    elsewhere: Sequence[RouteNote] = ()  # what its calls showed of other routes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,8 +150,9 @@ class RouteUnavailable(RetryRefused):
 
     code = "ROUTE_UNAVAILABLE"
 
-    def __init__(self, *, wait: timedelta) -> None:
+    def __init__(self, *, wait: timedelta, route: str | None = None) -> None:
         super().__init__("The AI provider is unavailable at the moment.", wait=wait)
+        self.route = route  # the one that opens first
 
 
 class TooManyParallel(RetryRefused):

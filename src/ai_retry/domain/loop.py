@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 from ai_retry.domain import policy as rules
+from ai_retry.domain.calls import noted
 from ai_retry.domain.change import Amend, Begin, CloseOver, Closing, Found, Keep, PutBack, Reply, Settle
 from ai_retry.domain.decide import begin
 from ai_retry.domain.decide.begin import Asked, owned, replay
@@ -143,9 +144,12 @@ class RunningAttempt:
         duration = timedelta(seconds=setting.monotonic() - called)
         if isinstance(result, Answer):
             if rules.storable(result.output):
-                return (yield from self._answered(result, None, duration))
+                return (
+                    yield from self._answered(noted(result, duration=duration, model=context.model), None, duration)
+                )
             result = _unstorable(result)
-        return (yield from self._failed(result, duration))
+        failed = noted(replace(result, invalid=None), duration=duration, model=context.model)
+        return (yield from self._failed(failed, duration))
 
     def _answered(self, answer: Answer, answer_from: int | None, duration: timedelta | None) -> Loop[Ended]:
         def decide(now: Found) -> Settle:
@@ -212,7 +216,7 @@ def _error_of(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> 
 
 
 def _unstorable(answer: Answer) -> Failure:
-    return Failure(
+    failure = Failure(
         code=FailureCode.INVALID_OUTPUT,
         reason="the output is not JSON that a database can hold",
         transient=True,
@@ -222,6 +226,8 @@ def _unstorable(answer: Answer) -> Failure:
         provider_id=answer.provider_id,
         wire_requests=answer.wire_requests,
     )
+    last = [replace(each, code=failure.code, failure=failure) for each in answer.calls[-1:]]
+    return replace(failure, calls=(*answer.calls[:-1], *last))
 
 
 _NO_TIME_TO_CALL = Failure(

@@ -99,6 +99,8 @@ class Context:
     parameters: Mapping[str, Any] = field(default_factory=dict)  # sampling parameters, such as temperature
     response_schema: Mapping[str, Any] | None = field(default=None, repr=False)  # JSON Schema of the output
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # from code: further fields of the request
+    fallbacks: Sequence[str] | None = None  # from code: models to ask when this one fails; None: the configured ones
+    unavailable: frozenset[str] = frozenset()  # routes that are not asked now: what decides to begin knows outages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +114,42 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InvalidAnswer:
+    """What a model answered where it should have answered JSON under a schema, and what is wrong with it."""
+
+    content: str = field(repr=False)
+    problems: Sequence[str]  # JSON pointer and rule of each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderCall:
+    """One request of an attempt to a provider, and what came of it."""
+
+    provider: str | None = None  # its name
+    model: str | None = None  # the model that answered, else the one that was asked
+    code: FailureCode | None = None  # None: it answered
+    http_status: int | None = None  # None: there was no HTTP answer
+    usage: Usage | None = None
+    duration: timedelta | None = None
+    route: str | None = field(default=None, compare=False)  # only in the process that called
+    failure: "Failure | None" = field(default=None, repr=False, compare=False)  # only in the process that called
+
+    @property
+    def provider_outcome(self) -> ProviderOutcome:
+        """What is known of the provider's side of it, in the process that called."""
+        if self.failure is not None:
+            return self.failure.provider_outcome
+        return ProviderOutcome.GENERATED if self.code is None else ProviderOutcome.UNKNOWN
+
+
+def _outcome_of(calls: Sequence[ProviderCall]) -> ProviderOutcome:
+    """What is known of several calls: unknown if one of them is, else generated if one of them has."""
+    outcomes = {each.provider_outcome for each in calls}
+    in_doubt = (ProviderOutcome.UNKNOWN, ProviderOutcome.GENERATED)
+    return next((each for each in in_doubt if each in outcomes), ProviderOutcome.NOT_GENERATED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A complete answer, valid under the context's schema. Providers build nothing less."""
 
@@ -120,6 +158,12 @@ class Answer:
     usage: Usage | None = None
     provider_id: str | None = None  # the provider's id of the request or answer
     wire_requests: int = 1  # requests put on the wire for it, in-call repeats included
+    calls: Sequence[ProviderCall] = field(default=(), compare=False)  # made for it; the last one brought it
+
+    @property
+    def provider_outcome(self) -> ProviderOutcome:
+        """What the attempt row says about possible cost: also of calls that failed before."""
+        return _outcome_of(self.calls) if self.calls else ProviderOutcome.GENERATED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +181,15 @@ class Failure:
     usage: Usage | None = None
     provider_id: str | None = None
     wire_requests: int = 1
+    refused: bool = False  # by moderation, or by the model: the request itself, and for good
+    calls: Sequence[ProviderCall] = field(default=(), compare=False)  # made in vain; the last one is this failure's
+    invalid: InvalidAnswer | None = field(default=None, repr=False, compare=False)  # for a re-ask; recorded nowhere
 
     @property
     def counted(self) -> bool:
         """Whether it uses up one of the user's attempts; not where the request can't have caused the failure."""
+        if self.calls:
+            return any(each.failure is not None and each.failure.counted for each in self.calls)
         return not (self.certainly_not_generated or self.operator_fault or self.overloaded)
 
     @property
@@ -151,6 +200,8 @@ class Failure:
     @property
     def provider_outcome(self) -> ProviderOutcome:
         """What the attempt row says about possible cost."""
+        if self.calls:
+            return _outcome_of(self.calls)
         if self.certainly_not_generated:
             return ProviderOutcome.NOT_GENERATED
         if self.usage is not None or self.code in (FailureCode.INVALID_OUTPUT, FailureCode.INCOMPLETE):

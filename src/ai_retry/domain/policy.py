@@ -41,6 +41,7 @@ from ai_retry.domain.reader import ContextFrom, OtherReader, read_context, reade
 OUTAGE_REFUSALS = 3  # requests in a row, no answer between them, that are turned away where there is an outage
 OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's making
 BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether the other attempt has finished
+LONGEST_DEADLINE = timedelta(hours=1)
 SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
@@ -62,9 +63,9 @@ class RetryPolicy:
     max_wait: timedelta = timedelta(hours=24)  # of what a provider may ask
     max_parallel: int = 2  # live attempts per user
     quota: QuotaRule = field(default_factory=QuotaRule)
-    deadline: timedelta = timedelta(seconds=15)  # for the provider's call, in-call repeats included
-    lease: timedelta = timedelta(seconds=35)  # of one attempt, from its begin until others may take over
-    settle_margin: timedelta = timedelta(seconds=5)  # of the lease, left for settling
+    deadline: timedelta = timedelta(seconds=15)  # for the calls of an attempt, all together; at most an hour
+    lease: timedelta = timedelta(seconds=35)  # of one attempt, until others may take over; renewed while it lives
+    settle_margin: timedelta = timedelta(seconds=5)  # after the deadline, for settling
     max_queued: timedelta = timedelta(hours=24)  # for which an accepted retry is tried
     max_abandoned: int = 3  # of an accepted retry's attempts in a row, before it is given up
     outage_cap: timedelta = timedelta(seconds=10)  # the longest wait between two probes of an unavailable provider
@@ -84,10 +85,17 @@ class RetryPolicy:
         _require(self.quota.limit >= 0, "quota.limit must not be negative")
         _require(self.quota.window > timedelta(0), "quota.window must be positive")
         _require(self.backoff_base <= self.backoff_cap, "backoff_base must not exceed backoff_cap")
-        _require(
-            self.lease >= self.deadline + self.settle_margin,
-            "lease must leave room for deadline and settle_margin",
-        )
+        _require(self.deadline <= LONGEST_DEADLINE, "deadline must be at most an hour")
+        _require(self.lease > self.settle_margin, "lease must be longer than settle_margin")
+
+    @property
+    def longest(self) -> timedelta:
+        """Until when the lease of an attempt can be renewed: its calls and its settle end before."""
+        return max(self.lease, self.deadline + self.settle_margin)
+
+    def within_lease(self) -> "RetryPolicy":
+        """Give the policy of a process that renews no lease: its calls end with the lease."""
+        return replace(self, deadline=min(self.deadline, self.lease - self.settle_margin))
 
 
 DEFAULT_POLICY = RetryPolicy()
@@ -219,8 +227,13 @@ def asked_wait(failure: Failure | None, policy: RetryPolicy = DEFAULT_POLICY) ->
 
 
 def call_timeout(elapsed: timedelta, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
-    """How long the provider may take, ``elapsed`` after the begin was sent, so that the call fits the lease."""
-    return min(policy.deadline, policy.lease - elapsed - policy.settle_margin)
+    """How long the provider may take, ``elapsed`` after the begin was sent, so that the call fits the lease.
+
+    A lease is renewed from when the begin has been replied to; where that took longer than the lease allows, others
+    may have taken over, and no call may begin.
+    """
+    left = policy.lease - elapsed - policy.settle_margin
+    return min(policy.deadline, policy.longest - elapsed - policy.settle_margin) if left > timedelta(0) else left
 
 
 def provider_key(snapshot: Snapshot, context: Context) -> str:

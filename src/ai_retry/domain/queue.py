@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 
 from ai_retry.domain.change import Taken
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.decide.route import Reader
+from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
-from ai_retry.domain.model import Context, RetryResult, Waiver
+from ai_retry.domain.model import RetryResult, Waiver
 from ai_retry.domain.names import as_uuid
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
@@ -81,7 +81,7 @@ def run_taken(
     clock: Clock,
     policy: RetryPolicy = DEFAULT_POLICY,
     context_from: ContextFrom = stored_context,
-    route_of: Callable[[Context], str] | None = None,
+    route_of: RouteOf | None = None,
     jitter: Callable[[], float] | None = None,
     renewing: Renewing | None = None,
     watches: Sequence[Watch] = (),
@@ -95,5 +95,6 @@ def run_taken(
         ContextUnusable: the reader or the settings here are at fault; the attempt is put back for a minute.
         StorageFailure: the message comes again.
     """
+    policy = policy if renewing is not None else policy.within_lease()
     loop = working(taken, uuid4(), setting_of(policy, context_from, route_of, clock, jitter))
     return drive(loop, storage=storage, ai=ai, rule=policy.quota, renewing=renewing, watches=watches)

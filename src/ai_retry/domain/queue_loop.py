@@ -94,7 +94,7 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
             yield Postpone(message=message, wait=queue.CONFLICT_WAIT)
             return QueueOutcome.POSTPONED
         except RetryRefused as refusal:
-            yield queue.postpone(message, refusal, snapshot, setting.reader, setting.fraction())
+            yield queue.postpone(message, refusal, snapshot, setting.fraction())
             return QueueOutcome.PARKED if isinstance(refusal, RouteUnavailable) else QueueOutcome.POSTPONED
         if isinstance(done, Ended):
             return outcome_of(done)

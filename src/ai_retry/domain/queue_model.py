@@ -41,6 +41,14 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteNote:
+    """What a call showed of a route that is not the one its attempt was begun for."""
+
+    route: str
+    outage: Outage | None = None  # None: it answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteState:
     """A provider and model that are unavailable, or coming back."""
 

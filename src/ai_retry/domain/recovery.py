@@ -21,7 +21,7 @@ from ai_retry.domain.errors import (
     QuotaExhausted,
     RetryRefused,
 )
-from ai_retry.domain.model import Attempt, GenerationStatus, Outcome, QuotaRule, Snapshot, Usage, Waiver
+from ai_retry.domain.model import Attempt, GenerationStatus, Outcome, ProviderCall, QuotaRule, Snapshot, Usage, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.reader import ContextFrom
 
@@ -78,6 +78,7 @@ class FoundRow:
     failed_at: datetime
     snapshot: Snapshot
     error: LastError | None
+    calls: Sequence[ProviderCall] = ()  # the requests of the last attempt of ours that sent some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,7 @@ class PlanAttempt:
     generation_id: UUID
     attempt: Attempt
     usage: Usage | None
+    calls: Sequence[ProviderCall] = ()  # its requests
 
     @property
     def settled(self) -> bool:

@@ -15,10 +15,10 @@ from uuid import UUID, uuid4
 
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, owned
-from ai_retry.domain.decide.route import Reader
+from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
 from ai_retry.domain.loop import Setting, retrying
-from ai_retry.domain.model import Context, RetryResult, Waiver
+from ai_retry.domain.model import RetryResult, Waiver
 from ai_retry.domain.names import as_uuid, check_key, check_operator, lifting
 from ai_retry.domain.outlook import Outlook, outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
@@ -35,7 +35,7 @@ def retry_generation(
     clock: Clock,
     policy: RetryPolicy = DEFAULT_POLICY,
     context_from: ContextFrom = stored_context,
-    route_of: Callable[[Context], str] | None = None,
+    route_of: RouteOf | None = None,
     idempotency_key: str | None = None,
     waive: frozenset[Waiver] = frozenset(),
     charge: bool = True,
@@ -66,7 +66,8 @@ def retry_generation(
         charge: False gives the user the session without spending quota; recorded.
         operator: who lifted a limit; recorded. Without a name no limit is lifted.
         jitter: where in its range a wait is, in [0, 1]; at random when None.
-        renewing: renews the attempt's lease while it runs; None: it has to end within the policy's lease.
+        renewing: renews the attempt's lease while it runs; None: the call ends within the policy's lease, whatever its
+            deadline.
         watches: look at each step.
 
     Raises:
@@ -79,6 +80,7 @@ def retry_generation(
     asked = asked_for(
         user_id, generation_id, idempotency_key=idempotency_key, waive=waive, charge=charge, operator=operator
     )
+    policy = policy if renewing is not None else policy.within_lease()
     loop = retrying(asked, setting_of(policy, context_from, route_of, clock, jitter))
     return drive(loop, storage=storage, ai=ai, rule=policy.quota, renewing=renewing, watches=watches)
 
@@ -90,7 +92,7 @@ def retry_status(
     storage: Storage,
     policy: RetryPolicy = DEFAULT_POLICY,
     context_from: ContextFrom = stored_context,
-    route_of: Callable[[Context], str] | None = None,
+    route_of: RouteOf | None = None,
 ) -> Outlook:
     """Return what a retry would be answered now. Reads only.
 
@@ -136,7 +138,7 @@ def asked_for(
 def setting_of(
     policy: RetryPolicy,
     context_from: ContextFrom,
-    route_of: Callable[[Context], str] | None,
+    route_of: RouteOf | None,
     clock: Clock,
     jitter: Callable[[], float] | None,
 ) -> Setting:

@@ -50,6 +50,7 @@ NO_CHOICE = _passing(
 REFUSED = Signal(
     "the model or its filter refused",
     FailureCode.REJECTED,
+    refused=True,
     words=MODERATION
     | {
         "blocked",

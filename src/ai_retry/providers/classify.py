@@ -131,6 +131,8 @@ def _failure(found: Finding, reply: Reply, now: datetime, redactor: Redactor, fa
         certainly_not_generated=signal.not_generated,
         operator_fault=signal.operator_fault,
         overloaded=signal.overloaded,
+        refused=signal.refused,
+        invalid=found.invalid,
         retry_after=retry_after(reply.headers, found.error.data, now) if signal.transient else None,
         model=facts["model"],
         usage=used if spent else None,  # some providers send zeros where they did not count
@@ -143,7 +145,7 @@ def _as_told(signal: Signal, error: ErrorBody, headers: Mapping[str, str]) -> Si
     if error.retryable is False or headers.get("x-should-retry", "").strip().lower() == "false":
         signal = replace(signal, transient=False)
     elif error.retryable and signal.code is FailureCode.REJECTED:
-        signal = replace(signal, code=FailureCode.UNAVAILABLE, transient=True, operator_fault=False)
+        signal = replace(signal, code=FailureCode.UNAVAILABLE, transient=True, operator_fault=False, refused=False)
     if any(
         status != HTTPStatus.TOO_MANY_REQUESTS for status in error.earlier_statuses
     ):  # a router fell back: others may have generated

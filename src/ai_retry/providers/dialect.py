@@ -80,6 +80,12 @@ def first_error(validator: Any, instance: Any) -> ValidationError | None:
     return error
 
 
+def errors(validator: Any, instance: Any, most: int) -> list[ValidationError]:
+    """List the first errors, so many at most; raises what ``first_error`` does."""
+    with bounded_work():
+        return list(islice(validator.iter_errors(instance), most))
+
+
 def pointer(path: Path, *, known: frozenset[str] | None = None) -> str:
     """Write a JSON pointer (RFC 6901).
 

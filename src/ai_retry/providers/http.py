@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from ssl import SSLCertVerificationError
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 from requests.auth import AuthBase
@@ -20,9 +20,10 @@ from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_attem
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
+from ai_retry.domain.calls import listed
 from ai_retry.domain.context import reserved_fields
 from ai_retry.domain.errors import ContextMissing, GenerationFailed
-from ai_retry.domain.model import Answer, Context, Failure, ResponseFormat
+from ai_retry.domain.model import Answer, Context, Failure, ProviderCall, ResponseFormat
 from ai_retry.domain.ports import Clock
 from ai_retry.providers import signals
 from ai_retry.providers.arguments import check_headers, check_url, require
@@ -108,8 +109,7 @@ class HttpAiProvider:
         self._auth = KeyAuth(auth_header, api_key)
         check_headers(self._headers)
         check_headers(self._auth.headers)
-        self._secrets = secrets_in(self._headers)
-        self._secrets += [api_key] if api_key else []
+        self._secrets = [*secrets_in(self._headers), *([api_key] if api_key else [])]
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
         self._clock = clock
@@ -118,6 +118,16 @@ class HttpAiProvider:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._base_url!r}, model={self._model!r})"
+
+    @property
+    def name(self) -> str:
+        """The provider's name in routes and records: where it is."""
+        return urlsplit(self._base_url).netloc
+
+    @property
+    def model(self) -> str | None:
+        """The model that is asked where a context names none."""
+        return self._model
 
     def close(self) -> None:
         """Close the idle connections. A later call would open new ones."""
@@ -144,11 +154,21 @@ class HttpAiProvider:
         redactor = Redactor(prompt=asked.body["messages"], secrets=[*self._secrets, *asked.secrets])
 
         def judge(reply: Reply) -> _Outcome:
-            now = self._clock.now()
-            return classify(reply, schema=context.response_schema, now=now, redactor=redactor, added=asked.added)
+            schema, now = context.response_schema, self._clock.now()
+            return classify(reply, schema=schema, now=now, redactor=redactor, added=asked.added)
 
-        outcome = self._repeat(lambda: self._send(request, deadline, judge), deadline, seconds)
-        return replace(outcome, model=outcome.model or model, wire_requests=deadline.sent)
+        calls: list[ProviderCall] = []
+
+        def send() -> _Outcome:
+            began, before = self._clock.monotonic(), deadline.sent
+            outcome, status = self._send(request, deadline, judge)
+            outcome = replace(outcome, model=outcome.model or model, wire_requests=deadline.sent - before)
+            took = timedelta(seconds=self._clock.monotonic() - began)
+            calls.append(listed(outcome, duration=took, provider=self.name, http_status=status))
+            return outcome
+
+        outcome = self._repeat(send, deadline, seconds)
+        return replace(outcome, wire_requests=deadline.sent, calls=tuple(calls))
 
     def _request(
         self, context: Context, model: str | None, idempotency_key: str
@@ -193,8 +213,8 @@ class HttpAiProvider:
 
     def _send(
         self, request: requests.PreparedRequest, deadline: Deadline, judge: Callable[[Reply], _Outcome]
-    ) -> _Outcome:
-        """Put the request on the wire, once, and judge what comes."""
+    ) -> tuple[_Outcome, int | None]:
+        """Put the request on the wire, once, and judge what comes; with its status, if there is one."""
         before = deadline.sent
         try:
             verify = None if self._session.verify is True else self._session.verify  # else REQUESTS_CA_BUNDLE would win
@@ -204,9 +224,10 @@ class HttpAiProvider:
             with bounded_by(deadline), closing(self._adapter.send(request, timeout=None, **settings)) as response:
                 deadline.sent = before + 1  # also where a test has put something else in the place of our connections
                 reply = self._read(response)
-            return judge(reply)
+            return judge(reply), reply.status
         except Exception as error:  # noqa: BLE001 (the port promises GenerationFailed alone, and garbage may raise anything)
-            return _failure(_signal_of(error, deadline, sent=deadline.sent > before), type(_origin(error)).__name__)
+            sent = deadline.sent > before
+            return _failure(_signal_of(error, deadline, sent=sent), type(_origin(error)).__name__), None
 
     def _read(self, response: requests.Response) -> Reply:
         body, ending = bytearray(), Ending.WHOLE

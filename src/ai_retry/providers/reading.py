@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
+from ai_retry.domain.model import InvalidAnswer
 from ai_retry.providers import answer_signals, signals, validation, wrapping
 from ai_retry.providers.bodies import ErrorBody, read_error
 from ai_retry.providers.completion import Choice, read_choice, refused_prompt
@@ -28,6 +29,7 @@ class Finding:
     signal: Signal
     error: ErrorBody = field(default_factory=ErrorBody)
     detail: str = ""  # in our own words
+    invalid: InvalidAnswer | None = None  # what may be asked about again
 
 
 Output: TypeAlias = tuple[Any]  # of one element, so that an output of null differs from no output
@@ -111,17 +113,22 @@ def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Findin
     try:
         if schema is None:
             return (validation.storable(text),)
-        output = _json(text)
+        output = json_of(text)
         validation.validate(output, schema)
     except validation.InvalidOutput as problem:
         broken = problem.broken and not choice.reason
         signal = answer_signals.BROKEN if broken else answer_signals.INVALID
-        return unusual or Finding(signal, detail=str(problem))
+        invalid = (
+            InvalidAnswer(content=choice.content, problems=problem.problems)
+            if schema is not None and not broken
+            else None
+        )
+        return unusual or Finding(signal, detail=str(problem), invalid=invalid)
     whole = isinstance(output, dict | list)  # it has an end of its own, which a number has not
     return (output,) if whole or unusual is None else unusual
 
 
-def _json(text: str) -> Any:
+def json_of(text: str) -> Any:
     """Read the JSON that ``text`` is, since its strings may hold any tag; else the JSON without what is around it.
 
     Raises:

@@ -7,8 +7,8 @@ kept by a digest of the content.
 import hashlib
 import json
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ai_retry.domain.errors import ContextMissing
@@ -57,13 +57,29 @@ class ResponseSchema:
             return "the schema refers to itself without end"
         except TooMuchWork:
             return "it takes too long to check under its schema"
-        if error is None:
-            return None
+        return None if error is None else self._place(error, missing=0)
+
+    def problems(self, output: Any, *, most: int) -> Sequence[str]:
+        """List what is wrong with an output, so many places at most, each as ``problem`` writes it."""
+        try:
+            errors = dialect.errors(self._validator, output, most)
+        except (RecursionError, TooMuchWork):
+            problem = self.problem(output)
+            return [problem] if problem is not None else []
+        seen: Counter[str] = Counter()
+        found = []
+        for error in errors:
+            at = f"{list(error.absolute_path)}{error.validator}{list(error.schema_path)}"
+            found.append(self._place(error, missing=seen[at]))
+            seen[at] += 1
+        return found
+
+    def _place(self, error: Any, *, missing: int) -> str:
+        """Write where an error is, and its keyword; of names that are required, the missing one with this place."""
         path = list(error.absolute_path)
         if error.validator == "required":
-            required: Any = error.validator_value
-            present: Any = error.instance
-            path += [name for name in required if name not in present][:1]
+            names = [name for name in error.validator_value if name not in error.instance]
+            path += names[missing : missing + 1]
         return f"{dialect.pointer(path, known=self._words)}: {error.validator}"
 
 

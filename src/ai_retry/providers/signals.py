@@ -36,6 +36,7 @@ class Signal:
     transient: bool = False  # the identical request may succeed later
     operator_fault: bool = False
     overloaded: bool = False  # it takes no request now, whatever is asked
+    refused: bool = False  # by moderation, or by the model: the request itself, and for good
     statuses: Collection[int] = ()
     words: Set[str] = frozenset()  # in lower case
     phrases: Set[str] = frozenset()  # in lower case, for what some providers say in words only
@@ -122,6 +123,7 @@ STATUS: tuple[Signal, ...] = (
     Signal(
         "the prompt was refused by moderation",
         FailureCode.REJECTED,
+        refused=True,
         statuses=(400, 403, 422),
         words=MODERATION,
         source="Azure OpenAI, Content filtering; OpenRouter, Errors; Alibaba Model Studio, Error codes: some refuse"
@@ -137,6 +139,7 @@ STATUS: tuple[Signal, ...] = (
     Signal(
         "the prompt was refused by moderation",
         FailureCode.REJECTED,
+        refused=True,
         not_generated=True,
         statuses=(403,),
         words={"flagged_input"},

@@ -13,6 +13,7 @@ from ai_retry.providers.response_schema import schema_of
 
 _DEEPEST = 100  # levels of nesting; more is no answer, and would trouble whoever stores or reads it
 _LARGEST_INTEGER = 2**53 - 1  # RFC 7493 (I-JSON), section 2.2: beyond it, readers disagree about the value
+_MOST_PROBLEMS = 10  # that are listed of one output
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL refuses them in jsonb
 
 
@@ -21,11 +22,13 @@ class InvalidOutput(ValueError):
 
     Attributes:
         broken: it is not JSON at all, as cut content is.
+        problems: the first places and rules, this message's among them.
     """
 
-    def __init__(self, problem: str, *, broken: bool = False) -> None:
+    def __init__(self, problem: str, *, broken: bool = False, problems: Sequence[str] = ()) -> None:
         super().__init__(problem)
         self.broken = broken
+        self.problems = tuple(problems) or (problem,)
 
 
 def parse(content: str) -> Any:
@@ -55,6 +58,20 @@ def parse(content: str) -> Any:
     raise InvalidOutput(problem, broken=True)
 
 
+def whole(output: Any) -> Any:
+    """Return ``output`` if it is JSON that can be stored and read without loss, wherever it came from.
+
+    Raises:
+        InvalidOutput: it is not; with the reason.
+    """
+    try:
+        text = json.dumps(output, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidOutput("it is not JSON") from None
+    parse(text)
+    return output
+
+
 def validate(output: Any, schema: Mapping[str, Any]) -> None:
     """Check ``output`` under a schema.
 
@@ -62,9 +79,10 @@ def validate(output: Any, schema: Mapping[str, Any]) -> None:
         InvalidOutput: names the first place that fails and the keyword, as in ``/weeks/0/days: minItems``.
         ContextMissing: the schema can't be applied; see ``schema_of``.
     """
-    problem = schema_of(schema).problem(output)
+    wanted = schema_of(schema)
+    problem = wanted.problem(output)
     if problem is not None:
-        raise InvalidOutput(problem)
+        raise InvalidOutput(problem, problems=wanted.problems(output, most=_MOST_PROBLEMS))
 
 
 def _refuse_constant(_: str) -> NoReturn:

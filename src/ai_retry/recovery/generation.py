@@ -6,6 +6,7 @@ from uuid import UUID
 
 from ai_retry.domain.policy import counted_attempts
 from ai_retry.domain.recovery import Decision, FoundRow, UnreadableRow, Verdict
+from ai_retry.recovery.requests import in_brief
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class FoundGeneration:
     retry_at: datetime | None  # when a rule that refuses it now no longer does, as far as it is known
     user_id: UUID | None
     generation_id: UUID
+    calls: str | None = None  # the models that the last attempt asked, and what came of it; None: unknown
     problem: str | None = None  # why the row can't be read, with its column; None: it can
 
 
@@ -42,6 +44,7 @@ def told(row: FoundRow, verdict: Verdict) -> FoundGeneration:
         retry_at=row.snapshot.as_of + wait if wait is not None else None,
         user_id=generation.user_id,
         generation_id=generation.id,
+        calls=in_brief(row.calls),
     )
 
 

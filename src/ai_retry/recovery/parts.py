@@ -1,14 +1,14 @@
 """What recovery works with: the parts of a client."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 from uuid import UUID
 
+from ai_retry.domain.decide.route import RouteOf
 from ai_retry.domain.drive import Renewing
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import Context
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
 from ai_retry.domain.reader import ContextFrom
@@ -28,7 +28,7 @@ class Parts:
     clock: Clock
     policy: RetryPolicy
     context_from: ContextFrom
-    route_of: Callable[[Context], str]
+    route_of: RouteOf
     renewing: Renewing
     slots: CallSlots
 

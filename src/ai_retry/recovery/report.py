@@ -12,6 +12,7 @@ from ai_retry.domain.model import Usage
 from ai_retry.domain.recovery import PlanAttempt
 from ai_retry.recovery.parts import Parts, notebook_library
 from ai_retry.recovery.pictures import outcomes
+from ai_retry.recovery.requests import in_brief
 from ai_retry.tables import html_table, text_table
 
 _SHOWN = 20
@@ -40,6 +41,7 @@ class ReportLine:
     tokens: int | None
     cost: Decimal | None
     retry_at: datetime | None  # when another plan could try again, as far as it is known
+    calls: str | None = None  # the models that the attempt asked, and what came of it; None: unknown
 
 
 COLUMNS = tuple(each.name for each in fields(ReportLine))
@@ -147,6 +149,7 @@ def _line(user_id: UUID, generation_id: UUID, last: PlanAttempt | None, left: Le
         tokens=usage.total_tokens,
         cost=usage.cost,
         retry_at=retry_at,
+        calls=in_brief(last.calls) if last else None,
     )
 
 

@@ -22,6 +22,7 @@ from ai_retry.domain.policy import RetryPolicy, counted_attempts, queued_attempt
 from ai_retry.domain.reader import reader_name
 from ai_retry.domain.recovery import Decision, FoundRow, LastError, UnreadableRow, Verdict, judge
 from ai_retry.recovery.parts import Parts
+from ai_retry.recovery.requests import in_full
 from ai_retry.tables import printable
 
 _WAYS = {
@@ -116,6 +117,8 @@ def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy, *, reader: 
         sentences.append(_last(row.error))
         if not waiting_helps(snapshot):
             sentences.append(_cure(snapshot))
+    if row.calls:
+        sentences.append(f"The last attempt that called asked {in_full(row.calls)}.")
     return sentences
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from ai_retry.domain.change import Begin, CallRecord, Expected, Open, Postpone, PutBack, Run, Settle
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import Answer, Generation, GenerationStatus, StoredAnswer, Usage
+from ai_retry.domain.model import Answer, Generation, GenerationStatus, ProviderCall, StoredAnswer, Usage
 from ai_retry.domain.queue_model import Message
 from ai_retry.domain.recovery import Filter, PlanAttempt
 
@@ -33,6 +33,7 @@ _NAMES: Final[Mapping[tuple[Any, str], str]] = {
     (Expected, "quota_rule"): "rule",
     (Generation, "duration"): _MILLISECONDS,
     (Message, "id"): "message_id",
+    (ProviderCall, "duration"): _MILLISECONDS,
     (Settle, "quota_rule"): "rule",
 }
 
@@ -50,8 +51,11 @@ _SPREAD: Final[frozenset[tuple[Any, str]]] = frozenset(
 
 # Fields without a member, and what they are when they are read.
 _LEFT_OUT: Final[Mapping[tuple[Any, str], Any]] = {
+    (Answer, "calls"): (),
     (Answer, "wire_requests"): 0,
     (Filter, "until"): None,
+    (ProviderCall, "failure"): None,
+    (ProviderCall, "route"): None,
     (PutBack, "reason"): "",
 }
 

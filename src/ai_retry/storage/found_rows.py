@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from ai_retry.domain.model import GenerationStatus, Snapshot
+from ai_retry.domain.model import GenerationStatus, ProviderCall, Snapshot
 from ai_retry.domain.recovery import FoundRow, LastError, UnreadableRow
-from ai_retry.storage.codec import Json, NotOurs, instant, of_milliseconds, read
+from ai_retry.storage.codec import Json, NotOurs, instant, listed, of_milliseconds, read
 from ai_retry.storage.documents import shaped
 
 _TOO_LONG: Final = "is longer than a search reads"
@@ -46,7 +46,7 @@ def read_found(row: Json) -> FoundRow | UnreadableRow:
     generation_id = UUID(row["id"])
     if "refused_by" in row:
         return UnreadableRow(generation_id=generation_id, column=None, reason=f"is refused by {row['refused_by']}")
-    row = shaped(row, "generation", "snapshot", "error")
+    row = shaped(row, "generation", "snapshot", "error", "calls")
     plain: dict[str, Any] = {"id": row["id"]}
     values: dict[str, Any] = {}
     problems: list[tuple[str | None, str]] = []
@@ -57,9 +57,9 @@ def read_found(row: Json) -> FoundRow | UnreadableRow:
     error, failed_at = _last_error(row["error"]), values["updated_at"] or values["created_at"]
     if not problems:
         try:
-            return FoundRow(
-                failed_at=failed_at, snapshot=read(Snapshot, {**row["snapshot"], "generation": plain}), error=error
-            )
+            snapshot = read(Snapshot, {**row["snapshot"], "generation": plain})
+            calls = [read(ProviderCall, each) for each in listed(row["calls"])]
+            return FoundRow(failed_at=failed_at, snapshot=snapshot, error=error, calls=calls)
         except _UNREADABLE:
             problems.append((None, "holds a value out of range in a table of ai-retry's"))
     first, reason = problems[0]

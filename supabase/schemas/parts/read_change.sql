@@ -23,12 +23,21 @@ begin
       'goes_on,answer}'::text[],
     nullif(coalesce(v_success -> 'answer', v_change #> '{closing,answer}', v_change -> 'answer'), 'null')
       - '{output,model,usage,provider_id}'::text[],
-    (v_change -> 'call') - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests}'::text[],
+    (v_change -> 'call') - '{provider_outcome,duration_ms,model,usage,provider_id,wire_requests,calls}'::text[],
     coalesce(v_change -> 'outage', v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[],
     (v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[],
     (v_change -> 'discard') - '{user_id,generation_id,operator}'::text[],
-    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,outage}'::text[],
-    (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[]];
+    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,outage,elsewhere}'::text[],
+    (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
+    (select pg_catalog.jsonb_object_agg(k, null)
+      from (
+        select e - '{provider,model,code,http_status,usage,duration_ms}'::text[] as o
+        from pg_catalog.jsonb_array_elements(v_change #> '{call,calls}') e
+        union all
+        select (e - '{route,outage}'::text[])
+          || coalesce(nullif(e -> 'outage', 'null') - '{wait_seconds,failures,doubts}'::text[], '{}')
+        from pg_catalog.jsonb_array_elements(coalesce(v_change -> 'elsewhere', v_change #> '{put_back,elsewhere}')) e
+      ) l, pg_catalog.jsonb_object_keys(l.o) k)];
   if '{}' <> any (v_unknown) then
     raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
       (select k from pg_catalog.unnest(v_unknown) u, pg_catalog.jsonb_object_keys(u) k limit 1)

@@ -52,9 +52,10 @@ begin
   update public.ai_retry_attempts c  -- what it cost is recorded, whatever becomes of the answer
     set provider_outcome = v_call ->> 'provider_outcome', model = v_call ->> 'model',
       usage = nullif(v_call -> 'usage', 'null'), provider_id = v_call ->> 'provider_id',
-      duration_ms = (v_call ->> 'duration_ms')::integer,
+      duration_ms = (v_call ->> 'duration_ms')::integer, calls = nullif(v_call -> 'calls', '[]'),
       wire_requests = c.wire_requests + (v_call ->> 'wire_requests')::integer
-    where c.generation_id = v_generation_id and c.token = v_token and c.provider_outcome = 'unknown';
+    where c.generation_id = v_generation_id and c.token = v_token and c.provider_outcome = 'unknown'
+      and c.calls is null;
   insert into public.ai_retry_answers (generation_id, number, answer, stored_at)
     select v_generation_id, c.number, v_answer, p_at from public.ai_retry_attempts c
     where c.generation_id = v_generation_id and c.token = v_token and c.discarded_at is null

@@ -8,18 +8,19 @@ declare
 begin
   return (
     select coalesce(pg_catalog.jsonb_agg(
-      v.attempt || pg_catalog.jsonb_build_object('generation_id', l.generation_id, 'usage', l.usage)
+      v.attempt || pg_catalog.jsonb_build_object(
+        'generation_id', l.generation_id, 'usage', l.usage, 'calls', coalesce(l.calls, '[]'))
       order by l.generation_id), '[]')
     from (
       select distinct on (u.generation_id) u.*
       from (
-        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage
+        (select distinct on (a.generation_id) a.generation_id, a.number, a.usage, a.calls
           from public.ai_retry_attempts a
           where a.idempotency_key = v_key and a.idempotency_key like 'plan:%' and a.generation_id > v_after
           order by a.generation_id, a.number desc
           limit v_page)
         union all
-        (select o.generation_id, o.number, null
+        (select o.generation_id, o.number, null, null
           from public.ai_retry_open o
           where o.idempotency_key = v_key and o.idempotency_key like 'plan:%' and o.generation_id > v_after
           order by o.generation_id

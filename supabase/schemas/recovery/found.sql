@@ -12,6 +12,9 @@ begin
   v_snapshot := ai_retry.snapshot(v_generation - 'prompt_data', p_rule, null, pg_catalog.clock_timestamp());
   return pg_catalog.jsonb_build_object(
     'id', p_generation_id, 'error', p_error,
+    'calls', coalesce((
+      select c.calls from public.ai_retry_attempts c
+      where c.generation_id = p_generation_id and c.calls is not null order by c.number desc limit 1), '[]'),
     'snapshot', v_snapshot - '{generation,session}'::text[] || case
       when v_snapshot -> 'stored_answer' <> 'null' then
         pg_catalog.jsonb_build_object('stored_answer', v_snapshot -> 'stored_answer' || '{"output": null}')

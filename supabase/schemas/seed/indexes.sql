@@ -18,8 +18,8 @@ begin
         and i.keys = array(
           select pg_catalog.pg_get_indexdef(x.indexrelid, n, true) from generate_series(1, cardinality(i.keys)) n))
   loop
-    execute format(
-      'create index if not exists %I on public.%I (%s)', v_index.name, v_index.tab, array_to_string(v_index.keys, ', '));
+    execute format('create index if not exists %I on public.%I (%s)', v_index.name, v_index.tab,
+      array_to_string(v_index.keys, ', '));
   end loop;
 end
 $index$;

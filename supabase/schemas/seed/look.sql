@@ -6,8 +6,7 @@ declare
     select format('public.%I must be a table', c.relname) from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind not in ('r', 'p')
       and c.relname in ('generations', 'sessions', 'generation_error_logs', 'events')
-    union all
-    select case
+    union all select case
       when t.typname is null then format('public.%I needs a column %I of type uuid', e.tab, n.col)
       when t.typtype = 'e' then
         format(
@@ -38,15 +37,13 @@ declare
     left join pg_catalog.pg_type t on t.oid = a.atttypid
     left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
     where case when t.typname is null then e.required else not t.typname = any (e.types::text[]) end
-    union all
-    select format('public.%I.id must be unique: make it the primary key', c.relname) from pg_catalog.pg_class c
+    union all select format('public.%I.id must be unique: make it the primary key', c.relname) from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relname in ('generations', 'sessions') and c.relkind = 'r'
       and not exists (
         select from pg_catalog.pg_index i
         where i.indrelid = c.oid and i.indisunique and i.indnkeyatts = 1 and i.indpred is null
           and pg_catalog.pg_get_indexdef(i.indexrelid, 1, false) = 'id')
-    union all
-    select 'public.ai_retry_create_session must return jsonb, the created row'
+    union all select 'public.ai_retry_create_session must return jsonb, the created row'
     where exists (
       select from pg_catalog.pg_proc p
       where p.pronamespace = 'public'::regnamespace and p.proname = 'ai_retry_create_session'

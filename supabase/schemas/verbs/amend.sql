@@ -43,6 +43,12 @@ begin
     if v_open.route is not null then  -- it met an outage
       perform ai_retry.note(v_open.route, v_what -> 'outage', null, v_now);
     end if;
+    if v_applied and v_what -> 'elsewhere' <> '[]' then
+      perform ai_retry.note(e.route, nullif(e.outage, 'null'), v_open.started_at, v_now)  -- always in the same order
+        from (
+          select r.* from pg_catalog.jsonb_to_recordset(v_what -> 'elsewhere') r (route text, outage jsonb) order by 1
+        ) e;
+    end if;
   elsif v_change ? 'postpone' then
     update public.ai_retry_open o
       set route = case when o.lease_expires_at is null then v_what ->> 'route' else o.route end,

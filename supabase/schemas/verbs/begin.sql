@@ -17,7 +17,6 @@ declare
   v_row jsonb;
   v_stands jsonb;
   v_outage public.ai_retry_outages%rowtype;
-  v_new public.ai_retry_open%rowtype;
   v_applied boolean;
 begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
@@ -58,28 +57,36 @@ begin
         select count(*) from public.ai_retry_open o where o.route = v_route and o.lease_expires_at > v_now);
     end if;
   end if;
-  if v_applied then
-    v_new := pg_catalog.jsonb_populate_record(null::public.ai_retry_open, v_start || pg_catalog.jsonb_build_object(
-      'generation_id', v_generation_id, 'user_id', v_user_id, 'token', v_token, 'started_at', v_now, 'counted', v_calls,
-      'provider_outcome', case when v_calls then 'unknown' else 'not_generated' end, 'wire_requests', 0,
-      'lease_expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
-      'renewable_until', v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
-      'accepted_at', case when v_start ? 'expires_after_seconds' then v_now end,
-      'expires_at', v_now + pg_catalog.make_interval(secs => (v_start -> 'expires_after_seconds')::double precision),
-      'due_at', case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
-        + pg_catalog.make_interval(secs => (v_start -> 'wait_seconds')::double precision)) end));
-    if v_change ? 'run' then
-      update public.ai_retry_open o
-        set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
-          lease_expires_at = v_new.lease_expires_at, renewable_until = v_new.renewable_until,
-          abandoned_wait_seconds = v_new.abandoned_wait_seconds, answer_from = v_new.answer_from,
-          provider_outcome = v_new.provider_outcome
-        where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
-          and o.number = v_new.number;
-    else
-      v_new.number := 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer;
-      insert into public.ai_retry_open select v_new.* on conflict (generation_id) do nothing;  -- another user's attempt
-    end if;
+  if v_applied and v_change ? 'run' then
+    update public.ai_retry_open o
+      set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
+        lease_expires_at = v_now + pg_catalog.make_interval(secs => (v_start -> 'lease_seconds')::double precision),
+        renewable_until = v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
+        abandoned_wait_seconds = (v_start -> 'abandoned_wait_seconds')::double precision,
+        answer_from = (v_start ->> 'answer_from')::integer,
+        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
+      where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
+        and o.number = (v_start -> 'number')::integer;
+    v_applied := found;
+  elsif v_applied then
+    insert into public.ai_retry_open (
+      generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
+      renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
+      due_at, accepted_at, expires_at, status_before, in_line, context_reader
+    ) values (
+      v_generation_id, v_user_id, 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer, v_token, v_now,
+      (v_start -> 'charge')::boolean, array(select pg_catalog.jsonb_array_elements_text(v_start -> 'waived')),
+      v_start ->> 'operator', v_start ->> 'idempotency_key',
+      v_now + pg_catalog.make_interval(secs => (v_start ->> 'lease_seconds')::double precision),
+      v_now + pg_catalog.make_interval(secs => (v_start ->> 'longest_seconds')::double precision),
+      (v_start ->> 'abandoned_wait_seconds')::double precision, (v_start ->> 'answer_from')::integer, v_calls,
+      v_route, case when v_calls then 'unknown' else 'not_generated' end,
+      case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
+        + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
+      case when v_start ? 'expires_after_seconds' then v_now end,
+      v_now + pg_catalog.make_interval(secs => (v_start ->> 'expires_after_seconds')::double precision),
+      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader'
+    ) on conflict (generation_id) do nothing;  -- another user's attempt
     v_applied := found;
   end if;
   if v_applied then

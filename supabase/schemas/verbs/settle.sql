@@ -3,7 +3,7 @@ language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp set plan_cache_mode = 'force_generic_plan' as $$
 declare
   v_change constant jsonb := ai_retry.read_change(
-    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered}');
+    p_change, '{user_id,generation_id,token,found,rule,success,closing,call,outage,answered,elsewhere}');
   v_user_id constant uuid := (v_change ->> 'user_id')::uuid;
   v_generation_id constant uuid := (v_change ->> 'generation_id')::uuid;
   v_token constant uuid := (v_change ->> 'token')::uuid;
@@ -120,6 +120,12 @@ begin
     end if;
     if v_change ? 'outage' and v_open.route is not null or (v_change -> 'answered')::boolean and v_open.was_down then
       perform ai_retry.note(v_open.route, v_change -> 'outage', v_open.started_at, v_now);
+    end if;
+    if v_change -> 'elsewhere' <> '[]' then
+      perform ai_retry.note(e.route, nullif(e.outage, 'null'), v_open.started_at, v_now)  -- always in the same order
+        from (
+          select r.* from pg_catalog.jsonb_to_recordset(v_change -> 'elsewhere') r (route text, outage jsonb) order by 1
+        ) e;
     end if;
   end if;
   return pg_catalog.jsonb_build_object('applied', v_applied, 'known', v_known, 'snapshot', ai_retry.snapshot(

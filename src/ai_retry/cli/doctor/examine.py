@@ -77,6 +77,7 @@ class _Examining:
             self._leave(left, "the configuration is at fault", "correct it first")
         else:
             reader = self._reader(settings)
+            self._findings += outside.deadline(settings.policy)
             self._findings += _provider(settings)
             self._look_into_database(settings, reader)
         return Examination(tuple(self._findings), self._not_run)

@@ -8,10 +8,12 @@ from enum import StrEnum
 from ai_retry.cli.doctor.model import Check, Finding, Level
 from ai_retry.config import meant, variables
 from ai_retry.domain.errors import AiRetryError, NotConfigured
+from ai_retry.domain.policy import RetryPolicy
 
 _LEEWAY = timedelta(seconds=10)  # of ``auth`` for the times of an access token
 _SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
 _AGAIN = "then run ai-retry doctor again"
+_LONGEST_REQUEST = timedelta(seconds=60)  # that servers, proxies and browsers bear as a rule
 _ALIKE = 0.85  # from 0 to 1; two letters of a dozen may be wrong
 
 
@@ -45,6 +47,7 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[Finding]:
     read = variables()
     for name in sorted(environ):
         ours = name.startswith("AI_") and not name.startswith("AI_RETRY_") and name not in read
+        ours = ours and not name.startswith("AI_FALLBACK_")  # those are refused where they are unknown
         if ours and (close := meant(name, likeness=_ALIKE)) is not None:
             yield Finding(
                 Check.CONFIGURATION,
@@ -52,6 +55,17 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[Finding]:
                 f"if you mean {close}, correct the name; if it is a variable of your own, leave it",
                 Level.HINT,
             )
+
+
+def deadline(policy: RetryPolicy) -> Iterator[Finding]:
+    """Hint at calls that are longer than what stands before an endpoint waits."""
+    if policy.deadline > _LONGEST_REQUEST:
+        yield Finding(
+            Check.CONFIGURATION,
+            f"AI_RETRY_DEADLINE_SECONDS is {policy.deadline.total_seconds():g}: a request would wait as long",
+            "let clients send Prefer: respond-async, and run workers: servers and browsers end long requests",
+            Level.HINT,
+        )
 
 
 def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:

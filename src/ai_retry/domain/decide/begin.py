@@ -1,12 +1,12 @@
 """May this generation be tried again, now or later? The changes that begin an attempt."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.change import Acceptance, Begin, Expected, Open, Run, Running
-from ai_retry.domain.decide.route import Reader, refuse_unavailable
+from ai_retry.domain.decide.route import Reader, open_route, without
 from ai_retry.domain.errors import GenerationNotFound
 from ai_retry.domain.model import (
     Admission,
@@ -64,7 +64,9 @@ def may_run(
     waive: frozenset[Waiver] = frozenset(),
     charge: bool = True,
 ) -> tuple[Admission, str | None]:
-    """Ask whether an attempt may run now: the rules first, then its route, which is returned with the admission.
+    """Ask whether an attempt may run now: the rules first, then its routes. Returns the admission and the route.
+
+    A context that falls back is asked of the first route that is open; it names those that are not.
 
     Raises:
         AiRetryError: the first rule that refuses, in the order of ``policy.admit``; the route is asked last.
@@ -72,9 +74,8 @@ def may_run(
     admission = rules.admit(
         snapshot, policy, purpose=purpose, context_from=reader.context_from, waive=waive, charge=charge
     )
-    route = reader.route(admission.context)
-    refuse_unavailable(snapshot, route)
-    return admission, route
+    route, unavailable = open_route(snapshot, reader.routes(admission.context))
+    return replace(admission, context=without(admission.context, unavailable)), route
 
 
 def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> tuple[Begin, Context | None]:
@@ -154,7 +155,7 @@ def running(admission: Admission, policy: RetryPolicy, route: str | None) -> Run
     """How an admitted attempt runs."""
     return Running(
         lease=policy.lease,
-        longest=max(policy.lease, policy.deadline + policy.settle_margin),
+        longest=policy.longest,
         abandoned_wait=admission.abandoned_wait,
         answer_from=admission.stored_answer.number if admission.stored_answer else None,
         route=route,

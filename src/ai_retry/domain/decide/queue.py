@@ -6,13 +6,11 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.change import CloseOver, Closing, Found, Postpone, Settle
-from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import found
 from ai_retry.domain.errors import AiRetryError, BackoffNotElapsed, RetryInProgress, RetryRefused, RouteUnavailable
 from ai_retry.domain.model import Attempt, Outcome, Snapshot
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Message, QueuedRetry
-from ai_retry.domain.reader import read_context
 
 OUTAGE_PACE: Final = timedelta(milliseconds=200)  # between the looks of attempts that wait for a route
 CONFLICT_WAIT: Final = timedelta(seconds=60)  # until a user may have made room for the session
@@ -101,7 +99,7 @@ def concerns(message: Message, snapshot: Snapshot) -> bool:
     return attempt.is_queued or is_over(attempt, snapshot)
 
 
-def postpone(message: Message, refusal: RetryRefused, snapshot: Snapshot, reader: Reader, fraction: float) -> Postpone:
+def postpone(message: Message, refusal: RetryRefused, snapshot: Snapshot, fraction: float) -> Postpone:
     """Put a message back whose attempt is refused now.
 
     To the end of a backoff; for a route, the later the more wait for it; otherwise for about as long as the refusal
@@ -112,6 +110,6 @@ def postpone(message: Message, refusal: RetryRefused, snapshot: Snapshot, reader
         return Postpone(message=message, wait=wait)
     if not isinstance(refusal, RouteUnavailable):
         return Postpone(message=message, wait=wait * (0.5 + fraction / 2))
-    route = reader.route(read_context(reader.context_from, snapshot.generation))
+    route = refusal.route
     waiting = sum(each.waiting for each in snapshot.routes if each.route == route)
     return Postpone(message=message, wait=wait, spread=OUTAGE_PACE * fraction * (waiting + 1), route=route)

@@ -1,9 +1,12 @@
 """How does an attempt end? The changes that close one, and what its caller is answered."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
 from ai_retry.domain import policy as rules
+from ai_retry.domain.calls import ends_by_route
 from ai_retry.domain.change import Begin, CallRecord, Closing, Found, Keep, PutBack, Rejection, Running, Settle, Success
 from ai_retry.domain.decide.begin import owned, visible
 from ai_retry.domain.errors import (
@@ -25,7 +28,7 @@ from ai_retry.domain.model import (
     Snapshot,
 )
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.domain.queue_model import Outage
+from ai_retry.domain.queue_model import Outage, RouteNote
 
 REJECTED_WAIT = timedelta(seconds=15)  # at most, before a click that follows a rejected session
 OUTAGE_SPREAD = timedelta(seconds=5)  # over which the retries that a provider turned away come back
@@ -54,8 +57,7 @@ class Ending:
         """
         self._begun, self._policy, self._fraction = begun, policy, fraction
         self._user_id, self._generation_id, self._token = change.user_id, change.generation_id, change.token
-        route = change.attempt.start.route if isinstance(change.attempt.start, Running) else None
-        self._failures_before = next((each.failures for each in begun.routes if each.route == route), 0)
+        self._route = change.attempt.start.route if isinstance(change.attempt.start, Running) else None
         queued = rules.queued_attempt(begun)
         self._accepted = queued is not None
         self._expires_at = queued.expires_at if queued is not None else None
@@ -69,9 +71,10 @@ class Ending:
 
     def answered(self, now: Found, answer: Answer, answer_from: int | None, duration: timedelta | None) -> Settle:
         """Decide what an answer leads to: its session, or where there can't be one now, a place for the answer."""
-        call = None if answer_from is not None else _record(answer, ProviderOutcome.GENERATED, duration)
+        call = None if answer_from is not None else _record(answer, duration)
+        paid = replace(answer, calls=())  # they are of the call
         if now is not Found.READY:
-            kept = answer if answer_from is None and now is not Found.GONE else None
+            kept = paid if answer_from is None and now is not Found.GONE else None
             return self._settle(now, closing_without(now, counted=answer_from is None, answer=kept), call)
         wait = rules.wait_after(self._number, None, self._policy, fraction=self._fraction)
         rejection = Rejection(
@@ -79,8 +82,8 @@ class Ending:
             wait=wait if self._accepted else min(wait, REJECTED_WAIT),
             again_wait=self._policy.backoff_cap if self._accepted else REJECTED_WAIT,
         )
-        success = Success(answer=answer, answer_from=answer_from, if_rejected=rejection)
-        return self._settle(now, success, call, answered=answer_from is None)
+        success = Success(answer=paid, answer_from=answer_from, if_rejected=rejection)
+        return self._settle(now, success, call, showed=None if answer_from is not None else answer)
 
     def kept(self, answer: Answer, duration: timedelta | None, cause: str) -> Keep:
         """Decide where an answer goes that could not be settled."""
@@ -88,19 +91,17 @@ class Ending:
             user_id=self._user_id,
             generation_id=self._generation_id,
             token=self._token,
-            answer=answer,
+            answer=replace(answer, calls=()),
             cause=cause,
             wait=REJECTED_WAIT,
-            call=_record(answer, ProviderOutcome.GENERATED, duration),
+            call=_record(answer, duration),
         )
 
     def failed(self, failure: Failure, duration: timedelta | None) -> Settle | PutBack:
         """Decide what a failure leads to; ``duration`` is the call's."""
-        call = _record(failure, failure.provider_outcome, duration)
-        outage = self._outage(failure)
-        if self._accepted and outage is not None and (_is_turned_away(failure) or self._failures_before):
-            return self.put_back(failure, outage)
-        goes_on = self.goes_on(failure, outage)
+        outage, _, elsewhere = self._notes(failure)
+        if self._accepted and self._is_put_back(failure):
+            return self.put_back(failure, outage, elsewhere)
         closing = Closing(
             outcome=Outcome.FAILED,
             code=failure.code.value,
@@ -111,13 +112,13 @@ class Ending:
             reason=failure.reason,
             transient=failure.transient,
             operator_fault=failure.operator_fault,
-            goes_on=goes_on,
+            goes_on=self.goes_on(failure, unavailable=any((outage, *(each.outage for each in elsewhere)))),
         )
-        return self._settle(Found.READY, closing, call, outage=outage, answered=_has_answered(failure))
+        return self._settle(Found.READY, closing, _record(failure, duration), showed=failure)
 
     def failed_without(self, now: Found, failure: Failure, duration: timedelta | None) -> Settle:
         """Decide what a failure leads to when the generation can't get a session any more: ``now`` says why."""
-        call = _record(failure, failure.provider_outcome, duration)
+        call = _record(failure, duration)
         return self._settle(now, closing_without(now, counted=failure.counted, answer=None), call)
 
     def retry_after(self, failure: Failure) -> timedelta | None:
@@ -129,22 +130,22 @@ class Ending:
         """The wait before the next attempt."""
         return rules.wait_after(self._number, failure, self._policy, fraction=self._fraction)
 
-    def goes_on(self, failure: Failure, outage: Outage | None) -> bool:
+    def goes_on(self, failure: Failure, *, unavailable: bool) -> bool:
         """Whether an accepted retry's next attempt may succeed, and is in time."""
         wait = self.wait_after(failure)
         return (
             self._accepted
-            and (failure.transient or outage is not None)
+            and (failure.transient or unavailable)
             and (self._expires_at is None or self._begun.as_of + wait < self._expires_at)
             and self._made < self._policy.hard_cap  # also of those that an operator has to answer for
             and rules.attempts_left(self._begun, failure, self._policy)
         )
 
-    def put_back(self, failure: Failure, outage: Outage | None) -> PutBack:
-        """Queue an accepted retry's attempt again, as if it had not begun."""
+    def put_back(self, failure: Failure, outage: Outage | None, elsewhere: Sequence[RouteNote] = ()) -> PutBack:
+        """Queue an accepted retry's attempt again, as if it had not begun: until the first of its routes opens."""
         wait = rules.asked_wait(failure, self._policy)
-        if outage is not None:
-            wait = max(outage.wait, wait) + OUTAGE_SPREAD * self._fraction
+        if outages := [each for each in (outage, *(note.outage for note in elsewhere)) if each is not None]:
+            wait = max(min(each.wait for each in outages), wait) + OUTAGE_SPREAD * self._fraction
         return PutBack(
             user_id=self._user_id,
             generation_id=self._generation_id,
@@ -153,12 +154,39 @@ class Ending:
             reason=failure.reason,
             wire_requests=failure.wire_requests,
             outage=outage,
+            elsewhere=elsewhere,
         )
 
-    def _outage(self, failure: Failure) -> Outage | None:
-        before = self._failures_before
-        if not rules.is_outage(failure):
+    def _is_put_back(self, failure: Failure) -> bool:
+        """Whether an outage of every route that was asked is why it failed, and nothing was generated."""
+        ends = ends_by_route(failure, self._route)
+        if failure.provider_outcome is ProviderOutcome.GENERATED:
+            return False
+        if not all(each is not None and rules.is_outage(each) for each in ends.values()):
+            return False
+        return _is_turned_away(failure) or any(map(self._failures_before, ends))
+
+    def _failures_before(self, route: str | None) -> int:
+        return next((each.failures for each in self._begun.routes if each.route == route), 0)
+
+    def _notes(self, result: Answer | Failure) -> tuple[Outage | None, bool, Sequence[RouteNote]]:
+        """What the calls showed: an outage of the begun route, whether that answered, and the other routes."""
+        ends = dict(ends_by_route(result, self._route))
+        begun = {self._route: ends.pop(self._route)} if self._route in ends else {}
+        notes = [
+            RouteNote(route=route, outage=outage)
+            for route, end in ends.items()
+            if route is not None and ((outage := self._outage(route, end)) is not None or _has_answered(end))
+        ]
+        for route, end in begun.items():
+            outage = self._outage(route, end)
+            return outage, outage is None and _has_answered(end), tuple(notes)
+        return None, False, tuple(notes)
+
+    def _outage(self, route: str | None, failure: Failure | None) -> Outage | None:
+        if failure is None or not rules.is_outage(failure):
             return None
+        before = self._failures_before(route)
         wait = rules.outage_wait(before + 1, failure, self._policy, fraction=self._fraction)
         return Outage(wait=wait, failures=before + 1, doubts=1 if before else rules.outage_doubts(failure))
 
@@ -168,9 +196,9 @@ class Ending:
         end: Success | Closing,
         call: CallRecord | None,
         *,
-        outage: Outage | None = None,
-        answered: bool = False,
+        showed: Answer | Failure | None = None,
     ) -> Settle:
+        outage, answered, elsewhere = self._notes(showed) if showed is not None else (None, False, ())
         return Settle(
             user_id=self._user_id,
             generation_id=self._generation_id,
@@ -180,7 +208,8 @@ class Ending:
             quota_rule=self._policy.quota,
             call=call,
             outage=outage,
-            answered=answered and outage is None,
+            answered=answered,
+            elsewhere=elsewhere,
         )
 
 
@@ -228,14 +257,15 @@ def closing_without(now: Found, *, counted: bool, answer: Answer | None) -> Clos
     return Closing(outcome=Outcome.FAILED, code=code, counted=counted, wait=None, status=status, answer=answer)
 
 
-def _record(result: Answer | Failure, outcome: ProviderOutcome, duration: timedelta | None) -> CallRecord:
+def _record(result: Answer | Failure, duration: timedelta | None) -> CallRecord:
     return CallRecord(
-        provider_outcome=outcome,
+        provider_outcome=result.provider_outcome,
         duration=duration,
         model=result.model,
         usage=result.usage,
         provider_id=result.provider_id,
         wire_requests=result.wire_requests,
+        calls=tuple(result.calls),
     )
 
 
@@ -248,5 +278,5 @@ def _is_turned_away(failure: Failure) -> bool:
     return failure.certainly_not_generated and not failure.operator_fault
 
 
-def _has_answered(failure: Failure) -> bool:
-    return failure.provider_outcome is not ProviderOutcome.UNKNOWN
+def _has_answered(end: Failure | None) -> bool:
+    return end is None or end.provider_outcome is not ProviderOutcome.UNKNOWN

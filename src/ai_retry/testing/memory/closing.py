@@ -1,5 +1,6 @@
 """What ends an attempt in memory, and what follows: the app is informed, the next attempt, message and route."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -8,6 +9,7 @@ from uuid import UUID
 from ai_retry.domain.change import ABANDONED, Settle
 from ai_retry.domain.errors import LeaseLost, RetryExpired, SessionRejected
 from ai_retry.domain.model import Generation, GenerationStatus, Outcome, ProviderOutcome
+from ai_retry.domain.queue_model import RouteNote
 from ai_retry.testing.memory.line import ALL_WHO_WAIT
 from ai_retry.testing.memory.rows import Row, follower, is_due, is_out_of_time
 from ai_retry.testing.memory.tables import MemoryTables
@@ -95,14 +97,22 @@ class MemoryClosing(MemoryTables):
                 self._add(follower(closed, now))
             self.line.delete(closed.message_id)
             self._fill_line(closed.user_id, now)
-        if closed.route is None or change is None:
+        if change is None:
             return
-        if change.outage is not None:
-            self.routes.note_outage(closed.route, change.outage, now)
-        elif change.answered:
-            slots = self.routes.note_answer(closed.route, closed.started_at)
-            waiting = [row for row in self._waiting_rows(closed.route) if slots == ALL_WHO_WAIT or is_due(row, now)]
-            self.line.wake(waiting, slots - self._running_on(closed.route), now)
+        notes = sorted(change.elsewhere, key=lambda note: note.route)
+        if closed.route is not None and (change.outage is not None or change.answered):
+            notes.insert(0, RouteNote(route=closed.route, outage=change.outage))
+        self._note_routes(notes, closed.started_at, now)
+
+    def _note_routes(self, notes: Sequence[RouteNote], started_at: datetime, now: datetime) -> None:
+        """Note what calls showed of their routes; an answer wakes attempts that wait."""
+        for note in notes:
+            if note.outage is not None:
+                self.routes.note_outage(note.route, note.outage, now)
+                continue
+            slots = self.routes.note_answer(note.route, started_at)
+            waiting = [row for row in self._waiting_rows(note.route) if slots == ALL_WHO_WAIT or is_due(row, now)]
+            self.line.wake(waiting, slots - self._running_on(note.route), now)
 
     def _fill_line(self, user_id: UUID, now: datetime) -> None:
         """Send messages for those that are due first, as many as the user may have in line."""

@@ -149,7 +149,7 @@ class MemorySettling(MemoryClosing):
     def _store_with_closed(
         self, change: Settle | Keep, row: Row | None, answer: Answer, call: CallRecord, now: datetime
     ) -> None:
-        if row is not None and row.call.provider_outcome is ProviderOutcome.UNKNOWN:
+        if row is not None and row.call.provider_outcome is ProviderOutcome.UNKNOWN and not row.call.calls:
             row = replace(row, call=with_call(row, call))  # what it cost is recorded, whatever becomes of the answer
             self._add(row)
         generation = self.app.read(change.generation_id)

@@ -28,7 +28,7 @@ from ai_retry.domain.change import (
 )
 from ai_retry.domain.errors import NotConfigured, RetryPoisoned
 from ai_retry.domain.model import Generation, GenerationStatus, Installation, ProviderOutcome, QuotaRule
-from ai_retry.domain.queue_model import QueueState, RouteState
+from ai_retry.domain.queue_model import QueueState, RouteNote, RouteState
 from ai_retry.testing.memory.rows import Row, in_time, is_due, is_out_of_time, running, with_call
 from ai_retry.testing.memory.settling import MemorySettling
 
@@ -201,8 +201,8 @@ class MemoryStorage(MemorySettling):
         generation = self._owned(row)
         if generation is not None and generation.status is GenerationStatus.PROCESSING:
             self.app.write(generation.id, now, GenerationStatus.QUEUED)
-        if change.outage is not None and row.route is not None:
-            self.routes.note_outage(row.route, change.outage, now)
+        ours = [RouteNote(route=row.route, outage=change.outage)] if change.outage is not None and row.route else []
+        self._note_routes([*ours, *sorted(change.elsewhere, key=lambda note: note.route)], row.started_at, now)
         return True
 
     def _postpone(self, change: Postpone, now: datetime) -> bool:
