@@ -1,9 +1,11 @@
 """What `ai-retry init` proposes for a schema: tables, columns, words; and what it can't bind."""
 
+import re
 from collections.abc import Mapping
 
 import pytest
 
+from ai_retry.cli.doctor.shipped import BINDING, shipped
 from ai_retry.cli.init.answers import Answers
 from ai_retry.cli.init.binding import Binding, Link
 from ai_retry.cli.init.choose import is_empty
@@ -213,6 +215,16 @@ def test_only_a_project_without_tables_gets_the_seeds() -> None:
     assert is_empty(facts(table("public.notes", {"body": "text"})), Answers(generations="none"))
     with pytest.raises(CannotBind, match="no table looks like one of generations"):
         proposed(facts(table("public.notes", {"body": "text"})))
+
+
+def test_the_binding_has_every_function_of_the_default_one() -> None:
+    """What is generated is whole: a function that the default binding gets, this one gets too, in its form."""
+    text = binding_sql(proposed(facts(generations(result="text")))[0])
+
+    written = re.findall(r"create or replace function (ai_retry\.app_\w+)", text)
+    expected = [name for name in shipped().functions if name.startswith(BINDING)]
+    assert expected
+    assert [name for name in expected if name not in written] == []
 
 
 @pytest.mark.parametrize(
