@@ -706,7 +706,8 @@ begin
   return pg_catalog.jsonb_build_object(
     'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
     'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
-    'session_conflict', case when p_is_whole then ai_retry.app_may_create_session(v_user_id, v_id) end,
+    'session_conflict', case  -- a begin has decided already, and asks for no conflict
+      when p_is_whole and p_generation ? 'hidden' then ai_retry.app_may_create_session(v_user_id, v_id) end,
     'session', v_session, 'stored_answer', v_stored_answer, 'live', v_user.live, 'live_until', v_user.live_until,
     -- The version: everything of one generation that a decision to begin rests on.
     'version', pg_catalog.concat_ws('/', p_generation ->> 'status', coalesce(v_each.number, 1),
