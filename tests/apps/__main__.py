@@ -21,6 +21,7 @@ DEBIANS: Final = Path("/usr/lib/postgresql/15/bin")
 PGMQ: Final = Path(os.environ.get("PGMQ_FILES", REPOSITORY / ".cache" / "pgmq"))
 COMPOSED: Final = 200
 
+EVERYTHING: Final = ("tests/apps", "--dist", "load")
 _STORIES: Final = ("tests/apps/test_apps.py", "tests/apps/test_by_hand.py")
 
 
@@ -36,7 +37,7 @@ class Run:
 
 def matrix() -> Iterator[Run]:
     """All places."""
-    yield Run("PostgreSQL 18", ["tests/apps", "--dist", "load"], {"APPS": str(COMPOSED)})
+    yield Run("PostgreSQL 18", EVERYTHING, {"APPS": str(COMPOSED)})
     if (bundled := _postgres_16()).is_dir():
         yield Run("PostgreSQL 16", _STORIES, {OTHER: f"{bundled}"})
     else:

@@ -50,12 +50,13 @@ def test_notes_of_the_developer_stay(project: Project) -> None:
     assert [line for line in before if line not in after] == []
 
 
-def test_repeat_declares_nothing_twice(project: Project) -> None:
-    """Another ``init`` leaves one pair in config.toml."""
-    init(project, *APP.flags)
-    names = [path.name for path in declared(project.folder)]
+def test_repeat_writes_nothing(project: Project) -> None:
+    """Another ``init`` with the same answers leaves the folder and config.toml as they are, and says so."""
+    before = [(path, path.read_bytes()) for path in sorted(project.folder.rglob("*")) if path.is_file()]
+    said = init(project, *APP.flags)
 
-    assert len(names) == len(set(names)) == 4
+    assert [(path, path.read_bytes()) for path in sorted(project.folder.rglob("*")) if path.is_file()] == before
+    assert (said.exit_code, "Nothing to write" in said.output) == (0, True)
 
 
 def test_empty_project_is_asked_nothing(stack: Stack, tmp_path: Path) -> None:

@@ -146,6 +146,11 @@ def _finish(proposal: "Proposal", answers: Answers, options: dict[str, Any]) -> 
     """Write the files, or print them."""
     directory: Path = options["directory"]
     files = migrations(directory, proposal.ours, proposal.app)
+    if not files:
+        click.echo(
+            f"\nNothing to write: both migrations stand in {directory / 'migrations'} as they would be written now."
+        )
+        return
     if options["dry_run"]:
         click.echo(f"\nNothing is written. {', '.join(str(each.path) for each in files)}; the last one:\n")
         click.echo(proposal.app)

@@ -12,6 +12,7 @@ from ai_retry.cli import _shipped
 
 _STAMPED: Final = re.compile(r"(\d{14})_.*\.sql")
 _OURS: Final = re.compile(r"\d{14}_ai_retry\.sql")
+_APP: Final = re.compile(r"\d{14}_ai_retry_app\.sql")
 _SECTION: Final = re.compile(r"^\s*\[(?P<name>[^\[\]]+)\]\s*(?:#.*)?$")
 
 
@@ -36,7 +37,7 @@ def shipped_texts() -> tuple[str, str]:
 def migrations(directory: Path, ours: str, app: str, now: datetime | None = None) -> list[Migration]:
     """Name both migrations: stamped now, or after the newest one that is there.
 
-    Ours is left out where a migration with the same text stands there.
+    Ours is left out where one with the same text stands there, and the binding where the newest one is the same.
     """
     folder = directory / "migrations"
     there = sorted(folder.glob("*.sql")) if folder.is_dir() else []
@@ -47,9 +48,11 @@ def migrations(directory: Path, ours: str, app: str, now: datetime | None = None
     if written[0] <= newest:
         after = datetime.strptime(newest, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
         written = [f"{after + timedelta(seconds=by):%Y%m%d%H%M%S}" for by in (1, 2)]
-    same = any(_OURS.fullmatch(path.name) and path.read_text(encoding="utf-8") == ours for path in there)
-    first = [] if same else [Migration(folder / f"{written[0]}_ai_retry.sql", ours)]
-    return [*first, Migration(folder / f"{written[1]}_ai_retry_app.sql", app)]
+    known = [path.read_text(encoding="utf-8") for path in there if _OURS.fullmatch(path.name)]
+    bound = [path.read_text(encoding="utf-8") for path in there if _APP.fullmatch(path.name)]
+    first = [] if ours in known else [Migration(folder / f"{written[0]}_ai_retry.sql", ours)]
+    second = [] if bound[-1:] == [app] else [Migration(folder / f"{written[1]}_ai_retry_app.sql", app)]
+    return [*first, *second]
 
 
 def write(files: Sequence[Migration]) -> None:
