@@ -33,6 +33,7 @@ DOWN = a_failure(certainly_not_generated=True, wire_requests=0)
 TOO_LONG = a_failure(FailureCode.REJECTED, transient=False, certainly_not_generated=True)
 INVALID = a_failure(FailureCode.INVALID_OUTPUT, usage=Usage(total_tokens=1))
 LATE = a_failure(FailureCode.TIMEOUT)
+UNSURE = a_failure(FailureCode.UNAVAILABLE)
 ACCEPTED = a_snapshot(
     attempts=[
         an_attempt(
@@ -157,3 +158,24 @@ class TestEnding:
         assert isinstance(change, Settle)
         assert change.call is not None
         assert change.call.usage == Usage(total_tokens=1)
+
+    def test_call_that_was_generated_before_a_doubtful_outage_is_closed(self) -> None:
+        """Its tokens and cost are on the record, though it is not known what became of the last call."""
+        snapshot = replace(ACCEPTED, routes=[closed(FIRST, -1)])
+
+        change = failing((FIRST, INVALID), (FIRST, UNSURE), snapshot=snapshot)
+
+        assert isinstance(change, Settle)
+        assert change.call is not None
+        assert change.call.usage == Usage(total_tokens=1)
+
+    @pytest.mark.parametrize(("down", "kind"), [((FIRST,), Settle), ((FIRST, THIRD), PutBack)], ids=["one", "both"])
+    def test_doubtful_failure_is_put_back_only_where_its_own_route_failed_before(
+        self, down: tuple[str, ...], kind: type[Settle | PutBack]
+    ) -> None:
+        """That another route is down does not say that the request broke nothing here: such an attempt counts."""
+        snapshot = replace(ACCEPTED, routes=[closed(each, -1) for each in down])
+
+        change = failing((FIRST, DOWN), (THIRD, UNSURE), snapshot=snapshot)
+
+        assert isinstance(change, kind)

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from ai_retry.domain.model import Answer, Failure, ProviderCall, Usage
 
 _LONGEST_ROUTE: Final = 255  # characters: users may name the model, and an index holds it
+_DIGITS: Final = 19  # of a cost, before the point: storages keep no longer one
 _Result = TypeVar("_Result", bound=Answer | Failure)
 
 
@@ -111,13 +112,18 @@ def _sum(usages: Sequence[Usage | None]) -> Usage | None:
     known = [each for each in usages if each is not None]
     if not known:
         return None
-    costs = [each.cost for each in known if each.cost is not None]
+    costs = [each.cost for each in known if each.cost is not None and _is_number(each.cost)]
     return Usage(
         prompt_tokens=_total([each.prompt_tokens for each in known]),
         completion_tokens=_total([each.completion_tokens for each in known]),
         total_tokens=_total([each.total_tokens for each in known]),
         cost=sum(costs, Decimal(0)) if costs else None,
     )
+
+
+def _is_number(cost: Decimal) -> bool:
+    """Whether costs like this add up: an answer is not lost for what its provider says that it cost."""
+    return cost.is_finite() and cost.adjusted() < _DIGITS
 
 
 def _total(counts: Sequence[int | None]) -> int | None:

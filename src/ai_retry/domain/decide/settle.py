@@ -158,13 +158,18 @@ class Ending:
         )
 
     def _is_put_back(self, failure: Failure) -> bool:
-        """Whether an outage of every route that was asked is why it failed, and nothing was generated."""
+        """Whether an outage of every route that was asked is why it failed, and nothing was generated.
+
+        A call of which it is not known whether it generated must have gone to a route that had failed before.
+        """
         ends = ends_by_route(failure, self._route)
-        if failure.provider_outcome is ProviderOutcome.GENERATED:
+        if ProviderOutcome.GENERATED in [each.provider_outcome for each in (failure, *failure.calls)]:
             return False
         if not all(each is not None and rules.is_outage(each) for each in ends.values()):
             return False
-        return _is_turned_away(failure) or any(map(self._failures_before, ends))
+        before = {route for route in ends if self._failures_before(route)}
+        unsure = {route for route, each in ends.items() if each is not None and not each.certainly_not_generated}
+        return _is_turned_away(failure) or bool(before) and unsure <= before
 
     def _failures_before(self, route: str | None) -> int:
         return next((each.failures for each in self._begun.routes if each.route == route), 0)
