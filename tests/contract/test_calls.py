@@ -5,8 +5,11 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+import pytest
+
 from ai_retry.domain.calls import joined, noted
 from ai_retry.domain.change import Found, Settle
+from ai_retry.domain.errors import LeaseLost
 from ai_retry.domain.model import Answer, Failure, FailureCode, ProviderCall, ProviderOutcome, Usage
 from ai_retry.domain.queue_model import RouteNote
 from tests.helpers.queue_steps import (
@@ -117,6 +120,22 @@ def test_requests_of_a_late_answer_are_recorded_once(world: World) -> None:
     keep(world, begun, FELL_BACK)
 
     assert last(world, begun) == (ROWS, "unknown", 2, "large")
+
+
+def test_requests_of_a_late_failure_are_recorded_once(world: World) -> None:
+    """Its worker was taken for dead: what its call cost is on the record of the abandoned attempt, and nothing else."""
+    begun = begin(world, *new_generation(world))
+    invalid = replace(FAILURE, code=FailureCode.INVALID_OUTPUT, usage=USAGE, calls=(BUSY, OK), wire_requests=2)
+    abandon(world, begun)
+
+    for _ in range(2):
+        with pytest.raises(LeaseLost):
+            fail(world, begun, invalid)
+
+    assert last(world, begun) == (ROWS, "unknown", 2, invalid.model)
+    row = world.attempts(begun.generation_id)[-1]
+    assert (row["outcome"], row["counted"]) == ("abandoned", True)
+    assert load(world, begun.user_id, begun.generation_id).stored_answer is None
 
 
 def test_repeated_settle_adds_no_request(world: World) -> None:

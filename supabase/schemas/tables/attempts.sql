@@ -1,4 +1,4 @@
--- Attempts that are closed. Rows are appended; only the delay of a report to the app, a late answer's call, the
+-- Attempts that are closed. Rows are appended; only the delay of a report to the app, a late call, the
 -- discarding of an answer and the number of attempts that were pruned change one.
 
 create table public.ai_retry_attempts (

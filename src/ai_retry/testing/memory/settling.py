@@ -140,18 +140,18 @@ class MemorySettling(MemoryClosing):
         self._follow(closed, now, goes_on=goes_on, change=change)
 
     def _store_late(self, change: Settle, row: Row | None, now: datetime) -> None:
-        """Store the answer of a closed attempt, or of one that the storage does not know: a fail-over lost it."""
+        """Record a late call; store its answer, also that of an attempt which a fail-over lost."""
         answer = paid(change.end)
-        if answer is None or change.call is None:
-            return
-        self._store_with_closed(change, row, answer, change.call, now)
+        if answer is not None and change.call is not None:
+            self._store_with_closed(change, row, answer, change.call, now)
+        elif row is not None and row.outcome is Outcome.ABANDONED and change.call is not None:
+            self._record_late(row, change.call)
 
     def _store_with_closed(
         self, change: Settle | Keep, row: Row | None, answer: Answer, call: CallRecord, now: datetime
     ) -> None:
-        if row is not None and row.call.provider_outcome is ProviderOutcome.UNKNOWN and not row.call.calls:
-            row = replace(row, call=with_call(row, call))  # what it cost is recorded, whatever becomes of the answer
-            self._add(row)
+        if row is not None:
+            row = self._record_late(row, call)
         generation = self.app.read(change.generation_id)
         if generation is None or any(each.outcome is Outcome.SUCCEEDED for each in self._rows_of(generation.id)):
             return
@@ -162,6 +162,13 @@ class MemorySettling(MemoryClosing):
         self.answers[key] = answer
         if row.outcome is not None:
             self.stored_at[key] = now
+
+    def _record_late(self, row: Row, call: CallRecord) -> Row:
+        """Record what a late call cost, once, whatever became of it."""
+        if row.call.provider_outcome is ProviderOutcome.UNKNOWN and not row.call.calls:
+            row = replace(row, call=with_call(row, call))
+            self._add(row)
+        return row
 
     def _open_of_owner(self, change: Settle | Keep) -> Row | None:
         row = self._open_row(change.generation_id)
