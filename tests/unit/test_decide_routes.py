@@ -129,6 +129,17 @@ class TestEnding:
 
         assert (change.outage, change.answered, change.elsewhere) == (None, False, (RouteNote(route=THIRD),))
 
+    @pytest.mark.parametrize(("sent", "answered"), [(1, True), (0, False)], ids=["sent", "never sent"])
+    def test_call_that_was_never_sent_says_nothing_of_a_route(self, sent: int, answered: bool) -> None:
+        """A route that is down is not opened by a request that could not be written, or that had no time left."""
+        unsent = replace(TOO_LONG, wire_requests=sent)
+
+        change = failing((FIRST, unsent), (THIRD, unsent))
+
+        assert isinstance(change, Settle)
+        assert change.answered is answered
+        assert change.elsewhere == ((RouteNote(route=THIRD),) if answered else ())
+
     def test_accepted_retry_is_put_back_when_every_route_is_down(self) -> None:
         """It comes back when the first of them may open."""
         quick, slow = replace(DOWN, retry_after=20 * SECOND), replace(DOWN, retry_after=200 * SECOND)

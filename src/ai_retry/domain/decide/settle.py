@@ -284,4 +284,5 @@ def _is_turned_away(failure: Failure) -> bool:
 
 
 def _has_answered(end: Failure | None) -> bool:
-    return end is None or end.provider_outcome is not ProviderOutcome.UNKNOWN
+    """Whether a call showed that its route answers: one that was never sent shows nothing."""
+    return end is None or (end.wire_requests > 0 and end.provider_outcome is not ProviderOutcome.UNKNOWN)
