@@ -49,6 +49,23 @@ class TestNoted:
 
         assert noted(an_answer(calls=(own,)), duration=SECOND, provider="one", model="x").calls == (own,)
 
+    def test_failure_whose_calls_name_only_codes_counts(self) -> None:
+        """A provider that lists its calls by their codes gives no attempt for nothing, and has not answered."""
+        coded = tuple(ProviderCall(code=FailureCode.UNAVAILABLE) for _ in range(2))
+
+        failure = noted(a_failure(calls=coded), duration=SECOND, route="one/small")
+
+        assert failure.counted
+        assert a_failure(calls=coded).counted
+        (end,) = ends_by_route(failure, None).values()
+        assert end == a_failure()
+
+    def test_failed_call_before_an_answer_is_no_answer_of_its_route(self) -> None:
+        """Where only its code is known, nothing is known of its route."""
+        calls = (ProviderCall(code=FailureCode.UNAVAILABLE, route="one/small"), ProviderCall(route="two/own"))
+
+        assert ends_by_route(an_answer(calls=calls), None) == {"two/own": None}
+
 
 class TestOutcome:
     """Unknown if any call's outcome is, else generated if any call has."""

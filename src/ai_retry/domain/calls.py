@@ -50,8 +50,11 @@ def noted(
     provider: str | None = None,
     route: str | None = None,
 ) -> _Result:
-    """Fill in what a provider does not say of its calls; one that lists none has made one."""
+    """Fill in what a provider does not say of its calls; one that lists none has made one; a failure is its last."""
     calls = result.calls or (listed(result, duration=duration),)
+    if isinstance(result, Failure) and calls[-1].failure is None:
+        failure = replace(result, usage=calls[-1].usage, calls=(), invalid=None)
+        calls = (*calls[:-1], replace(calls[-1], code=result.code, failure=failure))
     filled = tuple(
         replace(
             each,
@@ -104,7 +107,8 @@ def ends_by_route(result: Answer | Failure, begun: str | None) -> Mapping[str | 
     """
     if not result.calls:
         return {begun: result if isinstance(result, Failure) else None}
-    return {each.route or begun: each.failure for each in result.calls}
+    showing = [each for each in result.calls if each.failure is not None or each.code is None]
+    return {each.route or begun: each.failure for each in showing}
 
 
 def _sum(usages: Sequence[Usage | None]) -> Usage | None:

@@ -135,6 +135,11 @@ class ProviderCall:
     failure: "Failure | None" = field(default=None, repr=False, compare=False)  # only in the process that called
 
     @property
+    def counted(self) -> bool:
+        """Whether it uses up one of the user's attempts, should none of them answer; in doubt it does."""
+        return self.failure.counted if self.failure is not None else self.code is not None
+
+    @property
     def provider_outcome(self) -> ProviderOutcome:
         """What is known of the provider's side of it, in the process that called."""
         if self.failure is not None:
@@ -189,7 +194,7 @@ class Failure:
     def counted(self) -> bool:
         """Whether it uses up one of the user's attempts; not where the request can't have caused the failure."""
         if self.calls:
-            return any(each.failure is not None and each.failure.counted for each in self.calls)
+            return any(each.counted for each in self.calls)
         return not (self.certainly_not_generated or self.operator_fault or self.overloaded)
 
     @property

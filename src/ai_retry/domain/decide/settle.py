@@ -163,13 +163,14 @@ class Ending:
         A call of which it is not known whether it generated must have gone to a route that had failed before.
         """
         ends = ends_by_route(failure, self._route)
-        if ProviderOutcome.GENERATED in [each.provider_outcome for each in (failure, *failure.calls)]:
+        outcomes = {failure.provider_outcome, *(each.provider_outcome for each in failure.calls)}
+        if ProviderOutcome.GENERATED in outcomes:
             return False
         if not all(each is not None and rules.is_outage(each) for each in ends.values()):
             return False
         before = {route for route in ends if self._failures_before(route)}
         unsure = {route for route, each in ends.items() if each is not None and not each.certainly_not_generated}
-        return _is_turned_away(failure) or bool(before) and unsure <= before
+        return _is_turned_away(failure) or (bool(before) and unsure <= before)
 
     def _failures_before(self, route: str | None) -> int:
         return next((each.failures for each in self._begun.routes if each.route == route), 0)
