@@ -450,12 +450,13 @@ begin
   if (p_end -> 'goes_on')::boolean then  -- an accepted retry's next attempt keeps the unit
     insert into public.ai_retry_open (
       generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, due_at,
-      accepted_at, expires_at, status_before, in_line, context_reader
+      accepted_at, expires_at, status_before, in_line, context_reader, provider_outcome
     ) values (
       p_generation_id, v_open.user_id, v_open.number + 1, pg_catalog.gen_random_uuid(), p_at, v_open.charge,
       v_open.waived, v_open.operator, v_open.idempotency_key,
       least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end), v_open.accepted_at,
-      v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader);
+      v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader,
+      'not_generated');
   end if;
   perform ai_retry.line(v_open.user_id, v_open.message_id, null, p_at);
   return true;
@@ -536,7 +537,7 @@ begin
         v_open.generation_id, v_open.token,
         case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'
           else '{"outcome": "cancelled", "counted": false}'::jsonb end,
-        '{"provider_outcome": "not_generated"}', p_at);
+        null, p_at);
     exception when lock_not_available then
       null;  -- the app holds the row: a later begin ends it
     end;
@@ -604,7 +605,8 @@ begin
     coalesce(v_change -> 'outage', v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[],
     (v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[],
     (v_change -> 'discard') - '{user_id,generation_id,operator}'::text[],
-    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,outage,elsewhere}'::text[],
+    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,provider_outcome,outage,'
+      'elsewhere}'::text[],
     (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
     (select pg_catalog.jsonb_object_agg(k, null)
       from (
@@ -1193,7 +1195,7 @@ begin
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
-        provider_outcome = 'not_generated',
+        provider_outcome = v_what ->> 'provider_outcome',
         wire_requests = o.wire_requests + (v_what ->> 'wire_requests')::integer,
         route = case when v_what ? 'outage' then o.route end,
         due_at = least(v_now + v_wait, case when o.expires_at > v_now then o.expires_at end)
@@ -1334,7 +1336,7 @@ begin
       v_now + pg_catalog.make_interval(secs => (v_start ->> 'lease_seconds')::double precision),
       v_now + pg_catalog.make_interval(secs => (v_start ->> 'longest_seconds')::double precision),
       (v_start ->> 'abandoned_wait_seconds')::double precision, (v_start ->> 'answer_from')::integer, v_calls,
-      v_route, case when v_calls then 'unknown' else 'not_generated' end,
+      v_route, case when v_calls and v_start ? 'lease_seconds' then 'unknown' else 'not_generated' end,
       case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
         + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
       case when v_start ? 'expires_after_seconds' then v_now end,

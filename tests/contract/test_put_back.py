@@ -1,12 +1,17 @@
 """An attempt that did not generate is put back: none is used up, and the worker's token runs nothing any more."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from ai_retry.domain.errors import LeaseLost
+from ai_retry.domain.model import ProviderOutcome
 from tests.helpers.queue_steps import (
     DELAY,
+    TURNED_AWAY,
+    cancel,
     is_queued,
     last_attempt,
     new_accepted,
@@ -22,6 +27,7 @@ from tests.helpers.steps import (
     AT_ONCE,
     Begun,
     begin,
+    close_over,
     fail,
     load,
     new_generation,
@@ -32,6 +38,8 @@ from tests.helpers.steps import (
     try_begin,
 )
 from tests.helpers.worlds import World
+
+DOUBTFUL = replace(TURNED_AWAY, certainly_not_generated=False)
 
 
 def test_put_back_uses_no_attempt(world: World) -> None:
@@ -164,6 +172,37 @@ def test_requests_add_up(world: World) -> None:
     succeed(world, run(world, begun.user_id, begun.generation_id))
 
     assert last_attempt(world, begun.generation_id)["wire_requests"] == 4
+
+
+def test_queued_attempt_has_cost_nothing(world: World) -> None:
+    """Taken back before any call, it says so; its follower, too."""
+    user_id, generation_id = new_accepted(world)
+    cancel(world, user_id, generation_id)
+    failed = new_running(world)
+    fail(world, failed, goes_on=True)
+    cancel(world, failed.user_id, failed.generation_id)
+
+    for each in (generation_id, failed.generation_id):
+        row = last_attempt(world, each)
+        assert (row["outcome"], row["provider_outcome"]) == ("cancelled", "not_generated")
+
+
+@pytest.mark.parametrize("outcome", [ProviderOutcome.NOT_GENERATED, ProviderOutcome.UNKNOWN])
+@pytest.mark.parametrize("ends", ["cancelled", "expired"])
+def test_call_before_the_put_back_may_have_cost(world: World, outcome: ProviderOutcome, ends: str) -> None:
+    """A failure that may have generated, on a route that is down, stays on the record when no call follows it."""
+    begun = new_running(world)
+    change = begun.ending.put_back(DOUBTFUL if outcome is ProviderOutcome.UNKNOWN else TURNED_AWAY, None)
+    assert world.storage.amend(change).applied
+
+    if ends == "cancelled":
+        cancel(world, begun.user_id, begun.generation_id)
+    else:
+        world.advance(timedelta(days=30))
+        close_over(world, begun.user_id)
+
+    row = last_attempt(world, begun.generation_id)
+    assert (row["provider_outcome"], row["wire_requests"]) == (outcome.value, 1)
 
 
 def test_put_back_leaves_anothers_success(world: World) -> None:

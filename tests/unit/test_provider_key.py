@@ -35,6 +35,16 @@ def test_key_changes_with_known_outcome(known: ProviderOutcome) -> None:
     assert key_after(UNKNOWN, known) == key_after(known, known)
 
 
+def test_key_stays_when_a_queued_attempt_was_taken_back() -> None:
+    """It asked nothing: what came of the question before it is as unknown as it was."""
+    asked = an_attempt(2, provider_outcome=UNKNOWN, outcome=Outcome.ABANDONED)
+    taken_back = an_attempt(
+        3, provider_outcome=ProviderOutcome.NOT_GENERATED, outcome=Outcome.CANCELLED, lease_expires_at=None
+    )
+
+    assert provider_key(a_snapshot(attempts=(asked, taken_back)), a_context()) == key_after(UNKNOWN) == key_after()
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -211,6 +211,7 @@ class PutBack:
     reason: str
     wire_requests: int
     outage: Outage | None
+    provider_outcome: ProviderOutcome = ProviderOutcome.NOT_GENERATED  # unknown: its call may have generated
     elsewhere: Sequence[RouteNote] = ()  # what its calls showed of other routes
 
 

@@ -247,6 +247,8 @@ def provider_key(snapshot: Snapshot, context: Context) -> str:
 
     asked_first_in = next_number(snapshot)
     for attempt in reversed(_begun(snapshot)):
+        if attempt.provider_outcome is ProviderOutcome.NOT_GENERATED and attempt.lease_expires_at is None:
+            continue  # it never ran
         if attempt.provider_outcome is not ProviderOutcome.UNKNOWN:
             break
         asked_first_in = attempt.number

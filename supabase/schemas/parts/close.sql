@@ -49,12 +49,13 @@ begin
   if (p_end -> 'goes_on')::boolean then  -- an accepted retry's next attempt keeps the unit
     insert into public.ai_retry_open (
       generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, due_at,
-      accepted_at, expires_at, status_before, in_line, context_reader
+      accepted_at, expires_at, status_before, in_line, context_reader, provider_outcome
     ) values (
       p_generation_id, v_open.user_id, v_open.number + 1, pg_catalog.gen_random_uuid(), p_at, v_open.charge,
       v_open.waived, v_open.operator, v_open.idempotency_key,
       least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end), v_open.accepted_at,
-      v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader);
+      v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader,
+      'not_generated');
   end if;
   perform ai_retry.line(v_open.user_id, v_open.message_id, null, p_at);
   return true;

@@ -65,7 +65,7 @@ begin
         v_open.generation_id, v_open.token,
         case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'
           else '{"outcome": "cancelled", "counted": false}'::jsonb end,
-        '{"provider_outcome": "not_generated"}', p_at);
+        null, p_at);
     exception when lock_not_available then
       null;  -- the app holds the row: a later begin ends it
     end;

@@ -27,7 +27,8 @@ begin
     coalesce(v_change -> 'outage', v_change #> '{put_back,outage}') - '{wait_seconds,failures,doubts}'::text[],
     (v_change -> 'renew') - '{generation_id,token,lease_seconds}'::text[],
     (v_change -> 'discard') - '{user_id,generation_id,operator}'::text[],
-    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,outage,elsewhere}'::text[],
+    (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,provider_outcome,outage,'
+      'elsewhere}'::text[],
     (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
     (select pg_catalog.jsonb_object_agg(k, null)
       from (

@@ -28,7 +28,7 @@ begin
     -- Under a new token: a worker that still holds the old one can settle nothing.
     update public.ai_retry_open o
       set token = pg_catalog.gen_random_uuid(), lease_expires_at = null, renewable_until = null,
-        provider_outcome = 'not_generated',
+        provider_outcome = v_what ->> 'provider_outcome',
         wire_requests = o.wire_requests + (v_what ->> 'wire_requests')::integer,
         route = case when v_what ? 'outage' then o.route end,
         due_at = least(v_now + v_wait, case when o.expires_at > v_now then o.expires_at end)

@@ -80,7 +80,7 @@ begin
       v_now + pg_catalog.make_interval(secs => (v_start ->> 'lease_seconds')::double precision),
       v_now + pg_catalog.make_interval(secs => (v_start ->> 'longest_seconds')::double precision),
       (v_start ->> 'abandoned_wait_seconds')::double precision, (v_start ->> 'answer_from')::integer, v_calls,
-      v_route, case when v_calls then 'unknown' else 'not_generated' end,
+      v_route, case when v_calls and v_start ? 'lease_seconds' then 'unknown' else 'not_generated' end,
       case when v_start ? 'wait_seconds' then greatest(v_now, (v_change ->> 'as_of')::timestamptz
         + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
       case when v_start ? 'expires_after_seconds' then v_now end,

@@ -153,6 +153,7 @@ class Ending:
             wait=max(wait, rules.SHORTEST_CALL),
             reason=failure.reason,
             wire_requests=failure.wire_requests,
+            provider_outcome=failure.provider_outcome,
             outage=outage,
             elsewhere=elsewhere,
         )

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ai_retry.domain.change import ABANDONED, Settle
 from ai_retry.domain.errors import LeaseLost, RetryExpired, SessionRejected
-from ai_retry.domain.model import Generation, GenerationStatus, Outcome, ProviderOutcome
+from ai_retry.domain.model import Generation, GenerationStatus, Outcome
 from ai_retry.domain.queue_model import RouteNote
 from ai_retry.testing.memory.line import ALL_WHO_WAIT
 from ai_retry.testing.memory.rows import Row, follower, is_due, is_out_of_time
@@ -78,8 +78,7 @@ class MemoryClosing(MemoryTables):
             self.app.log_failure(generation, now, RetryExpired.code, str(RetryExpired()))
         elif generation is not None and generation.status in IN_PROGRESS:
             self.app.write(generation.id, now, row.status_before)
-        call = replace(row.call, provider_outcome=ProviderOutcome.NOT_GENERATED)
-        closed = self._close(row, now, outcome, code, counted=False, call=call)
+        closed = self._close(row, now, outcome, code, counted=False)
         self._follow(closed, now, goes_on=False)
 
     # What follows the end of an attempt

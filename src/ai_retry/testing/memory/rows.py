@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from ai_retry.domain.change import CallRecord, Running
 from ai_retry.domain.model import Attempt, GenerationStatus, Outcome, ProviderOutcome, Waiver
 
-_NO_CALL = CallRecord(provider_outcome=ProviderOutcome.UNKNOWN)
+_NO_CALL = CallRecord(provider_outcome=ProviderOutcome.NOT_GENERATED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

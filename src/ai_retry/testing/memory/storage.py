@@ -27,7 +27,7 @@ from ai_retry.domain.change import (
     Taken,
 )
 from ai_retry.domain.errors import NotConfigured, RetryPoisoned
-from ai_retry.domain.model import Generation, GenerationStatus, Installation, ProviderOutcome, QuotaRule
+from ai_retry.domain.model import Generation, GenerationStatus, Installation, QuotaRule
 from ai_retry.domain.queue_model import QueueState, RouteNote, RouteState
 from ai_retry.testing.memory.rows import Row, in_time, is_due, is_out_of_time, running, with_call
 from ai_retry.testing.memory.settling import MemorySettling
@@ -192,7 +192,7 @@ class MemoryStorage(MemorySettling):
             route=row.route if change.outage is not None else None,
             call=replace(
                 row.call,
-                provider_outcome=ProviderOutcome.NOT_GENERATED,
+                provider_outcome=change.provider_outcome,
                 wire_requests=row.call.wire_requests + change.wire_requests,
             ),
         )
