@@ -13,7 +13,7 @@ from ai_retry.cli.init.grants import grants
 from ai_retry.cli.init.logs import error_log, events
 from ai_retry.cli.init.notes import CannotBind, Notes
 from ai_retry.cli.init.sessions import find_sessions, with_creation
-from ai_retry.cli.init.values import from_output, guessed_output, placed
+from ai_retry.cli.init.values import from_output, guessed_output, placed, unclaimed
 from ai_retry.cli.init.words import OURS, Word, Words, bind
 
 _NO_WORDS: Final = Words(dict.fromkeys(OURS, ()), dict.fromkeys(OURS))
@@ -110,7 +110,10 @@ def _says(table: Table, columns: Columns, answers: Answers, notes: Notes) -> _Sa
     columns.taken += [table.columns[each] for each in answers.set if each in table.columns]
     prompt = prompt_of(table, columns, answers, notes)
     if not prompt:
-        notes.leave_out("prompt_data: no column says what was asked, so that no context can be read; name it")
+        notes.leave_out(
+            "prompt_data: no column says what was asked, so that no context can be read and no retry can be made; "
+            f"name one, or several, with --column prompt_data=NAME[,NAME]{_among(unclaimed(table, columns.taken))}"
+        )
     return _Says(created, updated, model, duration, prompt)
 
 
@@ -123,9 +126,7 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
         for ours, words in answers.status.items()
     }
     silent = {ours for ours, words in answers.status.items() if NONE in words}
-    firing = [
-        each for each in table.triggers if each.is_after and "update" in each.events and each.mentions(status.name)
-    ]
+    firing = [each for each in table.triggers if each.acts and "update" in each.events and each.mentions(status.name)]
     if firing and not answers.status:
         silent |= {"queued", "processing"}
         called = ", ".join(each.name for each in firing)
@@ -208,10 +209,12 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
     else:
         output = guessed_output(table, taken)
         if output is None:
+            there = unclaimed(table, [*taken, *(each for each in table.columns.values() if each.is_required)])
             raise CannotBind(
-                f"there is no table of sessions, and {table.quoted} has no column for an output",
+                f"there is no table of sessions, and no column of {table.quoted} is named like an output",
                 [f"alter table {table.quoted} add column output jsonb;"],
-                "then run ai-retry init --sessions none --set output=output",
+                "then run ai-retry init --sessions none --set output=output"
+                + (f"; without these lines: --set NAME=output{_among(there)}" if there else ""),
             )
     if output is not None:
         found[output.name] = "output"
@@ -219,6 +222,10 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
     if finished is not None:
         found[finished.name] = "now"
     return found
+
+
+def _among(found: str) -> str:
+    return f", where NAME is one of {found}" if found else ""
 
 
 def _error_columns(table: Table, columns: Columns, notes: Notes) -> tuple[Column | None, tuple[Value, ...]]:
@@ -232,7 +239,7 @@ def _error_columns(table: Table, columns: Columns, notes: Notes) -> tuple[Column
     )
     values = [Value(code, cast("p_code", code))] if code else []
     values += [Value(message, cast("p_message", message))] if message else []
-    firing = [each.name for each in table.triggers if each.is_after and "update" in each.events and not each.columns]
+    firing = [each.name for each in table.triggers if each.acts and "update" in each.events and not each.columns]
     if values and firing:
         notes.leave_out(
             f"error columns of {table.quoted} are not written, since {', '.join(firing)} fires on every change of a row"
