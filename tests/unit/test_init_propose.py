@@ -20,6 +20,15 @@ from tests.helpers.schemas import GENERATION, facts, table
 
 SESSION = {"user_id": "uuid not null", "content": "jsonb not null"}
 WORDS = ("pending", "completed", "failed")
+REFUND = Trigger(
+    name="refund",
+    definition="create trigger refund after update of status on public.ai_generations",
+    events=("update",),
+    columns=("status",),
+    is_after=True,
+    function="public.refund",
+    source="",
+)
 
 
 def proposed(
@@ -107,16 +116,7 @@ def test_required_columns_that_mean_nothing_leave_the_log_out() -> None:
 
 def test_a_trigger_that_fires_on_the_status_keeps_it_quiet() -> None:
     """A retry that waits or runs writes no status, or each failed one would be refunded; an answer lifts it."""
-    refund = Trigger(
-        name="refund",
-        definition="create trigger refund after update of status on public.ai_generations",
-        events=("update",),
-        columns=("status",),
-        is_after=True,
-        function="public.refund",
-        source="",
-    )
-    known = facts(table("public.ai_generations", GENERATION | {"result": "text"}, words=WORDS, triggers=[refund]))
+    known = facts(table("public.ai_generations", GENERATION | {"result": "text"}, words=WORDS, triggers=[REFUND]))
 
     quiet, notes = proposed(known)
     loud, _ = proposed(known, Answers(status={"processing": ("pending",)}))
@@ -131,6 +131,26 @@ def test_a_trigger_that_fires_on_the_status_keeps_it_quiet() -> None:
         "public.ai_generations: refund (update of status) runs public.refund; "
         "no status is written while a retry waits or runs"
     ]
+
+
+@pytest.mark.parametrize("words", [WORDS, (*WORDS, "processing")])
+def test_answers_about_other_words_leave_the_status_quiet(words: tuple[str, ...]) -> None:
+    """A word that is bound, or answers that an earlier run kept, bring no second refund; processing's word may."""
+    known = facts(table("public.ai_generations", GENERATION | {"result": "text"}, words=words, triggers=[REFUND]))
+
+    first, notes = proposed(known)
+    kept = Answers()
+    for each in notes.guesses:
+        kept = kept.with_answer(each.what, each.which)
+    again, _ = proposed(known, kept)
+    bound, _ = proposed(known, Answers(status={"timeout": ("failed",)}))
+
+    assert {"queued", "processing"}.isdisjoint(_written(first) | _written(again) | _written(bound))
+    assert binding_sql(again) == binding_sql(first)
+
+
+def _written(binding: Binding) -> set[str]:
+    return {ours for ours, word in binding.words.written.items() if word is not None}
 
 
 @pytest.mark.parametrize(

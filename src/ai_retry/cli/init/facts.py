@@ -102,7 +102,7 @@ class Trigger:
 
     @property
     def acts(self) -> bool:
-        """Whether it may do more than fill or refuse the row: it fires afterwards, or writes rows, or sends a request."""
+        """Whether it may do more than fill or refuse its row: fires afterwards, writes rows, sends a request."""
         return self.is_after or _WRITES.search(self.source) is not None
 
     def mentions(self, column: str) -> bool:

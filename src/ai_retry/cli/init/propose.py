@@ -127,17 +127,13 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
     }
     silent = {ours for ours, words in answers.status.items() if NONE in words}
     firing = [each for each in table.triggers if each.acts and "update" in each.events and each.mentions(status.name)]
-    if firing and not answers.status:
-        silent |= {"queued", "processing"}
-        called = ", ".join(each.name for each in firing)
-        notes.guess("status processing", NONE, f"a status that changes fires {called}")
-    elif "processing" in silent and "queued" not in answers.status:
+    if firing and "processing" not in answers.status:
+        silent.add("processing")
+    if "processing" in silent:
         silent.add("queued")
     allowed = table.allowed(status.name)
     words = bind([*counted, *table.mentioned(status.name)], allowed, given, silent=silent)
-    for ours in OURS:
-        if ours not in answers.status and words.read[ours]:
-            notes.guess(f"status {ours}", ",".join("null" if word is None else word for word in words.read[ours]))
+    _note_words(words, answers, f"a status that changes fires {', '.join(each.name for each in firing)}", notes)
     if words.written["success"] is None or words.written["error"] is None:
         lacking = [ours for ours in ("success", "error") if words.written[ours] is None]
         raise CannotBind(
@@ -150,8 +146,18 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
         notes.leave_out(
             f"status: {counted.get(word, 0)} rows say {word!r}, which is bound to nothing: a retry of them is refused; "
             f"bind it with --status OURS={word}, where OURS is one of {', '.join(OURS)}"
+            + (f"; as processing={NONE},{word} it is read, and not written" if words.quiet else "")
         )
     return words
+
+
+def _note_words(words: Words, answers: Answers, quiet_because: str, notes: Notes) -> None:
+    """Note the guessed words; those of processing begin with none where they are not written."""
+    for ours in OURS:
+        quiet = ours == "processing" and words.quiet
+        guessed = [*([NONE] if quiet else []), *("null" if word is None else word for word in words.read[ours])]
+        if ours not in answers.status and guessed:
+            notes.guess(f"status {ours}", ",".join(guessed), quiet_because if quiet else "")
 
 
 def _bare(table: Table | None) -> bool:
