@@ -547,7 +547,7 @@ def closed_port() -> int:
         (reply(307, headers={"Location": "/v1/models"}), r"it redirects \(307\)", Level.PROBLEM),
         (reply(404), "answers 404", Level.HINT),
         (reply(503), "answers 503", Level.HINT),
-        (reset(), "it gives no answer: a server answers there", Level.PROBLEM),
+        (reset(), "a server takes the connection, and gives no answer to the question for its models", Level.PROBLEM),
     ],
     ids=["key refused", "key forbidden", "redirect", "no list of models", "overloaded", "connection reset"],
 )

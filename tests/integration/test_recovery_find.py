@@ -351,7 +351,7 @@ def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> N
         add_closed(database, owner(database, capped), capped, number=number, counted=False)
     database.execute("update public.generations set status = 'success' where id = %s", [done])
 
-    assert "Somebody is working on it: a lease lasts 35 s at most. Come back at" in client.why(running).text
+    assert "A call of it runs, as far as is known: a lease lasts 35 s at most. Come back at" in client.why(running).text
     waiting = client.why(queued)
     assert "is queued for a retry (RETRY_IN_PROGRESS). Attempt 2 was accepted for later and waits for" in waiting.text
     assert "Come back" not in waiting.text

@@ -140,6 +140,30 @@ def test_check_names_what_is_missing_or_different(tmp_path: Path, shipped: list[
     assert not (tmp_path / shipped[0].name).exists()
 
 
+def test_migrations_that_init_wrote_are_known_under_their_own_stamps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same text is the same, a binding is the app's, `copy` adds nothing to them, and a new version is missing."""
+    place, target = tmp_path / "shipped", tmp_path / "migrations"
+    for each in (place, target):
+        each.mkdir()
+    (place / "20260101000000_ai_retry.sql").write_text("-- ours")
+    (place / "20260101000100_ai_retry_app.sql").write_text("-- the default binding")
+    (target / "20260201000000_ai_retry.sql").write_text("-- ours")
+    (target / "20260201000001_ai_retry_app.sql").write_text("-- the app's binding")
+    monkeypatch.setattr(_shipped, "_PLACES", (place,))
+
+    checked, copied = run("migrations", "check", target), run("migrations", "copy", target)
+    (place / "20260101000000_ai_retry.sql").write_text("-- ours, newer")
+    upgraded = run("migrations", "check", target)
+
+    assert (checked.exit_code, copied.exit_code, upgraded.exit_code) == (0, 0, 1)
+    assert [each.split()[0] for each in checked.output.splitlines()] == ["same", "yours"]
+    assert [each.split()[0] for each in copied.output.splitlines()] == ["unchanged", "yours"]
+    assert [each.split()[0] for each in upgraded.output.splitlines()] == ["missing", "yours"]
+    assert len(list(target.iterdir())) == 2
+
+
 def test_check_of_no_directory_is_wrong_usage(tmp_path: Path, shipped: list[Path]) -> None:
     """A directory that is not there is a mistake of the caller's."""
     assert run("migrations", "check", tmp_path / "absent").exit_code == 2

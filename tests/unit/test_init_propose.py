@@ -11,14 +11,24 @@ from ai_retry.cli.init.binding import Binding, Link
 from ai_retry.cli.init.choose import is_empty
 from ai_retry.cli.init.facts import Facts, Table, Trigger
 from ai_retry.cli.init.moves import moves
-from ai_retry.cli.init.notes import CannotBind, Notes
+from ai_retry.cli.init.notes import CannotBind, Notes, Obstacle
 from ai_retry.cli.init.propose import propose, skeleton
+from ai_retry.cli.init.report import obstacle
 from ai_retry.cli.init.words import Word
 from ai_retry.cli.init.write import binding_sql
 from tests.helpers.schemas import GENERATION, facts, table
 
 SESSION = {"user_id": "uuid not null", "content": "jsonb not null"}
 WORDS = ("pending", "completed", "failed")
+REFUND = Trigger(
+    name="refund",
+    definition="create trigger refund after update of status on public.ai_generations",
+    events=("update",),
+    columns=("status",),
+    is_after=True,
+    function="public.refund",
+    source="",
+)
 
 
 def proposed(
@@ -106,16 +116,7 @@ def test_required_columns_that_mean_nothing_leave_the_log_out() -> None:
 
 def test_a_trigger_that_fires_on_the_status_keeps_it_quiet() -> None:
     """A retry that waits or runs writes no status, or each failed one would be refunded; an answer lifts it."""
-    refund = Trigger(
-        name="refund",
-        definition="create trigger refund after update of status on public.ai_generations",
-        events=("update",),
-        columns=("status",),
-        is_after=True,
-        function="public.refund",
-        source="",
-    )
-    known = facts(table("public.ai_generations", GENERATION | {"result": "text"}, words=WORDS, triggers=[refund]))
+    known = facts(table("public.ai_generations", GENERATION | {"result": "text"}, words=WORDS, triggers=[REFUND]))
 
     quiet, notes = proposed(known)
     loud, _ = proposed(known, Answers(status={"processing": ("pending",)}))
@@ -130,6 +131,79 @@ def test_a_trigger_that_fires_on_the_status_keeps_it_quiet() -> None:
         "public.ai_generations: refund (update of status) runs public.refund; "
         "no status is written while a retry waits or runs"
     ]
+
+
+@pytest.mark.parametrize("words", [WORDS, (*WORDS, "processing")])
+def test_answers_about_other_words_leave_the_status_quiet(words: tuple[str, ...]) -> None:
+    """A word that is bound, or answers that an earlier run kept, bring no second refund; processing's word may."""
+    known = facts(table("public.ai_generations", GENERATION | {"result": "text"}, words=words, triggers=[REFUND]))
+
+    first, notes = proposed(known)
+    kept = Answers()
+    for each in notes.guesses:
+        kept = kept.with_answer(each.what, each.which)
+    again, _ = proposed(known, kept)
+    bound, _ = proposed(known, Answers(status={"timeout": ("failed",)}))
+
+    assert {"queued", "processing"}.isdisjoint(_written(first) | _written(again) | _written(bound))
+    assert binding_sql(again) == binding_sql(first)
+
+
+def _written(binding: Binding) -> set[str]:
+    return {ours for ours, word in binding.words.written.items() if word is not None}
+
+
+@pytest.mark.parametrize(
+    ("source", "quiet"),
+    [
+        ("begin if new.status = 'failed' then update public.wallets set credits = credits + 1; end if; end", True),
+        ("begin if new.status = 'failed' then insert into public.refunds values (new.id); end if; end", True),
+        ("begin if new.status = 'failed' then perform net.http_post(url := 'x'); end if; end", True),
+        ("begin if new.status = 'failed' then new.failed_at := now(); end if; return new; end", False),
+        ("begin perform new.status from public.locks for update of locks; return new; end", False),
+    ],
+)
+def test_a_trigger_that_fires_before_the_change_keeps_the_status_quiet_if_it_writes(source: str, quiet: bool) -> None:
+    """One that refunds each failure is as much in the way as if it fired afterwards; one that fills the row is not."""
+    fires = Trigger(
+        name="fires",
+        definition="create trigger fires before update on public.ai_generations",
+        events=("update",),
+        columns=(),
+        is_after=False,
+        function="public.fires",
+        source=source,
+    )
+    known = facts(table("public.ai_generations", GENERATION | {"result": "text"}, words=WORDS, triggers=[fires]))
+
+    binding, _ = proposed(known)
+
+    assert binding.words.quiet is quiet
+
+
+def test_what_is_not_bound_is_named_with_the_columns_that_would_do() -> None:
+    """A prompt or an output under an unusual name: the answer is printed with the columns that are free for it."""
+    words = {"user_id": "uuid not null", "status": "text not null", "error_message": "text", "recap": "text"}
+    known = facts(table("public.ai_generations", words | {"transcript": "text not null"}, words=WORDS))
+
+    with pytest.raises(CannotBind) as lacking:
+        proposed(known)
+    _, notes = proposed(known, Answers(sessions="none", set={"recap": "output"}))
+
+    assert lacking.value.obstacle.then.endswith("; without these lines: --set NAME=output, where NAME is one of recap")
+    assert [each.rpartition("; ")[2] for each in notes.left_out if each.startswith("prompt_data")] == [
+        "name one, or several, with --column prompt_data=NAME[,NAME], where NAME is one of transcript"
+    ]
+
+
+def test_the_command_that_follows_repeats_the_flags_of_this_run() -> None:
+    """It can be run as it is printed, since no file keeps the flags of a run that wrote none; a new answer replaces."""
+    what = Obstacle("no", (), "then run ai-retry init --column id=retry_id")
+    flags = Answers(generations="studio.jobs", hidden="a and b", columns={"id": ("id",), "model": ("llm",)})
+
+    assert obstacle(what, None, flags)[-1] == (
+        "  then run ai-retry init --generations studio.jobs --hidden 'a and b' --column model=llm --column id=retry_id"
+    )
 
 
 @pytest.mark.parametrize(

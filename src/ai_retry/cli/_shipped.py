@@ -4,12 +4,15 @@ They stand in ``ai_retry/migrations`` of an installed wheel and in ``supabase/mi
 is the Supabase CLI's business, not ours.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PLACES = (_PACKAGE / "migrations", _PACKAGE.parents[1] / "supabase" / "migrations")
+_STAMPED = re.compile(r"\d{14}_(?P<name>.*\.sql)")
+_BINDING = "ai_retry_app.sql"
 
 
 class MigrationsDiffer(Exception):
@@ -25,7 +28,7 @@ class Compared:
     """How one migration stands in a directory."""
 
     name: str
-    state: str  # same, missing or different
+    state: str  # same, missing, different, or yours: a binding that ai-retry init wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,10 @@ class Copied:
     """What became of one migration."""
 
     name: str
-    action: str  # copied, unchanged or overwritten
+    action: str  # copied, unchanged, overwritten or yours
 
 
-_ACTIONS = {"missing": "copied", "same": "unchanged", "different": "overwritten"}
+_ACTIONS = {"missing": "copied", "same": "unchanged", "different": "overwritten", "yours": "yours"}
 
 
 def migrations() -> list[Path]:
@@ -67,17 +70,33 @@ def copy_migrations(directory: Path, *, force: bool = False) -> list[Copied]:
         raise MigrationsDiffer(differing)
     directory.mkdir(parents=True, exist_ok=True)
     for file, each in zip(migrations(), compared, strict=True):
-        if each.state != "same":
+        if each.state in {"missing", "different"}:
             (directory / file.name).write_bytes(file.read_bytes())
     return [Copied(each.name, _ACTIONS[each.state]) for each in compared]
 
 
 def compare(directory: Path) -> list[Compared]:
-    """Compare a directory with the migrations, byte by byte; its other files are nobody's business."""
-    return [Compared(file.name, _state(file, directory / file.name)) for file in migrations()]
+    """Compare a directory with the migrations, byte by byte; other files are left out.
+
+    ``ai-retry init`` stamps them anew: the same text under another stamp is the same, and its binding is the app's.
+    """
+    return [_compared(file, directory) for file in migrations()]
 
 
-def _state(file: Path, target: Path) -> str:
-    if not target.exists():
-        return "missing"
-    return "same" if target.read_bytes() == file.read_bytes() else "different"
+def _compared(file: Path, directory: Path) -> Compared:
+    shipped, target = file.read_bytes(), directory / file.name
+    if target.exists():
+        return Compared(file.name, "same" if target.read_bytes() == shipped else "different")
+    for other in sorted(directory.glob("*.sql"), reverse=True):
+        if _name(other) == _name(file):
+            if other.read_bytes() == shipped:
+                return Compared(other.name, "same")
+            if _name(file) == _BINDING:
+                return Compared(other.name, "yours")
+    return Compared(file.name, "missing")
+
+
+def _name(file: Path) -> str:
+    """A migration's name without its stamp."""
+    found = _STAMPED.fullmatch(file.name)
+    return found["name"] if found else file.name

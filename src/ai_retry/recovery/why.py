@@ -160,7 +160,7 @@ def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str
             due = f", from {_utc(queued.next_attempt_at)} on" if queued.next_attempt_at else ""
             rule = f"Attempt {queued.number} was accepted for later and waits for a worker{due}"
         case RetryInProgress():
-            rule = f"Somebody is working on it: a lease lasts {_span(policy.lease)} at most"
+            rule = f"A call of it runs, as far as is known: a lease lasts {_span(policy.lease)} at most"
         case TooManyParallel():
             rule = f"Its user has {snapshot.live} retries running, and at most {policy.max_parallel} run at once"
         case QuotaExhausted():

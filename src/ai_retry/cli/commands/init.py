@@ -56,13 +56,14 @@ def init(**options: Any) -> None:
     url = options["database_url"] or os.environ.get("DATABASE_URL")
     if not url:
         raise click.UsageError("give --database-url, or set DATABASE_URL")
-    answers, output = _answers(options), _example(options["example_output"])
+    flags, output = _flags(options), _example(options["example_output"])
+    answers = _over_file(flags, options["config"])
     asks = not options["yes"] and _is_terminal()
     if not (asks or options["yes"] or options["dry_run"]):
         raise click.UsageError("there is no terminal to ask in: give --yes to take the guesses")
     try:
         with told(), to.connected(url) as connection:
-            answers, proposal = _bound(connection, answers, asks=asks)
+            answers, proposal = _bound(connection, answers, flags, asks=asks)
             problems = _rehearsed(connection, proposal, output)
     except to.Unreachable as error:
         raise NotReady(f"DATABASE_URL: {error}") from None
@@ -71,8 +72,8 @@ def init(**options: Any) -> None:
     _finish(proposal, answers, options)
 
 
-def _answers(options: dict[str, Any]) -> Answers:
-    """Read flags, and the file behind them."""
+def _flags(options: dict[str, Any]) -> Answers:
+    """Read the flags."""
     scalars = (
         "generations",
         "sessions",
@@ -84,13 +85,19 @@ def _answers(options: dict[str, Any]) -> Answers:
         "session_function",
     )
     try:
-        flags = Answers(
+        return Answers(
             **{name: options[name] for name in scalars},
             columns=parse_pairs(options["columns"], "--column", COLUMNS),
             status=parse_pairs(options["words"], "--status", OURS),
             set={name: values[0] for name, values in parse_pairs(options["filled"], "--set").items()},
         )
-        path = options["config"]
+    except AnswerRefused as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _over_file(flags: Answers, path: Path) -> Answers:
+    """Read the file of an earlier run, which the flags override."""
+    try:
         return flags.over(read_file(path)) if path.exists() else flags
     except AnswerRefused as error:
         raise click.UsageError(str(error)) from None
@@ -105,7 +112,7 @@ def _example(path: Path | None) -> Any:
         raise click.UsageError(f"--example-output {path}: {type(error).__name__}") from None
 
 
-def _bound(connection: Any, answers: Answers, *, asks: bool) -> tuple[Answers, "Proposal"]:
+def _bound(connection: Any, answers: Answers, flags: Answers, *, asks: bool) -> tuple[Answers, "Proposal"]:
     """Propose, ask, and print what was proposed; what can't be bound ends here."""
     from ai_retry.cli.init import interview  # noqa: PLC0415 - they import psycopg
     from ai_retry.cli.init.look import look  # noqa: PLC0415
@@ -120,7 +127,7 @@ def _bound(connection: Any, answers: Answers, *, asks: bool) -> tuple[Answers, "
         else:
             proposal = propose(answers)
     except CannotBind as error:
-        _end(report.obstacle(error.obstacle, interview.tried(connection, error.obstacle.lines)))
+        _end(report.obstacle(error.obstacle, interview.tried(connection, error.obstacle.lines), flags))
     _say(report.proposal(proposal))
     return answers, proposal
 

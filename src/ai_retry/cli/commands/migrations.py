@@ -37,8 +37,9 @@ def copy(directory: Path, *, force: bool) -> None:
 def check(directory: Path, *, as_json: bool) -> None:
     """Compare DIRECTORY with the migrations of this version, as a rule after an upgrade.
 
-    Exit code 1: some are missing or different; `ai-retry migrations copy` mends that. What stands in the database is
-    checked by `ai-retry doctor`.
+    Exit code 1: some are missing or different; `ai-retry migrations copy` copies them, or `ai-retry init` where it
+    wrote the ones that are there. A binding that it wrote is yours, and is not compared. What stands in the database
+    is checked by `ai-retry doctor`.
     """
     with _files_told():
         compared = _shipped.compare(directory)
@@ -47,7 +48,7 @@ def check(directory: Path, *, as_json: bool) -> None:
     else:
         for each in compared:
             click.echo(f"{each.state:<11} {directory / each.name}")
-    if any(each.state != "same" for each in compared):
+    if any(each.state in {"missing", "different"} for each in compared):
         sys.exit(1)
 
 

@@ -43,10 +43,11 @@ def contexts(read: Sequence[Context | Refusal], reader: ContextFrom) -> Iterator
     defects = [each for each in unread if isinstance(each, ReaderFailed)]
     first = (defects or unread)[0]
     count, name = len(read) - len(unread), reader_name(reader)
+    remedy = f"correct {name if defects else 'these rows, or name another reader in AI_RETRY_CONTEXT_FROM'}: {_READS}"
     yield Finding(
         Check.CONTEXTS,
         f"{name} can read {count} of the {len(read)} newest failed generations: {_reported(first)}",
-        f"correct {name if defects else 'these rows, or name another reader in AI_RETRY_CONTEXT_FROM'}: {_READS}",
+        "set what it names" if isinstance(first, NotConfigured) else remedy,
         Level.PROBLEM if defects or not count else Level.HINT,
     )
 

@@ -72,7 +72,7 @@ def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
     """Say why the database could not be asked.
 
     Args:
-        error: what the storage raised; one that an operator can mend says how after a colon.
+        error: what the storage raised; one that an operator can cure says how after a colon.
         variable: the one that holds the address.
         reach: how far a plain connection to that address gets.
     """
@@ -110,7 +110,12 @@ def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
     """Judge the provider's answer."""
     match asked.status:
         case None if asked.certificate_refused:
-            yield _of_provider("its certificate is refused", "mend it, or name its authority in REQUESTS_CA_BUNDLE")
+            yield _of_provider("its certificate is refused", "correct it, or name its authority in REQUESTS_CA_BUNDLE")
+        case None if reach is Reach.OPEN:
+            remedy = "check AI_BASE_URL: http or https, host and port"
+            yield _of_provider(
+                "a server takes the connection, and gives no answer to the question for its models", remedy
+            )
         case None:
             remedy = "check AI_BASE_URL, the network, and HTTPS_PROXY and NO_PROXY if there is a proxy"
             yield _of_provider(f"it gives no answer: {reach}", remedy)

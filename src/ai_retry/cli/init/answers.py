@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ COLUMNS: Final = (
 )
 _TABLES: Final = ("generations", "sessions", "error_logs", "events")
 _SCALARS: Final = (*_TABLES, "session_function", "hidden", "soft_delete", "time_zone")
-_HEAD: Final = "# What `ai-retry init` was answered. It reads this file again; flags go before it.\n"
+_HEAD: Final = "# What `ai-retry init` was answered. The next run reads this file; a flag overrides it.\n"
 
 
 class AnswerRefused(ValueError):
@@ -56,6 +56,15 @@ class Answers:
                 return replace(self, set={**self.set, name: which})
         single: dict[str, Any] = {kind: which}
         return replace(self, **single)
+
+    def flags(self) -> Iterator[tuple[str, str]]:
+        """The answers as flags; of each the part that names the answer, and the value."""
+        for name in _SCALARS:
+            if (value := getattr(self, name)) is not None:
+                yield f"--{name.replace('_', '-')} ", value
+        yield from ((f"--column {name}=", ",".join(values)) for name, values in self.columns.items())
+        yield from ((f"--status {name}=", ",".join(values)) for name, values in self.status.items())
+        yield from ((f"--set {name}=", value) for name, value in self.set.items())
 
     def written(self) -> str:
         """The file's text."""

@@ -29,8 +29,8 @@ _EXPLAINED: Final = {
     "column created_at": "When it was asked for.",
     "column updated_at": "When it changed last; none: nowhere.",
     "status queued": "Your words, with commas between them, for one that waits for its call; the first one is written.",
-    "status processing": "Your words for one whose call runs; none: nothing is written while a retry waits or runs, "
-    "for apps whose triggers fire on it.",
+    "status processing": "Your words for one whose call runs; none, by itself or before them: nothing is written "
+    "while a retry waits or runs, for apps whose triggers fire on it.",
     "status success": "Your words for one that has its result; the first one is written.",
     "status error": "Your words for one that failed, null among them; the first one is written.",
     "status timeout": "Your words for one that got no answer in time.",

@@ -41,7 +41,8 @@ def generations_table(facts: Facts, answers: Answers, notes: Notes) -> Table:
         there = ", ".join(sorted(facts.tables)) or "none"
         raise CannotBind(
             f"no table looks like one of generations; tables: {there}",
-            then="say which one it is: ai-retry init --generations TABLE; none: ai-retry creates its own four tables",
+            then="say which one it is: ai-retry init --generations TABLE; with none for TABLE, "
+            "ai-retry creates its own four tables",
             asks="generations",
         )
     notes.guess("generations", likely[0].quoted)

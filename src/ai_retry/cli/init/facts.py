@@ -7,6 +7,9 @@ from typing import Any, Final
 
 _LITERAL: Final = re.compile(r"'((?:[^']|'')*)'(?:::[\w\s.\"]+)?")
 _TEXTS: Final = frozenset({"text", "varchar", "bpchar", "citext", "name"})
+_WRITES: Final = re.compile(
+    r"\b(?:insert\s+into|(?<!for )update\s+[\w.\"]+\s+set|delete\s+from|merge\s+into|net\.http_)", re.IGNORECASE
+)
 _NUMBERS: Final = frozenset({"int2", "int4", "int8", "numeric", "float4", "float8"})
 
 
@@ -96,6 +99,11 @@ class Trigger:
     is_after: bool
     function: str
     source: str
+
+    @property
+    def acts(self) -> bool:
+        """Whether it may do more than fill or refuse its row: fires afterwards, writes rows, sends a request."""
+        return self.is_after or _WRITES.search(self.source) is not None
 
     def mentions(self, column: str) -> bool:
         """Whether it fires on a column, or its condition or its function reads it."""

@@ -37,7 +37,7 @@ def _triggers(table: Table, binding: Binding) -> Iterator[str]:
 
 def _choice(trigger: Trigger, binding: Binding) -> str:
     """What can be done about a trigger that fires on the status."""
-    if binding.status is None or not trigger.is_after or "update" not in trigger.events:
+    if binding.status is None or not trigger.acts or "update" not in trigger.events:
         return ""
     if not trigger.mentions(binding.status.name):
         return ""

@@ -13,7 +13,7 @@ from ai_retry.cli.init.grants import grants
 from ai_retry.cli.init.logs import error_log, events
 from ai_retry.cli.init.notes import CannotBind, Notes
 from ai_retry.cli.init.sessions import find_sessions, with_creation
-from ai_retry.cli.init.values import from_output, guessed_output, placed
+from ai_retry.cli.init.values import from_output, guessed_output, placed, unclaimed
 from ai_retry.cli.init.words import OURS, Word, Words, bind
 
 _NO_WORDS: Final = Words(dict.fromkeys(OURS, ()), dict.fromkeys(OURS))
@@ -110,7 +110,10 @@ def _says(table: Table, columns: Columns, answers: Answers, notes: Notes) -> _Sa
     columns.taken += [table.columns[each] for each in answers.set if each in table.columns]
     prompt = prompt_of(table, columns, answers, notes)
     if not prompt:
-        notes.leave_out("prompt_data: no column says what was asked, so that no context can be read; name it")
+        notes.leave_out(
+            "prompt_data: no column says what was asked, so that no context can be read and no retry can be made; "
+            f"name one, or several, with --column prompt_data=NAME[,NAME]{_among(unclaimed(table, columns.taken))}"
+        )
     return _Says(created, updated, model, duration, prompt)
 
 
@@ -123,20 +126,14 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
         for ours, words in answers.status.items()
     }
     silent = {ours for ours, words in answers.status.items() if NONE in words}
-    firing = [
-        each for each in table.triggers if each.is_after and "update" in each.events and each.mentions(status.name)
-    ]
-    if firing and not answers.status:
-        silent |= {"queued", "processing"}
-        called = ", ".join(each.name for each in firing)
-        notes.guess("status processing", NONE, f"a status that changes fires {called}")
-    elif "processing" in silent and "queued" not in answers.status:
+    firing = [each for each in table.triggers if each.acts and "update" in each.events and each.mentions(status.name)]
+    if firing and "processing" not in answers.status:
+        silent.add("processing")
+    if "processing" in silent:
         silent.add("queued")
     allowed = table.allowed(status.name)
     words = bind([*counted, *table.mentioned(status.name)], allowed, given, silent=silent)
-    for ours in OURS:
-        if ours not in answers.status and words.read[ours]:
-            notes.guess(f"status {ours}", ",".join("null" if word is None else word for word in words.read[ours]))
+    _note_words(words, answers, f"a status that changes fires {', '.join(each.name for each in firing)}", notes)
     if words.written["success"] is None or words.written["error"] is None:
         lacking = [ours for ours in ("success", "error") if words.written[ours] is None]
         raise CannotBind(
@@ -149,8 +146,18 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
         notes.leave_out(
             f"status: {counted.get(word, 0)} rows say {word!r}, which is bound to nothing: a retry of them is refused; "
             f"bind it with --status OURS={word}, where OURS is one of {', '.join(OURS)}"
+            + (f"; as processing={NONE},{word} it is read, and not written" if words.quiet else "")
         )
     return words
+
+
+def _note_words(words: Words, answers: Answers, quiet_because: str, notes: Notes) -> None:
+    """Note the guessed words; those of processing begin with none where they are not written."""
+    for ours in OURS:
+        quiet = ours == "processing" and words.quiet
+        guessed = [*([NONE] if quiet else []), *("null" if word is None else word for word in words.read[ours])]
+        if ours not in answers.status and guessed:
+            notes.guess(f"status {ours}", ",".join(guessed), quiet_because if quiet else "")
 
 
 def _bare(table: Table | None) -> bool:
@@ -208,10 +215,12 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
     else:
         output = guessed_output(table, taken)
         if output is None:
+            there = unclaimed(table, [*taken, *(each for each in table.columns.values() if each.is_required)])
             raise CannotBind(
-                f"there is no table of sessions, and {table.quoted} has no column for an output",
+                f"there is no table of sessions, and no column of {table.quoted} is named like an output",
                 [f"alter table {table.quoted} add column output jsonb;"],
-                "then run ai-retry init --sessions none --set output=output",
+                "then run ai-retry init --sessions none --set output=output"
+                + (f"; without these lines: --set NAME=output{_among(there)}" if there else ""),
             )
     if output is not None:
         found[output.name] = "output"
@@ -219,6 +228,10 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
     if finished is not None:
         found[finished.name] = "now"
     return found
+
+
+def _among(found: str) -> str:
+    return f", where NAME is one of {found}" if found else ""
 
 
 def _error_columns(table: Table, columns: Columns, notes: Notes) -> tuple[Column | None, tuple[Value, ...]]:
@@ -232,7 +245,7 @@ def _error_columns(table: Table, columns: Columns, notes: Notes) -> tuple[Column
     )
     values = [Value(code, cast("p_code", code))] if code else []
     values += [Value(message, cast("p_message", message))] if message else []
-    firing = [each.name for each in table.triggers if each.is_after and "update" in each.events and not each.columns]
+    firing = [each.name for each in table.triggers if each.acts and "update" in each.events and not each.columns]
     if values and firing:
         notes.leave_out(
             f"error columns of {table.quoted} are not written, since {', '.join(firing)} fires on every change of a row"

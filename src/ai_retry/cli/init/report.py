@@ -1,5 +1,6 @@
 """What ``ai-retry init`` prints, line by line."""
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,14 @@ def no_project(facts: Facts) -> list[str]:
     )
 
 
-def obstacle(what: Obstacle, tried: "Tried | None") -> list[str]:
-    """Say why the tables can't be bound, with the lines that change it, if they do."""
+def obstacle(what: Obstacle, tried: "Tried | None", flags: Answers) -> list[str]:
+    """Say why the tables can't be bound, with the lines that change it, if they do.
+
+    Args:
+        what: can't be bound.
+        tried: what came of the lines.
+        flags: the answers that this run was given and that no file keeps.
+    """
     lines = ["The tables can't be bound as they are; nothing was written.", f"  {printable(what.problem)}"]
     if tried is not None and tried.refused is None:
         lines += [
@@ -41,8 +48,14 @@ def obstacle(what: Obstacle, tried: "Tried | None") -> list[str]:
     elif tried is not None:
         lines.append(f"  What would change it is refused here ({tried.refused}): {' '.join(what.lines)}")
     if what.then:
-        lines.append(f"  {what.then}")
+        lines.append(f"  {printable(_with_flags(what.then, flags))}")
     return lines
+
+
+def _with_flags(then: str, flags: Answers) -> str:
+    """Put this run's flags into the command that is to follow, but those that it replaces."""
+    again = [f"{flag}{shlex.quote(value)}" for flag, value in flags.flags() if flag not in then]
+    return then.replace("ai-retry init --", f"ai-retry init {' '.join([*again, '--'])}", 1)
 
 
 def proposal(what: "Proposal") -> list[str]:

@@ -11,6 +11,7 @@ from ai_retry.cli.init.facts import Column, Table
 from ai_retry.cli.init.notes import CannotBind
 
 _ATTEMPT: Final = {"model": "->> 'model'", "usage": "-> 'usage'", "attempt": "->> 'number'"}
+_TROUBLE: Final = re.compile(r"error|fail|reason", re.IGNORECASE)  # what sounds like this says what went wrong
 _STEP: Final = re.compile(r"[^.\[\]]+")
 
 
@@ -92,3 +93,11 @@ def guessed_output(table: Table, taken: Sequence[Column]) -> Column | None:
     """Guess the column that holds an output."""
     column = names.pick(table, names.OUTPUT, lambda each: each.is_json and not each.generated, taken)
     return column or names.pick(table, names.OUTPUT, lambda each: each.is_text and not each.generated, taken)
+
+
+def unclaimed(table: Table, taken: Sequence[Column]) -> str:
+    """Name the columns that may hold a prompt or an output and are bound to nothing; empty: there are none."""
+    free = [each for each in table.columns.values() if (each.is_text or each.is_json) and not each.generated]
+    claimed = {each.name for each in taken}
+    sounding = [each.name for each in free if each.name not in claimed and not _TROUBLE.search(each.name)]
+    return ", ".join(sounding)

@@ -151,8 +151,8 @@ class _Stage:
             output = {}
         if output is None:
             self._not_run.append(
-                "no session was rehearsed: the app's session function may refuse an output that no provider gave; "
-                "give an example of one with --example-output FILE"
+                "no session was rehearsed: your tables may refuse an output that no provider gave; "
+                "give an answer of your provider with --example-output FILE"
             )
             return
         session_id: list[str] = []
