@@ -74,7 +74,7 @@ def no_thread_left() -> Iterator[None]:
     yield
     for thread in threading.enumerate():
         if thread not in before and thread.name not in _MAY_STAY:
-            thread.join(timeout=60)  # leases are looked at every 12 s
+            thread.join(timeout=60)  # a renewer looks every 5 s whether it is needed
             assert not thread.is_alive(), f"left behind: {thread.name}"
 
 

@@ -18,6 +18,7 @@ from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.ports import Storage
 
 _RENEWALS_A_LEASE: Final = 3
+_LOOK_SECONDS: Final = 5.0  # between two looks whether anything is held: a thread with nothing to do ends soon
 _log = logging.getLogger("ai_retry")
 
 
@@ -51,16 +52,19 @@ class LeaseRenewer:
                 self._held.pop(token, None)
 
     def _work(self) -> None:
-        """Renew everything that is held, turn by turn; end when nothing is held for a turn."""
+        """Renew everything that is held, turn by turn; end when nothing is held at a look."""
+        due_at = time.monotonic() + self._turn
         while True:
-            time.sleep(self._turn)
+            time.sleep(max(0, min(due_at - time.monotonic(), _LOOK_SECONDS)))
             with self._lock:
                 if not self._held:
                     self._thread = None
                     return
                 held = dict(self._held)
-            for token, generation_id in held.items():
-                self._renew(generation_id, token)
+            if time.monotonic() >= due_at:
+                due_at = time.monotonic() + self._turn
+                for token, generation_id in held.items():
+                    self._renew(generation_id, token)
 
     def _renew(self, generation_id: UUID, token: UUID) -> None:
         try:

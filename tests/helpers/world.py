@@ -54,6 +54,11 @@ begin
   return new;
 end
 $$;
+create or replace trigger refuse before insert on public.sessions for each row execute function refusals.refuse();
+"""
+
+# The binding knows of some users that no session could be created now.
+FORESEEN = """
 create table if not exists refusals.foreseen (user_id uuid primary key, reason text);
 grant select on refusals.foreseen to service_role;
 create or replace function ai_retry.app_may_create_session(p_user_id uuid, p_generation_id uuid)
@@ -62,7 +67,6 @@ begin
   return (select f.reason from refusals.foreseen f where f.user_id = p_user_id);
 end
 $$;
-create or replace trigger refuse before insert on public.sessions for each row execute function refusals.refuse();
 """
 
 
@@ -70,7 +74,7 @@ create or replace trigger refuse before insert on public.sessions for each row e
 def owner_of(database_url: str) -> Iterator[psycopg.Connection]:
     """Connect as the owner of a database with our migrations, whose sessions table can refuse sessions."""
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(REFUSALS)
+        connection.execute((REFUSALS + FORESEEN).encode())
         yield connection
 
 
