@@ -214,7 +214,7 @@ class _Accepted:
     anonymous: bool
 
     def __post_init__(self) -> None:
-        """Refuse what would accept nobody, or by mistake everybody."""
+        """Refuse settings that would accept no user, or by mistake every user."""
         if not self.issuers or not self.roles:
             raise ValueError("at least one issuer and one role must be accepted")
         if not set(self.roles).isdisjoint(_KEYS):

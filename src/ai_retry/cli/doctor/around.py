@@ -1,4 +1,4 @@
-"""Looks at what stands around the binding: words, columns, triggers, policies, publications. Over a direct connection.
+"""Looks at the surroundings of the binding: words, columns, triggers, policies, publications. Over a direct connection.
 
 Facts only; ``writes`` judges them.
 """

@@ -1,4 +1,4 @@
-"""Judges what stands in a database: facts and the manifest of the migrations in, findings out."""
+"""Judges what a database holds: facts and the manifest of the migrations in, findings out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 

@@ -58,7 +58,7 @@ def misspelt(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def deadline(policy: RetryPolicy) -> Iterator[Finding]:
-    """Hint at calls that are longer than what stands before an endpoint waits."""
+    """Hint at calls that last longer than a proxy in front of an endpoint waits."""
     if policy.deadline > _LONGEST_REQUEST:
         yield Finding(
             Check.CONFIGURATION,

@@ -1,4 +1,4 @@
-"""What the shipped migrations create, to be compared with what stands in a database.
+"""What the shipped migrations create, to be compared with what a database holds.
 
 ``make migration`` writes the manifest with the migrations, out of the catalogue of a database that has them. Of the
 binding, ``ai_retry.app_*``, only the signatures stand there: its source is the app's own.
@@ -35,7 +35,7 @@ class ShippedFunction:
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """What stands after the migrations, by qualified names; indexes and constraints by theirs.
+    """What the migrations create, by qualified names; indexes and constraints by theirs.
 
     Tables, indexes and constraints have the name of the migration that creates them.
     """

@@ -1,4 +1,4 @@
-"""What stands around the binding, as ``around`` found it. Data alone."""
+"""The surroundings of the binding, as ``around`` found them. Data only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
-    """What stands around the binding."""
+    """The surroundings of the binding."""
 
     words: Mapping[str | None, int] | None = None  # statuses of the newest generations; None: they can't be searched
     broken: tuple[Broken, ...] = ()

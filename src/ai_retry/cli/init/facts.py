@@ -1,4 +1,4 @@
-"""What stands in a database, as far as a binding has to do with it: values, asked of nobody."""
+"""What a database holds, as far as a binding needs it. Values only."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -98,7 +98,7 @@ def _error_log(facts: Facts, table: Table, target: Table, key: Column, zone: str
 
 
 def _with_copies(table: Table, target: Table, values: list[Value]) -> list[Value]:
-    """Copy the model of the generation, and whatever has to be given and stands there under the same name and type."""
+    """Copy the model, and every required column that the generation has under the same name and type."""
     known = {each.column.name for each in values}
     for column in target.columns.values():
         same = table.columns.get(column.name)

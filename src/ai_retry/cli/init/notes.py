@@ -24,7 +24,7 @@ class CannotBind(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """An answer that nobody gave: ``column id``, ``status error``, ``set result`` or the name of another one."""
+    """An answer that was not given: ``column id``, ``status error``, ``set result`` or the name of another one."""
 
     what: str
     which: str

@@ -37,7 +37,7 @@ def shipped_texts() -> tuple[str, str]:
 def migrations(directory: Path, ours: str, app: str, now: datetime | None = None) -> list[Migration]:
     """Name both migrations: stamped now, or after the newest one that is there.
 
-    Ours is left out where one with the same text stands there, and the binding where the newest one is the same.
+    Ours is left out where the folder has one with the same text, and the binding where the newest one is the same.
     """
     folder = directory / "migrations"
     there = sorted(folder.glob("*.sql")) if folder.is_dir() else []

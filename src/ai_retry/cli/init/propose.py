@@ -44,7 +44,7 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
     """Describe the binding.
 
     Args:
-        facts: what stands in the database.
+        facts: what the database holds.
         answers: what the operator has answered.
         bones: what ``skeleton`` chose.
         counted: the words of the status column with their rows.

@@ -212,7 +212,7 @@ class _Stage:
 
 
 def _says(row: Any, status: str, session_id: str | None) -> bool:
-    """Whether it stands there; an app may have one word for both failures, and none for a retry that runs."""
+    """Whether the row says it; an app may have one word for both failures, and none for a retry that runs."""
     if not isinstance(row, Mapping):
         return False
     if status == "success":
