@@ -30,7 +30,7 @@ from ai_retry.providers.arguments import check_headers, check_url, require
 from ai_retry.providers.classify import Ending, Reply, classify
 from ai_retry.providers.question import Question, question, secrets_in
 from ai_retry.providers.redaction import Redactor
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import Signal
 
 OPENROUTER = "https://openrouter.ai/api/v1"  # OpenRouter, API reference
 
@@ -175,7 +175,9 @@ class HttpAiProvider:
     ) -> tuple[Question, requests.PreparedRequest] | Failure:
         """Build the request, once: its repeats are the same to the byte."""
         if model is None:
-            return _failure(signals.UNSENDABLE, "neither the context nor the configuration names a model")
+            return signals.UNSENDABLE.failure(
+                "neither the context nor the configuration names a model", wire_requests=0
+            )
         try:
             asked = question(context, model=model, response_format=self._format, extra_body=self._extra_body)
             url = f"{self._base_url}/chat/completions"
@@ -189,7 +191,7 @@ class HttpAiProvider:
             problem = str(error.details["problem"])
         except (TypeError, ValueError, RecursionError, OSError) as error:
             problem = f"it can't be written ({type(error).__name__})"
-        return _failure(signals.UNSENDABLE, problem, model)
+        return signals.UNSENDABLE.failure(problem, model=model, wire_requests=0)
 
     def _repeat(self, send: Callable[[], _Outcome], deadline: Deadline, seconds: float) -> _Outcome:
         """Send, and again while that is free, useful and in time."""
@@ -227,7 +229,7 @@ class HttpAiProvider:
             return judge(reply), reply.status
         except Exception as error:  # noqa: BLE001 (the port promises GenerationFailed alone, and garbage may raise anything)
             sent = deadline.sent > before
-            return _failure(_signal_of(error, deadline, sent=sent), type(_origin(error)).__name__), None
+            return _signal_of(error, deadline, sent=sent).failure(type(_origin(error)).__name__), None
 
     def _read(self, response: requests.Response) -> Reply:
         body, ending = bytearray(), Ending.WHOLE
@@ -286,15 +288,3 @@ def _origin(error: BaseException) -> BaseException:
             break
         error = inner
     return error
-
-
-def _failure(signal: Signal, detail: str, model: str | None = None) -> Failure:
-    return Failure(
-        code=signal.code,
-        reason=f"{signal.shows}: {detail}"[:300],
-        transient=signal.transient,
-        certainly_not_generated=signal.not_generated,
-        operator_fault=signal.operator_fault,
-        model=model,
-        wire_requests=0,
-    )
