@@ -1,6 +1,6 @@
 """The methods of ai-retry, over the parts that it was given. ``bootstrap.connect`` builds a client from settings."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -11,10 +11,8 @@ from ai_retry.domain import queue, retry
 from ai_retry.domain.calls import route_name
 from ai_retry.domain.change import Discard
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.listing import PAGE, GenerationPage, list_generations
-from ai_retry.domain.model import Context, GenerationStatus, RetryResult, Waiver
+from ai_retry.domain.model import Context, RetryResult, Waiver
 from ai_retry.domain.names import as_uuid, check_operator
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
@@ -22,6 +20,7 @@ from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry, QueueState
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
+from ai_retry.listings import Listings
 from ai_retry.recovery.methods import RecoveryMethods
 from ai_retry.recovery.parts import Parts
 from ai_retry.renewal import LeaseRenewer
@@ -30,7 +29,7 @@ from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 
-class Client(RecoveryMethods):
+class Client(Listings, RecoveryMethods):
     """Retries generations with what it was given; ``connect`` makes one from settings.
 
     Safe to share between threads. Close it, or use it as a context manager, to give back connections.
@@ -195,36 +194,6 @@ class Client(RecoveryMethods):
             policy=self._policy,
             context_from=self._context_from,
             route_of=self._route_of,
-        )
-
-    def generations(
-        self,
-        user_id: UUID | str,
-        *,
-        status: Collection[GenerationStatus | str] | GenerationStatus | str | None = None,
-        limit: int = PAGE,
-        cursor: str | None = None,
-    ) -> GenerationPage:
-        """List a user's generations, the newest first, each with what a retry of it would be answered now. Reads only.
-
-        Args:
-            user_id: whose.
-            status: only those that say this, or one of these; None: any.
-            limit: of the page, from 1 to 100. It may be shorter, or empty, although more follow.
-            cursor: ``next`` of the page before; None: the first one.
-
-        Raises:
-            StorageFailure: safe to repeat.
-            ValueError: the id is not a UUID, or a status, the limit or the cursor is none that there is.
-        """
-        return list_generations(
-            user_id,
-            storage=self._storage,
-            policy=self._policy,
-            reader=Reader(context_from=self._context_from, route_of=self._route_of),
-            status=status,
-            limit=limit,
-            cursor=cursor,
         )
 
     def discard_answer(self, user_id: UUID | str, generation_id: UUID | str, *, operator: str) -> bool:

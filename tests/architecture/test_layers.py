@@ -35,7 +35,8 @@ LAYERS = {
     "worker": {"domain", "rejections", "tables"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables"},
-    "client": {"clock", "config", "domain", "recovery", "renewal", "slots", "storage", "worker"},
+    "listings": {"domain"},
+    "client": {"clock", "config", "domain", "listings", "recovery", "renewal", "slots", "storage", "worker"},
     "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
@@ -184,7 +185,7 @@ def test_loops_know_no_port_and_decisions_no_loop(name: str) -> None:
 
 @pytest.mark.parametrize("adapters", SEPARATE)
 def test_adapters_don_t_import_each_other(adapters: tuple[str, ...]) -> None:
-    """What two adapters share stands below both."""
+    """What two adapters share is below both."""
     for name in adapters:
         assert not set(ours(name)) & (set(adapters) - {name})
 
