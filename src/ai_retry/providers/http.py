@@ -6,7 +6,7 @@ Waits that do not fit into the call are not made here: they are handed up as ``F
 
 import json
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -198,7 +198,7 @@ class HttpAiProvider:
         first = send()
         if not _may_be_repeated(first):
             return first
-        outcomes = chain([first], iter(send, None))
+        outcomes: Iterator[_Outcome] = chain([first], iter(send, None))
         enough = stop_after_attempt(self._max_requests)
 
         def wait(state: RetryCallState) -> float:
