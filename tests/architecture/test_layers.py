@@ -48,7 +48,7 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.ports", "domain.queue", "domain.retry"}
+DRIVEN = {"domain.drive", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
 LOOPS = {"domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
@@ -64,6 +64,8 @@ LIBRARIES = {
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
+    "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
+    "pandas": {"recovery"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
         *("storage._connection_string", "storage._function_connection"),
@@ -71,7 +73,7 @@ LIBRARIES = {
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.http"},
+    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http"},
     "supabase": {"storage.supabase"},
     "tenacity": {"providers.http"},
     "tqdm": {"recovery.progress"},

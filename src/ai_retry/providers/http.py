@@ -104,14 +104,12 @@ class HttpAiProvider:
         require(not reserved, f"extra_body {reserved}")
         self._format = ResponseFormat(response_format)
         self._extra_body = dict(extra_body or {})
-        self._base_url = base_url.rstrip("/")
-        self._model = model
+        self._base_url, self._model = base_url.rstrip("/"), model
         headers, auth = {**_HEADERS, **(headers or {})}, KeyAuth(auth_header, api_key)
         check_headers(headers)
         check_headers(auth.headers)
         self._secrets = [*secrets_in(headers), *([api_key] if api_key else [])]
-        self._max_body_bytes = max_body_bytes
-        self._max_requests = max_requests
+        self._max_body_bytes, self._max_requests = max_body_bytes, max_requests
         self._clock = clock
         self._adapter = DeadlineAdapter(pool_size=pool_size)
         self._address = Address(
