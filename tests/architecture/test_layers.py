@@ -33,9 +33,10 @@ LAYERS = {
     "renewal": {"domain"},
     "rejections": {"domain"},
     "worker": {"domain", "rejections", "tables"},
+    "first_calls": {"domain", "renewal", "slots"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables"},
-    "client": {"clock", "config", "domain", "recovery", "renewal", "slots", "storage", "worker"},
+    "client": {"clock", "config", "domain", "first_calls", "recovery", "renewal", "slots", "storage", "worker"},
     "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
@@ -47,8 +48,8 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.ports", "domain.queue", "domain.retry"}
-LOOPS = {"domain.loop", "domain.queue_loop"}
+DRIVEN = {"domain.drive", "domain.first_call", "domain.ports", "domain.queue", "domain.retry"}
+LOOPS = {"domain.first_loop", "domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
 SEPARATE = [("storage.postgres", "storage.supabase")]
