@@ -20,9 +20,7 @@ class _App(MemoryApp):
 
     refusal: GenerationRefused | None = None
 
-    def create_generation(
-        self, user_id: UUID, generation_id: UUID, request: Mapping[str, Any], now: datetime
-    ) -> bool:
+    def create_generation(self, user_id: UUID, generation_id: UUID, request: Mapping[str, Any], now: datetime) -> bool:
         """Insert it, unless it is refused."""
         created = super().create_generation(user_id, generation_id, request, now)
         if created and self.refusal is not None:
