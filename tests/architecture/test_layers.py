@@ -48,7 +48,7 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.ports", "domain.queue", "domain.retry"}
+DRIVEN = {"domain.drive", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
 LOOPS = {"domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
