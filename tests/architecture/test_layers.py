@@ -33,10 +33,13 @@ LAYERS = {
     "renewal": {"domain"},
     "rejections": {"domain"},
     "worker": {"domain", "rejections", "tables"},
+    "first_calls": {"domain", "renewal", "slots"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables"},
     "listings": {"domain"},
-    "client": {"clock", "config", "domain", "listings", "recovery", "renewal", "slots", "storage", "worker"},
+    "client": {
+        *("clock", "config", "domain", "first_calls", "listings", "recovery", "renewal", "slots", "storage", "worker"),
+    },
     "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
@@ -48,8 +51,8 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
-LOOPS = {"domain.loop", "domain.queue_loop"}
+DRIVEN = {"domain.drive", "domain.first_call", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
+LOOPS = {"domain.first_loop", "domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
 SEPARATE = [("storage.postgres", "storage.supabase")]

@@ -13,6 +13,7 @@
 from collections.abc import Callable, Sequence
 from uuid import UUID, uuid4
 
+from ai_retry.domain.change import NewGeneration
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, owned
 from ai_retry.domain.decide.route import Reader, RouteOf
@@ -115,6 +116,7 @@ def asked_for(
     waive: frozenset[Waiver],
     charge: bool,
     operator: str | None,
+    create: NewGeneration | None = None,
 ) -> Asked:
     """Read what a caller asks for, under a new token.
 
@@ -132,6 +134,7 @@ def asked_for(
         waive=waive,
         charge=charge,
         operator=operator,
+        create=create,
     )
 
 

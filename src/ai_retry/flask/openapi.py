@@ -136,7 +136,8 @@ def _domain_codes() -> Iterator[tuple[int, str]]:
     for each in vars(errors).values():
         if not isinstance(each, type) or not issubclass(each, errors.AiRetryError):
             continue
-        if isinstance(vars(each).get("code"), str) and not issubclass(each, errors.RetryEnded):  # a worker's own
+        elsewhere = issubclass(each, errors.RetryEnded | errors.IdempotencyConflict)  # a worker's, and a first call's
+        if isinstance(vars(each).get("code"), str) and not elsewhere:
             yield each.http_status, each.code
     for code in FailureCode:
         if code is not FailureCode.LEASE_LOST:  # answered as the error of that name
