@@ -131,7 +131,7 @@ def refused(sqlstate: str, name: str | None) -> AiRetryError:
         )
     if sqlstate == _NOT_ALLOWED:
         return NotConfigured(
-            f"ai_retry.app_create_generation may not insert the generation ({sqlstate}): grant insert to ai-retry's role"
+            f"ai_retry.app_create_generation may not insert the generation ({sqlstate}): grant ai-retry's role insert"
         )
     by = f"{sqlstate}, {name}" if name else sqlstate
     return NotConfigured(
