@@ -638,11 +638,18 @@ def test_long_deadline_is_a_hint(migrated_database: str, provider: str) -> None:
     [
         (reply(body="<html>Please log in</html>"), "a web page answered, not the API"),
         (reply(json={"error": "Unexpected endpoint (GET /x) by key-of-the-test"}), "Unexpected endpoint (GET /x)"),
+        (reply(body="404 page not found"), "404 page not found"),
+        (
+            reply(400, body="<html>400 The plain HTTP request…</html>"),
+            "something else than the API answered (HTTP 400)",
+        ),
+        (reply(405, body="<!DOCTYPE html><html>405 Not Allowed</html>"), "something else than the API answered"),
+        (reply(511, body="<html>Log in to the network</html>"), "something else than the API answered (HTTP 511)"),
     ],
-    ids=["web page", "error text"],
+    ids=["web page", "error text", "text", "plain HTTP", "a site", "the network's page"],
 )
 def test_base_address_without_api_is_a_problem(migrated_database: str, answer: Any, says: str) -> None:
-    """A success that is no list of models, and no API near by, is a problem of AI_BASE_URL, and shows no key."""
+    """What is no list of models, and no API near by, is a problem of AI_BASE_URL, and shows no key."""
     with ScriptedServer(default=answer) as server:
         environ = settings(migrated_database, server.base_url) | {"AI_API_KEY": "key-of-the-test"}
         finding = the(examine(environ, clock=HERE))

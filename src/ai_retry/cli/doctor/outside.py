@@ -12,6 +12,7 @@ from ai_retry.domain.policy import RetryPolicy
 
 _LEEWAY = timedelta(seconds=10)  # of ``auth`` for the times of an access token
 _SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
+_NOT_FOUND = 404  # also where an API has no list of models
 _AGAIN = "then run ai-retry doctor again"
 _LONGEST_REQUEST = timedelta(seconds=60)  # that servers, proxies and browsers bear as a rule
 _ALIKE = 0.85  # from 0 to 1; two letters of a dozen may be wrong
@@ -125,7 +126,7 @@ def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
         case _ if asked.better_base is not None:
             remedy = f"set AI_BASE_URL to {asked.better_base}, where models are listed"
             yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
-        case status if asked.something_else is not None and status // 100 == _SUCCESS:
+        case status if asked.something_else is not None and status != _NOT_FOUND:
             remedy = "check AI_BASE_URL: chat/completions is asked below it, and most APIs want /v1 at its end"
             yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
         case status if status // 100 == _REDIRECT:
