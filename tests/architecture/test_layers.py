@@ -36,7 +36,8 @@ LAYERS = {
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables"},
     "client": {"clock", "config", "domain", "recovery", "renewal", "slots", "storage", "worker"},
-    "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
+    "bootstrap": {"client", "worker", "domain", "imported", "storage", "providers", "auth", "clock", "config"},
+    "imported": {"domain"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
     "cli": {
