@@ -40,7 +40,8 @@ LAYERS = {
     "client": {
         *("clock", "config", "domain", "first_calls", "listings", "recovery", "renewal", "slots", "storage", "worker"),
     },
-    "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
+    "bootstrap": {"client", "worker", "domain", "imported", "storage", "providers", "auth", "clock", "config"},
+    "imported": {"domain"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
     "cli": {

@@ -659,6 +659,57 @@ def test_base_address_without_api_is_a_problem(migrated_database: str, answer: A
     assert "key-of-the-test" not in str(finding)
 
 
+def test_every_provider_is_asked(migrated_database: str, provider: str) -> None:
+    """Each with its own key, and no header or query of the first one; what is wrong names the variables to correct."""
+    refuses, moved = reply(401, json={"error": {"message": "no such key"}}), reply(308)
+    with ScriptedServer(default=refuses) as first, ScriptedServer(default=moved) as second:
+        environ = settings(migrated_database, provider) | {
+            "AI_API_KEY": "first-key-of-the-test",
+            "AI_HEADERS": '{"X-Secret": "header-of-the-test"}',
+            "AI_QUERY": '{"api-version": "1"}',
+            "AI_AUTH_HEADER": "api-key",
+            "AI_FALLBACK_1_BASE_URL": first.base_url,
+            "AI_FALLBACK_1_API_KEY": "key-of-the-test",
+            "AI_FALLBACK_3_BASE_URL": second.base_url,
+        }
+        found = examine(environ, clock=HERE).of(Check.PROVIDER)
+
+    (request,) = first.requests
+    assert (request.headers["authorization"], request.path) == ("Bearer key-of-the-test", "/v1/models")
+    assert not {"x-secret", "api-key"} & set(request.headers)
+    assert [(each.problem, each.level) for each in found] == [
+        ("AI_FALLBACK_1_…: it refuses the key (401)", Level.PROBLEM),
+        ("AI_FALLBACK_3_…: it redirects (308)", Level.PROBLEM),
+    ]
+    assert [each.remedy for each in found] == [
+        "set AI_FALLBACK_1_API_KEY to a valid key with credit",
+        "set AI_FALLBACK_3_BASE_URL to the address it points at: redirects are not followed",
+    ]
+
+
+@pytest.mark.parametrize(("name", "code"), [("make", "NOT RUN"), ("absent", "NOT RUN")])
+def test_own_provider_is_made_and_not_asked(
+    migrated_database: str, provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str
+) -> None:
+    """A call costs; that it can't be made is a problem of the configuration."""
+    (tmp_path / "own_ai.py").write_text(
+        "from ai_retry.providers.function import FunctionProvider\ndef make():\n    return FunctionProvider(print)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    environ = settings(migrated_database, provider) | {"AI_RETRY_PROVIDER": f"own_ai:{name}"}
+
+    examination = examine(environ, clock=HERE)
+
+    assert examination.result(Check.PROVIDER) == code
+    assert (Check.PROVIDER in examination.skipped) is (name == "absent")
+    problems = [each.problem for each in examination.of(Check.CONFIGURATION)]
+    assert problems == (
+        []
+        if name == "make"
+        else ["AI_RETRY_PROVIDER: own_ai has no absent: name a function that takes nothing and returns an AiProvider"]
+    )
+
+
 def test_absent_provider_is_named(migrated_database: str) -> None:
     """A provider where nothing listens is a problem."""
     finding = the(examine(settings(migrated_database, f"http://127.0.0.1:{closed_port()}/v1"), clock=HERE))

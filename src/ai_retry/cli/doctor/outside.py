@@ -1,7 +1,7 @@
 """Judges what lies around the database: configuration, connection, clocks and the AI provider."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -107,8 +107,22 @@ def clock(before: datetime, as_of: datetime, after: datetime) -> Iterator[Findin
         )
 
 
-def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
-    """Judge the provider's answer."""
+def provider(asked: Asked, reach: Reach, *, prefix: str = "AI_") -> Iterator[Finding]:
+    """Judge the answer of a provider whose variables have this prefix."""
+    for found in _provider(asked, reach):
+        if prefix == "AI_":
+            yield found
+        else:
+            remedy = found.remedy.replace("; AI_AUTH_HEADER names the header that carries it", "")
+            yield replace(found, problem=f"{prefix}…: {_named(found.problem, prefix)}", remedy=_named(remedy, prefix))
+
+
+def _named(text: str, prefix: str) -> str:
+    """Name the variables of another provider."""
+    return text.replace("AI_BASE_URL", f"{prefix}BASE_URL").replace("AI_API_KEY", f"{prefix}API_KEY")
+
+
+def _provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
     match asked.status:
         case None if asked.certificate_refused:
             yield _of_provider("its certificate is refused", "correct it, or name its authority in REQUESTS_CA_BUNDLE")
