@@ -22,8 +22,8 @@ from ai_retry.client import Client
 from ai_retry.domain.model import RetryResult
 from ai_retry.flask.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.flask.schemas import (
-    GenerationPath,
     RETRY_HEADERS,
+    GenerationPath,
     error_response,
     health_response,
     queued_response,
