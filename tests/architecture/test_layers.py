@@ -72,7 +72,7 @@ LIBRARIES = {
     "pandas": {"recovery"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
-        *("storage._connection_string", "storage._function_connection"),
+        *("storage._connection_string", "storage._function_connection", "storage.listening"),
     },
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},

@@ -23,8 +23,8 @@ from ai_retry.domain.model import RetryResult
 from ai_retry.flask.list_schemas import list_response, read_query
 from ai_retry.flask.openapi import HEALTH_PATH, LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.flask.schemas import (
-    GENERATION_PATH,
     RETRY_HEADERS,
+    GenerationPath,
     error_response,
     health_response,
     queued_response,
@@ -47,6 +47,7 @@ Verify: TypeAlias = Callable[[str], UUID]
 
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750, section 2.1
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_GENERATION_ID: Final = GenerationPath().fields["generation_id"]
 _log = logging.getLogger("ai_retry")
 
 
@@ -173,7 +174,7 @@ def _access_token() -> str:
 
 def _generation_id(text: str) -> UUID:
     try:
-        generation_id: UUID = GENERATION_PATH.load({"generationId": text})["generation_id"]
+        generation_id: UUID = _GENERATION_ID.deserialize(text)
     except ValidationError:
         raise Refused(INVALID_GENERATION_ID) from None
     return generation_id

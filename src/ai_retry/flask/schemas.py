@@ -190,7 +190,6 @@ class HealthResponse(Camel):
 
 
 # Made once: a schema copies all of its fields when it is made, which takes longer than what it is made for.
-GENERATION_PATH: Final = GenerationPath()
 RETRY_HEADERS: Final = RetryHeaders()
 _RETRY_RESPONSE: Final = RetryResponse()
 _QUEUED_RESPONSE: Final = QueuedResponse()
