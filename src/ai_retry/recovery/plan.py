@@ -29,7 +29,7 @@ _NOTHING_KNOWN = CallEstimate(tokens=None, cost=None)
 class Estimates:
     """What running a plan would take; None: no past attempt tells."""
 
-    calls: int  # at most: a stored answer needs none
+    calls: int  # attempts that call, at most: a stored answer needs none; a re-ask or a fallback is in the same attempt
     tokens: int | None
     cost: Decimal | None  # in the provider's currency
 
@@ -153,7 +153,7 @@ class Plan:
     def _rows(self) -> list[tuple[str, object, object]]:
         return [
             *((f"retry {decision}", reason or "admitted", count) for (decision, reason), count in self.counts.items()),
-            ("estimate", "calls, at most", self.estimates.calls),
+            ("estimate", "attempts that call, at most", self.estimates.calls),
             ("estimate", "tokens", _or_unknown(self.estimates.tokens)),
             ("estimate", "cost", _or_unknown(self.estimates.cost)),
             *(("terms", name, value) for name, value in self.terms.lifted(self._parts.policy)),

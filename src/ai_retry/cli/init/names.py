@@ -96,6 +96,11 @@ ERROR_MESSAGE: Final = (
     *("error_message", "message", "error_text", "error_details", "failure_reason", "details", "reason", "error"),
     *("last_error", "description", "fail_reason"),
 )
+OWN_CODE: Final = ("error_code", "error_type", "failure_code", "error_kind")
+OWN_MESSAGE: Final = (
+    *("error_message", "error_text", "last_error", "failure_reason", "failure_message", "fail_reason", "failure"),
+    *("error_details", "error_detail", "error_info", "error_reason", "error"),
+)
 EVENT_TYPE: Final = ("event_type", "event_name", "type", "event", "action", "name", "kind", "activity", "activity_type")
 EVENT_DATA: Final = (
     "event_data",

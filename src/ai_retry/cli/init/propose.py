@@ -11,9 +11,9 @@ from ai_retry.cli.init.choose import Columns, generations_owner, generations_tab
 from ai_retry.cli.init.facts import Column, Facts, Table
 from ai_retry.cli.init.grants import grants
 from ai_retry.cli.init.logs import error_log, events
-from ai_retry.cli.init.notes import CannotBind, Notes
+from ai_retry.cli.init.notes import AnswerDoesNotFit, CannotBind, Notes
 from ai_retry.cli.init.sessions import find_sessions, with_creation
-from ai_retry.cli.init.values import from_output, guessed_output, placed, unclaimed
+from ai_retry.cli.init.values import among, from_output, guessed_output, placed, unclaimed
 from ai_retry.cli.init.words import OURS, Word, Words, bind
 
 _NO_WORDS: Final = Words(dict.fromkeys(OURS, ()), dict.fromkeys(OURS))
@@ -63,7 +63,7 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
     words = _words(bones, answers, counted, notes)
     log = error_log(facts, table, key, answers, zone, notes)
     event, recovery_event = events(facts, answers, zone, notes)
-    code, failure = _error_columns(table, columns, notes)
+    code, failure, over = _error_columns(table, columns, notes)
     used = (table, sessions.table, log.insert.table if log else None)
     if answers.time_zone is None and any(_bare(each) for each in used):
         notes.guess("time_zone", zone)
@@ -83,7 +83,7 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
         error_log=log,
         event=event,
         recovery_event=recovery_event,
-        on_success=_on_success(table, columns, sessions, homes["generations"], zone, notes),
+        on_success=_on_success(table, columns, sessions, homes["generations"], zone, notes, over),
         on_failure=failure,
         on_create=_on_create(table, says.prompt, columns.taken),
         error_code=code,
@@ -111,8 +111,8 @@ def _says(table: Table, columns: Columns, answers: Answers, notes: Notes) -> _Sa
     prompt = prompt_of(table, columns, answers, notes)
     if not prompt:
         notes.leave_out(
-            "prompt_data: no column says what was asked, so that no context can be read and no retry can be made; "
-            f"name one, or several, with --column prompt_data=NAME[,NAME]{_among(unclaimed(table, columns.taken))}"
+            "prompt_data: no column says what was asked, so that every retry needs a reader of your own "
+            "(AI_RETRY_CONTEXT_FROM) that finds it elsewhere"
         )
     return _Says(created, updated, model, duration, prompt)
 
@@ -173,7 +173,7 @@ def _hidden(table: Table, answers: Answers, notes: Notes) -> str | None:
             return None
         column = table.columns.get(answers.soft_delete)
         if column is None:
-            raise CannotBind(f"--soft-delete {answers.soft_delete}: {table.quoted} has no such column")
+            raise AnswerDoesNotFit(f"--soft-delete {answers.soft_delete}: {table.quoted} has no such column")
     else:
         column = names.pick(table, names.DELETED, lambda each: each.is_instant or each.kind == "bool")
         if column is None:
@@ -185,19 +185,22 @@ def _hidden(table: Table, answers: Answers, notes: Notes) -> str | None:
 
 
 def _on_success(
-    table: Table, columns: Columns, sessions: Sessions, paths: Mapping[str, str], zone: str, notes: Notes
+    table: Table,
+    columns: Columns,
+    sessions: Sessions,
+    paths: Mapping[str, str],
+    zone: str,
+    notes: Notes,
+    over: tuple[Value, ...],
 ) -> tuple[Value, ...]:
-    """What a success fills: by answers, by guesses, and errors that are over."""
+    """What a success fills: by answers, by guesses, and errors that are over, which it empties."""
     guessed = _guessed_paths(table, columns, sessions, paths)
     for name, path in guessed.items():
         notes.guess(f"set {name}", path)
     found = {**paths, **guessed}
     answer = {"output": "v_answer -> 'output'", "attempt": "v_answer -> 'attempt'"}
     values = [from_output(table.columns[name], path, zone=zone, at="p_at", **answer) for name, path in found.items()]
-    for name in (*names.ERROR_MESSAGE, "error_code", "error_type"):
-        column = table.columns.get(name)
-        if column is not None and "error" in name and not column.not_null and name not in found:
-            values.append(Value(column, "null"))
+    values += [each for each in over if each.column.name not in found]
     return tuple({each.column.name: each for each in values}.values())
 
 
@@ -220,7 +223,7 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
                 f"there is no table of sessions, and no column of {table.quoted} is named like an output",
                 [f"alter table {table.quoted} add column output jsonb;"],
                 "then run ai-retry init --sessions none --set output=output"
-                + (f"; without these lines: --set NAME=output{_among(there)}" if there else ""),
+                + (f"; without these lines: --set NAME=output{among(there)}" if there else ""),
             )
     if output is not None:
         found[output.name] = "output"
@@ -230,28 +233,35 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
     return found
 
 
-def _among(found: str) -> str:
-    return f", where NAME is one of {found}" if found else ""
+def _error_columns(
+    table: Table, columns: Columns, notes: Notes
+) -> tuple[Column | None, tuple[Value, ...], tuple[Value, ...]]:
+    """The generation's own columns for an error: the code, what a failure writes, and what a success empties.
 
+    They are not written by a failure where a trigger may fire on any change.
+    """
 
-def _error_columns(table: Table, columns: Columns, notes: Notes) -> tuple[Column | None, tuple[Value, ...]]:
-    """The generation's own columns for an error; they are not written where a trigger may fire on any change."""
-    code = names.pick(table, ("error_code", "error_type"), lambda each: each.is_text, columns.taken)
-    message = names.pick(
-        table,
-        ("error_message", "error_text", "last_error", "failure_reason", "error"),
-        lambda each: each.is_text,
-        columns.taken,
+    def fits(column: Column) -> bool:
+        return column.is_text and not column.generated and not table.allowed(column.name)
+
+    code = columns.choose("error_code", names.OWN_CODE, fits)
+    message = columns.choose(
+        "error_message", names.OWN_MESSAGE, lambda each: fits(each) or (each.is_json and not each.generated)
     )
     values = [Value(code, cast("p_code", code))] if code else []
-    values += [Value(message, cast("p_message", message))] if message else []
+    if message is not None:
+        document = "pg_catalog.jsonb_build_object('code', p_code, 'message', p_message)"
+        values.append(Value(message, cast(document if message.is_json else "p_message", message)))
+    others = [*(names.OWN_CODE if code else ()), *(names.OWN_MESSAGE if message else ())]
+    stale = [code, message, *(table.columns.get(each) for each in others)]
+    over = tuple(Value(each, "null") for each in stale if each is not None and not (each.not_null or each.generated))
     firing = [each.name for each in table.triggers if each.acts and "update" in each.events and not each.columns]
     if values and firing:
         notes.leave_out(
             f"error columns of {table.quoted} are not written, since {', '.join(firing)} fires on every change of a row"
         )
-        return code, ()
-    return code, tuple(values)
+        return code, (), over
+    return code, tuple(values), over
 
 
 def _on_create(table: Table, prompt: tuple[Column, ...], taken: list[Column]) -> tuple[Value, ...]:
