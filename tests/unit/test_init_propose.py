@@ -361,3 +361,36 @@ def test_an_answer_that_names_nothing_is_named(answers: Answers, named: str) -> 
         proposed(facts(generations(result="text")), answers)
 
     assert named in str(caught.value)
+
+
+def test_what_nobody_wants_any_more_is_hidden() -> None:
+    """A word such as cancelled is neither a failure nor unbound: its rows are not found, as those that are deleted."""
+    words = (*WORDS, "cancelled", "draft")
+    known = facts(
+        table(
+            "public.ai_jobs",
+            GENERATION | {"prompt": "text", "output": "jsonb", "deleted_at": "timestamptz"},
+            words=words,
+        )
+    )
+
+    binding, notes = proposed(known)
+    shown, others = proposed(known, Answers(hidden="none"))
+
+    assert binding.hidden == "deleted_at is not null or status in ('cancelled', 'draft')"
+    assert [each.which for each in notes.guesses if each.what == "hidden"] == [binding.hidden]
+    assert not [each for each in notes.left_out if each.startswith("status")]
+    assert shown.hidden is None
+    assert len([each for each in others.left_out if each.startswith("status")]) == 2
+
+
+def test_required_columns_that_are_filled_later_are_empty_at_first() -> None:
+    """As Django has it, no text is null: a first call gives an empty one, and a success empties the error's."""
+    columns = GENERATION | {"prompt": "text", "summary": "text not null", "error_message": "text not null"}
+    binding, _ = proposed(
+        facts(table("public.studio_summaryrequest", columns, words=("PENDING", "SUCCESS", "FAILURE")))
+    )
+
+    created = {each.column.name: each.sql for each in binding.on_create}
+    assert (created["summary"], created["error_message"]) == ("''", "''")
+    assert {each.column.name: each.sql for each in binding.on_success}["error_message"] == "''"

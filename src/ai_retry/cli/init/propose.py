@@ -6,15 +6,16 @@ from typing import Final
 
 from ai_retry.cli.init import names
 from ai_retry.cli.init.answers import NONE, Answers
-from ai_retry.cli.init.binding import Binding, Instant, Link, Sessions, Value, cast
+from ai_retry.cli.init.binding import Binding, Instant, Link, Sessions, Value, literal
 from ai_retry.cli.init.choose import Columns, generations_owner, generations_table, key_of, prompt_of
 from ai_retry.cli.init.facts import Column, Facts, Table
+from ai_retry.cli.init.filled import error_columns, on_create
 from ai_retry.cli.init.grants import grants
 from ai_retry.cli.init.logs import error_log, events
 from ai_retry.cli.init.notes import AnswerDoesNotFit, CannotBind, Notes
 from ai_retry.cli.init.sessions import find_sessions, with_creation
 from ai_retry.cli.init.values import among, from_output, guessed_output, placed, unclaimed
-from ai_retry.cli.init.words import OURS, Word, Words, bind
+from ai_retry.cli.init.words import OURS, Word, Words, bind, is_ended
 
 _NO_WORDS: Final = Words(dict.fromkeys(OURS, ()), dict.fromkeys(OURS))
 
@@ -63,7 +64,8 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
     words = _words(bones, answers, counted, notes)
     log = error_log(facts, table, key, answers, zone, notes)
     event, recovery_event = events(facts, answers, zone, notes)
-    code, failure, over = _error_columns(table, columns, notes)
+    code, failure, over = error_columns(table, columns, notes)
+    success = _on_success(table, columns, sessions, homes["generations"], zone, notes, over)
     used = (table, sessions.table, log.insert.table if log else None)
     if answers.time_zone is None and any(_bare(each) for each in used):
         notes.guess("time_zone", zone)
@@ -78,14 +80,14 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
         duration=says.duration,
         created=Instant(says.created, zone) if says.created else None,
         updated=Instant(says.updated, zone) if says.updated else None,
-        hidden=_hidden(table, answers, notes),
+        hidden=_hidden(table, answers, _ended(bones, words, counted), notes),
         sessions=sessions,
         error_log=log,
         event=event,
         recovery_event=recovery_event,
-        on_success=_on_success(table, columns, sessions, homes["generations"], zone, notes, over),
+        on_success=success,
         on_failure=failure,
-        on_create=_on_create(table, says.prompt, columns.taken),
+        on_create=on_create(table, says.prompt, columns.taken, (*success, *failure)),
         error_code=code,
         grants=grants(facts, table, owner, sessions, log, event),
     )
@@ -143,6 +145,8 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
             asks=f"status {lacking[0]}",
         )
     for word in words.unbound(dict.fromkeys([*counted, *allowed])):
+        if answers.hidden is None and is_ended(word):
+            continue  # such rows are hidden
         notes.leave_out(
             f"status: {counted.get(word, 0)} rows say {word!r}, which is bound to nothing: a retry of them is refused; "
             f"bind it with --status OURS={word}, where OURS is one of {', '.join(OURS)}"
@@ -165,23 +169,33 @@ def _bare(table: Table | None) -> bool:
     return table is not None and any(each.kind == "timestamp" for each in table.columns.values())
 
 
-def _hidden(table: Table, answers: Answers, notes: Notes) -> str | None:
+def _ended(bones: Skeleton, words: Words, counted: Mapping[Word, int]) -> str | None:
+    """The condition of rows that their user has cancelled, or that were taken down."""
+    if bones.status is None:
+        return None
+    there = dict.fromkeys([*counted, *bones.table.allowed(bones.status.name)])
+    ended = [literal(word) for word in words.unbound(there) if word is not None and is_ended(word)]
+    return f"{bones.status.quoted} in ({', '.join(ended)})" if ended else None
+
+
+def _hidden(table: Table, answers: Answers, ended: str | None, notes: Notes) -> str | None:
     if answers.hidden is not None:
         return None if answers.hidden == NONE else answers.hidden
-    if answers.soft_delete is not None:
-        if answers.soft_delete == NONE:
-            return None
-        column = table.columns.get(answers.soft_delete)
+    column = None
+    if answers.soft_delete not in (None, NONE):
+        column = table.columns.get(answers.soft_delete or "")
         if column is None:
             raise AnswerDoesNotFit(f"--soft-delete {answers.soft_delete}: {table.quoted} has no such column")
-    else:
+    elif answers.soft_delete is None:
         column = names.pick(table, names.DELETED, lambda each: each.is_instant or each.kind == "bool")
-        if column is None:
-            return None
+    deleted = f"{column.quoted} is {'true' if column.kind == 'bool' else 'not null'}" if column is not None else None
+    if ended is not None:
+        both = ended if deleted is None else f"{deleted} or {ended}"
+        notes.guess("hidden", both, "neither found nor retried")
+        return both
+    if column is not None and answers.soft_delete is None:
         notes.guess("soft_delete", column.name)
-    if column.kind == "bool":
-        return f"{column.quoted} is true"
-    return f"{column.quoted} is not null"
+    return deleted
 
 
 def _on_success(
@@ -218,7 +232,8 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
     else:
         output = guessed_output(table, taken)
         if output is None:
-            there = unclaimed(table, [*taken, *(each for each in table.columns.values() if each.is_required)])
+            required = [each for each in table.columns.values() if each.is_required]
+            there = unclaimed(table, [*taken, *required]) or unclaimed(table, taken)
             raise CannotBind(
                 f"there is no table of sessions, and no column of {table.quoted} is named like an output",
                 [f"alter table {table.quoted} add column output jsonb;"],
@@ -231,63 +246,3 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
     if finished is not None:
         found[finished.name] = "now"
     return found
-
-
-def _error_columns(
-    table: Table, columns: Columns, notes: Notes
-) -> tuple[Column | None, tuple[Value, ...], tuple[Value, ...]]:
-    """The generation's own columns for an error: the code, what a failure writes, and what a success empties.
-
-    They are not written by a failure where a trigger may fire on any change.
-    """
-
-    def fits(column: Column) -> bool:
-        return column.is_text and not column.generated and not table.allowed(column.name)
-
-    code = columns.choose("error_code", names.OWN_CODE, fits)
-    message = columns.choose(
-        "error_message", names.OWN_MESSAGE, lambda each: fits(each) or (each.is_json and not each.generated)
-    )
-    values = [Value(code, cast("p_code", code))] if code else []
-    if message is not None:
-        document = "pg_catalog.jsonb_build_object('code', p_code, 'message', p_message)"
-        values.append(Value(message, cast(document if message.is_json else "p_message", message)))
-    others = [*(names.OWN_CODE if code else ()), *(names.OWN_MESSAGE if message else ())]
-    stale = [code, message, *(table.columns.get(each) for each in others)]
-    over = tuple(Value(each, "null") for each in stale if each is not None and not (each.not_null or each.generated))
-    firing = [each.name for each in table.triggers if each.acts and "update" in each.events and not each.columns]
-    if values and firing:
-        notes.leave_out(
-            f"error columns of {table.quoted} are not written, since {', '.join(firing)} fires on every change of a row"
-        )
-        return code, (), over
-    return code, tuple(values), over
-
-
-def _on_create(table: Table, prompt: tuple[Column, ...], taken: list[Column]) -> tuple[Value, ...]:
-    """What a first call gives: the prompt's columns, and required ones of which we know nothing else."""
-    values = []
-    for column in prompt:
-        single = len(prompt) == 1
-        if single and column.is_json and column.name != "messages":
-            source = "p_request -> 'prompt_data'"
-        elif single and column.is_text:
-            source = "coalesce(p_request #>> '{prompt_data,messages,-1,content}', p_request #>> '{prompt_data}')"
-        else:
-            arrow = "->" if column.is_json else "->>"
-            source = f"p_request -> 'prompt_data' {arrow} '{column.name}'"
-        if not column.generated:
-            values.append(Value(column, _given(source, column)))
-    known = {each.name for each in (*taken, *prompt)}
-    for column in table.columns.values():
-        if column.is_required and column.name not in known and not column.is_instant:
-            arrow = "->" if column.is_json else "->>"
-            values.append(Value(column, _given(f"p_request {arrow} '{column.name}'", column)))
-    return tuple(values)
-
-
-def _given(source: str, column: Column) -> str:
-    typed = source if column.is_text or column.kind == "jsonb" else f"({source})::{column.type}"
-    if column.default is not None:  # an absent one is the default's business
-        return f"coalesce({typed}, {column.default})"
-    return typed
