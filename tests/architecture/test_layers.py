@@ -35,7 +35,8 @@ LAYERS = {
     "worker": {"domain", "rejections", "tables"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables"},
-    "client": {"clock", "config", "domain", "recovery", "renewal", "slots", "storage", "worker"},
+    "listings": {"domain"},
+    "client": {"clock", "config", "domain", "listings", "recovery", "renewal", "slots", "storage", "worker"},
     "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
@@ -47,7 +48,7 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.ports", "domain.queue", "domain.retry"}
+DRIVEN = {"domain.drive", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
 LOOPS = {"domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
@@ -63,6 +64,8 @@ LIBRARIES = {
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
+    "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
+    "pandas": {"recovery"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
         *("storage._connection_string", "storage._function_connection"),
@@ -70,7 +73,7 @@ LIBRARIES = {
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.http"},
+    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http"},
     "supabase": {"storage.supabase"},
     "tenacity": {"providers.http"},
     "tqdm": {"recovery.progress"},
@@ -184,7 +187,7 @@ def test_loops_know_no_port_and_decisions_no_loop(name: str) -> None:
 
 @pytest.mark.parametrize("adapters", SEPARATE)
 def test_adapters_don_t_import_each_other(adapters: tuple[str, ...]) -> None:
-    """What two adapters share stands below both."""
+    """What two adapters share is below both."""
     for name in adapters:
         assert not set(ours(name)) & (set(adapters) - {name})
 
