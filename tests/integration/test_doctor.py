@@ -286,7 +286,7 @@ CHANGED: Mapping[str, tuple[str, str]] = {
     ),
     "a function of the binding that is gone": (
         "drop function ai_retry.app_last_error(uuid)",
-        "ai_retry_app.sql is not applied, or not whole: ai_retry.app_last_error missing",
+        "the binding is of an older version, or not whole: ai_retry.app_last_error missing",
     ),
     "a description that is gone": (
         "drop function ai_retry.app_describe()",
@@ -965,12 +965,13 @@ def test_command_shows_programs(migrated_database: str, provider: str) -> None:
 
 
 def test_command_without_settings_exits_with_3() -> None:
-    """Without any setting the command names the variables and exits with 3, as all commands do."""
+    """Without any setting the command names the variables and exits with 3; what did not run for that is one block."""
     result = run({}, "doctor")
 
     assert result.exit_code == 3
     assert "SUPABASE_URL is missing" in result.output
-    assert "NOT RUN   migrations" in result.output
+    assert "NOT RUN   connection, migrations, grants, " in result.output
+    assert result.output.count("the configuration is at fault") == 1
 
 
 def test_command_lets_no_control_character_through(migrated_database: str, provider: str) -> None:
