@@ -15,6 +15,7 @@ _SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
 _NOT_FOUND = 404  # also where an API has no list of models
 _AGAIN = "then run ai-retry doctor again"
 _LONGEST_REQUEST = timedelta(seconds=60)  # that servers, proxies and browsers bear as a rule
+_PAUSED = "540"  # Supabase's own status for a paused project
 _ALIKE = 0.85  # from 0 to 1; two letters of a dozen may be wrong
 
 
@@ -87,11 +88,19 @@ def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
             f"the database can't be reached: {reach}",
             f"check host and port in {variable}, that the project is not paused, and the network between",
         )
-    return Finding(
-        Check.CONNECTION,
-        f"a server answers at the address in {variable}, but the database could not be asked: {error}",
-        f"check user, password and database in {variable}, and whether the server still has connections to give",
-    )
+    problem = f"a server answers at the address in {variable}, but the database could not be asked: {error}"
+    if variable != "SUPABASE_URL":
+        remedy = (
+            f"check user, password and database in {variable}, and whether the server still has connections to give"
+        )
+    elif _PAUSED in str(error):
+        problem, remedy = f"the project is paused (HTTP {_PAUSED})", "restore it in Supabase's dashboard"
+    else:
+        remedy = (
+            f"check that {variable} is the project's own address, such as https://PROJECT.supabase.co, and that the "
+            "project is up in Supabase's dashboard"
+        )
+    return Finding(Check.CONNECTION, problem.rstrip("."), remedy)
 
 
 def clock(before: datetime, as_of: datetime, after: datetime) -> Iterator[Finding]:
