@@ -132,7 +132,9 @@ def test_dry_run_prints_the_next_command(
 
     assert f"Next: ai-retry recover --plan '{path}' --operator ada\n" in dry.stderr
     assert run(environment, "recover", "--plan", str(path), "--operator", "ada", "--yes").returncode == 0
-    assert "done      2" in run(environment, "recover", "--plan", str(path), "--dry-run").stdout.replace("  done ", "done ")
+    assert "done      2" in run(environment, "recover", "--plan", str(path), "--dry-run").stdout.replace(
+        "  done ", "done "
+    )
 
 
 def test_user_s_short_id_finds_theirs(database: psycopg.Connection, environment: Environment) -> None:
