@@ -230,7 +230,7 @@ class TestConnect:
     def test_failing_connect_closes_what_it_opened(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """When a later part can't be made, the provider's connections don't stay open."""
         closed: list[HttpAiProvider] = []
-        monkeypatch.setattr(HttpAiProvider, "close", lambda provider: closed.append(provider))
+        monkeypatch.setattr(HttpAiProvider, "close", lambda provider: closed.append(provider))  # noqa: PLW0108 (it binds)
         (tmp_path / "file").touch()
 
         with pytest.raises(NotConfigured, match="spool directory"):
