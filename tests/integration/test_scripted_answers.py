@@ -283,6 +283,9 @@ ROWS: dict[str, Good | Bad] = {
         reply(body="The trail was not found. " * 20), UNAVAILABLE, counted=True, transient=True
     ),
     "plain HTTP to a TLS port": operators(reply(400, body="<html>400 The plain HTTP…</html>"), "something else than"),
+    "plain HTTP to Go": operators(
+        reply(400, body="Client sent an HTTP request to an HTTPS server.\n"), "something else"
+    ),
     "a site without an API": operators(reply(405, body=HTML), "something else than the API answered"),
     "another address": operators(reply(405, json={"detail": "Method Not Allowed"}), "no such model or address"),
     "gone": operators(reply(410), "no such model or address"),
