@@ -143,11 +143,12 @@ def test_report_is_complete_whoever_asks(database: psycopg.Connection, connect: 
     assert told.to_frame()["outcome"].value_counts().to_dict() == {"succeeded": 3, "failed": 1}
     assert "AI_REJECTED" in repr(told)
     assert "AI_REJECTED" in told._repr_html_()
-    assert [bar.get_width() for bar in told.plot().patches] == [1, 3]
+    bars: list[Any] = list(told.plot().patches)
+    assert [bar.get_width() for bar in bars] == [1, 3]
 
 
 def test_interrupted_run_goes_on(database: psycopg.Connection, connect: Connect) -> None:
-    """After Ctrl-C the calls under way are finished, and nothing else begins; the next run does the rest."""
+    """After Ctrl-C running calls are finished, nothing else begins, a line says so, and the next run does the rest."""
     failed_generations(database, 30)
 
     def answer(_: AiCall) -> Answer:
@@ -159,13 +160,18 @@ def test_interrupted_run_goes_on(database: psycopg.Connection, connect: Connect)
     ai = ScriptedAiProvider(default=answer)
     with connect(ai) as client:
         plan = client.plan(client.find(), everything=True)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as interruption:
             plan.run(max_workers=4, operator="ada")
         called, middle = len(ai.calls), plan.report()
         end = plan.run(max_workers=4, operator="ada")
 
     assert 10 <= called <= 14
     assert middle.totals["succeeded"] == called
+    assert middle.reasons == {"left: INTERRUPTED": 30 - called}
+    assert f"{30 - called} (interrupted)" in repr(middle)
+    (note,) = interruption.value.__notes__
+    assert note.startswith(f"Interrupted after {called} of 30 generations")
+    assert note.endswith(f"plan.run() goes on with the other {30 - called}.")
     assert end.totals["succeeded"] == len(ai.calls) == 30
     rows = database.execute(
         "select counts ->> 'stopped' from public.ai_retry_recoveries order by started_at"
@@ -208,7 +214,7 @@ def test_attempt_of_a_dead_run_is_made_again(database: psycopg.Connection, conne
         plan = client.plan(client.find(), everything=True)
         with pytest.raises(Killed):
             plan.run(max_workers=1, operator="ada")
-        assert {line.code for line in plan.report().lines} <= {"NOT_FINISHED", "NOT_TRIED", None}
+        assert {line.code for line in plan.report().lines} <= {"INTERNAL", "INTERRUPTED", None}
 
         report = plan.run(max_workers=2, operator="ada")
 
@@ -280,7 +286,7 @@ def test_user_gets_no_more_than_the_quota(database: psycopg.Connection, connect:
 
 
 def test_operator_lifts_limits_by_name(database: psycopg.Connection, connect: Connect) -> None:
-    """What an operator lifts stands on each attempt with their name, the terms in the record; nothing is reset."""
+    """What an operator lifts is on each attempt with their name, the terms in the record; nothing is reset."""
     failed_generations(database, 9, users=1)
     fails = failure(FailureCode.INVALID_OUTPUT)
     with connect(ScriptedAiProvider(*[fails] * 9, default=ANSWER)) as client:
