@@ -32,7 +32,7 @@ def database(migrated_database: str) -> Iterator[psycopg.Connection]:
 
 
 class Answers:
-    """How the provider answers everybody."""
+    """How the provider answers every call."""
 
     def __init__(self) -> None:
         self.of: Callable[[Request], Script] = lambda _: chat(OUTPUT)
@@ -50,7 +50,7 @@ def answers() -> Answers:
 
 @pytest.fixture
 def provider(answers: Answers) -> Iterator[ScriptedServer]:
-    """A provider that answers everybody."""
+    """A provider that answers every call."""
     with ScriptedServer(default=answers) as provider:
         yield provider
 
@@ -79,7 +79,7 @@ def run(environment: Environment, *arguments: str | Path, answer: str = "") -> s
     )
 
 
-def test_find_tells_counts_and_the_newest(database: psycopg.Connection, environment: Environment) -> None:
+def test_find_shows_counts_and_the_newest(database: psycopg.Connection, environment: Environment) -> None:
     """``find`` prints the counts and a table; piped, without colours; with --json one object a line."""
     failed_generations(database, 3, code="AI_TIMEOUT")
     failed_generations(database, 1, model="other")
@@ -88,7 +88,7 @@ def test_find_tells_counts_and_the_newest(database: psycopg.Connection, environm
     lines = run(environment, "find", "--json")
 
     assert table.returncode == lines.returncode == 0
-    assert "3 failed, of 3 users" in table.stdout
+    assert "3 failed generations of 3 users" in table.stdout
     assert "\x1b" not in table.stdout + table.stderr
     documents = [json.loads(line) for line in lines.stdout.splitlines()]
     assert Counter(each["code"] for each in documents) == {"AI_TIMEOUT": 3, "AI_UNAVAILABLE": 1}
@@ -127,7 +127,7 @@ def test_retry_is_the_users_own(database: psycopg.Connection, environment: Envir
 
 
 def test_recover_asks_first(database: psycopg.Connection, environment: Environment, provider: ScriptedServer) -> None:
-    """``recover`` shows the plan and asks; a no, or no answer at all, changes nothing and exits with 1."""
+    """``recover`` shows the plan and asks; a no, or no terminal to ask in, changes nothing, and exits with 1."""
     failed_generations(database, 2)
 
     no, nobody = run(environment, "recover", "--all", answer="n\n"), run(environment, "recover", "--since", "7d")
@@ -137,7 +137,9 @@ def test_recover_asks_first(database: psycopg.Connection, environment: Environme
 
     yes = run(environment, "recover", "--all", "--operator", "ada", answer="y\n")
     assert yes.returncode == 0
-    assert re.search(r"succeeded +2\n", yes.stdout)
+    assert re.search(r"succeeded: +2\n", yes.stdout)
+    assert "there is no terminal to ask in; pass --yes" in nobody.stderr
+    assert "you said no" in no.stderr
     assert "\x1b" not in yes.stdout + yes.stderr
     assert "it/s" not in yes.stderr
     assert {row["operator"] for row in attempts(database)} == {"ada"}
@@ -146,7 +148,7 @@ def test_recover_asks_first(database: psycopg.Connection, environment: Environme
 def test_dry_run_is_what_a_run_does(
     database: psycopg.Connection, environment: Environment, provider: ScriptedServer, tmp_path: Path
 ) -> None:
-    """A dry run calls nobody; the plan that it kept is the plan that is run, whatever failed since."""
+    """A dry run makes no call; the plan that it kept is the plan that is run, whatever failed since."""
     failed_generations(database, 3)
     path = tmp_path / "plan.json"
 
@@ -162,7 +164,7 @@ def test_dry_run_is_what_a_run_does(
     assert len(attempts(database)) == 3
 
 
-def test_recover_tells_what_failed(database: psycopg.Connection, environment: Environment, answers: Answers) -> None:
+def test_recover_shows_what_failed(database: psycopg.Connection, environment: Environment, answers: Answers) -> None:
     """Exit code 1 when a selected generation has no session now, and the reason."""
     failed_generations(database, 1)
     answers.of = lambda _: reply(400, json={"error": {"message": "no"}})
@@ -170,7 +172,7 @@ def test_recover_tells_what_failed(database: psycopg.Connection, environment: En
     done = run(environment, "recover", "--all", "--yes")
 
     assert done.returncode == 1
-    assert "failed: AI_REJECTED" in done.stdout
+    assert re.search(r"failed: +1 \(AI_REJECTED\)", done.stdout)
 
 
 def test_operator_s_terms_are_options(database: psycopg.Connection, environment: Environment) -> None:
@@ -205,7 +207,7 @@ def test_operator_s_terms_are_options(database: psycopg.Connection, environment:
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        (["find", "--since", "yesterday"], 2, "--since must be an instant"),
+        (["find", "--since", "the other day"], 2, "--since must be how long ago"),
         (["find", "--status", "success"], 2, "Invalid value for '--status'"),
         (["why", "7"], 2, "Error: ID must be a UUID"),
         (["retry", "7"], 2, "Error: ID must be a UUID"),
@@ -291,7 +293,7 @@ def test_run_that_is_ended_goes_on(
 ) -> None:
     """Ended in the middle, and run again: the plan goes on, its report is complete, and nothing is called twice.
 
-    After a kill alone, what was under way is asked again, under the same provider key: nobody can tell what became of
+    After a kill alone, what was under way is asked again, under the same provider key: it is unknown what became of
     it, its attempt says so, and its user has nothing.
     """
     made = failed_generations(database, 40)
