@@ -36,7 +36,11 @@ LAYERS = {
     "first_calls": {"domain", "renewal", "slots"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables"},
-    "client": {"clock", "config", "domain", "first_calls", "recovery", "renewal", "slots", "storage", "worker"},
+    "listings": {"domain"},
+    "client": {
+        *("clock", "config", "domain", "first_calls", "listings", "recovery", "renewal", "slots", "storage"),
+        "worker",
+    },
     "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
@@ -48,7 +52,7 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.first_call", "domain.ports", "domain.queue", "domain.retry"}
+DRIVEN = {"domain.drive", "domain.first_call", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
 LOOPS = {"domain.first_loop", "domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
@@ -64,6 +68,8 @@ LIBRARIES = {
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
+    "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
+    "pandas": {"recovery"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
         *("storage._connection_string", "storage._function_connection"),
@@ -71,7 +77,7 @@ LIBRARIES = {
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.http"},
+    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http"},
     "supabase": {"storage.supabase"},
     "tenacity": {"providers.http"},
     "tqdm": {"recovery.progress"},
@@ -185,7 +191,7 @@ def test_loops_know_no_port_and_decisions_no_loop(name: str) -> None:
 
 @pytest.mark.parametrize("adapters", SEPARATE)
 def test_adapters_don_t_import_each_other(adapters: tuple[str, ...]) -> None:
-    """What two adapters share stands below both."""
+    """What two adapters share is below both."""
     for name in adapters:
         assert not set(ours(name)) & (set(adapters) - {name})
 

@@ -22,8 +22,8 @@ from ai_retry.client import Client
 from ai_retry.domain.model import RetryResult
 from ai_retry.flask.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.flask.schemas import (
-    GenerationPath,
-    RetryHeaders,
+    GENERATION_PATH,
+    RETRY_HEADERS,
     error_response,
     health_response,
     queued_response,
@@ -57,7 +57,7 @@ def create_blueprint(
     - ``POST /sessions/ai/{generationId}/retry`` tries a failed generation again; with ``Prefer: respond-async``
       (RFC 7240) it is accepted with 202, and a worker tries it;
     - ``DELETE /sessions/ai/{generationId}/retry`` takes back one that was accepted and is not yet begun;
-    - ``GET /sessions/ai/{generationId}`` says where it stands and whether, and when, a retry is possible;
+    - ``GET /sessions/ai/{generationId}`` returns its state, and whether, and when, a retry is possible;
     - ``GET /sessions/ai/openapi.json`` describes them; ``GET /healthz`` says that the process answers.
 
     How many provider calls run at once is the client's ``max_calls``. A slot is taken after every rule has agreed and
@@ -165,7 +165,7 @@ def _access_token() -> str:
 
 def _generation_id(text: str) -> UUID:
     try:
-        generation_id: UUID = GenerationPath().load({"generationId": text})["generation_id"]
+        generation_id: UUID = GENERATION_PATH.load({"generationId": text})["generation_id"]
     except ValidationError:
         raise Refused(INVALID_GENERATION_ID) from None
     return generation_id
@@ -175,7 +175,7 @@ def _idempotency_key() -> str | None:
     if "Idempotency-Key" not in request.headers:
         return None
     try:
-        key: str = RetryHeaders().load({"Idempotency-Key": request.headers["Idempotency-Key"]})["idempotency_key"]
+        key: str = RETRY_HEADERS.load({"Idempotency-Key": request.headers["Idempotency-Key"]})["idempotency_key"]
     except ValidationError:
         raise Refused(INVALID_IDEMPOTENCY_KEY) from None
     return key

@@ -74,7 +74,7 @@ begin
         renewable_until = v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
         abandoned_wait_seconds = (v_start -> 'abandoned_wait_seconds')::double precision,
         answer_from = (v_start ->> 'answer_from')::integer,
-        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
+        provider_outcome = case when v_calls then 'unknown' else o.provider_outcome end
       where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
         and o.number = (v_start -> 'number')::integer;
     v_applied := found;
@@ -121,5 +121,5 @@ grant execute on function public.ai_retry_begin(text) to service_role;
 comment on function public.ai_retry_begin(text) is
   'Closes what is over for a user; then opens an attempt, or turns the queued one to running; with create, the first one of '
   'a generation that it creates through the binding: refused says what refused that. An attempt that uses a '
-  'stored answer calls nobody: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
+  'stored answer makes no call: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
   'version, the age, a ceiling or the route is not as the change expects.';
