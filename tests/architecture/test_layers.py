@@ -38,8 +38,7 @@ LAYERS = {
     "recovery": {"domain", "rejections", "slots", "tables"},
     "listings": {"domain"},
     "client": {
-        *("clock", "config", "domain", "first_calls", "listings", "recovery", "renewal", "slots", "storage"),
-        "worker",
+        *("clock", "config", "domain", "first_calls", "listings", "recovery", "renewal", "slots", "storage", "worker"),
     },
     "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
     "problems": {"domain", "auth"},
@@ -52,7 +51,9 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.first_call", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
+DRIVEN = {
+    *("domain.drive", "domain.first_call", "domain.listing", "domain.ports", "domain.queue", "domain.retry"),
+}
 LOOPS = {"domain.first_loop", "domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.

@@ -76,7 +76,7 @@ def _run(
     except (ContextMissing, NotConfigured) as error:
         fault = error
     else:
-        if proposal is not None:
+        if proposal is not None:  # it was asked which routes are open
             context = replace(context, unavailable=proposal.unavailable, recovering=proposal.recovering)
         return (yield from attempt.run(context))
     return (yield from attempt.end(lambda now: first.unreadable(now, change, fault, setting.policy.quota), fault))

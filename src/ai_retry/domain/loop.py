@@ -156,11 +156,6 @@ class RunningAttempt:
         failed = self._noted(replace(result, invalid=None), context, duration)
         return (yield from self._failed(failed, duration))
 
-    def end(self, decide: Callable[[Found], Settle], error: AiRetryError) -> Loop[Ended]:
-        """Settle as decided, without a call."""
-        yield from self._settle(decide)
-        return Ended(error=error)
-
     def _keyed(self, context: Context) -> Context:
         """Name the questions of further routes: what came of each, only its own calls show."""
         routes = [each for each in self._setting.reader.routes(context) if each != self._route]
@@ -168,6 +163,11 @@ class RunningAttempt:
 
     def _noted(self, result: _Result, context: Context, duration: timedelta) -> _Result:
         return noted(result, duration=duration, model=context.model, route=self._route)
+
+    def end(self, decide: Callable[[Found], Settle], error: AiRetryError) -> Loop[Ended]:
+        """Settle as decided, without a call."""
+        yield from self._settle(decide)
+        return Ended(error=error)
 
     def _answered(self, answer: Answer, answer_from: int | None, duration: timedelta | None) -> Loop[Ended]:
         def decide(now: Found) -> Settle:

@@ -240,8 +240,8 @@ class Attempt:
     operator_fault: bool = False  # its failure's
     context_reader: str | None = None  # the reader with which its retry was accepted; None: any may read its context
     answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls the provider
-    request_digest: str | None = None  # of the request that created the generation, with a first call of ours
     in_doubt: Sequence[str | None] | None = None  # routes of its calls whose outcome is unknown; None: not known which
+    request_digest: str | None = None  # of the request that created the generation, with a first call of ours
 
     @property
     def passes(self) -> bool:
