@@ -1,6 +1,6 @@
 """The methods of ai-retry, over the parts that it was given. ``bootstrap.connect`` builds a client from settings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -12,14 +12,16 @@ from ai_retry.domain.calls import route_name
 from ai_retry.domain.change import Discard
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import Context, RetryResult, Waiver
-from ai_retry.domain.names import as_uuid, check_operator
+from ai_retry.domain.model import Context, RetryResult
+from ai_retry.domain.names import WaiverWord, as_uuid, check_operator
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry, QueueState
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
+from ai_retry.first_calls import FirstCalls
+from ai_retry.listings import Listings
 from ai_retry.recovery.methods import RecoveryMethods
 from ai_retry.recovery.parts import Parts
 from ai_retry.renewal import LeaseRenewer
@@ -28,8 +30,8 @@ from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 
-class Client(RecoveryMethods):
-    """Retries generations with what it was given; ``connect`` makes one from settings.
+class Client(FirstCalls, Listings, RecoveryMethods):
+    """Makes first calls of generations, and retries, with what it was given; ``connect`` makes one from settings.
 
     Safe to share between threads. Close it, or use it as a context manager, to give back connections.
     """
@@ -79,7 +81,7 @@ class Client(RecoveryMethods):
         generation_id: UUID | str,
         *,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = frozenset(),
+        waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
     ) -> RetryResult:
@@ -115,7 +117,7 @@ class Client(RecoveryMethods):
         generation_id: UUID | str,
         *,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = frozenset(),
+        waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
     ) -> QueuedRetry | RetryResult:

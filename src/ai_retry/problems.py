@@ -95,7 +95,7 @@ def problem_of(error: Exception) -> Problem:
                 http_status=error.http_status,
                 message=str(error),
                 retry_after=_wait_of(error),
-                details=error.details,
+                details=error.details | ({"generation_id": error.generation_id} if error.generation_id else {}),
             )
     return INTERNAL
 

@@ -52,6 +52,7 @@ EVERYTHING = HOSTED | {
     "AI_RETRY_DEADLINE_SECONDS": "20",
     "AI_RETRY_LEASE_SECONDS": "45",
     "AI_RETRY_SETTLE_MARGIN_SECONDS": "6",
+    "AI_RETRY_LEFT_BEHIND_SECONDS": "1200",
     "AI_RETRY_MAX_QUEUED_SECONDS": "43200",
     "AI_RETRY_MAX_ABANDONED": "2",
     "AI_RETRY_OUTAGE_CAP_SECONDS": "20",
@@ -125,6 +126,7 @@ def test_every_variable_is_read() -> None:
             deadline=timedelta(seconds=20),
             lease=timedelta(seconds=45),
             settle_margin=timedelta(seconds=6),
+            left_behind=timedelta(minutes=20),
             max_queued=timedelta(hours=12),
             max_abandoned=2,
             outage_cap=timedelta(seconds=20),
@@ -245,7 +247,7 @@ def test_malformed_base_url_asks_for_no_key() -> None:
 
 
 def test_numbers_must_work_together() -> None:
-    """The policy's own rules are told in the same error."""
+    """The policy's own rules are reported in the same error."""
     told = problems({"AI_RETRY_LEASE_SECONDS": "5"})
 
     assert "AI_RETRY_*: lease must be longer than settle_margin" in told
@@ -312,7 +314,7 @@ def test_reserved_field_of_extra_body_is_named(name: str) -> None:
 
 @given(st.dictionaries(st.sampled_from([*EVERYTHING, "AI_AUTH_HEADER"]), st.text()))
 def test_any_text_gives_settings_or_one_error(environ: dict[str, str]) -> None:
-    """Whatever stands in the variables, nothing but the one error comes out."""
+    """Whatever is in the variables, nothing but the one error comes out."""
     with suppress(NotConfigured):
         Settings.from_env(environ)
 

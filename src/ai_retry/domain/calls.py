@@ -59,10 +59,11 @@ def noted(
 
 
 def _filled(call: ProviderCall, provider: str | None, model: str | None, route: str | None) -> ProviderCall:
-    found = (call.provider or provider, call.model or model, call.route or route)
-    if found == (call.provider, call.model, call.route):
+    known = (call.provider, call.model, call.route, call.outcome)
+    filled = (call.provider or provider, call.model or model, call.route or route, call.provider_outcome)
+    if filled == known:
         return call
-    return replace(call, provider=found[0], model=found[1], route=found[2])
+    return replace(call, provider=filled[0], model=filled[1], route=filled[2], outcome=filled[3])
 
 
 def joined(earlier: Sequence[Failure], last: Answer | Failure) -> Answer | Failure:
@@ -82,11 +83,11 @@ def joined(earlier: Sequence[Failure], last: Answer | Failure) -> Answer | Failu
     failures = [*earlier, last]
     passing = [each for each in failures if each.passes]
     waits = [each.retry_after for each in passing]
-    telling = ([each for each in failures if each.counted] or passing or failures)[-1]
+    leading = ([each for each in failures if each.counted] or passing or failures)[-1]
     return replace(
-        telling,
-        transient=telling.transient or bool(passing),
-        operator_fault=telling.operator_fault and not passing,
+        leading,
+        transient=leading.transient or bool(passing),
+        operator_fault=leading.operator_fault and not passing,
         certainly_not_generated=all(each.certainly_not_generated for each in failures),
         retry_after=min((each for each in waits if each is not None), default=None) if all(waits) else None,
         usage=usage,

@@ -1,12 +1,17 @@
-"""The names that callers give: ids, idempotency keys, and their own. Checked before anything is read.
+"""The names that callers give: ids, idempotency keys, limits to lift, and their own. Checked before anything is read.
 
 A key that begins with ``plan:`` belongs to a recovery plan: its attempts are found, reported and priced by it. So only
 recovery makes such keys, as ``PlanKey``. A limit is lifted by a person whose name is recorded, or it is not lifted.
 """
 
 from collections.abc import Collection
-from typing import Self
+from typing import Literal, Self, TypeAlias
 from uuid import UUID
+
+from ai_retry.domain.model import Waiver
+
+WaiverWord: TypeAlias = Waiver | Literal["backoff", "quota"]
+"""How callers name a limit that an operator lifts."""
 
 PLAN_PREFIX = "plan:"  # the SQL function that finds a plan's attempts reads it too
 _LONGEST = 255  # characters
@@ -48,7 +53,7 @@ def check_key(idempotency_key: str | None) -> None:
     """
     if idempotency_key is None:
         return
-    _check_readable(idempotency_key, "idempotency_key")
+    check_readable(idempotency_key, "idempotency_key")
     if idempotency_key.startswith(PLAN_PREFIX) and not isinstance(idempotency_key, PlanKey):
         raise ValueError(f"idempotency_key must not begin with {PLAN_PREFIX}, which marks the attempts of plans")
 
@@ -66,16 +71,33 @@ def check_operator(operator: str | None, *, lifted: Collection[str] = ()) -> Non
     if lifted and not (operator and operator.strip()):
         raise ValueError(f"operator must be given with {' and '.join(lifted)}: a limit is lifted by name, and recorded")
     if operator is not None:
-        _check_readable(operator, "operator")
+        check_readable(operator, "operator")
         if not operator.strip():
             raise ValueError("operator must not be blank")
 
 
-def lifting(*, waive: Collection[str], charge: bool) -> list[str]:
+def as_waivers(waive: Collection[WaiverWord]) -> frozenset[Waiver]:
+    """Accept limits to lift as ``Waiver`` or as words.
+
+    Raises:
+        ValueError: names the argument and what it may be.
+    """
+    known: frozenset[str] = frozenset(Waiver)
+    if isinstance(waive, str) or not set(waive) <= known:
+        raise ValueError(f"waive must be a set of {', '.join(sorted(known))}; nothing else can be lifted")
+    return frozenset(Waiver(each) for each in waive)
+
+
+def lifting(*, waive: Collection[WaiverWord], charge: bool) -> list[str]:
     """List the arguments of a retry that lift a limit, as the caller wrote them."""
     return [*(["waive"] if waive else []), *([] if charge else ["charge=False"])]
 
 
-def _check_readable(text: str, name: str) -> None:
+def check_readable(text: str, name: str) -> None:
+    """Refuse what can't be read in a log.
+
+    Raises:
+        ValueError: names the argument.
+    """
     if not (text.isprintable() and 1 <= len(text) <= _LONGEST):
         raise ValueError(f"{name} must have 1 to {_LONGEST} printable characters")

@@ -103,6 +103,16 @@ class UnreadableRow:
         return f"{self.column or 'the row'} {self.reason}"
 
     @property
+    def can_retry(self) -> bool:
+        """Whether a retry would begin now: never."""
+        return False
+
+    @property
+    def code(self) -> str:
+        """The code of the refusal."""
+        return NotConfigured.code
+
+    @property
     def verdict(self) -> "Verdict":
         """What a retry would be answered."""
         return Verdict(Decision.NEVER, NotConfigured(f"generation {self.generation_id} can't be read: {self.problem}"))
@@ -160,7 +170,7 @@ class RecoveryStorage(Protocol):
         """Read a page of at most ``page`` failed generations, newest first; it may be short, since no read is long.
 
         Pages follow each other by ``before``: no generation comes twice, and one that stays as it is is not left out.
-        A page is bounded in bytes, too, and a row that can't be understood stands in its place. With a page of 0 it
+        A page is bounded in bytes, too, and a row that can't be understood keeps its place. With a page of 0 it
         returns only its time.
         """
         ...

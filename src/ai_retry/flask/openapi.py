@@ -112,7 +112,8 @@ def _domain_codes() -> Iterator[tuple[int, str]]:
     for each in vars(errors).values():
         if not isinstance(each, type) or not issubclass(each, errors.AiRetryError):
             continue
-        if isinstance(vars(each).get("code"), str) and not issubclass(each, errors.RetryEnded):  # a worker's own
+        elsewhere = issubclass(each, errors.RetryEnded | errors.IdempotencyConflict)  # a worker's, and a first call's
+        if isinstance(vars(each).get("code"), str) and not elsewhere:
             yield each.http_status, each.code
     for code in FailureCode:
         if code is not FailureCode.LEASE_LOST:  # answered as the error of that name
@@ -146,18 +147,18 @@ def _cancel() -> dict[str, Any]:
         "description": _ABOUT_CANCEL,
         "security": [{"accessToken": []}],
         "parameters": [{"in": "path", "schema": GenerationPath}],
-        "responses": {"200": _json("Where it stands now.", StatusResponse), **_problems(cancel_codes())},
+        "responses": {"200": _json("Its state now.", StatusResponse), **_problems(cancel_codes())},
     }
 
 
 def _status() -> dict[str, Any]:
     return {
         "operationId": "getGeneration",
-        "summary": "Read where a generation stands, and whether a retry is possible",
+        "summary": "Read a generation's state, and whether a retry is possible",
         "description": _ABOUT_STATUS,
         "security": [{"accessToken": []}],
         "parameters": [{"in": "path", "schema": GenerationPath}],
-        "responses": {"200": _json("Where it stands.", StatusResponse), **_problems(status_codes())},
+        "responses": {"200": _json("Its state.", StatusResponse), **_problems(status_codes())},
     }
 
 

@@ -1,6 +1,6 @@
 """Asks an OpenAI-compatible provider over HTTP: one request loop under one deadline.
 
-What an answer means is judged in ``classify``, by the table in ``signals``; how time is kept stands in ``deadline``.
+What an answer means is judged in ``classify``, by the table in ``signals``; ``deadline`` keeps the time.
 Waits that do not fit into the call are not made here: they are handed up as ``Failure.retry_after``.
 """
 
@@ -31,7 +31,7 @@ from ai_retry.providers.arguments import check_headers, check_url, require
 from ai_retry.providers.classify import Ending, Reply, classify
 from ai_retry.providers.question import Question, question, secrets_in
 from ai_retry.providers.redaction import Redactor
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import Signal
 
 OPENROUTER = "https://openrouter.ai/api/v1"  # OpenRouter, API reference
 
@@ -104,14 +104,12 @@ class HttpAiProvider:
         require(not reserved, f"extra_body {reserved}")
         self._format = ResponseFormat(response_format)
         self._extra_body = dict(extra_body or {})
-        self._base_url = base_url.rstrip("/")
-        self._model = model
+        self._base_url, self._model = base_url.rstrip("/"), model
         headers, auth = {**_HEADERS, **(headers or {})}, KeyAuth(auth_header, api_key)
         check_headers(headers)
         check_headers(auth.headers)
         self._secrets = [*secrets_in(headers), *([api_key] if api_key else [])]
-        self._max_body_bytes = max_body_bytes
-        self._max_requests = max_requests
+        self._max_body_bytes, self._max_requests = max_body_bytes, max_requests
         self._clock = clock
         self._adapter = DeadlineAdapter(pool_size=pool_size)
         url = f"{self._base_url}/chat/completions"
@@ -176,7 +174,9 @@ class HttpAiProvider:
     ) -> tuple[Question, requests.PreparedRequest] | Failure:
         """Build the request, once: its repeats are the same to the byte."""
         if model is None:
-            return _failure(signals.UNSENDABLE, "neither the context nor the configuration names a model")
+            return signals.UNSENDABLE.failure(
+                "neither the context nor the configuration names a model", wire_requests=0
+            )
         try:
             asked = question(context, model=model, response_format=self._format, extra_body=self._extra_body)
             body = json.dumps(asked.body, allow_nan=False).encode()
@@ -186,7 +186,7 @@ class HttpAiProvider:
             problem = str(error.details["problem"])
         except (TypeError, ValueError, RecursionError, OSError) as error:
             problem = f"it can't be written ({type(error).__name__})"
-        return _failure(signals.UNSENDABLE, problem, model)
+        return signals.UNSENDABLE.failure(problem, model=model, wire_requests=0)
 
     def _repeat(self, send: Callable[[], _Outcome], deadline: Deadline, seconds: float) -> _Outcome:
         """Send, and again while that is free, useful and in time; most calls are sent once, and need no more."""
@@ -225,7 +225,7 @@ class HttpAiProvider:
             return judge(reply), reply.status
         except Exception as error:  # noqa: BLE001 (the port promises GenerationFailed alone, and garbage may raise anything)
             sent = deadline.sent > before
-            return _failure(_signal_of(error, deadline, sent=sent), type(_origin(error)).__name__), None
+            return _signal_of(error, deadline, sent=sent).failure(type(_origin(error)).__name__), None
 
     def _read(self, response: requests.Response) -> Reply:
         body, ending = bytearray(), Ending.WHOLE
@@ -271,15 +271,3 @@ def _origin(error: BaseException) -> BaseException:
             break
         error = inner
     return error
-
-
-def _failure(signal: Signal, detail: str, model: str | None = None) -> Failure:
-    return Failure(
-        code=signal.code,
-        reason=f"{signal.shows}: {detail}"[:300],
-        transient=signal.transient,
-        certainly_not_generated=signal.not_generated,
-        operator_fault=signal.operator_fault,
-        model=model,
-        wire_requests=0,
-    )

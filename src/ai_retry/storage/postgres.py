@@ -1,8 +1,8 @@
 """``Storage`` over a direct PostgreSQL connection, with psycopg.
 
 Every call is one statement in autocommit, so it works through a transaction pooler too: no session state matters. A
-worker listens where that can last, on a connection of its own. What the functions mean stands in ``functions``, how one
-is called in ``_function_connection``.
+worker listens where that can last, on a connection of its own. ``functions`` says what each function means,
+``_function_connection`` how one is called.
 """
 
 import logging
@@ -85,7 +85,7 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
         leave_connections_in_forks(self)
 
     def __repr__(self) -> str:
-        """Tell the pool's size, not where it connects."""
+        """Show the pool's size, not where it connects."""
         return f"PostgresStorage(max_connections={self._pool.max_size})"
 
     def listening(self, heard: Callable[[], object]) -> AbstractContextManager[None]:
