@@ -154,11 +154,17 @@ def context_reader(settings: Settings, given: ContextFrom | None = None) -> Cont
     Raises:
         NotConfigured: the settings name what can't be imported or called; says what to do.
     """
-    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
-
     named = settings.context_from
     reader = given or (imported_reader(named) if named is not None else stored_context)
-    return usable_context(reader, models=settings.ai_models, default_model=settings.ai_model, check_schema=schema_of)
+    return usable_context(
+        reader, models=settings.ai_models, default_model=settings.ai_model, check_schema=_check_schema
+    )
+
+
+def _check_schema(schema: Mapping[str, Any]) -> None:
+    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema: not every app needs it
+
+    schema_of(schema)
 
 
 def imported_reader(name: str) -> ContextFrom:
