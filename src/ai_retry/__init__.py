@@ -1,38 +1,39 @@
 """Retries failed AI generations on Supabase: nothing twice, nothing lost.
 
 ``connect()`` wires everything from the environment; ``retry_generation`` is the pure domain function for those who
-bring their own storage, provider and clock. Importing this package imports only the domain.
+bring their own storage, provider and clock. Importing this package imports nothing else: each name is imported when it
+is first asked for.
 """
 
-from typing import TYPE_CHECKING
-
-from ai_retry.domain.errors import (
-    AiRetryError,
-    GenerationFailed,
-    GenerationNotFound,
-    NotConfigured,
-    RetryRefused,
-    StorageFailure,
-)
-from ai_retry.domain.model import (
-    Answer,
-    Context,
-    Failure,
-    FailureCode,
-    Generation,
-    QuotaRule,
-    RetryResult,
-    Waiver,
-)
-from ai_retry.domain.outlook import Outlook
-from ai_retry.domain.policy import RetryPolicy
-from ai_retry.domain.reader import ContextFrom
-from ai_retry.domain.retry import retry_generation, retry_status
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ai_retry.client import Client
     from ai_retry.config import Settings
+    from ai_retry.domain.errors import (
+        AiRetryError,
+        GenerationFailed,
+        GenerationNotFound,
+        NotConfigured,
+        RetryRefused,
+        StorageFailure,
+    )
+    from ai_retry.domain.model import (
+        Answer,
+        Context,
+        Failure,
+        FailureCode,
+        Generation,
+        QuotaRule,
+        RetryResult,
+        Waiver,
+    )
+    from ai_retry.domain.outlook import Outlook
+    from ai_retry.domain.policy import RetryPolicy
     from ai_retry.domain.ports import AiProvider
+    from ai_retry.domain.reader import ContextFrom
+    from ai_retry.domain.retry import retry_generation, retry_status
     from ai_retry.problems import Problem
 
 __all__ = [
@@ -58,9 +59,20 @@ __all__ = [
     "retry_status",
 ]
 
+_HOMES = ("domain.errors", "domain.model", "domain.policy", "domain.outlook", "domain.retry")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for."""
+    for home in _HOMES if name in __all__ else ():
+        module = import_module(f"ai_retry.{home}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 def connect(
-    settings: "Settings | None" = None, *, context_from: ContextFrom | None = None, ai: "AiProvider | None" = None
+    settings: "Settings | None" = None, *, context_from: "ContextFrom | None" = None, ai: "AiProvider | None" = None
 ) -> "Client":
     """Make a client from the environment, or from ``settings``; see ``ai_retry.bootstrap.connect``."""
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
