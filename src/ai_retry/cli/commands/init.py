@@ -42,9 +42,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--database-url", help="The database, as the owner of the app's tables; else DATABASE_URL.")
 @click.option("--dir", "directory", default="supabase", type=click.Path(path_type=Path), show_default=True)
 @click.option("--yes", is_flag=True, help="Ask nothing: take the guesses, and list them.")
-@click.option(
-    "--upgrade", is_flag=True, help="Write ours if it differs, and of the binding only what it lacks."
-)
+@click.option("--upgrade", is_flag=True, help="Write ours if it differs, and of the binding only what it lacks.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.option("--config", default="ai-retry.toml", type=_FILE, show_default=True, help="Answers, read and written.")
 @click.option("--example-output", type=_FILE, metavar="FILE", help="What the provider answers, for the rehearsal.")
