@@ -33,11 +33,15 @@ LAYERS = {
     "renewal": {"domain"},
     "rejections": {"domain"},
     "worker": {"domain", "rejections", "tables"},
+    "first_calls": {"domain", "renewal", "slots"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables"},
     "listings": {"domain"},
-    "client": {"clock", "config", "domain", "listings", "recovery", "renewal", "slots", "storage", "worker"},
-    "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
+    "client": {
+        *("clock", "config", "domain", "first_calls", "listings", "recovery", "renewal", "slots", "storage", "worker"),
+    },
+    "bootstrap": {"client", "worker", "domain", "imported", "storage", "providers", "auth", "clock", "config"},
+    "imported": {"domain"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
     "cli": {
@@ -48,8 +52,8 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
-LOOPS = {"domain.loop", "domain.queue_loop"}
+DRIVEN = {"domain.drive", "domain.first_call", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
+LOOPS = {"domain.first_loop", "domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
 SEPARATE = [("storage.postgres", "storage.supabase")]
@@ -68,7 +72,7 @@ LIBRARIES = {
     "pandas": {"recovery"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
-        *("storage._connection_string", "storage._function_connection"),
+        *("storage._connection_string", "storage._function_connection", "storage.listening"),
     },
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},

@@ -176,8 +176,12 @@ class Plan:
         users = len({user for user, _ in self.selected})
         return f"Plan {self.id}: {count_of(len(self.selected), 'generation')} of {count_of(users, 'user')}"
 
+    def text(self, width: int | None = None) -> str:
+        """Write the plan for people, with lines of at most so many characters; reads nothing."""
+        return f"{self._title()}\n\n{text_table(('what', 'which', 'value'), self._rows(), width=width)}"
+
     def __repr__(self) -> str:
-        return f"{self._title()}\n\n{text_table(('what', 'which', 'value'), self._rows())}"
+        return self.text()
 
     def _repr_html_(self) -> str:
         return html_table(("what", "which", "value"), self._rows(), caption=self._title())

@@ -20,7 +20,7 @@ def rehearsed(database_url: str, output: Any) -> Rehearsal:
         with psycopg.connect(conninfo, **options) as connection:
             return rehearse(connection, output=output)
     except psycopg.Error as error:
-        return Rehearsal((), (), (f"the connection was lost, or refused ({error.sqlstate})",))
+        return Rehearsal((), (), (f"the connection was lost, or refused ({error.sqlstate or 'lost'})",))
 
 
 def refusals(rehearsal: Rehearsal) -> Iterator[Finding]:
