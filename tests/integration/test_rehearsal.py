@@ -54,7 +54,7 @@ def test_rehearsal_leaves_nothing(owner: psycopg.Connection) -> None:
 
 
 def test_rehearsal_uses_what_failed(migrated_database: str, owner: psycopg.Connection) -> None:
-    """As the service role, which can insert nothing, failed generations are used, and are as they were."""
+    """As the service role, which can insert no user, failed generations are used, and are as they were."""
     ((user_id, _),) = failed_generations(owner, 1)
     failed_generations_of(owner, [user_id])
     before = owner.execute("select g from public.generations g").fetchall()
@@ -163,6 +163,7 @@ def test_what_lets_one_retry_run_is_noted(owner: psycopg.Connection) -> None:
 def test_two_of_one_user_need_a_second_generation(migrated_database: str, owner: psycopg.Connection) -> None:
     """Where there is none, and the role may insert none, it is said that two at once were not tried."""
     failed_generations(owner, 1)
+    owner.execute("revoke insert on public.generations from service_role")
 
     with psycopg.connect(f"{migrated_database}?options=-c%20role%3Dservice_role", autocommit=True) as service:
         rehearsal = rehearse(service)
