@@ -21,6 +21,7 @@ from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.ports import AiProvider, Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, place_of, read_context
+from ai_retry.recovery.methods import Diagnosis
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
@@ -32,7 +33,11 @@ _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and shor
 
 
 def connect(
-    settings: Settings | None = None, *, context_from: ContextFrom | None = None, ai: AiProvider | None = None
+    settings: Settings | None = None,
+    *,
+    context_from: ContextFrom | None = None,
+    ai: AiProvider | None = None,
+    doctor: Callable[[], Diagnosis] | None = None,
 ) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
@@ -43,6 +48,7 @@ def connect(
         context_from: reads what to ask out of a generation; its models and schemas are checked all the same. None:
             what the settings name (``AI_RETRY_CONTEXT_FROM``), else ``stored_context``.
         ai: which provider is called, and is the caller's to close; None: those that the settings name.
+        doctor: examines the set-up, for ``Client.doctor``; ``ai_retry.connect`` passes one.
 
     Raises:
         NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` can't be
@@ -71,6 +77,7 @@ def connect(
             context_from=reader,
             max_calls=settings.max_calls,
             spool=spool,
+            doctor=doctor,
             on_close=opened.pop_all().close,
         )
 

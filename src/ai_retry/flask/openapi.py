@@ -93,7 +93,10 @@ def retry_codes() -> Codes:
 def status_codes() -> Codes:
     """Every error code of the status, by HTTP status: reading can't go wrong in more ways."""
     edge = ((each.http_status, each.code) for each in EDGE_PROBLEMS if each is not INVALID_IDEMPOTENCY_KEY)
-    reading = (errors.GenerationNotFound, errors.NotConfigured, errors.StorageUnavailable)
+    reading = (
+        *(errors.GenerationNotFound, errors.NotConfigured, errors.StorageUnavailable),
+        *(errors.Unauthenticated, errors.AuthUnavailable),
+    )
     return _by_status([*((each.http_status, each.code) for each in reading), *edge])
 
 
