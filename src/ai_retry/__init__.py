@@ -18,9 +18,11 @@ from ai_retry.domain.errors import (
     ContextMissing,
     GenerationFailed,
     GenerationNotFound,
+    IdempotencyConflict,
     LeaseLost,
     NotConfigured,
     QuotaExhausted,
+    RetryCancelled,
     RetryEnded,
     RetryExpired,
     RetryInProgress,
@@ -65,8 +67,9 @@ if TYPE_CHECKING:
     from ai_retry.client import Client
     from ai_retry.clock import SystemClock
     from ai_retry.config import Settings
+    from ai_retry.domain.listing import GenerationPage
     from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
-    from ai_retry.domain.recovery import Decision, RecoveryStorage
+    from ai_retry.domain.recovery import Decision, RecoveryStorage, UnreadableRow
     from ai_retry.problems import Problem
     from ai_retry.providers.fallback import FallbackProvider
     from ai_retry.providers.function import FunctionProvider
@@ -110,8 +113,10 @@ __all__ = [
     "Generation",
     "GenerationFailed",
     "GenerationNotFound",
+    "GenerationPage",
     "GenerationStatus",
     "HttpAiProvider",
+    "IdempotencyConflict",
     "LeaseLost",
     "NotConfigured",
     "Outcome",
@@ -129,6 +134,7 @@ __all__ = [
     "Report",
     "ReportLine",
     "ResponseFormat",
+    "RetryCancelled",
     "RetryEnded",
     "RetryExpired",
     "RetryInProgress",
@@ -153,6 +159,7 @@ __all__ = [
     "TokenVerifier",
     "TooManyParallel",
     "Unauthenticated",
+    "UnreadableRow",
     "Usage",
     "Waiver",
     "Worker",
@@ -177,6 +184,7 @@ _LAZY: Final = {
     "Found": "recovery.found",
     "FoundGeneration": "recovery.generation",
     "FunctionProvider": "providers.function",
+    "GenerationPage": "domain.listing",
     "HttpAiProvider": "providers.http",
     "Plan": "recovery.plan",
     "Problem": "problems",
@@ -192,6 +200,7 @@ _LAZY: Final = {
     "Summary": "recovery.summary",
     "SystemClock": "clock",
     "TokenVerifier": "auth",
+    "UnreadableRow": "domain.recovery",
     "Worker": "worker",
     "settle": "bootstrap",
     "verifier": "bootstrap",

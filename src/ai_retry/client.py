@@ -20,6 +20,8 @@ from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry, QueueState
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
+from ai_retry.first_calls import FirstCalls
+from ai_retry.listings import Listings
 from ai_retry.recovery.methods import Diagnosis, RecoveryMethods
 from ai_retry.recovery.parts import Parts
 from ai_retry.renewal import LeaseRenewer
@@ -28,8 +30,8 @@ from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 
-class Client(RecoveryMethods):
-    """Retries generations with what it was given; ``connect`` makes one from settings.
+class Client(FirstCalls, Listings, RecoveryMethods):
+    """Makes first calls of generations, and retries, with what it was given; ``connect`` makes one from settings.
 
     Safe to share between threads. Close it, or use it as a context manager, to give back connections.
     """

@@ -1,4 +1,4 @@
-"""Tables for people, in a terminal and in a notebook. A cell's content may come from anybody."""
+"""Tables for people, in a terminal and in a notebook. The content of a cell may come from anyone."""
 
 import html
 from collections.abc import Collection, Sequence

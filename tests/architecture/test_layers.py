@@ -39,10 +39,17 @@ LAYERS = {
     "renewal": {"domain"},
     "rejections": {"domain"},
     "worker": {"domain", "rejections", "tables"},
+    "first_calls": {"domain", "renewal", "slots"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables"},
-    "client": {"clock", "config", "domain", "recovery", "renewal", "slots", "storage", "worker"},
-    "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config", "recovery"},
+    "listings": {"domain"},
+    "client": {
+        *("clock", "config", "domain", "first_calls", "listings", "recovery", "renewal", "slots", "storage", "worker"),
+    },
+    "bootstrap": {
+        *("client", "worker", "domain", "imported", "storage", "providers", "auth", "clock", "config", "recovery"),
+    },
+    "imported": {"domain"},
     "problems": {"domain"},
     "flask": {"auth", "client", "domain", "problems"},
     "cli": {
@@ -53,8 +60,8 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.ports", "domain.queue", "domain.retry"}
-LOOPS = {"domain.loop", "domain.queue_loop"}
+DRIVEN = {"domain.drive", "domain.first_call", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
+LOOPS = {"domain.first_loop", "domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
 SEPARATE = [("storage.postgres", "storage.supabase")]
@@ -69,16 +76,16 @@ LIBRARIES = {
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
-    "matplotlib": {"recovery.found", "recovery.pictures", "recovery.report"},  # for type checkers, and when asked for
-    "pandas": {"recovery.found", "recovery.report"},
+    "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
+    "pandas": {"recovery"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
-        *("storage._connection_string", "storage._function_connection"),
+        *("storage._connection_string", "storage._function_connection", "storage.listening"),
     },
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.http"},
+    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http"},
     "supabase": {"storage.supabase"},
     "tenacity": {"providers.http"},
     "tqdm": {"recovery.progress"},
@@ -192,7 +199,7 @@ def test_loops_know_no_port_and_decisions_no_loop(name: str) -> None:
 
 @pytest.mark.parametrize("adapters", SEPARATE)
 def test_adapters_don_t_import_each_other(adapters: tuple[str, ...]) -> None:
-    """What two adapters share stands below both."""
+    """What two adapters share is below both."""
     for name in adapters:
         assert not set(ours(name)) & (set(adapters) - {name})
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -21,10 +21,13 @@ import psycopg
 import pytest
 
 from ai_retry.client import Client
+from ai_retry.clock import SystemClock
 from ai_retry.domain.errors import RetryRefused, StorageUnavailable
 from ai_retry.domain.model import Answer, Failure, FailureCode, QuotaRule, Usage
 from ai_retry.domain.policy import RetryPolicy
+from ai_retry.providers.http import HttpAiProvider
 from ai_retry.testing.ai import AiCall, ScriptedAiProvider
+from ai_retry.testing.provider import Script, ScriptedServer, reply
 from tools.outage import attempts, failed_generations, recovering_client
 
 ANSWER = Answer(output={"title": "x"}, usage=Usage(total_tokens=100, cost=Decimal("0.002")))
@@ -283,7 +286,7 @@ def test_user_gets_no_more_than_the_quota(database: psycopg.Connection, connect:
 
 
 def test_operator_lifts_limits_by_name(database: psycopg.Connection, connect: Connect) -> None:
-    """What an operator lifts stands on each attempt with their name, the terms in the record; nothing is reset."""
+    """What an operator lifts is on each attempt with their name, the terms in the record; nothing is reset."""
     failed_generations(database, 9, users=1)
     fails = failure(FailureCode.INVALID_OUTPUT)
     with connect(ScriptedAiProvider(*[fails] * 9, default=ANSWER)) as client:
@@ -413,6 +416,45 @@ def test_operators_fault_stops(database: psycopg.Connection, connect: Connect) -
 
     assert report.stopped == "OPERATOR_NEEDED"
     assert len(ai.calls) <= 5
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (
+            reply(400, json={"error": {"message": "No", "type": "invalid_request_error", "param": "response_format"}}),
+            "a parameter of this deployment is not accepted (HTTP 400, invalid_request_error): response_format",
+        ),
+        (
+            reply(400, json={"error": {"message": "Unsupported parameter: 'top_k'"}}),
+            "a parameter of this deployment is not accepted (HTTP 400): top_k",
+        ),
+        (reply(429, json={"error": "Your team has used all available credits."}), "no credit"),
+        (reply(body="<!DOCTYPE html><html>Log in</html>"), "a web page answered, not the API"),
+        (reply(json={"error": "Unexpected endpoint or method."}), "something else than the API answered"),
+        (reply(400, json={"error": {"message": "Model Not Exist"}}), "there is no such model or address"),
+    ],
+)
+def test_operators_fault_is_read_off_the_wire(
+    database: psycopg.Connection, connect: Connect, script: Script, says: str
+) -> None:
+    """What the operator has to change stops a plan after a few calls, uses up nothing, and ``why`` names it."""
+    schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    prompt = {"messages": [{"role": "user", "content": "Plan"}], "response_schema": schema}
+    failed_generations(database, 12, prompt_data=prompt)
+    with ScriptedServer(default=script) as server:
+        ai = HttpAiProvider(clock=SystemClock(), base_url=server.base_url, model="small", extra_body={"top_k": 5})
+        with closing(ai), connect(ai) as client:
+            report = client.plan(client.find(), everything=True).run(max_workers=1, operator="ada")
+            tried = attempts(database)
+            told = str(client.why(tried[0]["generation_id"]))
+
+    assert report.stopped == "OPERATOR_NEEDED"
+    assert len(server.requests) == len(tried) == 3
+    assert not any(row["counted"] for row in tried)
+    assert says in told
+    assert "an operator has to act first" in told
+    assert "Come back" not in told
 
 
 def test_seam_that_is_missing_stops(database: psycopg.Connection, connect: Connect) -> None:

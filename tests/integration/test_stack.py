@@ -107,7 +107,7 @@ def test_key_decides_role(lab: Stack, key: str, role: str) -> None:
 
 
 def test_data_api_grants_nothing(lab: Stack) -> None:
-    """Serving requests gives nobody a privilege that the migrations did not give."""
+    """Serving requests gives no role a privilege that the migrations did not give."""
     anonymous = call_api(lab, "GET", "/rest/v1/notes", lab.publishable_key)
     service = call_api(lab, "GET", "/rest/v1/notes", lab.secret_key)
 
@@ -132,14 +132,14 @@ def test_roles_use_schemas(lab: Stack, database: str, role: str, schema: str) ->
 
 
 def test_new_table_grants_nothing(database: str) -> None:
-    """A bare database is like a new Supabase project: what is made later is nobody else's."""
+    """A bare database is like a new Supabase project: what is created later belongs to no other role."""
     execute(database, NOTES.replace("grant", "-- grant"))
 
     assert rows(database, "select has_table_privilege('anon', 'public.notes', 'select')") == [(False,)]
 
 
 def test_legacy_privileges_grant_everything(database: str) -> None:
-    """With the privileges of older projects, whatever is made later is everybody's."""
+    """With the privileges of older projects, whatever is created later is open to every role."""
     grant_legacy_default_privileges(database)
     execute(database, "create table public.old (id serial); create function public.f() returns int return 1;")
 
@@ -447,12 +447,13 @@ def test_secrets_stay_out_of_repr(lab: Stack) -> None:
     ]
 
 
-def test_lock_file_names_no_registry() -> None:
-    """The lock file pins by checksum alone, so that any registry can serve it."""
-    packages = json.loads((MANIFEST / "package-lock.json").read_text())["packages"]
+def test_lock_files_name_no_registry() -> None:
+    """The lock files pin by checksum alone, so that any registry can serve them."""
+    locks = [json.loads(path.read_text())["packages"] for path in MANIFEST.parent.glob("node*/package-lock.json")]
+    packages = [(name, package) for lock in locks for name, package in lock.items()]
 
-    assert all("resolved" not in package for package in packages.values())
-    assert all("integrity" in package for name, package in packages.items() if name)
+    assert all("resolved" not in package for _, package in packages)
+    assert all("integrity" in package for name, package in packages if name)
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", StackUnavailable), ("", pytest.skip.Exception)])

@@ -85,7 +85,7 @@ class Site:
         self.world.advance(LEASE_AND_WAITS)
 
     def outcomes(self, generation_id: UUID) -> list[str | None]:
-        """How its attempts stand."""
+        """The state of its attempts."""
         return [row["outcome"] for row in self.world.attempts(generation_id)]
 
 
@@ -142,7 +142,7 @@ def test_worker_serves_what_was_accepted(any_site: Site) -> None:
     assert len(provider.requests) == 7
 
 
-def test_log_tells_what_happened_and_no_secret(any_site: Site) -> None:
+def test_log_shows_what_happened_and_no_secret(any_site: Site) -> None:
     """The log names generations and what became of them; no key, prompt, answer or address with a password."""
     site = any_site
     _, generation_id = site.queued()
@@ -442,7 +442,7 @@ def run(env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess
     )
 
 
-def test_queue_command_tells_the_state(any_site: Site) -> None:
+def test_queue_command_shows_the_state(any_site: Site) -> None:
     """`ai-retry queue` prints what waits and runs, as a table for people and as JSON for programs."""
     site = any_site
     oldest = accept(site.world, *new_generation(site.world))
@@ -485,3 +485,26 @@ def test_queue_command_without_a_database_says_so(site: Site) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].startswith("Error: The storage failed")
     assert "Traceback" not in done.stderr
+
+
+OWN_PROVIDER = """
+from ai_retry.providers.function import FunctionProvider
+
+
+def make():
+    return FunctionProvider(lambda context, seconds: {"title": "own"}, name="own", model="ours")
+"""
+
+
+def test_worker_asks_the_app_s_own_provider(site: Site, tmp_path: Path) -> None:
+    """The command makes what AI_RETRY_PROVIDER names, as the app does; no key of an API is needed."""
+    (tmp_path / "worker_ai.py").write_text(OWN_PROVIDER)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    _, generation_id = site.queued()
+
+    with running_worker({**site.env, "AI_RETRY_PROVIDER": "worker_ai:make", "PYTHONPATH": path}, site.log):
+        eventually(lambda: site.statuses(generation_id) == {"success"})
+
+    (row,) = site.world.attempts(generation_id)
+    assert [(each["provider"], each["code"]) for each in row["calls"]] == [("own", None)]
+    assert row["route"].startswith("own/")

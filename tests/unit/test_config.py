@@ -52,6 +52,7 @@ EVERYTHING = HOSTED | {
     "AI_RETRY_DEADLINE_SECONDS": "20",
     "AI_RETRY_LEASE_SECONDS": "45",
     "AI_RETRY_SETTLE_MARGIN_SECONDS": "6",
+    "AI_RETRY_LEFT_BEHIND_SECONDS": "1200",
     "AI_RETRY_MAX_QUEUED_SECONDS": "43200",
     "AI_RETRY_MAX_ABANDONED": "2",
     "AI_RETRY_OUTAGE_CAP_SECONDS": "20",
@@ -108,8 +109,8 @@ def test_every_variable_is_read() -> None:
         ai_reasks=2,
         ai_fallback_models=("large", "openai/gpt-4.1"),
         ai_fallbacks=(
-            Fallback(base_url="https://other.example.com/v1", api_key="other-0123456789", model="medium"),
-            Fallback(base_url="http://localhost:11434/v1"),
+            Fallback(number=2, base_url="https://other.example.com/v1", api_key="other-0123456789", model="medium"),
+            Fallback(number=10, base_url="http://localhost:11434/v1"),
         ),
         ai_fallback_on=frozenset({"timeout", "refusal"}),
         ai_fallback_reserve=timedelta(seconds=4.5),
@@ -125,6 +126,7 @@ def test_every_variable_is_read() -> None:
             deadline=timedelta(seconds=20),
             lease=timedelta(seconds=45),
             settle_margin=timedelta(seconds=6),
+            left_behind=timedelta(minutes=20),
             max_queued=timedelta(hours=12),
             max_abandoned=2,
             outage_cap=timedelta(seconds=20),
@@ -234,6 +236,25 @@ def test_meant_variable_is_found_by_likeness(variable: str, close: str | None) -
     assert meant(variable, likeness=0.85) == close
 
 
+@pytest.mark.parametrize("own", [{"AI_RETRY_PROVIDER": "app.ai:make"}, {}], ids=["of the settings", "given"])
+def test_own_provider_needs_no_key(own: dict[str, str]) -> None:
+    """Whether a variable names it, or the caller gives it."""
+    environ = {name: value for name, value in HOSTED.items() if name != "AI_API_KEY"}
+
+    settings = Settings.from_env(environ | own, asks_provider=bool(own))
+
+    assert (settings.ai_api_key, settings.provider) == (None, own.get("AI_RETRY_PROVIDER"))
+
+
+def test_what_an_own_provider_does_not_use_is_refused() -> None:
+    """Whoever sets a fallback must not find out in an outage that there is none."""
+    fallback = {"AI_FALLBACK_MODELS": "large", "AI_REASKS": "0", "AI_FALLBACK_1_BASE_URL": "http://localhost/v1"}
+
+    told = problems({"AI_RETRY_PROVIDER": "app.ai:make", **fallback})
+
+    assert all(f"{each} is not used beside AI_RETRY_PROVIDER" in told for each in fallback)
+
+
 def test_malformed_base_url_asks_for_no_key() -> None:
     """Whether a key is needed can't be said before the address is right."""
     environ = {name: value for name, value in HOSTED.items() if name != "AI_API_KEY"}
@@ -245,7 +266,7 @@ def test_malformed_base_url_asks_for_no_key() -> None:
 
 
 def test_numbers_must_work_together() -> None:
-    """The policy's own rules are told in the same error."""
+    """The policy's own rules are reported in the same error."""
     told = problems({"AI_RETRY_LEASE_SECONDS": "5"})
 
     assert "AI_RETRY_*: lease must be longer than settle_margin" in told
@@ -312,7 +333,7 @@ def test_reserved_field_of_extra_body_is_named(name: str) -> None:
 
 @given(st.dictionaries(st.sampled_from([*EVERYTHING, "AI_AUTH_HEADER"]), st.text()))
 def test_any_text_gives_settings_or_one_error(environ: dict[str, str]) -> None:
-    """Whatever stands in the variables, nothing but the one error comes out."""
+    """Whatever is in the variables, nothing but the one error comes out."""
     with suppress(NotConfigured):
         Settings.from_env(environ)
 

@@ -23,7 +23,7 @@ def key_after(*outcomes: ProviderOutcome, **context: Any) -> str:
 
 @pytest.mark.parametrize("again", [(UNKNOWN,), (UNKNOWN, UNKNOWN)], ids=len)
 def test_key_stays_while_outcome_is_unknown(again: tuple[ProviderOutcome, ...]) -> None:
-    """As long as nobody knows what came of the question, it is asked under the same name."""
+    """As long as it is unknown what came of the question, it is asked under the same name."""
     assert key_after(*again) == key_after()
     assert key_after(KNOWN, *again) == key_after(KNOWN)
 
@@ -59,6 +59,17 @@ def test_key_stays_when_a_queued_attempt_was_taken_back() -> None:
 def test_key_changes_with_context(changed: dict[str, Any]) -> None:
     """Another question has another name."""
     assert key_after(**changed) != key_after()
+
+
+@pytest.mark.parametrize("route", ["one/small", "two/large", None])
+def test_key_is_of_one_route(route: str | None) -> None:
+    """What came of the call to one model may be known while that to another is not: only that one keeps its name."""
+    attempt = an_attempt(2, provider_outcome=UNKNOWN, in_doubt=["one/small", None])
+
+    key = provider_key(a_snapshot(attempts=(attempt,)), a_context(), route)
+
+    assert (key == key_after()) is (route != "two/large")
+    assert (key == key_after(KNOWN)) is (route == "two/large")
 
 
 def test_key_changes_with_generation() -> None:

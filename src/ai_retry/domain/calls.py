@@ -55,16 +55,14 @@ def noted(
     if isinstance(result, Failure) and calls[-1].failure is None:
         failure = replace(result, usage=calls[-1].usage, calls=(), invalid=None)
         calls = (*calls[:-1], replace(calls[-1], code=result.code, failure=failure))
-    filled = tuple(
-        replace(
-            each,
-            provider=each.provider or provider,
-            model=each.model or model,
-            route=each.route or route,
-        )
-        for each in calls
-    )
-    return replace(result, calls=filled)
+    return replace(result, calls=tuple(_filled(each, provider, model, route) for each in calls))
+
+
+def _filled(call: ProviderCall, provider: str | None, model: str | None, route: str | None) -> ProviderCall:
+    new = (call.provider or provider, call.model or model, call.route or route, call.provider_outcome)
+    if new == (call.provider, call.model, call.route, call.outcome):
+        return call
+    return replace(call, provider=new[0], model=new[1], route=new[2], outcome=new[3])
 
 
 def joined(earlier: Sequence[Failure], last: Answer | Failure) -> Answer | Failure:
@@ -84,11 +82,11 @@ def joined(earlier: Sequence[Failure], last: Answer | Failure) -> Answer | Failu
     failures = [*earlier, last]
     passing = [each for each in failures if each.passes]
     waits = [each.retry_after for each in passing]
-    telling = ([each for each in failures if each.counted] or passing or failures)[-1]
+    leading = ([each for each in failures if each.counted] or passing or failures)[-1]
     return replace(
-        telling,
-        transient=telling.transient or bool(passing),
-        operator_fault=telling.operator_fault and not passing,
+        leading,
+        transient=leading.transient or bool(passing),
+        operator_fault=leading.operator_fault and not passing,
         certainly_not_generated=all(each.certainly_not_generated for each in failures),
         retry_after=min((each for each in waits if each is not None), default=None) if all(waits) else None,
         usage=usage,

@@ -13,11 +13,11 @@ them.
     Keep     the last resort: stores a paid answer, whatever the app has locked
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.model import (
@@ -73,10 +73,21 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewGeneration:
+    """A generation that a begin creates through the app's binding, for its first call: attempt number 1."""
+
+    prompt_data: Any = field(repr=False)  # JSON as the app stores it
+    model: str | None
+    columns: Mapping[str, Any] = field(repr=False)  # whatever else the binding's app_create_generation asks for
+    digest: str  # of all of it: the same request again is recognised
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Open:
     """A new attempt: it runs at once, or it is accepted for later."""
 
     start: Running | Acceptance
+    create: NewGeneration | None = None  # in the same transaction, before the attempt; None: the generation is there
     charge: bool = True  # False: it holds no unit
     idempotency_key: str | None = None
     waived: frozenset[Waiver] = frozenset()
@@ -100,7 +111,8 @@ class Begin:
     app may have moved the generation. The app is informed; a row that it holds just then is informed later.
 
     Stale, before that, when the version or the age is not as expected; after that, when a ceiling is reached, when
-    another attempt is open, or when the route is unavailable.
+    another attempt is open, when the route is unavailable, or when a generation to be created is there already. What is
+    created and refused after all leaves nothing.
     """
 
     user_id: UUID

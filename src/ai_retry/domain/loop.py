@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.calls import noted
-from ai_retry.domain.change import Amend, Begin, CloseOver, Closing, Found, Keep, PutBack, Reply, Settle
+from ai_retry.domain.change import Amend, Begin, CloseOver, Closing, Found, Keep, PutBack, Reply, Running, Settle
 from ai_retry.domain.decide import begin
 from ai_retry.domain.decide.begin import Asked, owned, replay
 from ai_retry.domain.decide.route import Reader
@@ -42,6 +42,7 @@ class Load:
     user_id: UUID
     generation_id: UUID
     token: UUID | None = field(default=None, repr=False)  # of the attempt that the snapshot points out
+    creating: bool = False  # read an absent one as a begin finds it that creates it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,7 @@ class Call:
 
 Step: TypeAlias = Load | Begin | CloseOver | Call | Settle | Amend | Keep
 Result = TypeVar("Result")
+_Result = TypeVar("_Result", Answer, Failure)
 Loop: TypeAlias = Generator[Step, Any, Result]
 
 
@@ -91,11 +93,7 @@ def retrying(asked: Asked, setting: Setting) -> Loop[RetryResult]:
         change, context = begin.retry_now(current, asked, setting.reader, setting.policy)
         reply: Reply = yield change
         if has_begun(reply):
-            ended = yield from RunningAttempt(current, change, began, setting).run(context)
-            if ended.result is None:
-                assert ended.error is not None  # noqa: S101 (there is one or the other)
-                raise ended.error
-            return ended.result
+            return result_of((yield from RunningAttempt(current, change, began, setting).run(context)))
         snapshot = reply.snapshot
     raise RetryInProgress(wait=rules.SHORTEST_CALL)
 
@@ -114,6 +112,14 @@ def has_begun(reply: Reply) -> bool:
     return mine is not None and mine.outcome is None
 
 
+def result_of(ended: Ended) -> RetryResult:
+    """Return how an attempt ended, or raise it."""
+    if ended.result is None:
+        assert ended.error is not None  # noqa: S101 (there is one or the other)
+        raise ended.error
+    return ended.result
+
+
 class RunningAttempt:
     """An attempt from its begin to its end.
 
@@ -128,6 +134,7 @@ class RunningAttempt:
         self._begun, self._began, self._setting = begun, began, setting
         self._user_id, self._generation_id = change.user_id, change.generation_id
         self._ending = Ending(begun, change, setting.policy, setting.fraction())
+        self._route = change.attempt.start.route if isinstance(change.attempt.start, Running) else None
 
     def run(self, context: Context | None) -> Loop[Ended]:
         """Call, or use the stored answer, and settle."""
@@ -139,17 +146,28 @@ class RunningAttempt:
         timeout = rules.call_timeout(timedelta(seconds=called - self._began), setting.policy)
         if timeout < min(rules.SHORTEST_CALL, setting.policy.deadline / 2):
             return (yield from self._given_back())
-        key = rules.provider_key(self._begun, context)
-        result: Answer | Failure = yield Call(context=context, timeout=timeout, idempotency_key=key)
+        key = rules.provider_key(self._begun, context, self._route)
+        result: Answer | Failure = yield Call(context=self._keyed(context), timeout=timeout, idempotency_key=key)
         duration = timedelta(seconds=setting.monotonic() - called)
         if isinstance(result, Answer):
             if rules.storable(result.output):
-                return (
-                    yield from self._answered(noted(result, duration=duration, model=context.model), None, duration)
-                )
+                return (yield from self._answered(self._noted(result, context, duration), None, duration))
             result = _unstorable(result)
-        failed = noted(replace(result, invalid=None), duration=duration, model=context.model)
+        failed = self._noted(replace(result, invalid=None), context, duration)
         return (yield from self._failed(failed, duration))
+
+    def _keyed(self, context: Context) -> Context:
+        """Name the questions of further routes: what came of each, only its own calls show."""
+        routes = [each for each in self._setting.reader.routes(context) if each != self._route]
+        return replace(context, keys={each: rules.provider_key(self._begun, context, each) for each in routes})
+
+    def _noted(self, result: _Result, context: Context, duration: timedelta) -> _Result:
+        return noted(result, duration=duration, model=context.model, route=self._route)
+
+    def end(self, decide: Callable[[Found], Settle], error: AiRetryError) -> Loop[Ended]:
+        """Settle as decided, without a call."""
+        yield from self._settle(decide)
+        return Ended(error=error)
 
     def _answered(self, answer: Answer, answer_from: int | None, duration: timedelta | None) -> Loop[Ended]:
         def decide(now: Found) -> Settle:

@@ -101,6 +101,8 @@ class Context:
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # from code: further fields of the request
     fallbacks: Sequence[str] | None = None  # from code: models to ask when this one fails; None: the configured ones
     unavailable: frozenset[str] = frozenset()  # routes that are not asked now: what decides to begin knows outages
+    recovering: Mapping[str, int] = field(default_factory=dict)  # so many calls at once to a route
+    keys: Mapping[str, str] = field(default_factory=dict, repr=False)  # by route, where it is not the attempt's own one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,8 @@ class ProviderCall:
     http_status: int | None = None  # None: there was no HTTP answer
     usage: Usage | None = None
     duration: timedelta | None = None
-    route: str | None = field(default=None, compare=False)  # only in the process that called
+    route: str | None = field(default=None, compare=False)  # that was asked
+    outcome: ProviderOutcome | None = field(default=None, compare=False)  # on the record; see ``provider_outcome``
     failure: "Failure | None" = field(default=None, repr=False, compare=False)  # only in the process that called
 
     @property
@@ -141,9 +144,11 @@ class ProviderCall:
 
     @property
     def provider_outcome(self) -> ProviderOutcome:
-        """What is known of the provider's side of it, in the process that called."""
+        """What is known of the provider's side of it."""
         if self.failure is not None:
             return self.failure.provider_outcome
+        if self.outcome is not None:
+            return self.outcome
         return ProviderOutcome.GENERATED if self.code is None else ProviderOutcome.UNKNOWN
 
 
@@ -216,7 +221,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One of our calls for a generation, as decisions see it. The first call, which is the app's, is number 1."""
+    """One of our calls for a generation, as decisions see it. The first call, ours or the app's, is number 1."""
 
     number: int
     started_at: datetime  # while it is queued: since when
@@ -235,6 +240,8 @@ class Attempt:
     operator_fault: bool = False  # its failure's
     context_reader: str | None = None  # the reader with which its retry was accepted; None: any may read its context
     answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls the provider
+    in_doubt: Sequence[str | None] | None = None  # routes of its calls whose outcome is unknown; None: not known which
+    request_digest: str | None = None  # of the request that created the generation, with a first call of ours
 
     @property
     def passes(self) -> bool:
@@ -318,6 +325,7 @@ class Snapshot:
     open_token: UUID | None = field(default=None, repr=False)  # of the open attempt
     open_is_foreign: bool = False  # the open attempt is of a user who had the generation before
     routes: Sequence[Route] = ()  # unavailable, or coming back
+    exists: bool = True  # False: there is no such generation, and this is what a begin finds that creates it
 
     @property
     def my_attempt(self) -> Attempt | None:
@@ -328,6 +336,11 @@ class Snapshot:
     def last_attempt(self) -> Attempt | None:
         """The latest attempt of ours, whatever became of it."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def first_call(self) -> Attempt | None:
+        """The first call, if it was ours; None: it was the app's, or there was none yet."""
+        return next((attempt for attempt in self.attempts if attempt.number == 1), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,17 +362,16 @@ class Admission:
     context: Context | None  # None: the stored answer is used
     stored_answer: StoredAnswer | None
     due_at: datetime | None  # when the wait after the last attempt ends; None: there is none, or it is lifted
-    context_reader: str  # the name of what read the context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryResult:
-    """A retry that ended with a session."""
+    """A retry, or a first call, that ended with a session."""
 
     generation: Generation
     session: Mapping[str, Any] = field(repr=False)
     quota: Quota
-    attempt: int  # its number; the app's original call is 1
+    attempt: int  # its number; the first call is 1
     replayed: bool = False  # an earlier request with the same idempotency key achieved it
     usage: Usage | None = None  # of this retry's own call; None: there was none, or the provider did not say
 

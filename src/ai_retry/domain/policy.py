@@ -43,6 +43,7 @@ OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's makin
 BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether the other attempt has finished
 LONGEST_DEADLINE = timedelta(hours=1)
 SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
+NO_SESSION_FUNCTION = "the function public.ai_retry_create_session(generations, jsonb) does not exist"
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
 
@@ -55,7 +56,7 @@ def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a
 class RetryPolicy:
     """The numbers behind the rules. A wrong one is a ``ValueError`` that names it."""
 
-    max_attempts: int = 4  # counted ones: the app's original and three retries
+    max_attempts: int = 4  # counted ones: the first call and three retries
     hard_cap: int = 20  # attempts of ours per generation in any ``hard_cap_window``, but for operators' faults
     hard_cap_window: timedelta = timedelta(hours=24)  # in which ``hard_cap`` counts
     backoff_base: timedelta = timedelta(seconds=2)  # the first wait, at most; each further one doubles it
@@ -66,6 +67,7 @@ class RetryPolicy:
     deadline: timedelta = timedelta(seconds=15)  # for the calls of an attempt, all together; at most an hour
     lease: timedelta = timedelta(seconds=35)  # of one attempt, until others may take over; renewed while it lives
     settle_margin: timedelta = timedelta(seconds=5)  # after the deadline, for settling
+    left_behind: timedelta = timedelta(minutes=15)  # for which the app's own ``processing`` is believed
     max_queued: timedelta = timedelta(hours=24)  # for which an accepted retry is tried
     max_abandoned: int = 3  # of an accepted retry's attempts in a row, before it is given up
     outage_cap: timedelta = timedelta(seconds=10)  # the longest wait between two probes of an unavailable provider
@@ -77,7 +79,7 @@ class RetryPolicy:
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
         for name in (
             *("hard_cap_window", "backoff_base", "backoff_cap", "max_wait", "deadline", "lease"),
-            *("max_queued", "outage_cap"),
+            *("left_behind", "max_queued", "outage_cap"),
         ):
             _require(getattr(self, name) > timedelta(0), f"{name} must be positive")
         _require(self.answer_max_age is None or self.answer_max_age > timedelta(0), "answer_max_age must be positive")
@@ -110,7 +112,9 @@ def admit(
     waive: frozenset[Waiver] = frozenset(),
     charge: bool = True,
 ) -> Admission:
-    """Decide whether the generation may be retried now, or later; the first rule that refuses wins.
+    """Decide whether the generation may be tried now, or later; the first rule that refuses wins.
+
+    One that does not exist yet is asked about as it would be created.
 
     Args:
         snapshot: what the storage holds, as of its own time.
@@ -132,8 +136,8 @@ def admit(
     running = purpose is Purpose.RUN_QUEUED
     if is_success(snapshot):
         raise AlreadySucceeded(generation.id, generation.session_id)
-    if not running:
-        _refuse_in_progress(snapshot, policy)
+    if not running and snapshot.exists:
+        refuse_in_progress(snapshot, policy)
     _refuse_without_function(snapshot)
     if running:
         _refuse_ended(snapshot, policy)
@@ -156,7 +160,6 @@ def admit(
         context=context,
         stored_answer=snapshot.stored_answer,
         due_at=None if Waiver.BACKOFF in waive else next_attempt_at(snapshot),
-        context_reader=reader_name(context_from),
     )
 
 
@@ -175,14 +178,17 @@ def queued_attempt(snapshot: Snapshot) -> Attempt | None:
 
 
 def next_number(snapshot: Snapshot) -> int:
-    """Number of the next attempt to run: every attempt counts, the app's original call being number 1."""
-    begun = _begun(snapshot)
-    return begun[-1].number + 1 if begun else 2
+    """Number of the next attempt to run: every attempt counts, the first call being number 1, ours or the app's."""
+    last = snapshot.last_attempt
+    if last is None:
+        return 2 if snapshot.exists else 1
+    return last.number if last.is_queued else last.number + 1
 
 
 def counted_attempts(snapshot: Snapshot) -> int:
-    """Attempts that use up ``max_attempts``, the app's original call included."""
-    return 1 + sum(attempt.counted for attempt in _begun(snapshot))
+    """Attempts that use up ``max_attempts``, the app's own first call included."""
+    is_apps = snapshot.exists and snapshot.first_call is None
+    return is_apps + sum(attempt.counted for attempt in _begun(snapshot))
 
 
 def waiting_helps(snapshot: Snapshot) -> bool:
@@ -200,8 +206,8 @@ def next_attempt_at(snapshot: Snapshot) -> datetime | None:
 
 
 def ceiling(number: int, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
-    """Longest backoff after attempt ``number``: ``min(cap, base * 2**(n-1))`` with n = number - 1."""
-    doublings = number - 2
+    """Longest backoff after attempt ``number``: ``min(cap, base * 2**(n-1))``; n counts retries, and is 1 at least."""
+    doublings = max(number - 2, 0)
     if doublings >= (policy.backoff_cap // policy.backoff_base).bit_length():  # past the cap; timedelta would overflow
         return policy.backoff_cap
     return policy.backoff_base * (1 << doublings)
@@ -236,11 +242,12 @@ def call_timeout(elapsed: timedelta, policy: RetryPolicy = DEFAULT_POLICY) -> ti
     return min(policy.deadline, policy.longest - elapsed - policy.settle_margin) if left > timedelta(0) else left
 
 
-def provider_key(snapshot: Snapshot, context: Context) -> str:
+def provider_key(snapshot: Snapshot, context: Context, route: str | None = None) -> str:
     """Name the question for providers that honour an idempotency key: 64 hexadecimal digits.
 
-    The same for as long as it is unknown what came of it, so that such a provider can give back the answer that was
-    lost; another one as soon as its outcome, or the context, is another.
+    The same for as long as it is unknown what came of it at this route, so that such a provider can give back the
+    answer that was lost; another one as soon as its outcome, or the context, is another: what is known would only come
+    once more.
     """
     import hashlib  # noqa: PLC0415 (loads OpenSSL; importing ai_retry shall be quick)
     import json  # noqa: PLC0415
@@ -249,7 +256,8 @@ def provider_key(snapshot: Snapshot, context: Context) -> str:
     for attempt in reversed(_begun(snapshot)):
         if attempt.provider_outcome is ProviderOutcome.NOT_GENERATED and attempt.lease_expires_at is None:
             continue  # it never ran
-        if attempt.provider_outcome is not ProviderOutcome.UNKNOWN:
+        known = attempt.in_doubt is not None and route not in attempt.in_doubt
+        if known or attempt.provider_outcome is not ProviderOutcome.UNKNOWN:
             break
         asked_first_in = attempt.number
     question = [
@@ -282,6 +290,13 @@ def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DE
     recent = len(_recent_attempts(snapshot, policy)) + (not failure.operator_fault)
     counted = counted_attempts(snapshot) + failure.counted
     return counted < policy.max_attempts and recent < policy.hard_cap
+
+
+def may_go_on(snapshot: Snapshot, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
+    """Whether attempts are left after those that were begun."""
+    return (
+        counted_attempts(snapshot) < policy.max_attempts and len(_recent_attempts(snapshot, policy)) < policy.hard_cap
+    )
 
 
 def outage_wait(failures: int, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY, *, fraction: float) -> timedelta:
@@ -333,7 +348,12 @@ def is_success(snapshot: Snapshot) -> bool:
     return ours or snapshot.generation.status is GenerationStatus.SUCCESS
 
 
-def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
+def refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
+    """Refuse while something works on the generation.
+
+    Raises:
+        RetryInProgress: our open attempt, or the app's own call.
+    """
     until = _busy_until(snapshot, policy)
     if until is not None and until > snapshot.as_of:
         queued = queued_attempt(snapshot) is not None
@@ -341,7 +361,10 @@ def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
 
 
 def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
-    """Until when the generation is busy: with our open attempt, or with the app's own call."""
+    """Until when the generation is busy: with our open attempt, or with the app's own call.
+
+    A status that an attempt of ours left there is no call of the app's.
+    """
     generation = snapshot.generation
     touched_at = min(generation.updated_at or generation.created_at, snapshot.as_of)  # the app's may be any
     last = snapshot.last_attempt
@@ -352,12 +375,12 @@ def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
     if generation.status not in _IN_PROGRESS:
         return None
     if last is None:
-        return touched_at + policy.lease
+        return touched_at + policy.left_behind
     ours_until = min(each for each in (last.closed_at, last.lease_expires_at) if each is not None)
     left_by_us = last.outcome is not Outcome.FAILED or last.refused_constraint is not None  # else we wrote error
     if left_by_us and touched_at <= ours_until:
         return None
-    return max(touched_at, ours_until) + policy.lease
+    return max(touched_at, ours_until) + policy.left_behind
 
 
 def _read(snapshot: Snapshot, context_from: ContextFrom, *, running: bool) -> Context:
@@ -401,7 +424,7 @@ def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
 
 def _refuse_without_function(snapshot: Snapshot) -> None:
     if not snapshot.can_create_session:
-        raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
+        raise NotConfigured(NO_SESSION_FUNCTION)
 
 
 def _refuse_conflict(snapshot: Snapshot) -> None:

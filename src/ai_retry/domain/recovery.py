@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 from ai_retry.domain import policy as rules
@@ -102,10 +102,21 @@ class UnreadableRow:
         """The column and the reason, for people."""
         return f"{self.column or 'the row'} {self.reason}"
 
+    # What a list of generations asks of an ``Outlook``, too.
+    can_retry: ClassVar[bool] = False
+    code: ClassVar[str] = NotConfigured.code
+    retry_at: ClassVar[None] = None
+    queued: ClassVar[None] = None
+
+    @property
+    def refusal(self) -> NotConfigured:
+        """What a retry would raise."""
+        return NotConfigured(f"generation {self.generation_id} can't be read: {self.problem}")
+
     @property
     def verdict(self) -> "Verdict":
         """What a retry would be answered."""
-        return Verdict(Decision.NEVER, NotConfigured(f"generation {self.generation_id} can't be read: {self.problem}"))
+        return Verdict(Decision.NEVER, self.refusal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +171,7 @@ class RecoveryStorage(Protocol):
         """Read a page of at most ``page`` failed generations, newest first; it may be short, since no read is long.
 
         Pages follow each other by ``before``: no generation comes twice, and one that stays as it is is not left out.
-        A page is bounded in bytes, too, and a row that can't be understood stands in its place. With a page of 0 it
+        A page is bounded in bytes, too, and a row that can't be understood keeps its place. With a page of 0 it
         returns only its time.
         """
         ...

@@ -13,6 +13,7 @@
 from collections.abc import Callable, Collection, Sequence
 from uuid import UUID, uuid4
 
+from ai_retry.domain.change import NewGeneration
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, owned
 from ai_retry.domain.decide.route import Reader, RouteOf
@@ -115,6 +116,7 @@ def asked_for(
     waive: Collection[WaiverWord],
     charge: bool,
     operator: str | None,
+    create: NewGeneration | None = None,
 ) -> Asked:
     """Read what a caller asks for, under a new token.
 
@@ -133,6 +135,7 @@ def asked_for(
         waive=lifted,
         charge=charge,
         operator=operator,
+        create=create,
     )
 
 

@@ -1,6 +1,6 @@
 """Reads what providers write into bodies, leniently: whatever arrives, a reader returns what it could make out.
 
-Shapes stand here, what they mean stands in ``signals``. Nothing raises, and nothing is cleaned: see ``redaction``.
+This module knows shapes; ``signals`` knows what they mean. Nothing raises, and nothing is cleaned: see ``redaction``.
 """
 
 import json
@@ -27,6 +27,10 @@ _CONTEXT_LENGTH = re.compile(r"(maximum|model's) context length", re.IGNORECASE)
 _MAX_TOKENS = re.compile(r"too large: ([0-9]{1,12})\b.{0,60}?context length is ([0-9]{1,12})\b", re.ASCII)  # vLLM
 _PER_TIME = re.compile(r"per[ _-]?(second|minute|hour|day)", re.IGNORECASE)
 _ANSWER = re.compile(r'"(?:choices|content|delta|failed_generation|text)"\s*:')
+_MESSAGES = (
+    *("message", "msg", "error_msg", "error_message", "errorMessage", "status_msg", "faultstring", "error_description"),
+)  # OpenAI and most; Chinese gateways; Baidu; AWS; MiniMax; Apigee; OAuth
+_STATUSES = ("code", "http_status", "status", "raw_status_code", "status_code", "statusCode", "http_code")
 _LEADING = re.compile(r"\s*(?::[^\n]*\n\s*)*")  # blank lines, and comments of a stream that was none
 
 
@@ -36,7 +40,7 @@ class ErrorBody:
 
     data: Mapping[str, Any] = field(default_factory=dict)  # the error object
     message: str = ""
-    words: tuple[str, ...] = ()  # machine words in lower case, the most telling first
+    words: tuple[str, ...] = ()  # machine words in lower case, the most specific first
     number: int | None = None  # a ``code`` that is an HTTP status
     param: str = ""  # the request's field that it is about
     upstream: str = ""  # the message of the provider that a router had asked
@@ -80,18 +84,15 @@ def parse(text: str) -> Any:
 
 def read_error(value: Any) -> ErrorBody:
     """Find the error in the shapes that providers use; an empty one when there is none."""
-    if isinstance(value, list):
-        value = value[0] if value else None  # Gemini
-    value = mapping(value)
-    error = value.get("error", value)
+    value = mapping(_first(value))  # Gemini answers errors in a list
+    error = next(filter(None, _errors(value)), value)
     if isinstance(error, str):  # Ollama's native API, xAI, LM Studio
         return ErrorBody(message=error, words=_words(value, value), number=_number(value), signs=("error_text",))
     error = mapping(error)
     if isinstance(detail := error.get("detail"), str) and isinstance(inner := parse(detail), Mapping):
         return read_error(inner)  # gateways that wrap an error as text
-    message = error.get("message")
-    if not isinstance(message, str):
-        message = _detail(error.get("detail"))
+    said = (error.get(name) for name in _MESSAGES)
+    message = next((each for each in said if isinstance(each, str)), None) or _detail(error.get("detail"))
     upstream = _upstream(mapping(error.get("metadata")).get("raw"))
     return ErrorBody(
         data=error,
@@ -102,6 +103,28 @@ def read_error(value: Any) -> ErrorBody:
         upstream=upstream.message,
         signs=("limit_per_time",) if _is_per_time(error.get("details")) else (),
     )
+
+
+def is_error(envelope: Mapping[str, Any]) -> bool:
+    """Whether an envelope says that it is an error, whatever else it holds."""
+    return (
+        any(_errors(envelope))
+        or "error" in (envelope.get("object"), envelope.get("type"))
+        or envelope.get("success") is False
+    )
+
+
+def _errors(value: Mapping[str, Any]) -> Iterator[Any]:
+    """Give what may be the error in an object, of which the first that is not empty counts."""
+    yield _first(value.get("error"))
+    yield _first(value.get("errors"))  # Cloudflare
+    yield value.get("fault")  # Apigee
+    minimax = mapping(value.get("base_resp"))
+    yield minimax if minimax.get("status_code") else None
+
+
+def _first(value: Any) -> Any:
+    return (value[0] if value else None) if isinstance(value, list) else value
 
 
 def read_words(text: str) -> ErrorBody:
@@ -135,7 +158,7 @@ def _is_per_time(details: Any) -> bool:
 
 
 def _detail(detail: Any) -> str:
-    """FastAPI's ``detail``: a text, or a list of places and messages."""
+    """FastAPI's ``detail``: a string, or a list of places and messages."""
     if isinstance(detail, str):
         return detail
     entries = [mapping(entry) for entry in detail] if isinstance(detail, list) else []
@@ -147,7 +170,7 @@ def _place(loc: Any) -> str:
 
 
 def _number(error: Mapping[str, Any]) -> int | None:
-    for name in ("code", "http_status", "status", "raw_status_code"):
+    for name in _STATUSES:
         text = str(error.get(name))
         if re.fullmatch("[1-5][0-9]{2}", text, re.ASCII):
             return int(text)
@@ -155,7 +178,7 @@ def _number(error: Mapping[str, Any]) -> int | None:
 
 
 def _words(error: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, ...]:
-    """Collect the machine words, and name the fields whose mere presence tells something."""
+    """Collect the machine words, and name the fields whose mere presence means something."""
     metadata, availability = mapping(error.get("metadata")), mapping(error.get("availability"))
     details = error.get("details")
     candidates: Iterator[Any] = iter(
@@ -181,7 +204,7 @@ def _words(error: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, ...
 
 
 def _is_over_limit(message: Any) -> bool:
-    """Whether it says ``Limit 8000, Requested 9500``: OpenAI and Groq tell it in the text alone."""
+    """Whether it says ``Limit 8000, Requested 9500``: OpenAI and Groq say it in the text only."""
     found = _LIMIT.search(message) if isinstance(message, str) else None
     return found is not None and int(found[2]) > int(found[1])
 
@@ -195,16 +218,16 @@ def _is_too_long(message: Any) -> bool:
 
 
 def read_usage(envelope: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
-    """Tokens and cost as told: OpenAI's ``usage``, OpenRouter's ``usage.cost``, LiteLLM's cost header."""
+    """Tokens and cost as reported: OpenAI's ``usage``, OpenRouter's ``usage.cost``, LiteLLM's cost header."""
     usage = mapping(envelope.get("usage"))
     cost = _cost(usage.get("cost"))
-    told = Usage(
+    reported = Usage(
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
         total_tokens=_count(usage.get("total_tokens")),
         cost=_cost(headers.get("x-litellm-response-cost")) if cost is None else cost,
     )
-    return None if told == Usage() else told
+    return None if reported == Usage() else reported
 
 
 def _count(value: Any) -> int | None:
@@ -219,6 +242,6 @@ def _cost(value: Any) -> Decimal | None:
 
 def read_id(headers: Mapping[str, str], envelope: Mapping[str, Any]) -> str | None:
     """The id under which the provider knows the request, for its support and its logs."""
-    told = [headers.get(name) for name in _IDS]
-    told += [envelope.get("request_id"), envelope.get("id"), headers.get("cf-ray")]
-    return next((name for name in told if isinstance(name, str) and name.strip()), None)
+    ids = [headers.get(name) for name in _IDS]
+    ids += [envelope.get("request_id"), envelope.get("id"), headers.get("cf-ray")]
+    return next((name for name in ids if isinstance(name, str) and name.strip()), None)

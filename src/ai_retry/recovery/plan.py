@@ -165,7 +165,7 @@ class Plan:
         return [
             *(("search", name, value) for name, value in search_in_words(self.filter)),
             *((f"retry {decision}", reason or "", count) for (decision, reason), count in self.counts.items()),
-            ("estimate", "calls, at most", self.estimates.calls),
+            ("estimate", "attempts that call, at most", self.estimates.calls),
             ("estimate", "tokens", _or_unknown(self.estimates.tokens)),
             ("estimate", "cost", _or_unknown(self.estimates.cost)),
             *(("terms", name, value) for name, value in self.terms.lifted(self._parts.policy)),

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, ProviderCall, Snapshot
-from ai_retry.domain.recovery import FoundRow, LastError, UnreadableRow
+from ai_retry.domain.recovery import Cursor, FoundPage, FoundRow, LastError, UnreadableRow
 from ai_retry.storage.codec import Json, NotOurs, instant, listed, of_milliseconds, read
 from ai_retry.storage.documents import shaped
 
@@ -40,6 +40,16 @@ _COLUMNS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
 }
 
 
+def read_page(reply: Any) -> FoundPage:
+    """Read what ``ai_retry_find`` returned."""
+    row = shaped(reply, "as_of", "rows", "next")
+    return FoundPage(
+        as_of=instant(row["as_of"]),
+        rows=[read_found(each) for each in listed(row["rows"])],
+        next=read(Cursor, row["next"]) if row["next"] else None,
+    )
+
+
 def read_found(row: Json) -> FoundRow | UnreadableRow:
     """Read what ``ai_retry.found`` returned."""
     row = shaped(row, "id")
@@ -54,7 +64,8 @@ def read_found(row: Json) -> FoundRow | UnreadableRow:
         plain[column], values[column], problem = _value(column, row["generation"])
         if problem is not None:
             problems.append((column, problem))
-    error, failed_at = _last_error(row["error"]), values["updated_at"] or values["created_at"]
+    error = _last_error(row["error"])
+    failed_at = (error.at if error is not None else None) or values["updated_at"] or values["created_at"]
     if not problems:
         try:
             snapshot = read(Snapshot, {**row["snapshot"], "generation": plain})

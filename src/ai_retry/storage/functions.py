@@ -11,10 +11,12 @@ from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, PutBack, Renew, Reply, Settle, Taken
+from ai_retry.domain.decide.first import refused
 from ai_retry.domain.errors import AiRetryError, NotConfigured, TooManyParallel
-from ai_retry.domain.model import Installation, QuotaRule, Snapshot
+from ai_retry.domain.model import GenerationStatus, Installation, QuotaRule, Snapshot
 from ai_retry.domain.policy import BUSY_WAIT
 from ai_retry.domain.queue_model import QueueState
+from ai_retry.domain.recovery import Cursor, FoundPage
 from ai_retry.storage.calling import ONCE, Calls, read_reply_of
 from ai_retry.storage.codec import Json, listed, read, write_tagged
 from ai_retry.storage.documents import (
@@ -23,8 +25,10 @@ from ai_retry.storage.documents import (
     read_nothing,
     read_reply,
     read_taken,
+    shaped,
     without_none,
 )
+from ai_retry.storage.found_rows import read_page
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR, repeat
 from ai_retry.storage.spool import Spool, is_decided, is_paid_here
 from ai_retry.storage.transport import RowTaken, Transport
@@ -62,10 +66,21 @@ class FunctionStorage(Calls):
         storage._installation = self._installation
         return storage
 
-    def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
+    def load(
+        self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None, *, creating: bool = False
+    ) -> Snapshot | None:
         """See the port."""
-        request = document(user_id=user_id, generation_id=generation_id, rule=rule, token=token)
+        request = document(
+            user_id=user_id, generation_id=generation_id, rule=rule, token=token, creating=creating or None
+        )
         return self._look("ai_retry_load", {"p_request": request}, read_loaded, self._reading)
+
+    def browse(
+        self, user_id: UUID, statuses: frozenset[GenerationStatus], before: Cursor, limit: int, rule: QuotaRule
+    ) -> FoundPage:
+        """See the port."""
+        request = document(user_id=user_id, statuses=sorted(statuses), before=before, page=limit, rule=rule)
+        return self._look("ai_retry_browse", {"p_request": request}, read_page, self._reading)
 
     def begin(self, change: Begin | CloseOver) -> Reply:
         """See the port. An answer of this generation that waits in the spool is sent before."""
@@ -135,6 +150,9 @@ class FunctionStorage(Calls):
 def _begun(reply: Any) -> Reply:
     if reply == _HAS_NO_QUEUE:
         raise NotConfigured(_NO_QUEUE)
+    refusal = shaped(reply, "applied").get("refused")
+    if refusal is not None:
+        raise refused(**shaped(refusal, "sqlstate", "name"))
     return read_reply(reply)
 
 

@@ -15,7 +15,8 @@ begin
     (v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[],
     (v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
       'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
-      'context_reader}'::text[],
+      'context_reader,create}'::text[],
+    nullif(v_change #> '{open,create}', 'null') - '{prompt_data,model,columns,digest}'::text[],
     (v_change -> 'run') - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[],
     v_success - '{answer,answer_from,if_rejected}'::text[],
     (v_success -> 'if_rejected') - '{message,wait_seconds,again_wait_seconds}'::text[],
@@ -32,7 +33,7 @@ begin
     (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
     (select pg_catalog.jsonb_object_agg(k, null)
       from (
-        select e - '{provider,model,code,http_status,usage,duration_ms}'::text[] as o
+        select e - '{route,provider,model,code,http_status,usage,duration_ms,outcome}'::text[] as o
         from pg_catalog.jsonb_array_elements(v_change #> '{call,calls}') e
         union all
         select (e - '{route,outage}'::text[])

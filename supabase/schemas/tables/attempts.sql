@@ -39,6 +39,7 @@ create table public.ai_retry_attempts (
   discarded_by text,
   untold boolean not null default false,
   pruned integer not null default 0,
+  request_digest text,
   primary key (generation_id, number),
   constraint outcomes_are_known check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled')),
   constraint only_success_has_a_session check ((outcome = 'succeeded') = (session_id is not null)),
@@ -93,8 +94,9 @@ comment on column public.ai_retry_attempts.model is 'The model that answered.';
 comment on column public.ai_retry_attempts.usage is 'Tokens and cost, as the provider reported them.';
 comment on column public.ai_retry_attempts.provider_id is 'Id of the request or answer at the provider.';
 comment on column public.ai_retry_attempts.duration_ms is 'How long the call took.';
-comment on column public.ai_retry_attempts.calls is 'Each request: provider, model, code (null: it answered), http_status, usage, duration_ms. Null: nothing is known.';
+comment on column public.ai_retry_attempts.calls is 'Each request: route, provider, model, code (null: it answered), http_status, usage, duration_ms, outcome. Null: nothing is known. Tries that were put back are in wire_requests only.';
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
 comment on column public.ai_retry_attempts.pruned is 'Attempts before this success that ai_retry_prune has removed.';
+comment on column public.ai_retry_attempts.request_digest is 'Digest of the request that created the generation, with this first call.';

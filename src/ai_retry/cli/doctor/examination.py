@@ -30,11 +30,11 @@ class Examination:
     def __str__(self) -> str:
         """Write each check's result, and below it what is wrong and what to do."""
         lines = []
-        for check in Check:
-            lines.append(f"{self.result(check):<8}  {check}")
-            for finding in self.of(check):
+        for first, *others in self.shown():
+            lines.append(f"{self.result(first):<8}  {', '.join((first, *others))}")
+            for finding in self.of(first):
                 lines += _advice(finding.problem, finding.remedy)
-            if (not_run := self.not_run.get(check)) is not None:
+            if (not_run := self.not_run.get(first)) is not None:
                 lines += _advice(not_run.reason, not_run.remedy)
         return "\n".join(lines)
 
@@ -54,6 +54,21 @@ class Examination:
         if check in self.not_run:
             return NOT_RUN
         return str(Level.HINT) if levels else OK
+
+    def shown(self) -> list[list[Check]]:
+        """All checks in their order; those that did not run for the same reason stand together, at the first one."""
+        groups: list[list[Check]] = []
+        together: dict[NotRun, list[Check]] = {}
+        for check in Check:
+            why = self.not_run.get(check)
+            if why is None or self.of(check):
+                groups.append([check])
+            elif why in together:
+                together[why].append(check)
+            else:
+                together[why] = [check]
+                groups.append(together[why])
+        return groups
 
     def of(self, check: Check) -> list[Finding]:
         """The findings of one check."""

@@ -1,7 +1,7 @@
 """Judges what lies around the database: configuration, connection, clocks and the AI provider."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -12,6 +12,7 @@ from ai_retry.domain.policy import RetryPolicy
 
 _LEEWAY = timedelta(seconds=10)  # of ``auth`` for the times of an access token
 _SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
+_NOT_FOUND = 404  # also where an API has no list of models
 _AGAIN = "then run ai-retry doctor again"
 _LONGEST_REQUEST = timedelta(seconds=60)  # that servers, proxies and browsers bear as a rule
 _PAUSED = "540"  # Supabase's own status for a paused project
@@ -23,7 +24,7 @@ class Reach(StrEnum):
 
     OPEN = "a server answers there"
     REFUSED = "nothing listens there"
-    SILENT = "nobody answers there"
+    SILENT = "there is no answer from there"
     UNKNOWN_HOST = "there is no such host"
 
 
@@ -115,8 +116,22 @@ def clock(before: datetime, as_of: datetime, after: datetime) -> Iterator[Findin
         )
 
 
-def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
-    """Judge the provider's answer."""
+def provider(asked: Asked, reach: Reach, *, prefix: str = "AI_") -> Iterator[Finding]:
+    """Judge the answer of a provider whose variables have this prefix."""
+    for found in _provider(asked, reach):
+        if prefix == "AI_":
+            yield found
+        else:
+            remedy = found.remedy.replace("; AI_AUTH_HEADER names the header that carries it", "")
+            yield replace(found, problem=f"{prefix}…: {_named(found.problem, prefix)}", remedy=_named(remedy, prefix))
+
+
+def _named(text: str, prefix: str) -> str:
+    """Name the variables of another provider."""
+    return text.replace("AI_BASE_URL", f"{prefix}BASE_URL").replace("AI_API_KEY", f"{prefix}API_KEY")
+
+
+def _provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
     match asked.status:
         case None if asked.certificate_refused:
             yield _of_provider("its certificate is refused", "correct it, or name its authority in REQUESTS_CA_BUNDLE")
@@ -134,7 +149,7 @@ def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
         case _ if asked.better_base is not None:
             remedy = f"set AI_BASE_URL to {asked.better_base}, where models are listed"
             yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
-        case status if asked.something_else is not None and status // 100 == _SUCCESS:
+        case status if asked.something_else is not None and status != _NOT_FOUND:
             remedy = "check AI_BASE_URL: chat/completions is asked below it, and most APIs want /v1 at its end"
             yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
         case status if status // 100 == _REDIRECT:
