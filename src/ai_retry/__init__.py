@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ai_retry.client import Client
     from ai_retry.config import Settings
     from ai_retry.domain.ports import AiProvider
+    from ai_retry.events import OnEvent
     from ai_retry.problems import Problem
 
 __all__ = [
@@ -60,12 +61,16 @@ __all__ = [
 
 
 def connect(
-    settings: "Settings | None" = None, *, context_from: ContextFrom | None = None, ai: "AiProvider | None" = None
+    settings: "Settings | None" = None,
+    *,
+    context_from: ContextFrom | None = None,
+    ai: "AiProvider | None" = None,
+    on_event: "OnEvent" = (),
 ) -> "Client":
     """Make a client from the environment, or from ``settings``; see ``ai_retry.bootstrap.connect``."""
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
 
-    return bootstrap.connect(settings, context_from=context_from, ai=ai)
+    return bootstrap.connect(settings, context_from=context_from, ai=ai, on_event=on_event)
 
 
 def problem(error: Exception) -> "Problem":

@@ -21,6 +21,7 @@ from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.ports import AiProvider, Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, place_of, read_context
+from ai_retry.events import OnEvent
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
@@ -32,7 +33,11 @@ _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and shor
 
 
 def connect(
-    settings: Settings | None = None, *, context_from: ContextFrom | None = None, ai: AiProvider | None = None
+    settings: Settings | None = None,
+    *,
+    context_from: ContextFrom | None = None,
+    ai: AiProvider | None = None,
+    on_event: OnEvent = (),
 ) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
@@ -43,6 +48,7 @@ def connect(
         context_from: reads what to ask out of a generation; its models and schemas are checked all the same. None:
             what the settings name (``AI_RETRY_CONTEXT_FROM``), else ``stored_context``.
         ai: which provider is called, and is the caller's to close; None: those that the settings name.
+        on_event: hooks that get every event (``ai_retry.events``), in its thread; the log is written in any case.
 
     Raises:
         NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` can't be
@@ -59,8 +65,7 @@ def connect(
             opened.callback(ours.close)
         if spool is not None:
             opened.callback(spool.close)
-            spool.send_beside(storage)
-        return Client(
+        client = Client(
             storage=storage,
             queue_storage=storage,
             recovery_storage=storage,
@@ -71,8 +76,12 @@ def connect(
             context_from=reader,
             max_calls=settings.max_calls,
             spool=spool,
+            on_event=on_event,
             on_close=opened.pop_all().close,
         )
+    if spool is not None:
+        spool.send_beside(storage)
+    return client
 
 
 def _provider(settings: Settings, clock: Clock) -> "FallbackProvider":

@@ -21,8 +21,11 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.model import (
+    UNKNOWN_ORIGIN,
     Answer,
+    ClosedOver,
     GenerationStatus,
+    Origin,
     Outcome,
     ProviderCall,
     ProviderOutcome,
@@ -81,6 +84,7 @@ class Open:
     idempotency_key: str | None = None
     waived: frozenset[Waiver] = frozenset()
     operator: str | None = None
+    origin: Origin = UNKNOWN_ORIGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +227,7 @@ class Postpone:
     wait: timedelta  # until the attempt is due
     spread: timedelta = timedelta(0)  # so much later the message comes, unless an answer of the route wakes it
     route: str | None = None  # that it waits for; None: another reason
+    code: str | None = None  # why, for whoever watches: no storage is given it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +279,7 @@ class Reply:
     applied: bool  # False: stale; nothing was written but what is true anyway: attempts that are over, a late answer
     snapshot: Snapshot | None = None  # as it is now, of a begin or settle; None: there is no such generation
     known: bool = True  # of a settle: the storage has an attempt under the token, open or closed
+    closed: Sequence[ClosedOver] = ()  # in passing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -215,6 +215,17 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The request that asked for an attempt, for logs and traces; no decision looks at it."""
+
+    request_id: str | None = None
+    traceparent: str | None = None  # W3C Trace Context
+
+
+UNKNOWN_ORIGIN = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One of our calls for a generation, as decisions see it. The first call, which is the app's, is number 1."""
 
@@ -235,6 +246,7 @@ class Attempt:
     operator_fault: bool = False  # its failure's
     context_reader: str | None = None  # the reader with which its retry was accepted; None: any may read its context
     answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls the provider
+    origin: Origin = UNKNOWN_ORIGIN
 
     @property
     def passes(self) -> bool:
@@ -250,6 +262,19 @@ class Attempt:
     def is_queued(self) -> bool:
         """Whether it waits for a worker."""
         return self.outcome is None and self.lease_expires_at is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedOver:
+    """An attempt that was over, and was closed in passing."""
+
+    user_id: UUID
+    generation_id: UUID
+    number: int
+    outcome: Outcome
+    code: str | None
+    is_accepted: bool
+    origin: Origin = UNKNOWN_ORIGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

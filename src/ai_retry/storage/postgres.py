@@ -4,15 +4,16 @@ Every call is one statement in autocommit, so it works through a transaction poo
 no LISTEN. What the functions mean stands in ``functions``, how one is called in ``_function_connection``.
 """
 
-import logging
 from datetime import timedelta
 from functools import partial
+from logging import WARNING
 from time import monotonic
 from typing import Any, Final
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.logs import write_line
 from ai_retry.secrecy import guard_logs
 from ai_retry.storage._connection_string import read_connection_string
 from ai_retry.storage._door import NO_ANSWER, Door, Refusal
@@ -25,7 +26,6 @@ from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.spool import Spool
 from ai_retry.storage.transport import NeverReached, failure_of_sqlstate, reply_lost, unreachable
 
-_log = logging.getLogger("ai_retry")
 _LINK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
 _AT_FIRST: Final = 2.7  # seconds until it is said that nothing was ever reached
 _LOOK_EVERY: Final = 0.2  # seconds, until then, for why that is
@@ -61,7 +61,8 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
         read = read_connection_string(conninfo)
         guard_logs(*read.secrets)
         if read.left_out:
-            _log.warning("event=parameters_left_out of=DATABASE_URL names=%s", ",".join(read.left_out))
+            names = ",".join(read.left_out)
+            write_line(WARNING, "parameters_left_out", of="DATABASE_URL", names=names)
         self._door = Door()
         kwargs = {"door": self._door, "prepares": not read.is_transaction_pooler, **_LINK}
         self._new_pool = partial(

@@ -52,6 +52,7 @@ def _in_options(problem: str, context: click.Context) -> str:
 def connected() -> Iterator[Client]:
     """Give a client of the environment's settings; errors are told."""
     with told(), bootstrap.connect() as client:
+        client.events.end_log()
         yield client
 
 

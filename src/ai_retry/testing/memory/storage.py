@@ -47,7 +47,7 @@ class MemoryStorage(MemorySettling):
                 now = self._clock.now()
                 self._close_over(change.user_id, now)
                 self._fill_line(change.user_id, now)
-                return Reply(applied=True)
+                return Reply(applied=True, closed=self._reported())
         with self._lock:
             now = self._clock.now()
             rule = change.expected.quota_rule
@@ -56,7 +56,8 @@ class MemoryStorage(MemorySettling):
             if applied:
                 self._close_over(change.user_id, now, change.generation_id)
                 applied = self._has_room(change, now) and self._start(change, now)
-            return Reply(applied=applied, snapshot=self._snapshot(change.generation_id, rule, change.token, now))
+            stands = self._snapshot(change.generation_id, rule, change.token, now)
+            return Reply(applied=applied, snapshot=stands, closed=self._reported())
 
     def _is_fresh(self, change: Begin, now: datetime) -> bool:
         generation = self.app.read(change.generation_id)
@@ -117,6 +118,7 @@ class MemoryStorage(MemorySettling):
             waived=attempt.waived,
             operator=attempt.operator,
             idempotency_key=attempt.idempotency_key,
+            origin=attempt.origin,
         )
         if isinstance(attempt.start, Running):
             self._add(running(row, attempt.start, change.token, now))
