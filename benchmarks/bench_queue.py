@@ -74,7 +74,7 @@ class Engine:
     def turn(self, workers: int, count: int) -> Turn:
         """Work off a heap, then a calm stream."""
         with self._working(workers):
-            self.driver.ask(count=2 * workers, gap=0.0)  # everybody has begun
+            self.driver.ask(count=2 * workers, gap=0.0)  # every user has begun
             heap = self.driver.ask(count=count, gap=0.0)
             calm = self.driver.ask(count=max(20, count // 5), gap=CALM_GAP)
         return Turn(count / heap["seconds"], 1000 * calm["p50"], 1000 * calm["p99"])

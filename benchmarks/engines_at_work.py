@@ -1,4 +1,4 @@
-"""The processes of ``benchmarks.rates``, and pgbench: each does as many attempts as it is told."""
+"""The processes of ``benchmarks.rates``, and pgbench: each does as many attempts as it is asked for."""
 
 import subprocess
 import tempfile
@@ -34,7 +34,7 @@ FLOOR_TABLE = "create table floor (id bigint generated always as identity primar
 
 
 class AtWork(Protocol):
-    """An engine that can be told to work."""
+    """An engine that can be asked to work."""
 
     name: str
     database_url: str

@@ -2,7 +2,7 @@
 
 Run it with ``make late-finisher``. Worker A takes a job, calls the provider and stalls past its lease; B takes over and
 calls too; then A finishes, either while B is still at work or after B has finished. Each run has a database of its own.
-The peers are found in ``.cache/peers``; what they mean stands in ``docs/late-finisher.md``.
+The peers are found in ``.cache/peers``; what they mean is in ``docs/late-finisher.md``.
 """
 
 import json
@@ -52,8 +52,8 @@ HEADER = (
     "engine",
     "A finishes",
     "A's late finish",
-    "what A was told",
-    "what B was told",
+    "A's answer",
+    "B's answer",
     "charged",
     "calls",
     "charges",

@@ -1,4 +1,4 @@
-"""A process of an engine: told what to do by one JSON object a line, and answering by one."""
+"""A process of an engine: asked by one JSON object a line, and answering by one."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ class LineProcess:
         self.said = self._told()
 
     def ask(self, **what: Any) -> Mapping[str, Any]:
-        """Tell it what to do, and wait for the answer.
+        """Ask it, and wait for the answer.
 
         Raises:
             RuntimeError: it ended.

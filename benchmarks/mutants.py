@@ -1,7 +1,7 @@
 """Mutation testing of the domain: change its functions one by one, and see whether its tests notice.
 
 Run it with ``make mutants``. mutmut works on a copy in ``.cache/mutants``, so the working tree is never touched. Exits
-with 1 below ``GOAL``; why the survivors survive stands in ``docs/mutants.md``.
+with 1 below ``GOAL``; why the survivors survive is in ``docs/mutants.md``.
 """
 
 import re

@@ -130,7 +130,7 @@ def _process(url: str, scratch: Path, lease: timedelta = DEFAULT_POLICY.lease) -
 
 
 def separate_processors(database_url: str) -> str:
-    """Give PostgreSQL one half of the processors, and this process and its children the other; tell what was done."""
+    """Give PostgreSQL one half of the processors, and this process and its children the other; return what was done."""
     if not hasattr(os, "sched_setaffinity") or len(processors := sorted(os.sched_getaffinity(0))) == 1:
         return "database and clients share all processors"
     half = len(processors) // 2
@@ -190,14 +190,14 @@ class KilledRun:
 
     called_before: int
     called_twice: set[str]
-    abandoned: set[str]  # whose first attempt was under way: nobody can tell what became of it
+    abandoned: set[str]  # whose first attempt was under way: it is unknown what became of it
     succeeded: int
     sessions: int
     complete: bool  # the report has all that was selected, and nothing else was called
 
     @property
     def sound(self) -> bool:
-        """Whether nobody was called twice but those whose call died with the process, and all have one session."""
+        """Whether no call was made twice but those whose call died with the process, and all have one session."""
         twice_for_a_reason = self.called_twice <= self.abandoned and len(self.abandoned) <= WORKERS
         return twice_for_a_reason and self.complete and self.sessions == self.succeeded
 

@@ -31,7 +31,7 @@ _RECORD = re.compile(r"^(?P<kind>\w+/\S+)\s+(?P<count>\d+) \([^)]*\)\s+\d+ \([^)
 
 
 def written(database_url: str, work: Callable[[], object], attempts: int) -> Written:
-    """Do the work and read what the log gained meanwhile; nobody else may write."""
+    """Do the work and read what the log gained meanwhile; nothing else may write."""
     with psycopg.connect(database_url, autocommit=True) as database:
         database.execute("checkpoint")  # not in between
         start = _position(database)

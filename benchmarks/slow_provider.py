@@ -2,7 +2,7 @@
 
 A request with a ``response_format`` is answered with the larger output, under its schema of ten properties.
 
-It prints its port, and counts: ``GET /calls`` tells how many it answered.
+It prints its port, and counts: ``GET /calls`` returns how many it answered.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ HOME = REPOSITORY / ".stack"
 
 
 def up(home: Path = HOME, migrations: Path = MIGRATIONS) -> str:
-    """Start a stack unless it runs; return what to tell the user.
+    """Start a stack unless it runs; return what to print.
 
     Until everything is written down, the stack depends on this process and ends with it.
     """
@@ -39,7 +39,7 @@ def up(home: Path = HOME, migrations: Path = MIGRATIONS) -> str:
 
 
 def down(home: Path = HOME) -> str:
-    """Stop the stack and remove its data; return what to tell the user."""
+    """Stop the stack and remove its data; return what to print."""
     if not home.exists():
         return "No local stack is running."
     with exclusive(home / "lock", within=120):
@@ -65,7 +65,7 @@ def _supervisor(home: Path) -> psutil.Process | None:
 
 
 def _ended(process: psutil.Process, *, within: float) -> bool:
-    """Wait for the end of somebody else's child; its parent, in a container, may never reap it."""
+    """Wait for the end of another process's child; its parent, in a container, may never reap it."""
     deadline = time.monotonic() + within
     try:
         while process.status() != psutil.STATUS_ZOMBIE:

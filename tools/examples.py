@@ -1,4 +1,4 @@
-"""The code blocks of pages, to be run as they stand there."""
+"""The code blocks of pages, to be run as they are."""
 
 import os
 import re

@@ -10,7 +10,7 @@ from tools.migration import APP, MIGRATIONS, OURS
 
 
 def manifest_of(database_url: str) -> Mapping[str, Any]:
-    """Apply the migrations to a database that has none; say what stands there."""
+    """Apply the migrations to a database that has none; return what is there."""
     texts = {each.name: (MIGRATIONS / each.name).read_text(encoding="utf-8") for each in (OURS, APP)}
     with psycopg.connect(database_url, autocommit=True) as connection:
 

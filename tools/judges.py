@@ -41,7 +41,7 @@ def judge_schema() -> Iterator[str]:
 
 
 def _advice(output: str) -> list[dict[str, str]]:
-    """Read the list of advice, wherever it stands in the document."""
+    """Read the list of advice, wherever it is in the document."""
     document = json.loads(output)
     if isinstance(document, dict):
         document = next((value for value in document.values() if isinstance(value, list)), [])

@@ -75,13 +75,13 @@ class LogScan:
         self.read(text_of(record), f"{record.name} {record.levelname} at {place}:{record.lineno}")
 
     def read_file(self, name: str, path: Path) -> None:
-        """Read a log file, line by line; one that is gone has nothing to tell."""
+        """Read a log file, line by line; one that is gone holds nothing."""
         if path.exists():
             for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
                 self.read(line, f"{name} line {number}")
 
     def read(self, text: str, place: str) -> None:
-        """Look for everything in a text."""
+        """Look for everything in text."""
         kinds = {kind for secret, kind in self._secrets.items() if secret in text}
         kinds |= {kind for kind, pattern in PATTERNS.items() if pattern.search(text)}
         for kind in sorted(kinds):

@@ -1,4 +1,4 @@
-"""The manifest of the migrations: what stands in a database after them, as ``ai_retry_inspect`` reports it."""
+"""The manifest of the migrations: what is in a database after them, as ``ai_retry_inspect`` reports it."""
 
 import hashlib
 import json

@@ -109,7 +109,7 @@ def _where_missing(text: str) -> str:
 
 
 def main() -> None:
-    """Write both files, apply them to a database that is gone afterwards, and write what stands there."""
+    """Write both files, apply them to a database that is gone afterwards, and write what is there."""
     from tools.inspected import manifest_of  # noqa: PLC0415 - they need this module
     from tools.stack import running_stack  # noqa: PLC0415
 

@@ -27,7 +27,7 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w./<:])/(?:root|home|work|tmp|usr|var|opt|Us
 
 
 class ProviderAfterOutage:
-    """Answers, tells usage and cost, and limits requests now and then."""
+    """Answers, reports usage and cost, and limits requests now and then."""
 
     def __init__(self) -> None:
         self.calls = Counter[str]()
@@ -92,7 +92,7 @@ def execute(database_url: str, provider: ScriptedServer, scratch: Path) -> Any:
 
 
 def absolute_paths(notebook: Any) -> list[str]:
-    """Find what tells of the machine on which the notebook was executed."""
+    """Find what names the machine on which the notebook was executed."""
     return _ABSOLUTE_PATH.findall(nbformat.writes(notebook))
 
 

@@ -51,7 +51,7 @@ def ends_with_parent(death_signal: signal.Signals = signal.SIGKILL) -> None:
 
 
 def end(process: "subprocess.Popen[bytes]", *, within: float) -> None:
-    """Tell a process to stop, and kill it if it has not by then."""
+    """Ask a process to stop, and kill it if it has not by then."""
     process.terminate()
     try:
         process.wait(within)
@@ -61,7 +61,7 @@ def end(process: "subprocess.Popen[bytes]", *, within: float) -> None:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on.
+    """Return a port of 127.0.0.1 on which no process listens.
 
     It lies below the range from which systems take the ports of outgoing connections. While a server restarts,
     no client can then be given the server's port (or, connecting to it, end up connected to itself).
@@ -78,7 +78,7 @@ def free_port() -> int:
 
 
 async def on_free_port(start: Callable[[int], Awaitable[None]]) -> int:
-    """Call `start` with a free port, at most three times while somebody else is quicker; return the port."""
+    """Call `start` with a free port, at most three times while another process is quicker; return the port."""
     for remaining in (2, 1, 0):
         port = free_port()
         try:

@@ -34,7 +34,7 @@ def build(target: Path, *, docs: Path = DOCS) -> None:
     """Build the site anew.
 
     Raises:
-        SiteBroken: a link or an anchor leads nowhere, a page stands outside the navigation, a diagram has no form, or
+        SiteBroken: a link or an anchor leads nowhere, a page is not in the navigation, a diagram has no form, or
             a page would load something from another server.
         StackUnavailable: npm failed.
     """
@@ -63,8 +63,8 @@ def _run_generator(project: Path) -> None:
         text=True,
     )
     if done.returncode != 0:
-        told = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr + done.stdout)
-        raise SiteBroken(told.partition("Traceback (most recent call last)")[0])
+        printed = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr + done.stdout)
+        raise SiteBroken(printed.partition("Traceback (most recent call last)")[0])
 
 
 def _outside_navigation(docs: Path) -> Iterator[str]:

@@ -39,7 +39,7 @@ _ENV_NAMES = {
 
 @dataclass(frozen=True)
 class SignedInUser:
-    """Somebody who just signed up."""
+    """A user who has just signed up."""
 
     id: UUID
     access_token: str = field(repr=False)
@@ -56,7 +56,7 @@ class Stack:
     secret_key: str = field(repr=False)
     jwt_secret: str = field(repr=False)
     control: Control | None = field(default=None, repr=False, compare=False)
-    """The line to the supervisor; none for a stack that somebody else started."""
+    """The line to the supervisor; none for a stack that another process started."""
 
     @classmethod
     def from_env_file(cls, path: Path) -> "Stack":
@@ -140,7 +140,7 @@ def running_stack(
 def open_stack(control: Control, migrations: Path | None) -> Stack:
     """Turn a supervisor that just started Postgres into a stack.
 
-    The order matters: copies are taken while nobody is connected, and the Data API reads the schema once.
+    The order matters: copies are taken while there is no connection, and the Data API reads the schema once.
     """
     started = control.started
     database_url = started["database_url"]

@@ -110,7 +110,7 @@ class Provider:
             self.open()
 
     def open(self) -> None:
-        """Let everybody in, now and later."""
+        """Let every call in, now and later."""
         self._open.set()
 
     def __call__(self, request: Request) -> Script:

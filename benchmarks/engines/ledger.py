@@ -1,4 +1,4 @@
-"""What the scenario counts, in the engine's own database, and how its two workers are told to go on.
+"""What the scenario counts, in the engine's own database, and how its two workers are asked to go on.
 
 No engine decides here: the provider and the charge are plain rows, written by whoever runs.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 import psycopg
 
 Order = Literal["while", "after"]  # when A finishes: while B is at work, or after B has finished
-WAIT = 20.0  # seconds, the longest that anybody waits for anybody
+WAIT = 20.0  # seconds, the longest that anyone waits for anyone
 
 _TABLES = """
 create schema if not exists late_finisher;
@@ -29,8 +29,8 @@ class Report:
 
     engine: str  # with versions
     accepted: bool  # whether A's late finish counted
-    late: str  # what A was told
-    other: str  # what B was told
+    late: str  # what A's finish returned
+    other: str  # what B's finish returned
     charged: str  # where the scenario charges
 
 

@@ -55,12 +55,12 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
         small = opened.enter_context(_filled(stack, "growth_small", sizes.small, sizes.finished))
         large = opened.enter_context(_filled(stack, "growth_large", sizes.large, sizes.finished))
         ways: dict[str, Callable[[], float]] = {
-            f"{sizes.small:,} generations": lambda: small.attempts_of_anybody(_ATTEMPTS),
-            f"{sizes.large:,} generations": lambda: large.attempts_of_anybody(_ATTEMPTS),
+            f"{sizes.small:,} generations": lambda: small.attempts_of_anyone(_ATTEMPTS),
+            f"{sizes.large:,} generations": lambda: large.attempts_of_anyone(_ATTEMPTS),
             "a user with 1 finished generation": lambda: large.attempts_of(large.modest, _ATTEMPTS),
             f"a user with {sizes.finished:,} finished generations": lambda: large.attempts_of(large.busy, _ATTEMPTS),
         }
-        large.attempts_of_anybody(_ATTEMPTS)  # plans are cached then
+        large.attempts_of_anyone(_ATTEMPTS)  # plans are cached then
         scans, indexes = large.scans_of(_ATTEMPTS)
         found = _in_turns(ways, max(sizes.rounds, _FEWEST_ROUNDS))
         held_before, held_after = small.with_idle_transaction(sizes.held)
@@ -111,7 +111,7 @@ class _Database:
     modest: UUID
     busy: UUID
 
-    def attempts_of_anybody(self, count: int) -> float:
+    def attempts_of_anyone(self, count: int) -> float:
         """Attempts of new users, one each; seconds per attempt."""
         return self._timed(failed_generations(self.connection, count))
 
@@ -159,7 +159,7 @@ class _Database:
         return ", ".join(told), ", ".join(used)
 
     def _scans(self, query: str) -> dict[str, tuple[int, ...]]:
-        """Read the counters; connections tell theirs after a statement, and once a second at most."""
+        """Read the counters; connections report theirs after a statement, and once a second at most."""
         self.connection.execute("select pg_stat_force_next_flush()")
         for _ in range(2):
             time.sleep(1.2)

@@ -62,7 +62,7 @@ def storage_of(address: str) -> QueueStorage:
 
 
 def run_worker(storage: QueueStorage, stop: threading.Event) -> None:
-    """Run a worker until it is told to stop: one that is killed leaves its messages hidden for a while."""
+    """Run a worker until it is asked to stop: one that is killed leaves its messages hidden for a while."""
     logging.getLogger("ai_retry").setLevel(logging.CRITICAL)
     Worker(
         storage=storage,

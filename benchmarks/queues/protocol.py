@@ -1,4 +1,4 @@
-"""How the processes of a queue are told what to do: one JSON object a line in, one out. Standard library alone."""
+"""How the processes of a queue are asked: one JSON object a line in, one out. Standard library alone."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How an engine's process is told what to do: one JSON object a line in, one out.
+"""How an engine's process is asked: one JSON object a line in, one out.
 
 Standard library alone: it runs in the peers' environment, too.
 """

@@ -234,14 +234,14 @@ class _Accepted:
 
 
 class TokenVerifier:
-    """Tells whose access token it is, or refuses it. Safe to share between threads.
+    """Returns the user that an access token belongs to, or refuses it. Safe to share between threads.
 
     ES256, RS256 and EdDSA are verified by the project's published keys; the key fixes the algorithm, never the token
     (RFC 8725, sections 2.1 and 3.1). HS256 is verified by ``jwt_secret`` where one is given; otherwise Auth is asked,
     once per call; without a ``publishable_key`` to ask with it is refused.
 
     A token verified here stays good until it expires, though its user signed out; Auth, when asked, knows better.
-    Remove ``jwt_secret`` when the project revokes its legacy secret: nobody tells this class.
+    Remove ``jwt_secret`` when the project revokes its legacy secret: this class can't know of it.
     """
 
     def __init__(

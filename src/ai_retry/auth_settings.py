@@ -11,7 +11,7 @@ _NEVER_USERS: Final = ("anon", "service_role")  # roles of API keys
 
 
 def issuers(text: str) -> tuple[str, ...]:
-    """Read the addresses that may stand in ``iss``."""
+    """Read the addresses that ``iss`` may hold."""
     problem = "must be an address, or several with commas between them"
     addresses = tuple(matching("[!-~]+", each, problem) for each in _words(text))
     if not addresses:

@@ -1,4 +1,4 @@
-"""Settings from environment variables, checked once and told in one error.
+"""Settings from environment variables, checked once; all faults are one error.
 
 Nothing here connects, imports an adapter or keeps state: ``bootstrap`` does with the settings what they say. No error
 message holds a value, since the wrong value of one variable may well be the right secret of another.
@@ -86,7 +86,7 @@ class Settings:
 
 
 class _Reader:
-    """Reads variables and collects what is wrong with them, so that all of it is told at once."""
+    """Reads variables and collects what is wrong with them, so that one error names all of it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._values = {name: text.strip() for name, text in environ.items() if text.strip()}

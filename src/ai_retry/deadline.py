@@ -29,7 +29,7 @@ from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs
 from ai_retry.domain.ports import Clock
 from ai_retry.secrecy import guard_logs
 
-_CONNECT_SECONDS = 5.0  # at most for one address; longer means that nobody is there
+_CONNECT_SECONDS = 5.0  # at most for one address; longer means that no server is there
 _MOST_INTERIM = (
     20  # interim responses before an answer; a server that sends more would hold the call until its deadline
 )

@@ -43,13 +43,13 @@ class Events:
 
     def without_log(self) -> "Events":
         """Return the same hooks without the log: a run with a report of its own needs none."""
-        unlogged = Events()
-        unlogged._hooks = [hook for hook in self._hooks if hook is not LOG]
+        unlogged = Events(self._hooks)
+        unlogged.end_log()
         return unlogged
 
     def end_log(self) -> None:
         """Write no more to the log: a command reports to whoever runs it."""
-        self._hooks = self.without_log()._hooks
+        self._hooks = [hook for hook in self._hooks if hook is not LOG]
 
     def __call__(self, event: Event) -> None:
         """Call every hook, whatever one of them raises."""

@@ -1,4 +1,4 @@
-"""Tables for people, in a terminal and in a notebook. What stands in a cell may come from anybody."""
+"""Tables for people, in a terminal and in a notebook. The content of a cell may come from anyone."""
 
 import html
 from collections.abc import Sequence

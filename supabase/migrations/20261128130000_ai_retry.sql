@@ -1173,7 +1173,7 @@ begin
           'snapshot', ai_retry.snapshot(
             ai_retry.app_read((v_message.message ->> 'generation_id')::uuid), v_request -> 'rule', null,
             pg_catalog.clock_timestamp())::text);
-      exception when others or assert_failure then  -- one bad row stops nobody's line: its message comes again
+      exception when others or assert_failure then  -- one bad row stops no user's line: its message comes again
         raise warning 'ai-retry: a generation could not be read (%): %', sqlstate, v_message.message ->> 'generation_id';
       end;
     else
@@ -1389,7 +1389,7 @@ revoke all on function public.ai_retry_begin(text) from public, anon, authentica
 grant execute on function public.ai_retry_begin(text) to service_role;
 comment on function public.ai_retry_begin(text) is
   'Closes what is over for a user; then opens an attempt, or turns the queued one to running. An attempt that uses a '
-  'stored answer calls nobody: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
+  'stored answer makes no call: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
   'version, the age, a ceiling or the route is not as the change expects.';
 
 -- verbs/installation
@@ -2106,7 +2106,7 @@ $$;
 revoke all on function public.ai_retry_inspect() from public, anon, authenticated;
 grant execute on function public.ai_retry_inspect() to service_role;
 comment on function public.ai_retry_inspect() is
-  'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
+  'For ai-retry doctor: what is in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
   'the binding, tables, grants, policies, queue, time.';
 
 -- operate/outdated

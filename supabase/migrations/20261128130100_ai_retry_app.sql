@@ -605,7 +605,7 @@ end
 $$;
 comment on function ai_retry.app_last_error(uuid) is
   'Returns the code of the generation''s last error that the app has logged, and when; never its message, in which a prompt '
-  'may stand. Null when there is none.';
+  'may be. Null when there is no error.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end

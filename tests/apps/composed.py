@@ -1,6 +1,6 @@
 """Apps composed at random from the traits of real ones.
 
-``composed(seed)`` gives the same app for the same seed, with all that its story needs, and what stands in the way of
+``composed(seed)`` gives the same app for the same seed, with all that its story needs, and what may get in the way of
 binding it, if anything does.
 """
 

@@ -136,7 +136,7 @@ class Project:
             return cursor.fetchall() if cursor.description else []
 
     def new_user(self, app: App) -> UUID:
-        """Let somebody sign up: Auth adds them, and the app does what it does then."""
+        """A user signs up: Auth adds them, and the app does what it does then."""
         user_id = uuid4()
         with psycopg.connect(self.superuser_url, autocommit=True) as auth:
             auth.execute("insert into auth.users (id) values (%s)", [user_id])

@@ -1,4 +1,4 @@
-"""What an app's triggers and constraints do that nobody would expect."""
+"""What an app's triggers and constraints do that one would not expect."""
 
 from collections.abc import Iterator
 

@@ -124,7 +124,7 @@ class Story:
         )
 
     def refuse_others(self, generation_id: UUID) -> None:
-        """Somebody else's generation is none of a user's."""
+        """Another user's generation is none of a user's."""
         stranger = self.project.new_user(self.app)
         with self.client() as (client, _), pytest.raises(GenerationNotFound):
             self.retry(client, stranger, generation_id)

@@ -25,7 +25,7 @@ def project(stack: Stack, tmp_path: Path) -> Iterator[Project]:
 
 
 def test_next_diff_is_empty(stack: Stack, tmp_path: Path, project: Project) -> None:
-    """What config.toml declares, created in its order in an empty project, is what stands in the migrated one."""
+    """What config.toml declares, created in its order in an empty project, is what is in the migrated one."""
     with project_of(stack, EMPTY, tmp_path / "shadow") as shadow:
         for path in declared(project.folder):
             shadow.run(path.read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ QUIRKS: Final = (
     "no default",  # the app makes the ids
     "extensions",  # a trigger's function is found by the path that Supabase gives its roles
     "deferred",  # a trigger looks when the transaction ends
-    "notify",  # a trigger tells listeners, once a statement
+    "notify",  # a trigger notifies listeners, once a statement
     "elsewhere",  # results are in another schema
 )
 _TABLES: Final = ("generations", "ai_generations", "requests", "ai_jobs", "plans", "order")
@@ -70,7 +70,7 @@ class Traits:
     generated: bool
     partitioned: bool
     quirks: Set[str]
-    bare: bool  # by such names and words that init is told nothing
+    bare: bool  # by such names and words that init learns nothing
     obstacle: str | None
 
     def column(self, name: str) -> str:
@@ -159,7 +159,7 @@ def drawn(rng: random.Random) -> Traits:
 
 
 def _told_nothing(traits: Traits, rng: random.Random) -> Traits:
-    """Take names and words that everybody knows."""
+    """Take names and words that everyone knows."""
     return replace(
         traits,
         table=rng.choice(("generations", "ai_generations")),

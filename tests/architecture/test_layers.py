@@ -203,7 +203,7 @@ def test_loops_know_no_port_and_decisions_no_loop(name: str) -> None:
 
 @pytest.mark.parametrize("adapters", SEPARATE)
 def test_adapters_don_t_import_each_other(adapters: tuple[str, ...]) -> None:
-    """What two adapters share stands below both."""
+    """What two adapters share is below both."""
     for name in adapters:
         assert not set(ours(name)) & (set(adapters) - {name})
 

@@ -36,7 +36,7 @@ def sql_world(request: pytest.FixtureRequest) -> SqlWorld:
 
 @pytest.fixture
 def memory_world() -> MemoryWorld:
-    """A storage of its own for every test; its clock stands still."""
+    """A storage of its own for every test; its clock is still."""
     return MemoryWorld()
 
 

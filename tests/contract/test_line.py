@@ -1,4 +1,4 @@
-"""Who is next: as many messages of a user stand in the line as may run, and every lost one comes back."""
+"""Who is next: as many messages of a user are in the line as may run, and every lost one comes back."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -38,7 +38,7 @@ def test_no_more_messages_than_may_run(world: World) -> None:
 
 
 def test_many_retries_let_one_pass(world: World) -> None:
-    """A user's one retry stands behind as many of another's as may run, not behind all of them."""
+    """A user's one retry waits behind as many of another's as may run, not behind all of them."""
     hoarder = world.new_user()
     world.set_quota(hoarder, 100, timedelta(hours=24))
     for _ in range(20):
@@ -66,7 +66,7 @@ def test_repeat_passes_no_second_message_on(world: World) -> None:
 
 
 def test_next_message_goes_to_the_end_of_the_line(world: World) -> None:
-    """A user's next retry stands behind whoever came meanwhile."""
+    """A user's next retry waits behind those of users who came meanwhile."""
     user_id = world.new_user()
     first, second = (world.new_generation(user_id) for _ in range(2))
     for each in (first, second):

@@ -161,7 +161,7 @@ def test_failing_probe_closes_again(world: World) -> None:
     assert slots(world, route) == 1
 
 
-def test_click_tells_the_same_of_a_route(world: World) -> None:
+def test_click_learns_the_same_of_a_route(world: World) -> None:
     """A click's failure closes a route, and its answer opens it, as a worker's do."""
     route = new_route()
     fail(world, begin(world, *new_generation(world), route=route), outage=an_outage())
@@ -188,7 +188,7 @@ def test_answer_wakes_those_that_wait(world: World) -> None:
 
 
 def test_answer_wakes_every_users_first(world: World) -> None:
-    """Of those that wait, a user's second is woken after everybody's first."""
+    """Of those that wait, a user's second is woken after every user's first."""
     route = close_route(world)
     user_id, first = new_accepted(world)
     second = world.new_generation(user_id)
@@ -204,7 +204,7 @@ def test_answer_wakes_every_users_first(world: World) -> None:
 
 
 def test_open_route_wakes_all_that_wait(world: World) -> None:
-    """When any number may ask a route again, nobody goes on waiting for it."""
+    """When any number may ask a route again, no retry goes on waiting for it."""
     route = reopen_route(world)
     for _ in range(6):
         succeed(world, new_running(world, route=route))

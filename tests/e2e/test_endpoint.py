@@ -261,7 +261,7 @@ def test_document_and_health_are_open(endpoint: Endpoint) -> None:
 # The log
 
 
-def test_log_tells_refusals_and_no_secret(endpoint: Endpoint) -> None:
+def test_log_shows_refusals_and_no_secret(endpoint: Endpoint) -> None:
     """Refusals and failures are lines with code and ids; no key, token, prompt or answer is there or in a row."""
     user = endpoint.sign_up()
     echo = {"error": {"message": f"Incorrect API key provided: {AI_KEY}; you said {SECRET_PROMPT}"}}

@@ -153,7 +153,7 @@ class Door:
 
 @dataclass(frozen=True)
 class House:
-    """Both doors, and what stands behind them."""
+    """Both doors, and what is behind them."""
 
     doors: Mapping[str, Door]
     stack: Stack

@@ -380,7 +380,7 @@ def test_host_may_queue_everything(endpoint: Endpoint) -> None:
     assert attempts(endpoint, generation_id) == [(2, "queued", None)]
 
 
-# Where it stands
+# Where it is placed
 
 
 def test_status_says_what_is_queued(endpoint: Endpoint) -> None:

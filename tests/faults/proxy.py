@@ -1,6 +1,6 @@
 """A TCP proxy in front of PostgreSQL or the Data API that cuts, swallows and delays at a named call.
 
-A call is recognised by its function's name, which stands in the bytes of both protocols. A message to PostgreSQL that
+A call is recognised by its function's name, which is in the bytes of both protocols. A message to PostgreSQL that
 only prepares a call does not count: nothing has run then.
 """
 
@@ -93,7 +93,7 @@ class Proxy:
             pass  # one side is gone: the other one learns of it by our leaving
 
     def claim_rule(self, data: bytes) -> Rule | None:
-        """Tell whether this call is one of the rule's."""
+        """Return whether this call is one of the rule's."""
         rule = self._rule
         with self._lock:
             if rule is None or self.fired >= rule.times or rule.function.encode() not in data or _prepares(data):
@@ -102,7 +102,7 @@ class Proxy:
         return rule
 
     def goes_on(self, since: float) -> bool:
-        """Whether a link that was made at ``since`` still stands."""
+        """Whether a link that was opened at ``since`` is still open."""
         return not self._ended.is_set() and not since < self._out_until - 1e-9
 
     def begin_outage(self, seconds: float) -> None:

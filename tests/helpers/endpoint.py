@@ -60,7 +60,7 @@ class PlannedAnswers:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A running app, and what stands before and behind it."""
+    """A running app, and what is before and behind it."""
 
     url: str
     log: Path
@@ -113,7 +113,7 @@ class Endpoint:
         return requests.post(self.url + path, headers={**bearer(user), **(headers or {})}, timeout=30)
 
     def status(self, generation_id: UUID | str, user: SignedInUser | None) -> requests.Response:
-        """GET where a generation stands."""
+        """GET a generation's state."""
         return requests.get(f"{self.url}/sessions/ai/{generation_id}", headers=bearer(user), timeout=30)
 
     def may_retry(self, generation_id: UUID, user: SignedInUser) -> bool:

@@ -57,7 +57,7 @@ class LockWatch:
     waits: list[Wait] = field(default_factory=list)
 
     def waited(self, pid: int, began: float, ended: float) -> list[Wait]:
-        """Tell the waits of a session between two instants, none of them as longer than that."""
+        """Return the waits of a session between two instants, each counted at most so long."""
         return [
             wait if wait.seconds <= (most := ended - wait.since) else replace(wait, seconds=most)
             for wait in self.waits
@@ -67,7 +67,7 @@ class LockWatch:
 
 @contextmanager
 def watching_locks(url: str, pids: Sequence[int]) -> Iterator[LockWatch]:
-    """Watch what these sessions wait for until the block ends; then the watch tells."""
+    """Watch what these sessions wait for until the block ends; then the watch has it."""
     watch = LockWatch()
     with (
         psycopg.connect(url, autocommit=True, application_name="control") as control,

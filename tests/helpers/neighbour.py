@@ -153,7 +153,7 @@ class AppSession:
                 self.generations = before
 
     def _somebody(self, user_id: UUID) -> UUID:
-        """Choose whose rows a statement writes: a user their own, the service anybody's."""
+        """Choose whose rows a statement writes: a user their own, the service anyone's."""
         return user_id if self.role == "authenticated" else self._random.choice(list(self.generations))
 
     def _write(self, user_id: UUID) -> None:
@@ -216,7 +216,7 @@ class AppSession:
         self._say("update one", "update public.generations set duration_ms = 1 where id = %s", generation_id)
 
     def _delete_user(self, user_id: UUID) -> None:
-        """Do as Auth does, which has a role of its own; then somebody new signs up."""
+        """Do as Auth does, which has a role of its own; then a new user signs up."""
         self._connection.execute("reset role")
         self._say("delete user", "delete from auth.users where id = %s", user_id)
         self.generations = {each: rows for each, rows in self.generations.items() if each != user_id}

@@ -164,7 +164,7 @@ def postpone(
 
 
 def waiting(world: World) -> list[UUID | None]:
-    """Generations whose messages stand in the queue, ready or not, in their order."""
+    """Generations whose messages are in the queue, ready or not, in their order."""
     return [row["generation_id"] for row in world.messages()]
 
 

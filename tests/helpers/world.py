@@ -87,7 +87,7 @@ def empty_queue(connection: psycopg.Connection) -> None:
 class SqlWorld:
     """Implements ``tests.helpers.worlds.World`` for a storage on a database with our migrations.
 
-    Users are new in every world, so that worlds share a database; its queue and outages are everybody's, and
+    Users are new in every world, so that worlds share a database; its queue and outages are shared, and
     ``empty_queue`` removes those of earlier worlds.
 
     Attributes:
@@ -174,7 +174,7 @@ class SqlWorld:
             )
 
     def advance(self, duration: timedelta) -> None:
-        """Move every stored instant of this world's users back; and of everybody's messages and outages."""
+        """Move every stored instant of this world's users back; and of all messages and outages."""
         moved = {"by": duration, "users": self._users}
         for table, columns in _INSTANTS.items():
             assignments = [sql.SQL("{0} = {0} - %(by)s").format(sql.Identifier(column)) for column in columns]

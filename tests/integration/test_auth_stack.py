@@ -13,7 +13,7 @@ from tools.stack import SignedInUser, Stack
 
 @pytest.fixture
 def user(stack: Stack) -> SignedInUser:
-    """Sign up somebody new."""
+    """Sign up a new user."""
     return stack.sign_up(f"{uuid4()}@example.com", "correct horse battery")
 
 
@@ -51,8 +51,8 @@ def test_api_keys_refused(verifier: TokenVerifier, stack: Stack) -> None:
             verifier.verify(key)
 
 
-def test_issuer_required_unless_told(stack: Stack, user: SignedInUser) -> None:
-    """The stack's tokens without ``iss`` need a verifier that was told so; hosted projects need not tell."""
+def test_issuer_required_unless_configured(stack: Stack, user: SignedInUser) -> None:
+    """The stack's tokens without ``iss`` need a verifier that knows; hosted projects need no such setting."""
     verifier = TokenVerifier(stack.url, jwt_secret=stack.jwt_secret)
 
     with pytest.raises(Unauthenticated) as caught:
@@ -73,7 +73,7 @@ def test_second_factor_required(stack: Stack, user: SignedInUser) -> None:
     assert verifier.verify(stronger) == user.id
 
 
-def test_anonymous_user_refused_where_told_so(stack: Stack, user: SignedInUser) -> None:
+def test_anonymous_user_refused_where_configured_so(stack: Stack, user: SignedInUser) -> None:
     """A signed-in user passes where anonymous ones don't, by the secret and when Auth is asked."""
     anonymous = jwt.encode(claims_of(user.access_token) | {"is_anonymous": True}, stack.jwt_secret, "HS256")
     for secret in (stack.jwt_secret, None):

@@ -1,4 +1,4 @@
-"""One user with thousands of retries, or with everybody's attention at once: bounds that hold on a real PostgreSQL."""
+"""One user with thousands of retries, or with all users' attention at once: bounds that hold on a real PostgreSQL."""
 
 import json
 import threading

@@ -114,7 +114,7 @@ def test_full_server_is_said(guarded: str) -> None:
     ids=["unknown project", "wrong password", "full", "options"],
 )  # fmt: skip
 def test_refusal_of_a_pooler_is_said(sqlstate: str, words: str, kind: type[AiRetryError], said: str) -> None:
-    """A pooler's refusals are told apart, too, and its words go no further."""
+    """A pooler's refusals are distinguished, too, and its words go no further."""
     with saying(sqlstate, words) as url:
         error = failure(url)
 

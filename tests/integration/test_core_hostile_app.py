@@ -151,7 +151,7 @@ def test_session_is_rejected_by_constraint_at_end(app: App) -> None:
 
 @pytest.mark.parametrize("sqlstate", REFUSALS.values(), ids=REFUSALS.keys())
 def test_session_is_created_when_events_refuse(app: App, sqlstate: str) -> None:
-    """An event that the app refuses, by any error, costs nobody a session."""
+    """An event that the app refuses, by any error, costs no session."""
     execute(app, TRIGGER.format(f"raise sqlstate '{sqlstate}';", "trigger no before insert", "events", ""))
 
     assert app.retry().session["content"] == "first"
@@ -301,7 +301,7 @@ def test_accepted_retry_ends_when_queue_is_gone(app: App, drop: str) -> None:
 
 
 def test_new_queue_knows_no_message_of_a_dropped_one(app: App) -> None:
-    """Ids of messages begin anew with a queue: nobody's attempt is taken to have the message of another user's."""
+    """Ids of messages begin anew with a queue: no attempt is taken to have another one's message."""
     app.accept()
     first, app.user_id = app.user_id, app.world.new_user()
     app.generation_id = app.world.new_generation(app.user_id)
@@ -380,7 +380,7 @@ def test_reply_of_another_shape_is_lost(reply: object) -> None:
 
 
 def test_settle_counts_after_lease_while_open(app: App) -> None:
-    """A click whose process lives on after its lease, with nobody else about, still gets its session."""
+    """A click whose process lives on after its lease, while no other user is active, still gets its session."""
     assert app.retry(lambda: app.world.advance(POLICY.lease)).attempt == 2
 
 

@@ -1,4 +1,4 @@
-"""The tutorial and the how-tos run as they stand there; the site is built, and its generated pages are current."""
+"""The tutorial and the how-tos run as they are; the site is built, and its generated pages are current."""
 
 import atexit
 import json
@@ -43,13 +43,13 @@ QUESTION = {"question": "How far?"}
 
 @pytest.fixture
 def user(stack: Stack) -> SignedInUser:
-    """Somebody new."""
+    """A new user."""
     return stack.sign_up(f"{uuid4()}@example.com", "correct horse battery staple")
 
 
 @pytest.fixture
 def provider() -> Iterator[ScriptedServer]:
-    """A provider that gives everybody the same answer, as far as their schema asks for it."""
+    """A provider that gives every user the same answer, as far as their schema asks for it."""
     with ScriptedServer(default=answered) as provider:
         yield provider
 
@@ -99,7 +99,7 @@ def insert_failed(database_url: str, user_id: UUID, prompt_data: object) -> UUID
 
 
 def new_user(database_url: str) -> UUID:
-    """Make somebody in a database that Auth does not serve."""
+    """Make a user in a database that Auth does not serve."""
     user_id = uuid4()
     with psycopg.connect(database_url) as connection:
         connection.execute("insert into auth.users (id) values (%s)", [user_id])
@@ -163,7 +163,7 @@ def test_app_of_the_how_to_serves(
 
 
 def test_verifier_of_the_how_to_knows_its_users() -> None:
-    """A function of the reader's own tells users, and refuses others."""
+    """A function of the reader's own knows users, and refuses others."""
     names = execute(example(HOW_TO / "flask-app.md", "python", "def verify"))
     verify = names["verify"]
     assert callable(verify)
@@ -195,7 +195,7 @@ def test_grant_of_the_how_to_lets_the_server_insert(migrated_database: str) -> N
 def test_sessions_table_of_the_how_to_keeps_what_it_refuses(
     bare_database: str, environment: pytest.MonkeyPatch, provider: ScriptedServer
 ) -> None:
-    """Its constraint refuses a session by name, and once mended the kept answer becomes one, without a call."""
+    """Its constraint refuses a session by name, and once corrected the kept answer becomes one, without a call."""
     page = HOW_TO / "sessions-table.md"
     _, _, rest_of_the_app = AN_APP.partition("content jsonb);")
     with psycopg.connect(bare_database, autocommit=True) as connection:
@@ -231,7 +231,7 @@ def test_sessions_table_of_the_how_to_keeps_what_it_refuses(
 def test_check_of_the_how_to_refuses_before_a_call(
     bare_database: str, environment: pytest.MonkeyPatch, provider: ScriptedServer
 ) -> None:
-    """With the page's check in place, a user who has a planned session is told so, and nothing is called."""
+    """With the page's check in place, a user who has a planned session learns it, and nothing is called."""
     page = HOW_TO / "sessions-table.md"
     _, _, rest_of_the_app = AN_APP.partition("content jsonb);")
     with psycopg.connect(bare_database, autocommit=True) as connection:
@@ -391,7 +391,7 @@ def test_recovery_of_the_how_to_runs_in_a_notebook(
 
 
 def test_upgrade_of_the_how_to_brings_the_migrations(folder: Path) -> None:
-    """``check || copy`` mends a folder in which one is missing; then ``check`` is content."""
+    """``check || copy`` corrects a folder in which one is missing; then ``check`` passes."""
     (block,) = [each.code for each in examples(HOW_TO / "upgrade.md") if "migrations check" in each.code]
     lines = [line for line in block.splitlines() if line.startswith("ai-retry migrations")]
     shell("ai-retry migrations copy supabase/migrations", folder)
@@ -457,7 +457,7 @@ def test_page_equals_what_the_database_says(path: Path, migrated_database: str) 
 
 
 def test_site_is_built(tmp_path: Path) -> None:
-    """Every link and anchor leads somewhere, every page stands in the navigation, nothing loads from elsewhere."""
+    """Every link and anchor leads somewhere, every page is in the navigation, nothing loads from elsewhere."""
     with skipping_without_stack():
         site.build(tmp_path / "site")
 
@@ -474,7 +474,7 @@ def test_site_is_built(tmp_path: Path) -> None:
         ("index.md", '<img src="https://pictures.example/1.png">', "loads https://pictures.example/1.png"),
     ],
 )
-def test_broken_site_is_told(tmp_path: Path, name: str, text: str, problem: str) -> None:
+def test_broken_site_is_named(tmp_path: Path, name: str, text: str, problem: str) -> None:
     """What is wrong is named, and nothing is written."""
     docs = shutil.copytree(DOCS, tmp_path / "docs")
     with (docs / name).open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""`ai-retry doctor` on broken set-ups: it says what is wrong with each, and what it says to do mends it."""
+"""`ai-retry doctor` on broken set-ups: it says what is wrong with each, and what it says to do corrects it."""
 
 import json
 import re
@@ -246,7 +246,7 @@ BROKEN: Mapping[str, Damage] = {
 
 
 @pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN.keys())
-def test_broken_database_is_told_and_mended(migrated_database: str, provider: str, damage: Damage) -> None:
+def test_broken_database_is_named_and_corrected(migrated_database: str, provider: str, damage: Damage) -> None:
     """Each kind of damage is the one finding, and where the remedy is SQL it leaves nothing to find."""
     executed(migrated_database, *damage.statements)
 
@@ -308,10 +308,10 @@ CHANGED: Mapping[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize(("statement", "problem"), CHANGED.values(), ids=CHANGED.keys())
-def test_changed_migration_is_told_and_mended(
+def test_changed_migration_is_named_and_corrected(
     migrated_database: str, provider: str, statement: str, problem: str
 ) -> None:
-    """What is not as shipped is named with its migration; running that and the later ones again mends it."""
+    """What is not as shipped is named with its migration; running that and the later ones again corrects it."""
     executed(migrated_database, statement)
 
     finding = the(examine(settings(migrated_database, provider), clock=HERE))
@@ -326,8 +326,8 @@ def test_changed_migration_is_told_and_mended(
     "constraint",
     ["only_charged_success_captures", "captured_when_closed", "ai_retry_attempts_user_id_fkey"],
 )
-def test_missing_constraint_is_told(migrated_database: str, provider: str, constraint: str) -> None:
-    """A constraint of ours that somebody dropped is named, also one that PostgreSQL has named."""
+def test_missing_constraint_is_named(migrated_database: str, provider: str, constraint: str) -> None:
+    """A constraint of ours that was dropped is named, also one that PostgreSQL has named."""
     executed(migrated_database, f"alter table public.ai_retry_attempts drop constraint {constraint}")
 
     finding = the(examine(settings(migrated_database, provider), clock=HERE))
@@ -336,7 +336,7 @@ def test_missing_constraint_is_told(migrated_database: str, provider: str, const
     assert f"{constraint} missing" in finding.problem
 
 
-def test_missing_table_of_the_app_is_told(migrated_database: str, provider: str) -> None:
+def test_missing_table_of_the_app_is_named(migrated_database: str, provider: str) -> None:
     """A table that the app dropped is named."""
     executed(migrated_database, "drop table public.events")
 
@@ -356,7 +356,7 @@ def test_unapplied_binding_is_named(bare_database: str, provider: str, tmp_path:
 
 
 @pytest.mark.parametrize("applied", [(), (APP.name,)], ids=["no migration", "the binding only"])
-def test_missing_migrations_are_told(
+def test_missing_migrations_are_named(
     bare_database: str, provider: str, tmp_path: Path, applied: tuple[str, ...]
 ) -> None:
     """Without ours nothing in the database can be judged, and the remedy is to apply them."""
@@ -448,7 +448,7 @@ def test_binding_of_another_form_is_reported(
         ("default_transaction_isolation", "serializable", "transactions run in serializable"),
     ],
 )
-def test_database_that_can_t_be_written_is_told(
+def test_database_that_can_t_be_written_is_named(
     migrated_database: str, provider: str, setting: LiteralString, value: str, problem: str
 ) -> None:
     """A setting of the database under which no claim can be made is named."""
@@ -465,8 +465,8 @@ def test_database_that_can_t_be_written_is_told(
     assert problem in finding.problem
 
 
-def test_old_server_is_told(migrated_database: str) -> None:
-    """PostgreSQL 14 is too old; the facts of a newer one stand for it, but for the version."""
+def test_old_server_is_named(migrated_database: str) -> None:
+    """PostgreSQL 14 is too old; the facts of a newer one are for it, but for the version."""
     storage = PostgresStorage(migrated_database, max_connections=1)
     database = replace(Database.from_row(storage.inspect()), server_version=140011)
     storage.close()
@@ -479,7 +479,7 @@ def test_old_server_is_told(migrated_database: str) -> None:
     )
 
 
-def test_role_that_sees_no_rows_is_told(migrated_database: str, provider: str) -> None:
+def test_role_that_sees_no_rows_is_named(migrated_database: str, provider: str) -> None:
     """A role with all grants, to which row level security applies, would find no generation."""
     role = f"doctor_{uuid4().hex}"
     executed(migrated_database, f"create role {role} in role service_role inherit")
@@ -534,7 +534,7 @@ OTHER_BASES = [
 
 
 def closed_port() -> int:
-    """A port of this machine where nobody listens."""
+    """A port of this machine where no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
@@ -551,7 +551,7 @@ def closed_port() -> int:
     ],
     ids=["key refused", "key forbidden", "redirect", "no list of models", "overloaded", "connection reset"],
 )
-def test_provider_that_refuses_is_told(migrated_database: str, answer: Any, problem: str, level: Level) -> None:
+def test_provider_that_refuses_is_named(migrated_database: str, answer: Any, problem: str, level: Level) -> None:
     """What the provider answers to a question that costs nothing is judged; the question carries the key."""
     with ScriptedServer(answer, default=reply(404)) as server:
         environ = settings(migrated_database, server.base_url) | {"AI_API_KEY": "key-of-the-test"}
@@ -652,7 +652,7 @@ def test_base_address_without_api_is_a_problem(migrated_database: str, answer: A
     assert "key-of-the-test" not in str(finding)
 
 
-def test_absent_provider_is_told(migrated_database: str) -> None:
+def test_absent_provider_is_named(migrated_database: str) -> None:
     """A provider where nothing listens is a problem."""
     finding = the(examine(settings(migrated_database, f"http://127.0.0.1:{closed_port()}/v1"), clock=HERE))
 
@@ -667,8 +667,8 @@ def test_absent_provider_is_told(migrated_database: str) -> None:
     ],
     ids=["database down", "wrong host"],
 )
-def test_database_out_of_reach_is_told(provider: str, address: str, problem: str) -> None:
-    """A database that can't be reached is told with the reason; what lies in it is skipped; no password is shown."""
+def test_database_out_of_reach_is_named(provider: str, address: str, problem: str) -> None:
+    """A database that can't be reached is reported with the reason; what is in it is skipped; no password is shown."""
     environ = {"DATABASE_URL": address.format(port=closed_port()), "AI_BASE_URL": provider}
 
     examination = examine(environ, clock=HERE)
@@ -680,8 +680,8 @@ def test_database_out_of_reach_is_told(provider: str, address: str, problem: str
     assert {Check.MIGRATIONS, Check.GRANTS, Check.CLOCK} <= examination.skipped
 
 
-def test_unknown_user_of_the_database_is_told(migrated_database: str, provider: str) -> None:
-    """A server that is there, but takes no connection of this user, is told apart from one that is not there."""
+def test_unknown_user_of_the_database_is_named(migrated_database: str, provider: str) -> None:
+    """A server that is there, but takes no connection of this user, is distinguished from one that is not there."""
     address = migrated_database.replace("postgres@", "nobody-of-that-name:secret@")
 
     finding = the(examine({"DATABASE_URL": address, "AI_BASE_URL": provider}, clock=HERE))
@@ -696,7 +696,7 @@ def over_data_api(stack: Stack, provider: str) -> dict[str, str]:
     return {name: value for name, value in stack.env().items() if name != "DATABASE_URL"} | {"AI_BASE_URL": provider}
 
 
-def test_data_api_without_migrations_is_told(provider: str) -> None:
+def test_data_api_without_migrations_is_named(provider: str) -> None:
     """A project without our migrations, asked over the Data API: apply them, or let the API read the schema again."""
     with skipping_without_stack(), running_stack(None) as bare:
         examination = examine(over_data_api(bare, provider), clock=HERE)
@@ -707,8 +707,8 @@ def test_data_api_without_migrations_is_told(provider: str) -> None:
     assert "reload schema" in the(examination).remedy
 
 
-def test_wrong_key_of_the_data_api_is_told(stack: Stack, provider: str) -> None:
-    """A key that the Data API does not know is told."""
+def test_wrong_key_of_the_data_api_is_named(stack: Stack, provider: str) -> None:
+    """A key that the Data API does not know is reported."""
     environ = over_data_api(stack, provider) | {"SUPABASE_SECRET_KEY": "sb_secret_of_another_project"}
 
     finding = the(examine(environ, clock=HERE))
@@ -717,8 +717,8 @@ def test_wrong_key_of_the_data_api_is_told(stack: Stack, provider: str) -> None:
     assert "SUPABASE_SECRET_KEY" in finding.remedy
 
 
-def test_anonymous_key_of_the_data_api_is_told(stack: Stack, provider: str) -> None:
-    """An older project's anonymous key in the place of the secret one is told: its role may execute nothing of ours."""
+def test_anonymous_key_of_the_data_api_is_named(stack: Stack, provider: str) -> None:
+    """An older project's anonymous key in place of the secret one is named: its role may execute nothing of ours."""
     key = jwt.encode({"role": "anon", "exp": 4102444800}, stack.jwt_secret, algorithm="HS256")
     environ = over_data_api(stack, provider) | {"SUPABASE_SECRET_KEY": key}
 
@@ -729,8 +729,8 @@ def test_anonymous_key_of_the_data_api_is_told(stack: Stack, provider: str) -> N
     assert "service role" in finding.remedy or "SUPABASE_SECRET_KEY" in finding.remedy
 
 
-def test_configuration_is_told_whole(provider: str) -> None:
-    """Everything that is wrong in the environment is told at once, each with its variable; the rest is skipped."""
+def test_configuration_is_named_whole(provider: str) -> None:
+    """Everything that is wrong in the environment is reported at once, each with its variable; the rest is skipped."""
     examination = examine({"AI_RETRY_QUOTA_LIMITS": "5", "SUPABASE_URL": "example"}, clock=HERE)
 
     assert [each.problem.split()[0] for each in examination.findings] == [
@@ -740,7 +740,7 @@ def test_configuration_is_told_whole(provider: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["file/spool", "x" * 300])
-def test_spool_that_is_no_directory_is_told(migrated_database: str, provider: str, tmp_path: Path, place: str) -> None:
+def test_spool_that_is_no_directory_is_named(migrated_database: str, provider: str, tmp_path: Path, place: str) -> None:
     """A spool below a file, or where this user can't even look, could keep no answer."""
     (tmp_path / "file").touch()
     environ = settings(migrated_database, provider) | {"AI_RETRY_SPOOL_DIR": str(tmp_path / place)}
@@ -867,7 +867,7 @@ def run(environ: Mapping[str, str], *arguments: str) -> Result:
     return CliRunner(env={"SUPABASE_URL": None, "SUPABASE_SECRET_KEY": None, **environ}).invoke(cli, arguments)
 
 
-def test_command_tells_people(migrated_database: str, provider: str) -> None:
+def test_command_shows_people(migrated_database: str, provider: str) -> None:
     """The command prints each check with its result, each finding with its remedy, and exits with 1 for a problem."""
     executed(migrated_database, "alter table public.ai_retry_quotas disable row level security")
 
@@ -894,7 +894,7 @@ def test_command_tells_people(migrated_database: str, provider: str) -> None:
     ]
 
 
-def test_command_tells_programs(migrated_database: str, provider: str) -> None:
+def test_command_shows_programs(migrated_database: str, provider: str) -> None:
     """With --json a program gets the same; a sound set-up exits with 0."""
     result = run(settings(migrated_database, provider), "doctor", "--json")
 

@@ -2,7 +2,7 @@
 
 What holds, whatever they write there: attempts keep their numbers, waits keep their ends, exhausted stays exhausted,
 units that we captured stay captured, a success of ours stays the only one, and no model outside ``AI_MODELS`` is
-called. It holds because all of it stands in ``ai_retry_attempts``, by the generation's id.
+called. It holds because all of it is in ``ai_retry_attempts``, by the generation's id.
 
 What can't hold, and is pinned at the end: a generation with another id is another generation, and the app's own
 successes count only as long as the app's own table says so.
@@ -109,7 +109,7 @@ class Scene:
     def outcome(
         self, ai: ScriptedAiProvider, generation_id: UUID | None = None, key: str | None = None, **policy: Any
     ) -> str:
-        """Click "retry"; tell the error's code, or the attempt's number as ``session of 2``."""
+        """Click "retry"; return the error's code, or the attempt's number as ``session of 2``."""
         try:
             client = self.client(ai, **policy)
             result = client.retry_generation(self.user_id, generation_id or self.generation_id, idempotency_key=key)
@@ -118,7 +118,7 @@ class Scene:
         return f"session of {result.attempt}"
 
     def status(self, generation_id: UUID | None = None, **policy: Any) -> Outlook:
-        """Ask where it stands."""
+        """Ask for its state."""
         client = self.client(ScriptedAiProvider(), **policy)
         return client.status(self.user_id, generation_id or self.generation_id)
 
@@ -127,7 +127,7 @@ class Scene:
         return list(self.world.attempts(self.generation_id))
 
     def captured(self) -> int:
-        """Units that our successes spent, as the quota of a generation of no interest tells them."""
+        """Units that our successes spent, as the quota of any other generation shows them."""
         return self.status(self.world.new_generation(self.user_id)).snapshot.quota.captured
 
     def wait(self) -> None:
@@ -137,7 +137,7 @@ class Scene:
 
 @pytest.fixture
 def scene(bare_database: str) -> Iterator[Scene]:
-    """The app of the migrations' tests, its users let in, and somebody signed in to its Data API."""
+    """The app of the migrations' tests, its users let in, and a user signed in to its Data API."""
     with (
         psycopg.connect(bare_database, autocommit=True) as connection,
         psycopg.connect(bare_database, autocommit=True) as hostile,
@@ -188,7 +188,7 @@ def test_only_own_rows_writable(scene: Scene) -> None:
 
 
 @tampering
-def test_wait_and_number_stand_during_backoff(scene: Scene, statements: list[str]) -> None:
+def test_wait_and_number_stay_during_backoff(scene: Scene, statements: list[str]) -> None:
     """A backoff ends when it was said to, and the next attempt has the next number."""
     ai = ScriptedAiProvider(FAILURE, ANSWER)
     assert scene.outcome(ai) == "AI_UNAVAILABLE"
@@ -416,7 +416,7 @@ def test_foreign_session_never_shown(scene: Scene) -> None:
 
 
 def test_foreign_stored_answer_never_used(scene: Scene) -> None:
-    """Who takes over the id of somebody else's deleted generation gets no answer that was paid for by them."""
+    """Who takes over the id of another user's deleted generation gets no answer that was paid for by them."""
     victim = scene.world.new_user()
     theirs = scene.world.new_generation(victim)
     answer_too_late(scene.world, victim, theirs)
@@ -493,7 +493,7 @@ def test_absurd_prompt_is_refused_or_asked(scene: Scene, prompt_data: str) -> No
     assert outcome in {"AI_UNAVAILABLE", "CONTEXT_MISSING", "NOT_CONFIGURED"}
 
 
-# What such policies do open: pinned, so that nobody promises more
+# What such policies do open: pinned, so that no page promises more
 
 
 def test_another_id_is_another_generation(scene: Scene) -> None:

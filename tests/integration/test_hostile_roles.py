@@ -1,6 +1,6 @@
 """What ``anon`` and ``authenticated`` can do with everything in ``public``: read their own rows of the app, no more.
 
-Every check is generated from the catalogue. A new table fails the test until it stands in one of the two lists below;
+Every check is generated from the catalogue. A new table fails the test until it is in one of the two lists below;
 a new function is called without being named anywhere.
 """
 
@@ -120,7 +120,7 @@ def fill(connection: psycopg.Connection, user_id: UUID) -> None:
 
 
 def rows_of(connection: psycopg.Connection, users: tuple[UUID, ...]) -> object:
-    """Every row of these users, or of nobody, in every table: other tests may write beside this one."""
+    """Every row of these users, or without a user, in every table: other tests may write beside this one."""
     return {
         table: connection.execute(
             sql.SQL(
@@ -170,7 +170,7 @@ class Database:
             yield
 
     def outcome_of(self, statement: sql.SQL | sql.Composed) -> str:
-        """Tell the SQLSTATE that a statement ends with; ``done`` when it was executed."""
+        """Return the SQLSTATE that a statement ends with; ``done`` when it was executed."""
         try:
             with self.connection.transaction(force_rollback=True):
                 self.connection.execute(statement)
@@ -278,7 +278,7 @@ def test_no_function_executed_in_sql(database: Database, catalogue: Catalogue, r
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_queue_is_nobodys_in_sql(database: Database, role: str) -> None:
+def test_queue_belongs_to_no_user_in_sql(database: Database, role: str) -> None:
     """No end user sees, sends, reads or drops a message."""
     with database.acting_as(role):
         outcomes = {str(each): database.outcome_of(each) for each in QUEUE}
@@ -300,7 +300,7 @@ def test_owners_functions_are_the_owners(database: Database) -> None:
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with the publishable key, and perhaps a user's token."""
+    """A caller with the publishable key, and perhaps a user's token."""
 
     http: httpx.Client = field(repr=False)
     signed_in: bool
@@ -310,7 +310,7 @@ class Caller:
         return self.http.request(method, path, headers={"Prefer": "return=representation"}, **sent)
 
     def refusal_of(self, method: str, path: str, **sent: Any) -> str | None:
-        """Tell the database's code for a refusal; None when it was none."""
+        """Return the database's code for a refusal; None when there was no refusal."""
         response = self.send(method, path, **sent)
         return response.json().get("code") if response.status_code in (401, 403) else None
 
@@ -398,8 +398,8 @@ def test_own_rows_alone_read_over_the_data_api(project: Project, caller: Caller)
             assert answer.json()["code"] == PERMISSION_DENIED, table
 
 
-def test_others_rows_never_told_over_the_data_api(project: Project, caller: Caller) -> None:
-    """Filters, counts, single columns and embedded tables tell nothing about another user, or about our tables."""
+def test_others_rows_never_shown_over_the_data_api(project: Project, caller: Caller) -> None:
+    """Filters, counts, single columns and embedded tables show nothing of another user, or of our tables."""
     catalogue = project.catalogue()
     paths = [f"{table}?select={column}&user_id=eq.{project.other.id}" for table, column in catalogue.columns()]
     paths += [f"{table}?select=*,{other}(*)" for table in catalogue.tables for other in catalogue.tables]

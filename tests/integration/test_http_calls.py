@@ -48,7 +48,7 @@ def test_request_without_a_connection_is_listed() -> None:
 
 
 def test_invalid_answer_says_what_is_wrong_with_it() -> None:
-    """Every place and rule, for whoever asks again; the answer stands in no text of the failure."""
+    """Every place and rule, for whoever asks again; the answer is in no text of the failure."""
     secret = "an answer that no text may hold"
     with ScriptedServer(chat({"title": 1, "note": secret})) as server:
         ai = HttpAiProvider(base_url=server.base_url, clock=SystemClock())

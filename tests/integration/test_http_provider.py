@@ -264,7 +264,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Script] | Script, Expected]] = {
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario_is_judged_as_specified(name: str) -> None:
-    """Each known signal has its kind, flags, wait and id, after exactly one request, and tells nothing private."""
+    """Each known signal has its kind, flags, wait and id, after exactly one request, and shows nothing private."""
     script, expected = SCENARIOS[name]
 
     found = ask_scripted(script() if callable(script) else script, max_requests=1, max_body_bytes=2_000_000)
@@ -355,7 +355,7 @@ def test_the_request_is_what_was_asked_for() -> None:
 
 
 def test_without_a_schema_the_content_is_the_output() -> None:
-    """A context without a schema is asked plainly, and its output is the content as a text."""
+    """A context without a schema is asked plainly, and its output is the content as a string."""
     context = Context(messages=CONTEXT.messages, model="small")
     with ScriptedServer(chat("Run!")) as server, provider(server.base_url) as ai:
         answer = ask(ai, context)
@@ -434,14 +434,14 @@ def test_what_cannot_be_asked_is_not_sent(context: Context, says: str) -> None:
     ],
 )
 def test_wrong_configuration_is_named_at_once(arguments: dict[str, Any]) -> None:
-    """An argument that can never work is a ValueError when the provider is made, and does not tell the key."""
+    """An argument that can never work is a ValueError when the provider is made, and does not show the key."""
     with pytest.raises(ValueError, match=r"must|can't") as caught:
         HttpAiProvider(clock=SystemClock(), **arguments)
 
     assert KEY not in str(caught.value)
 
 
-def test_repr_tells_address_and_model_only() -> None:
+def test_repr_shows_address_and_model_only() -> None:
     """No key, header or query is in the repr."""
     ai = HttpAiProvider(clock=SystemClock(), api_key=KEY, model="m", headers={"api-key": KEY}, query={"key": KEY})
 
@@ -542,8 +542,8 @@ def test_nothing_else_is_repeated(script: Script) -> None:
     assert clock.sleeps == []
 
 
-def test_a_repeat_that_ends_otherwise_is_told_so() -> None:
-    """After a free 429 the second request's end counts: here nobody knows whether it generated."""
+def test_a_repeat_that_ends_otherwise_is_answered_so() -> None:
+    """After a free 429 the second request's end counts: here it is unknown whether it generated."""
     found = ask_scripted(_error(429), close(), clock=ManualClock())
 
     assert isinstance(found, Failure)
@@ -940,7 +940,7 @@ def _talker(greeting: bytes) -> Iterator[int]:
 
 @contextmanager
 def _forward_proxy(connections: int, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[str]]]:
-    """A tiny forward proxy for a few connections, one at a time; it tells the first line of each."""
+    """A tiny forward proxy for a few connections, one at a time; it records the first line of each."""
     seen: list[str] = []
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -44,7 +44,7 @@ def demo(mark: str, stack: Stack) -> Iterator["subprocess.Popen[str]"]:
 
 
 def processes_of(mark: str) -> list[str]:
-    """Tell the commands that run with this mark in their environment, whoever is their parent by now."""
+    """Return the commands that run with this mark in their environment, whoever is their parent by now."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -56,7 +56,7 @@ def processes_of(mark: str) -> list[str]:
 
 
 def test_killed_demo_leaves_nothing_running(demo: "subprocess.Popen[str]", mark: str) -> None:
-    """After SIGKILL, which nobody can handle, database, Data API, provider and app end by themselves."""
+    """After SIGKILL, which no process can handle, database, Data API, provider and app end by themselves."""
     assert demo.stdout is not None
     assert any(" -> 401" in line for line in demo.stdout)
     running = processes_of(mark)

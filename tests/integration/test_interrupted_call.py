@@ -1,4 +1,4 @@
-"""A call that waits for the database can be interrupted, and its reply is nobody else's."""
+"""A call that waits for the database can be interrupted, and its reply goes to no other call."""
 
 import signal
 import threading

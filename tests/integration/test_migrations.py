@@ -224,7 +224,7 @@ def test_status_check_is_widened_and_keeps_its_words(bare_database: str) -> None
 
 
 def test_own_sessions_table_needs_own_seam(bare_database: str) -> None:
-    """An app with its own sessions table gets no default seam, and is told so."""
+    """An app with its own sessions table gets no default session function, and a notice says so."""
     an_app_with_rows(bare_database)
 
     notices = apply(bare_database)
@@ -278,7 +278,7 @@ def test_own_binding_survives_every_application(bare_database: str) -> None:
         assert connection.execute(question).fetchall() == [("begin return; end",)]
 
 
-def test_enum_status_stops_with_lines_that_mend_it(bare_database: str) -> None:
+def test_enum_status_stops_with_lines_that_correct_it(bare_database: str) -> None:
     """An enum status stops the migrations, nothing changes, and the printed lines are enough to go on."""
     an_app_with_rows(
         bare_database,
@@ -441,7 +441,7 @@ def test_now_is_nowhere_in_the_migrations() -> None:
 
 
 def test_users_read_their_own_rows_alone(migrated_database: str) -> None:
-    """On the tables that the migrations made, a user sees their own rows, and nobody else's."""
+    """On the tables that the migrations made, a user sees their own rows, and no others."""
     with connected(migrated_database) as connection:
         mine, other = add_user(connection), add_user(connection)
         for user_id in (mine, other):

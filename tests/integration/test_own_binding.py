@@ -161,7 +161,7 @@ def client(migrated_database: str) -> Iterator[Client]:
 
 
 def add_text(database: psycopg.Connection, state: str, *, hours: int, why: str | None = None) -> tuple[UUID, UUID]:
-    """Add a text of a new user that was made so long ago; return the user's id and its own."""
+    """Add a generation of a new user that was created so long ago; return the user's id and its own."""
     row = database.execute(
         "with u as (insert into auth.users (id) values (gen_random_uuid()) returning id)"
         " insert into shop.texts (owner, state, engine, prompt, made, why) select id, %s, 'm', 'a text', now() - %s, %s"

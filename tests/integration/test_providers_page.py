@@ -1,4 +1,4 @@
-"""Every example of the page on providers runs as it stands there, and what it makes keeps the contract."""
+"""Every example of the page on providers runs as it is, and what it makes keeps the contract."""
 
 import base64
 import hashlib

@@ -183,7 +183,7 @@ def test_returned_message_saves_no_wait(world: SqlWorld) -> None:
     assert take(world) == []
 
 
-def test_hundred_that_wait_stand_in_line_as_two(world: SqlWorld) -> None:
+def test_hundred_that_wait_wait_in_line_as_two(world: SqlWorld) -> None:
     """Of a user's retries that all wait for the same instant no more have a message than may run; all are served."""
     user_id = world.new_user()
     world.set_quota(user_id, 100, A_DAY)

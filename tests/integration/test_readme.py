@@ -1,4 +1,4 @@
-"""The README's examples run as they stand there."""
+"""The README's examples run as they are, and so do those of the pages that it leads to."""
 
 import re
 import sys
@@ -20,6 +20,8 @@ from tools.outage import failed_generations
 from tools.stack import SignedInUser, Stack
 
 README = REPOSITORY / "README.md"
+HOW_TO = REPOSITORY / "docs/how-to"
+PROMPTS, QUEUE, OPERATE = HOW_TO / "prompts.md", HOW_TO / "queue.md", HOW_TO / "operate.md"
 OUTPUT = {"title": "Easy run"}
 QUESTION = {"question": "How far?"}
 example = partial(example_of, README)
@@ -27,13 +29,13 @@ example = partial(example_of, README)
 
 @pytest.fixture
 def user(stack: Stack) -> SignedInUser:
-    """Somebody new."""
+    """A new user."""
     return stack.sign_up(f"{uuid4()}@example.com", "correct horse battery staple")
 
 
 @pytest.fixture
 def environment(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The stack's settings, as the README's table names them."""
+    """The stack's settings, as the README names them."""
     for name, value in stack.env().items():
         if name != "DATABASE_URL":
             monkeypatch.setenv(name, value)
@@ -53,10 +55,10 @@ def failed_generation(stack: Stack, user: SignedInUser, prompt_data: object = No
     return UUID(str(row[0]))
 
 
-def test_service_example_tells_failure_and_refusal(
+def test_service_example_prints_failure_and_refusal(
     stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The service's example tells a failure of the provider, and is refused at once after it."""
+    """The service's example prints a failure of the provider, and a refusal when it is run again at once."""
     generation_id = failed_generation(stack, user)
     with ScriptedServer(reply(500, json={"error": {"message": "broken"}})) as provider:
         environment.setenv("AI_BASE_URL", provider.base_url)
@@ -100,15 +102,15 @@ def test_blueprint_example_serves(stack: Stack, user: SignedInUser, environment:
     assert answer.get_json()["data"]["session"]["content"] == OUTPUT
 
 
-def test_notebook_example_recovers(stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch) -> None:
-    """The notebook's example lifts the wait, charges nothing, and is recorded."""
+def test_waiver_example_lifts_the_wait(stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch) -> None:
+    """The example of a waiver lifts the wait, charges nothing, and is recorded."""
     generation_id = failed_generation(stack, user)
     with ScriptedServer(reply(500, json={"error": {"message": "broken"}}), chat(OUTPUT)) as provider:
         environment.setenv("AI_BASE_URL", provider.base_url)
         with run(example("python", "the provider failed"), user_id=user.id, generation_id=generation_id):
             pass
 
-        with run(example("python", "Waiver.BACKOFF"), user_id=user.id, generation_id=generation_id):
+        with run(example_of(OPERATE, "python", "Waiver.BACKOFF"), user_id=user.id, generation_id=generation_id):
             pass
 
     with psycopg.connect(stack.database_url) as connection:
@@ -143,10 +145,10 @@ def test_recovery_example_recovers(
 @pytest.fixture
 def own_prompts(environment: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """The example with an app's own prompts, saved and named as the page says."""
-    (tmp_path / "prompts.py").write_text(example("python", "def context_from"))
+    (tmp_path / "prompts.py").write_text(example_of(PROMPTS, "python", "def context_from"))
     environment.syspath_prepend(tmp_path)
     environment.delitem(sys.modules, "prompts", raising=False)
-    (setting,) = re.findall(r"`(AI_RETRY_CONTEXT_FROM=\S+)`", README.read_text())
+    (setting,) = re.findall(r"^export (AI_RETRY_CONTEXT_FROM=\S+)$", PROMPTS.read_text(), flags=re.MULTILINE)
     environment.setenv(*setting.split("=", maxsplit=1))
     return environment
 
@@ -155,7 +157,7 @@ def own_prompts(environment: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
 def test_examples_read_own_prompts_when_named(
     stack: Stack, user: SignedInUser, own_prompts: pytest.MonkeyPatch, contains: str
 ) -> None:
-    """Service and blueprint of the README ask the app's question, by the variable only."""
+    """Service and blueprint of the README ask the app's question once the variable is set."""
     generation_id = failed_generation(stack, user, QUESTION)
     with ScriptedServer(chat(OUTPUT)) as provider:
         own_prompts.setenv("AI_BASE_URL", provider.base_url)
@@ -163,7 +165,7 @@ def test_examples_read_own_prompts_when_named(
             if isinstance(app := names.get("app"), Flask):
                 click(app, generation_id, user)
 
-        assert provider.requests[0].json()["messages"] == [{"role": "user", "content": "How far?"}]
+        assert provider.requests[0].json()["messages"][-1] == {"role": "user", "content": "How far?"}
 
 
 def test_queue_example_keeps_the_reader_when_named(
@@ -173,11 +175,11 @@ def test_queue_example_keeps_the_reader_when_named(
     generation_id = failed_generation(stack, user, QUESTION)
     own_prompts.setenv("AI_BASE_URL", "http://127.0.0.1:9")
 
-    with run(example("python", "client.enqueue"), user_id=user.id, generation_id=generation_id):
+    with run(example_of(QUEUE, "python", "client.enqueue"), user_id=user.id, generation_id=generation_id):
         pass
 
     with psycopg.connect(stack.database_url) as connection:
-        query = "select context_reader from public.ai_retry_attempts where generation_id = %s and number = 2"
+        query = "select context_reader from public.ai_retry_open where generation_id = %s and number = 2"
         assert connection.execute(query, [generation_id]).fetchone() == ("prompts:context_from",)
 
 
@@ -211,7 +213,10 @@ def test_seam_example_is_sound(bare_database: str) -> None:
 
     with connected(bare_database) as connection:
         connection.execute(AN_APP.replace("content jsonb);", "title text not null, plan jsonb);").encode())
-        connection.execute(example("sql", "ai_retry_create_session").encode())
+        function = example_of(
+            HOW_TO / "sessions-table.md", "sql", "create or replace function public.ai_retry_create_session"
+        )
+        connection.execute(function.encode())
 
     notices = apply(bare_database)
 
@@ -229,19 +234,3 @@ def test_named_commands_exist(target: str) -> None:
     """The two commands of the README are targets of the Makefile."""
     assert f"make {target} " in README.read_text()
     assert re.search(rf"^{target}:", Path(REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
-
-
-def test_queue_example_accepts_and_takes_back(
-    stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The example for later accepts a retry, and takes it back."""
-    generation_id = failed_generation(stack, user)
-    environment.setenv("AI_BASE_URL", "http://127.0.0.1:9")
-
-    with run(example("python", "client.enqueue"), user_id=user.id, generation_id=generation_id):
-        pass
-
-    assert capsys.readouterr().out.startswith("accepted: queued due at 2")
-    with psycopg.connect(stack.database_url) as connection:
-        query = "select status from public.generations where id = %s"
-        assert connection.execute(query, [generation_id]).fetchone() == ("error",)

@@ -32,7 +32,7 @@ def database(migrated_database: str) -> Iterator[psycopg.Connection]:
 
 
 class Answers:
-    """How the provider answers everybody."""
+    """How the provider answers every call."""
 
     def __init__(self) -> None:
         self.of: Callable[[Request], Script] = lambda _: chat(OUTPUT)
@@ -50,7 +50,7 @@ def answers() -> Answers:
 
 @pytest.fixture
 def provider(answers: Answers) -> Iterator[ScriptedServer]:
-    """A provider that answers everybody."""
+    """A provider that answers every call."""
     with ScriptedServer(default=answers) as provider:
         yield provider
 
@@ -79,7 +79,7 @@ def run(environment: Environment, *arguments: str | Path, answer: str = "") -> s
     )
 
 
-def test_find_tells_counts_and_the_newest(database: psycopg.Connection, environment: Environment) -> None:
+def test_find_shows_counts_and_the_newest(database: psycopg.Connection, environment: Environment) -> None:
     """``find`` prints the counts and a table; piped, without colours; with --json one object a line."""
     failed_generations(database, 3, code="AI_TIMEOUT")
     failed_generations(database, 1, model="other")
@@ -146,7 +146,7 @@ def test_recover_asks_first(database: psycopg.Connection, environment: Environme
 def test_dry_run_is_what_a_run_does(
     database: psycopg.Connection, environment: Environment, provider: ScriptedServer, tmp_path: Path
 ) -> None:
-    """A dry run calls nobody; the plan that it kept is the plan that is run, whatever failed since."""
+    """A dry run makes no call; the plan that it kept is the plan that is run, whatever failed since."""
     failed_generations(database, 3)
     path = tmp_path / "plan.json"
 
@@ -162,7 +162,7 @@ def test_dry_run_is_what_a_run_does(
     assert len(attempts(database)) == 3
 
 
-def test_recover_tells_what_failed(database: psycopg.Connection, environment: Environment, answers: Answers) -> None:
+def test_recover_shows_what_failed(database: psycopg.Connection, environment: Environment, answers: Answers) -> None:
     """Exit code 1 when a selected generation has no session now, and the reason."""
     failed_generations(database, 1)
     answers.of = lambda _: reply(400, json={"error": {"message": "no"}})
@@ -291,7 +291,7 @@ def test_run_that_is_ended_goes_on(
 ) -> None:
     """Ended in the middle, and run again: the plan goes on, its report is complete, and nothing is called twice.
 
-    After a kill alone, what was under way is asked again, under the same provider key: nobody can tell what became of
+    After a kill alone, what was under way is asked again, under the same provider key: it is unknown what became of
     it, its attempt says so, and its user has nothing.
     """
     made = failed_generations(database, 40)

@@ -266,7 +266,7 @@ def test_client_without_recovery_says_so(stack: Stack) -> None:
         client.find()
 
 
-def test_why_tells_the_decision_and_its_numbers(database: psycopg.Connection, client: Client) -> None:
+def test_why_shows_the_decision_and_its_numbers(database: psycopg.Connection, client: Client) -> None:
     """One paragraph: what was decided, by which rule with which numbers, when to come back, and the last real error."""
     good, waiting, exhausted = failed_generations(database, 3)
     for generation_id, numbers in ((waiting, [2]), (exhausted, [2, 3, 4])):
@@ -298,7 +298,7 @@ def test_why_tells_the_decision_and_its_numbers(database: psycopg.Connection, cl
     ("operator_fault", "cure"),
     [(False, "the same request would fail again"), (True, "an operator has to act first")],
 )
-def test_why_sends_nobody_back_in_vain(
+def test_why_sends_no_one_back_in_vain(
     database: psycopg.Connection, client: Client, *, operator_fault: bool, cure: str
 ) -> None:
     """After a failure that time does not cure the paragraph has no time to come back at, and says what is needed."""
@@ -341,7 +341,7 @@ def test_why_names_the_reader_of_a_queued_retry(database: psycopg.Connection, cl
 
 
 def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> None:
-    """Whoever works on it, whatever fills the quota, and however many tries are used up: the numbers are told."""
+    """The numbers are reported: who works on it, what fills the quota, how many tries are used up."""
     running, queued, beside, capped, done = failed_generations(database, 5, users=5)
     add_running(database, owner(database, running), running)
     add_queued(database, owner(database, queued), queued, due_at=datetime.now(UTC) + HOUR)
@@ -364,8 +364,8 @@ def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> N
     assert len(repr(client.why(capped)).splitlines()[0]) <= 100
 
 
-def test_why_tells_the_quota(database: psycopg.Connection, client: Client) -> None:
-    """A used-up quota is told in units, spent and held, also by a queued retry, with the time when one comes back."""
+def test_why_shows_the_quota(database: psycopg.Connection, client: Client) -> None:
+    """A used-up quota is shown in units, spent and held, also by a queued retry, with the time when one comes back."""
     (generation_id,) = failed_generations(database, 1)
     database.execute(
         "insert into public.generations (user_id, status) select user_id, 'success' from public.generations,"

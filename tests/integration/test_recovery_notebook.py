@@ -1,4 +1,4 @@
-"""The notebook of the examples runs as it stands, from the first cell to the last, and is kept with its pictures."""
+"""The notebook of the examples runs as it is, from the first cell to the last, and is kept with its pictures."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ def pictures(notebook: Any) -> int:
 
 
 def test_notebook_recovers_the_outage(migrated_database: str, tmp_path: Path) -> None:
-    """Every cell runs on the local stack; what the outage broke has its sessions, and nobody was called twice."""
+    """Every cell runs on the local stack; what the outage broke has its sessions, and no call was made twice."""
     answers = ProviderAfterOutage()
     with ScriptedServer(default=answers) as provider:
         fail_last_night(migrated_database)

@@ -277,7 +277,7 @@ def test_user_gets_no_more_than_the_quota(database: psycopg.Connection, connect:
 
 
 def test_operator_lifts_limits_by_name(database: psycopg.Connection, connect: Connect) -> None:
-    """What an operator lifts stands on each attempt with their name, the terms in the record; nothing is reset."""
+    """What an operator lifts is on each attempt with their name, the terms in the record; nothing is reset."""
     failed_generations(database, 9, users=1)
     fails = failure(FailureCode.INVALID_OUTPUT)
     with connect(ScriptedAiProvider(*[fails] * 9, default=ANSWER)) as client:

@@ -7,7 +7,7 @@ from tools.stack import Stack
 
 
 def test_killed_run_goes_on(stack: Stack) -> None:
-    """After SIGKILL nobody is called twice but those whose call died with the process, and all have one session."""
+    """After SIGKILL no call is made twice but those whose call died with the process, and all have one session."""
     killed = killed_run(stack, 400, after=150, lease=timedelta(seconds=4))
 
     assert 150 <= killed.called_before < 400

@@ -164,7 +164,7 @@ def test_binding_is_asked_before_any_call(
     assert (refusal.details["reason"] if refusal is not None else None) == said
 
 
-def test_check_that_fails_calls_nobody(world: SqlWorld, connection: psycopg.Connection) -> None:
+def test_check_that_fails_makes_no_call(world: SqlWorld, connection: psycopg.Connection) -> None:
     """A check that raises is reported as what an operator has to correct, without its text; nothing begins."""
     user_id, generation_id = new_generation(world)
     connection.execute(CHECK.format(body="raise exception 'secret row';").encode())
@@ -290,7 +290,7 @@ def test_instant_beyond_python_is_a_named_problem(world: SqlWorld, connection: p
     assert load(world, user_id, other).generation.id == other
 
 
-def test_session_of_another_user_is_never_told(world: SqlWorld, connection: psycopg.Connection) -> None:
+def test_session_of_another_user_is_never_shown(world: SqlWorld, connection: psycopg.Connection) -> None:
     """A user who points session_id at a stranger's session gets nothing of it."""
     stranger, theirs = new_generation(world)
     done = succeed(world, begin(world, stranger, theirs))

@@ -107,7 +107,7 @@ def test_key_decides_role(lab: Stack, key: str, role: str) -> None:
 
 
 def test_data_api_grants_nothing(lab: Stack) -> None:
-    """Serving requests gives nobody a privilege that the migrations did not give."""
+    """Serving requests gives no role a privilege that the migrations did not give."""
     anonymous = call_api(lab, "GET", "/rest/v1/notes", lab.publishable_key)
     service = call_api(lab, "GET", "/rest/v1/notes", lab.secret_key)
 
@@ -132,14 +132,14 @@ def test_roles_use_schemas(lab: Stack, database: str, role: str, schema: str) ->
 
 
 def test_new_table_grants_nothing(database: str) -> None:
-    """A bare database is like a new Supabase project: what is made later is nobody else's."""
+    """A bare database is like a new Supabase project: what is created later belongs to no other role."""
     execute(database, NOTES.replace("grant", "-- grant"))
 
     assert rows(database, "select has_table_privilege('anon', 'public.notes', 'select')") == [(False,)]
 
 
 def test_legacy_privileges_grant_everything(database: str) -> None:
-    """With the privileges of older projects, whatever is made later is everybody's."""
+    """With the privileges of older projects, whatever is created later is open to every role."""
     grant_legacy_default_privileges(database)
     execute(database, "create table public.old (id serial); create function public.f() returns int return 1;")
 

@@ -190,7 +190,7 @@ select (select sum(idx_tup_read) from pg_stat_user_indexes where relname = any (
 
 
 def test_idle_transaction_makes_no_attempt_read_more(quiet_stack: Stack) -> None:
-    """What an idle transaction keeps from being cleaned up is read by its own user's attempts, not by everybody's."""
+    """What an idle transaction keeps from being cleaned up is read by its own user's attempts, not by all."""
     url = quiet_stack.create_database("idle", migrated=True)
     with psycopg.connect(url, autocommit=True) as database, psycopg.connect(url) as idle:
         database.execute("analyze")  # while nothing is open: the planner takes every partial index for empty

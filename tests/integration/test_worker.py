@@ -85,7 +85,7 @@ class Site:
         self.world.advance(LEASE_AND_WAITS)
 
     def outcomes(self, generation_id: UUID) -> list[str | None]:
-        """How its attempts stand."""
+        """The state of its attempts."""
         return [row["outcome"] for row in self.world.attempts(generation_id)]
 
 
@@ -148,7 +148,7 @@ def said(site: Site, event: str, *facts: str) -> list[str]:
     return [each for each in lines if f"event={event} " in each and all(fact in each for fact in facts)]
 
 
-def test_log_tells_what_happened_and_no_secret(any_site: Site) -> None:
+def test_log_shows_what_happened_and_no_secret(any_site: Site) -> None:
     """The log names generations and what became of them; no key, prompt, answer or address with a password."""
     site = any_site
     _, generation_id = site.queued()
@@ -451,7 +451,7 @@ def run(env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess
     )
 
 
-def test_queue_command_tells_the_state(any_site: Site) -> None:
+def test_queue_command_shows_the_state(any_site: Site) -> None:
     """`ai-retry queue` prints what waits and runs, as a table for people and as JSON for programs."""
     site = any_site
     oldest = accept(site.world, *new_generation(site.world))

@@ -65,7 +65,7 @@ def project() -> Iterator[Project]:
 
 @pytest.fixture(scope="module")
 def verify(project: Project) -> TokenVerifier:
-    """Give one verifier that accepts every algorithm, on a clock that stands still."""
+    """Give one verifier that accepts every algorithm, on a clock that is still."""
     return verifier(project, Time(), jwt_secret=SECRET)
 
 
@@ -127,7 +127,7 @@ def test_exchanged_segment_refused(
 @example("\ud800.\ud800.\ud800")
 @example("e30.e30.AA")
 def test_arbitrary_text_refused(verify: TokenVerifier, token: str) -> None:
-    """Text that nobody signed is refused."""
+    """Text that is not signed is refused."""
     refused(verify, token)
 
 

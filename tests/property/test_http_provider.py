@@ -270,7 +270,7 @@ def test_durations_round_trip(wait: timedelta) -> None:
 @settings(max_examples=300 * MORE, deadline=None)
 @given(st.text(max_size=60), st.text(min_size=20, max_size=60), st.text(max_size=60), st.integers(0, 40))
 def test_no_quotation_passes(before: str, prompt: str, after: str, start: int) -> None:
-    """No twenty characters of a prompt ever stand in a cleaned line."""
+    """No twenty characters of a prompt are ever in a cleaned line."""
     redactor = Redactor(prompt=[{"role": "user", "content": prompt}], secrets=[KEY])
 
     line = redactor.line(before + prompt[start:] + after + KEY, 300)

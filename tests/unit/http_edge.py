@@ -47,7 +47,7 @@ def verify(token: str) -> UUID:
 
 @dataclass
 class Edge:
-    """A user, a host app with the blueprint under ``prefix``, and what stands behind it."""
+    """A user, a host app with the blueprint under ``prefix``, and what is behind it."""
 
     client: Client
     clock: ManualClock

@@ -38,16 +38,16 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @dataclass
 class Time:
-    """A wall clock and a monotonic one that move together, when told."""
+    """A wall clock and a monotonic one that move together, when they are advanced."""
 
     elapsed: timedelta = timedelta()
 
     def now(self) -> datetime:
-        """Tell the wall clock's time."""
+        """Return the wall clock's time."""
         return NOW + self.elapsed
 
     def monotonic(self) -> float:
-        """Tell the monotonic clock's seconds."""
+        """Return the monotonic clock's seconds."""
         return 1000 + self.elapsed.total_seconds()
 
     def sleep(self, seconds: float) -> None:
@@ -139,7 +139,7 @@ def project() -> Iterator[Project]:
 
 @pytest.fixture
 def clock() -> Time:
-    """Give a clock that stands still."""
+    """Give a clock that is still."""
     return Time()
 
 
@@ -257,7 +257,7 @@ class TestPublishedKeys:
         assert refusal(verifier(project, clock), token) == "algorithm"
 
     def test_other_key_under_a_known_kid_refused(self, project: Project, clock: Time) -> None:
-        """A known ``kid`` helps nobody who lacks its key."""
+        """A known ``kid`` helps no one who lacks its key."""
         token = signed(claims_of(project), kid="ec-stranger")
         stolen = jwt.encode(claims_of(project), private_key("ec-stranger"), "ES256", {"kid": "ec-1"})
 
@@ -423,7 +423,7 @@ class TestKeyCache:
         assert verify.verify(signed(tomorrow)) == USER
 
     def test_unknown_key_in_an_outage_is_not_refused(self, project: Project, clock: Time) -> None:
-        """A new key can't be told from an invented one while the keys can't be fetched."""
+        """A new key can't be distinguished from an invented one while the keys can't be fetched."""
         verify = verifier(project, clock)
         verify.verify(signed(claims_of(project)))
         project.replies[JWKS_PATH] = Reply(500)
@@ -574,8 +574,8 @@ class TestSecret:
         with pytest.raises(ValueError, match="https://"):
             TokenVerifier(url)
 
-    def test_issuer_may_be_absent_when_told_so(self, project: Project, clock: Time) -> None:
-        """Supabase Lite's HS256 tokens carry no ``iss``: accepted only by a verifier that was told."""
+    def test_issuer_may_be_absent_when_configured_so(self, project: Project, clock: Time) -> None:
+        """Supabase Lite's HS256 tokens carry no ``iss``: accepted only by a verifier that expects none."""
         token = signed_hs256(claims_of(project, iss=...))
 
         assert verifier(project, clock, jwt_secret=SECRET, require_issuer=False).verify(token) == USER
@@ -650,7 +650,7 @@ class TestAskedAuth:
         ids=["500", "500-id", "503", "429", "api-key", "firewall", "route", "redirect", "page", "nobody", "long"],
     )
     def test_anything_else_is_unavailability(self, project: Project, clock: Time, reply: Reply) -> None:
-        """An answer that is not about the token signs nobody out."""
+        """An answer that is not about the token signs no user out."""
         project.replies |= {USER_PATH: reply, "/elsewhere": Reply(body={"id": str(USER)})}
         verify = verifier(project, clock, publishable_key=PUBLISHABLE_KEY)
 
@@ -672,13 +672,13 @@ class TestAskedAuth:
 
         assert project.asked == []
 
-    def test_nobody_to_ask_refused(self, project: Project, clock: Time) -> None:
+    def test_no_one_to_ask_refused(self, project: Project, clock: Time) -> None:
         """Without a secret and without a key to ask with, HS256 is not an algorithm of the project."""
         assert refusal(verifier(project, clock), signed_hs256(claims_of(project))) == "algorithm"
         assert project.asked == []
 
     def test_unreachable_auth_is_unavailability(self, clock: Time) -> None:
-        """A server that is not there signs nobody out, and its error, which holds the request, is not passed on."""
+        """A server that is not there signs no user out, and its error, which holds the request, is not passed on."""
         for gone in serve():
             token = signed_hs256(claims_of(gone))
 
@@ -808,7 +808,7 @@ class TestClaims:
         assert verify.verify(signed(claims_of(project, iss="https://auth.example.com/auth/v1"))) == USER
         assert refusal(verify, signed(claims_of(project))) == "issuer"
 
-    def test_several_issuers_stand_side_by_side(self, project: Project, clock: Time) -> None:
+    def test_several_issuers_work_side_by_side(self, project: Project, clock: Time) -> None:
         """Auth that is asked at an inner address and issues under a public one: both are named, and no third."""
         public = "https://auth.example.com/auth/v1"
         verify = verifier(project, clock, issuer=(project.issuer, public))
@@ -864,7 +864,7 @@ class TestClaims:
         ids=str,
     )
     def test_options_that_make_no_sense_refused(self, project: Project, clock: Time, options: dict[str, Any]) -> None:
-        """A verifier that would accept nobody, or an API key, is not made."""
+        """A verifier that would accept no user, or an API key, is not made."""
         with pytest.raises(ValueError, match=r"must be|API keys"):
             verifier(project, clock, **options)
 
@@ -945,7 +945,7 @@ class TestForm:
         "alg", ["none", "None", "NONE", "", None, ["HS256"], {"HS256": 1}, 7, "hs256", "ES256 ", "ES384"], ids=repr
     )
     @pytest.mark.parametrize("signature", ["", "AAAA"], ids=["unsigned", "signed"])
-    def test_algorithm_nobody_uses_refused(self, project: Project, clock: Time, alg: object, signature: str) -> None:
+    def test_algorithm_out_of_use_refused(self, project: Project, clock: Time, alg: object, signature: str) -> None:
         """``none`` and anything unknown are refused, signed or not (RFC 8725, section 3.2)."""
         head, body, _ = forged({"alg": alg, "kid": "ec-1"}, claims_of(project)).split(".")
         verify = verifier(project, clock, jwt_secret=SECRET, publishable_key=PUBLISHABLE_KEY)
@@ -1007,7 +1007,7 @@ class TestSilence:
     """What errors, logs and reprs keep to themselves."""
 
     def test_refusals_read_alike(self, project: Project, clock: Time) -> None:
-        """Nobody learns from the message which check failed."""
+        """No user learns from the message which check failed."""
         verify = verifier(project, clock, jwt_secret=SECRET)
         messages = set()
 
@@ -1019,7 +1019,7 @@ class TestSilence:
         assert messages == {"The access token was refused."}
 
     @pytest.mark.parametrize("outage", [False, True])
-    def test_tokens_and_secrets_never_told(
+    def test_tokens_and_secrets_never_shown(
         self, project: Project, clock: Time, outage: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         """No traceback, no chained error and no log line holds a part of a token, its content or a secret."""

@@ -65,7 +65,7 @@ def test_an_aim_says_whether_it_was_met(measured: float, *, at_most: bool, met: 
 
 
 def test_records_of_the_log_are_counted_per_attempt() -> None:
-    """What pg_waldump tells is divided; kinds that did not occur are left out."""
+    """What pg_waldump reports is divided; kinds that did not occur are left out."""
     assert counted(_WALDUMP, 1000) == {"Transaction/COMMIT": (2.0, 80.0), "Heap/INSERT+INIT": (0.048, 18.772)}
 
 

@@ -386,7 +386,7 @@ class TestContextReader:
             connect(replace(HOSTED, context_from=f"{name}:read"))
 
 
-def test_system_clock_tells_this_machines_time() -> None:
+def test_system_clock_shows_this_machines_time() -> None:
     """The wall clock is aware and in UTC; the monotonic one does not go back while it waits."""
     clock = SystemClock()
 

@@ -136,7 +136,7 @@ class TestJoined:
         assert whole(slow, TIMED_OUT).retry_after is None
 
 
-def test_last_call_to_a_route_says_how_it_stands() -> None:
+def test_last_call_to_a_route_says_its_state() -> None:
     """A failure before an answer is forgotten; a result without calls is the begun route's."""
     answer = joined([made(FREE, "one/a"), made(INVALID, "two/b")], noted(an_answer(), duration=SECOND, route="two/b"))
 

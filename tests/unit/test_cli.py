@@ -20,7 +20,7 @@ def run(*arguments: str | Path) -> Result:
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Two migrations that stand in for the real ones."""
+    """Two migrations in place of the real ones."""
     place = tmp_path / "shipped"
     place.mkdir()
     files = [place / "20260101000000_first.sql", place / "20260102000000_second.sql"]
@@ -42,7 +42,7 @@ def test_copy_makes_directory_and_copies_all(tmp_path: Path, shipped: list[Path]
 
 
 def test_copy_repeated_changes_nothing(tmp_path: Path, shipped: list[Path]) -> None:
-    """A repeat leaves identical files alone and says so; other files are nobody's business."""
+    """A repeat leaves identical files alone and says so; other files are left alone."""
     target = tmp_path / "migrations"
     run("migrations", "copy", target)
     (target / "20250101000000_apps_own.sql").write_text("-- own")

@@ -245,7 +245,7 @@ def test_malformed_base_url_asks_for_no_key() -> None:
 
 
 def test_numbers_must_work_together() -> None:
-    """The policy's own rules are told in the same error."""
+    """The policy's own rules are reported in the same error."""
     told = problems({"AI_RETRY_LEASE_SECONDS": "5"})
 
     assert "AI_RETRY_*: lease must be longer than settle_margin" in told
@@ -312,7 +312,7 @@ def test_reserved_field_of_extra_body_is_named(name: str) -> None:
 
 @given(st.dictionaries(st.sampled_from([*EVERYTHING, "AI_AUTH_HEADER"]), st.text()))
 def test_any_text_gives_settings_or_one_error(environ: dict[str, str]) -> None:
-    """Whatever stands in the variables, nothing but the one error comes out."""
+    """Whatever is in the variables, nothing but the one error comes out."""
     with suppress(NotConfigured):
         Settings.from_env(environ)
 

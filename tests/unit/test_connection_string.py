@@ -112,7 +112,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize(("words", "reason"), WORDS.items())
-def test_refusals_are_told_apart(words: str, reason: str) -> None:
+def test_refusals_are_distinguished(words: str, reason: str) -> None:
     """A server's or a pooler's words are read for what has to be done, and are not kept."""
     door = Door()
     door.refused(f"connection failed: {words}")

@@ -47,8 +47,8 @@ def post(server: ScriptedServer, body: bytes = b"{}") -> tuple[int, bytes]:
         connection.close()
 
 
-def test_manual_clock_moves_when_told() -> None:
-    """Both clocks of a manual clock stand still until it is advanced, or sleeps."""
+def test_manual_clock_moves_when_advanced() -> None:
+    """Both clocks of a manual clock are still until it is advanced, or sleeps."""
     clock = ManualClock()
     begin = clock.now()
 
@@ -195,7 +195,7 @@ def test_scripted_server_fails_on_surprises(script: tuple[Script, ...], says: st
         post(server)
 
 
-def test_scripted_server_tells_faults_of_functions() -> None:
+def test_scripted_server_shows_faults_of_functions() -> None:
     """An exception in a function of the test is not swallowed."""
 
     def broken(_: Request) -> Script:

@@ -111,7 +111,7 @@ def test_models_of_a_context_are_asked_in_order() -> None:
 
 
 def test_further_provider_is_asked_for_its_own_model() -> None:
-    """Where it names one; else for the context's. Two of the same name are told apart."""
+    """Where it names one; else for the context's. Two of the same name are distinguished."""
     own = ScriptedAiProvider()
     own.model = "local"  # type: ignore[attr-defined]
     ai = FallbackProvider([ScriptedAiProvider(), own, ScriptedAiProvider()], names=["one", "two", "one"])

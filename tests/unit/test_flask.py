@@ -583,7 +583,7 @@ class TestStatus:
         assert outlook["possibleAt"] == refused.json["error"]["details"]["nextAttemptAt"]
         assert "Retry-After" not in status.headers
 
-    def test_success_is_told_with_its_session(self) -> None:
+    def test_success_comes_with_its_session(self) -> None:
         """After the success the status holds the session, and no instant at which a retry would be possible."""
         api = edge(ANSWER)
         generation_id = api.add_generation()
@@ -633,7 +633,7 @@ class TestHost:
 
     @pytest.mark.parametrize("prefix", [None, "", "/api", "/v1/deep/down"])
     def test_blueprint_mounts_under_any_prefix(self, prefix: str | None) -> None:
-        """All routes stand under the prefix, and the document says so."""
+        """All routes are under the prefix, and the document says so."""
         app = Flask("host")
         app.register_blueprint(create_blueprint(edge().client, verify), url_prefix=prefix)
         http = app.test_client()
@@ -667,7 +667,7 @@ class TestHost:
         assert document.json is not None
         assert document.json["servers"] == [{"url": "/mounted/api"}]
 
-    def test_two_blueprints_stand_side_by_side(self) -> None:
+    def test_two_blueprints_work_side_by_side(self) -> None:
         """An app may mount two under different names."""
         app = Flask("host")
         for name in ("one", "two"):
@@ -896,7 +896,7 @@ class TestLog:
 
         assert caplog.records == []
 
-    def test_unexpected_error_tells_nothing_of_its_text(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_unexpected_error_shows_nothing_of_its_text(self, caplog: pytest.LogCaptureFixture) -> None:
         """The client sees code and request id; the log has types and places, not what the exceptions say."""
 
         def fail(_: object) -> NoReturn:

@@ -134,7 +134,7 @@ def test_late_function_is_not_waited_for() -> None:
     assert (failure.code, failure.certainly_not_generated) == (FailureCode.TIMEOUT, False)
 
 
-def test_schema_that_is_none_asks_nobody() -> None:
+def test_schema_that_is_none_asks_no_provider() -> None:
     """It is the request's fault, and costs nothing."""
     failure = ask(raising(AssertionError("it was called")), response_schema={"type": "nothing"})
 

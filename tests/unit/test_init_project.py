@@ -45,7 +45,7 @@ def test_files_come_after_the_newest_one(tmp_path: Path) -> None:
 
 
 def test_no_file_is_replaced(tmp_path: Path) -> None:
-    """A file of the same name is somebody's."""
+    """A file of the same name is the user's own."""
     files = migrations(tmp_path, "ours", "app", NOW)
     write(files)
 

@@ -246,7 +246,7 @@ def test_unbound_words_are_counted() -> None:
     assert [each for each in notes.left_out if "7 rows say 'paused'" in each]
 
 
-def test_a_profile_stands_for_its_user() -> None:
+def test_a_profile_is_bound_as_its_user() -> None:
     """A generation that belongs to a profile with an id of its own is its user's."""
     known = facts(
         table(

@@ -31,7 +31,7 @@ def scan(monkeypatch: pytest.MonkeyPatch) -> LogScan:
 
 @pytest.mark.parametrize(("kind", "text"), LEAKS.items(), ids=LEAKS.keys())
 def test_leak_found_and_not_repeated(scan: LogScan, kind: str, text: str) -> None:
-    """A secret is found at a level that nobody listens to, and the finding holds no word of it."""
+    """A secret is found at a level that no process listens to, and the finding holds no word of it."""
     logging.getLogger("somebody.else").debug("said: %s", text)
 
     assert len(scan.findings) == 1
@@ -41,7 +41,7 @@ def test_leak_found_and_not_repeated(scan: LogScan, kind: str, text: str) -> Non
 
 
 def test_exceptions_and_extras_are_read(scan: LogScan) -> None:
-    """What stands in an exception, in one behind it, or in a member for other formatters, counts too."""
+    """What is in an exception, in one behind it, or in a member for other formatters, counts too."""
     logger = logging.getLogger("somebody.else")
     cause = ValueError(LEAKS["a prompt"])
     error = RuntimeError("harmless")
@@ -65,7 +65,7 @@ def test_handlers_get_what_they_got_before(scan: LogScan, caplog: pytest.LogCapt
 
 
 def test_log_files_are_read(scan: LogScan, tmp_path: Path) -> None:
-    """The lines of a file are read, and told by their number."""
+    """The lines of a file are read, and reported by their number."""
     log = tmp_path / "app.log"
     log.write_text(f"harmless\n{LEAKS['a JWT']}\n")
 
@@ -76,7 +76,7 @@ def test_log_files_are_read(scan: LogScan, tmp_path: Path) -> None:
 
 
 def test_canaries_are_what_tests_use() -> None:
-    """Each word that is looked for stands in a test, or in what tests are made of."""
+    """Each word that is looked for is in a test, or in what tests are made of."""
     tests = Path(__file__).parents[1]
     sources = [*tests.rglob("*.py"), *(tests.parent / "examples").rglob("*.py")]
     sources += (tests.parent / "src" / "ai_retry" / "testing").rglob("*.py")

@@ -183,7 +183,7 @@ class TestWhatInterferes:
 
     @pytest.mark.parametrize("result", [an_answer(), a_failure()], ids=["answer", "failure"])
     def test_another_hands_success_is_not_charged(self, scene: Scene, result: Answer | Failure) -> None:
-        """The app's success during the call stands, and a paid answer is stored."""
+        """The app's success during the call stays, and a paid answer is stored."""
         write = lambda: scene.world.set_generation(scene.generation_id, status="success")  # noqa: E731
 
         with pytest.raises(AlreadySucceeded):

@@ -22,7 +22,7 @@ def test_manifest_is_of_these_migrations() -> None:
 
 
 def test_no_other_migration_is_shipped() -> None:
-    """What stands beside the two is not written from the schemas."""
+    """What is beside the two is not written from the schemas."""
     assert sorted(path.name for path in MIGRATIONS.iterdir()) == [OURS.name, APP.name]
 
 

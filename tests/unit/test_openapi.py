@@ -179,7 +179,7 @@ def test_operations_are_named_once_and_secured(document: dict[str, Any]) -> None
 
 
 def test_path_parameters_are_declared(document: dict[str, Any]) -> None:
-    """What stands in braces is declared, and nothing else is."""
+    """What is in braces is declared, and nothing else is."""
     for path, _, operation in operations(document):
         declared = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "path"}
 

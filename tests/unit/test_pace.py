@@ -43,7 +43,7 @@ def test_rate_spaces_the_starts() -> None:
 
 
 def test_rate_limit_halves_and_waits_as_asked() -> None:
-    """A call too many halves what runs at once, and nobody starts before the provider's Retry-After."""
+    """A call too many halves what runs at once, and no call starts before the provider's Retry-After."""
     pace = Pace(32)
     end(pace, CallEnd.WELL, times=28)
 
@@ -132,7 +132,7 @@ def test_provider_that_limits_is_back() -> None:
 
 
 def test_outage_stops_where_asked_to() -> None:
-    """With ``stop_on_outage`` nothing starts any more, and the reason is told."""
+    """With ``stop_on_outage`` nothing starts any more, and the reason is reported."""
     pace = Pace(8, stop_on_outage=True)
 
     end(pace, CallEnd.UNAVAILABLE, times=3)

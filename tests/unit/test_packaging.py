@@ -50,7 +50,7 @@ def test_every_older_pin_has_a_newer_one() -> None:
 
 
 def test_constraints_are_in_order() -> None:
-    """Pins stand in the order of their names, so that two people who add one meet in no conflict."""
+    """Pins are in the order of their names, so that two people who add one meet in no conflict."""
     for name in ("constraints.txt", "constraints-min.txt"):
         lines = (REPOSITORY / name).read_text().splitlines()
         assert lines == sorted(lines, key=str.lower)

@@ -19,7 +19,7 @@ def test_page_equals_what_the_code_renders(path: Path) -> None:
 
 
 def test_facade_is_documented() -> None:
-    """Every name of ``ai_retry`` stands in the reference."""
+    """Every name of ``ai_retry`` is in the reference."""
     page = next(page for page in PAGES if page.name == "python.md").read_text(encoding="utf-8")
 
     assert [name for name in ai_retry.__all__ if f"`from ai_retry import {name}`" not in page] == []

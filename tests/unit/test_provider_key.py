@@ -23,7 +23,7 @@ def key_after(*outcomes: ProviderOutcome, **context: Any) -> str:
 
 @pytest.mark.parametrize("again", [(UNKNOWN,), (UNKNOWN, UNKNOWN)], ids=len)
 def test_key_stays_while_outcome_is_unknown(again: tuple[ProviderOutcome, ...]) -> None:
-    """As long as nobody knows what came of the question, it is asked under the same name."""
+    """As long as it is unknown what came of the question, it is asked under the same name."""
     assert key_after(*again) == key_after()
     assert key_after(KNOWN, *again) == key_after(KNOWN)
 

@@ -142,7 +142,7 @@ def test_reserved_field_of_the_context_is_refused(name: str) -> None:
 
 
 def test_secrets_of_extra_fields_are_known() -> None:
-    """Texts under names that say so are kept out of what is told of an answer; no field is in a repr."""
+    """Texts under names that say so are kept out of what learns of an answer; no field is in a repr."""
     asked = ask(
         extra={"provider": {"api_key": "sk-1", "order": ["a"]}, "tokens": ["sk-2"], "max_tokens": 5},
         extra_body={"auth": {"deep": [{"er": "sk-3"}]}},

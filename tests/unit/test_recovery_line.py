@@ -72,7 +72,7 @@ def test_rest_is_all_that_waits() -> None:
     max_of_user=st.integers(1, 3),
     choices=st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=200, max_size=200),
 )
-def test_everybody_gets_a_turn(users: list[UUID], max_of_user: int, choices: list[tuple[int, bool]]) -> None:
+def test_every_user_gets_a_turn(users: list[UUID], max_of_user: int, choices: list[tuple[int, bool]]) -> None:
     """Whatever ends when, and is refused how often: each is done exactly once, and no user is above the limit."""
     made, running, done, now = tasks(*users), [], [], 0.0
     line = Line(made, max_of_user=max_of_user)

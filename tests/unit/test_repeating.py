@@ -138,7 +138,7 @@ def test_same_internal_error_a_third_time_ends_a_settle() -> None:
 
 
 def test_internal_error_ends_no_other_call() -> None:
-    """It may come from the link: what nothing else stands behind is repeated for its whole time."""
+    """It may come from the link: without another cause it is repeated for its whole time."""
     calls = Calls(INTERNAL, INTERNAL, INTERNAL, INTERNAL, None)
 
     assert repeat(calls, Patience(usual=LONG, faults=None)) == "answer"

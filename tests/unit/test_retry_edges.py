@@ -46,7 +46,7 @@ SLOW = RetryPolicy(backoff_base=20 * SECOND)
 
 
 class Retry:
-    """A failed generation in a world whose clock does not stand at zero."""
+    """A failed generation in a world whose clock is not at zero."""
 
     def __init__(self, *script: AiStep) -> None:
         self.world = MemoryWorld(Hooked)

@@ -102,7 +102,7 @@ def try_to_connect(url: str) -> None:
 
 @pytest.mark.parametrize("character", [*SPECIAL, SPECIAL])
 def test_encoded_password_never_logged(logged: list[str], closed_port: int, character: str) -> None:
-    """A password that is percent-encoded, whatever stands in it, is in no line of a failing connection."""
+    """A password that is percent-encoded, whatever is in it, is in no line of a failing connection."""
     password = quote(f"{HEAD}{character}{TAIL}", safe="")
     url = f"postgresql://me:{password}@127.0.0.1:{closed_port}/db"
 
@@ -112,7 +112,7 @@ def test_encoded_password_never_logged(logged: list[str], closed_port: int, char
 
 @pytest.mark.parametrize("character", [*(each for each in SPECIAL if each not in MISREAD)])
 def test_password_read_as_meant_never_logged(logged: list[str], closed_port: int, character: str) -> None:
-    """Characters that end neither password nor host may stand as they are."""
+    """Characters that end neither password nor host may be as they are."""
     url = f"postgresql://me:{HEAD}{character}{TAIL}@127.0.0.1:{closed_port}/db"
 
     assert Settings.from_env({"DATABASE_URL": url, "AI_BASE_URL": "http://127.0.0.1:9"}).database_url == url
@@ -171,7 +171,7 @@ def test_connection_string_of_words_is_read_too() -> None:
 
 
 def test_keys_in_the_provider_s_address_never_logged(logged: list[str]) -> None:
-    """``urllib3`` logs the path that is asked, without the query in which a key may stand."""
+    """``urllib3`` logs the path that is asked, without the query in which a key may be."""
     with (
         ScriptedServer(default=reply(500, json={})) as server,
         closing(

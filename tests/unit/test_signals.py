@@ -80,7 +80,7 @@ def test_no_row_is_free_and_paid_at_once() -> None:
 
 
 def test_every_status_row_can_be_reached() -> None:
-    """No row of the table stands in the shadow of an earlier one."""
+    """No row of the table is hidden by an earlier one."""
     for signal in signals.STATUS:
         status = next(iter(signal.statuses), 500)
 
@@ -133,7 +133,7 @@ def test_money_is_not_pace(word: str) -> None:
         (302, b""),
     ],
 )
-def test_what_the_operator_must_mend_is_not_counted(status: int, body: Any) -> None:
+def test_what_the_operator_must_correct_is_not_counted(status: int, body: Any) -> None:
     """Bad keys, no credit and missing models are the operator's: permanent, and free for the user."""
     found = failure(status, body)
 
@@ -292,7 +292,7 @@ def test_parts_are_joined() -> None:
 
 
 def test_text_is_the_output_without_a_schema() -> None:
-    """Without a schema the output is the content as it came, as a text."""
+    """Without a schema the output is the content as it came, as a string."""
     answer = judge(200, completion(" Run! \n"), schema=None)
 
     assert isinstance(answer, Answer)
@@ -320,7 +320,7 @@ def test_text_is_the_output_without_a_schema() -> None:
         (b"{}", Ending.TOO_LARGE, FailureCode.INVALID_OUTPUT),
     ],
 )
-def test_unreadable_answers_are_told_apart(body: bytes, ending: Ending, code: FailureCode) -> None:
+def test_unreadable_answers_are_distinguished(body: bytes, ending: Ending, code: FailureCode) -> None:
     """Cut, late, over-long, foreign and empty answers have their own kinds, and all may pass."""
     found = failure(200, body, ending=ending)
 
@@ -380,7 +380,7 @@ def test_refused_field_of_ours_is_the_operators_fault(status: int, body: Any, sa
     ],
 )
 def test_refused_field_of_the_user_is_theirs(body: Any) -> None:
-    """An error about another field, or with a more telling word, is no fault of the operator."""
+    """An error about another field, or with a more specific word, is no fault of the operator."""
     assert not failure(400, body, added=("max_tokens", "top_k")).operator_fault
 
 
@@ -608,7 +608,7 @@ def test_the_providers_id_is_kept(headers: dict[str, str], body: dict[str, Any],
         (b'{"error": {"message": "cut he', '): {"error": {"message": "cut he'),
     ],
 )
-def test_error_bodies_of_all_shapes_are_told(body: Any, says: str) -> None:
+def test_error_bodies_of_all_shapes_are_named(body: Any, says: str) -> None:
     """Whatever the shape, the reason ends with the provider's machine words and its message."""
     assert failure(429, body).reason.endswith(says)
 
@@ -647,7 +647,7 @@ def test_keys_are_dropped(text: str) -> None:
 
 
 def test_short_prompts_are_dropped_as_words() -> None:
-    """A prompt too short to quote in part is left out where it stands as a whole."""
+    """A prompt too short to quote in part is left out as a whole."""
     redactor = Redactor(prompt=[{"role": "user", "content": "knee pain"}], secrets=[])
 
     assert redactor.line("Unsafe: knee pain.", 300) == DROPPED

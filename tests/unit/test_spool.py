@@ -511,7 +511,7 @@ def test_file_that_cannot_be_sent_at_all_holds_up_no_begin(site: Site, installat
     assert site.files == [a_name(change)]
 
 
-def test_sending_beside_keeps_nobody_waiting(site: Site) -> None:
+def test_sending_beside_keeps_no_one_waiting(site: Site) -> None:
     """One thread sends; another request for it meanwhile does nothing, and closing waits for it."""
     change = site.paid()
     settling, free = threading.Event(), threading.Event()

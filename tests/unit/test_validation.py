@@ -71,7 +71,7 @@ def test_unstorable_json_is_refused(content: str) -> None:
     ["", "{", '{"a": 1,}', "{} {}", "Here: {}", "```json\n{}\n```", "{'a': 1}", "[1, 2", '"a\nb"', "01", "tru"],
 )
 def test_other_text_is_broken_json(content: str) -> None:
-    """Prose, fences, second documents, trailing commas and halves are not JSON, and told apart from bad values."""
+    """Prose, fences, second documents, trailing commas and halves are not JSON, and distinguished from bad values."""
     with pytest.raises(InvalidOutput) as caught:
         parse(content)
 
@@ -102,7 +102,7 @@ def test_what_failed_is_named_by_pointer(output: Any, problem: str) -> None:
     assert str(caught.value) == problem
 
 
-def test_the_models_words_are_not_told() -> None:
+def test_the_models_words_are_not_shown() -> None:
     """A property name that is not in the schema is the model's, so a pointer shows a star in its place."""
     schema = {"type": "object", "additionalProperties": {"items": {"type": "integer"}}}
 
@@ -122,7 +122,7 @@ def test_the_models_words_are_not_told() -> None:
         ([{}, []], True),
     ],
 )
-def test_unique_items_are_told_apart(items: list[Any], unique: bool) -> None:
+def test_unique_items_are_distinguished(items: list[Any], unique: bool) -> None:
     """Numbers are equal by value, and a boolean is no number."""
     with contextlib.nullcontext() if unique else pytest.raises(InvalidOutput, match="/days: uniqueItems"):
         validate({"days": items}, {"properties": {"days": {"uniqueItems": True}}})
@@ -139,7 +139,7 @@ def test_many_unique_items_take_no_time() -> None:
 
 
 def test_pointers_are_one_line() -> None:
-    """A name that can't be printed is not told, even if it is the schema's own."""
+    """A name that can't be printed is not shown, even if it is the schema's own."""
     with pytest.raises(InvalidOutput) as caught:
         validate({"a\nb": 1}, {"properties": {"a\nb": {"type": "string"}}})
 

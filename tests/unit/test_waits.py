@@ -156,7 +156,7 @@ def test_resets_count_when_nothing_remains(headers: dict[str, str], expected: fl
         ({"metadata": {"headers": None}}, None),
     ],
 )
-def test_bodies_tell_waits(error: dict[str, Any], expected: float | None) -> None:
+def test_bodies_show_waits(error: dict[str, Any], expected: float | None) -> None:
     """OpenRouter's and Google's fields in the error object count; other types than theirs do not."""
     assert seconds({}, error) == expected
 

@@ -1,6 +1,6 @@
 """Pages of the documentation that are generated from the code; `make pages` writes them, tests keep them equal.
 
-One module per page. Those that tell of the database need a migrated one.
+One module per page. Those about the database need a migrated one.
 """
 
 from collections.abc import Callable, Mapping

@@ -55,7 +55,7 @@ order by 1, contype, conname
 
 
 def render(database_url: str) -> str:
-    """Render the page from what stands in this database."""
+    """Render the page from what is in this database."""
     with psycopg.connect(database_url) as connection:
         functions = ["## Functions", "", *_functions(connection, _FUNCTIONS)]
         binding = ["## The binding", "", _ABOUT_BINDING, *_functions(connection, _BINDING)]

@@ -141,8 +141,8 @@ def _all() -> Iterator[_Error]:
         yield _Error(problem.code, problem.http_status, None, problem.message.replace("<", "&lt;"))
     for code in FailureCode:
         if code.value != errors.LeaseLost.code:
-            told = meaning(member(f"domain.model.FailureCode.{code.name}"))
-            yield _Error(code.value, errors.GenerationFailed.http_status, "GenerationFailed", f"The provider: {told}.")
+            said = meaning(member(f"domain.model.FailureCode.{code.name}"))
+            yield _Error(code.value, errors.GenerationFailed.http_status, "GenerationFailed", f"The provider: {said}.")
     for name, error in vars(errors).items():
         if _is_coded(error):
             ended = issubclass(error, errors.RetryEnded)

@@ -16,12 +16,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """Fold a text to a line of its own."""
+    """Fold text to one line."""
     return " ".join(text.split())
 
 
 def code(text: str) -> str:
-    """Mark a text as code that a cell of a table can hold; nothing when there is none."""
+    """Mark text as code that a cell of a table can hold; nothing when there is none."""
     return f"`{text.replace(' | ', ' or ').replace('|', ', ')}`" if text else ""
 
 

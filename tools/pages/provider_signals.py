@@ -14,7 +14,7 @@ Generated from `ai_retry.providers.signals` and `answer_signals`, the table that
 - **code**: what the attempt, the answer of the endpoint (502) and the log say.
 - **not generated**: certainly no token was produced. Such a call uses up no attempt, and the request may be repeated
   inside the call. In doubt it says no: that costs an attempt, while a wrong yes would repeat a paid call.
-- **may pass**: the identical request may succeed later, without anybody changing anything.
+- **may pass**: the identical request may succeed later, without a change by anyone.
 - **operator**: the operator of the app has to act (key, credit, model, configuration); it uses up no attempt.
 
 Thoughts are no part of an answer. `<think>…</think>` and its variants before the content are removed, and so are a byte

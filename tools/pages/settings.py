@@ -83,7 +83,7 @@ def _row(variable: str, default: Any, path: str) -> tuple[str, ...]:
 
 
 def _of_a_variable(text: str) -> str:
-    """Tell of a variable what is told of a field."""
+    """Describe a variable as its field is described."""
     return text.replace("``", "`").replace("None", "unset").replace("database_url", "`DATABASE_URL`")
 
 

@@ -1,4 +1,4 @@
-"""What the sources say of themselves: docstrings, and the comments that stand behind fields."""
+"""What the sources say of themselves: docstrings, and the comments behind fields."""
 
 import re
 from functools import cache
@@ -25,7 +25,7 @@ def member(path: str) -> Any:
 
 
 def meaning(attribute: griffe.Attribute) -> str:
-    """Tell what a field means: its docstring, or the comment behind it."""
+    """Return what a field means: its docstring, or the comment behind it."""
     if attribute.docstring is not None:
         return attribute.docstring.value
     assert attribute.lineno is not None

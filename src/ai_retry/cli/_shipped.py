@@ -1,6 +1,6 @@
 """Where the migrations are that ship with the package, and how they get into a project.
 
-They stand in ``ai_retry/migrations`` of an installed wheel and in ``supabase/migrations`` of a checkout. Applying them
+They are in ``ai_retry/migrations`` of an installed wheel and in ``supabase/migrations`` of a checkout. Applying them
 is the Supabase CLI's business, not ours.
 """
 
@@ -25,7 +25,7 @@ class MigrationsDiffer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """How one migration stands in a directory."""
+    """What a directory holds of one migration."""
 
     name: str
     state: str  # same, missing, different, or yours: a binding that ai-retry init wrote

@@ -84,11 +84,11 @@ def joined(earlier: Sequence[Failure], last: Answer | Failure) -> Answer | Failu
     failures = [*earlier, last]
     passing = [each for each in failures if each.passes]
     waits = [each.retry_after for each in passing]
-    telling = ([each for each in failures if each.counted] or passing or failures)[-1]
+    leading = ([each for each in failures if each.counted] or passing or failures)[-1]
     return replace(
-        telling,
-        transient=telling.transient or bool(passing),
-        operator_fault=telling.operator_fault and not passing,
+        leading,
+        transient=leading.transient or bool(passing),
+        operator_fault=leading.operator_fault and not passing,
         certainly_not_generated=all(each.certainly_not_generated for each in failures),
         retry_after=min((each for each in waits if each is not None), default=None) if all(waits) else None,
         usage=usage,

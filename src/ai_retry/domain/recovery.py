@@ -160,7 +160,7 @@ class RecoveryStorage(Protocol):
         """Read a page of at most ``page`` failed generations, newest first; it may be short, since no read is long.
 
         Pages follow each other by ``before``: no generation comes twice, and one that stays as it is is not left out.
-        A page is bounded in bytes, too, and a row that can't be understood stands in its place. With a page of 0 it
+        A page is bounded in bytes, too, and a row that can't be understood keeps its place. With a page of 0 it
         returns only its time.
         """
         ...

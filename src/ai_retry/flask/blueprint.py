@@ -55,7 +55,7 @@ def create_blueprint(
     - ``POST /sessions/ai/{generationId}/retry`` tries a failed generation again; with ``Prefer: respond-async``
       (RFC 7240) it is accepted with 202, and a worker tries it;
     - ``DELETE /sessions/ai/{generationId}/retry`` takes back one that was accepted and is not yet begun;
-    - ``GET /sessions/ai/{generationId}`` says where it stands and whether, and when, a retry is possible;
+    - ``GET /sessions/ai/{generationId}`` returns its state, and whether, and when, a retry is possible;
     - ``GET /sessions/ai/openapi.json`` describes them; ``GET /healthz`` says that the process answers.
 
     How many provider calls run at once is the client's ``max_calls``. A slot is taken after every rule has agreed and

@@ -146,18 +146,18 @@ def _cancel() -> dict[str, Any]:
         "description": _ABOUT_CANCEL,
         "security": [{"accessToken": []}],
         "parameters": [{"in": "path", "schema": GenerationPath}],
-        "responses": {"200": _json("Where it stands now.", StatusResponse), **_problems(cancel_codes())},
+        "responses": {"200": _json("Its state now.", StatusResponse), **_problems(cancel_codes())},
     }
 
 
 def _status() -> dict[str, Any]:
     return {
         "operationId": "getGeneration",
-        "summary": "Read where a generation stands, and whether a retry is possible",
+        "summary": "Read a generation's state, and whether a retry is possible",
         "description": _ABOUT_STATUS,
         "security": [{"accessToken": []}],
         "parameters": [{"in": "path", "schema": GenerationPath}],
-        "responses": {"200": _json("Where it stands.", StatusResponse), **_problems(status_codes())},
+        "responses": {"200": _json("Its state.", StatusResponse), **_problems(status_codes())},
     }
 
 

@@ -161,7 +161,7 @@ class QueuedResponse(_Camel):
 
 
 class StatusResponse(_Camel):
-    """Where a generation stands."""
+    """The state of a generation."""
 
     data = fields.Nested(StatusData, required=True)
     meta = fields.Nested(QuotaMeta, required=True)

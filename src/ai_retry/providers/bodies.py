@@ -1,6 +1,6 @@
 """Reads what providers write into bodies, leniently: whatever arrives, a reader returns what it could make out.
 
-Shapes stand here, what they mean stands in ``signals``. Nothing raises, and nothing is cleaned: see ``redaction``.
+This module knows shapes; ``signals`` knows what they mean. Nothing raises, and nothing is cleaned: see ``redaction``.
 """
 
 import json
@@ -36,7 +36,7 @@ class ErrorBody:
 
     data: Mapping[str, Any] = field(default_factory=dict)  # the error object
     message: str = ""
-    words: tuple[str, ...] = ()  # machine words in lower case, the most telling first
+    words: tuple[str, ...] = ()  # machine words in lower case, the most specific first
     number: int | None = None  # a ``code`` that is an HTTP status
     param: str = ""  # the request's field that it is about
     upstream: str = ""  # the message of the provider that a router had asked
@@ -135,7 +135,7 @@ def _is_per_time(details: Any) -> bool:
 
 
 def _detail(detail: Any) -> str:
-    """FastAPI's ``detail``: a text, or a list of places and messages."""
+    """FastAPI's ``detail``: a string, or a list of places and messages."""
     if isinstance(detail, str):
         return detail
     entries = [mapping(entry) for entry in detail] if isinstance(detail, list) else []
@@ -155,7 +155,7 @@ def _number(error: Mapping[str, Any]) -> int | None:
 
 
 def _words(error: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, ...]:
-    """Collect the machine words, and name the fields whose mere presence tells something."""
+    """Collect the machine words, and name the fields whose mere presence means something."""
     metadata, availability = mapping(error.get("metadata")), mapping(error.get("availability"))
     details = error.get("details")
     candidates: Iterator[Any] = iter(
@@ -181,7 +181,7 @@ def _words(error: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, ...
 
 
 def _is_over_limit(message: Any) -> bool:
-    """Whether it says ``Limit 8000, Requested 9500``: OpenAI and Groq tell it in the text alone."""
+    """Whether it says ``Limit 8000, Requested 9500``: OpenAI and Groq say it in the text only."""
     found = _LIMIT.search(message) if isinstance(message, str) else None
     return found is not None and int(found[2]) > int(found[1])
 
@@ -195,16 +195,16 @@ def _is_too_long(message: Any) -> bool:
 
 
 def read_usage(envelope: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
-    """Tokens and cost as told: OpenAI's ``usage``, OpenRouter's ``usage.cost``, LiteLLM's cost header."""
+    """Tokens and cost as reported: OpenAI's ``usage``, OpenRouter's ``usage.cost``, LiteLLM's cost header."""
     usage = mapping(envelope.get("usage"))
     cost = _cost(usage.get("cost"))
-    told = Usage(
+    reported = Usage(
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
         total_tokens=_count(usage.get("total_tokens")),
         cost=_cost(headers.get("x-litellm-response-cost")) if cost is None else cost,
     )
-    return None if told == Usage() else told
+    return None if reported == Usage() else reported
 
 
 def _count(value: Any) -> int | None:
@@ -219,6 +219,6 @@ def _cost(value: Any) -> Decimal | None:
 
 def read_id(headers: Mapping[str, str], envelope: Mapping[str, Any]) -> str | None:
     """The id under which the provider knows the request, for its support and its logs."""
-    told = [headers.get(name) for name in _IDS]
-    told += [envelope.get("request_id"), envelope.get("id"), headers.get("cf-ray")]
-    return next((name for name in told if isinstance(name, str) and name.strip()), None)
+    ids = [headers.get(name) for name in _IDS]
+    ids += [envelope.get("request_id"), envelope.get("id"), headers.get("cf-ray")]
+    return next((name for name in ids if isinstance(name, str) and name.strip()), None)

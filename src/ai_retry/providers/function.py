@@ -110,12 +110,12 @@ def _failure_of(error: BaseException) -> Failure:
         late = isinstance(error, TimeoutError) or "timeout" in type(error).__name__.lower()
         return _failure(signals.SILENT if late else signals.DROPPED, type(error).__name__)
     body = getattr(error, "body", None)
-    told = read_error(body) if isinstance(body, Mapping) else ErrorBody()
-    signal = signals.find(status, (*told.words, *told.signs), "")
+    shape = read_error(body) if isinstance(body, Mapping) else ErrorBody()
+    signal = signals.find(status, (*shape.words, *shape.signs), "")
     found = _failure(signal, f"HTTP {status}, {type(error).__name__}")
     headers = getattr(response, "headers", None)
     named = {str(name).lower(): str(value) for name, value in headers.items()} if isinstance(headers, Mapping) else {}
-    return replace(found, retry_after=retry_after(named, told.data, datetime.now(UTC)) if signal.transient else None)
+    return replace(found, retry_after=retry_after(named, shape.data, datetime.now(UTC)) if signal.transient else None)
 
 
 def _status(source: object) -> int | None:

@@ -1,6 +1,6 @@
 """Asks an OpenAI-compatible provider over HTTP: one request loop under one deadline.
 
-What an answer means is judged in ``classify``, by the table in ``signals``; how time is kept stands in ``deadline``.
+What an answer means is judged in ``classify``, by the table in ``signals``; ``deadline`` keeps the time.
 Waits that do not fit into the call are not made here: they are handed up as ``Failure.retry_after``.
 """
 

@@ -1,7 +1,7 @@
 """Cleans what providers say before it is kept: one line, no control characters, nothing of our prompt, no key.
 
 Providers quote what they were sent. A quotation can't be cut out safely, since it may be shortened, escaped or wrapped
-otherwise than the prompt, so a text that holds one is dropped as a whole: the machine words beside it still tell what
+otherwise than the prompt, so a text that holds one is dropped as a whole: the machine words beside it still say what
 happened. Only texts that a provider wrote pass through here; our own words need no cleaning.
 """
 
@@ -26,7 +26,7 @@ class Redactor:
     """Cleans texts of one call."""
 
     def __init__(self, *, prompt: Any, secrets: Iterable[str]) -> None:
-        """Remember what must not be told.
+        """Remember what must not be shown.
 
         Args:
             prompt: JSON; every text in it counts, other than roles and types.
@@ -49,7 +49,7 @@ class Redactor:
         return any(part in token for secret in self._secrets for part in runs(secret, PART))
 
     def _quotes(self, text: str) -> bool:
-        """Whether ``text`` quotes the prompt, as it stands or with its escapes undone."""
+        """Whether ``text`` quotes the prompt, as it is or with its escapes undone."""
         return any(self._holds(_even(form)) for form in {text, _one_line(_unescape(text))})
 
     def _holds(self, text: str) -> bool:
@@ -111,7 +111,7 @@ def _unescape(text: str) -> str:
 
 
 def _share(short: str, long: str, size: int) -> bool:
-    """Whether a run of ``size`` characters stands in both; linear, since prompts may be long."""
+    """Whether both hold the same run of ``size`` characters; linear, since prompts may be long."""
     if len(short) < size:
         return False
     wanted = runs(short, size)

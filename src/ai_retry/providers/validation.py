@@ -18,7 +18,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL refuses them in js
 
 
 class InvalidOutput(ValueError):
-    """The content is not valid; the message says where and by which rule, never what stands there.
+    """The content is not valid; the message names the place and the rule, never the content.
 
     Attributes:
         broken: it is not JSON at all, as cut content is.

@@ -21,7 +21,7 @@ NO_CREDIT = frozenset(
     }
 )
 
-# The same in words only; they may also stand beside a limit on a time, which is looked for first.
+# The same in words only; they may also come with a limit on a time, which is looked for first.
 NO_CREDIT_PHRASES = frozenset(
     {
         "account is in arrears",

@@ -23,7 +23,7 @@ _ABSURD = timedelta(days=366)
 
 
 def retry_after(headers: Mapping[str, str], error: Mapping[str, Any], now: datetime) -> timedelta | None:
-    """Read the wait out of an answer; None when it does not tell one.
+    """Read the wait out of an answer; None when it names no wait.
 
     Args:
         headers: of the answer, names in lower case.

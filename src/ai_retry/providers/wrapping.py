@@ -67,7 +67,7 @@ def bare_json(content: str) -> str:
 
 
 def early_json(content: str) -> str:
-    """Return what may be JSON in ``content`` if tags of thoughts stand in its strings, where ``bare_json`` is misled.
+    """Return what may be JSON in ``content`` if its strings hold tags of thoughts, which mislead ``bare_json``.
 
     It begins where ``content`` does, or after the first closing tag after which JSON or a fence begins.
     """

@@ -46,7 +46,7 @@ _NAMES: Final[Mapping[tuple[Any, str], str]] = {
     (Settle, "quota_rule"): "rule",
 }
 
-# Fields whose members stand in the object of the whole.
+# Fields whose members are members of the enclosing object.
 _SPREAD: Final[frozenset[tuple[Any, str]]] = frozenset(
     {
         (Attempt, "origin"),

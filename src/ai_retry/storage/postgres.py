@@ -1,7 +1,7 @@
 """``Storage`` over a direct PostgreSQL connection, with psycopg.
 
 Every call is one statement in autocommit, so it works through a transaction pooler too: no session state that matters,
-no LISTEN. What the functions mean stands in ``functions``, how one is called in ``_function_connection``.
+no LISTEN. ``functions`` says what each function means, ``_function_connection`` how one is called.
 """
 
 from datetime import timedelta
@@ -82,7 +82,7 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
         leave_connections_in_forks(self)
 
     def __repr__(self) -> str:
-        """Tell the pool's size, not where it connects."""
+        """Show the pool's size, not where it connects."""
         return f"PostgresStorage(max_connections={self._pool.max_size})"
 
     def leave_connections(self) -> None:

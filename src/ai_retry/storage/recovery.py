@@ -81,7 +81,7 @@ class RecoveryFunctions(Calls):
         return self._find("ai_retry_prune", {"p_request": request}, partial(read, Pruned))
 
     def inspect(self) -> Json:
-        """Return what stands in the database: see ``ai_retry_inspect``. Reads only."""
+        """Return what is in the database: see ``ai_retry_inspect``. Reads only."""
         return self._find("ai_retry_inspect", {}, _facts)
 
     def books(self, rule: QuotaRule | None = None, *, since: datetime | None = None) -> Sequence[Json]:

@@ -1,7 +1,7 @@
 """``Storage`` over the Data API, with supabase-py and the project's secret key.
 
 What the API, or a gateway in front of it, answers with an error is read here, before supabase-py does: only what the
-database says itself is certain. What the functions mean stands in ``functions``.
+database says itself is certain. ``functions`` says what each function means.
 """
 
 import re

@@ -31,7 +31,7 @@ _FOR_OPERATORS = (
 
 
 class RowTaken(NotConfigured):
-    """A unique index or an exclusion constraint of the app has no place for what was written, beside what stands there.
+    """A unique index or an exclusion constraint of the app refuses what was written, beside what is there.
 
     To a begin it means that the app lets a user do one thing at a time.
     """

@@ -161,7 +161,7 @@ class ScriptedServer:
 
     An item is what the functions of this module give, or a function of the request that gives it. The script's end is
     the test's end: a request beyond it is answered with status 500, unless there is a ``default``, and makes the
-    ``with`` block end with an ``AssertionError``, as do items that nobody asked for. Leaving the block closes every
+    ``with`` block end with an ``AssertionError``, as do items that were never asked for. Leaving the block closes every
     connection and ends every thread. Nothing is logged.
 
     Attributes:
@@ -214,7 +214,7 @@ class ScriptedServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End all connections and threads; tell what went against the script, unless the test fails anyway."""
+        """End all connections and threads; report what went against the script, unless the test fails anyway."""
         self._ended.set()
         for thread in self._threads:  # grows no more once the accepting thread, the first one, has ended
             thread.join()
@@ -258,7 +258,7 @@ class ScriptedServer:
                 pass
         except (OSError, ValueError):
             pass  # the client left, or spoke no HTTP: what it sent is not a request
-        except BaseException as fault:  # noqa: BLE001 (a fault in the test's own function, told when the block ends)
+        except BaseException as fault:  # noqa: BLE001 (a fault in the test's own function, reported when the block ends)
             self._faults.append(fault)
         finally:
             connection.close()
@@ -273,7 +273,7 @@ class ScriptedServer:
         return item(request) if callable(item) else item
 
     def _play(self, connection: socket.socket, script: Script) -> bool:
-        """Play; tell whether the connection stays open."""
+        """Play; return whether the connection stays open."""
         for step in script:
             if isinstance(step, bytes):
                 _send(connection, step, self._ended)

@@ -110,5 +110,5 @@ $$;
 revoke all on function public.ai_retry_inspect() from public, anon, authenticated;
 grant execute on function public.ai_retry_inspect() to service_role;
 comment on function public.ai_retry_inspect() is
-  'For ai-retry doctor: what stands in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
+  'For ai-retry doctor: what is in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
   'the binding, tables, grants, policies, queue, time.';

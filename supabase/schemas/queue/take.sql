@@ -22,7 +22,7 @@ begin
           'snapshot', ai_retry.snapshot(
             ai_retry.app_read((v_message.message ->> 'generation_id')::uuid), v_request -> 'rule', null,
             pg_catalog.clock_timestamp())::text);
-      exception when others or assert_failure then  -- one bad row stops nobody's line: its message comes again
+      exception when others or assert_failure then  -- one bad row stops no user's line: its message comes again
         raise warning 'ai-retry: a generation could not be read (%): %', sqlstate, v_message.message ->> 'generation_id';
       end;
     else

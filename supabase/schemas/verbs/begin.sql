@@ -107,5 +107,5 @@ revoke all on function public.ai_retry_begin(text) from public, anon, authentica
 grant execute on function public.ai_retry_begin(text) to service_role;
 comment on function public.ai_retry_begin(text) is
   'Closes what is over for a user; then opens an attempt, or turns the queued one to running. An attempt that uses a '
-  'stored answer calls nobody: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
+  'stored answer makes no call: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
   'version, the age, a ceiling or the route is not as the change expects.';

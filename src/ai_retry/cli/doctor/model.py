@@ -31,7 +31,7 @@ class Check(StrEnum):
 class Level(StrEnum):
     """How bad a finding is."""
 
-    PROBLEM = "problem"  # retries fail, or somebody may do what they must not
+    PROBLEM = "problem"  # retries fail, or a user may do what they must not
     HINT = "hint"  # it works; worth knowing
 
 

@@ -1,4 +1,4 @@
-"""Judges whether everything that was shipped stands in the database: ours as shipped, the binding in its form."""
+"""Judges whether everything that was shipped is in the database: ours as shipped, the binding in its form."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def missing(case: Case) -> Iterator[Finding]:
     for migration, names in sorted(lacking.items()):
         again = f"if it was applied before, {_AGAIN.format('it')}"
         if constraints.keys() & set(names):
-            again += ", and add a constraint by hand, as it stands there"
+            again += ", and add a constraint by hand, as it is there"
         yield Finding(
             Check.MIGRATIONS,
             f"{migration} is not applied, or not whole: {listed(names)} missing",

@@ -22,7 +22,7 @@ class Reach(StrEnum):
 
     OPEN = "a server answers there"
     REFUSED = "nothing listens there"
-    SILENT = "nobody answers there"
+    SILENT = "there is no answer from there"
     UNKNOWN_HOST = "there is no such host"
 
 

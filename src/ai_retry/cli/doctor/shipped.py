@@ -1,7 +1,7 @@
 """What the shipped migrations create, to be compared with what a database holds.
 
 ``make migration`` writes the manifest with the migrations, out of the catalogue of a database that has them. Of the
-binding, ``ai_retry.app_*``, only the signatures stand there: its source is the app's own.
+binding, ``ai_retry.app_*``, it holds the signatures only: the source is the app's own.
 """
 
 import json

@@ -158,7 +158,7 @@ class Table:
         ) or self.key == (column,)
 
     def names_rows(self, column: str) -> bool:
-        """Whether a value stands for one row; in a partitioned table no index can say so by itself."""
+        """Whether a value names one row; in a partitioned table no index can say so by itself."""
         return self.unique(column) or (self.partitioned and column in self.key)
 
     def allowed(self, column: str) -> tuple[str, ...]:

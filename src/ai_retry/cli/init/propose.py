@@ -161,7 +161,7 @@ def _note_words(words: Words, answers: Answers, quiet_because: str, notes: Notes
 
 
 def _bare(table: Table | None) -> bool:
-    """Whether instants stand there without a zone."""
+    """Whether its instants have no zone."""
     return table is not None and any(each.kind == "timestamp" for each in table.columns.values())
 
 

@@ -76,7 +76,7 @@ def _plain(word: str) -> str:
 
 
 def _place(known: tuple[str, ...], word: Word) -> int:
-    """How far down a word stands in a list, null last."""
+    """The place of a word in a list, null last."""
     return len(known) if word is None else known.index(_plain(word))
 
 

@@ -61,7 +61,7 @@ class Rehearsal:
 def of_error(step: str, function: str, error: psycopg.Error) -> Refusal:
     """Describe what the database raised, without its detail, which prints rows, or a message that may hold a value."""
     diagnostics, state = error.diag, error.sqlstate or ""
-    is_own = diagnostics.source_function == _RAISED  # of the app: any value may stand in it
+    is_own = diagnostics.source_function == _RAISED  # of the app: it may hold any value
     said = diagnostics.message_primary if state.startswith(_NAMES_ONLY) and not is_own else "it raises an error"
     if diagnostics.constraint_name:
         table = ".".join(each for each in (diagnostics.schema_name, diagnostics.table_name) if each)
