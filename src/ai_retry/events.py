@@ -36,12 +36,13 @@ class Event:
     @property
     def name(self) -> str:
         """Name the kind of event, as logs have it: ``attempt_failed``."""
-        return _name(type(self).__name__)
+        return name_of(type(self).__name__)
 
 
 @cache
-def _name(words: str) -> str:
-    return re.sub("(?<=[a-z])(?=[A-Z])", "_", words).lower()
+def name_of(kind: str) -> str:
+    """Name a kind of event: ``AttemptFailed`` is ``attempt_failed``."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", kind).lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +63,8 @@ class GenerationAccepted(AttemptEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptBegan(AttemptEvent):
-    """An attempt is open and runs; its unit is held. Exactly one event follows that says how it ended here."""
+    """An attempt is open and runs; its unit is held. Unless this process dies, an event follows on how it ended."""
 
-    model: str | None = None  # that is asked; None: the provider's default, or a stored answer is used
     route: str | None = None  # that is asked
     answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls
     claim_seconds: float | None = None  # how long it took to begin
