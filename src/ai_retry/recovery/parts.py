@@ -1,7 +1,7 @@
 """What recovery works with: the parts of a client."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 from uuid import UUID
@@ -32,7 +32,7 @@ class Parts:
     route_of: RouteOf
     renewing: Renewing
     slots: CallSlots
-    reports: Reports
+    reports: Reports = field(default_factory=lambda: Reports(lambda _: None))  # gets the events
 
     def attempts_of(self, key: str) -> Iterator[PlanAttempt]:
         """Read the last attempt that a plan made at each generation, a page at a time."""
