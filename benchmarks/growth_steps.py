@@ -17,10 +17,10 @@ import psycopg
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, Reply, Settle
-from ai_retry.domain.model import Installation, QuotaRule, Snapshot
+from ai_retry.domain.model import GenerationStatus, Installation, QuotaRule, Snapshot
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import enqueue_generation
-from ai_retry.domain.recovery import Filter
+from ai_retry.domain.recovery import Cursor, Filter, FoundPage
 from ai_retry.domain.retry import retry_generation
 from ai_retry.storage.postgres import PostgresStorage
 from benchmarks.app_rows import AT_ONCE, failed_generations_of
@@ -122,6 +122,12 @@ class _Timed:
         """See the port."""
         with self.timed("load"):
             return self.storage.load(user_id, generation_id, rule, token)
+
+    def browse(
+        self, user_id: UUID, statuses: frozenset[GenerationStatus], before: Cursor, limit: int, rule: QuotaRule
+    ) -> FoundPage:
+        """See the port."""
+        return self.storage.browse(user_id, statuses, before, limit, rule)
 
     def begin(self, change: Begin | CloseOver) -> Reply:
         """See the port."""

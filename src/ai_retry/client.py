@@ -1,6 +1,6 @@
 """The methods of ai-retry, over the parts that it was given. ``bootstrap.connect`` builds a client from settings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -12,8 +12,8 @@ from ai_retry.domain.calls import route_name
 from ai_retry.domain.change import Discard
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import Context, RetryResult, Waiver
-from ai_retry.domain.names import as_uuid, check_operator
+from ai_retry.domain.model import Context, RetryResult
+from ai_retry.domain.names import WaiverWord, as_uuid, check_operator
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
@@ -22,6 +22,7 @@ from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
 from ai_retry.events import OnEvent
 from ai_retry.hooks import Events, current_origin
+from ai_retry.listings import Listings
 from ai_retry.recovery.methods import RecoveryMethods
 from ai_retry.recovery.parts import Parts
 from ai_retry.renewal import LeaseRenewer
@@ -32,7 +33,7 @@ from ai_retry.watching.reports import Reports
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 
-class Client(RecoveryMethods):
+class Client(Listings, RecoveryMethods):
     """Retries generations with what it was given; ``connect`` makes one from settings.
 
     Safe to share between threads. Close it, or use it as a context manager, to give back connections.
@@ -89,7 +90,7 @@ class Client(RecoveryMethods):
         generation_id: UUID | str,
         *,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = frozenset(),
+        waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
     ) -> RetryResult:
@@ -126,7 +127,7 @@ class Client(RecoveryMethods):
         generation_id: UUID | str,
         *,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = frozenset(),
+        waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
     ) -> QueuedRetry | RetryResult:

@@ -242,7 +242,7 @@ comment on column public.ai_retry_attempts.model is 'The model that answered.';
 comment on column public.ai_retry_attempts.usage is 'Tokens and cost, as the provider reported them.';
 comment on column public.ai_retry_attempts.provider_id is 'Id of the request or answer at the provider.';
 comment on column public.ai_retry_attempts.duration_ms is 'How long the call took.';
-comment on column public.ai_retry_attempts.calls is 'Each request: provider, model, code (null: it answered), http_status, usage, duration_ms. Null: nothing is known.';
+comment on column public.ai_retry_attempts.calls is 'Each request: route, provider, model, code (null: it answered), http_status, usage, duration_ms, outcome. Null: nothing is known. Tries that were put back are in wire_requests only.';
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
@@ -384,8 +384,9 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
     'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
-    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient,
-    'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from,
+    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient, 'operator_fault',
+    c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from, 'in_doubt',
+    pg_catalog.jsonb_path_query_array(c.calls, '$[*] ? (@.outcome == "unknown").route'),
     'request_id', c.request_id, 'traceparent', c.traceparent) as attempt,
     null::timestamptz as open_until, c.next_attempt_at, (
       select w.answer || pg_catalog.jsonb_build_object('number', w.number, 'stored_at', w.stored_at)
@@ -636,7 +637,7 @@ begin
     (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
     (select pg_catalog.jsonb_object_agg(k, null)
       from (
-        select e - '{provider,model,code,http_status,usage,duration_ms}'::text[] as o
+        select e - '{route,provider,model,code,http_status,usage,duration_ms,outcome}'::text[] as o
         from pg_catalog.jsonb_array_elements(v_change #> '{call,calls}') e
         union all
         select (e - '{route,outage}'::text[])
@@ -1347,7 +1348,7 @@ begin
         renewable_until = v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
         abandoned_wait_seconds = (v_start -> 'abandoned_wait_seconds')::double precision,
         answer_from = (v_start ->> 'answer_from')::integer,
-        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
+        provider_outcome = case when v_calls then 'unknown' else o.provider_outcome end
       where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
         and o.number = (v_start -> 'number')::integer;
     v_applied := found;
@@ -1391,6 +1392,22 @@ comment on function public.ai_retry_begin(text) is
   'Closes what is over for a user; then opens an attempt, or turns the queued one to running. An attempt that uses a '
   'stored answer makes no call: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
   'version, the age, a ceiling or the route is not as the change expects.';
+
+-- verbs/browse
+
+create or replace function public.ai_retry_browse(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+begin
+  if ai_retry.read_change(p_request, '{user_id,before,statuses,page,rule}') -> 'user_id' is null then
+    raise exception 'ai-retry: a list of no user''s generations' using errcode = 'invalid_parameter_value';
+  end if;
+  return public.ai_retry_find(p_request);
+end
+$$;
+revoke all on function public.ai_retry_browse(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_browse(text) to service_role;
+comment on function public.ai_retry_browse(text) is
+  'One page of one user''s generations, newest first, as ai_retry_find returns it. Writes nothing.';
 
 -- verbs/installation
 

@@ -39,20 +39,10 @@ LAYERS = {
     "worker": {"domain", "events", "logs", "rejections", "tables", "watching"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables", "watching"},
+    "listings": {"domain"},
     "client": {
-        *(
-            "clock",
-            "config",
-            "domain",
-            "events",
-            "hooks",
-            "recovery",
-            "renewal",
-            "slots",
-            "storage",
-            "watching",
-            "worker",
-        ),
+        *("clock", "config", "domain", "events", "hooks", "listings", "recovery", "renewal", "slots", "storage"),
+        *("watching", "worker"),
     },
     "bootstrap": {"auth", "client", "clock", "config", "domain", "events", "providers", "storage", "worker"},
     "problems": {"domain", "auth"},
@@ -65,7 +55,7 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.ports", "domain.queue", "domain.retry"}
+DRIVEN = {"domain.drive", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
 LOOPS = {"domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
@@ -81,6 +71,8 @@ LIBRARIES = {
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
+    "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
+    "pandas": {"recovery"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
         *("storage._connection_string", "storage._function_connection"),
@@ -88,7 +80,7 @@ LIBRARIES = {
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.http"},
+    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http"},
     "supabase": {"storage.supabase"},
     "tenacity": {"providers.http"},
     "tqdm": {"recovery.progress"},

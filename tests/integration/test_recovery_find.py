@@ -342,7 +342,7 @@ def test_why_names_the_reader_of_a_queued_retry(database: psycopg.Connection, cl
 
 def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> None:
     """The numbers are reported: who works on it, what fills the quota, how many tries are used up."""
-    running, queued, beside, capped, done = failed_generations(database, 5, users=5)
+    running, queued, beside, capped, done, own = failed_generations(database, 6, users=6)
     add_running(database, owner(database, running), running)
     add_queued(database, owner(database, queued), queued, due_at=datetime.now(UTC) + HOUR)
     for _ in range(2):
@@ -350,7 +350,11 @@ def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> N
     for number in range(2, 22):
         add_closed(database, owner(database, capped), capped, number=number, counted=False)
     database.execute("update public.generations set status = 'success' where id = %s", [done])
+    database.execute("update public.generations set status = 'processing', updated_at = now() where id = %s", [own])
 
+    assert (
+        "The app's own call of it runs, as far as is known: its status is believed for 15 min." in client.why(own).text
+    )
     assert "A call of it runs, as far as is known: a lease lasts 35 s at most. Come back at" in client.why(running).text
     waiting = client.why(queued)
     assert "is queued for a retry (RETRY_IN_PROGRESS). Attempt 2 was accepted for later and waits for" in waiting.text

@@ -15,7 +15,8 @@ from ai_retry.config import Settings
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Answer, Outcome
-from ai_retry.domain.recovery import Decision
+from ai_retry.domain.outlook import Outlook
+from ai_retry.domain.recovery import Decision, UnreadableRow
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.ai import ScriptedAiProvider
@@ -137,6 +138,27 @@ def test_row_that_cannot_be_understood_is_listed(
     assert len(found.to_frame()) == 3
 
 
+@pytest.mark.parametrize("limit", [1, 20])
+@pytest.mark.parametrize(("odd", "column", "reason"), list(ODD.values())[:-1], ids=list(ODD)[:-1], indirect=["odd"])
+def test_own_row_that_cannot_be_understood_is_listed(
+    database: psycopg.Connection, client: Client, odd: UUID, column: str, reason: str, limit: int
+) -> None:
+    """A user's list has it, too, with what is wrong with it; the others before and after it are judged."""
+    others = [failed_generations(database, 1, ago=ago)[0] for ago in (10 * HOUR, HOUR)]
+    (user_id,) = database.execute("select user_id from public.generations where id = %s", [odd]).fetchone() or (None,)
+    database.execute("update public.generations set user_id = %s", [user_id])
+
+    page = client.generations(user_id, limit=limit)
+    rows = [*page.generations]
+    while page.next is not None:
+        page = client.generations(user_id, limit=limit, cursor=page.next)
+        rows += page.generations
+
+    assert {each.snapshot.generation.id for each in rows if isinstance(each, Outlook)} == set(others)
+    (unreadable,) = (each for each in rows if isinstance(each, UnreadableRow))
+    assert (unreadable.generation_id, unreadable.problem) == (odd, f"{column} {reason}")
+
+
 @pytest.mark.parametrize("odd", [ODD["never created"][0]], indirect=True, ids=["never created"])
 def test_generations_without_an_instant_are_pages_too(
     database: psycopg.Connection, client: Client, odd: UUID, monkeypatch: pytest.MonkeyPatch
@@ -245,6 +267,13 @@ def test_large_prompts_are_found(stack: Stack, over: str) -> None:
         with Client(storage=storage, recovery_storage=storage, ai=NOBODY, on_close=storage.close) as client:
             found = client.find(user_id=user_id)
             assert sum(each.problem is None for each in found) == 200
+            page, pages = client.generations(user_id, limit=100), [0]
+            pages[0] = len(page.generations)
+            while page.next is not None:
+                page = client.generations(user_id, limit=100, cursor=page.next)
+                pages.append(len(page.generations))
+            assert sum(pages) == 200
+            assert max(pages) < 10
     finally:
         with psycopg.connect(stack.database_url, autocommit=True) as connection:
             connection.execute("delete from auth.users where id = %s", [user_id])

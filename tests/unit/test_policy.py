@@ -46,6 +46,8 @@ from tests.helpers.builders import (
     an_open_attempt,
 )
 
+LEFT_BEHIND = timedelta(minutes=15)  # for which the app's own call is believed
+
 # What each rule refuses, in the order of the rules; every reason can be combined with all that come after it.
 REASONS: list[tuple[type[AiRetryError], dict[str, Any]]] = [
     (AlreadySucceeded, {"status": GenerationStatus.SUCCESS}),
@@ -156,18 +158,41 @@ class TestInProgress:
     @pytest.mark.parametrize("status", [GenerationStatus.PROCESSING, GenerationStatus.QUEUED])
     def test_own_call_is_in_progress(self, status: GenerationStatus) -> None:
         """Without an attempt of ours, processing and queued are the app's own call."""
-        generation = a_generation(status=status, created_at=AS_OF - LEASE + SECOND)
+        generation = a_generation(status=status, created_at=AS_OF - LEFT_BEHIND + SECOND)
 
         with pytest.raises(RetryInProgress) as caught:
             admit(a_snapshot(generation=generation))
 
         assert caught.value.retry_after == SECOND
 
-    def test_own_call_is_over_after_lease(self) -> None:
-        """An own call that was not heard of for a lease is over."""
-        generation = a_generation(status=GenerationStatus.PROCESSING, created_at=AS_OF - LEASE)
+    def test_own_call_is_left_behind_after_a_while(self) -> None:
+        """An own call that was not heard of for a quarter of an hour, or whatever the policy says, is over."""
+        generation = a_generation(status=GenerationStatus.PROCESSING, created_at=AS_OF - LEFT_BEHIND)
+        younger = replace(generation, created_at=AS_OF - 2 * SECOND)
 
         assert admit(a_snapshot(generation=generation)).number == 2
+        assert admit(a_snapshot(generation=younger), RetryPolicy(left_behind=2 * SECOND)).number == 2
+
+    @pytest.mark.parametrize("policy", [RetryPolicy(lease=30 * LEFT_BEHIND), RetryPolicy(lease=6 * SECOND)])
+    def test_own_call_knows_no_lease(self, policy: RetryPolicy) -> None:
+        """How long a lease is makes no difference to the app's own call."""
+        touched_at = AS_OF - LEFT_BEHIND + SECOND
+        own = a_generation(status=GenerationStatus.PROCESSING, updated_at=touched_at)
+        over = replace(own, updated_at=touched_at - SECOND)
+
+        with pytest.raises(RetryInProgress):
+            admit(a_snapshot(generation=own), policy)
+        assert admit(a_snapshot(generation=over), policy).number == 2
+
+    def test_own_call_after_our_attempt_is_believed_as_long(self) -> None:
+        """What the app touched after an attempt of ours is its own call, for a quarter of an hour from then."""
+        attempts = (an_attempt(closed_at=AS_OF - LEFT_BEHIND - SECOND),)
+        own = a_generation(status=GenerationStatus.PROCESSING, updated_at=AS_OF - LEFT_BEHIND + SECOND)
+        over = replace(own, updated_at=AS_OF - LEFT_BEHIND)
+
+        with pytest.raises(RetryInProgress):
+            admit(a_snapshot(generation=own, attempts=attempts))
+        assert admit(a_snapshot(generation=over, attempts=attempts)).number == 3
 
     def test_own_call_counts_from_last_touch(self) -> None:
         """The app's last touch begins its own call, not the generation's age."""
@@ -458,6 +483,7 @@ class TestRetryPolicy:
             ("max_wait", timedelta(0)),
             ("deadline", timedelta(0)),
             ("lease", timedelta(0)),
+            ("left_behind", timedelta(0)),
             ("max_queued", timedelta(0)),
             ("outage_cap", timedelta(0)),
             ("answer_max_age", timedelta(0)),

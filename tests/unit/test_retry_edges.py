@@ -276,6 +276,7 @@ class TestEdges:
         assert (policy.max_attempts, policy.hard_cap, policy.max_parallel) == (4, 20, 2)
         assert (policy.backoff_base, policy.backoff_cap) == (2 * SECOND, timedelta(minutes=5))
         assert (policy.deadline, policy.lease, policy.settle_margin) == (15 * SECOND, LEASE, 5 * SECOND)
+        assert policy.left_behind == timedelta(minutes=15)
         assert policy.hard_cap_window == policy.max_wait == policy.quota.window == timedelta(hours=24)
         assert (policy.quota.limit, policy.quota.count_own_successes) == (5, True)
 

@@ -25,6 +25,8 @@ CONTENTS: Mapping[str, Sequence[str]] = {
     "What a client gives": (
         "domain.model.RetryResult",
         "domain.outlook.Outlook",
+        "domain.listing.GenerationPage",
+        "domain.recovery.UnreadableRow",
         "domain.queue_model.QueuedRetry",
         "domain.queue_model.QueueState",
         "storage.spool.SpoolReport",

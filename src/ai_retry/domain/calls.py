@@ -61,6 +61,7 @@ def noted(
             provider=each.provider or provider,
             model=each.model or model,
             route=each.route or route,
+            outcome=each.provider_outcome,
         )
         for each in calls
     )

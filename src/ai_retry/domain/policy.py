@@ -66,6 +66,7 @@ class RetryPolicy:
     deadline: timedelta = timedelta(seconds=15)  # for the calls of an attempt, all together; at most an hour
     lease: timedelta = timedelta(seconds=35)  # of one attempt, until others may take over; renewed while it lives
     settle_margin: timedelta = timedelta(seconds=5)  # after the deadline, for settling
+    left_behind: timedelta = timedelta(minutes=15)  # for which the app's own ``processing`` is believed
     max_queued: timedelta = timedelta(hours=24)  # for which an accepted retry is tried
     max_abandoned: int = 3  # of an accepted retry's attempts in a row, before it is given up
     outage_cap: timedelta = timedelta(seconds=10)  # the longest wait between two probes of an unavailable provider
@@ -77,7 +78,7 @@ class RetryPolicy:
             _require(getattr(self, name) >= 1, f"{name} must be at least 1")
         for name in (
             *("hard_cap_window", "backoff_base", "backoff_cap", "max_wait", "deadline", "lease"),
-            *("max_queued", "outage_cap"),
+            *("left_behind", "max_queued", "outage_cap"),
         ):
             _require(getattr(self, name) > timedelta(0), f"{name} must be positive")
         _require(self.answer_max_age is None or self.answer_max_age > timedelta(0), "answer_max_age must be positive")
@@ -236,11 +237,12 @@ def call_timeout(elapsed: timedelta, policy: RetryPolicy = DEFAULT_POLICY) -> ti
     return min(policy.deadline, policy.longest - elapsed - policy.settle_margin) if left > timedelta(0) else left
 
 
-def provider_key(snapshot: Snapshot, context: Context) -> str:
+def provider_key(snapshot: Snapshot, context: Context, route: str | None = None) -> str:
     """Name the question for providers that honour an idempotency key: 64 hexadecimal digits.
 
-    The same for as long as it is unknown what came of it, so that such a provider can give back the answer that was
-    lost; another one as soon as its outcome, or the context, is another.
+    The same for as long as it is unknown what came of it at this route, so that such a provider can give back the
+    answer that was lost; another one as soon as its outcome, or the context, is another: what is known would only come
+    once more.
     """
     import hashlib  # noqa: PLC0415 (loads OpenSSL; importing ai_retry shall be quick)
     import json  # noqa: PLC0415
@@ -249,7 +251,8 @@ def provider_key(snapshot: Snapshot, context: Context) -> str:
     for attempt in reversed(_begun(snapshot)):
         if attempt.provider_outcome is ProviderOutcome.NOT_GENERATED and attempt.lease_expires_at is None:
             continue  # it never ran
-        if attempt.provider_outcome is not ProviderOutcome.UNKNOWN:
+        known = attempt.in_doubt is not None and route not in attempt.in_doubt
+        if known or attempt.provider_outcome is not ProviderOutcome.UNKNOWN:
             break
         asked_first_in = attempt.number
     question = [
@@ -340,7 +343,10 @@ def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
 
 
 def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
-    """Until when the generation is busy: with our open attempt, or with the app's own call."""
+    """Until when the generation is busy: with our open attempt, or with the app's own call.
+
+    A status that an attempt of ours left there is no call of the app's.
+    """
     generation = snapshot.generation
     touched_at = min(generation.updated_at or generation.created_at, snapshot.as_of)  # the app's may be any
     last = snapshot.last_attempt
@@ -351,12 +357,12 @@ def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:
     if generation.status not in _IN_PROGRESS:
         return None
     if last is None:
-        return touched_at + policy.lease
+        return touched_at + policy.left_behind
     ours_until = min(each for each in (last.closed_at, last.lease_expires_at) if each is not None)
     left_by_us = last.outcome is not Outcome.FAILED or last.refused_constraint is not None  # else we wrote error
     if left_by_us and touched_at <= ours_until:
         return None
-    return max(touched_at, ours_until) + policy.lease
+    return max(touched_at, ours_until) + policy.left_behind
 
 
 def _read(snapshot: Snapshot, context_from: ContextFrom, *, running: bool) -> Context:

@@ -10,8 +10,9 @@ from typing import Protocol
 from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, Reply, Settle, Taken
-from ai_retry.domain.model import Answer, Context, Installation, QuotaRule, Snapshot
+from ai_retry.domain.model import Answer, Context, GenerationStatus, Installation, QuotaRule, Snapshot
 from ai_retry.domain.queue_model import QueueState
+from ai_retry.domain.recovery import Cursor, FoundPage
 
 
 class Storage(Protocol):
@@ -33,6 +34,23 @@ class Storage(Protocol):
             generation_id: which generation.
             rule: what counts as used.
             token: the snapshot's ``mine`` is the number of the attempt that has it.
+        """
+        ...
+
+    def browse(
+        self, user_id: UUID, statuses: frozenset[GenerationStatus], before: Cursor, limit: int, rule: QuotaRule
+    ) -> FoundPage:
+        """List a user's generations that say one of these statuses, but hidden ones, the newest first. Writes nothing.
+
+        A page is bounded in rows that are looked at, and in bytes, so that it may be short, or empty, although more
+        follow. One that can't be read is listed as such. Snapshots have no session, and stored answers no output.
+
+        Args:
+            user_id: whose they must be.
+            statuses: what they may say.
+            before: where the page begins: what was created then, or later, is left out.
+            limit: of the page.
+            rule: what counts as used.
         """
         ...
 

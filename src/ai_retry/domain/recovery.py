@@ -103,6 +103,16 @@ class UnreadableRow:
         return f"{self.column or 'the row'} {self.reason}"
 
     @property
+    def can_retry(self) -> bool:
+        """Whether a retry would begin now: never."""
+        return False
+
+    @property
+    def code(self) -> str:
+        """The code of the refusal."""
+        return NotConfigured.code
+
+    @property
     def verdict(self) -> "Verdict":
         """What a retry would be answered."""
         return Verdict(Decision.NEVER, NotConfigured(f"generation {self.generation_id} can't be read: {self.problem}"))

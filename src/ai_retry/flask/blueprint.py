@@ -22,8 +22,8 @@ from ai_retry.client import Client
 from ai_retry.domain.model import RetryResult
 from ai_retry.flask.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.flask.schemas import (
-    GenerationPath,
-    RetryHeaders,
+    GENERATION_PATH,
+    RETRY_HEADERS,
     error_response,
     health_response,
     queued_response,
@@ -167,7 +167,7 @@ def _access_token() -> str:
 
 def _generation_id(text: str) -> UUID:
     try:
-        generation_id: UUID = GenerationPath().load({"generationId": text})["generation_id"]
+        generation_id: UUID = GENERATION_PATH.load({"generationId": text})["generation_id"]
     except ValidationError:
         raise Refused(INVALID_GENERATION_ID) from None
     return generation_id
@@ -177,7 +177,7 @@ def _idempotency_key() -> str | None:
     if "Idempotency-Key" not in request.headers:
         return None
     try:
-        key: str = RetryHeaders().load({"Idempotency-Key": request.headers["Idempotency-Key"]})["idempotency_key"]
+        key: str = RETRY_HEADERS.load({"Idempotency-Key": request.headers["Idempotency-Key"]})["idempotency_key"]
     except ValidationError:
         raise Refused(INVALID_IDEMPOTENCY_KEY) from None
     return key

@@ -10,7 +10,7 @@ reason. A reason that is known to be a cut or a refusal fails whatever the conte
 from functools import partial
 
 from ai_retry.domain.model import FailureCode
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import Signal
 from ai_retry.providers.vocabulary import MODERATION
 
 _passing = partial(Signal, transient=True)

@@ -7,7 +7,7 @@ content, a finish reason beats whether the content parses); what they mean is in
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
@@ -17,10 +17,9 @@ from ai_retry.providers import answer_signals
 from ai_retry.providers.bodies import ErrorBody, mapping, parse, read_error, read_id, read_text, read_usage, read_words
 from ai_retry.providers.reading import Finding, of_error, read
 from ai_retry.providers.redaction import Redactor
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import LONGEST_REASON, Signal
 from ai_retry.providers.waits import retry_after
 
-_LONGEST_REASON = 300
 _LONGEST_NAME = 200  # of models and ids
 _MOST_LOOKED_AT = 2000  # characters of a page
 _HTML = re.compile(r"<!doctype html|<html", re.IGNORECASE)
@@ -81,6 +80,13 @@ def classify(
     return Answer(output=found[0], **facts)
 
 
+def judge_error(reply: Reply, *, now: datetime, added: Collection[str] = ()) -> tuple[Signal, timedelta | None]:
+    """Return the row for an answer that is an error by its status, and the wait that it asks for; see ``classify``."""
+    text = read_text(reply.body)
+    found = _from_status(reply, parse(text), text, now, added)
+    return _as_told(found.signal, found.error, reply.headers), retry_after(reply.headers, found.error.data, now)
+
+
 def is_web_page(body: str, headers: Mapping[str, str]) -> bool:
     """Whether HTML came where JSON was asked for.
 
@@ -120,23 +126,19 @@ def _unreadable(reply: Reply, text: str, document: Any) -> Finding | None:
     return Finding(answer_signals.CUT, detail="half an envelope") if document is None else None
 
 
-def _failure(found: Finding, reply: Reply, now: datetime, redactor: Redactor, facts: Mapping[str, Any]) -> Failure:
+def _failure(found: Finding, reply: Reply, now: datetime, redactor: Redactor, known: Mapping[str, Any]) -> Failure:
     signal = _as_told(found.signal, found.error, reply.headers)
-    used = facts["usage"]
+    used = known["usage"]
     spent = used and any((used.prompt_tokens, used.completion_tokens, used.total_tokens, used.cost))
-    return Failure(
-        code=signal.code,
-        reason=_reason(found, reply, redactor),
-        transient=signal.transient,
-        certainly_not_generated=signal.not_generated,
-        operator_fault=signal.operator_fault,
-        overloaded=signal.overloaded,
-        refused=signal.refused,
+    facts, says = _reason(found, reply, redactor)
+    return signal.failure(
+        says,
+        facts=facts,
+        wait=retry_after(reply.headers, found.error.data, now),
         invalid=found.invalid,
-        retry_after=retry_after(reply.headers, found.error.data, now) if signal.transient else None,
-        model=facts["model"],
+        model=known["model"],
         usage=used if spent else None,  # some providers send zeros where they did not count
-        provider_id=facts["provider_id"],
+        provider_id=known["provider_id"],
     )
 
 
@@ -153,15 +155,14 @@ def _as_told(signal: Signal, error: ErrorBody, headers: Mapping[str, str]) -> Si
     return signal
 
 
-def _reason(found: Finding, reply: Reply, redactor: Redactor) -> str:
-    """Our phrase, then the provider's status and words, then its message and that of the provider behind it."""
+def _reason(found: Finding, reply: Reply, redactor: Redactor) -> tuple[str, str]:
+    """Return the provider's status and words; and our detail, its message and that of the provider behind it."""
     facts = [f"HTTP {reply.status}"]
     if found.signal in (answer_signals.NOT_JSON, answer_signals.WEB_PAGE):
         facts.append(redactor.line(reply.headers.get("content-type", ""), 60))
     if found.error.number not in (None, reply.status):
         facts.append(f"code {found.error.number}")
     facts += [redactor.line(word, 60) for word in found.error.words[:2]]
-    texts = (redactor.line(text, _LONGEST_REASON) for text in (found.error.message, found.error.upstream))
+    texts = (redactor.line(text, LONGEST_REASON) for text in (found.error.message, found.error.upstream))
     says = filter(None, (found.detail, *texts))
-    reason = ": ".join((f"{found.signal.shows} ({', '.join(filter(None, facts))})", *says))
-    return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1].rstrip() + "…"
+    return ", ".join(filter(None, facts)), ": ".join(says)

@@ -14,7 +14,7 @@ from ai_retry.domain.model import InvalidAnswer
 from ai_retry.providers import answer_signals, signals, validation, wrapping
 from ai_retry.providers.bodies import ErrorBody, read_error
 from ai_retry.providers.completion import Choice, read_choice, refused_prompt
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import Signal
 from ai_retry.providers.vocabulary import WORD_STATUSES
 
 _FIELD = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)

@@ -7,11 +7,11 @@ was. In doubt a row says that something may have been generated: that costs one 
 was generated" would repeat a paid call. Nothing is parsed here; ``classify`` finds the facts, ``find`` the row.
 """
 
-from collections.abc import Collection, Set
-from dataclasses import dataclass
+from collections.abc import Collection
 from functools import partial
 
 from ai_retry.domain.model import FailureCode
+from ai_retry.providers.signal import Signal
 from ai_retry.providers.vocabulary import (
     BEGUN_PHRASES,
     MODERATION,
@@ -20,36 +20,6 @@ from ai_retry.providers.vocabulary import (
     PACE_PHRASES,
     WRONG_ADDRESS_PHRASES,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """One way to have no usable answer.
-
-    A row of ``STATUS`` applies when all that it names is there: one of its statuses, one of its machine words, one of
-    its phrases in the message. What a row leaves empty does not matter.
-    """
-
-    shows: str  # in one phrase, with which the reason of a failure begins
-    code: FailureCode
-    not_generated: bool = False  # positive evidence that no token was produced
-    transient: bool = False  # the identical request may succeed later
-    operator_fault: bool = False
-    overloaded: bool = False  # it takes no request now, whatever is asked
-    refused: bool = False  # by moderation, or by the model: the request itself, and for good
-    statuses: Collection[int] = ()
-    words: Set[str] = frozenset()  # in lower case
-    phrases: Set[str] = frozenset()  # in lower case, for what some providers say in words only
-    source: str = ""  # a document by its name; needed in every row
-
-    def applies(self, status: int, words: Collection[str], message: str) -> bool:
-        """Whether an answer shows this."""
-        return (
-            (not self.statuses or status in self.statuses)
-            and (not self.words or not self.words.isdisjoint(words))
-            and (not self.phrases or any(phrase in message.lower() for phrase in self.phrases))
-        )
-
 
 _operators = partial(Signal, code=FailureCode.REJECTED, not_generated=True, operator_fault=True)
 _at_the_door = partial(Signal, not_generated=True, transient=True)

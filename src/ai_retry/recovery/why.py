@@ -159,8 +159,11 @@ def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str
         case RetryInProgress() if (queued := queued_attempt(snapshot)) is not None:
             due = f", from {_utc(queued.next_attempt_at)} on" if queued.next_attempt_at else ""
             rule = f"Attempt {queued.number} was accepted for later and waits for a worker{due}"
-        case RetryInProgress():
+        case RetryInProgress() if snapshot.last_attempt is not None and snapshot.last_attempt.outcome is None:
             rule = f"A call of it runs, as far as is known: a lease lasts {_span(policy.lease)} at most"
+        case RetryInProgress():
+            believed = _span(policy.left_behind)
+            rule = f"The app's own call of it runs, as far as is known: its status is believed for {believed}"
         case TooManyParallel():
             rule = f"Its user has {snapshot.live} retries running, and at most {policy.max_parallel} run at once"
         case QuotaExhausted():

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, ProviderCall, Snapshot
-from ai_retry.domain.recovery import FoundRow, LastError, UnreadableRow
+from ai_retry.domain.recovery import Cursor, FoundPage, FoundRow, LastError, UnreadableRow
 from ai_retry.storage.codec import Json, NotOurs, instant, listed, of_milliseconds, read
 from ai_retry.storage.documents import shaped
 
@@ -38,6 +38,16 @@ _COLUMNS: Final[Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     "created_at": (instant, _NO_INSTANT),
     "updated_at": (_optional(instant), _NO_INSTANT),
 }
+
+
+def read_page(reply: Any) -> FoundPage:
+    """Read what ``ai_retry_find`` returned."""
+    row = shaped(reply, "as_of", "rows", "next")
+    return FoundPage(
+        as_of=instant(row["as_of"]),
+        rows=[read_found(each) for each in listed(row["rows"])],
+        next=read(Cursor, row["next"]) if row["next"] else None,
+    )
 
 
 def read_found(row: Json) -> FoundRow | UnreadableRow:

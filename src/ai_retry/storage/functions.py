@@ -12,9 +12,10 @@ from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, PutBack, Renew, Reply, Settle, Taken
 from ai_retry.domain.errors import AiRetryError, NotConfigured, TooManyParallel
-from ai_retry.domain.model import Installation, QuotaRule, Snapshot
+from ai_retry.domain.model import GenerationStatus, Installation, QuotaRule, Snapshot
 from ai_retry.domain.policy import BUSY_WAIT
 from ai_retry.domain.queue_model import QueueState
+from ai_retry.domain.recovery import Cursor, FoundPage
 from ai_retry.logs import write_line
 from ai_retry.storage.calling import ONCE, Calls, read_reply_of
 from ai_retry.storage.codec import Json, listed, read, write_tagged
@@ -26,6 +27,7 @@ from ai_retry.storage.documents import (
     read_taken,
     without_none,
 )
+from ai_retry.storage.found_rows import read_page
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR, repeat
 from ai_retry.storage.spool import Spool, is_decided, is_paid_here
 from ai_retry.storage.transport import RowTaken, Transport
@@ -66,6 +68,13 @@ class FunctionStorage(Calls):
         """See the port."""
         request = document(user_id=user_id, generation_id=generation_id, rule=rule, token=token)
         return self._look("ai_retry_load", {"p_request": request}, read_loaded, self._reading)
+
+    def browse(
+        self, user_id: UUID, statuses: frozenset[GenerationStatus], before: Cursor, limit: int, rule: QuotaRule
+    ) -> FoundPage:
+        """See the port."""
+        request = document(user_id=user_id, statuses=sorted(statuses), before=before, page=limit, rule=rule)
+        return self._look("ai_retry_browse", {"p_request": request}, read_page, self._reading)
 
     def begin(self, change: Begin | CloseOver) -> Reply:
         """See the port. An answer of this generation that waits in the spool is sent before."""

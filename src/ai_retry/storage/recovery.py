@@ -13,9 +13,9 @@ from uuid import UUID
 from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.recovery import CallEstimate, Cursor, Filter, FoundPage, FoundRow, PlanAttempt, UnreadableRow
 from ai_retry.storage.calling import Calls
-from ai_retry.storage.codec import Json, instant, listed, read
+from ai_retry.storage.codec import Json, listed, read
 from ai_retry.storage.documents import document, shaped
-from ai_retry.storage.found_rows import read_found
+from ai_retry.storage.found_rows import read_found, read_page
 
 _PRUNED_AT_ONCE = 500  # attempts that are looked at; their users wait no longer than it takes to remove them
 _FIRST_ID = UUID(int=0)
@@ -39,7 +39,7 @@ class RecoveryFunctions(Calls):
         """See the port."""
         start = before or Cursor(at=wanted.until.isoformat(), id=_LAST_ID)
         request = document(wanted, before=start, page=page, rule=quota_rule)
-        return self._find("ai_retry_find", {"p_request": request}, _page)
+        return self._find("ai_retry_find", {"p_request": request}, read_page)
 
     def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | UnreadableRow | None:
         """See the port."""
@@ -98,15 +98,6 @@ class RecoveryFunctions(Calls):
 
     def _find(self, function: str, arguments: Json, read: Callable[[Any], _T]) -> _T:
         return self._look(function, arguments, read, self._searching)
-
-
-def _page(reply: Any) -> FoundPage:
-    row = shaped(reply, "as_of", "rows", "next")
-    return FoundPage(
-        as_of=instant(row["as_of"]),
-        rows=[read_found(each) for each in listed(row["rows"])],
-        next=read(Cursor, row["next"]) if row["next"] else None,
-    )
 
 
 def _maybe_found(reply: Any) -> FoundRow | UnreadableRow | None:

@@ -8,13 +8,18 @@ from typing import Any, TextIO
 
 import click
 
-from ai_retry.cli.commands._shared import NotReady, as_json_option, print_json
+from ai_retry.cli.commands._groups import examples
+from ai_retry.cli.commands._reach import NotReady
+from ai_retry.cli.commands._shared import as_json_option, print_json
 from ai_retry.cli.doctor import Asked, Check, Examination, examine
 from ai_retry.clock import SystemClock
 from ai_retry.tables import printable
 
 
-@click.command()
+@click.command(
+    short_help="Find out what is wrong and what to do.",
+    epilog=examples("ai-retry doctor", "ai-retry doctor --rehearse --example-output answer.json"),
+)
 @click.option("--rehearse", is_flag=True, help="Write what ai-retry writes, through the binding, and roll it back.")
 @click.option(
     "--example-output",

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ai_retry.cli.commands._shared import NotReady, told
+from ai_retry.cli.commands._groups import examples
+from ai_retry.cli.commands._reach import NotReady
+from ai_retry.cli.commands._shared import told
 from ai_retry.cli.init import ask, report
 from ai_retry.cli.init.answers import COLUMNS, AnswerRefused, Answers, parse_pairs, read_file
 from ai_retry.cli.init.notes import CannotBind
@@ -23,7 +25,10 @@ _EXTRA = "ai-retry init needs psycopg: pip install 'ai-retry[cli,postgres]'"
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(
+    short_help="Bind ai-retry to your own tables.",
+    epilog=examples("ai-retry init", "ai-retry init --dry-run", "ai-retry init --yes --generations app.generations"),
+)
 @click.option("--database-url", help="The database, as the owner of the app's tables; else DATABASE_URL.")
 @click.option("--dir", "directory", default="supabase", type=click.Path(path_type=Path), show_default=True)
 @click.option("--yes", is_flag=True, help="Ask nothing: take the guesses, and list them.")

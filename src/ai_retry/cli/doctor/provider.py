@@ -11,9 +11,9 @@ from urllib3.exceptions import HTTPError
 from ai_retry.cli.doctor.outside import Asked
 from ai_retry.config import Settings
 from ai_retry.domain.model import Failure
+from ai_retry.providers.address import KeyAuth
 from ai_retry.providers.bodies import mapping, parse
 from ai_retry.providers.classify import Reply, classify
-from ai_retry.providers.http import KeyAuth
 from ai_retry.providers.redaction import Redactor
 
 _PATIENCE = 5.0  # seconds to connect, again for the answer to begin, and again for its body

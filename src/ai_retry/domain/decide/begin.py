@@ -6,7 +6,7 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.change import Acceptance, Begin, Expected, Open, Run, Running
-from ai_retry.domain.decide.route import Reader, open_route, without
+from ai_retry.domain.decide.route import Reader, open_route, with_care
 from ai_retry.domain.errors import GenerationNotFound
 from ai_retry.domain.model import (
     UNKNOWN_ORIGIN,
@@ -77,8 +77,8 @@ def may_run(
     admission = rules.admit(
         snapshot, policy, purpose=purpose, context_from=reader.context_from, waive=waive, charge=charge
     )
-    route, unavailable = open_route(snapshot, reader.routes(admission.context))
-    return replace(admission, context=without(admission.context, unavailable)), route
+    route, rooms = open_route(snapshot, reader.routes(admission.context))
+    return replace(admission, context=with_care(admission.context, rooms)), route
 
 
 def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> tuple[Begin, Context | None]:

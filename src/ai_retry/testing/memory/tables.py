@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 from ai_retry.domain.model import (
@@ -17,9 +18,12 @@ from ai_retry.domain.model import (
     StoredAnswer,
 )
 from ai_retry.domain.ports import Clock
+from ai_retry.domain.recovery import Cursor, FoundPage, FoundRow
 from ai_retry.testing.memory.app import MemoryApp
 from ai_retry.testing.memory.line import Line, Routes
 from ai_retry.testing.memory.rows import Row, still_holds
+
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class MemoryTables:
@@ -55,6 +59,28 @@ class MemoryTables:
         """Read everything under the lock, and write nothing."""
         with self._lock:
             return self._snapshot(generation_id, rule, token, self._clock.now())
+
+    def browse(
+        self, user_id: UUID, statuses: frozenset[GenerationStatus], before: Cursor, limit: int, rule: QuotaRule
+    ) -> FoundPage:
+        """Sort, and cut."""
+        with self._lock:
+            now = self._clock.now()
+            mine = [
+                each
+                for each in self.app.generations.values()
+                if each.user_id == user_id and each.status in statuses and each.id not in self.app.hidden
+            ]
+            at = _LAST if before.at in (None, "infinity") else datetime.fromisoformat(before.at)
+            places = sorted(((each.created_at, each.id) for each in mine), reverse=True)
+            found = [each for each in places if each < (at, before.id)][:limit]
+            rows = [
+                FoundRow(failed_at=at, snapshot=snapshot, error=None)
+                for at, generation_id in found
+                if (snapshot := self._snapshot(generation_id, rule, None, now)) is not None
+            ]
+            last = Cursor(at=found[-1][0].isoformat(), id=found[-1][1]) if len(found) == limit else None
+            return FoundPage(as_of=now, rows=rows, next=last)
 
     def _snapshot(self, generation_id: UUID, rule: QuotaRule, token: UUID | None, now: datetime) -> Snapshot | None:
         generation = self.app.read(generation_id)
