@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo 'ai-retry needs Python 3.11 or newer: make PYTHON=python3.12 ...'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,flask,notebook,postgres]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,flask,metrics,notebook,otel,postgres]'
 	@touch $@
 
 demo: $(READY) ## Show the main job on a local Supabase stack: refused, failed, waited, retried, charged once
@@ -57,7 +57,7 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt constraints-min.txt
 	awk -F== 'NR == FNR { low[tolower($$1)]; next } !(tolower($$1) in low)' constraints-min.txt constraints.txt > $(OLDEST)/others.txt
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-min.txt --constraint $(OLDEST)/others.txt \
-		--group test --editable '.[cli,flask,notebook,postgres]'
+		--group test --editable '.[cli,flask,metrics,notebook,otel,postgres]'
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt pgmq # for its SQL alone
 	@touch $@
 

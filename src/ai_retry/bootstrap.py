@@ -127,6 +127,7 @@ def worker(
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
     context_from: ContextFrom | None = None,
+    on_event: OnEvent = (),
 ) -> Iterator[Worker]:
     """Make a worker that runs accepted retries; connections are given back at the end.
 
@@ -136,7 +137,7 @@ def worker(
         NotConfigured: as ``connect``.
     """
     settings = settings or Settings.from_env()
-    with connect(replace(settings, max_calls=concurrency), context_from=context_from) as client:
+    with connect(replace(settings, max_calls=concurrency), context_from=context_from, on_event=on_event) as client:
         yield client.worker(concurrency=concurrency)
 
 

@@ -47,9 +47,10 @@ LAYERS = {
     "bootstrap": {"auth", "client", "clock", "config", "domain", "events", "providers", "storage", "worker"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "events", "hooks", "logs", "problems"},
+    "telemetry": {"domain", "events"},
     "cli": {
-        *("bootstrap", "client", "clock", "config", "domain", "providers", "recovery", "secrecy", "storage", "tables"),
-        "worker",
+        *("bootstrap", "client", "clock", "config", "domain", "events", "providers", "recovery", "secrecy", "storage"),
+        *("tables", "worker"),
     },
     "testing": {"domain"},
 }
@@ -73,6 +74,8 @@ LIBRARIES = {
     "marshmallow": {"flask"},
     "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
     "pandas": {"recovery"},
+    "opentelemetry": {"telemetry.otel"},
+    "prometheus_client": {"telemetry.database", "telemetry.prometheus"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
         *("storage._connection_string", "storage._function_connection"),
@@ -90,7 +93,7 @@ LIBRARIES = {
 
 HEAVY = [
     *("flask", "httpx", "jsonschema", "jwt", "marshmallow", "matplotlib", "pandas", "psycopg", "pydantic", "requests"),
-    *("supabase", "tqdm"),
+    *("opentelemetry", "prometheus_client", "supabase", "tqdm"),
 ]
 
 MAX_MODULE_LINES = 300

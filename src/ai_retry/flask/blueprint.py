@@ -43,12 +43,20 @@ from ai_retry.problems import (
 )
 
 Verify: TypeAlias = Callable[[str], UUID]
+Metrics: TypeAlias = Callable[[str], tuple[str, bytes]]
+
+METRICS_PATH: Final = "/metrics"
 
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750, section 2.1
 
 
 def create_blueprint(
-    client: Client, verify: Verify, *, mode: Literal["sync", "queue"] = "sync", name: str = "ai_retry"
+    client: Client,
+    verify: Verify,
+    *,
+    mode: Literal["sync", "queue"] = "sync",
+    metrics: Metrics | None = None,
+    name: str = "ai_retry",
 ) -> Blueprint:
     """Make the blueprint; register it with any ``url_prefix``.
 
@@ -66,6 +74,8 @@ def create_blueprint(
         verify: returns the user of an access token, or raises ``ai_retry.auth.Unauthenticated`` (401) or
             ``AuthUnavailable`` (500); ``TokenVerifier.verify`` is one.
         mode: ``"queue"`` accepts every retry for later, asked for or not.
+        metrics: answers ``GET /metrics``, to whoever asks; None: there is no such address. Given the request's
+            ``Accept``, it returns content type and body: ``PrometheusEvents.exposition``.
         name: of the blueprint, for apps that mount two.
     """
     blueprint = Blueprint(name, __name__)
@@ -75,6 +85,8 @@ def create_blueprint(
     blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering(client, "status", views.status))
     blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering(client, "openapi", views.openapi))
     blueprint.get(HEALTH_PATH, endpoint="health")(_answering(client, "health", views.health))
+    if metrics is not None:
+        blueprint.get(METRICS_PATH, endpoint="metrics")(lambda: _exposed(metrics))
     return blueprint
 
 
@@ -155,6 +167,11 @@ def _answering(client: Client, event: str, view: Callable[[_Exchange], Response]
         return response
 
     return answer
+
+
+def _exposed(metrics: Metrics) -> Response:
+    content_type, body = metrics(request.headers.get("Accept", ""))
+    return Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})
 
 
 def _access_token() -> str:

@@ -1,8 +1,7 @@
 """The storage port in memory: the executable reference of what its methods do.
 
 Every method takes one lock and reads its clock once, as a verb in SQL does. What a verb compares is a method of its
-own, so that a test can leave one comparison out and see that it is missed. No decision belongs here, and nothing
-outlives the process.
+own, so that a test can leave it out and see that it is missed. No decision belongs here.
 """
 
 from collections.abc import Sequence
@@ -281,6 +280,8 @@ class MemoryStorage(MemorySettling):
                 due=sum(row.route is None and is_due(row, now) for row in queued),
                 parked=sum(row.route is not None for row in queued),
                 running=len(rows) - len(queued),
+                held=sum(row.outcome is None and row.charge for row in self.rows.values()),
+                kept=len(self.answers),
                 oldest_accepted_at=min((row.accepted_at for row in rows if row.accepted_at), default=None),
                 poisoned=sum(at is not None and at > now - timedelta(hours=24) for at in ended),
                 outages=[
