@@ -118,10 +118,12 @@ class _Timed:
     storage: PostgresStorage
     timed: Callable[[str], AbstractContextManager[None]]
 
-    def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
+    def load(
+        self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None, *, creating: bool = False
+    ) -> Snapshot | None:
         """See the port."""
         with self.timed("load"):
-            return self.storage.load(user_id, generation_id, rule, token)
+            return self.storage.load(user_id, generation_id, rule, token, creating=creating)
 
     def browse(
         self, user_id: UUID, statuses: frozenset[GenerationStatus], before: Cursor, limit: int, rule: QuotaRule

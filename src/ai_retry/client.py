@@ -21,6 +21,7 @@ from ai_retry.domain.queue_model import QueuedRetry, QueueState
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
 from ai_retry.events import OnEvent
+from ai_retry.first_calls import FirstCalls
 from ai_retry.hooks import Events, current_origin
 from ai_retry.listings import Listings
 from ai_retry.recovery.methods import RecoveryMethods
@@ -33,8 +34,8 @@ from ai_retry.watching.reports import Reports
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 
-class Client(Listings, RecoveryMethods):
-    """Retries generations with what it was given; ``connect`` makes one from settings.
+class Client(FirstCalls, Listings, RecoveryMethods):
+    """Makes first calls of generations, and retries, with what it was given; ``connect`` makes one from settings.
 
     Safe to share between threads. Close it, or use it as a context manager, to give back connections.
     """
@@ -242,13 +243,13 @@ class Client(Listings, RecoveryMethods):
         routes = getattr(self._ai, "routes", None)  # a provider that falls back names where to
         return route_name(self._provider, context.model) if routes is None else routes(context)
 
-    def _watch(self, action: str, user_id: UUID | str, generation_id: UUID | str) -> LoopEvents:
+    def _watch(self, action: str, user_id: UUID | str, generation_id: UUID | str | None) -> LoopEvents:
         return LoopEvents(
             self._reports,
             action,
             self._clock.monotonic,
             user_id=as_uuid(user_id, "user_id"),
-            generation_id=as_uuid(generation_id, "generation_id"),
+            generation_id=as_uuid(generation_id, "generation_id") if generation_id is not None else None,
             origin=current_origin(),
         )
 

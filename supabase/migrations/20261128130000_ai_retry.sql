@@ -40,7 +40,8 @@ $look$;
 --   override     a user's own limit and window go before the change's; no window is longer than ten years
 --   version      status, highest number, queued or not, its wait, stored answer, override
 --   age          a snapshot is at most ten seconds old
---   number       one more than the highest, at least 2
+--   number       one more than the highest, at least 2; 1 where the begin creates the generation
+--   creation     a generation that a begin creates is there, as asked and visible, or nothing of it is
 --   copied       user, number, hold and key of a closed attempt are those of its open row
 --   over         only what is over by the database's clock, under its token, can be abandoned
 --   renewal      never shortens a lease, and never exceeds what the begin allowed
@@ -95,7 +96,8 @@ create table if not exists public.ai_retry_open (
   answer jsonb,
   kept_cause text,
   call jsonb,
-  constraint numbers_follow_the_first_call check (number >= 2),
+  request_digest text,
+  constraint only_a_request_has_the_first_number check (number >= 1 and (number = 1) = (request_digest is not null)),
   constraint running_or_queued check (
     lease_expires_at is not null and renewable_until is not null and abandoned_wait_seconds is not null
     or accepted_at is not null and due_at is not null
@@ -140,6 +142,7 @@ comment on column public.ai_retry_open.message_id is 'Its message in the queue a
 comment on column public.ai_retry_open.answer is 'A paid answer that waits here until the attempt is closed.';
 comment on column public.ai_retry_open.kept_cause is 'Why the answer could not be settled; the attempt is then closed as rejected.';
 comment on column public.ai_retry_open.call is 'What is known of the call that the answer came from.';
+comment on column public.ai_retry_open.request_digest is 'Digest of the request that created the generation, with this first call.';
 
 -- tables/attempts
 
@@ -186,6 +189,7 @@ create table if not exists public.ai_retry_attempts (
   discarded_by text,
   untold boolean not null default false,
   pruned integer not null default 0,
+  request_digest text,
   primary key (generation_id, number),
   constraint outcomes_are_known check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled')),
   constraint only_success_has_a_session check ((outcome = 'succeeded') = (session_id is not null)),
@@ -247,6 +251,7 @@ comment on column public.ai_retry_attempts.discarded_at is 'When an operator dis
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
 comment on column public.ai_retry_attempts.pruned is 'Attempts before this success that ai_retry_prune has removed.';
+comment on column public.ai_retry_attempts.request_digest is 'Digest of the request that created the generation, with this first call.';
 
 -- tables/answers
 
@@ -385,7 +390,8 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
     'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient, 'operator_fault',
-    c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from, 'in_doubt',
+    c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from,
+    'request_digest', c.request_digest, 'in_doubt',
     pg_catalog.jsonb_path_query_array(c.calls, '$[*] ? (@.outcome == "unknown").route'),
     'request_id', c.request_id, 'traceparent', c.traceparent) as attempt,
     null::timestamptz as open_until, c.next_attempt_at, (
@@ -399,8 +405,8 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
     'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'transient', null, 'operator_fault', false,
-    'context_reader', o.context_reader, 'answer_from', o.answer_from, 'request_id', o.request_id,
-    'traceparent', o.traceparent),
+    'context_reader', o.context_reader, 'answer_from', o.answer_from, 'request_digest', o.request_digest,
+    'request_id', o.request_id, 'traceparent', o.traceparent),
     o.lease_expires_at, coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     o.answer || pg_catalog.jsonb_build_object('number', o.number, 'stored_at', o.started_at)
   from public.ai_retry_open o;
@@ -437,7 +443,7 @@ begin
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
     lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, request_id, traceparent,
-    provider_outcome, wire_requests, model, usage, provider_id, duration_ms, calls, untold
+    provider_outcome, wire_requests, model, usage, provider_id, duration_ms, calls, untold, request_digest
   ) values (
     p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at, p_end ->> 'outcome',
     p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
@@ -448,7 +454,7 @@ begin
     v_open.context_reader, v_open.request_id, v_open.traceparent, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
     v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
     nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer,
-    nullif(v_call -> 'calls', '[]'), p_end ? 'untold');
+    nullif(v_call -> 'calls', '[]'), p_end ? 'untold', v_open.request_digest);
   if v_is_success then
     delete from public.ai_retry_answers a where a.generation_id = p_generation_id;
   elsif v_answer is not null then
@@ -518,7 +524,7 @@ begin
           case v_closed.is_queued when true then 'queued' when false then null else v_closed.status end, null,
           v_closed.code, case
             when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
-            when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
+            when v_closed.cause is not null then 'The result was rejected; its answer is stored.'
             else 'The attempt was not finished in time.' end,
           v_closed.number, p_at);
       end if;
@@ -578,6 +584,62 @@ revoke all on function ai_retry.closed(public.ai_retry_open, jsonb) from public,
 grant execute on function ai_retry.closed(public.ai_retry_open, jsonb) to service_role;
 comment on function ai_retry.closed(public.ai_retry_open, jsonb) is 'What a begin reports of an attempt that it closed in passing.';
 
+-- parts/create_generation
+
+create or replace function ai_retry.create_generation(
+  p_user_id uuid, p_generation_id uuid, p_new jsonb, p_status text, p_at timestamptz
+) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  c_is_there constant text := 'ARDUP';
+  v_role constant text := pg_catalog.current_setting('role');
+  v_generation jsonb;
+  v_sqlstate text;
+  v_constraint text;
+  v_column text;
+begin
+  set constraints all deferred;
+  if ai_retry.app_create_generation(p_user_id, p_generation_id, (p_new -> 'columns') || pg_catalog.jsonb_build_object(
+    'prompt_data', p_new -> 'prompt_data', 'model', p_new -> 'model')) is not true
+  then
+    raise exception 'ai-retry: there is such a generation' using errcode = c_is_there;
+  end if;
+  if pg_catalog.current_setting('role') <> v_role then
+    perform pg_catalog.set_config('role', v_role, true);  -- the app's function has set one for its own tables
+  end if;
+  v_generation := ai_retry.app_read(p_generation_id);
+  if v_generation ->> 'status' <> p_status then
+    perform ai_retry.app_write(p_generation_id, p_status, null, null, p_at);
+    v_generation := ai_retry.app_read(p_generation_id);
+  end if;
+  set constraints all immediate;
+  if (v_generation ->> 'id', v_generation ->> 'user_id', v_generation -> 'hidden')
+    is distinct from (p_generation_id::text, p_user_id::text, 'false'::jsonb)
+  then
+    raise exception 'ai-retry: the generation is not as asked' using errcode = 'ARGEN';
+  elsif (v_generation -> 'can_create_session')::boolean is not true then
+    raise exception 'ai-retry: no session could be created' using errcode = 'ARSES';
+  end if;
+  return '{"created": true}';
+exception when others or assert_failure or query_canceled then
+  get stacked diagnostics
+    v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_column = column_name;
+  if pg_catalog.left(v_sqlstate, 2) in ('08', '25', '40', '53', '57', '58', 'XX') or v_sqlstate in ('55006', '55P03') then
+    raise;  -- these pass by themselves: nothing is written, and the change is sent again
+  elsif v_sqlstate = c_is_there then
+    return '{"created": false}';
+  end if;
+  return pg_catalog.jsonb_build_object('created', false, 'refused', pg_catalog.jsonb_build_object(
+    'sqlstate', v_sqlstate, 'name', coalesce(nullif(v_constraint, ''), nullif(v_column, ''))));
+end
+$$;
+revoke all on function ai_retry.create_generation(uuid, uuid, jsonb, text, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.create_generation(uuid, uuid, jsonb, text, timestamptz) to service_role;
+comment on function ai_retry.create_generation(uuid, uuid, jsonb, text, timestamptz) is
+  'Creates a generation through the binding, for its first call, and writes its status where the app has written another '
+  'one. Nothing stays unless it is there as asked: its user''s, visible, and able to get a session. refused: what refused '
+  'it, an error or the app''s own rule.';
+
 -- parts/lock_user
 
 create or replace function ai_retry.lock_user(p_user_id uuid) returns timestamptz
@@ -601,6 +663,22 @@ comment on function ai_retry.lock_user(uuid) is
   'Takes the first lock of every verb that begins or settles, which orders ai-retry''s writes for one user, and returns '
   'the time.';
 
+-- parts/proposal
+
+create or replace function ai_retry.proposal(p_generation_id uuid, p_user_id uuid, p_at timestamptz) returns jsonb
+language plpgsql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  return pg_catalog.jsonb_build_object(
+    'id', p_generation_id, 'user_id', p_user_id, 'status', 'processing', 'exists', false, 'hidden', false, 'model', null,
+    'prompt_data', null, 'session_id', null, 'duration_ms', null, 'created_at', p_at, 'updated_at', null, 'session', null,
+    'can_create_session', true);
+end
+$$;
+revoke all on function ai_retry.proposal(uuid, uuid, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.proposal(uuid, uuid, timestamptz) to service_role;
+comment on function ai_retry.proposal(uuid, uuid, timestamptz) is
+  'A generation that is not there, as a begin finds it that creates it, in the words of ai_retry.app_read.';
+
 -- parts/read_change
 
 create or replace function ai_retry.read_change(p_change text, p_keys text[]) returns jsonb
@@ -620,7 +698,8 @@ begin
     (v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[],
     (v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
       'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
-      'context_reader,request_id,traceparent}'::text[],
+      'context_reader,create,request_id,traceparent}'::text[],
+    nullif(v_change #> '{open,create}', 'null') - '{prompt_data,model,columns,digest}'::text[],
     (v_change -> 'run') - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[],
     v_success - '{answer,answer_from,if_rejected}'::text[],
     (v_success -> 'if_rejected') - '{message,wait_seconds,again_wait_seconds}'::text[],
@@ -733,13 +812,14 @@ begin
       from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;
   end if;
   return pg_catalog.jsonb_build_object(
-    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden,exists}'::text[],
+    'exists', not p_generation ? 'exists',
     'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
     'session_conflict', case  -- a begin has decided already, and asks for no conflict
       when p_is_whole and p_generation ? 'hidden' then ai_retry.app_may_create_session(v_user_id, v_id) end,
     'session', v_session, 'stored_answer', v_stored_answer, 'live', v_user.live, 'live_until', v_user.live_until,
     -- The version: everything of one generation that a decision to begin rests on.
-    'version', pg_catalog.concat_ws('/', p_generation ->> 'status', coalesce(v_each.number, 1),
+    'version', pg_catalog.concat_ws('/', p_generation ->> 'status', coalesce(v_each.number, (not p_generation ? 'exists')::integer),
       v_each.open_until is null, extract(epoch from v_each.next_attempt_at), v_stored_answer ->> 'number',
       v_user.quota_limit::text, v_user.window_seconds::text),
     'quota', pg_catalog.jsonb_build_object(
@@ -976,6 +1056,10 @@ begin
           pg_catalog.jsonb_build_object('user_id', p_user_id, 'generation_id', v_open.generation_id),
           greatest(0, ceil(extract(epoch from v_open.due_at - p_at)))::integer) s)
       where o.generation_id = v_open.generation_id;
+    -- Workers that found a message just now look again by themselves; who commits a notification waits for others who do.
+    if v_open.due_at <= p_at and not exists (select from pgmq.q_ai_retry q where q.vt <= p_at) then
+      perform pg_catalog.pg_notify('ai_retry', '');
+    end if;
   end loop;
 exception when others then  -- it is locked, or was dropped just now: a message is a hint, and ai_retry_overdue finds who lacks one
   raise warning 'ai-retry: the queue could not be changed (%)', sqlstate;
@@ -985,7 +1069,8 @@ revoke all on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) fro
 grant execute on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) to service_role;
 comment on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) is
   'Hides a message until then, or deletes it when that is null. Then sends messages for the user''s queued attempts, the '
-  'one that is due first at the front, as many as may be in line; no user: none. Does nothing where the queue is not there.';
+  'one that is due first at the front, as many as may be in line; no user: none. Notifies the workers that listen of what '
+  'is due now, unless messages wait already. Does nothing where the queue is not there.';
 
 -- queue/note
 
@@ -1298,7 +1383,10 @@ declare
   v_start constant jsonb := coalesce(v_change -> 'run', v_change -> 'open');
   v_route constant text := v_start ->> 'route';
   v_calls constant boolean := v_start ->> 'answer_from' is null;
-  v_known constant jsonb := pg_catalog.jsonb_build_object('id', v_generation_id, 'user_id', v_user_id, 'status', v_status);
+  v_new constant jsonb := nullif(v_start -> 'create', 'null');
+  v_known constant jsonb := pg_catalog.jsonb_build_object('id', v_generation_id, 'user_id', v_user_id, 'status', v_status)
+    || case when v_new is not null then '{"exists": false}' else '{}'::jsonb end;
+  v_becomes constant text := case when v_start ? 'lease_seconds' then 'processing' else 'queued' end;
   v_now timestamptz;
   v_row jsonb;
   v_stands jsonb;
@@ -1318,7 +1406,7 @@ begin
   v_stands := ai_retry.snapshot(v_known, v_rule, v_token, v_now);
   v_applied := v_now <= (v_change ->> 'as_of')::timestamptz + interval '10 seconds'
     and v_stands -> 'version' = v_change -> 'version';
-  if v_applied then
+  if v_applied and v_new is null then
     v_row := ai_retry.app_lock(v_generation_id, '5ms');
     v_applied := (v_row ->> 'user_id')::uuid = v_user_id and v_row ->> 'status' = v_status
       and not (v_row -> 'hidden')::boolean;
@@ -1344,6 +1432,13 @@ begin
         select count(*) from public.ai_retry_open o where o.route = v_route and o.lease_expires_at > v_now);
     end if;
   end if;
+  if v_applied and v_new is not null then
+    v_row := ai_retry.create_generation(v_user_id, v_generation_id, v_new, v_becomes, v_now);
+    v_applied := (v_row -> 'created')::boolean;
+    if v_row ? 'refused' then
+      return v_row - 'created' || '{"applied": false}';
+    end if;
+  end if;
   if v_applied and v_change ? 'run' then
     update public.ai_retry_open o
       set token = v_token, started_at = v_now, counted = v_calls, route = v_route,
@@ -1359,7 +1454,7 @@ begin
     insert into public.ai_retry_open (
       generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
       renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
-      due_at, accepted_at, expires_at, status_before, in_line, context_reader, request_id, traceparent
+      due_at, accepted_at, expires_at, status_before, in_line, context_reader, request_digest, request_id, traceparent
     ) values (
       v_generation_id, v_user_id, 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer, v_token, v_now,
       (v_start -> 'charge')::boolean, array(select pg_catalog.jsonb_array_elements_text(v_start -> 'waived')),
@@ -1372,27 +1467,33 @@ begin
         + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
       case when v_start ? 'expires_after_seconds' then v_now end,
       v_now + pg_catalog.make_interval(secs => (v_start ->> 'expires_after_seconds')::double precision),
-      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader',
+      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader', v_new ->> 'digest',
       v_start ->> 'request_id', v_start ->> 'traceparent'
     ) on conflict (generation_id) do nothing;  -- another user's attempt
     v_applied := found;
+    if v_new is not null and not found then  -- nothing of what was created may stay
+      raise exception 'ai-retry: another user''s attempt is open' using errcode = 'serialization_failure';
+    end if;
   end if;
   if v_applied then
-    perform ai_retry.app_write(
-      v_generation_id, case when v_start ? 'lease_seconds' then 'processing' else 'queued' end, null, null, v_now);
-    if v_start ? 'lease_seconds' then
+    if v_new is null then
+      perform ai_retry.app_write(v_generation_id, v_becomes, null, null, v_now);
+    end if;
+    if v_start ? 'lease_seconds' and v_new is null then
       return pg_catalog.jsonb_build_object('applied', true, 'closed', v_closed);
     end if;
     perform ai_retry.line(v_user_id, null, null, v_now);
   end if;
   return pg_catalog.jsonb_build_object('applied', coalesce(v_applied, false), 'closed', v_closed, 'snapshot', ai_retry.snapshot(
-    ai_retry.app_read(v_generation_id), v_rule, v_token, v_now));
+    coalesce(ai_retry.app_read(v_generation_id), case when v_new is not null then
+      ai_retry.proposal(v_generation_id, v_user_id, v_now) end), v_rule, v_token, v_now));
 end
 $$;
 revoke all on function public.ai_retry_begin(text) from public, anon, authenticated;
 grant execute on function public.ai_retry_begin(text) to service_role;
 comment on function public.ai_retry_begin(text) is
-  'Closes what is over for a user; then opens an attempt, or turns the queued one to running. An attempt that uses a '
+  'Closes what is over for a user; then opens an attempt, or turns the queued one to running; with create, the first one of '
+  'a generation that it creates through the binding: refused says what refused that. An attempt that uses a '
   'stored answer makes no call: abandoned, it has cost nothing. Stale (applied: false, with the fresh snapshot) when the '
   'version, the age, a ceiling or the route is not as the change expects.';
 
@@ -1463,17 +1564,21 @@ create or replace function public.ai_retry_load(p_request text) returns jsonb
 language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp set lock_timeout = '3s' set plan_cache_mode = 'force_generic_plan' as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, '{user_id,generation_id,rule,token}');
+  v_request constant jsonb := ai_retry.read_change(p_request, '{user_id,generation_id,rule,token,creating}');
+  v_id constant uuid := (v_request ->> 'generation_id')::uuid;
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
 begin
   return ai_retry.snapshot(
-    ai_retry.app_read((v_request ->> 'generation_id')::uuid), v_request -> 'rule', (v_request ->> 'token')::uuid,
-    pg_catalog.clock_timestamp());
+    coalesce(ai_retry.app_read(v_id), case when v_request ? 'creating' then
+      ai_retry.proposal(v_id, (v_request ->> 'user_id')::uuid, v_now) end),
+    v_request -> 'rule', (v_request ->> 'token')::uuid, v_now);
 end
 $$;
 revoke all on function public.ai_retry_load(text) from public, anon, authenticated;
 grant execute on function public.ai_retry_load(text) to service_role;
 comment on function public.ai_retry_load(text) is
-  'Reads one generation, whoever owns it, for a decision: see ai_retry.snapshot. Null when it is absent. Writes nothing.';
+  'Reads one generation, whoever owns it, for a decision: see ai_retry.snapshot. Null when it is absent; creating: then what '
+  'a begin finds that creates it. Writes nothing.';
 
 -- verbs/settle
 
@@ -1952,14 +2057,16 @@ begin
       (select 'a number is missing or double', a.generation_id
         from public.ai_retry_attempts a where v_ids is null or a.generation_id = any (v_ids)
         group by a.generation_id
-        having count(*) <> max(a.number) - 1 and count(*) + coalesce((  -- some before its success were pruned
+        having count(*) <> max(a.number) - (min(a.number) > 1)::integer and count(*) + coalesce((  -- some before its success were pruned
           select s.pruned from public.ai_retry_attempts s
-          where s.generation_id = a.generation_id and s.outcome = 'succeeded'), 0) <> max(a.number) - 1
+          where s.generation_id = a.generation_id and s.outcome = 'succeeded'), 0)
+          <> max(a.number) - (min(a.number) > 1)::integer
         limit c_most)
       union
       (select 'a number is missing or double', o.generation_id
         from public.ai_retry_open o where o.number <> 1 + coalesce((
-          select max(a.number) from public.ai_retry_attempts a where a.generation_id = o.generation_id), 1) limit c_most)
+          select max(a.number) from public.ai_retry_attempts a where a.generation_id = o.generation_id),
+          (o.request_digest is null)::integer) limit c_most)
       union
       (select u.violation, u.generation_id
         from (
@@ -2138,7 +2245,7 @@ begin
   return query
     select s.generation_id, s.number
     from (
-      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.generation_id = any (p_gone) as is_gone,
+      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.request_digest, a.generation_id = any (p_gone) as is_gone,
         max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
         -- A unit of an override's window counts; least() would ignore a null.
         bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
@@ -2152,6 +2259,7 @@ begin
       when s.is_gone then not s.is_needed and not exists (
         select from public.ai_retry_open o where o.generation_id = s.generation_id)
       else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
+        and s.request_digest is null
         and s.closed_at < p_before and not exists (
           select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)
       end;
@@ -2162,7 +2270,7 @@ grant execute on function ai_retry.outdated(uuid[], uuid[], timestamptz, timesta
 comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
   'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
   'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
-  'that is there, nor one with a stored answer.';
+  'that is there, nor one with a stored answer, nor a first call by which its request is recognised.';
 
 -- operate/prune
 

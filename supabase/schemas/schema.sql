@@ -8,7 +8,8 @@
 --   override     a user's own limit and window go before the change's; no window is longer than ten years
 --   version      status, highest number, queued or not, its wait, stored answer, override
 --   age          a snapshot is at most ten seconds old
---   number       one more than the highest, at least 2
+--   number       one more than the highest, at least 2; 1 where the begin creates the generation
+--   creation     a generation that a begin creates is there, as asked and visible, or nothing of it is
 --   copied       user, number, hold and key of a closed attempt are those of its open row
 --   over         only what is over by the database's clock, under its token, can be abandoned
 --   renewal      never shortens a lease, and never exceeds what the begin allowed

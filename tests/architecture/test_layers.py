@@ -37,14 +37,18 @@ LAYERS = {
     "renewal": {"domain", "events", "logs"},
     "rejections": {"domain"},
     "worker": {"domain", "events", "logs", "rejections", "tables", "watching"},
+    "first_calls": {"domain", "hooks", "renewal", "slots", "watching"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables", "watching"},
     "listings": {"domain"},
     "client": {
-        *("clock", "config", "domain", "events", "hooks", "listings", "recovery", "renewal", "slots", "storage"),
-        *("watching", "worker"),
+        *("clock", "config", "domain", "events", "first_calls", "hooks", "listings", "recovery", "renewal", "slots"),
+        *("storage", "watching", "worker"),
     },
-    "bootstrap": {"auth", "client", "clock", "config", "domain", "events", "providers", "storage", "worker"},
+    "bootstrap": {
+        *("auth", "client", "clock", "config", "domain", "events", "imported", "providers", "storage", "worker"),
+    },
+    "imported": {"domain"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "events", "hooks", "logs", "problems"},
     "telemetry": {"domain", "events"},
@@ -56,8 +60,8 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {"domain.drive", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
-LOOPS = {"domain.loop", "domain.queue_loop"}
+DRIVEN = {"domain.drive", "domain.first_call", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
+LOOPS = {"domain.first_loop", "domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
 SEPARATE = [("storage.postgres", "storage.supabase")]
@@ -78,7 +82,7 @@ LIBRARIES = {
     "prometheus_client": {"telemetry.database", "telemetry.prometheus"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
-        *("storage._connection_string", "storage._function_connection"),
+        *("storage._connection_string", "storage._function_connection", "storage.listening"),
     },
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},

@@ -1,18 +1,31 @@
 """The world around a storage in memory: for the storage contract, and for tests that need generations in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 from ai_retry.domain.model import Generation, GenerationStatus, QuotaRule
 from ai_retry.storage.codec import write
 from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.memory import MemoryApp, MemoryStorage, SessionRefused, new_session
+from ai_retry.testing.memory import GenerationRefused, MemoryApp, MemoryStorage, SessionRefused, new_session
 from ai_retry.testing.memory import Row as AttemptRow
 from ai_retry.testing.memory.app import Session
 from tests.helpers.worlds import PROMPT_DATA, Row
+
+
+class _App(MemoryApp):
+    """An app whose own rule may refuse generations, after it has inserted them."""
+
+    refusal: GenerationRefused | None = None
+
+    def create_generation(self, user_id: UUID, generation_id: UUID, request: Mapping[str, Any], now: datetime) -> bool:
+        """Insert it, unless it is refused."""
+        created = super().create_generation(user_id, generation_id, request, now)
+        if created and self.refusal is not None:
+            raise self.refusal
+        return created
 
 
 class MemoryWorld:
@@ -26,7 +39,7 @@ class MemoryWorld:
 
     def __init__(self, storage_type: type[MemoryStorage] = MemoryStorage) -> None:
         self.clock = ManualClock()
-        self.app = MemoryApp(self._create_session)
+        self.app = _App(self._create_session)
         self.storage = storage_type(self.clock, self.app)
         self._refusal: SessionRefused | None = None
 
@@ -82,6 +95,10 @@ class MemoryWorld:
     def refuse_sessions(self, constraint: str | None, *, conflict: bool = False) -> None:
         """Make the session function refuse, or accept again."""
         self._refusal = None if constraint is None else SessionRefused(constraint, conflict=conflict)
+
+    def refuse_generations(self, sqlstate: str | None, constraint: str = "") -> None:
+        """Make the app refuse, or accept again."""
+        self.app.refusal = None if sqlstate is None else GenerationRefused(sqlstate, constraint or None)
 
     def foresee_conflict(self, user_id: UUID, reason: str | None) -> None:
         """Say it, or forget it."""

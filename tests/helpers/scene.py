@@ -108,11 +108,13 @@ class Hooked(MemoryStorage):
         self.hooks: Mapping[str, Callable[[Any], Any]] = {}
         self._in_hook = False
 
-    def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
+    def load(
+        self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None, *, creating: bool = False
+    ) -> Snapshot | None:
         """Load, and note it."""
         self._note("load")
         self.loads.append((user_id, generation_id, rule, token))
-        return super().load(user_id, generation_id, rule, token)
+        return super().load(user_id, generation_id, rule, token, creating=creating)
 
     def begin(self, change: Begin | CloseOver) -> Reply:
         """Begin, unless hooked."""

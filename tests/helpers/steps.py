@@ -11,9 +11,21 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from ai_retry.domain.change import Begin, CloseOver, Closing, Discard, Found, Keep, Running, Settle, Success
+from ai_retry.domain.change import (
+    Begin,
+    CloseOver,
+    Closing,
+    Discard,
+    Found,
+    Keep,
+    NewGeneration,
+    Running,
+    Settle,
+    Success,
+)
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, retry_now
+from ai_retry.domain.decide.first import proposed
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import Ending, found, is_recorded, verdict
 from ai_retry.domain.errors import AlreadySucceeded, LeaseLost
@@ -32,7 +44,7 @@ from ai_retry.domain.model import (
 )
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Outage
-from tests.helpers.worlds import World
+from tests.helpers.worlds import PROMPT_DATA, World
 
 SECOND: Final = timedelta(seconds=1)
 SHORT: Final = timedelta(seconds=30)  # more than a test takes, less than a lease
@@ -47,6 +59,7 @@ ANSWER: Final = Answer(
 FAILURE: Final = Failure(
     code=FailureCode.UNAVAILABLE, reason="503 from the upstream", transient=True, certainly_not_generated=False
 )
+NEW: Final = NewGeneration(prompt_data=PROMPT_DATA, model="small", columns={"color": "red"}, digest="d1")
 REJECTED_WAIT: Final = timedelta(seconds=3)
 REJECTED_AGAIN_WAIT: Final = timedelta(seconds=300)
 
@@ -154,6 +167,33 @@ def to_begin(
     request = Asked(user_id=user_id, generation_id=generation_id, token=token, waive=waive, **asked)
     change, _ = retry_now(snapshot, request, reader_to(route), policy)
     return Decided(change, snapshot, policy)
+
+
+def to_create(
+    world: World,
+    user_id: UUID,
+    generation_id: UUID | None = None,
+    *,
+    policy: RetryPolicy = POLICY,
+    route: str | None = None,
+    **asked: Any,
+) -> Decided:
+    """Load what is not there, and decide to create it and make its first call now."""
+    token: UUID = asked.pop("token", None) or uuid4()
+    generation_id = generation_id or uuid4()
+    found = world.storage.load(user_id, generation_id, policy.quota, token, creating=True)
+    assert found is not None
+    snapshot, create = proposed(found, NEW), asked.pop("create", NEW)
+    request = Asked(user_id=user_id, generation_id=generation_id, token=token, create=create, **asked)
+    change, _ = retry_now(snapshot, request, reader_to(route), policy)
+    return Decided(change, snapshot, policy)
+
+
+def create(world: World, user_id: UUID, generation_id: UUID | None = None, **options: Any) -> Begun:
+    """Create a generation and begin its first call."""
+    begun = try_begin(world, to_create(world, user_id, generation_id, **options))
+    assert begun is not None
+    return begun
 
 
 def reader_to(route: str | None) -> Reader:

@@ -55,6 +55,25 @@ begin
 end
 $$;
 create or replace trigger refuse before insert on public.sessions for each row execute function refusals.refuse();
+
+-- And its generations table, those of some users, once they are inserted.
+create table if not exists refusals.generations (
+  user_id uuid primary key, code text not null, constraint_name text not null);
+grant select on refusals.generations to service_role;
+create or replace function refusals.refuse_generation() returns trigger language plpgsql set search_path = '' as $$
+declare
+  v_refusal refusals.generations%rowtype;
+begin
+  select * into v_refusal from refusals.generations r where r.user_id = new.user_id;
+  if found then
+    raise exception 'refused' using
+      errcode = v_refusal.code, constraint = v_refusal.constraint_name, detail = 'the row is secret';
+  end if;
+  return null;
+end
+$$;
+create or replace trigger refuse after insert on public.generations for each row
+execute function refusals.refuse_generation();
 """
 
 # The binding knows of some users that no session could be created now.
@@ -154,6 +173,15 @@ class SqlWorld:
     def refuse_sessions(self, constraint: str | None, *, conflict: bool = False) -> None:
         """Make the table of sessions refuse those of this world's users."""
         self._refuse((constraint, "23505" if conflict else "23514") if constraint is not None else None)
+
+    def refuse_generations(self, sqlstate: str | None, constraint: str = "") -> None:
+        """Make the table of generations refuse those of the users that this world has now."""
+        self._connection.execute("delete from refusals.generations where user_id = any(%s)", [self._users])
+        if sqlstate is not None:
+            self._connection.execute(
+                "insert into refusals.generations select u, %s, %s from unnest(%s::uuid[]) u",
+                [sqlstate, constraint, self._users],
+            )
 
     def foresee_conflict(self, user_id: UUID, reason: str | None) -> None:
         """Write it where the app's own check looks."""

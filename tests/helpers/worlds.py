@@ -55,6 +55,10 @@ class World(Protocol):
         """Make the app refuse sessions by this constraint from now on, a unique one or not; None: accept them again."""
         ...
 
+    def refuse_generations(self, sqlstate: str | None, constraint: str = "") -> None:
+        """Make the app refuse to create generations of this world's users by this error; None: accept them again."""
+        ...
+
     def foresee_conflict(self, user_id: UUID, reason: str | None) -> None:
         """Let the app know that the user can get no session now; None: they can again."""
         ...

@@ -32,6 +32,7 @@ def test_duration_names_its_unit() -> None:
         "abandoned_wait_seconds": 1.0,
         "answer_from": None,
         "route": None,
+        "create": None,
     }
 
 

@@ -18,9 +18,11 @@ from ai_retry.domain.errors import (
     ContextMissing,
     GenerationFailed,
     GenerationNotFound,
+    IdempotencyConflict,
     LeaseLost,
     NotConfigured,
     QuotaExhausted,
+    RetryCancelled,
     RetryEnded,
     RetryExpired,
     RetryInProgress,
@@ -58,6 +60,8 @@ EXAMPLES: list[AiRetryError] = [
     NotConfigured("no migration"),
     RetryExpired(),
     RetryPoisoned(3),
+    RetryCancelled(),
+    IdempotencyConflict(),
     StorageUnavailable("55P03", retry_after=SECOND),
     StorageOutcomeUnknown("08006"),
 ]
@@ -91,7 +95,7 @@ def test_error_travels_whole(error: AiRetryError, travel: Any) -> None:
 def test_error_says_what_to_do(error: AiRetryError) -> None:
     """Every error has a code, a status, a sentence, and is safe to repeat."""
     assert error.code.isupper()
-    assert error.http_status in (404, 409, 429, 500, 502)
+    assert error.http_status in (404, 409, 422, 429, 500, 502)
     assert str(error).endswith(".")
     assert error.safe_to_repeat
 
@@ -102,6 +106,10 @@ def test_error_says_what_to_do(error: AiRetryError) -> None:
         (GenerationNotFound(GENERATION_ID), "GENERATION_NOT_FOUND", 404),
         (ContextMissing("…"), "CONTEXT_MISSING", 404),
         (AlreadySucceeded(GENERATION_ID), "ALREADY_SUCCEEDED", 409),
+        (IdempotencyConflict(), "IDEMPOTENCY_KEY_REUSED", 422),
+        (RetryCancelled(), "RETRY_CANCELLED", 409),
+        (RetryExpired(), "RETRY_EXPIRED", 409),
+        (RetryPoisoned(3), "RETRY_POISONED", 409),
         (BackoffNotElapsed(AS_OF, wait=SECOND), "RETRY_TOO_SOON", 429),
         (RetryInProgress(wait=SECOND), "RETRY_IN_PROGRESS", 429),
         (RouteUnavailable(wait=SECOND), "ROUTE_UNAVAILABLE", 429),
@@ -141,7 +149,7 @@ def test_failed_generation_hides_the_reason() -> None:
 @pytest.mark.parametrize(
     ("cause", "message"),
     [
-        ("title_is_short", "The session was rejected by title_is_short; its answer is stored."),
+        ("title_is_short", "The result was rejected by title_is_short; its answer is stored."),
         (None, SessionRejected.summary),
     ],
 )

@@ -276,6 +276,25 @@ def test_cancelled_retry_is_reported() -> None:
     assert case.only(events.AttemptCancelled).attempt == 2
 
 
+def test_first_call_is_an_attempt_like_any_other() -> None:
+    """Its number is 1, and all its events name the generation that it created; an accepted one's, too."""
+    case = Case(an_answer(), an_answer())
+    with hooks.request(request_id=REQUEST):
+        now = case.client.generate(case.user_id, "Plan an easy run.")
+        case.client.enqueue_generation(case.world.new_user(), "Plan an easy run.")
+    case.work()
+
+    told = [each for each in case.seen if isinstance(each, events.AttemptEvent)]
+    assert [each.name for each in told] == [
+        *("attempt_began", "provider_called", "attempt_succeeded"),
+        *("generation_accepted", "attempt_began", "provider_called", "attempt_succeeded"),
+    ]
+    assert {each.attempt for each in told} == {1}
+    assert {each.generation_id for each in told[:3]} == {now.generation.id}
+    assert len({each.generation_id for each in told[3:]}) == 1
+    assert {each.request_id for each in told} == {REQUEST}
+
+
 def test_hook_that_raises_is_logged_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """The retry succeeds, later hooks get the event, and the log has the type of what was raised, not its text."""
     seen: list[Event] = []

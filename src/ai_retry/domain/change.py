@@ -1,9 +1,8 @@
 """What a decision wants to become true, as values: the storage applies one in one transaction, or not at all.
 
 A change carries durations, never instants of this machine: the storage's time decides. It names what it expects to
-find, and the storage compares that before it writes anything; a change whose snapshot is no longer true is *stale*, and
-the reply carries the fresh snapshot to decide again. No rule may live here: ``decide`` makes changes, storages apply
-them.
+find, which the storage compares before it writes; one whose snapshot is no longer true is *stale*, and the reply
+carries the fresh one to decide again. No rule may live here: ``decide`` makes changes, storages apply them.
 
 ::
 
@@ -13,11 +12,11 @@ them.
     Keep     the last resort: stores a paid answer, whatever the app has locked
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.model import (
@@ -76,10 +75,21 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewGeneration:
+    """A generation that a begin creates through the app's binding, for its first call: attempt number 1."""
+
+    prompt_data: Any = field(repr=False)  # JSON as the app stores it
+    model: str | None
+    columns: Mapping[str, Any] = field(repr=False)  # whatever else the binding's app_create_generation asks for
+    digest: str  # of all of it: the same request again is recognised
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Open:
     """A new attempt: it runs at once, or it is accepted for later."""
 
     start: Running | Acceptance
+    create: NewGeneration | None = None  # in the same transaction, before the attempt; None: the generation is there
     charge: bool = True  # False: it holds no unit
     idempotency_key: str | None = None
     waived: frozenset[Waiver] = frozenset()
@@ -103,8 +113,8 @@ class Begin:
     accepted retry is out of time. An attempt of the same generation that is over is closed whoever it belonged to: the
     app may have moved the generation. The app is informed; a row that it holds just then is informed later.
 
-    Stale, before that, when the version or the age is not as expected; after that, when a ceiling is reached, when
-    another attempt is open, or when the route is unavailable.
+    Stale, before that, when the version or the age is not as expected; after that, when a ceiling is reached, another
+    attempt is open, the route is unavailable, or a generation to be created is there. What is refused leaves nothing.
     """
 
     user_id: UUID
@@ -258,9 +268,9 @@ Amend: TypeAlias = PutBack | Postpone | Renew | Discard
 class Keep:
     """Store a paid answer with its attempt, by one write to only a table of ours, and end the lease.
 
-    For the case that settling fails for as long as it is repeated. The attempt uses up none of the user's. Whoever
-    closes it later records a rejected session, by this cause; a settle that arrives before that still creates the
-    session. An attempt that is closed already gets a late answer. A repeat changes nothing.
+    For the case that settling fails for as long as it is repeated. The attempt is not counted. The close that follows
+    records a rejected session, by this cause; a settle that arrives before it still creates the session. A closed
+    attempt gets a late answer. A repeat changes nothing.
     """
 
     user_id: UUID

@@ -90,7 +90,7 @@ class _Driver:
         result: Any = None
         match step:
             case Load():
-                result = storage.load(step.user_id, step.generation_id, self.rule, step.token)
+                result = storage.load(step.user_id, step.generation_id, self.rule, step.token, creating=step.creating)
             case Begin() | CloseOver():
                 result = storage.begin(step)
             case Settle():

@@ -6,6 +6,7 @@
     ├─ GenerationNotFound         GENERATION_NOT_FOUND        404   yes, and useless; also when it is someone else's
     ├─ ContextMissing             CONTEXT_MISSING             404   yes, once the context is corrected
     ├─ AlreadySucceeded           ALREADY_SUCCEEDED           409   yes, and useless
+    ├─ IdempotencyConflict        IDEMPOTENCY_KEY_REUSED      422   yes, and useless: another request has the key
     ├─ RetryRefused                                           429   yes: nothing was written, nothing was called
     │  ├─ BackoffNotElapsed       RETRY_TOO_SOON              429
     │  ├─ RetryInProgress         RETRY_IN_PROGRESS           429
@@ -18,9 +19,10 @@
     │  └─ SessionConflict         SESSION_CONFLICT            409   yes, once its user has cured the conflict
     ├─ LeaseLost                  LEASE_LOST                  500   yes: a late answer is kept and used
     ├─ NotConfigured              NOT_CONFIGURED              500   yes, once the operator acted; no call was made
-    ├─ RetryEnded                                                   why a worker ends an accepted retry without a call
-    │  ├─ RetryExpired            RETRY_EXPIRED                     its time was up
-    │  └─ RetryPoisoned           RETRY_POISONED                    its workers kept dying
+    ├─ RetryEnded                                             409   why an accepted retry ended without a call
+    │  ├─ RetryExpired            RETRY_EXPIRED               409   its time was up
+    │  ├─ RetryPoisoned           RETRY_POISONED              409   its workers kept dying
+    │  └─ RetryCancelled          RETRY_CANCELLED             409   its user took it back
     └─ StorageFailure                                         500
        ├─ StorageUnavailable      STORAGE_UNAVAILABLE         500   yes: nothing was written
        └─ StorageOutcomeUnknown   STORAGE_OUTCOME_UNKNOWN     500   yes: begins and settles are known by their token
@@ -58,6 +60,7 @@ class AiRetryError(Exception):
         super().__init__(message)
         self.retry_after = retry_after
         self.details: dict[str, Any] = dict(details or {})
+        self.generation_id: UUID | None = None  # of a first call: its generation, once it may exist
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle past the constructors, which take data rather than the message."""
@@ -99,6 +102,16 @@ class AlreadySucceeded(AiRetryError):
             f"Generation {generation_id} has already succeeded.",
             details={"session_id": session_id} if session_id else None,
         )
+
+
+class IdempotencyConflict(AiRetryError):
+    """The idempotency key, or the generation's id, belongs to another request: another prompt's, or the app's own."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+    http_status = 422
+
+    def __init__(self) -> None:
+        super().__init__("The idempotency key was used for another request.")
 
 
 class RetryRefused(AiRetryError):
@@ -239,11 +252,11 @@ class SessionRejected(AiRetryError):
     """
 
     code = "SESSION_REJECTED"
-    summary: ClassVar[str] = "The session was rejected; its answer is stored."  # for the app's users
+    summary: ClassVar[str] = "The result was rejected; its answer is stored."  # for the app's users
 
     def __init__(self, cause: str | None, *, retry_after: timedelta | None) -> None:
         super().__init__(
-            f"The session was rejected by {cause}; its answer is stored." if cause else self.summary,
+            f"The result was rejected by {cause}; its answer is stored." if cause else self.summary,
             retry_after=retry_after,
             details={"constraint": cause, "answer_kept": True},
         )
@@ -299,7 +312,9 @@ class NotConfigured(AiRetryError):
 
 
 class RetryEnded(AiRetryError):
-    """Why an accepted retry goes on no longer. For the app's error log; no request is answered with it."""
+    """Why an accepted retry goes on no longer: for the app's error log, and for who asks for a first call again."""
+
+    http_status = 409
 
 
 class RetryExpired(RetryEnded):
@@ -318,6 +333,15 @@ class RetryPoisoned(RetryEnded):
 
     def __init__(self, abandoned: int) -> None:
         super().__init__(f"{abandoned} attempts were not finished in time.", details={"abandoned": abandoned})
+
+
+class RetryCancelled(RetryEnded):
+    """Its user took it back before it was begun."""
+
+    code = "RETRY_CANCELLED"
+
+    def __init__(self) -> None:
+        super().__init__("It was cancelled before it was begun.")
 
 
 class StorageFailure(AiRetryError):

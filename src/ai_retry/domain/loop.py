@@ -42,6 +42,7 @@ class Load:
     user_id: UUID
     generation_id: UUID
     token: UUID | None = field(default=None, repr=False)  # of the attempt that the snapshot points out
+    creating: bool = False  # read an absent one as a begin finds it that creates it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +93,7 @@ def retrying(asked: Asked, setting: Setting) -> Loop[RetryResult]:
         change, context = begin.retry_now(current, asked, setting.reader, setting.policy)
         reply: Reply = yield change
         if has_begun(reply):
-            ended = yield from RunningAttempt(current, change, began, setting).run(context)
-            if ended.result is None:
-                assert ended.error is not None  # noqa: S101 (there is one or the other)
-                raise ended.error
-            return ended.result
+            return result_of((yield from RunningAttempt(current, change, began, setting).run(context)))
         snapshot = reply.snapshot
     raise RetryInProgress(wait=rules.SHORTEST_CALL)
 
@@ -113,6 +110,14 @@ def has_begun(reply: Reply) -> bool:
         return reply.applied
     mine = reply.snapshot.my_attempt
     return mine is not None and mine.outcome is None
+
+
+def result_of(ended: Ended) -> RetryResult:
+    """Return how an attempt ended, or raise it."""
+    if ended.result is None:
+        assert ended.error is not None  # noqa: S101 (there is one or the other)
+        raise ended.error
+    return ended.result
 
 
 class RunningAttempt:
@@ -158,6 +163,11 @@ class RunningAttempt:
 
     def _noted(self, result: _Result, context: Context, duration: timedelta) -> _Result:
         return noted(result, duration=duration, model=context.model, route=self._route)
+
+    def end(self, decide: Callable[[Found], Settle], error: AiRetryError) -> Loop[Ended]:
+        """Settle as decided, without a call."""
+        yield from self._settle(decide)
+        return Ended(error=error)
 
     def _answered(self, answer: Answer, answer_from: int | None, duration: timedelta | None) -> Loop[Ended]:
         def decide(now: Found) -> Settle:

@@ -232,7 +232,7 @@ UNKNOWN_ORIGIN = Origin()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One of our calls for a generation, as decisions see it. The first call, which is the app's, is number 1."""
+    """One of our calls for a generation, as decisions see it. The first call, ours or the app's, is number 1."""
 
     number: int
     started_at: datetime  # while it is queued: since when
@@ -252,6 +252,7 @@ class Attempt:
     context_reader: str | None = None  # the reader with which its retry was accepted; None: any may read its context
     answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls the provider
     in_doubt: Sequence[str | None] | None = None  # routes of its calls whose outcome is unknown; None: not known which
+    request_digest: str | None = None  # of the request that created the generation, with a first call of ours
     origin: Origin = UNKNOWN_ORIGIN
 
     @property
@@ -349,6 +350,7 @@ class Snapshot:
     open_token: UUID | None = field(default=None, repr=False)  # of the open attempt
     open_is_foreign: bool = False  # the open attempt is of a user who had the generation before
     routes: Sequence[Route] = ()  # unavailable, or coming back
+    exists: bool = True  # False: there is no such generation, and this is what a begin finds that creates it
 
     @property
     def my_attempt(self) -> Attempt | None:
@@ -359,6 +361,11 @@ class Snapshot:
     def last_attempt(self) -> Attempt | None:
         """The latest attempt of ours, whatever became of it."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def first_call(self) -> Attempt | None:
+        """The first call, if it was ours; None: it was the app's, or there was none yet."""
+        return next((attempt for attempt in self.attempts if attempt.number == 1), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,17 +387,16 @@ class Admission:
     context: Context | None  # None: the stored answer is used
     stored_answer: StoredAnswer | None
     due_at: datetime | None  # when the wait after the last attempt ends; None: there is none, or it is lifted
-    context_reader: str  # the name of what read the context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryResult:
-    """A retry that ended with a session."""
+    """A retry, or a first call, that ended with a session."""
 
     generation: Generation
     session: Mapping[str, Any] = field(repr=False)
     quota: Quota
-    attempt: int  # its number; the app's original call is 1
+    attempt: int  # its number; the first call is 1
     replayed: bool = False  # an earlier request with the same idempotency key achieved it
     usage: Usage | None = None  # of this retry's own call; None: there was none, or the provider did not say
 

@@ -53,7 +53,7 @@ def check_key(idempotency_key: str | None) -> None:
     """
     if idempotency_key is None:
         return
-    _check_readable(idempotency_key, "idempotency_key")
+    check_readable(idempotency_key, "idempotency_key")
     if idempotency_key.startswith(PLAN_PREFIX) and not isinstance(idempotency_key, PlanKey):
         raise ValueError(f"idempotency_key must not begin with {PLAN_PREFIX}, which marks the attempts of plans")
 
@@ -71,7 +71,7 @@ def check_operator(operator: str | None, *, lifted: Collection[str] = ()) -> Non
     if lifted and not (operator and operator.strip()):
         raise ValueError(f"operator must be given with {' and '.join(lifted)}: a limit is lifted by name, and recorded")
     if operator is not None:
-        _check_readable(operator, "operator")
+        check_readable(operator, "operator")
         if not operator.strip():
             raise ValueError("operator must not be blank")
 
@@ -93,6 +93,11 @@ def lifting(*, waive: Collection[WaiverWord], charge: bool) -> list[str]:
     return [*(["waive"] if waive else []), *([] if charge else ["charge=False"])]
 
 
-def _check_readable(text: str, name: str) -> None:
+def check_readable(text: str, name: str) -> None:
+    """Refuse what can't be read in a log.
+
+    Raises:
+        ValueError: names the argument.
+    """
     if not (text.isprintable() and 1 <= len(text) <= _LONGEST):
         raise ValueError(f"{name} must have 1 to {_LONGEST} printable characters")

@@ -43,6 +43,7 @@ OUTAGE_DOUBTS = 10  # failures in a row, each perhaps of its own request's makin
 BUSY_WAIT = timedelta(seconds=5)  # at most, before asking again whether the other attempt has finished
 LONGEST_DEADLINE = timedelta(hours=1)
 SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
+NO_SESSION_FUNCTION = "the function public.ai_retry_create_session(generations, jsonb) does not exist"
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 
 
@@ -55,7 +56,7 @@ def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a
 class RetryPolicy:
     """The numbers behind the rules. A wrong one is a ``ValueError`` that names it."""
 
-    max_attempts: int = 4  # counted ones: the app's original and three retries
+    max_attempts: int = 4  # counted ones: the first call and three retries
     hard_cap: int = 20  # attempts of ours per generation in any ``hard_cap_window``, but for operators' faults
     hard_cap_window: timedelta = timedelta(hours=24)  # in which ``hard_cap`` counts
     backoff_base: timedelta = timedelta(seconds=2)  # the first wait, at most; each further one doubles it
@@ -111,7 +112,9 @@ def admit(
     waive: frozenset[Waiver] = frozenset(),
     charge: bool = True,
 ) -> Admission:
-    """Decide whether the generation may be retried now, or later; the first rule that refuses wins.
+    """Decide whether the generation may be tried now, or later; the first rule that refuses wins.
+
+    One that does not exist yet is asked about as it would be created.
 
     Args:
         snapshot: what the storage holds, as of its own time.
@@ -133,8 +136,8 @@ def admit(
     running = purpose is Purpose.RUN_QUEUED
     if is_success(snapshot):
         raise AlreadySucceeded(generation.id, generation.session_id)
-    if not running:
-        _refuse_in_progress(snapshot, policy)
+    if not running and snapshot.exists:
+        refuse_in_progress(snapshot, policy)
     _refuse_without_function(snapshot)
     if running:
         _refuse_ended(snapshot, policy)
@@ -157,7 +160,6 @@ def admit(
         context=context,
         stored_answer=snapshot.stored_answer,
         due_at=None if Waiver.BACKOFF in waive else next_attempt_at(snapshot),
-        context_reader=reader_name(context_from),
     )
 
 
@@ -176,14 +178,17 @@ def queued_attempt(snapshot: Snapshot) -> Attempt | None:
 
 
 def next_number(snapshot: Snapshot) -> int:
-    """Number of the next attempt to run: every attempt counts, the app's original call being number 1."""
-    begun = _begun(snapshot)
-    return begun[-1].number + 1 if begun else 2
+    """Number of the next attempt to run: every attempt counts, the first call being number 1, ours or the app's."""
+    last = snapshot.last_attempt
+    if last is None:
+        return 2 if snapshot.exists else 1
+    return last.number if last.is_queued else last.number + 1
 
 
 def counted_attempts(snapshot: Snapshot) -> int:
-    """Attempts that use up ``max_attempts``, the app's original call included."""
-    return 1 + sum(attempt.counted for attempt in _begun(snapshot))
+    """Attempts that use up ``max_attempts``, the app's own first call included."""
+    is_apps = snapshot.exists and snapshot.first_call is None
+    return is_apps + sum(attempt.counted for attempt in _begun(snapshot))
 
 
 def waiting_helps(snapshot: Snapshot) -> bool:
@@ -201,8 +206,8 @@ def next_attempt_at(snapshot: Snapshot) -> datetime | None:
 
 
 def ceiling(number: int, policy: RetryPolicy = DEFAULT_POLICY) -> timedelta:
-    """Longest backoff after attempt ``number``: ``min(cap, base * 2**(n-1))`` with n = number - 1."""
-    doublings = number - 2
+    """Longest backoff after attempt ``number``: ``min(cap, base * 2**(n-1))``; n counts retries, and is 1 at least."""
+    doublings = max(number - 2, 0)
     if doublings >= (policy.backoff_cap // policy.backoff_base).bit_length():  # past the cap; timedelta would overflow
         return policy.backoff_cap
     return policy.backoff_base * (1 << doublings)
@@ -287,6 +292,13 @@ def attempts_left(snapshot: Snapshot, failure: Failure, policy: RetryPolicy = DE
     return counted < policy.max_attempts and recent < policy.hard_cap
 
 
+def may_go_on(snapshot: Snapshot, policy: RetryPolicy = DEFAULT_POLICY) -> bool:
+    """Whether attempts are left after those that were begun."""
+    return (
+        counted_attempts(snapshot) < policy.max_attempts and len(_recent_attempts(snapshot, policy)) < policy.hard_cap
+    )
+
+
 def outage_wait(failures: int, failure: Failure, policy: RetryPolicy = DEFAULT_POLICY, *, fraction: float) -> timedelta:
     """Until the next probe of an unavailable provider, after so many failures in a row.
 
@@ -336,7 +348,12 @@ def is_success(snapshot: Snapshot) -> bool:
     return ours or snapshot.generation.status is GenerationStatus.SUCCESS
 
 
-def _refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
+def refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
+    """Refuse while something works on the generation.
+
+    Raises:
+        RetryInProgress: our open attempt, or the app's own call.
+    """
     until = _busy_until(snapshot, policy)
     if until is not None and until > snapshot.as_of:
         raise RetryInProgress(wait=min(until - snapshot.as_of, BUSY_WAIT))
@@ -406,7 +423,7 @@ def _refuse_ended(snapshot: Snapshot, policy: RetryPolicy) -> None:
 
 def _refuse_without_function(snapshot: Snapshot) -> None:
     if not snapshot.can_create_session:
-        raise NotConfigured("the function public.ai_retry_create_session(generations, jsonb) does not exist")
+        raise NotConfigured(NO_SESSION_FUNCTION)
 
 
 def _refuse_conflict(snapshot: Snapshot) -> None:

@@ -4,9 +4,10 @@ A storage applies what ``decide`` decides, and adds no rule of its own. Contract
 allowed, what a repeat does, what is raised, and whether coming back helps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, Reply, Settle, Taken
@@ -26,7 +27,9 @@ class Storage(Protocol):
     to repeat, for the same reason). A generation's row that the app holds is ``StorageUnavailable``.
     """
 
-    def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
+    def load(
+        self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None, *, creating: bool = False
+    ) -> Snapshot | None:
         """Read one generation, whoever owns it, and its owner's quota; None when it is absent. Writes nothing.
 
         Args:
@@ -34,6 +37,8 @@ class Storage(Protocol):
             generation_id: which generation.
             rule: what counts as used.
             token: the snapshot's ``mine`` is the number of the attempt that has it.
+            creating: read a generation that is absent as a begin finds it that creates it, for the user who asks: with
+                its attempts, if it was deleted, and without prompt and model, which the caller has.
         """
         ...
 
@@ -57,9 +62,13 @@ class Storage(Protocol):
     def begin(self, change: Begin | CloseOver) -> Reply:
         """Close what is over for a user, then open an attempt or run the queued one: see ``Begin``.
 
+        The reply of one that has created its generation carries the snapshot, with what the app has stored.
+
         Raises:
-            NotConfigured: a retry can't be accepted, since there is no queue; nothing was written.
-            TooManyParallel: the app's own tables let the user do one thing at a time; nothing was written.
+            NotConfigured: a retry can't be accepted, since there is no queue; or the app's binding can't create the
+                generation. Nothing was written but what is true anyway.
+            TooManyParallel: the app's own tables let the user do one thing at a time; the same.
+            SessionConflict: the app refuses another generation of this user, who can cure it; the same.
         """
         ...
 
@@ -97,6 +106,15 @@ class QueueStorage(Storage, Protocol):
 
     def state(self) -> QueueState:
         """Count what waits and what runs of accepted retries. Reads only."""
+        ...
+
+
+@runtime_checkable
+class Listens(Protocol):
+    """A storage that may hear of messages as they come. What waits for its time is found by looking."""
+
+    def listening(self, heard: Callable[[], object]) -> AbstractContextManager[None]:
+        """Call ``heard``, from any thread, when messages may have come, for as long as the context lasts."""
         ...
 
 

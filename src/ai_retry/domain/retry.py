@@ -13,6 +13,7 @@
 from collections.abc import Callable, Collection, Sequence
 from uuid import UUID, uuid4
 
+from ai_retry.domain.change import NewGeneration
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, owned
 from ai_retry.domain.decide.route import Reader, RouteOf
@@ -123,7 +124,8 @@ def asked_for(
     waive: Collection[WaiverWord],
     charge: bool,
     operator: str | None,
-    origin: Origin,
+    origin: Origin = UNKNOWN_ORIGIN,
+    create: NewGeneration | None = None,
 ) -> Asked:
     """Read what a caller asks for, under a new token.
 
@@ -143,6 +145,7 @@ def asked_for(
         charge=charge,
         operator=operator,
         origin=origin,
+        create=create,
     )
 
 

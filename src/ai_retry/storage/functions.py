@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, PutBack, Renew, Reply, Settle, Taken
+from ai_retry.domain.decide.first import refused
 from ai_retry.domain.errors import AiRetryError, NotConfigured, TooManyParallel
 from ai_retry.domain.model import GenerationStatus, Installation, QuotaRule, Snapshot
 from ai_retry.domain.policy import BUSY_WAIT
@@ -25,6 +26,7 @@ from ai_retry.storage.documents import (
     read_nothing,
     read_reply,
     read_taken,
+    shaped,
     without_none,
 )
 from ai_retry.storage.found_rows import read_page
@@ -64,9 +66,13 @@ class FunctionStorage(Calls):
         storage._installation = self._installation
         return storage
 
-    def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:
+    def load(
+        self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None, *, creating: bool = False
+    ) -> Snapshot | None:
         """See the port."""
-        request = document(user_id=user_id, generation_id=generation_id, rule=rule, token=token)
+        request = document(
+            user_id=user_id, generation_id=generation_id, rule=rule, token=token, creating=creating or None
+        )
         return self._look("ai_retry_load", {"p_request": request}, read_loaded, self._reading)
 
     def browse(
@@ -144,6 +150,9 @@ class FunctionStorage(Calls):
 def _begun(reply: Any) -> Reply:
     if reply == _HAS_NO_QUEUE:
         raise NotConfigured(_NO_QUEUE)
+    refusal = shaped(reply, "applied").get("refused")
+    if refusal is not None:
+        raise refused(**shaped(refusal, "sqlstate", "name"))
     return read_reply(reply)
 
 

@@ -56,7 +56,7 @@ class LoopEvents:
         action: what was asked for: retry, enqueue, cancel; run, of a worker.
         monotonic: seconds, of a clock that never goes back.
         user_id: who asked.
-        generation_id: about which generation.
+        generation_id: about which generation; None: a first call chooses its id.
         origin: the request; that of the attempt goes before it.
         snapshot: that the loop begins with, if there is one.
     """
@@ -68,7 +68,7 @@ class LoopEvents:
         monotonic: Callable[[], float],
         *,
         user_id: UUID,
-        generation_id: UUID,
+        generation_id: UUID | None,
         origin: Origin,
         snapshot: Snapshot | None = None,
     ) -> None:
@@ -89,6 +89,8 @@ class LoopEvents:
     def before(self, step: Step) -> None:
         """Note when it began."""
         self._last, self._stepped = step, self._monotonic()
+        if isinstance(step, Load):
+            self._about["generation_id"] = step.generation_id
 
     def after(self, step: Step, result: Any) -> None:
         """Report what the step did."""

@@ -21,14 +21,16 @@ begin
       (select 'a number is missing or double', a.generation_id
         from public.ai_retry_attempts a where v_ids is null or a.generation_id = any (v_ids)
         group by a.generation_id
-        having count(*) <> max(a.number) - 1 and count(*) + coalesce((  -- some before its success were pruned
+        having count(*) <> max(a.number) - (min(a.number) > 1)::integer and count(*) + coalesce((  -- some before its success were pruned
           select s.pruned from public.ai_retry_attempts s
-          where s.generation_id = a.generation_id and s.outcome = 'succeeded'), 0) <> max(a.number) - 1
+          where s.generation_id = a.generation_id and s.outcome = 'succeeded'), 0)
+          <> max(a.number) - (min(a.number) > 1)::integer
         limit c_most)
       union
       (select 'a number is missing or double', o.generation_id
         from public.ai_retry_open o where o.number <> 1 + coalesce((
-          select max(a.number) from public.ai_retry_attempts a where a.generation_id = o.generation_id), 1) limit c_most)
+          select max(a.number) from public.ai_retry_attempts a where a.generation_id = o.generation_id),
+          (o.request_digest is null)::integer) limit c_most)
       union
       (select u.violation, u.generation_id
         from (

@@ -5,7 +5,7 @@ begin
   return query
     select s.generation_id, s.number
     from (
-      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.generation_id = any (p_gone) as is_gone,
+      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.request_digest, a.generation_id = any (p_gone) as is_gone,
         max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
         -- A unit of an override's window counts; least() would ignore a null.
         bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
@@ -19,6 +19,7 @@ begin
       when s.is_gone then not s.is_needed and not exists (
         select from public.ai_retry_open o where o.generation_id = s.generation_id)
       else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
+        and s.request_digest is null
         and s.closed_at < p_before and not exists (
           select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)
       end;
@@ -29,4 +30,4 @@ grant execute on function ai_retry.outdated(uuid[], uuid[], timestamptz, timesta
 comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
   'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
   'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
-  'that is there, nor one with a stored answer.';
+  'that is there, nor one with a stored answer, nor a first call by which its request is recognised.';

@@ -71,13 +71,14 @@ begin
       from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;
   end if;
   return pg_catalog.jsonb_build_object(
-    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden}'::text[],
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden,exists}'::text[],
+    'exists', not p_generation ? 'exists',
     'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
     'session_conflict', case  -- a begin has decided already, and asks for no conflict
       when p_is_whole and p_generation ? 'hidden' then ai_retry.app_may_create_session(v_user_id, v_id) end,
     'session', v_session, 'stored_answer', v_stored_answer, 'live', v_user.live, 'live_until', v_user.live_until,
     -- The version: everything of one generation that a decision to begin rests on.
-    'version', pg_catalog.concat_ws('/', p_generation ->> 'status', coalesce(v_each.number, 1),
+    'version', pg_catalog.concat_ws('/', p_generation ->> 'status', coalesce(v_each.number, (not p_generation ? 'exists')::integer),
       v_each.open_until is null, extract(epoch from v_each.next_attempt_at), v_stored_answer ->> 'number',
       v_user.quota_limit::text, v_user.window_seconds::text),
     'quota', pg_catalog.jsonb_build_object(

@@ -14,6 +14,6 @@ alter table public.events
   add column if not exists event_data jsonb,
   add column if not exists created_at timestamptz default statement_timestamp();
 
-grant select, update on table public.generations to service_role;
+grant select, insert, update on table public.generations to service_role;
 grant select, insert on table public.sessions to service_role;
 grant select, insert on table public.generation_error_logs, public.events to service_role;

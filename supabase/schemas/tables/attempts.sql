@@ -41,6 +41,7 @@ create table public.ai_retry_attempts (
   discarded_by text,
   untold boolean not null default false,
   pruned integer not null default 0,
+  request_digest text,
   primary key (generation_id, number),
   constraint outcomes_are_known check (outcome in ('succeeded', 'failed', 'abandoned', 'cancelled')),
   constraint only_success_has_a_session check ((outcome = 'succeeded') = (session_id is not null)),
@@ -102,3 +103,4 @@ comment on column public.ai_retry_attempts.discarded_at is 'When an operator dis
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
 comment on column public.ai_retry_attempts.pruned is 'Attempts before this success that ai_retry_prune has removed.';
+comment on column public.ai_retry_attempts.request_digest is 'Digest of the request that created the generation, with this first call.';

@@ -30,7 +30,8 @@ create table public.ai_retry_open (
   answer jsonb,
   kept_cause text,
   call jsonb,
-  constraint numbers_follow_the_first_call check (number >= 2),
+  request_digest text,
+  constraint only_a_request_has_the_first_number check (number >= 1 and (number = 1) = (request_digest is not null)),
   constraint running_or_queued check (
     lease_expires_at is not null and renewable_until is not null and abandoned_wait_seconds is not null
     or accepted_at is not null and due_at is not null
@@ -75,3 +76,4 @@ comment on column public.ai_retry_open.message_id is 'Its message in the queue a
 comment on column public.ai_retry_open.answer is 'A paid answer that waits here until the attempt is closed.';
 comment on column public.ai_retry_open.kept_cause is 'Why the answer could not be settled; the attempt is then closed as rejected.';
 comment on column public.ai_retry_open.call is 'What is known of the call that the answer came from.';
+comment on column public.ai_retry_open.request_digest is 'Digest of the request that created the generation, with this first call.';

@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from ai_retry.domain import policy as rules
-from ai_retry.domain.change import Acceptance, Begin, Expected, Open, Run, Running
+from ai_retry.domain.change import Acceptance, Begin, Expected, NewGeneration, Open, Run, Running
 from ai_retry.domain.decide.route import Reader, open_route, with_care
 from ai_retry.domain.errors import GenerationNotFound
 from ai_retry.domain.model import (
@@ -21,13 +21,14 @@ from ai_retry.domain.model import (
     Waiver,
 )
 from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.reader import reader_name
 
 _FAILED = (GenerationStatus.ERROR, GenerationStatus.TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a caller asks for: one retry of one generation."""
+    """What a caller asks for: one retry of one generation, or its first call."""
 
     user_id: UUID
     generation_id: UUID
@@ -36,14 +37,18 @@ class Asked:
     waive: frozenset[Waiver] = frozenset()
     charge: bool = True
     operator: str | None = None
+    create: NewGeneration | None = None  # of a first call; None: the generation is there
     origin: Origin = UNKNOWN_ORIGIN
 
 
 def visible(snapshot: Snapshot | None, user_id: UUID) -> Snapshot | None:
-    """Return the snapshot if its user may see the generation; None when it is absent, hidden or someone else's."""
+    """Return the snapshot if its user may see the generation; None when it is absent, hidden or someone else's.
+
+    One that has attempts and does not exist was deleted: it is not created again.
+    """
     if snapshot is None or snapshot.hidden or snapshot.generation.user_id != user_id:
         return None
-    return snapshot
+    return None if not snapshot.exists and snapshot.attempts else snapshot
 
 
 def owned(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> Snapshot:
@@ -90,6 +95,7 @@ def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPol
     admission, route = may_run(snapshot, reader, policy, waive=asked.waive, charge=asked.charge)
     attempt = Open(
         start=running(admission, policy, route),
+        create=asked.create,
         charge=asked.charge,
         idempotency_key=asked.idempotency_key,
         waived=asked.waive,
@@ -100,7 +106,7 @@ def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPol
 
 
 def accept(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> Begin:
-    """Decide to accept a retry for later.
+    """Decide to accept a retry, or a first call, for later.
 
     Raises:
         AiRetryError: the first rule that refuses, in the order of ``policy.admit``.
@@ -114,14 +120,16 @@ def accept(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy
         charge=asked.charge,
     )
     status, due_at = snapshot.generation.status, admission.due_at
+    unless_failed = GenerationStatus.TIMEOUT if snapshot.exists else GenerationStatus.ERROR
     attempt = Open(
         start=Acceptance(
             wait=max(due_at - snapshot.as_of, timedelta(0)) if due_at is not None else timedelta(0),
             expires_after=policy.max_queued,
-            status_before=status if status in _FAILED else GenerationStatus.TIMEOUT,
+            status_before=status if status in _FAILED else unless_failed,
             in_line=policy.max_parallel,
-            context_reader=admission.context_reader,
+            context_reader=reader_name(reader.context_from),
         ),
+        create=asked.create,
         charge=asked.charge,
         idempotency_key=asked.idempotency_key,
         waived=asked.waive,

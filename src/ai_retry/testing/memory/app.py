@@ -30,6 +30,19 @@ class SessionRefused(Exception):
         self.constraint, self.conflict = constraint, conflict
 
 
+class GenerationRefused(Exception):
+    """What stands for an error of the database when the app refuses to create a generation.
+
+    Args:
+        sqlstate: of the error.
+        name: of the constraint or column that refuses it.
+    """
+
+    def __init__(self, sqlstate: str, name: str | None = None) -> None:
+        super().__init__(sqlstate, name)
+        self.sqlstate, self.name = sqlstate, name
+
+
 def new_session(generation: Generation, output: Any) -> Session:
     """Create a session that keeps the output as its content."""
     return {"id": str(uuid4()), "user_id": str(generation.user_id), "content": output}
@@ -61,6 +74,27 @@ class MemoryApp:
     def read(self, generation_id: UUID) -> Generation | None:
         """Return the row, whoever owns it; None when it is absent."""
         return self.generations.get(generation_id)
+
+    def create_generation(self, user_id: UUID, generation_id: UUID, request: Mapping[str, Any], now: datetime) -> bool:
+        """Insert a generation for its first call, as the app itself does; False: the id is there already.
+
+        Raises:
+            GenerationRefused: the app does not accept it.
+        """
+        if generation_id in self.generations:
+            return False
+        self.generations[generation_id] = Generation(
+            id=generation_id,
+            user_id=user_id,
+            status=GenerationStatus.PROCESSING,
+            model=request["model"],
+            prompt_data=request["prompt_data"],
+            session_id=None,
+            duration=None,
+            created_at=now,
+            updated_at=None,
+        )
+        return True
 
     def lock(self, generation_id: UUID) -> Generation | None:
         """Return the row for a write.

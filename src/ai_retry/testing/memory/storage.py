@@ -28,13 +28,13 @@ from ai_retry.domain.change import (
 from ai_retry.domain.errors import NotConfigured, RetryPoisoned
 from ai_retry.domain.model import Generation, GenerationStatus, Installation, QuotaRule
 from ai_retry.domain.queue_model import QueueState, RouteNote, RouteState
+from ai_retry.testing.memory.creating import MemoryCreating
 from ai_retry.testing.memory.rows import Row, in_time, is_due, is_out_of_time, running, with_call
-from ai_retry.testing.memory.settling import MemorySettling
 
 OLDEST_SNAPSHOT = timedelta(seconds=10)
 
 
-class MemoryStorage(MemorySettling):
+class MemoryStorage(MemoryCreating):
     """The port; see ``MemoryTables`` for its arguments and attributes."""
 
     # Beginning
@@ -43,23 +43,25 @@ class MemoryStorage(MemorySettling):
         """Compare, close what is over, count, then open."""
         if isinstance(change, CloseOver):
             with self._lock:
-                now = self._clock.now()
-                self._close_over(change.user_id, now)
+                self._close_over(change.user_id, now := self._clock.now())
                 self._fill_line(change.user_id, now)
                 return Reply(applied=True, closed=self._reported())
         with self._lock:
             now = self._clock.now()
-            rule = change.expected.quota_rule
+            if isinstance(change.attempt.start, Acceptance) and not self.has_queue:
+                raise NotConfigured("there is no queue")
             self.app.lock(change.generation_id)
             applied = self._is_fresh(change, now)
             if applied:
                 self._close_over(change.user_id, now, change.generation_id)
-                applied = self._has_room(change, now) and self._start(change, now)
-            stands = self._snapshot(change.generation_id, rule, change.token, now)
+                applied = self._has_room(change, now) and self._create(change, now) and self._start(change, now)
+            rule, proposal = change.expected.quota_rule, self._proposal(change, now)
+            stands = self._snapshot(change.generation_id, rule, change.token, now, proposal)
             return Reply(applied=applied, snapshot=stands, closed=self._reported())
 
     def _is_fresh(self, change: Begin, now: datetime) -> bool:
-        generation = self.app.read(change.generation_id)
+        found, proposal = self.app.read(change.generation_id), self._proposal(change, now)
+        generation = proposal if found is None else found if proposal is None else None
         if generation is None or generation.user_id != change.user_id or generation.id in self.app.hidden:
             return False
         return self._is_young(change, now) and self._is_same_version(change, generation)
@@ -110,7 +112,8 @@ class MemoryStorage(MemorySettling):
         row = Row(
             user_id=change.user_id,
             generation_id=change.generation_id,
-            number=self._highest(change.generation_id) + 1,
+            number=1 if attempt.create is not None else self._highest(change.generation_id) + 1,
+            request_digest=attempt.create.digest if attempt.create is not None else None,
             token=change.token,
             started_at=now,
             charge=attempt.charge,
@@ -122,8 +125,6 @@ class MemoryStorage(MemorySettling):
         if isinstance(attempt.start, Running):
             self._add(running(row, attempt.start, change.token, now))
             return
-        if not self.has_queue:
-            raise NotConfigured("there is no queue")
         start = attempt.start
         self._add(
             replace(
@@ -271,7 +272,6 @@ class MemoryStorage(MemorySettling):
             rows = [row for row in self.rows.values() if row.outcome is None and row.accepted_at is not None]
             queued = [row for row in rows if row.is_queued]
             self.routes.forget(now)
-            routes = self.routes.states(self._running_on, self._waiting_for)
             ended = [row.closed_at for row in self.rows.values() if row.code == RetryPoisoned.code]
             return QueueState(
                 as_of=now,
@@ -286,7 +286,7 @@ class MemoryStorage(MemorySettling):
                 poisoned=sum(at is not None and at > now - timedelta(hours=24) for at in ended),
                 outages=[
                     RouteState(route=each.route, not_before=each.not_before, failures=each.failures, slots=each.slots)
-                    for each in routes
+                    for each in self.routes.states(self._running_on, self._waiting_for)
                 ],
             )
 

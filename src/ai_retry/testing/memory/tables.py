@@ -55,10 +55,14 @@ class MemoryTables:
 
     # Reading
 
-    def load(self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None) -> Snapshot | None:  # noqa: ARG002
+    def load(
+        self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None, *, creating: bool = False
+    ) -> Snapshot | None:
         """Read everything under the lock, and write nothing."""
         with self._lock:
-            return self._snapshot(generation_id, rule, token, self._clock.now())
+            now = self._clock.now()
+            proposal = proposed(generation_id, user_id, now) if creating else None
+            return self._snapshot(generation_id, rule, token, now, proposal)
 
     def browse(
         self, user_id: UUID, statuses: frozenset[GenerationStatus], before: Cursor, limit: int, rule: QuotaRule
@@ -82,8 +86,16 @@ class MemoryTables:
             last = Cursor(at=found[-1][0].isoformat(), id=found[-1][1]) if len(found) == limit else None
             return FoundPage(as_of=now, rows=rows, next=last)
 
-    def _snapshot(self, generation_id: UUID, rule: QuotaRule, token: UUID | None, now: datetime) -> Snapshot | None:
-        generation = self.app.read(generation_id)
+    def _snapshot(
+        self,
+        generation_id: UUID,
+        rule: QuotaRule,
+        token: UUID | None,
+        now: datetime,
+        proposal: Generation | None = None,
+    ) -> Snapshot | None:
+        found = self.app.read(generation_id)
+        generation = found or proposal
         if generation is None:
             return None
         rows = self._rows_of(generation_id)
@@ -100,13 +112,14 @@ class MemoryTables:
             quota=self._quota(generation.user_id, rule, now),
             stored_answer=self._stored_answer(generation),
             session=self.app.session(ours or generation.session_id, generation.user_id),
-            can_create_session=self.app.can_create_session,
+            can_create_session=found is None or self.app.can_create_session,
             session_conflict=self.app.conflicts.get(generation.user_id),
             hidden=generation_id in self.app.hidden,
             mine=next((row.number for row in rows if row.token == token), None),
             open_token=next((row.token for row in rows if row.outcome is None), None),
             open_is_foreign=any(row.outcome is None and row.user_id != generation.user_id for row in rows),
             routes=self.routes.states(self._running_on, self._waiting_for),
+            exists=found is not None,
         )
 
     # Counting
@@ -123,8 +136,9 @@ class MemoryTables:
         return next((row for row in self._rows_of(generation_id) if row.outcome is None), None)
 
     def _highest(self, generation_id: UUID) -> int:
+        """The highest number; where there is no attempt of ours the app made the first call, if it has the row."""
         rows = self._rows_of(generation_id)
-        return rows[-1].number if rows else 1
+        return rows[-1].number if rows else int(self.app.read(generation_id) is not None)
 
     def _running_on(self, route: str) -> int:
         return sum(row.route == route and row.is_live(self._clock.now()) for row in self.rows.values())
@@ -156,7 +170,7 @@ class MemoryTables:
         stored = self._stored_answer(generation)
         parts = (
             generation.status,
-            last.number if last else 1,
+            self._highest(generation.id),
             last.next_attempt_at if last else None,
             last.is_queued if last else None,
             stored,
@@ -199,6 +213,21 @@ class MemoryTables:
 
     def _add(self, row: Row) -> None:
         self.rows[row.generation_id, row.number] = row
+
+
+def proposed(generation_id: UUID, user_id: UUID, now: datetime) -> Generation:
+    """What a begin finds that creates a generation: nothing but who asks, and for what id."""
+    return Generation(
+        id=generation_id,
+        user_id=user_id,
+        status=GenerationStatus.PROCESSING,
+        model=None,
+        prompt_data=None,
+        session_id=None,
+        duration=None,
+        created_at=now,
+        updated_at=None,
+    )
 
 
 def resets_at(rule: QuotaRule, captured: Sequence[datetime], held: Sequence[datetime | None]) -> datetime | None:
