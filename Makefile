@@ -8,7 +8,7 @@ PEERS := .cache/peers
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
+.PHONY: help alerts setup demo demo-model test test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ check: $(READY) ## Lint, types, and migrations judged by squawk and Supabase's a
 dist: $(READY) ## Build what is published, twice; try it in empty environments: every Python here, each extra alone
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dist
 	@$(BIN)/python -m tools.distribution
+
+alerts: $(READY) ## Evaluate the example's alert rules with promtool, where that is installed
+	@$(BIN)/python -m tools.alerts
 
 test-oldest: $(OLDEST)/.ready ## Run unit and storage tests with the oldest libraries that are supported
 	$(OLDEST)/bin/python -m pytest tests/unit tests/contract tests/integration/test_data_api.py $(ARGS)

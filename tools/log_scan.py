@@ -13,6 +13,7 @@ import re
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -137,27 +138,42 @@ def listen(patch: Any) -> None:
 
 def _listen_to_sinks(patch: Any) -> None:
     """Read every event that a client's hooks are given, every exposition of metrics and every span, too."""
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: PLC0415
+    from ai_retry.hooks import Events  # noqa: PLC0415 - it is not needed to read a log
 
-    from ai_retry.hooks import Events  # noqa: PLC0415 - the same
-    from ai_retry.telemetry.prometheus import Exposition  # noqa: PLC0415 - the same
-
-    emit, expose, export = Events.__call__, Exposition.__call__, InMemorySpanExporter.export
+    emit = Events.__call__
 
     def emitted(hooks: Events, event: Any) -> None:
         SCAN.read_sink("events", repr(event))
         emit(hooks, event)
+
+    patch.setattr(Events, "__call__", emitted)
+    if find_spec("prometheus_client") is not None:  # a library that is not installed exposes nothing
+        _listen_to_metrics(patch)
+    if find_spec("opentelemetry") is not None:
+        _listen_to_spans(patch)
+
+
+def _listen_to_metrics(patch: Any) -> None:
+    from ai_retry.telemetry.prometheus import Exposition  # noqa: PLC0415 - its library may be absent
+
+    expose = Exposition.__call__
 
     def exposed(exposition: Exposition, accept: str = "") -> tuple[str, bytes]:
         answer = expose(exposition, accept)
         SCAN.read_sink("metrics", answer[1].decode())
         return answer
 
+    patch.setattr(Exposition, "__call__", exposed)
+
+
+def _listen_to_spans(patch: Any) -> None:
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: PLC0415 - the same
+
+    export = InMemorySpanExporter.export
+
     def exported(exporter: InMemorySpanExporter, spans: Any) -> Any:
         for span in spans:
             SCAN.read_sink("spans", span.to_json())
         return export(exporter, spans)
 
-    patch.setattr(Events, "__call__", emitted)
-    patch.setattr(Exposition, "__call__", exposed)
     patch.setattr(InMemorySpanExporter, "export", exported)

@@ -88,6 +88,7 @@ class ProviderCalled(CallEvent):
     """A request was sent to a provider, or could not be, and this came of it: one event for each, in their order."""
 
     provider: str | None = None  # its name
+    asked_model: str | None = None  # ``model`` is the one that answered, if one did
     route: str | None = None
     code: str | None = None  # None: it answered
     http_status: int | None = None  # None: there was no HTTP answer

@@ -319,7 +319,17 @@ def test_events_hold_nothing_secret() -> None:
     names = {each.name for kind in kinds for each in fields(kind)}
 
     assert names == {
-        *("user_id", "generation_id", "request_id", "traceparent", "attempt", "is_accepted", "answer_from", "action"),
+        *(
+            "user_id",
+            "generation_id",
+            "request_id",
+            "traceparent",
+            "attempt",
+            "is_accepted",
+            "answer_from",
+            "action",
+            "asked_model",
+        ),
         *("due_at", "expires_at", "next_attempt_at", "until", "model", "route", "provider", "http_status", "code"),
         *("reason", "cause", "at", "stack", "outcome", "counted", "goes_on", "provider_outcome", "prompt_tokens"),
         *("completion_tokens", "total_tokens", "cost", "seconds", "call_seconds", "claim_seconds", "settle_seconds"),

@@ -32,10 +32,12 @@ CALLS = (
         code=FailureCode.RATE_LIMITED,
         http_status=429,
         duration=timedelta(seconds=1),
+        route="first.example/a",
     ),
     ProviderCall(
         provider="second.example",
-        model="b",
+        model="b-2026-01-01",
+        route="second.example/b",
         http_status=200,
         duration=timedelta(seconds=2),
         usage=Usage(prompt_tokens=7, completion_tokens=3, total_tokens=10),
@@ -125,6 +127,8 @@ def test_calls_follow_the_conventions(answered: Traced) -> None:
     }
     assert first.status.status_code is StatusCode.ERROR
     assert second.attributes is not None
+    assert second.attributes[gen_ai_attributes.GEN_AI_REQUEST_MODEL] == "b"
+    assert second.attributes[gen_ai_attributes.GEN_AI_RESPONSE_MODEL] == "b-2026-01-01"
     assert second.attributes[gen_ai_attributes.GEN_AI_USAGE_INPUT_TOKENS] == 7
     assert second.attributes[gen_ai_attributes.GEN_AI_USAGE_OUTPUT_TOKENS] == 3
     took = [(each.end_time or 0) - (each.start_time or 0) for each in (first, second)]

@@ -1,21 +1,33 @@
 """Metrics: what they count, what bounds their labels, what is read from the database and how often."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import yaml
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
-from ai_retry.domain.errors import StorageUnavailable
+from ai_retry.domain.errors import NotConfigured, StorageUnavailable
 from ai_retry.domain.model import FailureCode, Usage
 from ai_retry.domain.queue_model import QueueState, RouteState
-from ai_retry.events import AttemptFailed, ProviderCalled, Refused, WorkerPolled
+from ai_retry.events import (
+    AttemptAbandoned,
+    AttemptFailed,
+    ProviderCalled,
+    Refused,
+    RequestFailed,
+    WorkerFailed,
+    WorkerPolled,
+)
 from ai_retry.flask import create_blueprint
 from ai_retry.telemetry import PrometheusEvents
 from ai_retry.telemetry.database import CACHED_FOR, DatabaseCollector
@@ -23,6 +35,9 @@ from ai_retry.telemetry.prometheus import Exposition
 from tests.helpers.builders import a_failure, an_answer
 from tests.unit.test_events import Case
 from tools import log_scan
+from tools.npm import REPOSITORY
+
+OBSERVE = REPOSITORY / "examples" / "observe"
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STATE = QueueState(
@@ -183,7 +198,7 @@ def test_processes_expose_the_sum_of_all(tmp_path: Path) -> None:
     text = run(4)
 
     counts = [line for line in text.splitlines() if line.startswith("ai_retry_attempts_total{")]
-    assert [line.rpartition(" ")[2] for line in counts] == ["7.0"]
+    assert [line.rpartition(" ")[2] for line in counts if 'outcome="succeeded"' in line] == ["7.0"]
     assert 'duration_seconds_count{model="small",provider="none"} 7.0' in text
     assert text.count("\nai_retry_worker_last_poll_timestamp_seconds ") == 1
 
@@ -208,6 +223,71 @@ def test_nothing_of_it_is_imported_unused(use: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == []
+
+
+def names_exposed() -> set[str]:
+    """Every name that a series can have."""
+    metrics = PrometheusEvents()
+    shown = metrics.exposition(lambda: STATE, spool_files=lambda: 0)
+    families = text_string_to_metric_families(shown()[1].decode())
+    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+    named = [family for family in families if not family.name.endswith("_created")]  # the library's own
+    return {f"{family.name}{ending}" for family in named for ending in endings[family.type]}
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """Each query of the examples, and where it is."""
+    for group in yaml.safe_load((OBSERVE / "alerts.yml").read_text())["groups"]:
+        yield from ((rule["alert"], rule["expr"]) for rule in group["rules"])
+    for panel in json.loads((OBSERVE / "dashboard.json").read_text())["panels"]:
+        yield from ((panel["title"], target["expr"]) for target in panel["targets"])
+
+
+@pytest.mark.parametrize(("place", "query"), list(queries()))
+def test_examples_ask_for_metrics_that_exist(place: str, query: str) -> None:
+    """No alert and no panel is empty for ever."""
+    asked = set(re.findall(r"ai_retry_\w+", query))
+
+    assert asked
+    assert asked <= names_exposed()
+
+
+def test_every_metric_is_on_the_dashboard_or_in_the_page() -> None:
+    """What is exposed is documented."""
+    page = (REPOSITORY / "docs" / "how-to" / "observe.md").read_text()
+    documented = set(re.findall(r"ai_retry_\w+", page))
+
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in names_exposed()} <= documented
+
+
+def test_there_are_ten_alerts_and_each_is_tested() -> None:
+    """Each has a test that it fires, and what to do."""
+    (group,) = yaml.safe_load((OBSERVE / "alerts.yml").read_text())["groups"]
+    tests = yaml.safe_load((OBSERVE / "alerts_test.yml").read_text())["tests"]
+    cases = [case for each in tests for case in each["alert_rule_test"]]
+    fires = {case["alertname"] for case in cases if case.get("exp_alerts")}
+    rests = {case["alertname"] for case in cases if not case.get("exp_alerts")}
+
+    names = {rule["alert"] for rule in group["rules"]}
+    assert len(names) == len(group["rules"]) == 10
+    assert fires == rests == names
+    assert all(rule["annotations"].keys() == {"summary", "action"} for rule in group["rules"])
+
+
+def test_first_failure_is_seen_as_an_increase() -> None:
+    """What an alert counts is exposed as 0 before it happens."""
+    metrics = PrometheusEvents()
+    before = samples(metrics.exposition())
+
+    metrics(RequestFailed(action="retry", code=NotConfigured.code))
+    metrics(WorkerFailed(code="INTERNAL"))
+    metrics(AttemptAbandoned(attempt=2))
+    metrics(AttemptFailed(attempt=2, code="SESSION_REJECTED", provider_outcome="generated"))
+
+    after = samples(metrics.exposition())
+    risen = {name for name, value in after.items() if value > before.get(name, -1) and not name.startswith("python")}
+    assert {name for name in risen if "_created" not in name} <= before.keys()
+    assert sum(name.split("{")[0].endswith("_total") for name in risen) == 4
 
 
 def test_exposition_is_read_by_the_scan() -> None:

@@ -111,7 +111,8 @@ class OpenTelemetryEvents:
         facts = _call_facts(event)
         used = {"gen_ai.usage.input_tokens": event.prompt_tokens, "gen_ai.usage.output_tokens": event.completion_tokens}
         more = {"http.response.status_code": event.http_status, "gen_ai.response.model": event.model, **used}
-        name = f"chat {event.model}" if event.model else "chat"
+        asked = event.asked_model or event.model
+        name = f"chat {asked}" if asked else "chat"
         span = self._open.get((event.generation_id, event.attempt))
         parent = trace.set_span_in_context(span) if span is not None else _parent(event)
         self._leaf(name, parent, event.call_seconds, {**facts, **_known(more)}, kind=SpanKind.CLIENT, code=event.code)
@@ -176,7 +177,7 @@ def _call_facts(event: ProviderCalled) -> dict[str, Any]:
     facts = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": provider or "_OTHER",
-        "gen_ai.request.model": event.model,
+        "gen_ai.request.model": event.asked_model or event.model,
         "server.address": provider,
         "error.type": event.code,
     }

@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ai_retry.domain.errors import ContextMissing, NotConfigured, SessionRejected
+from ai_retry.domain.model import ProviderOutcome
 from ai_retry.domain.queue_model import QueueState
 from ai_retry.events import (
     AnswerKept,
@@ -100,6 +102,7 @@ class PrometheusEvents:
         self._codes, self._providers = _Bounded(), _Bounded()
         self._make_attempts()
         self._make_others()
+        self._begin_at_zero()
 
     def __call__(self, event: Event) -> None:
         """Count it."""
@@ -183,8 +186,20 @@ class PrometheusEvents:
             **named,
         )
 
+    def _begin_at_zero(self) -> None:
+        """Show what alerts ask about before it happens: of a series that begins at 1, no increase is seen."""
+        for accepted in ("false", "true"):
+            self._ends.labels(_OUTCOMES[AttemptAbandoned], NONE, accepted, NONE)
+            for said in (NONE, ProviderOutcome.GENERATED):
+                self._ends.labels(_OUTCOMES[AttemptFailed], SessionRejected.code, accepted, said)
+        for code in (NotConfigured.code, "INTERNAL"):
+            for action in ("retry", "enqueue", "generate"):
+                self._failures.labels(action, code)
+        for code in (NotConfigured.code, ContextMissing.code, "INTERNAL"):
+            self._worker_failures.labels("worker_failed", code)
+
     def _count_call(self, event: ProviderCalled) -> None:
-        provider, model = self._providers(event.provider or NONE), self._model(event.model)
+        provider, model = self._providers(event.provider or NONE), self._model(event.asked_model or event.model)
         self._calls.labels(provider, model, self._codes(event.code or NONE), event.provider_outcome).inc()
         if event.call_seconds is not None:
             self._durations.labels(provider, model).observe(event.call_seconds)

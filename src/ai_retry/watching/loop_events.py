@@ -43,7 +43,7 @@ from ai_retry.events import (
     RetryPostponed,
     Spooled,
 )
-from ai_retry.watching.reports import Reports, facts_of, facts_of_call
+from ai_retry.watching.reports import Reports, asked_model, facts_of, facts_of_call
 
 _INTERNAL = 500  # from this status on it is no refusal
 
@@ -184,6 +184,7 @@ class LoopEvents:
                     **facts,
                     provider_outcome=each.provider_outcome,
                     provider=each.provider,
+                    asked_model=asked_model(each) or step.context.model,
                     route=each.route,
                     code=each.code,
                     http_status=each.http_status,
@@ -234,15 +235,14 @@ class LoopEvents:
 
     def _put_back(self, change: PutBack) -> None:
         self._routes(change)
-        wait = change.wait
         self._ended(
             AttemptPutBack(
                 **self._whose(),
                 code=self._result.code if isinstance(self._result, Failure) else None,
                 reason=change.reason,
                 route=self.route,
-                wait_seconds=wait.total_seconds(),
-                until=self.until(wait),
+                wait_seconds=change.wait.total_seconds(),
+                until=self.until(change.wait),
             )
         )
 

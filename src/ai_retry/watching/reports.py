@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 from threading import Lock
 from typing import Any, Final, TypeAlias
 
+from ai_retry.domain.calls import DEFAULT_MODEL
 from ai_retry.domain.change import CallRecord
-from ai_retry.domain.model import ClosedOver, Outcome, Snapshot, Usage
+from ai_retry.domain.model import ClosedOver, Outcome, ProviderCall, Snapshot, Usage
 from ai_retry.domain.queue_model import Outage
 from ai_retry.events import (
     AttemptAbandoned,
@@ -100,6 +101,15 @@ class Reports:
                 return False
             self._closed[route] = until
             return True
+
+
+def asked_model(call: ProviderCall) -> str | None:
+    """Read which model a call asked out of its route; None: the route does not say."""
+    named = f"{call.provider}/"
+    if call.route is None or not call.route.startswith(named):
+        return None
+    model = call.route.removeprefix(named)
+    return model if model != DEFAULT_MODEL else None
 
 
 def facts_of_call(call: CallRecord | None) -> dict[str, Any]:
