@@ -80,7 +80,7 @@ fuzz: $(READY) ## Simulate longer, and compare the storages longer: make fuzz N=
 
 fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-provider N=100 (times as many as a test)
 	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py tests/property/test_answers.py \
-		tests/property/test_calls_in_a_row.py --timeout 3600
+		tests/property/test_calls_in_a_row.py tests/property/test_functions.py --timeout 3600
 
 faults: $(READY) ## Kill, cut and restart by the hundred, workers too; check that nothing happened twice and nothing was lost
 	@$(BIN)/python -m tests.faults run --runs 300 --seed $(or $(SEED),1) --seconds 540
