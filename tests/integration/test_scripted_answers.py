@@ -269,6 +269,10 @@ ROWS: dict[str, Good | Bad] = {
     "error text with usage": Bad(
         reply(json={"error": "Wrong door", "usage": {"total_tokens": 9}}), UNAVAILABLE, counted=True, transient=True
     ),
+    **{
+        f"error text, {said}": Bad(reply(json={"error": said}), UNAVAILABLE, counted=True, transient=True)
+        for said in ("err.supplier_error", "Upstream closed", "the backend is gone", "Error: 7")
+    },
     "error text, busy": Bad(reply(json={"error": "The server is busy"}), UNAVAILABLE, counted=True, transient=True),
     "web page": operators(reply(body=HTML, headers={"Content-Type": "text/html"}), "a web page answered, not the API"),
     "web page without a type": operators(reply(body=f"\n{HTML}"), "a web page answered"),
