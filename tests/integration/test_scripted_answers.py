@@ -31,6 +31,8 @@ CURRENT_QUOTA = "You exceeded your current quota, please check your plan and bil
 TIMEOUT, RATE_LIMITED, UNAVAILABLE = FailureCode.TIMEOUT, FailureCode.RATE_LIMITED, FailureCode.UNAVAILABLE
 REJECTED, INVALID, INCOMPLETE = FailureCode.REJECTED, FailureCode.INVALID_OUTPUT, FailureCode.INCOMPLETE
 
+_PASSED: Mapping[str, Any] = {"amazon-bedrock-guardrailAction": "NONE"}
+
 
 @dataclass(frozen=True)
 class Good:
@@ -202,9 +204,7 @@ ROWS: dict[str, Good | Bad] = {
         "guardrailAction",
         text=True,
     ),
-    "Bedrock's guardrail passed": whole(
-        reply(json={"amazon-bedrock-guardrailAction": "NONE", "choices": [{"message": {"content": JSON}}]})
-    ),
+    "Bedrock's guardrail passed": whole(choice(JSON, **_PASSED)),
     "MiniMax, sensitive output": refused(
         reply(json={"choices": [{"message": {"content": "Run"}}], "output_sensitive": True}),
         "output_sensitive",
