@@ -7,7 +7,7 @@ prompt or a token.
 
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -55,6 +55,11 @@ INVALID_IDEMPOTENCY_KEY: Final = Problem(
         f"with {PLAN_PREFIX}, which marks the attempts of recovery plans."
     ),
 )
+INVALID_REQUEST: Final = Problem(
+    code="INVALID_REQUEST",
+    http_status=400,
+    message="The request can't be used; details.fields says what of it and why.",
+)
 UNAUTHENTICATED: Final = Problem(
     code="UNAUTHENTICATED", http_status=401, message="A valid access token is needed: Authorization: Bearer <token>."
 )
@@ -66,10 +71,16 @@ INTERNAL: Final = Problem(code="INTERNAL", http_status=500, message="Something u
 EDGE_PROBLEMS: Final = (
     INVALID_GENERATION_ID,
     INVALID_IDEMPOTENCY_KEY,
+    INVALID_REQUEST,
     UNAUTHENTICATED,
     AUTH_UNAVAILABLE,
     INTERNAL,
 )
+
+
+def invalid_request(fields: Any) -> Problem:
+    """Name the fields that can't be used, each with what is wrong with it, as marshmallow does."""
+    return replace(INVALID_REQUEST, details={"fields": fields})
 
 
 class Refused(Exception):
@@ -153,6 +164,10 @@ def wire_value(value: Any) -> Any:
     match value:
         case None | bool() | int() | float() | str():
             return value
+        case Mapping():
+            return {str(name): wire_value(each) for name, each in value.items()}
+        case list() | tuple():
+            return [wire_value(each) for each in value]
         case datetime():
             return instant(value)
         case timedelta():

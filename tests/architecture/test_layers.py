@@ -40,7 +40,8 @@ LAYERS = {
     "client": {
         *("clock", "config", "domain", "first_calls", "listings", "recovery", "renewal", "slots", "storage", "worker"),
     },
-    "bootstrap": {"client", "worker", "domain", "storage", "providers", "auth", "clock", "config"},
+    "bootstrap": {"client", "worker", "domain", "imported", "storage", "providers", "auth", "clock", "config"},
+    "imported": {"domain"},
     "problems": {"domain", "auth"},
     "flask": {"auth", "client", "domain", "problems"},
     "cli": {
@@ -51,9 +52,7 @@ LAYERS = {
 }
 
 # Within the domain: what drives the loops and the ports they are driven over, the loops, and below them the decisions.
-DRIVEN = {
-    *("domain.drive", "domain.first_call", "domain.listing", "domain.ports", "domain.queue", "domain.retry"),
-}
+DRIVEN = {"domain.drive", "domain.first_call", "domain.listing", "domain.ports", "domain.queue", "domain.retry"}
 LOOPS = {"domain.first_loop", "domain.loop", "domain.queue_loop"}
 
 # Adapters of the same port know nothing of each other.
@@ -73,7 +72,7 @@ LIBRARIES = {
     "pandas": {"recovery"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
-        *("storage._connection_string", "storage._function_connection"),
+        *("storage._connection_string", "storage._function_connection", "storage.listening"),
     },
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},

@@ -28,6 +28,7 @@ operator has to act first.
 REMEDIES: Mapping[str, str] = {
     "INVALID_GENERATION_ID": "Send the generation's id as it is in the database: a UUID with its hyphens.",
     "INVALID_IDEMPOTENCY_KEY": "Send another key, such as a UUID made for each click, or no key at all.",
+    "INVALID_REQUEST": "Correct the fields that `details.fields` names; the same request is refused again.",
     "UNAUTHENTICATED": (
         "Sign in, or refresh the session, and send its access token as `Authorization: Bearer`. If fresh tokens are"
         " refused, compare `SUPABASE_URL`, `SUPABASE_JWT_ISSUER` and this machine's clock with the project's; see"

@@ -362,7 +362,6 @@ class Admission:
     context: Context | None  # None: the stored answer is used
     stored_answer: StoredAnswer | None
     due_at: datetime | None  # when the wait after the last attempt ends; None: there is none, or it is lifted
-    context_reader: str  # the name of what read the context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

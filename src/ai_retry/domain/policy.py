@@ -160,7 +160,6 @@ def admit(
         context=context,
         stored_answer=snapshot.stored_answer,
         due_at=None if Waiver.BACKOFF in waive else next_attempt_at(snapshot),
-        context_reader=reader_name(context_from),
     )
 
 

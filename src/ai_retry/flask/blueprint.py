@@ -20,10 +20,11 @@ from werkzeug.http import parse_list_header
 from ai_retry.auth import Unauthenticated
 from ai_retry.client import Client
 from ai_retry.domain.model import RetryResult
-from ai_retry.flask.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
+from ai_retry.flask.list_schemas import list_response, read_query
+from ai_retry.flask.openapi import HEALTH_PATH, LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.flask.schemas import (
-    GENERATION_PATH,
     RETRY_HEADERS,
+    GenerationPath,
     error_response,
     health_response,
     queued_response,
@@ -46,6 +47,7 @@ Verify: TypeAlias = Callable[[str], UUID]
 
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750, section 2.1
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_GENERATION_ID: Final = GenerationPath().fields["generation_id"]
 _log = logging.getLogger("ai_retry")
 
 
@@ -58,6 +60,7 @@ def create_blueprint(
       (RFC 7240) it is accepted with 202, and a worker tries it;
     - ``DELETE /sessions/ai/{generationId}/retry`` takes back one that was accepted and is not yet begun;
     - ``GET /sessions/ai/{generationId}`` returns its state, and whether, and when, a retry is possible;
+    - ``GET /sessions/ai`` lists the user's generations, each with that;
     - ``GET /sessions/ai/openapi.json`` describes them; ``GET /healthz`` says that the process answers.
 
     How many provider calls run at once is the client's ``max_calls``. A slot is taken after every rule has agreed and
@@ -75,6 +78,7 @@ def create_blueprint(
     blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering("retry", views.retry))
     blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering("cancel", views.cancel))
     blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering("status", views.status))
+    blueprint.get(LIST_PATH, endpoint="list")(_answering("list", views.list))
     blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering("openapi", views.openapi))
     blueprint.get(HEALTH_PATH, endpoint="health")(_answering("health", views.health))
     return blueprint
@@ -121,6 +125,11 @@ class _Views:
         user_id, generation_id = self._identify(exchange)
         return _json(status_response(self.client.status(user_id, generation_id), exchange.request_id))
 
+    def list(self, exchange: _Exchange) -> Response:
+        exchange.user_id = user_id = self.verify(_access_token())
+        query = read_query(request.args.to_dict(flat=False))
+        return _json(list_response(self.client.generations(user_id, **query), exchange.request_id))
+
     def openapi(self, exchange: _Exchange) -> Response:
         prefix = url_for(".openapi", **exchange.path).removesuffix(OPENAPI_PATH)
         return _json(openapi_document(prefix=prefix))
@@ -165,7 +174,7 @@ def _access_token() -> str:
 
 def _generation_id(text: str) -> UUID:
     try:
-        generation_id: UUID = GENERATION_PATH.load({"generationId": text})["generation_id"]
+        generation_id: UUID = _GENERATION_ID.deserialize(text)
     except ValidationError:
         raise Refused(INVALID_GENERATION_ID) from None
     return generation_id

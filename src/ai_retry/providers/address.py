@@ -38,7 +38,8 @@ class Address:
         auth: KeyAuth,
     ) -> None:
         self._session, self._url = session, url
-        self._query, self._headers, self._auth = query, headers, auth
+        self._query, self._auth = dict(query), auth
+        self._headers = {**headers, "Content-Type": "application/json"}
 
     def request(self, body: bytes, headers: Mapping[str, str]) -> requests.PreparedRequest:
         """Prepare a request.

@@ -112,13 +112,8 @@ class HttpAiProvider:
         self._max_body_bytes, self._max_requests = max_body_bytes, max_requests
         self._clock = clock
         self._adapter = DeadlineAdapter(pool_size=pool_size)
-        self._address = Address(
-            session or requests.Session(),
-            f"{self._base_url}/chat/completions",
-            query=dict(query or {}),
-            headers=headers | {"Content-Type": "application/json"},
-            auth=auth,
-        )
+        url = f"{self._base_url}/chat/completions"
+        self._address = Address(session or requests.Session(), url, query=query or {}, headers=headers, auth=auth)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._base_url!r}, model={self._model!r})"

@@ -9,14 +9,14 @@ _MINUTE, _SECOND = "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"
 
 
 def search_in_words(wanted: Filter) -> Iterator[tuple[str, str]]:
-    """Write what a search looks for, a line for each restriction; the first is its range."""
+    """Write what a search looks for, its range first, then a line for each code, model or other restriction."""
     yield "created", span(wanted.since, wanted.until)
     if wanted.statuses != FAILED:
         yield "status", ", ".join(sorted(wanted.statuses))
     if wanted.codes is not None:
-        yield "code", ", ".join(sorted(wanted.codes))
+        yield from (("code", code) for code in sorted(wanted.codes))
     if wanted.models is not None:
-        yield "model", ", ".join(sorted(wanted.models))
+        yield from (("model", model) for model in sorted(wanted.models))
     if wanted.user_id is not None:
         yield "user", str(wanted.user_id)
 

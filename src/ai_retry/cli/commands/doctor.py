@@ -75,11 +75,11 @@ def _document(examination: Examination) -> dict[str, Any]:
 
 
 def _print(examination: Examination) -> None:
-    for check in Check:
-        click.echo(f"{examination.result(check):<8}  {check}")
-        for finding in examination.of(check):
+    for first, *others in examination.shown():
+        click.echo(f"{examination.result(first):<8}  {', '.join((first, *others))}")
+        for finding in examination.of(first):
             _tell(finding.problem, finding.remedy)
-        if (not_run := examination.not_run.get(check)) is not None:
+        if (not_run := examination.not_run.get(first)) is not None:
             _tell(not_run.reason, not_run.remedy)
 
 

@@ -19,6 +19,7 @@ from ai_retry.domain.model import (
     Waiver,
 )
 from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.reader import reader_name
 
 _FAILED = (GenerationStatus.ERROR, GenerationStatus.TIMEOUT)
 
@@ -122,7 +123,7 @@ def accept(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy
             expires_after=policy.max_queued,
             status_before=status if status in _FAILED else unless_failed,
             in_line=policy.max_parallel,
-            context_reader=admission.context_reader,
+            context_reader=reader_name(reader.context_from),
         ),
         create=asked.create,
         charge=asked.charge,
