@@ -1,7 +1,7 @@
 """Retries failed AI generations on Supabase: nothing twice, nothing lost.
 
-``connect()`` wires everything from the environment; ``retry_generation`` is the pure domain function for those who
-bring their own storage, provider and clock. Importing this package imports only the domain.
+``connect()`` wires everything from the environment; ``generate`` and ``retry_generation`` are the pure domain functions
+for those who bring their own storage, provider and clock. Importing this package imports only the domain.
 """
 
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from ai_retry.domain.errors import (
     RetryRefused,
     StorageFailure,
 )
+from ai_retry.domain.first_call import generate
 from ai_retry.domain.model import (
     Answer,
     Context,
@@ -53,6 +54,7 @@ __all__ = [
     "StorageFailure",
     "Waiver",
     "connect",
+    "generate",
     "problem",
     "retry_generation",
     "retry_status",

@@ -163,6 +163,7 @@ def test_what_lets_one_retry_run_is_noted(owner: psycopg.Connection) -> None:
 def test_two_of_one_user_need_a_second_generation(migrated_database: str, owner: psycopg.Connection) -> None:
     """Where there is none, and the role may insert none, it is said that two at once were not tried."""
     failed_generations(owner, 1)
+    owner.execute("revoke insert on public.generations from service_role")
 
     with psycopg.connect(f"{migrated_database}?options=-c%20role%3Dservice_role", autocommit=True) as service:
         rehearsal = rehearse(service)
