@@ -1,8 +1,8 @@
 """Retries failed AI generations on Supabase: nothing twice, nothing lost.
 
 ``connect()`` wires everything from the environment; ``generate`` and ``retry_generation`` are the pure domain functions
-for those who bring their own storage, provider and clock. Importing this package imports nothing else: each name below is
-imported when it is used for the first time.
+for those who bring their own storage, provider and clock. Importing this package imports nothing else: each name below
+is imported when it is used for the first time.
 """
 
 from importlib import import_module
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
         TooManyParallel,
         Unauthenticated,
     )
-    from ai_retry.domain.listing import GenerationPage
     from ai_retry.domain.first_call import generate
+    from ai_retry.domain.listing import GenerationPage
     from ai_retry.domain.model import (
         Answer,
         Attempt,
