@@ -506,7 +506,7 @@ def test_command_asks_about_a_limit(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--window", "soon"), ("--since", "yesterday"), ("--window", "0h"), ("--limit", "-1")]
+    "arguments", [("--window", "soon"), ("--since", "someday"), ("--window", "0h"), ("--limit", "-1")]
 )
 def test_wrong_option_is_named(arguments: tuple[str, str]) -> None:
     """A wrong option is named; nothing is asked."""
