@@ -412,6 +412,17 @@ def test_a_failure_that_has_to_have_a_reason_has_one_at_once() -> None:
     assert {each.column.name: each.sql for each in binding.on_failure} == {"failure": "p_message", "failed_at": "p_at"}
 
 
+def test_words_of_a_pattern_are_read() -> None:
+    """A check may say them as a regular expression."""
+    plain = table("public.ai_jobs", GENERATION | {"prompt": "text", "output": "jsonb"})
+    pattern = Constraint("known", ("status",), "(status ~ '^(pending|running|finished|crashed)$'::text)")
+    binding, _ = proposed(facts(replace(plain, checks=[pattern])))
+
+    assert [binding.words.read[ours] for ours in ("queued", "processing", "success", "error")] == [
+        *(("pending",), ("running",), ("finished",), ("crashed",))
+    ]
+
+
 def test_a_word_that_is_nowhere_is_said_to_be() -> None:
     """Where nothing says which word the app has for a success, the guess asks for a look."""
     _, notes = proposed(
