@@ -364,7 +364,7 @@ def test_an_answer_that_names_nothing_is_named(answers: Answers, named: str) -> 
     assert named in str(caught.value)
 
 
-def test_what_nobody_wants_any_more_is_hidden() -> None:
+def test_what_is_not_wanted_any_more_is_hidden() -> None:
     """A word such as cancelled is neither a failure nor unbound: its rows are not found, as those that are deleted."""
     words = (*WORDS, "cancelled", "draft")
     known = facts(
