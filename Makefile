@@ -8,7 +8,7 @@ PEERS := .cache/peers
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-adapters test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
+.PHONY: help alerts setup demo demo-model test test-adapters test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo 'ai-retry needs Python 3.11 or newer: make PYTHON=python3.12 ...'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,flask,notebook,postgres]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,flask,metrics,notebook,otel,postgres]'
 	@touch $@
 
 demo: $(READY) ## Show the main job on a local Supabase stack: refused, failed, waited, retried, charged once
@@ -54,6 +54,9 @@ dist: $(READY) ## Build what is published, twice; try it in empty environments: 
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dist
 	@$(BIN)/python -m tools.distribution
 
+alerts: $(READY) ## Evaluate the example's alert rules with promtool, where that is installed
+	@$(BIN)/python -m tools.alerts
+
 test-oldest: $(OLDEST)/.ready ## Run unit and storage tests with the oldest libraries that are supported
 	$(OLDEST)/bin/python -m pytest tests/unit tests/contract tests/integration/test_data_api.py $(ARGS)
 
@@ -62,7 +65,7 @@ $(OLDEST)/.ready: pyproject.toml constraints.txt constraints-min.txt
 	awk -F== 'NR == FNR { low[tolower($$1)]; next } !(tolower($$1) in low)' constraints-min.txt constraints.txt > $(OLDEST)/others.txt
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-min.txt --constraint $(OLDEST)/others.txt \
-		--group test --editable '.[cli,flask,notebook,postgres]'
+		--group test --editable '.[cli,flask,metrics,notebook,otel,postgres]'
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt pgmq # for its SQL alone
 	@touch $@
 

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from ai_retry.domain.reader import ContextFrom
     from ai_retry.domain.recovery import Decision, RecoveryStorage, UnreadableRow
     from ai_retry.domain.retry import retry_generation, retry_status
+    from ai_retry.events import OnEvent
     from ai_retry.problems import Problem
     from ai_retry.providers.fallback import FallbackProvider
     from ai_retry.providers.function import FunctionProvider
@@ -269,12 +270,17 @@ def __dir__() -> list[str]:
 
 
 def connect(
-    settings: "Settings | None" = None, *, context_from: "ContextFrom | None" = None, ai: "AiProvider | None" = None
+    settings: "Settings | None" = None,
+    *,
+    context_from: "ContextFrom | None" = None,
+    ai: "AiProvider | None" = None,
+    on_event: "OnEvent" = (),
 ) -> "Client":
     """Make a client from the environment, or from ``settings``; see ``ai_retry.bootstrap.connect``."""
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
 
-    return bootstrap.connect(settings, context_from=context_from, ai=ai, doctor=_doctor if settings is None else None)
+    doctor = _doctor if settings is None else None
+    return bootstrap.connect(settings, context_from=context_from, ai=ai, doctor=doctor, on_event=on_event)
 
 
 def problem(error: Exception) -> "Problem":

@@ -123,6 +123,8 @@ FULL: list[Any] = [
         parked=0,
         running=0,
         oldest_accepted_at=None,
+        held=0,
+        kept=0,
         poisoned=0,
         outages=(),
     ),
