@@ -9,7 +9,7 @@ GATEWAY := .cache/gateway
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth bench-gateway
+.PHONY: help setup demo demo-model test test-adapters test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth bench-gateway
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ demo-model: $(READY) ## The same with a real small language model, asked for JSO
 test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(ARGS)
 	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
+	@$(BIN)/python -m tests.adapters
+
+test-adapters: $(READY) ## Run the how-to's examples for the SDKs of OpenAI, Pydantic AI and LiteLLM (250 MB to install)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group adapters
+	$(BIN)/python -m pytest tests/adapters -p no:unraisableexception $(ARGS) # the SDKs leave sockets open
 
 test-apps: $(READY) ## Bind and retry twelve apps, and 200 composed ones, on PostgreSQL 18, 16 and 15 and older pgmq
 	@$(BIN)/python -m tests.apps $(ARGS)
@@ -76,7 +81,8 @@ fuzz: $(READY) ## Simulate longer, and compare the storages longer: make fuzz N=
 	FUZZ=$(or $(N),500) $(BIN)/python -m pytest -q tests/property/test_storages_agree.py --timeout 7200
 
 fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-provider N=100 (times as many as a test)
-	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py tests/property/test_answers.py --timeout 3600
+	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py tests/property/test_answers.py \
+		tests/property/test_calls_in_a_row.py --timeout 3600
 
 faults: $(READY) ## Kill, cut and restart by the hundred, workers too; check that nothing happened twice and nothing was lost
 	@$(BIN)/python -m tests.faults run --runs 300 --seed $(or $(SEED),1) --seconds 540
@@ -84,6 +90,9 @@ faults: $(READY) ## Kill, cut and restart by the hundred, workers too; check tha
 	@$(BIN)/python -m tests.faults queue --seed $(or $(SEED),1)
 	@$(BIN)/python -m tests.faults queue --over-api --seed $(or $(SEED),1)
 	@$(BIN)/python -m tests.faults outage --seed $(or $(SEED),1)
+
+long-call: $(READY) ## A call of 90 s under a lease of 35 s: its worker lives, is killed, or gets SIGTERM in the middle
+	@$(BIN)/python -m tests.faults long-call
 
 race: $(READY) ## 50 processes click at the same generations for 30 s
 	@$(BIN)/python -m tests.faults.race --seconds 30

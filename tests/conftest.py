@@ -1,6 +1,7 @@
 """Fixtures for every kind of test: the lifecycles of the local stack and its databases."""
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ settings.register_profile("ai-retry", deadline=None)  # how fast a busy machine 
 settings.load_profile("ai-retry")
 pytest.register_assert_rewrite("tests.helpers.steps", "tests.helpers.queue_steps")
 
+from tests.adapters import not_run
 from tests.helpers.world import owner_of
 from tools import log_scan
 from tools.stack import Stack, running_stack
@@ -30,8 +32,14 @@ _MAY_STAY = (
 
 
 def pytest_configure() -> None:
-    """Read everything that is logged from now on."""
+    """Read everything that is logged from now on; react to SIGINT, and so do the processes that tests start.
+
+    A shell starts what it runs in the background, such as `nohup make test &`, with SIGINT ignored, and every child
+    inherits that.
+    """
     log_scan.listen(_LISTENING)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -51,8 +59,11 @@ def pytest_testnodedown(node: Any) -> None:
     log_scan.SCAN.findings.update(dict.fromkeys(getattr(node, "workeroutput", {}).get("log_findings", ())))
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name logger and place, not the secret."""
+    """Name logger and place, not the secret; and what has not run."""
+    if (line := not_run()) is not None:
+        terminalreporter.write_line(line, yellow=True)
     if log_scan.SCAN.findings:
         terminalreporter.section("secrets in logs", red=True)
         for finding in log_scan.SCAN.findings:

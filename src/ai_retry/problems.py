@@ -7,12 +7,18 @@ prompt or a token.
 
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from ai_retry.auth import AuthUnavailable, Unauthenticated
-from ai_retry.domain.errors import AiRetryError, GenerationFailed, StorageUnavailable, whole_seconds
+from ai_retry.domain.errors import (
+    AiRetryError,
+    AuthUnavailable,
+    GenerationFailed,
+    StorageUnavailable,
+    Unauthenticated,
+    whole_seconds,
+)
 from ai_retry.domain.names import PLAN_PREFIX
 
 _SECOND: Final = timedelta(seconds=1)
@@ -55,21 +61,24 @@ INVALID_IDEMPOTENCY_KEY: Final = Problem(
         f"with {PLAN_PREFIX}, which marks the attempts of recovery plans."
     ),
 )
-UNAUTHENTICATED: Final = Problem(
-    code="UNAUTHENTICATED", http_status=401, message="A valid access token is needed: Authorization: Bearer <token>."
-)
-AUTH_UNAVAILABLE: Final = Problem(
-    code="AUTH_UNAVAILABLE", http_status=500, message="The access token can't be verified now.", retry_after=_SECOND
+INVALID_REQUEST: Final = Problem(
+    code="INVALID_REQUEST",
+    http_status=400,
+    message="The request can't be used; details.fields says what of it and why.",
 )
 INTERNAL: Final = Problem(code="INTERNAL", http_status=500, message="Something unexpected went wrong.")
 
 EDGE_PROBLEMS: Final = (
     INVALID_GENERATION_ID,
     INVALID_IDEMPOTENCY_KEY,
-    UNAUTHENTICATED,
-    AUTH_UNAVAILABLE,
+    INVALID_REQUEST,
     INTERNAL,
 )
+
+
+def invalid_request(fields: Any) -> Problem:
+    """Name the fields that can't be used, each with what is wrong with it, as marshmallow does."""
+    return replace(INVALID_REQUEST, details={"fields": fields})
 
 
 class Refused(Exception):
@@ -85,10 +94,6 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case Refused():
             return error.problem
-        case Unauthenticated():
-            return UNAUTHENTICATED
-        case AuthUnavailable():
-            return AUTH_UNAVAILABLE
         case AiRetryError():
             return Problem(
                 code=error.code,
@@ -153,6 +158,10 @@ def wire_value(value: Any) -> Any:
     match value:
         case None | bool() | int() | float() | str():
             return value
+        case Mapping():
+            return {str(name): wire_value(each) for name, each in value.items()}
+        case list() | tuple():
+            return [wire_value(each) for each in value]
         case datetime():
             return instant(value)
         case timedelta():

@@ -27,6 +27,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg.types.json import Jsonb
 
+from ai_retry.domain.listing import NEWEST, write_cursor
+from ai_retry.domain.recovery import Cursor
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, reply
 from tests.helpers.worlds import PROMPT_DATA
 from tools.app_server import running_app
@@ -425,6 +427,44 @@ def test_foreign_id_looks_like_an_absent_one(house: House, door: Door, method: s
     assert answers[foreign].but_for(foreign) == answers[absent].but_for(absent)
     assert of_foreign == of_absent
     assert any("ai_retry_load" in statement for statement in of_foreign)
+
+
+def test_list_holds_no_foreign_generation(house: House, door: Door) -> None:
+    """Whoever's place a cursor names, and whatever the query says, one's own are listed, or it is refused."""
+    own, foreign = house.add_generation(house.user), house.add_generation(house.other)
+    token = door.token()
+    row = house.database.execute("select created_at::text from public.generations where id = %s", [foreign]).fetchone()
+    assert row is not None
+    places = [Cursor(at=row[0].replace(" ", "T") + ":00", id=foreign), Cursor(at=None, id=foreign), NEWEST]
+    queries = [
+        *(f"cursor={write_cursor(each)}" for each in places),
+        *(
+            "",
+            "status=error",
+            "user_id=" + str(house.other.id),
+            "status=error'--",
+            "limit=-1",
+            "limit=1e9",
+            "limit=NaN",
+        ),
+        *(
+            "cursor=%00",
+            "cursor=%ff",
+            "cursor=" + "A" * 3000,
+            "&".join(["status=error"] * 200),
+            "status=%ED%A0%80",
+            "%",
+        ),
+        *(f"cursor={write_cursor(Cursor(at=at, id=own))}" for at in ("now", "2026-02-30T00:00:00+00:00", "x'--")),
+    ]
+
+    answers = {query: door.send("GET", f"/sessions/ai?{query}", token) for query in queries}
+
+    assert {query: each.status for query, each in answers.items() if each.status not in {200, 400}} == {}
+    assert all(str(foreign) not in each.body.decode() for each in answers.values())
+    assert answers["user_id=" + str(house.other.id)].status == 400
+    assert str(own) in answers["status=error"].body.decode()
+    assert [door.send("GET", f"/sessions/ai?{query}").status for query in queries] == [401] * len(queries)
 
 
 # Paths, methods, headers and bodies

@@ -32,6 +32,7 @@ from tools.stack import SignedInUser, Stack
 
 RETRY = "/sessions/ai/{generationId}/retry"
 WITH_ID = ("GET /sessions/ai/{generationId}", f"POST {RETRY}", f"DELETE {RETRY}")
+LIST = "GET /sessions/ai"
 WITHOUT = ("GET /healthz", "GET /sessions/ai/openapi.json")  # there is no wrong way to ask for these
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 STATUSES = ("error", "timeout", "success", "queued", "processing")
@@ -121,6 +122,31 @@ def test_generated_requests_answered_as_documented(
 
     play()
     assert seen <= ({200, 202, 400, 401, 404} if label in WITH_ID else {200})
+
+
+@pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE], ids=lambda value: value.value)
+def test_lists_are_answered_as_documented(project: Project, mode: schemathesis.GenerationMode) -> None:
+    """Lists of whatever is stored, asked for in whatever way, get documented answers and no 5xx."""
+    for status in STATUSES:
+        project.add_generation(project.user, status)
+    others = str(project.add_generation(project.other, "error"))
+    seen: set[int] = set()
+
+    @BOUNDED
+    @given(case=project.operation(LIST).as_strategy(mode), signed_in=st.sampled_from((True, True, False)))
+    def play(case: Any, signed_in: bool) -> None:
+        if mode is POSITIVE:
+            case.query.pop("cursor", None)  # what a page gave, and not any string
+        response = case.call_and_validate(
+            headers={"Authorization": f"Bearer {project.user.access_token}"} if signed_in else {}
+        )
+        seen.add(int(response.status_code))
+        if response.status_code == 200:
+            assert others not in response.text
+
+    play()
+    assert seen >= ({200, 401} if mode is POSITIVE else {400, 401})
+    assert mode is NEGATIVE or 400 not in seen
 
 
 @pytest.mark.parametrize("label", WITH_ID)

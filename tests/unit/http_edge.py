@@ -21,7 +21,7 @@ from ai_retry.client import Client
 from ai_retry.domain.model import Answer
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint
-from ai_retry.flask.openapi import OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
+from ai_retry.flask.openapi import LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import MemoryStorage
@@ -92,6 +92,10 @@ class Edge:
         """GET the generation as the user, unless other headers say otherwise."""
         path = STATUS_PATH.replace("{generationId}", str(generation_id))
         return self._send("GET", path, STATUS_PATH, headers, {})
+
+    def list(self, query: str = "", headers: dict[str, str] | None = None) -> TestResponse:
+        """GET the user's own generations, unless other headers say otherwise."""
+        return self._send("GET", LIST_PATH + query, LIST_PATH, headers, {})
 
     def get(self, path: str) -> TestResponse:
         """GET one of the routes that ask for no token."""

@@ -9,7 +9,15 @@ from flask import Flask
 from jsonschema import Draft202012Validator
 
 from ai_retry.domain.errors import AiRetryError
-from ai_retry.flask.openapi import RETRY_PATH, STATUS_PATH, openapi_document, retry_codes, status_codes
+from ai_retry.flask.openapi import (
+    LIST_PATH,
+    RETRY_PATH,
+    STATUS_PATH,
+    list_codes,
+    openapi_document,
+    retry_codes,
+    status_codes,
+)
 from tests.unit.http_edge import edge
 
 # Section 4 of the design, and the edge's own.
@@ -85,7 +93,9 @@ STRUCTURE: dict[str, Any] = {
             "required": ["name", "in", "schema"],
             "properties": {
                 "name": {"type": "string"},
-                "in": {"enum": ["path", "header"]},
+                "in": {"enum": ["path", "header", "query"]},
+                "style": {"const": "form"},
+                "explode": {"const": True},
                 "description": {"type": "string"},
                 "required": {"type": "boolean"},
                 "schema": {"type": "object"},
@@ -173,7 +183,7 @@ def test_operations_are_named_once_and_secured(document: dict[str, Any]) -> None
     assert len({operation["operationId"] for _, _, operation in found}) == len(found)
     for path, _, operation in found:
         wants_token = any("accessToken" in each for each in operation["security"])
-        assert wants_token == (path in (RETRY_PATH, STATUS_PATH))
+        assert wants_token == (path in (LIST_PATH, RETRY_PATH, STATUS_PATH))
         assert ("401" in operation["responses"]) == wants_token
     assert document["components"]["securitySchemes"]["accessToken"]["scheme"] == "bearer"
 
@@ -207,6 +217,15 @@ def test_status_documents_a_part_of_the_codes() -> None:
     """Reading goes wrong in fewer ways, none of them its own."""
     assert all(set(codes) <= CODES[status] for status, codes in status_codes().items())
     assert set(status_codes()) == {400, 401, 404, 500}
+
+
+def test_list_documents_its_codes() -> None:
+    """A query can be wrong; a generation that can't be found, or read, is no error of the list's."""
+    codes = list_codes()
+
+    assert codes[400] == ["INVALID_REQUEST"]
+    assert all(set(of_status) <= CODES[status] for status, of_status in codes.items() if status != 400)
+    assert set(codes) == {400, 401, 500}
 
 
 def test_codes_of_others_errors_stay_out() -> None:

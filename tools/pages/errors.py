@@ -16,7 +16,7 @@ _INTRODUCTION = f"""# Errors
 {notice("`ai_retry.domain.errors` and `ai_retry.problems`; the remedies are in `tools/pages/errors.py`")}
 
 Over HTTP an error is `{{"error": {{"code", "message", "details"}}, "meta": {{"requestId"}}}}`; in Python it is an
-exception with `code`, `http_status`, `retry_after`, `safe_to_repeat` and `details`. Branch on the code or the class,
+exception with `code`, `http_status`, `retry_after`, `retryable` and `details`. Branch on the code or the class,
 never on the message.
 
 **Every request may be repeated.** A repeat can't make a second session, spend a second unit, or start a second call
@@ -28,6 +28,7 @@ operator has to act first.
 REMEDIES: Mapping[str, str] = {
     "INVALID_GENERATION_ID": "Send the generation's id as it is in the database: a UUID with its hyphens.",
     "INVALID_IDEMPOTENCY_KEY": "Send another key, such as a UUID made for each click, or no key at all.",
+    "INVALID_REQUEST": "Correct the fields that `details.fields` names; the same request is refused again.",
     "UNAUTHENTICATED": (
         "Sign in, or refresh the session, and send its access token as `Authorization: Bearer`. If fresh tokens are"
         " refused, compare `SUPABASE_URL`, `SUPABASE_JWT_ISSUER` and this machine's clock with the project's; see"
@@ -39,6 +40,10 @@ REMEDIES: Mapping[str, str] = {
         " your prompts in `AI_RETRY_CONTEXT_FROM`: [Use your own prompts](../how-to/prompts.md)."
     ),
     "ALREADY_SUCCEEDED": "Nothing: `details.sessionId` is its session.",
+    "IDEMPOTENCY_KEY_REUSED": (
+        "Send another key: this one belongs to a first call with another prompt. A generation whose first call was your"
+        " app's own can be retried, but not asked for by its id."
+    ),
     "RETRY_IN_PROGRESS": (
         "Come back after `Retry-After`, or read the status. A dead worker's attempt is closed when its lease ends."
     ),
@@ -103,6 +108,7 @@ REMEDIES: Mapping[str, str] = {
     "RETRY_EXPIRED": (
         "Retry it again; if no worker ran, start some. `AI_RETRY_MAX_QUEUED_SECONDS` is how long they try."
     ),
+    "RETRY_CANCELLED": "Retry it, if it is wanted again.",
     "RETRY_POISONED": (
         "Look why workers die at it (memory, a crash in `context_from`), then retry it."
         " `AI_RETRY_MAX_ABANDONED` is how many may."
@@ -129,7 +135,8 @@ def render() -> str:
             *(line for each in over_http for line in _entry(each)),
             "## Codes of the error log",
             "",
-            "No request is answered with these: they say in `generation_error_logs` why an accepted retry has ended.",
+            "They say in `generation_error_logs` why an accepted retry has ended. Only a first call that is asked for"
+            " again, with the same key, is answered with them: status 409.",
             "",
             *(line for each in found if each.status is None for line in _entry(each)),
         ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 from ai_retry.domain import policy as rules
@@ -102,20 +102,21 @@ class UnreadableRow:
         """The column and the reason, for people."""
         return f"{self.column or 'the row'} {self.reason}"
 
-    @property
-    def can_retry(self) -> bool:
-        """Whether a retry would begin now: never."""
-        return False
+    # What a list of generations asks of an ``Outlook``, too.
+    can_retry: ClassVar[bool] = False
+    code: ClassVar[str] = NotConfigured.code
+    retry_at: ClassVar[None] = None
+    queued: ClassVar[None] = None
 
     @property
-    def code(self) -> str:
-        """The code of the refusal."""
-        return NotConfigured.code
+    def refusal(self) -> NotConfigured:
+        """What a retry would raise."""
+        return NotConfigured(f"generation {self.generation_id} can't be read: {self.problem}")
 
     @property
     def verdict(self) -> "Verdict":
         """What a retry would be answered."""
-        return Verdict(Decision.NEVER, NotConfigured(f"generation {self.generation_id} can't be read: {self.problem}"))
+        return Verdict(Decision.NEVER, self.refusal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +186,15 @@ class RecoveryStorage(Protocol):
 
     def estimate(self) -> Mapping[str | None, CallEstimate]:
         """Return what calls took in the past, for each model that generations name (None: the default)."""
+        ...
+
+    def books(self, rule: QuotaRule | None = None, *, since: datetime | None = None) -> Sequence[Mapping[str, Any]]:
+        """List what contradicts the promises; nothing when the books balance.
+
+        Args:
+            rule: the limit above which no unit may be spent, and its window; None: no limit is asked about.
+            since: only attempts that ended then or later; all when None.
+        """
         ...
 
     def record_recovery(

@@ -17,10 +17,12 @@ from flask import Blueprint, Response, request, url_for
 from marshmallow import ValidationError
 from werkzeug.http import parse_list_header
 
-from ai_retry.auth import Unauthenticated
 from ai_retry.client import Client
+from ai_retry.domain.errors import Unauthenticated
 from ai_retry.domain.model import RetryResult
-from ai_retry.flask.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
+from ai_retry.domain.queue_model import QueuedRetry
+from ai_retry.flask.list_schemas import list_response, read_query
+from ai_retry.flask.openapi import HEALTH_PATH, LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.flask.schemas import (
     RETRY_HEADERS,
     GenerationPath,
@@ -59,6 +61,7 @@ def create_blueprint(
       (RFC 7240) it is accepted with 202, and a worker tries it;
     - ``DELETE /sessions/ai/{generationId}/retry`` takes back one that was accepted and is not yet begun;
     - ``GET /sessions/ai/{generationId}`` returns its state, and whether, and when, a retry is possible;
+    - ``GET /sessions/ai`` lists the user's generations, each with that;
     - ``GET /sessions/ai/openapi.json`` describes them; ``GET /healthz`` says that the process answers.
 
     How many provider calls run at once is the client's ``max_calls``. A slot is taken after every rule has agreed and
@@ -76,6 +79,7 @@ def create_blueprint(
     blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering("retry", views.retry))
     blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering("cancel", views.cancel))
     blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering("status", views.status))
+    blueprint.get(LIST_PATH, endpoint="list")(_answering("list", views.list))
     blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering("openapi", views.openapi))
     blueprint.get(HEALTH_PATH, endpoint="health")(_answering("health", views.health))
     return blueprint
@@ -104,9 +108,10 @@ class _Views:
         asked = _prefers_async()
         retry = self.client.enqueue if asked or self.mode == "queue" else self.client.retry_generation
         result = retry(user_id, generation_id, idempotency_key=_idempotency_key())
-        if isinstance(result, RetryResult):
-            replayed = {"Idempotency-Replayed": "true"} if result.replayed else {}
-            return _json(retry_response(result, exchange.request_id), headers=replayed)
+        match result:
+            case (RetryResult() as done) | QueuedRetry(result=RetryResult() as done):
+                replayed = {"Idempotency-Replayed": "true"} if done.replayed else {}
+                return _json(retry_response(done, exchange.request_id), headers=replayed)
         document, wait = queued_response(result, exchange.request_id)
         location = url_for(".status", **exchange.path)
         applied = {"Preference-Applied": "respond-async"} if asked else {}
@@ -121,6 +126,11 @@ class _Views:
     def status(self, exchange: _Exchange) -> Response:
         user_id, generation_id = self._identify(exchange)
         return _json(status_response(self.client.status(user_id, generation_id), exchange.request_id))
+
+    def list(self, exchange: _Exchange) -> Response:
+        exchange.user_id = user_id = self.verify(_access_token())
+        query = read_query(request.args.to_dict(flat=False))
+        return _json(list_response(self.client.generations(user_id, **query), exchange.request_id))
 
     def openapi(self, exchange: _Exchange) -> Response:
         prefix = url_for(".openapi", **exchange.path).removesuffix(OPENAPI_PATH)

@@ -14,6 +14,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 
 from ai_retry.domain import errors
 from ai_retry.domain.model import FailureCode
+from ai_retry.flask.list_schemas import ListQuery, ListResponse
 from ai_retry.flask.schemas import (
     ErrorResponse,
     GenerationPath,
@@ -23,8 +24,15 @@ from ai_retry.flask.schemas import (
     RetryResponse,
     StatusResponse,
 )
-from ai_retry.problems import EDGE_PROBLEMS, INVALID_IDEMPOTENCY_KEY
+from ai_retry.problems import (
+    EDGE_PROBLEMS,
+    INVALID_GENERATION_ID,
+    INVALID_IDEMPOTENCY_KEY,
+    INVALID_REQUEST,
+    Problem,
+)
 
+LIST_PATH: Final = "/sessions/ai"
 RETRY_PATH: Final = "/sessions/ai/{generationId}/retry"
 STATUS_PATH: Final = "/sessions/ai/{generationId}"
 OPENAPI_PATH: Final = "/sessions/ai/openapi.json"
@@ -41,6 +49,9 @@ session, or in an error with its reason; `Location` is where its state can be re
 _ABOUT_CANCEL: Final = """\
 The generation says again what it said, and the quota held for it is free. Nothing happens when none is queued."""
 _ABOUT_STATUS: Final = "Decided by the same rules as a retry, without trying."
+_ABOUT_LIST: Final = """\
+The newest first, page by page: a page is bounded in bytes, too. Each outlook is decided by the same rules as a retry. A
+generation that can't be read is listed with what is wrong with it."""
 _MEANINGS: Final = {
     400: "The request is malformed.",
     401: "The access token is missing or was refused.",
@@ -79,6 +90,7 @@ def openapi_document(*, prefix: str = "") -> dict[str, Any]:
         spec.components.header(header, {"description": about, "schema": schema})
     spec.path(RETRY_PATH, operations={"post": _retry(), "delete": _cancel()})
     spec.path(STATUS_PATH, operations={"get": _status()})
+    spec.path(LIST_PATH, operations={"get": _list()})
     spec.path(OPENAPI_PATH, operations={"get": _open("describeApi", "This document", {"type": "object"})})
     spec.path(HEALTH_PATH, operations={"get": _open("checkHealth", "The process answers", HealthResponse)})
     document: dict[str, Any] = spec.to_dict()
@@ -87,13 +99,20 @@ def openapi_document(*, prefix: str = "") -> dict[str, Any]:
 
 def retry_codes() -> Codes:
     """Every error code of a retry, by HTTP status."""
-    return _by_status([*_domain_codes(), *((each.http_status, each.code) for each in EDGE_PROBLEMS)])
+    return _by_status([*_domain_codes(), *_edge_codes(INVALID_REQUEST)])
 
 
 def status_codes() -> Codes:
     """Every error code of the status, by HTTP status: reading can't go wrong in more ways."""
-    edge = ((each.http_status, each.code) for each in EDGE_PROBLEMS if each is not INVALID_IDEMPOTENCY_KEY)
     reading = (errors.GenerationNotFound, errors.NotConfigured, errors.StorageUnavailable)
+    edge = _edge_codes(INVALID_IDEMPOTENCY_KEY, INVALID_REQUEST)
+    return _by_status([*((each.http_status, each.code) for each in reading), *edge])
+
+
+def list_codes() -> Codes:
+    """Every error code of the list, by HTTP status: one that can't be read is listed as such."""
+    reading = (errors.NotConfigured, errors.StorageUnavailable)
+    edge = _edge_codes(INVALID_GENERATION_ID, INVALID_IDEMPOTENCY_KEY)
     return _by_status([*((each.http_status, each.code) for each in reading), *edge])
 
 
@@ -101,6 +120,12 @@ def cancel_codes() -> Codes:
     """Every error code of taking a queued retry back, by HTTP status."""
     writing = (errors.RetryInProgress, errors.StorageOutcomeUnknown)
     return _by_status([*((each.http_status, each.code) for each in writing), *_pairs(status_codes())])
+
+
+def _edge_codes(*others: Problem) -> Iterator[tuple[int, str]]:
+    """Collect what the edge answers by itself, but for what other operations are answered; of a token, always."""
+    yield from ((each.http_status, each.code) for each in EDGE_PROBLEMS if each not in others)
+    yield from ((each.http_status, each.code) for each in (errors.Unauthenticated, errors.AuthUnavailable))
 
 
 def _pairs(codes: Codes) -> Iterator[tuple[int, str]]:
@@ -159,6 +184,17 @@ def _status() -> dict[str, Any]:
         "security": [{"accessToken": []}],
         "parameters": [{"in": "path", "schema": GenerationPath}],
         "responses": {"200": _json("Its state.", StatusResponse), **_problems(status_codes())},
+    }
+
+
+def _list() -> dict[str, Any]:
+    return {
+        "operationId": "listGenerations",
+        "summary": "List one's own generations, and whether a retry of each is possible",
+        "description": _ABOUT_LIST,
+        "security": [{"accessToken": []}],
+        "parameters": [{"in": "query", "schema": ListQuery}],
+        "responses": {"200": _json("One page.", ListResponse), **_problems(list_codes())},
     }
 
 

@@ -10,17 +10,18 @@ from typing import Any, Final
 from marshmallow import EXCLUDE, Schema, fields, validate
 
 from ai_retry.domain.errors import whole_seconds
-from ai_retry.domain.model import Generation, GenerationStatus, Quota, RetryResult
+from ai_retry.domain.model import Generation, GenerationStatus, Quota, RetryResult, Snapshot
 from ai_retry.domain.names import PLAN_PREFIX
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.queue_model import QueuedRetry
+from ai_retry.domain.recovery import UnreadableRow
 from ai_retry.flask.wire_fields import CanonicalUuid, IdempotencyKey, Instant
 from ai_retry.problems import Problem, camel_case, problem_of
 
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
-class _Camel(Schema):
+class Camel(Schema):
     """Names in camelCase; clients are expected to skip members that they don't know."""
 
     class Meta:
@@ -33,64 +34,65 @@ class _Camel(Schema):
         field_obj.data_key = field_obj.data_key or camel_case(field_name)
 
 
-def _about(text: str, **more: Any) -> dict[str, Any]:
+def about(text: str, **more: Any) -> dict[str, Any]:
+    """Describe a member."""
     return {"description": text, **more}
 
 
-class GenerationPath(_Camel):
+class GenerationPath(Camel):
     """Path parameters."""
 
-    generation_id = CanonicalUuid(required=True, metadata=_about("The generation's UUID, in canonical form."))
+    generation_id = CanonicalUuid(required=True, metadata=about("The generation's UUID, in canonical form."))
 
 
-class RetryHeaders(_Camel):
+class RetryHeaders(Camel):
     """Request headers of a retry."""
 
     idempotency_key = IdempotencyKey(
         data_key="Idempotency-Key",
-        metadata=_about(
+        metadata=about(
             "Repeats with a key whose attempt succeeded are answered with its session, as it is now. A key that begins "
             f"with {PLAN_PREFIX} marks the attempts of recovery plans, and is refused.",
             pattern=IdempotencyKey.PATTERN,
         ),
     )
     prefer = fields.String(
-        data_key="Prefer", metadata=_about("respond-async: accept it now, try it later (RFC 7240, section 4.1).")
+        data_key="Prefer", metadata=about("respond-async: accept it now, try it later (RFC 7240, section 4.1).")
     )
 
 
-class GenerationSchema(_Camel):
+class GenerationSchema(Camel):
     """A generation."""
 
     id = fields.UUID(required=True)
     status = fields.String(required=True, validate=validate.OneOf([each.value for each in GenerationStatus]))
     model = fields.String(required=True, allow_none=True)
-    duration_ms = fields.Integer(required=True, allow_none=True, metadata=_about("Of the AI provider's call."))
-    attempt = fields.Integer(required=True, metadata=_about("Number of its last attempt; the original call is 1."))
+    duration_ms = fields.Integer(required=True, allow_none=True, metadata=about("Of the AI provider's call."))
+    attempt = fields.Integer(required=True, metadata=about("Number of its last attempt; the original call is 1."))
     session_id = fields.String(required=True, allow_none=True)
     created_at = Instant()
     updated_at = Instant(allow_none=True)
 
 
-class QuotaSchema(_Camel):
+class QuotaSchema(Camel):
     """The user's quota."""
 
     limit = fields.Integer(required=True)
-    remaining = fields.Integer(required=True, metadata=_about("What a new attempt could still hold."))
+    remaining = fields.Integer(required=True, metadata=about("What a new attempt could still hold."))
     resets_at = Instant(allow_none=True, description="When the next unit comes back.")
 
 
-class ErrorSchema(_Camel):
+class ErrorSchema(Camel):
     """A problem."""
 
     code = fields.String(required=True)
     message = fields.String(required=True)
     details = fields.Dict(
-        keys=fields.String(), required=True, metadata=_about("With a wait: retryAfterSeconds, as in Retry-After.")
+        keys=fields.String(), required=True, metadata=about("With a wait: retryAfterSeconds, as in Retry-After.")
     )
 
 
-class QueuedSchema(_Camel):
+class QueuedSchema(Camel):
     """An attempt that waits for a worker."""
 
     accepted_at = Instant(description="When the retry was accepted.")
@@ -98,23 +100,24 @@ class QueuedSchema(_Camel):
     expires_at = Instant(description="Until when it is tried.")
 
 
-class RetryOutlookSchema(_Camel):
+class RetryOutlookSchema(Camel):
     """Whether, and when, a retry is possible."""
 
-    possible = fields.Boolean(required=True, metadata=_about("Now."))
+    possible = fields.Boolean(required=True, metadata=about("Now."))
     possible_at = Instant(
-        allow_none=True, description="Earliest instant; null: not foreseeable, or waiting does not help."
+        allow_none=True,
+        description="Earliest instant; null: not foreseeable, waiting does not help, or a worker will do it.",
     )
     refusal = fields.Nested(ErrorSchema, required=True, allow_none=True)
     queued = fields.Nested(QueuedSchema, required=True, allow_none=True)
 
 
 def _session(*, allow_none: bool) -> fields.Field[Any]:
-    about = _about("As the app's database returns it; its members are the app's business.")
-    return fields.Dict(keys=fields.String(), required=True, allow_none=allow_none, metadata=about)
+    metadata = about("As the app's database returns it; its members are the app's business.")
+    return fields.Dict(keys=fields.String(), required=True, allow_none=allow_none, metadata=metadata)
 
 
-class RetryData(_Camel):
+class RetryData(Camel):
     """A session and its generation."""
 
     session = _session(allow_none=False)
@@ -134,7 +137,7 @@ class StatusData(RetryData):
     retry = fields.Nested(RetryOutlookSchema, required=True)
 
 
-class Meta(_Camel):
+class Meta(Camel):
     """About the request."""
 
     request_id = fields.String(required=True)
@@ -146,41 +149,41 @@ class QuotaMeta(Meta):
     quota = fields.Nested(QuotaSchema, required=True)
 
 
-class RetryResponse(_Camel):
+class RetryResponse(Camel):
     """GenerateAiSessionResponse."""
 
     data = fields.Nested(RetryData, required=True)
     meta = fields.Nested(QuotaMeta, required=True)
 
 
-class QueuedResponse(_Camel):
+class QueuedResponse(Camel):
     """A retry that was accepted for later."""
 
     data = fields.Nested(QueuedData, required=True)
     meta = fields.Nested(QuotaMeta, required=True)
 
 
-class StatusResponse(_Camel):
+class StatusResponse(Camel):
     """The state of a generation."""
 
     data = fields.Nested(StatusData, required=True)
     meta = fields.Nested(QuotaMeta, required=True)
 
 
-class ErrorResponse(_Camel):
+class ErrorResponse(Camel):
     """Why there is no session."""
 
     error = fields.Nested(ErrorSchema, required=True)
     meta = fields.Nested(Meta, required=True)
 
 
-class HealthData(_Camel):
+class HealthData(Camel):
     """Health."""
 
     status = fields.String(required=True, validate=validate.Equal("ok"))
 
 
-class HealthResponse(_Camel):
+class HealthResponse(Camel):
     """The process answers."""
 
     data = fields.Nested(HealthData, required=True)
@@ -211,17 +214,8 @@ def queued_response(queued: QueuedRetry, request_id: str) -> tuple[dict[str, Any
 
 def status_response(outlook: Outlook, request_id: str) -> dict[str, Any]:
     """Render a generation and its outlook."""
-    snapshot, refusal = outlook.snapshot, outlook.refusal
-    data = {
-        "session": snapshot.session,
-        "generation": _generation(snapshot.generation, snapshot.last_attempt.number if snapshot.last_attempt else 1),
-        "retry": {
-            "possible": outlook.can_retry,
-            "possible_at": outlook.retry_at,
-            "refusal": None if refusal is None else _error(problem_of(refusal)),
-            "queued": outlook.queued,
-        },
-    }
+    snapshot = outlook.snapshot
+    data = {"session": snapshot.session, "generation": generation_of(snapshot), "retry": outlook_of(outlook)}
     return _dump(_STATUS_RESPONSE, data, _quota_meta(request_id, snapshot.quota))
 
 
@@ -234,6 +228,22 @@ def error_response(problem: Problem, request_id: str) -> dict[str, Any]:
 def health_response(request_id: str) -> dict[str, Any]:
     """Render that the process answers."""
     return _dump(_HEALTH_RESPONSE, {"status": "ok"}, {"request_id": request_id})
+
+
+def generation_of(snapshot: Snapshot) -> dict[str, Any]:
+    """Give the members of a generation that was read."""
+    return _generation(snapshot.generation, snapshot.last_attempt.number if snapshot.last_attempt else 1)
+
+
+def outlook_of(outlook: Outlook | UnreadableRow) -> dict[str, Any]:
+    """Give the members of an outlook."""
+    refusal = outlook.refusal
+    return {
+        "possible": outlook.can_retry,
+        "possible_at": outlook.retry_at,
+        "refusal": None if refusal is None else _error(problem_of(refusal)),
+        "queued": outlook.queued,
+    }
 
 
 def _dump(schema: Schema, data: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,14 @@ from uuid import UUID
 
 from marshmallow import ValidationError, fields
 
+from ai_retry.domain.listing import read_cursor
 from ai_retry.domain.names import PLAN_PREFIX
 from ai_retry.problems import instant
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _BARE_KEY: Final = re.compile(r"[!#-~][!-~]{0,254}")
 _QUOTED_KEY: Final = re.compile(r'"((?:[!#-\[\]-~]|\\["\\]){1,255})"')
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
 _PLANS_KEY: Final = re.compile(f'"?{PLAN_PREFIX}')
 
 
@@ -41,6 +43,26 @@ class IdempotencyKey(fields.String):
         if quoted is None:
             raise ValidationError("not an idempotency key")
         return re.sub(r'\\(["\\])', r"\1", quoted[1])
+
+
+class Count(fields.Integer):
+    """A whole number as clients write it: digits only."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> int:
+        if not isinstance(value, str) or _COUNT.fullmatch(value) is None:
+            raise ValidationError("Not a whole number.")
+        return int(value)
+
+
+class Cursor(fields.String):
+    """A cursor that a page of a list gave."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_kwargs: Any) -> str:
+        try:
+            read_cursor(value)
+        except (ValueError, AttributeError):
+            raise ValidationError("Not one that a page gave.") from None
+        return str(value)
 
 
 class Instant(fields.String):

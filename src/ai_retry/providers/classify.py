@@ -15,14 +15,16 @@ from typing import Any
 from ai_retry.domain.model import Answer, Failure, FailureCode
 from ai_retry.providers import answer_signals
 from ai_retry.providers.bodies import ErrorBody, mapping, parse, read_error, read_id, read_text, read_usage, read_words
-from ai_retry.providers.reading import Finding, of_error, read
+from ai_retry.providers.reading import Finding, of_error, read, read_plain
 from ai_retry.providers.redaction import Redactor
 from ai_retry.providers.signal import LONGEST_REASON, Signal
 from ai_retry.providers.waits import retry_after
 
 _LONGEST_NAME = 200  # of models and ids
 _MOST_LOOKED_AT = 2000  # characters of a page
-_HTML = re.compile(r"<!doctype html|<html", re.IGNORECASE)
+_PAGE = re.compile(r"<!doctype html|<html|\A<\?xml", re.IGNORECASE)
+_JSON_BEGINS = "{["
+_WRONG_SCHEME = "http request to an https server"  # as servers written in Go say it, without HTML
 
 
 class Ending(Enum):
@@ -66,7 +68,7 @@ def classify(
     document = parse(text)
     envelope = mapping(document[0] if isinstance(document, list) and document else document)
     if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
-        found = _unreadable(reply, text, document) or read(envelope, schema, added)
+        found = _unreadable(reply, text, document, added) or read(envelope, schema, added)
     else:
         found = _from_status(reply, document, text, now, added)
     model, provider_id = envelope.get("model"), read_id(reply.headers, envelope)
@@ -88,7 +90,7 @@ def judge_error(reply: Reply, *, now: datetime, added: Collection[str] = ()) -> 
 
 
 def is_web_page(body: str, headers: Mapping[str, str]) -> bool:
-    """Whether HTML came where JSON was asked for.
+    """Whether HTML or XML came where JSON was asked for.
 
     Args:
         body: its beginning is enough.
@@ -96,7 +98,8 @@ def is_web_page(body: str, headers: Mapping[str, str]) -> bool:
     """
     if not body.startswith("<"):
         return False
-    return "html" in headers.get("content-type", "").lower() or _HTML.search(body[:_MOST_LOOKED_AT]) is not None
+    kind = headers.get("content-type", "").lower()
+    return "html" in kind or "xml" in kind or _PAGE.search(body[:_MOST_LOOKED_AT]) is not None
 
 
 def _from_status(reply: Reply, document: Any, text: str, now: datetime, added: Collection[str]) -> Finding:
@@ -104,12 +107,14 @@ def _from_status(reply: Reply, document: Any, text: str, now: datetime, added: C
     if reply.status < HTTPStatus.OK:
         return Finding(answer_signals.CUT, detail="an interim status ended it")
     error = read_words(text) if document is None else read_error(document)
+    if is_web_page(text, reply.headers) or _WRONG_SCHEME in text[:_MOST_LOOKED_AT].lower():
+        error = replace(error, signs=(*error.signs, "web_page"))
     if retry_after(reply.headers, error.data, now) is not None:
         error = replace(error, signs=(*error.signs, "wait_named"))
     return of_error(reply.status, error, added)
 
 
-def _unreadable(reply: Reply, text: str, document: Any) -> Finding | None:
+def _unreadable(reply: Reply, text: str, document: Any, added: Collection[str]) -> Finding | None:
     if is_web_page(text, reply.headers):
         return Finding(answer_signals.WEB_PAGE)
     ended = {
@@ -121,8 +126,9 @@ def _unreadable(reply: Reply, text: str, document: Any) -> Finding | None:
         return Finding(ended[reply.ending])
     if not text:
         return Finding(answer_signals.CUT, detail="an empty body")
-    if text[0] not in "{[":
-        return Finding(answer_signals.NOT_JSON)
+    if text[0] not in _JSON_BEGINS:
+        plain = document if isinstance(document, str) else text
+        return read_plain(plain, added) or Finding(answer_signals.NOT_JSON)
     return Finding(answer_signals.CUT, detail="half an envelope") if document is None else None
 
 

@@ -1,11 +1,13 @@
 """Makes a provider of a function: of whatever SDK, endpoint or model in this process a team calls already."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
+from ai_retry.domain.calls import noted
 from ai_retry.domain.errors import ContextMissing, GenerationFailed
 from ai_retry.domain.model import Answer, Context, Failure, InvalidAnswer
 from ai_retry.providers import answer_signals, signals, validation, wrapping
@@ -53,10 +55,13 @@ class FunctionProvider:
             GenerationFailed: nothing else.
         """
         asked = context if context.model is not None else replace(context, model=self.model)
+        began = time.monotonic()
         result = _unusable(asked) or self._in_time(asked, timeout)
+        duration = timedelta(seconds=time.monotonic() - began)
         if isinstance(result, Failure):
-            raise GenerationFailed(replace(result, model=result.model or asked.model))
-        return replace(result, model=result.model or asked.model)
+            failure = replace(result, model=result.model or asked.model)
+            raise GenerationFailed(noted(failure, duration=duration, provider=self.name))
+        return noted(replace(result, model=result.model or asked.model), duration=duration, provider=self.name)
 
     def _in_time(self, context: Context, timeout: timedelta) -> Answer | Failure:
         results: list[Answer | Failure] = []

@@ -31,11 +31,11 @@ class Signal:
     source: str = ""  # a document by its name; needed in every row
 
     def applies(self, status: int, words: Collection[str], message: str) -> bool:
-        """Whether an answer shows this."""
+        """Whether an answer shows this; its words and its message are in lower case."""
         return (
             (not self.statuses or status in self.statuses)
             and (not self.words or not self.words.isdisjoint(words))
-            and (not self.phrases or any(phrase in message.lower() for phrase in self.phrases))
+            and (not self.phrases or any(phrase in message for phrase in self.phrases))
         )
 
     def failure(self, says: str = "", *, facts: str = "", wait: timedelta | None = None, **members: Any) -> Failure:

@@ -11,17 +11,11 @@ from collections.abc import Collection
 from functools import partial
 
 from ai_retry.domain.model import FailureCode
+from ai_retry.providers import vocabulary
 from ai_retry.providers.signal import Signal
-from ai_retry.providers.vocabulary import (
-    BEGUN_PHRASES,
-    MODERATION,
-    NO_CREDIT,
-    NO_CREDIT_PHRASES,
-    PACE_PHRASES,
-    WRONG_ADDRESS_PHRASES,
-)
 
 _operators = partial(Signal, code=FailureCode.REJECTED, not_generated=True, operator_fault=True)
+_moderated = partial(Signal, code=FailureCode.REJECTED, refused=True)
 _at_the_door = partial(Signal, not_generated=True, transient=True)
 _passing = partial(Signal, transient=True)
 
@@ -59,12 +53,13 @@ BEFORE = (UNREACHABLE, CERTIFICATE, UNSENDABLE, DROPPED, SILENT)
 # error inside a 2xx that names no status and comes with neither choices nor usage. Machine words come before phrases,
 # and phrases before bare statuses: texts mislead.
 
+_MOST_LOOKED_AT = 2000  # characters of a message
 _CLIENT_ERRORS = tuple(range(400, 500))
 
 STATUS: tuple[Signal, ...] = (
     _operators(
         "no credit, or a spending limit is reached",
-        words=NO_CREDIT,
+        words=vocabulary.NO_CREDIT,
         source="OpenAI, Error codes and Spend limits; Anthropic, Errors; LiteLLM, Error diagnosis; Moonshot, Errors;"
         " Alibaba Model Studio, Error codes (Arrearage); One API: whatever the status",
     ),
@@ -74,7 +69,7 @@ STATUS: tuple[Signal, ...] = (
         words={"organization_restricted"},
         source="Groq, with status 400 and type invalid_request_error",
     ),
-    _operators("the key is not accepted", words={"api_key_invalid", "invalid_api_key"}, source="Gemini, API errors"),
+    _operators("the key is not accepted", words=vocabulary.BAD_KEY, source="Gemini, API errors; OpenAI, Error codes"),
     Signal(
         "the request is larger than the whole limit",
         FailureCode.REJECTED,
@@ -90,12 +85,10 @@ STATUS: tuple[Signal, ...] = (
         words={"openrouter_in_flight_budget"},
         source="OpenRouter, Limits: refused before any provider, with Retry-After",
     ),
-    Signal(
+    _moderated(
         "the prompt was refused by moderation",
-        FailureCode.REJECTED,
-        refused=True,
         statuses=(400, 403, 422),
-        words=MODERATION,
+        words=vocabulary.MODERATION,
         source="Azure OpenAI, Content filtering; OpenRouter, Errors; Alibaba Model Studio, Error codes: some refuse"
         " after seconds of work",
     ),
@@ -106,10 +99,8 @@ STATUS: tuple[Signal, ...] = (
         words={"failed_generation", "json_validate_failed"},
         source="Groq, Errors",
     ),
-    Signal(
+    _moderated(
         "the prompt was refused by moderation",
-        FailureCode.REJECTED,
-        refused=True,
         not_generated=True,
         statuses=(403,),
         words={"flagged_input"},
@@ -117,9 +108,9 @@ STATUS: tuple[Signal, ...] = (
     ),
     _operators(
         "there is no such model or address",
-        statuses=(400, 404),
-        words={"model_not_found", "wrong_endpoint"},
-        source="OpenRouter, Errors: with status 400",
+        statuses=(400, 404, 422),
+        words=vocabulary.NO_MODEL,
+        source="OpenRouter, Errors: with status 400; Groq, Errors; any error whose param is the model",
     ),
     Signal(
         "the request is too long for the model",
@@ -136,6 +127,12 @@ STATUS: tuple[Signal, ...] = (
         source="OpenAI, Error object (param); DeepSeek (json_schema); RFC 9110, section 15.6.2: the deployment, not"
         " the user, added what the error names",
     ),
+    _moderated(
+        "the prompt was refused by moderation",
+        statuses=(400, 422),
+        phrases=vocabulary.MODERATION_PHRASES,
+        source="OpenAI (safety system, usage policies), Azure OpenAI, Z.AI (1301): in words only",
+    ),
     _at_the_door(
         "turned away for pace",
         FailureCode.RATE_LIMITED,
@@ -147,30 +144,54 @@ STATUS: tuple[Signal, ...] = (
         "turned away for pace",
         FailureCode.RATE_LIMITED,
         statuses=(200, 429),
-        phrases=PACE_PHRASES,
+        phrases=vocabulary.PACE_PHRASES,
         source="OpenAI, whose rate limits advise a payment method; OpenRouter, whose daily limit advises credits;"
         " Gemini through LiteLLM, and its link to the rate limits: a limit on a time passes",
     ),
     _operators(
         "no credit, or a spending limit is reached",
         statuses=(200, *_CLIENT_ERRORS, 500),
-        phrases=NO_CREDIT_PHRASES,
+        phrases=vocabulary.NO_CREDIT_PHRASES,
         source="OpenAI and Moonshot (current quota, plan and billing); Anthropic (credit balance, Plans & Billing, API"
         " usage limits, with status 400); Gemini (prepayment credits, spending cap); xAI (available credits, spending"
         " limit, any credits: 403 and 429); DeepSeek and SiliconFlow (balance); Hugging Face (monthly included credits)"
         "; Z.AI (1113); some gateways answer 500",
     ),
     _operators(
+        "the key is not accepted",
+        statuses=(200, 400),
+        phrases=vocabulary.BAD_KEY_PHRASES,
+        source="MiniMax, Error codes (1004, with status 200); gateways that answer 400",
+    ),
+    _operators(
+        "there is no such model or address",
+        statuses=(200, 400),
+        phrases=vocabulary.NO_MODEL_PHRASES,
+        source="DeepSeek (Model Not Exist), OpenRouter (is not a valid model ID), Groq: with status 400, in words only",
+    ),
+    _operators(
+        "the account may not do this",
+        statuses=(400,),
+        phrases=vocabulary.NO_COUNTRY_PHRASES,
+        source="Gemini, API errors: FAILED_PRECONDITION, where the free tier is not available in the country",
+    ),
+    _operators(
+        "something else than the API answered",
+        statuses=(400, 405, 406, 411, 415, 418, 421, 422, 426, 501),
+        words={"web_page"},
+        source="nginx: plain HTTP sent to a TLS port (400), a site without an API (405); no API answers with a page",
+    ),
+    _operators(
         "something else than the API answered",
         statuses=(200,),
-        phrases=WRONG_ADDRESS_PHRASES,
+        phrases=vocabulary.WRONG_ADDRESS_PHRASES,
         source="LM Studio without /v1 in AI_BASE_URL answers 200 with an error text (lmstudio-bug-tracker, issue 618)",
     ),
     _passing(
         "the provider failed",
         FailureCode.UNAVAILABLE,
         statuses=(200,),
-        phrases=BEGUN_PHRASES,
+        phrases=vocabulary.BEGUN_PHRASES,
         source="texts of servers that had begun, or will take the request later: in doubt something was generated",
     ),
     _operators(
@@ -189,12 +210,25 @@ STATUS: tuple[Signal, ...] = (
     ),
     _operators("the key is not accepted", statuses=(401, 407), source="RFC 9110, sections 15.5.2 and 15.5.8"),
     _operators(
-        "the account may not do this", statuses=(403,), source="RFC 9110, section 15.5.4; OpenRouter, Guardrails"
+        "the account may not do this",
+        statuses=(403, 451),
+        source="RFC 9110, section 15.5.4; OpenRouter, Guardrails; RFC 7725",
     ),
     _operators(
         "there is no such model or address",
-        statuses=(404,),
-        source="OpenAI, Error codes; Azure OpenAI, DeploymentNotFound; Ollama, Errors",
+        statuses=(404, 405, 410, 421),
+        source="OpenAI, Error codes; Azure OpenAI, DeploymentNotFound; Ollama, Errors; RFC 9110, section 15.5: another"
+        " address (405, 421), or one that is gone (410)",
+    ),
+    _operators(
+        "the form of requests is not accepted",
+        statuses=(406, 411, 414, 415, 426, 428, 431, 505),
+        source="RFC 9110, section 15.5, and RFC 6585: address, headers and protocol are the deployment's",
+    ),
+    _operators(
+        "something else than the API answered",
+        statuses=(511,),
+        source="RFC 6585, section 6: a log-in page of the network",
     ),
     _passing(
         "the provider's own time was up",
@@ -258,4 +292,5 @@ STATUS: tuple[Signal, ...] = (
 
 def find(status: int, words: Collection[str], message: str) -> Signal:
     """The first row of ``STATUS`` that applies; the last one always does."""
-    return next(signal for signal in STATUS if signal.applies(status, words, message))
+    lowered = message[:_MOST_LOOKED_AT].lower()
+    return next(signal for signal in STATUS if signal.applies(status, words, lowered))

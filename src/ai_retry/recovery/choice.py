@@ -22,7 +22,7 @@ _NOTHING_KNOWN = CallEstimate(tokens=None, cost=None)
 class Estimates:
     """What running a plan would take; None: no past attempt recorded it."""
 
-    calls: int  # at most: a stored answer needs none
+    calls: int  # attempts that call, at most: a stored answer needs none; a re-ask or a fallback is in the same attempt
     tokens: int | None
     cost: Decimal | None  # in the provider's currency
 

@@ -1,4 +1,4 @@
-"""Found generations as a list for people: by day, with short ids, and without columns that say nothing."""
+"""Found generations as a list for people: by day, with short ids, and without empty columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ai_retry.domain.recovery import Decision
 from ai_retry.recovery.generation import FoundGeneration
-from ai_retry.tables import html_table, short_ids, text_table
+from ai_retry.tables import html_table, printable, short_ids, text_table
 
 _FIRST: Final[tuple[str, ...]] = (
     "time",
@@ -49,13 +49,16 @@ def text_listing(shown: Sequence[FoundGeneration], *, width: int | None) -> str:
     if not shown:
         return ""
     listed = _listed(shown, whole_ids=width is None)
-    header, *lines = text_table(*_table(listed, width), width=width).splitlines()
+    names, rows = _table(listed, width)
+    header, *lines = text_table(names, rows, width=width).splitlines()
     text, day = [header], ""
     for its_day, line in zip(listed.days, lines, strict=True):
         if its_day != day:
             text.append(its_day)
             day = its_day
         text.append(line)
+    if "problem" not in names:
+        text += _problems(shown, listed)
     return "\n".join(text)
 
 
@@ -75,6 +78,13 @@ def _table(listed: _Listed, width: int | None) -> tuple[list[str], list[list[obj
         if name in listed.columns and (width is None or _width(listed, wider) <= width):
             names = wider
     return names, listed.rows(names)
+
+
+def _problems(shown: Sequence[FoundGeneration], listed: _Listed) -> list[str]:
+    """Write why rows can't be read, below a list that has no place for it."""
+    ids = listed.columns["id"]
+    lines = [f"{name}: {printable(each.problem)}" for name, each in zip(ids, shown, strict=True) if each.problem]
+    return ["", "Can't be read:", *lines] if lines else []
 
 
 def _width(listed: _Listed, names: Sequence[str]) -> int:

@@ -165,7 +165,7 @@ class Plan:
         return [
             *(("search", name, value) for name, value in search_in_words(self.filter)),
             *((f"retry {decision}", reason or "", count) for (decision, reason), count in self.counts.items()),
-            ("estimate", "calls, at most", self.estimates.calls),
+            ("estimate", "attempts that call, at most", self.estimates.calls),
             ("estimate", "tokens", _or_unknown(self.estimates.tokens)),
             ("estimate", "cost", _or_unknown(self.estimates.cost)),
             *(("terms", name, value) for name, value in self.terms.lifted(self._parts.policy)),
@@ -176,8 +176,12 @@ class Plan:
         users = len({user for user, _ in self.selected})
         return f"Plan {self.id}: {count_of(len(self.selected), 'generation')} of {count_of(users, 'user')}"
 
+    def text(self, width: int | None = None) -> str:
+        """Write the plan for people, with lines of at most so many characters; reads nothing."""
+        return f"{self._title()}\n\n{text_table(('what', 'which', 'value'), self._rows(), width=width)}"
+
     def __repr__(self) -> str:
-        return f"{self._title()}\n\n{text_table(('what', 'which', 'value'), self._rows())}"
+        return self.text()
 
     def _repr_html_(self) -> str:
         return html_table(("what", "which", "value"), self._rows(), caption=self._title())

@@ -13,8 +13,8 @@ from ai_retry.cli.doctor.outside import connection
 from ai_retry.config import Settings
 from ai_retry.domain.errors import StorageFailure
 
-_LOOK_FOR: Final = 2.0  # seconds, in which a failure may pass
-_REQUEST: Final = 2.5  # seconds for one request of the Data API
+_LOOK_FOR: Final = 1.0  # seconds, in which a failure may pass
+_REQUEST: Final = 2.0  # seconds for one request of the Data API
 _PAUSE: Final = 0.2  # seconds
 _DRIVERS: Final = ("psycopg", "psycopg.pool", "httpx", "httpcore")
 

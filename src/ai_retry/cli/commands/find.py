@@ -1,6 +1,7 @@
 """``ai-retry find``: what failed, and what can be done about it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,9 @@ from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._ids import user_id
 from ai_retry.cli.commands._selection import selection_options, wanted
 from ai_retry.cli.commands._shared import as_json_option, columns, connected, plain
+from ai_retry.recovery.generation import FoundGeneration
 from ai_retry.recovery.listing import text_listing
+from ai_retry.recovery.summary import Summary
 
 
 @click.command(
@@ -40,7 +43,12 @@ def find(*, limit: int, wide: bool, as_json: bool, **options: Any) -> None:
                 click.echo(json.dumps(asdict(each), default=plain))
             return
         summary, newest = found.overview(limit)
-    click.echo(repr(summary))
-    if newest:
-        more = "" if summary.total == len(newest) else f"The newest {len(newest)} of {summary.total}:\n"
-        click.echo(f"\n{more}{text_listing(newest, width=None if wide else columns())}")
+    click.echo(shown(summary, newest, None if wide else columns()))
+
+
+def shown(summary: Summary, newest: Sequence[FoundGeneration], width: int | None) -> str:
+    """Write the summary, and below it the list in its order."""
+    if not newest:
+        return repr(summary)
+    title = "" if summary.total == len(newest) else f"The newest {len(newest)} of {summary.total}:\n"
+    return f"{summary!r}\n\n{title}{text_listing(newest, width=width)}"

@@ -35,7 +35,7 @@ def queue(*, watch: bool, as_json: bool) -> None:
             else:
                 if watch:
                     click.clear()
-                click.echo(_shown(state, columns()))
+                click.echo(shown(state, columns()))
             if not watch:
                 return
             try:
@@ -44,7 +44,7 @@ def queue(*, watch: bool, as_json: bool) -> None:
                 return
 
 
-def _shown(state: QueueState, width: int) -> str:
+def shown(state: QueueState, width: int) -> str:
     """Write a line for each number with its meaning, and a table of providers that are unavailable."""
     lines = list(_lines(state))
     names = max(len(name) for name, *_ in lines)

@@ -17,7 +17,7 @@ from ai_retry.cli.commands._ask import agreed, next_command
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._reach import NotReady, reached
 from ai_retry.cli.commands._selection import selection_options, wanted
-from ai_retry.cli.commands._shared import as_json_option, print_json, told
+from ai_retry.cli.commands._shared import as_json_option, columns, print_json, told
 from ai_retry.client import Client
 from ai_retry.config import Settings
 from ai_retry.domain.errors import StorageFailure
@@ -116,7 +116,7 @@ def recover(
         with bootstrap.connect(settings) as client:
             plan = asked.plan(client, settings.policy)
             if dry_run or not as_json:
-                print_json(plan.describe()) if as_json else click.echo(repr(plan))
+                print_json(plan.describe()) if as_json else click.echo(plan.text(columns()))
             if dry_run:
                 click.echo(f"\nNext: {_again(context, path)}", err=True)
                 return

@@ -20,7 +20,7 @@ def rehearsed(database_url: str, output: Any) -> Rehearsal:
         with psycopg.connect(conninfo, **options) as connection:
             return rehearse(connection, output=output)
     except psycopg.Error as error:
-        return Rehearsal((), (), (f"the connection was lost, or refused ({error.sqlstate})",))
+        return Rehearsal((), (), (f"the connection was lost, or refused ({error.sqlstate or 'lost'})",))
 
 
 def refusals(rehearsal: Rehearsal) -> Iterator[Finding]:
@@ -28,4 +28,4 @@ def refusals(rehearsal: Rehearsal) -> Iterator[Finding]:
     for each in rehearsal.refusals:
         yield Finding(Check.REHEARSAL, each.problem, each.remedy, Level.PROBLEM if each.is_fatal else Level.HINT)
     for note in rehearsal.notes:
-        yield Finding(Check.REHEARSAL, note, "nothing, if you know it", Level.HINT)
+        yield Finding(Check.REHEARSAL, note, "nothing has to be done", Level.HINT)

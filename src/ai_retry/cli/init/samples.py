@@ -13,9 +13,9 @@ from ai_retry.cli.init.facts import Column, Table
 _TEXT: Final = "ai-retry rehearsal"
 _INSERT_USER: Final = "insert into auth.users (id) values (gen_random_uuid()) returning id"
 _LIKE: Final = """
-select {owner}, to_jsonb(g) || jsonb_build_object('prompt_data', ai_retry.app_read({id}) -> 'prompt_data')
-from {table} g
-where {owner} is not null and not coalesce((ai_retry.app_read({id}) -> 'hidden')::boolean, false)
+select {owner}, to_jsonb(g) || jsonb_build_object('prompt_data', r.said -> 'prompt_data', 'model', r.said -> 'model')
+from {table} g, lateral (select ai_retry.app_read({id})) r (said)
+where {owner} is not null and not coalesce((r.said -> 'hidden')::boolean, false)
   and case when {user}::uuid is not null then {owner} = {user} else not exists (
     select from ai_retry.app_find(null, 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff', {owner}, 50) o
     where o.status in ('queued', 'processing')) end

@@ -132,7 +132,8 @@ class _Stage:
             raise
         except psycopg.Error as error:
             self._not_run.append(
-                f"nothing was rehearsed: no failed generation is there, and none could be inserted ({error.sqlstate})"
+                "nothing was rehearsed: no failed generation is there, and none could be inserted "
+                f"({error.sqlstate or 'the connection was lost'})"
             )
             return None
 
