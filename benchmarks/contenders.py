@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import tempfile
@@ -117,12 +118,12 @@ def _bare(provider: str) -> Iterator[Contender]:
 
 @contextmanager
 def _gateway(provider: str, folder: Path) -> Iterator[Contender]:
-    config, port = folder / "litellm.yaml", free_port()
+    config, port, key = folder / "litellm.yaml", free_port(), f"sk-{secrets.token_hex(16)}"
     config.write_text(_GATEWAY_CONFIG.format(url=provider))
     process = subprocess.Popen(
         [str(LITELLM), "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"],
         cwd=folder,
-        env=clean(os.environ) | {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        env=clean(os.environ) | {"LITELLM_MASTER_KEY": key, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -135,7 +136,7 @@ def _gateway(provider: str, folder: Path) -> Iterator[Contender]:
 
         def requests(count: int, shaped: bool) -> list[Request]:  # noqa: FBT001
             body = json.dumps(chat_request(shaped=shaped)).encode()
-            return [partial(post, url, "/v1/chat/completions", "none", body)] * count
+            return [partial(post, url, "/v1/chat/completions", key, body)] * count
 
         yield Contender(GATEWAY, Served(url, process.pid), requests)
     finally:

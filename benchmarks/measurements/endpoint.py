@@ -56,7 +56,7 @@ NOTES = [
     "What each does: ours verifies a token, reads the generation, checks every rule, opens an attempt durably, "
     "calls, checks the answer under its schema, and writes session, event, status and quota in one transaction. The "
     "bare view calls the provider with `requests` and returns the answer: no token, no database, no check. LiteLLM's "
-    "proxy passes a completion on, with its routing and its own checks: no database, no key, no session and no quota "
+    "proxy passes a completion on, with its routing and its own checks: one key, no database, no session and no quota "
     "here; uvicorn serves it. The schema has ten properties.",
 ]
 
