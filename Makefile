@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .cache/peers
+GATEWAY := .cache/gateway
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts setup demo demo-model test test-adapters test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
+.PHONY: help alerts setup demo demo-model test test-adapters test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth bench-gateway
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -120,6 +121,14 @@ bench-growth: $(READY) ## Measure each step at 100,000 and at 10,000,000 attempt
 
 bench: $(READY) $(PEERS)/.ready ## Measure: rates beside three peers, WAL, endpoint, growth; make bench QUICK=1 for a first look
 	@$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick) $(ARGS)
+
+bench-gateway: $(GATEWAY)/.ready ## Install LiteLLM's proxy, which make bench then measures beside the endpoint
+
+$(GATEWAY)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(GATEWAY)
+	$(GATEWAY)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(GATEWAY)/bin/python -m pip install --quiet --upgrade --group gateway
+	@touch $@
 
 $(PEERS)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
