@@ -1,64 +1,12 @@
 """Retries failed AI generations on Supabase: nothing twice, nothing lost.
 
 ``connect()`` wires everything from the environment; ``retry_generation`` is the pure domain function for those who
-bring their own storage, provider and clock. Importing this package imports only the domain: the other names below are
-imported when they are used.
+bring their own storage, provider and clock. Importing this package imports nothing else: each name below is
+imported when it is used for the first time.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
-
-from ai_retry.domain.context import stored_context
-from ai_retry.domain.errors import (
-    AiRetryError,
-    AlreadySucceeded,
-    AttemptsExhausted,
-    AuthUnavailable,
-    BackoffNotElapsed,
-    ContextMissing,
-    GenerationFailed,
-    GenerationNotFound,
-    IdempotencyConflict,
-    LeaseLost,
-    NotConfigured,
-    QuotaExhausted,
-    RetryCancelled,
-    RetryEnded,
-    RetryExpired,
-    RetryInProgress,
-    RetryPoisoned,
-    RetryRefused,
-    RouteUnavailable,
-    SessionConflict,
-    SessionRejected,
-    StorageFailure,
-    StorageOutcomeUnknown,
-    StorageUnavailable,
-    TooManyParallel,
-    Unauthenticated,
-)
-from ai_retry.domain.model import (
-    Answer,
-    Attempt,
-    Context,
-    Failure,
-    FailureCode,
-    Generation,
-    GenerationStatus,
-    Outcome,
-    Quota,
-    QuotaRule,
-    ResponseFormat,
-    RetryResult,
-    Snapshot,
-    Usage,
-    Waiver,
-)
-from ai_retry.domain.outlook import Outlook
-from ai_retry.domain.policy import RetryPolicy
-from ai_retry.domain.queue_model import QueuedRetry, QueueState, RouteState
-from ai_retry.domain.reader import ContextFrom
-from ai_retry.domain.retry import retry_generation, retry_status
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
@@ -67,9 +15,60 @@ if TYPE_CHECKING:
     from ai_retry.client import Client
     from ai_retry.clock import SystemClock
     from ai_retry.config import Settings
+    from ai_retry.domain.context import stored_context
+    from ai_retry.domain.errors import (
+        AiRetryError,
+        AlreadySucceeded,
+        AttemptsExhausted,
+        AuthUnavailable,
+        BackoffNotElapsed,
+        ContextMissing,
+        GenerationFailed,
+        GenerationNotFound,
+        IdempotencyConflict,
+        LeaseLost,
+        NotConfigured,
+        QuotaExhausted,
+        RetryCancelled,
+        RetryEnded,
+        RetryExpired,
+        RetryInProgress,
+        RetryPoisoned,
+        RetryRefused,
+        RouteUnavailable,
+        SessionConflict,
+        SessionRejected,
+        StorageFailure,
+        StorageOutcomeUnknown,
+        StorageUnavailable,
+        TooManyParallel,
+        Unauthenticated,
+    )
     from ai_retry.domain.listing import GenerationPage
+    from ai_retry.domain.model import (
+        Answer,
+        Attempt,
+        Context,
+        Failure,
+        FailureCode,
+        Generation,
+        GenerationStatus,
+        Outcome,
+        Quota,
+        QuotaRule,
+        ResponseFormat,
+        RetryResult,
+        Snapshot,
+        Usage,
+        Waiver,
+    )
+    from ai_retry.domain.outlook import Outlook
+    from ai_retry.domain.policy import RetryPolicy
     from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
+    from ai_retry.domain.queue_model import QueuedRetry, QueueState, RouteState
+    from ai_retry.domain.reader import ContextFrom
     from ai_retry.domain.recovery import Decision, RecoveryStorage, UnreadableRow
+    from ai_retry.domain.retry import retry_generation, retry_status
     from ai_retry.problems import Problem
     from ai_retry.providers.fallback import FallbackProvider
     from ai_retry.providers.function import FunctionProvider
@@ -174,35 +173,85 @@ __all__ = [
 
 _LAZY: Final = {
     "AiProvider": "domain.ports",
+    "AiRetryError": "domain.errors",
+    "AlreadySucceeded": "domain.errors",
+    "Answer": "domain.model",
+    "Attempt": "domain.model",
+    "AttemptsExhausted": "domain.errors",
+    "AuthUnavailable": "domain.errors",
+    "BackoffNotElapsed": "domain.errors",
     "Client": "client",
     "Clock": "domain.ports",
+    "Context": "domain.model",
+    "ContextFrom": "domain.reader",
+    "ContextMissing": "domain.errors",
     "Decision": "domain.recovery",
     "Diagnosis": "recovery.methods",
     "Estimates": "recovery.choice",
     "Explanation": "recovery.why",
+    "Failure": "domain.model",
+    "FailureCode": "domain.model",
     "FallbackProvider": "providers.fallback",
     "Found": "recovery.found",
     "FoundGeneration": "recovery.generation",
     "FunctionProvider": "providers.function",
+    "Generation": "domain.model",
+    "GenerationFailed": "domain.errors",
+    "GenerationNotFound": "domain.errors",
     "GenerationPage": "domain.listing",
+    "GenerationStatus": "domain.model",
     "HttpAiProvider": "providers.http",
+    "IdempotencyConflict": "domain.errors",
+    "LeaseLost": "domain.errors",
+    "NotConfigured": "domain.errors",
+    "Outcome": "domain.model",
+    "Outlook": "domain.outlook",
     "Plan": "recovery.plan",
     "Problem": "problems",
+    "QueueState": "domain.queue_model",
     "QueueStorage": "domain.ports",
+    "QueuedRetry": "domain.queue_model",
+    "Quota": "domain.model",
+    "QuotaExhausted": "domain.errors",
+    "QuotaRule": "domain.model",
     "ReaskProvider": "providers.reask",
     "RecoveryStorage": "domain.recovery",
     "Report": "recovery.report",
     "ReportLine": "recovery.report",
+    "ResponseFormat": "domain.model",
+    "RetryCancelled": "domain.errors",
+    "RetryEnded": "domain.errors",
+    "RetryExpired": "domain.errors",
+    "RetryInProgress": "domain.errors",
+    "RetryPoisoned": "domain.errors",
+    "RetryPolicy": "domain.policy",
+    "RetryRefused": "domain.errors",
+    "RetryResult": "domain.model",
+    "RouteState": "domain.queue_model",
+    "RouteUnavailable": "domain.errors",
+    "SessionConflict": "domain.errors",
+    "SessionRejected": "domain.errors",
     "Settings": "config",
+    "Snapshot": "domain.model",
     "Spool": "storage.spool",
     "SpoolReport": "storage.spool",
     "Storage": "domain.ports",
+    "StorageFailure": "domain.errors",
+    "StorageOutcomeUnknown": "domain.errors",
+    "StorageUnavailable": "domain.errors",
     "Summary": "recovery.summary",
     "SystemClock": "clock",
     "TokenVerifier": "auth",
+    "TooManyParallel": "domain.errors",
+    "Unauthenticated": "domain.errors",
     "UnreadableRow": "domain.recovery",
+    "Usage": "domain.model",
+    "Waiver": "domain.model",
     "Worker": "worker",
+    "retry_generation": "domain.retry",
+    "retry_status": "domain.retry",
     "settle": "bootstrap",
+    "stored_context": "domain.context",
     "verifier": "bootstrap",
 }
 
@@ -220,7 +269,7 @@ def __dir__() -> list[str]:
 
 
 def connect(
-    settings: "Settings | None" = None, *, context_from: ContextFrom | None = None, ai: "AiProvider | None" = None
+    settings: "Settings | None" = None, *, context_from: "ContextFrom | None" = None, ai: "AiProvider | None" = None
 ) -> "Client":
     """Make a client from the environment, or from ``settings``; see ``ai_retry.bootstrap.connect``."""
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)

@@ -182,17 +182,21 @@ def context_reader(
     Raises:
         NotConfigured: the settings name what can't be imported or called; says what to do.
     """
-    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
-
     named = settings.context_from
     reader = given or (imported(_READER, named, _READS) if named is not None else stored_context)
     return usable_context(
         reader,
         models=settings.ai_models,
         default_model=settings.ai_model or getattr(own, "model", None),
-        check_schema=schema_of,
+        check_schema=_check_schema,
         needs_model=own is None and settings.provider is None,
     )
+
+
+def _check_schema(schema: Mapping[str, Any]) -> None:
+    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema: not every app needs it
+
+    schema_of(schema)
 
 
 def usable_context(

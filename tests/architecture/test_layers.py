@@ -87,7 +87,7 @@ LIBRARIES = {
     "referencing": {"providers.dialect"},
     "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http"},
     "supabase": {"storage.supabase"},
-    "tenacity": {"providers.http"},
+    "tenacity": {"providers.repeats"},
     "tqdm": {"recovery.progress"},
     "urllib3": {"deadline", "cli.doctor.provider", "providers.http"},
     "werkzeug": {"flask.blueprint"},

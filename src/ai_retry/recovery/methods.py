@@ -1,21 +1,25 @@
-"""A client's methods for recovery after an outage. The work is done in the other modules."""
+"""A client's methods for recovery after an outage.
+
+The work is done in the other modules, which are imported when they are used: most processes recover nothing.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from ai_retry.domain.names import WaiverWord
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.recovery.choice import terms_of
-from ai_retry.recovery.found import Found, Words, search
 from ai_retry.recovery.parts import Parts
-from ai_retry.recovery.plan import Plan, load_plan, make_plan
 from ai_retry.recovery.when import When, read_instant
-from ai_retry.recovery.why import Explanation, explain
+
+if TYPE_CHECKING:
+    from ai_retry.recovery.found import Found, Words
+    from ai_retry.recovery.plan import Plan
+    from ai_retry.recovery.why import Explanation
 
 
 class Diagnosis(Protocol):
@@ -38,11 +42,11 @@ class RecoveryMethods(ABC):
         *,
         since: When | None = None,
         until: When | None = None,
-        code: Words | None = None,
-        status: Words | None = None,
+        code: "Words | None" = None,
+        status: "Words | None" = None,
         user_id: UUID | str | None = None,
-        model: Words | None = None,
-    ) -> Found:
+        model: "Words | None" = None,
+    ) -> "Found":
         """Find failed generations of all users, newest first. Reads only, a page at a time, when it is looked at.
 
         Args:
@@ -59,13 +63,15 @@ class RecoveryMethods(ABC):
             StorageFailure: safe to repeat.
             NotConfigured: the migrations are not applied, or this client can't find.
         """
+        from ai_retry.recovery.found import search  # noqa: PLC0415 - see above
+
         return search(
             self._recovery_parts(), since=since, until=until, code=code, status=status, user_id=user_id, model=model
         )
 
     def plan(
         self,
-        found: Found,
+        found: "Found",
         *,
         policy: RetryPolicy | None = None,
         max_cost: Decimal | float | None = None,
@@ -73,7 +79,7 @@ class RecoveryMethods(ABC):
         waive: Collection[WaiverWord] = (),
         charge: bool = True,
         everything: bool = False,
-    ) -> Plan:
+    ) -> "Plan":
         """Freeze what can be retried now, and estimate what that would take. Nothing is written, no provider is called.
 
         What is selected is what ``run`` retries, be it in this process or in another one.
@@ -92,11 +98,14 @@ class RecoveryMethods(ABC):
             ValueError: names the argument and what it may be.
             StorageFailure: safe to repeat.
         """
+        from ai_retry.recovery.choice import terms_of  # noqa: PLC0415 - see above
+        from ai_retry.recovery.plan import make_plan  # noqa: PLC0415
+
         parts = self._recovery_parts()
         terms = terms_of(parts.policy, policy=policy, max_cost=max_cost, per_user=per_user, waive=waive, charge=charge)
         return make_plan(parts, found, terms, everything=everything)
 
-    def load_plan(self, path: Path | str) -> Plan:
+    def load_plan(self, path: Path | str) -> "Plan":
         """Read a plan that was saved, and how much of it is done; running it goes on where it stopped.
 
         Raises:
@@ -104,6 +113,8 @@ class RecoveryMethods(ABC):
             OSError: it can't be read.
             StorageFailure: safe to repeat.
         """
+        from ai_retry.recovery.plan import load_plan  # noqa: PLC0415 - see above
+
         return load_plan(self._recovery_parts(), path)
 
     def books(self, *, since: When | None = None) -> Sequence[Mapping[str, Any]]:
@@ -119,7 +130,7 @@ class RecoveryMethods(ABC):
         parts = self._recovery_parts()
         return parts.records.books(parts.policy.quota, since=read_instant(since, "since", datetime.now(UTC)))
 
-    def why(self, generation_id: UUID | str) -> Explanation:
+    def why(self, generation_id: UUID | str) -> "Explanation":
         """Explain in one paragraph why a generation failed and what to do next, whoever its user is. Reads only.
 
         Raises:
@@ -127,4 +138,6 @@ class RecoveryMethods(ABC):
             ValueError: the id is not a UUID.
             StorageFailure: safe to repeat.
         """
+        from ai_retry.recovery.why import explain  # noqa: PLC0415 - see above
+
         return explain(self._recovery_parts(), generation_id)
