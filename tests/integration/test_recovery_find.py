@@ -26,7 +26,7 @@ from tools.stack import Stack
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-NOBODY = ScriptedAiProvider()
+UNUSED = ScriptedAiProvider()
 
 mpl.use("agg")
 
@@ -41,7 +41,7 @@ def database(migrated_database: str) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def client(migrated_database: str) -> Iterator[Client]:
     """A client of that database."""
-    with recovering_client(migrated_database, NOBODY) as client:
+    with recovering_client(migrated_database, UNUSED) as client:
         yield client
 
 
@@ -267,7 +267,7 @@ def test_wrong_arguments_are_named(client: Client, arguments: dict[str, Any], pr
 def test_client_without_recovery_says_so(stack: Stack) -> None:
     """A client that was given no recovery storage says so, rather than failing somehow."""
     storage = SupabaseStorage(stack.url, stack.secret_key)
-    with Client(storage=storage, ai=NOBODY, on_close=storage.close) as client, pytest.raises(NotConfigured):
+    with Client(storage=storage, ai=UNUSED, on_close=storage.close) as client, pytest.raises(NotConfigured):
         client.find()
 
 
@@ -288,11 +288,11 @@ def test_why_shows_the_decision_and_its_numbers(database: psycopg.Connection, cl
 
     assert "can be retried now. 1 of 4 attempts counted; outages don't count." in str(client.why(good))
     assert "was AI_UNAVAILABLE (recorded by the app)." in str(client.why(good))
-    told = client.why(waiting)
-    assert (told.decision, told.code) == (Decision.LATER, "RETRY_TOO_SOON")
-    assert re.search(r"Wait (4 min|3 min 5\d s) more after attempt 2, until 20", told.text)
-    assert "Come back" not in told.text
-    assert "was AI_TIMEOUT: no complete answer within 15 s." in told.text
+    shown = client.why(waiting)
+    assert (shown.decision, shown.code) == (Decision.LATER, "RETRY_TOO_SOON")
+    assert re.search(r"Wait (4 min|3 min 5\d s) more after attempt 2, until 20", shown.text)
+    assert "Come back" not in shown.text
+    assert "was AI_TIMEOUT: no complete answer within 15 s." in shown.text
     assert "can't be retried as things are (RETRY_LIMIT_REACHED)" in str(client.why(exhausted))
     for generation_id in (good, waiting, exhausted):
         assert "own words" not in str(client.why(generation_id))
@@ -394,14 +394,14 @@ def test_why_shows_the_quota(database: psycopg.Connection, client: Client) -> No
     )
     add_queued(database, owner(database, generation_id), uuid4())
 
-    told = client.why(generation_id)
+    shown = client.why(generation_id)
 
     assert (
         "no units left in this period: 4 of 5 are spent in the last 1 d, and 1 are held for retries that wait or run."
-        in told.text
+        in shown.text
     )
-    assert told.retry_at is not None
-    assert timedelta(hours=23) < told.retry_at - datetime.now(UTC) < timedelta(hours=25)
+    assert shown.retry_at is not None
+    assert timedelta(hours=23) < shown.retry_at - datetime.now(UTC) < timedelta(hours=25)
 
 
 def test_why_of_nothing_is_not_found(client: Client) -> None:

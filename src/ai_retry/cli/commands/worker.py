@@ -12,7 +12,7 @@ import click
 
 from ai_retry import bootstrap
 from ai_retry.cli.commands._groups import examples
-from ai_retry.cli.commands._shared import told
+from ai_retry.cli.commands._shared import reported
 from ai_retry.worker import DEFAULT_CONCURRENCY
 
 
@@ -42,7 +42,7 @@ def worker(*, concurrency: int, grace: float | None) -> None:
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ai_retry").setLevel(logging.INFO)
-    with told(), bootstrap.worker(concurrency=concurrency) as running:
+    with reported(), bootstrap.worker(concurrency=concurrency) as running:
         seconds = timedelta(seconds=grace) if grace is not None else None
         if not running.run(_stopped_by_signals(), grace=seconds):
             os._exit(0)  # else the threads of calls that go on would be waited for, and their leases renewed
