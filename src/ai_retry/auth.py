@@ -24,8 +24,11 @@ import requests
 
 from ai_retry.clock import SystemClock
 from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
+from ai_retry.domain.errors import AuthUnavailable, Unauthenticated
 from ai_retry.domain.ports import Clock
 from ai_retry.logs import write_line
+
+__all__ = ["AuthUnavailable", "TokenVerifier", "Unauthenticated"]
 
 _AUTHENTICATED: Final = "authenticated"
 _KEYS: Final = ("anon", "service_role")  # roles of API keys
@@ -36,30 +39,6 @@ _MAX_TOKEN, _MAX_KID, _MAX_BODY, _MIN_SECRET = 8 * 1024, 256, 64 * 1024, 32
 _IDLE_CONNECTIONS: Final = 10  # kept; more may be in use
 _YEAR_10000: Final = 253_402_300_800
 _JWS: Final = jwt.PyJWS(options={"verify_signature": False})
-
-
-class Unauthenticated(Exception):
-    """The token does not prove who is asking. Every refusal reads the same.
-
-    Attributes:
-        reason: one of a few fixed words for a debug log, never shown to the caller.
-    """
-
-    def __init__(self, reason: str = "token") -> None:
-        super().__init__("The access token was refused.")
-        self.reason = reason
-
-
-class AuthUnavailable(Exception):
-    """Supabase Auth gave no usable answer: nothing is known about the token. Safe to repeat.
-
-    Attributes:
-        reason: the HTTP status or the kind of network error, for the operator.
-    """
-
-    def __init__(self, reason: str = "unreachable") -> None:
-        super().__init__("Supabase Auth gave no usable answer.")
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from ai_retry.events import OnEvent
 from ai_retry.first_calls import FirstCalls
 from ai_retry.hooks import Events, current_origin
 from ai_retry.listings import Listings
-from ai_retry.recovery.methods import RecoveryMethods
+from ai_retry.recovery.methods import Diagnosis, RecoveryMethods
 from ai_retry.recovery.parts import Parts
 from ai_retry.renewal import LeaseRenewer
 from ai_retry.slots import CallSlot, CallSlots
@@ -54,6 +54,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         provider: str = "",
         spool: Spool | None = None,
         on_event: OnEvent = (),
+        doctor: Callable[[], Diagnosis] | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep the parts.
@@ -70,6 +71,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             provider: names what ``ai`` asks, so that all processes share what they learn of its outages.
             spool: where answers wait that ``storage`` could not settle, for ``settle``.
             on_event: hooks that get every event (``ai_retry.events``), in its thread; the log is written in any case.
+            doctor: examines the set-up, for ``doctor``; None: it can't be examined from here.
             on_close: frees what the client was given.
         """
         self._storage, self._ai, self._clock = storage, ai, clock or SystemClock()
@@ -77,7 +79,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         self._slots = CallSlots(max_calls)
         self._queue_storage, self._provider = queue_storage, provider
         self._recovery_storage = recovery_storage
-        self._spool = spool
+        self._spool, self._doctor = spool, doctor
         self.events = Events(on_event)
         self._reports = Reports(self.events, has_spool=spool is not None)
         self._renewer = LeaseRenewer(storage, policy.lease, self.events)
@@ -131,7 +133,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
-    ) -> QueuedRetry | RetryResult:
+    ) -> QueuedRetry:
         """Accept a retry for later: a worker runs it. See ``ai_retry.domain.queue.enqueue_generation``.
 
         Raises:
@@ -273,6 +275,16 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             slots=self._slots,
             reports=Reports(self.events.without_log(), has_spool=self._spool is not None),
         )
+
+    def doctor(self) -> Diagnosis:
+        """Examine the set-up as ``ai-retry doctor`` does; print the outcome. Reads only.
+
+        Raises:
+            NotConfigured: this client's settings are not the environment's.
+        """
+        if self._doctor is None:
+            raise NotConfigured("only a client of the environment's settings can be examined: run ai-retry doctor")
+        return self._doctor()
 
     def close(self) -> None:
         """Give back connections. A repeat does nothing."""

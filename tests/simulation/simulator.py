@@ -6,43 +6,41 @@ changes arrive twice or much later, a fail-over forgets a commit, and processes 
 checked (``books``); at the end the trouble stops, and everything must come to rest and be usable.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import Any
 from uuid import UUID
 
-from ai_retry.domain.calls import joined, noted
-from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Renew, Reply, Settle
+from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, NewGeneration, Open, PutBack, Renew, Reply, Settle
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, owned, retry_now
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.domain.first_loop import accepting_first, generating
 from ai_retry.domain.loop import Call, Load, Loop, Setting, Step, retrying
 from ai_retry.domain.model import (
     Answer,
-    Context,
     Failure,
-    FailureCode,
     Generation,
     GenerationStatus,
     Outcome,
     ProviderOutcome,
     QuotaRule,
     RetryResult,
-    Usage,
     Waiver,
 )
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.memory import MemoryStorage
+from ai_retry.testing.memory import GenerationRefused, MemoryStorage
 from ai_retry.testing.memory.app import Session, SessionRefused, new_session
-from tests.helpers.builders import a_failure
 from tests.simulation.books import Books, WatchedApp, answer_of
+from tests.simulation.provider import Providers
 
 POLICY = RetryPolicy(max_attempts=5, hard_cap=8, max_parallel=2, quota=QuotaRule(limit=2, window=timedelta(hours=1)))
 OTHER_POLICY = replace(POLICY, max_attempts=3, max_parallel=1, hard_cap=5, backoff_cap=timedelta(minutes=2))
@@ -54,23 +52,14 @@ BUSY_ROUNDS = 200  # takes at one instant, after which a message has come back w
 DAY = timedelta(hours=25)  # longer than the window of the hard cap
 DURATIONS = (1, 2, 5, 11, 20, 36, 300, 3600)
 EVERYTHING = frozenset(Waiver)
-FAILURES = (
-    a_failure(),
-    a_failure(FailureCode.TIMEOUT),
-    a_failure(certainly_not_generated=True),
-    a_failure(operator_fault=True),
-    a_failure(FailureCode.INVALID_OUTPUT, transient=False),
-    a_failure(FailureCode.RATE_LIMITED, certainly_not_generated=True, retry_after=timedelta(minutes=2)),
-    a_failure(FailureCode.UNAVAILABLE, overloaded=True),
+NEW = tuple(
+    NewGeneration(
+        prompt_data={"messages": [{"role": "user", "content": prompt}]}, model=model, columns={}, digest=prompt + model
+    )
+    for prompt, model in (("Plan an easy run.", "small"), ("Plan a hard run.", "large"))
 )
-COSTLY = (ProviderOutcome.GENERATED,)
 STATUSES = (*(GenerationStatus.ERROR,) * 3, GenerationStatus.SUCCESS, GenerationStatus.PROCESSING)
 FATES = {"done": 76, "twice": 4, "repeated later": 5, "no reply": 4, "not sent": 4, "fail-over": 2, "dies": 3}
-
-
-def routes_of(context: Context) -> Sequence[str]:
-    """Where a call goes; the large model has another one to fall back on."""
-    return (f"one/{context.model}",) if context.model == "small" else (f"one/{context.model}", "two/spare")
 
 
 @dataclass
@@ -80,6 +69,14 @@ class Actor:
     loop: Loop[Any]
     generation_id: UUID
     step: Step | None = None  # None: it has not begun
+    first: Asked | None = None  # of a first call: what was asked for
+    token: UUID | None = None  # of the attempt that it begins
+
+    def goes_on(self, resume: Callable[[], Step]) -> None:
+        """Let the loop go on to its next step."""
+        self.step = resume()
+        if isinstance(self.step, Begin):
+            self.token = self.step.token
 
 
 @dataclass
@@ -107,9 +104,10 @@ class Simulation:
     ) -> None:
         self.random, self.tally = random, tally or Tally()
         self.clock = ManualClock()
-        self.app = WatchedApp(self._create_session)
+        self.app = WatchedApp(self._create_session, self._refuse_generation)
         self.storage = storage_type(self.clock, self.app)
         self.books = Books(self.storage, self.app, self.clock, POLICY)
+        self.providers = Providers(random, self.clock, self.books)
         self.users = [self._id() for _ in range(3)]
         self.storage.quotas[self.users[1]] = ROOMY
         self.actors: list[Actor] = []
@@ -117,12 +115,14 @@ class Simulation:
         self.tokens: list[tuple[UUID, UUID]] = []  # of attempts that have begun, with their generations
         self._constraint: str | None = None
         self._one_session = False
+        self._no_creation = False
+        self.requests: list[tuple[UUID, UUID]] = []  # users and ids of first calls
         for user, count in ((0, 3), (1, 7), (2, 1)):
             for _ in range(count):
                 self._generate(self.users[user])
         self.setting = Setting(
             policy=POLICY,
-            reader=Reader(context_from=stored_context, route_of=routes_of),
+            reader=Reader(context_from=stored_context, route_of=self.providers.routes),
             monotonic=self.clock.monotonic,
             fraction=self.random.random,
         )
@@ -132,6 +132,7 @@ class Simulation:
             (8, self._click),
             (3, self._click_loses_a_race),
             (5, self._accept),
+            (6, self._first_call),
             (2, self._cancel),
             (8, self._work),
             (3, self._tidy),
@@ -180,6 +181,24 @@ class Simulation:
         asked = self._asked()
         self._start(accepting(asked, self.setting.reader, self.setting.policy), asked.generation_id)
 
+    def _first_call(self) -> None:
+        """A new request, or one of the last again; now and then with the same key for another prompt."""
+        random = self.random
+        if not self.requests or random.random() < 0.6:
+            self.requests.append((random.choice(self.users), self._id()))
+        user_id, generation_id = random.choice(self.requests[-6:])
+        asked = replace(
+            self._asked(),
+            user_id=user_id,
+            generation_id=generation_id,
+            create=NEW[random.random() < 0.1],
+        )
+        setting = random.choice(self.settings)
+        if random.random() < 0.7:
+            self._start(generating(asked, setting), generation_id, asked)
+        else:
+            self._start(accepting_first(asked, setting.reader, setting.policy), generation_id, asked)
+
     def _cancel(self) -> None:
         generation = self._any_generation()
         self._start(cancelling(generation.user_id, generation.id, self.setting.policy), generation.id)
@@ -222,8 +241,8 @@ class Simulation:
             charge=random.random() < 0.9,
         )
 
-    def _start(self, loop: Loop[Any], generation_id: UUID) -> None:
-        self._advance(Actor(loop, generation_id), lambda: next(loop))
+    def _start(self, loop: Loop[Any], generation_id: UUID, first: Asked | None = None) -> None:
+        self._advance(Actor(loop, generation_id, first=first), lambda: next(loop))
 
     def _step(self) -> None:
         """Do what a loop waits for; or lose the request, or the reply; or let the process die."""
@@ -250,7 +269,7 @@ class Simulation:
                 reply = self._perform(actor.step)
             if fate == "twice":
                 reply = self._perform(actor.step)
-        except StorageUnavailable as error:
+        except AiRetryError as error:
             self._fail(actor, error)
             return
         if fate == "no reply":
@@ -269,7 +288,7 @@ class Simulation:
     def _advance(self, actor: Actor, resume: Callable[[], Step]) -> None:
         before = actor.step
         try:
-            actor.step = resume()
+            actor.goes_on(resume)
         except StopIteration as done:
             self._ended(actor, before, done.value)
         except AiRetryError as error:
@@ -284,13 +303,15 @@ class Simulation:
             assert isinstance(last, Settle | Keep)
             self.tally.add("paid answers")
             self.books.paid(actor.generation_id, last.token, answer)
+        if actor.first is not None and isinstance(result, AiRetryError):
+            self.books.check_named(actor.first, result)
         if isinstance(result, RetryResult):
             row = next(row for row in self.books.rows_of(actor.generation_id) if row.number == result.attempt)
             assert row.outcome is Outcome.SUCCEEDED, "a result without a success"
 
     def _perform(self, step: Step | None) -> Any:
         if isinstance(step, Load):
-            return self.storage.load(step.user_id, step.generation_id, POLICY.quota, step.token)
+            return self.storage.load(step.user_id, step.generation_id, POLICY.quota, step.token, creating=step.creating)
         assert not isinstance(step, Call | None)
         self.sent.append(step)
         return self._send(step)
@@ -308,17 +329,22 @@ class Simulation:
             return self._settle(step)
         if isinstance(step, CloseOver):
             return self.storage.begin(step)
+        if isinstance(step, PutBack) and step.provider_outcome is ProviderOutcome.UNKNOWN:
+            self.tally.add("put back in doubt")
         return self.storage.amend(step)
 
     def _begin(self, change: Begin) -> Reply:
         before, known = self.books.rows_of(change.generation_id), self.books.row_with(change.token)
         generation = self.app.generations.get(change.generation_id)
         due_at = before[-1].next_attempt_at if before else None
+        creates = isinstance(change.attempt, Open) and change.attempt.create is not None
         reply = self.storage.begin(change)
         if reply.applied:
-            self.tally.add("began")
+            self.tally.add("created" if creates else "began")
             assert known is None, "a begin was applied twice"
-            assert generation is not None
+            assert (generation is None) == creates, "a begin created what was there, or began what was not"
+            assert not (creates and before), "a deleted generation was created again"
+            generation = self.app.generations[change.generation_id]
             assert generation.user_id == change.user_id, "an attempt began for another user's generation"
             assert generation.id not in self.app.hidden, "an attempt began for a hidden generation"
             assert generation.status is not GenerationStatus.SUCCESS, "an attempt began after a success"
@@ -343,33 +369,17 @@ class Simulation:
     def _call(self, actor: Actor) -> Answer | Failure:
         assert isinstance(actor.step, Call)
         assert timedelta(0) < actor.step.timeout <= POLICY.deadline
-        context, failures = actor.step.context, list[Failure]()
-        routes = [each for each in routes_of(context) if each not in context.unavailable]
-        assert routes, "a call began although no route is open"
-        for route in (*routes[:1], *routes):  # the first one may be asked again
-            result = self._ask(route, actor.generation_id)
-            if isinstance(result, Answer) or self.random.random() < 0.3:
-                break
-            failures.append(result)
-        else:
-            result = failures.pop()
-        return joined(failures, result)
-
-    def _ask(self, route: str, generation_id: UUID) -> Answer | Failure:
-        """Make one call of an attempt; each has a name, by which its record is known again."""
-        result: Answer | Failure
-        if self.random.random() < 0.45:
+        result = self.providers.call(actor.step, actor.generation_id, actor.token)
+        if isinstance(result, Failure):
             self.tally.add("call fails")
-            result = self.random.choice(FAILURES)
-        else:
-            self.books.calls += 1
-            sent = self.random.randint(1, 3)
-            result = Answer(output={"call": self.books.calls}, model="small", wire_requests=sent)
-        self.books.wire[generation_id] += result.wire_requests
-        cost = Usage(total_tokens=self.random.randint(1, 9)) if result.provider_outcome in COSTLY else None
-        result = replace(result, usage=cost)
-        name = self.books.called(generation_id, result)
-        return replace(noted(result, duration=timedelta(seconds=1), provider=name, route=route), model=result.model)
+        routes = [each.route for each in result.calls]
+        if len(set(routes)) > 1:
+            self.tally.add("falls back")
+        if len(set(routes)) < len(routes):
+            self.tally.add("asks again")
+        if actor.step.context.recovering:
+            self.tally.add("a route recovers")
+        return result
 
     # What the app, its users, time and the network do
 
@@ -435,6 +445,7 @@ class Simulation:
             self.storage.quotas[user_id] = QuotaRule(limit=limit, window=window)
         self._constraint = self.random.choice((None, None, "title_is_short", "km_is_positive"))
         self._one_session = self.random.random() < 0.1
+        self._no_creation = self.random.random() < 0.3
 
     def _time_passes(self) -> None:
         self.clock.advance(timedelta(seconds=self.random.choice(DURATIONS)))
@@ -443,20 +454,28 @@ class Simulation:
         """A change that was sent before arrives once more, as from a network that kept it."""
         if self.sent:
             at = self.random.choice((0, max(0, len(self.sent) - 6)))  # one that is old, or one of the newest
-            with suppress(StorageUnavailable):
+            with suppress(AiRetryError):
                 self._send(self.random.choice(self.sent[at:]))
 
     def _forgotten(self, change: Begin) -> Reply:
         """A fail-over loses a begin that was acknowledged."""
         storage, app = self.storage, self.app
         kept = copy(storage.rows), copy(storage.answers), copy(storage.line.messages), copy(storage.line.visible_at)
-        wrote = copy(app.generations), list(app.events), list(app.error_logs), set(app.ours)
+        wrote = copy(app.generations), list(app.events), list(app.error_logs), set(app.ours), set(app.created)
         with self.books.closing(change):
             reply = self._begin(change)
         storage.rows, storage.answers, storage.line.messages, storage.line.visible_at = kept
-        app.generations, app.events, app.error_logs, app.ours = wrote
+        app.generations, app.events, app.error_logs, app.ours, app.created = wrote
         self.tally.add("fail-over")
         return reply
+
+    def _refuse_generation(self, user_id: UUID) -> None:
+        """The app's tables have foreign keys to its users, and rules of their own."""
+        if user_id not in self.users:
+            raise GenerationRefused("23503", "generations_user_id_fkey")
+        if self._no_creation:
+            self.tally.add("creation refused")
+            raise GenerationRefused(self.random.choice(("23505", "23514", "P0001")))
 
     def _create_session(self, generation: Generation, output: Any) -> Session:
         if self._constraint is not None:
@@ -502,9 +521,11 @@ class Simulation:
         """Run a loop to its end, undisturbed; return what it returns or raises."""
         actor = Actor(loop, generation_id)
         try:
-            actor.step = next(loop)
+            actor.goes_on(lambda: next(loop))
             while True:
-                actor.step = loop.send(self._call(actor) if isinstance(actor.step, Call) else self._perform(actor.step))
+                step = actor.step
+                result = self._call(actor) if isinstance(step, Call) else self._perform(step)
+                actor.goes_on(partial(loop.send, result))
         except StopIteration as done:
             return done.value
         except AiRetryError as error:
@@ -519,7 +540,7 @@ class Simulation:
                 continue
             self.clock.advance(WHILE)
             stored = self.books.answers_of(generation.id, generation.user_id)
-            calls = self.books.wire[generation.id]
+            calls, now = self.books.wire[generation.id], self.clock.now()
             asked = Asked(user_id=generation.user_id, generation_id=generation.id, token=self._id(), waive=EVERYTHING)
             result = self._drain(retrying(asked, self.setting), generation.id)
             self.books.check()
@@ -528,7 +549,7 @@ class Simulation:
                 assert isinstance(result, RetryResult), f"a stored answer is never used: {type(result).__name__}"
                 assert self.books.wire[generation.id] == calls, "a call was made beside a stored answer"
             rows = self.books.rows_of(generation.id)
-            began = bool(rows) and rows[-1].started_at == self.clock.now()
+            began = bool(rows) and rows[-1].started_at == now
             assert began or isinstance(result, AttemptsExhausted), f"refused without end: {type(result).__name__}"
 
     # Looking

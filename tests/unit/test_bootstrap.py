@@ -29,6 +29,7 @@ from ai_retry.domain.reader import reader_name
 from ai_retry.providers import dialect
 from ai_retry.providers.function import FunctionProvider
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
+from ai_retry.providers.http import HttpAiProvider
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.testing.memory import MemoryApp, MemoryStorage
 from ai_retry.testing.provider import ScriptedServer, chat
@@ -226,12 +227,16 @@ class TestConnect:
         assert isinstance(refusal, ContextMissing)
         assert "model" in str(refusal)
 
-    def test_failing_connect_closes_what_it_opened(self, storage: Closable) -> None:
-        """When a later part can't be made, the storage's connections don't stay open."""
-        assert storage is not None
+    def test_failing_connect_closes_what_it_opened(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """When a later part can't be made, the provider's connections don't stay open."""
+        closed: list[HttpAiProvider] = []
+        monkeypatch.setattr(HttpAiProvider, "close", lambda provider: closed.append(provider))  # noqa: PLW0108 (it binds)
+        (tmp_path / "file").touch()
 
-        with pytest.raises(ValueError, match="base_url"):
-            connect(replace(HOSTED, ai_base_url="not an address"))
+        with pytest.raises(NotConfigured, match="spool directory"):
+            connect(replace(HOSTED, spool_dir=tmp_path / "file" / "spool"))
+
+        assert len(closed) == 1
 
     def test_spool_is_given_to_storage_and_client(self, storage: Closable, tmp_path: Path) -> None:
         """The storage writes answers where the client settles them, and the directory is there from the start."""
@@ -330,11 +335,11 @@ class TestContextReader:
             reader(a_generation())
 
     def test_facade_takes_the_arguments_of_bootstrap(self) -> None:
-        """``ai_retry.connect`` passes everything on, and has no default of its own."""
+        """``ai_retry.connect`` passes everything on, has no default of its own, and wires the doctor itself."""
         facade, wiring = (list(signature(each).parameters.values()) for each in (ai_retry.connect, connect))
 
         assert [(each.name, each.kind, each.default) for each in facade] == [
-            (each.name, each.kind, each.default) for each in wiring
+            (each.name, each.kind, each.default) for each in wiring if each.name != "doctor"
         ]
 
     def test_given_reader_spares_the_import(self) -> None:

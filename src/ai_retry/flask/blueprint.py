@@ -17,9 +17,10 @@ from marshmallow import ValidationError
 from werkzeug.http import parse_list_header
 
 from ai_retry import events, hooks
-from ai_retry.auth import Unauthenticated
 from ai_retry.client import Client
+from ai_retry.domain.errors import Unauthenticated
 from ai_retry.domain.model import RetryResult
+from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.flask.list_schemas import list_response, read_query
 from ai_retry.flask.openapi import HEALTH_PATH, LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.flask.schemas import (
@@ -117,9 +118,10 @@ class _Views:
         asked = _prefers_async()
         retry = self.client.enqueue if asked or self.mode == "queue" else self.client.retry_generation
         result = retry(user_id, generation_id, idempotency_key=_idempotency_key())
-        if isinstance(result, RetryResult):
-            replayed = {"Idempotency-Replayed": "true"} if result.replayed else {}
-            return _json(retry_response(result, exchange.request_id), headers=replayed)
+        match result:
+            case (RetryResult() as done) | QueuedRetry(result=RetryResult() as done):
+                replayed = {"Idempotency-Replayed": "true"} if done.replayed else {}
+                return _json(retry_response(done, exchange.request_id), headers=replayed)
         document, wait = queued_response(result, exchange.request_id)
         location = url_for(".status", **exchange.path)
         applied = {"Preference-Applied": "respond-async"} if asked else {}

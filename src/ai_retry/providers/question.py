@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import WARNING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ai_retry.domain.context import refuse_reserved
 from ai_retry.domain.model import Context, ResponseFormat
 from ai_retry.logs import write_line
-from ai_retry.providers.response_schema import ResponseSchema, schema_of
+
+if TYPE_CHECKING:
+    from ai_retry.providers.response_schema import ResponseSchema
 
 _SECRET_NAME = re.compile("auth|cookie|key|secret|token", re.IGNORECASE)
 _SYSTEM = ("system", "developer")  # two names of one role; a provider may refuse both in one request
@@ -62,6 +64,8 @@ def _shape(context: Context, response_format: ResponseFormat) -> tuple[dict[str,
     if context.response_schema is None:
         return {}, messages
     wanted = dict(context.response_schema)
+    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
+
     schema = schema_of(wanted)
     match response_format:
         case ResponseFormat.JSON_SCHEMA:
@@ -87,7 +91,7 @@ def _demanding(messages: Sequence[Mapping[str, Any]], demand: str) -> list[Mappi
     return [{"role": "system", "content": demand}, *messages]
 
 
-def _warn_once(schema: ResponseSchema) -> None:
+def _warn_once(schema: "ResponseSchema") -> None:
     """Log that a schema is not sent as strict: once for each schema, however often it is asked for."""
     if outside := schema.take_warning():
         write_line(WARNING, "schema_not_strict", first_outside=outside)
