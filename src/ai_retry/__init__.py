@@ -282,7 +282,7 @@ def connect(
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
 
     doctor = _doctor if settings is None else None
-    return bootstrap.connect(settings, context_from=context_from, ai=ai, on_event=on_event, doctor=doctor)
+    return bootstrap.connect(settings, context_from=context_from, ai=ai, doctor=doctor, on_event=on_event)
 
 
 def problem(error: Exception) -> "Problem":

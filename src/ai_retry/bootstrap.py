@@ -37,8 +37,8 @@ def connect(
     *,
     context_from: ContextFrom | None = None,
     ai: AiProvider | None = None,
-    on_event: OnEvent = (),
     doctor: Callable[[], Diagnosis] | None = None,
+    on_event: OnEvent = (),
 ) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
@@ -50,8 +50,8 @@ def connect(
             what the settings name (``AI_RETRY_CONTEXT_FROM``), else ``stored_context``.
         ai: which provider is called, and is the caller's to close; None: the one that the settings name
             (``AI_RETRY_PROVIDER``), else those of ``AI_BASE_URL``, ``AI_FALLBACK_…`` and so on.
-        on_event: hooks that get every event (``ai_retry.events``), in its thread; the log is written in any case.
         doctor: examines the set-up, for ``Client.doctor``; ``ai_retry.connect`` passes one.
+        on_event: hooks that get every event (``ai_retry.events``), in its thread; the log is written in any case.
 
     Raises:
         NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` or
@@ -81,8 +81,8 @@ def connect(
             context_from=reader,
             max_calls=settings.max_calls,
             spool=spool,
-            on_event=on_event,
             doctor=doctor,
+            on_event=on_event,
             on_close=opened.pop_all().close,
         )
     if spool is not None:

@@ -53,8 +53,8 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         recovery_storage: RecoveryStorage | None = None,
         provider: str = "",
         spool: Spool | None = None,
-        on_event: OnEvent = (),
         doctor: Callable[[], Diagnosis] | None = None,
+        on_event: OnEvent = (),
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep the parts.
@@ -70,8 +70,8 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             recovery_storage: where failed generations are found, and recoveries recorded; None: nowhere.
             provider: names what ``ai`` asks, so that all processes share what they learn of its outages.
             spool: where answers wait that ``storage`` could not settle, for ``settle``.
-            on_event: hooks that get every event (``ai_retry.events``), in its thread; the log is written in any case.
             doctor: examines the set-up, for ``doctor``; None: it can't be examined from here.
+            on_event: hooks that get every event (``ai_retry.events``), in its thread; the log is written in any case.
             on_close: frees what the client was given.
         """
         self._storage, self._ai, self._clock = storage, ai, clock or SystemClock()
