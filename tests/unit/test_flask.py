@@ -895,7 +895,6 @@ class TestLog:
         response = api.retry(api.add_generation())
 
         assert [vars(each)["ai_retry"]["event"] for each in caplog.records] == [
-            "attempt_began",
             "provider_called",
             "attempt_succeeded",
         ]
