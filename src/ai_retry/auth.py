@@ -388,7 +388,7 @@ def _check_signature(token: _Token, key: _Key) -> None:
 
 
 def _secret_key(secret: str) -> _Key:
-    """Read the project's secret; what is a public key would verify what anybody signs with it."""
+    """Read the project's secret; what is a public key would verify what anyone signs with it."""
     if len(secret.encode()) < _MIN_SECRET:
         raise ValueError(f"jwt_secret must have at least {_MIN_SECRET} bytes")
     try:
