@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from ai_retry.domain.reader import ContextFrom
     from ai_retry.domain.recovery import Decision, RecoveryStorage, UnreadableRow
     from ai_retry.domain.retry import retry_generation, retry_status
-    from ai_retry.events import OnEvent
+    from ai_retry.events import Event, OnEvent
     from ai_retry.problems import Problem
     from ai_retry.providers.fallback import FallbackProvider
     from ai_retry.providers.function import FunctionProvider
@@ -104,6 +104,7 @@ __all__ = [
     "Decision",
     "Diagnosis",
     "Estimates",
+    "Event",
     "Explanation",
     "Failure",
     "FailureCode",
@@ -191,6 +192,7 @@ _LAZY: Final = {
     "Decision": "domain.recovery",
     "Diagnosis": "recovery.methods",
     "Estimates": "recovery.choice",
+    "Event": "events",
     "Explanation": "recovery.why",
     "Failure": "domain.model",
     "FailureCode": "domain.model",

@@ -76,16 +76,14 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         """
         self._storage, self._ai, self._clock = storage, ai, clock or SystemClock()
         self._policy, self._context_from = policy, context_from
-        self._slots = CallSlots(max_calls)
-        self._queue_storage, self._provider = queue_storage, provider
-        self._recovery_storage = recovery_storage
+        self._slots, self._on_close = CallSlots(max_calls), on_close
+        self._queue_storage, self._recovery_storage, self._provider = queue_storage, recovery_storage, provider
         self._spool, self._doctor = spool, doctor
         self.events = Events(on_event)
         self._reports = Reports(self.events, has_spool=spool is not None)
         self._renewer = LeaseRenewer(storage, policy.lease, self.events)
         if spool is not None:
             spool.emit = self.events
-        self._on_close = on_close
 
     def retry_generation(
         self,

@@ -65,6 +65,8 @@ class GenerationAccepted(AttemptEvent):
 class AttemptBegan(AttemptEvent):
     """An attempt is open and runs; its unit is held. Unless this process dies, an event follows on how it ended."""
 
+    level: ClassVar[int] = DEBUG
+
     route: str | None = None  # that is asked
     answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls
     claim_seconds: float | None = None  # how long it took to begin

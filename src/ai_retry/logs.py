@@ -49,7 +49,7 @@ def write_line(level: int, name: str, *, stack: str | None = None, **facts: Any)
         facts: by name.
     """
     said = {"event": name, **{each: plain(fact) for each, fact in facts.items() if fact is not None}}
-    _log.log(level, "%s%s", logfmt(said), f"\n{stack}" if stack else "", extra={LOGGER: said})
+    _log.log(level, _Line(said, stack), extra={LOGGER: said})
 
 
 def facts_of(event: Event) -> Mapping[str, Any]:
@@ -73,17 +73,30 @@ def logfmt(facts: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={_word(fact)}" for name, fact in facts.items())
 
 
+class _Line:
+    """A record's message, which is only written out where a handler asks for it."""
+
+    __slots__ = ("facts", "stack")
+
+    def __init__(self, facts: Mapping[str, Any], stack: str | None) -> None:
+        self.facts, self.stack = facts, stack
+
+    def __str__(self) -> str:
+        return f"{logfmt(self.facts)}\n{self.stack}" if self.stack else logfmt(self.facts)
+
+
 class JsonFormatter(logging.Formatter):
     """Writes a record of any logger as one JSON object: time, level, logger, and the facts, or else the message."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write it; a stack, or an exception's, is a member of its own."""
-        facts = getattr(record, LOGGER, None)
+        line = record.msg
         row = {"time": plain(datetime.fromtimestamp(record.created, UTC)), "level": record.levelname}
-        message, _, stack = record.getMessage().partition("\n") if facts else (record.getMessage(), "", "")
-        stack = stack or (self.formatException(record.exc_info) if record.exc_info else "")
-        row |= {"logger": record.name, **(facts or {"message": message}), **({"stack": stack} if stack else {})}
-        return json.dumps(row, default=str)
+        row |= {"logger": record.name, **(line.facts if isinstance(line, _Line) else {"message": record.getMessage()})}
+        stack = line.stack if isinstance(line, _Line) else None
+        if record.exc_info:
+            stack = self.formatException(record.exc_info)
+        return json.dumps({**row, "stack": stack} if stack else row, default=str)
 
 
 def _word(fact: Any) -> str:

@@ -29,7 +29,7 @@ LAYERS = {
     "events": set(),
     "logs": {"events"},
     "hooks": {"domain", "events", "logs"},
-    "watching": {"domain", "events"},
+    "watching": {"domain", "events", "problems"},
     "secrecy": set(),
     "deadline": {"domain", "secrecy"},
     "providers": {"deadline", "domain", "logs", "secrecy"},
@@ -109,6 +109,7 @@ HEAVY = [
 
 MAX_MODULE_LINES = 300
 LONG_MODULES = {
+    "__init__.py": "every name of the façade, for type checkers and for whoever imports it",
     "domain/policy.py": "every rule, in one place",
     "domain/model.py": "the nouns of a retry",
     "events.py": "every event, in one place",

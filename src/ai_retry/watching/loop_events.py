@@ -43,6 +43,7 @@ from ai_retry.events import (
     RetryPostponed,
     Spooled,
 )
+from ai_retry.problems import reason_of
 from ai_retry.watching.reports import Reports, asked_model, facts_of, facts_of_call
 
 _INTERNAL = 500  # from this status on it is no refusal
@@ -132,7 +133,7 @@ class LoopEvents:
                 **self.named(),
                 action=self._action,
                 code=error.code,
-                reason=" ".join(str(error).split()),
+                reason=reason_of(error),
                 retry_after_seconds=wait.total_seconds() if wait is not None else None,
             )
         )
@@ -248,15 +249,8 @@ class LoopEvents:
 
     def _postponed(self, change: Postpone) -> None:
         self.postponed_for = wait = change.wait
-        self._emit(
-            RetryPostponed(
-                **self.named(),
-                code=change.code,
-                route=change.route,
-                wait_seconds=wait.total_seconds(),
-                until=self.until(wait),
-            )
-        )
+        facts: dict[str, Any] = {"route": change.route, "wait_seconds": wait.total_seconds(), "until": self.until(wait)}
+        self._emit(RetryPostponed(**self.named(), **facts, code=change.code))
 
     def _routes(self, change: Settle | PutBack) -> None:
         """Report the routes that this closed and opened."""
