@@ -62,7 +62,7 @@ LIBRARIES = {
     "apispec": {"flask.openapi"},
     "attrs": {"providers.dialect"},
     "click": {"cli.commands"},
-    "flask": {"flask.blueprint"},
+    "flask": {"flask.blueprint", "flask.incoming"},
     "httpx": {"storage.supabase"},
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
@@ -79,7 +79,7 @@ LIBRARIES = {
     "tenacity": {"providers.http"},
     "tqdm": {"recovery.progress"},
     "urllib3": {"deadline", "cli.doctor.provider", "providers.http"},
-    "werkzeug": {"flask.blueprint"},
+    "werkzeug": {"flask.incoming"},
 }
 
 HEAVY = [
