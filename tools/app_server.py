@@ -19,13 +19,20 @@ _LISTENING = re.compile(rb"Listening at: (http://127\.0\.0\.1:\d+)")
 
 
 @contextmanager
-def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None = None) -> Iterator[str]:
-    """Serve ``adapters.flask_app`` with this configuration; yield its base URL. It ends with the block or with us.
+def running_app(
+    env: Mapping[str, str],
+    *,
+    threads: int = 40,
+    log: Path | None = None,
+    app: str = "adapters.flask_app:create_app()",
+) -> Iterator[str]:
+    """Serve an app with this configuration; yield its base URL. It ends with the block or with us.
 
     Args:
         env: the app's settings, on top of this process's environment less its own settings.
         threads: of the one worker.
         log: where its output goes; a temporary file when None.
+        app: what gunicorn serves.
 
     Raises:
         StackUnavailable: it did not start; the end of its log is in the message.
@@ -36,7 +43,7 @@ def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None =
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--threads", str(threads)),
-                    *("--timeout", "60", "--worker-tmp-dir", scratch, "adapters.flask_app:create_app()"),
+                    *("--timeout", "60", "--worker-tmp-dir", scratch, app),
                 ],
                 cwd=REPOSITORY,
                 env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1"},

@@ -40,7 +40,13 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "recovery.report.Report",
         "recovery.why.Explanation",
     ),
-    "Over HTTP": ("flask.create_blueprint", "auth.TokenVerifier", "problem", "problems.Problem"),
+    "Over HTTP": (
+        "flask.create_blueprint",
+        "flask.first_calls.Prompt",
+        "auth.TokenVerifier",
+        "problem",
+        "problems.Problem",
+    ),
     "Workers": ("worker.Worker",),
     "Rules": (
         "domain.retry.retry_generation",

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Literal, TypeAlias
@@ -183,13 +183,13 @@ def _answering(event: str, view: Callable[[_Exchange], Response]) -> Callable[..
             response = view(exchange)
         except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
             problem = problem_of(error)
+            exchange.generation_id = problem.details.get("generation_id", exchange.generation_id)
             _log_problem(event, exchange, problem, error)
             response = _json(
-                error_response(problem, exchange.request_id), status=problem.http_status, headers=_headers_of(problem)
+                error_response(problem, exchange.request_id),
+                status=problem.http_status,
+                headers=_headers_of(problem, exchange),
             )
-            named = getattr(error, "generation_id", None)  # that a first call has created
-            if isinstance(named, UUID):
-                response.headers["Location"] = _location(replace(exchange, generation_id=named))
         response.headers["X-Request-Id"] = exchange.request_id
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -238,8 +238,10 @@ def _request_id() -> str:
     return asked if _REQUEST_ID.fullmatch(asked) else str(uuid4())
 
 
-def _headers_of(problem: Problem) -> Mapping[str, str]:
+def _headers_of(problem: Problem, exchange: _Exchange) -> Mapping[str, str]:
     headers = {}
+    if "generation_id" in problem.details:  # a first call has created it
+        headers["Location"] = _location(exchange)
     if problem.retry_after_seconds is not None:
         headers["Retry-After"] = str(problem.retry_after_seconds)
     if problem.http_status == HTTPStatus.UNAUTHORIZED:

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from flask import request
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_list_header
 
 from ai_retry.auth import Unauthenticated
@@ -12,6 +12,7 @@ from ai_retry.flask.first_calls import check_media_type
 from ai_retry.problems import Refused, body_too_large, invalid_request
 
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750, section 2.1
+_BROKEN_OFF: Final = invalid_request({"_schema": ["The body is not complete."]})
 
 
 def access_token() -> str:
@@ -36,10 +37,12 @@ def body(most: int) -> bytes:
             data += part
     except RequestEntityTooLarge:  # than the host allows
         raise Refused(body_too_large(request.max_content_length or most)) from None
-    except ClientDisconnected:
-        raise Refused(invalid_request({"_schema": ["The body is not complete."]})) from None
+    except Exception:  # noqa: BLE001 - whatever the server raises for a body that breaks off, or is no body
+        raise Refused(_BROKEN_OFF) from None
     if len(data) > most:
         raise Refused(body_too_large(most))
+    if len(data) < (request.content_length or 0):
+        raise Refused(_BROKEN_OFF)
     return bytes(data)
 
 
