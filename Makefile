@@ -8,7 +8,7 @@ PEERS := .cache/peers
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
+.PHONY: help setup demo demo-model test test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,7 +75,8 @@ fuzz: $(READY) ## Simulate longer, and compare the storages longer: make fuzz N=
 	FUZZ=$(or $(N),500) $(BIN)/python -m pytest -q tests/property/test_storages_agree.py --timeout 7200
 
 fuzz-provider: $(READY) ## Throw more bytes at the provider's reader: make fuzz-provider N=100 (times as many as a test)
-	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py tests/property/test_answers.py --timeout 3600
+	FUZZ=$(or $(N),20) $(BIN)/python -m pytest -q tests/property/test_http_provider.py tests/property/test_answers.py \
+		tests/property/test_calls_in_a_row.py --timeout 3600
 
 faults: $(READY) ## Kill, cut and restart by the hundred, workers too; check that nothing happened twice and nothing was lost
 	@$(BIN)/python -m tests.faults run --runs 300 --seed $(or $(SEED),1) --seconds 540
@@ -83,6 +84,9 @@ faults: $(READY) ## Kill, cut and restart by the hundred, workers too; check tha
 	@$(BIN)/python -m tests.faults queue --seed $(or $(SEED),1)
 	@$(BIN)/python -m tests.faults queue --over-api --seed $(or $(SEED),1)
 	@$(BIN)/python -m tests.faults outage --seed $(or $(SEED),1)
+
+long-call: $(READY) ## A call of 90 s under a lease of 35 s: its worker lives, is killed, or gets SIGTERM in the middle
+	@$(BIN)/python -m tests.faults long-call
 
 race: $(READY) ## 50 processes click at the same generations for 30 s
 	@$(BIN)/python -m tests.faults.race --seconds 30

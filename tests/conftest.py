@@ -1,6 +1,7 @@
 """Fixtures for every kind of test: the lifecycles of the local stack and its databases."""
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -30,8 +31,14 @@ _MAY_STAY = (
 
 
 def pytest_configure() -> None:
-    """Read everything that is logged from now on."""
+    """Read everything that is logged from now on; react to SIGINT, and so do the processes that tests start.
+
+    A shell starts what it runs in the background, such as `nohup make test &`, with SIGINT ignored, and every child
+    inherits that.
+    """
     log_scan.listen(_LISTENING)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

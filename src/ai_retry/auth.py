@@ -34,7 +34,7 @@ _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
 _MAX_TOKEN, _MAX_KID, _MAX_BODY, _MIN_SECRET = 8 * 1024, 256, 64 * 1024, 32
 _IDLE_CONNECTIONS: Final = 10  # kept; more may be in use
 _YEAR_10000: Final = 253_402_300_800
-_JWS: Final = jwt.PyJWS(options={"verify_signature": True, "enforce_minimum_key_length": True})
+_JWS: Final = jwt.PyJWS(options={"verify_signature": False})
 _log = logging.getLogger("ai_retry")
 
 
@@ -62,6 +62,39 @@ class AuthUnavailable(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A token, taken apart; nothing of it is verified."""
+
+    header: dict[str, Any]
+    claims: dict[str, Any]
+    signed: bytes
+    signature: bytes
+
+
+class _Key:
+    """A key that was read once, and fixes the algorithm of what it signs.
+
+    Raises:
+        jwt.PyJWTError: it is no key of this algorithm.
+    """
+
+    def __init__(self, key: Any, algorithm: str) -> None:
+        self.algorithm: Final = algorithm
+        self._verifier = _JWS.get_algorithm_by_name(algorithm)
+        self._key = self._verifier.prepare_key(key)
+        self._is_too_short = self._verifier.check_key_length(self._key) is not None
+
+    def has_signed(self, token: _Token) -> bool:
+        """Whether this key, by this algorithm, has signed a token; the token's own ``alg`` must agree.
+
+        A key that is shorter than RFC 7518 allows proves nothing.
+        """
+        if self._is_too_short or token.header.get("alg") != self.algorithm:
+            return False
+        return self._verifier.verify(token.signed, self._key, token.signature)
+
+
 class _AuthServer:
     """The two questions that are put to Supabase Auth, each under one deadline."""
 
@@ -69,7 +102,7 @@ class _AuthServer:
         self._url, self._api_key, self._timeout, self._clock = url, api_key, timeout, clock
         self._session = _session()
 
-    def keys(self) -> dict[str, jwt.PyJWK]:
+    def keys(self) -> dict[str, _Key]:
         """Fetch the project's usable keys by ``kid``."""
         status, answer = self._get(".well-known/jwks.json", {})
         keys = answer.get("keys")
@@ -125,7 +158,7 @@ class _AuthServer:
 class _Known:
     """What is known of the keys; replaced as a whole, so that readers need no lock."""
 
-    keys: Mapping[str, jwt.PyJWK] = field(default_factory=dict)
+    keys: Mapping[str, _Key] = field(default_factory=dict)
     fetched_at: float = -math.inf
     tried_at: float = -math.inf
     """Differs from ``fetched_at`` while the latest try has not succeeded."""
@@ -142,7 +175,7 @@ class JwksCache:
 
     def __init__(
         self,
-        fetch: Callable[[], Mapping[str, jwt.PyJWK]],
+        fetch: Callable[[], Mapping[str, _Key]],
         *,
         ttl: timedelta,
         min_interval: timedelta,
@@ -158,7 +191,7 @@ class JwksCache:
         self._fetching: Event | None = None  # set at the end of the fetch that is under way
         self._lock = Lock()  # of the two above; held for no longer than it takes to look at them
 
-    def key(self, kid: str) -> jwt.PyJWK | None:
+    def key(self, kid: str) -> _Key | None:
         """Find a key; None when the project has no such key.
 
         Raises:
@@ -173,7 +206,7 @@ class JwksCache:
             raise AuthUnavailable("no keys")
         return key
 
-    def _look_up(self, kid: str) -> tuple[jwt.PyJWK | None, float]:
+    def _look_up(self, kid: str) -> tuple[_Key | None, float]:
         known = self._known
         age = self._monotonic() - known.fetched_at
         return (known.keys.get(kid) if age < self._max_age else None), age
@@ -285,15 +318,14 @@ class TokenVerifier:
             clock: this machine's when None.
 
         Raises:
-            ValueError: the address is not HTTP, the secret is shorter than RFC 7518, section 3.2 allows, no issuer or
-                no role is given, or there is no such level.
+            ValueError: the address is not HTTP, the secret is shorter than RFC 7518, section 3.2 allows, or is a public
+                key, no issuer or no role is given, or there is no such level.
         """
         if not supabase_url.startswith(("https://", "http://")):
             raise ValueError("supabase_url must start with https:// or http://")
-        if jwt_secret is not None and len(jwt_secret.encode()) < _MIN_SECRET:
-            raise ValueError(f"jwt_secret must have at least {_MIN_SECRET} bytes")
         url = f"{supabase_url.rstrip('/')}/auth/v1"
-        self._secret, self._require_issuer = jwt_secret, require_issuer
+        self._secret = _secret_key(jwt_secret) if jwt_secret is not None else None
+        self._require_issuer = require_issuer
         self._accepted = _Accepted(
             issuers=(issuer or url,) if issuer is None or isinstance(issuer, str) else tuple(issuer),
             roles=tuple(accepted_roles),
@@ -323,12 +355,12 @@ class TokenVerifier:
             Unauthenticated: anything is wrong with the token.
             AuthUnavailable: it could not be found out.
         """
-        header, claims = _parse(token)
-        algorithm, kid = header.get("alg"), header.get("kid")
+        parsed = _parse(token)
+        algorithm, kid = parsed.header.get("alg"), parsed.header.get("kid")
         symmetric = algorithm == "HS256"
-        user_id = self._user_of(claims, issuer_required=self._require_issuer or not symmetric)
+        user_id = self._user_of(parsed.claims, issuer_required=self._require_issuer or not symmetric)
         if symmetric and self._secret is not None:
-            _check_signature(token, self._secret, "HS256")
+            _check_signature(parsed, self._secret)
         elif symmetric:
             if self._server.user_of(token) != user_id:
                 raise Unauthenticated("subject")
@@ -336,7 +368,7 @@ class TokenVerifier:
             key = self._jwks.key(kid)
             if key is None:
                 raise Unauthenticated("unknown key")
-            _check_signature(token, key, key.algorithm_name)
+            _check_signature(parsed, key)
         else:
             raise Unauthenticated("algorithm")
         return user_id
@@ -355,36 +387,44 @@ class TokenVerifier:
         return _uuid(claims.get("sub"))
 
 
-def _parse(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return header and claims, none of it verified. Unknown headers are ignored, ``crit`` is refused."""
+def _parse(token: str) -> _Token:
+    """Take a token apart. Unknown headers are ignored, ``crit`` is refused."""
     if len(token) > _MAX_TOKEN or _COMPACT.fullmatch(token) is None:
         raise Unauthenticated("malformed")
     try:
-        unverified = _JWS.decode_complete(token, options={"verify_signature": False})
+        unverified = _JWS.decode_complete(token)
         header, claims = unverified["header"], _json_object(unverified["payload"])
     except (jwt.PyJWTError, ValueError, RecursionError):
         raise Unauthenticated("malformed") from None
     kid = header.get("kid", "")
     if "crit" in header or not isinstance(kid, str) or len(kid) > _MAX_KID:
         raise Unauthenticated("header")
-    return header, claims
+    return _Token(header, claims, token.rpartition(".")[0].encode(), unverified["signature"])
 
 
-def _check_signature(token: str, key: jwt.PyJWK | str, algorithm: str) -> None:
-    """Refuse a token that this key, by this algorithm, did not sign; the token's own ``alg`` must agree."""
+def _check_signature(token: _Token, key: _Key) -> None:
+    """Refuse a token that this key did not sign."""
+    if not key.has_signed(token):
+        raise Unauthenticated("signature")
+
+
+def _secret_key(secret: str) -> _Key:
+    """Read the project's secret; what is a public key would verify what anybody signs with it."""
+    if len(secret.encode()) < _MIN_SECRET:
+        raise ValueError(f"jwt_secret must have at least {_MIN_SECRET} bytes")
     try:
-        _JWS.decode_complete(token, key, algorithms=[algorithm])
+        return _Key(secret, "HS256")
     except jwt.PyJWTError:
-        raise Unauthenticated("signature") from None
+        raise ValueError("jwt_secret must be a secret, and no public key or certificate") from None
 
 
-def _public_key(jwk: Any) -> jwt.PyJWK | None:
+def _public_key(jwk: Any) -> _Key | None:
     """Return the key if it may verify tokens (RFC 7517, section 4): public, asymmetric, of a known algorithm."""
     try:
         algorithm = _ALGORITHMS[jwk["kty"], jwk.get("crv")]
         fits = jwk.get("alg", algorithm) == algorithm and isinstance(jwk["kid"], str)
         verifies = jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"])
-        return jwt.PyJWK(jwk, algorithm) if fits and verifies and "d" not in jwk else None
+        return _Key(jwt.PyJWK(jwk, algorithm).key, algorithm) if fits and verifies and "d" not in jwk else None
     except (AttributeError, KeyError, TypeError, ValueError, jwt.PyJWTError):
         return None
 

@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import wraps
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from ai_retry.client import Client
 from ai_retry.clock import SystemClock
@@ -20,14 +17,16 @@ from ai_retry.domain.context import refuse_reserved, stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.ports import AiProvider, Clock
-from ai_retry.domain.reader import ContextFrom, ContextUnusable, place_of, read_context
+from ai_retry.domain.reader import ContextFrom, ContextUnusable, read_context
+from ai_retry.imported import imported, imported_provider
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
-    from ai_retry.providers.fallback import FallbackProvider
 
+_READER = "AI_RETRY_CONTEXT_FROM"
+_READS = "takes a Generation and returns a Context"
 _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and short enough for a second try
 
 
@@ -42,21 +41,24 @@ def connect(
         settings: what to connect to; from the environment when None.
         context_from: reads what to ask out of a generation; its models and schemas are checked all the same. None:
             what the settings name (``AI_RETRY_CONTEXT_FROM``), else ``stored_context``.
-        ai: which provider is called, and is the caller's to close; None: those that the settings name.
+        ai: which provider is called, and is the caller's to close; None: the one that the settings name
+            (``AI_RETRY_PROVIDER``), else those of ``AI_BASE_URL``, ``AI_FALLBACK_…`` and so on.
 
     Raises:
-        NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` can't be
-            imported, or the extra that is not installed.
+        NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` or
+            ``AI_RETRY_PROVIDER`` can't be imported, or the extra that is not installed.
     """
-    settings = settings or Settings.from_env()
-    reader = context_reader(settings, context_from)
+    settings = settings or Settings.from_env(asks_provider=ai is None)
     clock = SystemClock()
     with ExitStack() as opened:
+        own = ai
+        if ai is None:
+            ai = provider_of(settings, clock)
+            own = ai if settings.provider is not None else None
+            opened.callback(getattr(ai, "close", _nothing))
+        reader = context_reader(settings, context_from, own=own)
         spool = Spool(settings.spool_dir) if settings.spool_dir is not None else None
         storage = opened.enter_context(closing(open_storage(settings, spool=spool)))
-        if ai is None:
-            ai = ours = _provider(settings, clock)
-            opened.callback(ours.close)
         if spool is not None:
             opened.callback(spool.close)
             spool.send_beside(storage)
@@ -64,7 +66,7 @@ def connect(
             storage=storage,
             queue_storage=storage,
             recovery_storage=storage,
-            provider=getattr(ai, "name", None) or urlsplit(settings.ai_base_url).netloc,
+            provider=getattr(ai, "name", None) or type(ai).__name__,
             ai=ai,
             clock=clock,
             policy=settings.policy,
@@ -75,8 +77,16 @@ def connect(
         )
 
 
-def _provider(settings: Settings, clock: Clock) -> "FallbackProvider":
-    """Put providers together: each asks again for what is not valid, and one is asked when those before it fail."""
+def provider_of(settings: Settings, clock: Clock) -> AiProvider:
+    """Make the provider that the settings name: the app's own, else those of the API's that they describe.
+
+    Of the latter each asks again for what is not valid, and one is asked when those before it fail.
+
+    Raises:
+        NotConfigured: the app's own can't be imported or made.
+    """
+    if settings.provider is not None:
+        return imported_provider(settings.provider)
     from ai_retry.providers.fallback import FallbackProvider  # noqa: PLC0415 - light, but its parts are not
     from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
     from ai_retry.providers.reask import ReaskProvider  # noqa: PLC0415
@@ -148,8 +158,19 @@ def settle(settings: Settings | None = None, *, adopt: bool = False) -> SpoolRep
         return Spool(settings.spool_dir).send_again(storage, adopt=adopt)
 
 
-def context_reader(settings: Settings, given: ContextFrom | None = None) -> ContextFrom:
+def _nothing() -> None:
+    """Close what needs no closing."""
+
+
+def context_reader(
+    settings: Settings, given: ContextFrom | None = None, *, own: AiProvider | None = None
+) -> ContextFrom:
     """Find what reads contexts: the function given, else the one that the settings name, else ``stored_context``.
+
+    Args:
+        settings: which models may be asked, and which one where a context names none.
+        given: before what the settings name.
+        own: the app's own provider, which may have a model of its own, or need none.
 
     Raises:
         NotConfigured: the settings name what can't be imported or called; says what to do.
@@ -157,46 +178,14 @@ def context_reader(settings: Settings, given: ContextFrom | None = None) -> Cont
     from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
 
     named = settings.context_from
-    reader = given or (imported_reader(named) if named is not None else stored_context)
-    return usable_context(reader, models=settings.ai_models, default_model=settings.ai_model, check_schema=schema_of)
-
-
-def imported_reader(name: str) -> ContextFrom:
-    """Import the reader that ``AI_RETRY_CONTEXT_FROM`` names.
-
-    What its module raises is reported by type and place; its text may hold a secret, and goes no further.
-
-    Raises:
-        NotConfigured: there is no such module or attribute, it can't be called, or importing it failed.
-    """
-    module_name, _, attribute = name.partition(":")
-    found: Any = _module(module_name)
-    for part in attribute.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        lacks = "has no" if found is None else "holds something that can't be called as"
-        raise _unusable_reader(
-            f"{module_name} {lacks} {attribute}: name a function that takes a Generation and returns a Context"
-        )
-    return cast("ContextFrom", found)
-
-
-def _module(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        absent = error.name or name
-        if f"{name}.".startswith(f"{absent}."):
-            problem = f"there is no module {absent}: start where it can be imported, or put its directory on PYTHONPATH"
-        else:
-            problem = f"{name} imports {absent}, which is not installed ({place_of(error)})"
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - code of the app's
-        problem = f"importing {name} raised {type(error).__qualname__} ({place_of(error)}): correct the module"
-    raise _unusable_reader(problem)
-
-
-def _unusable_reader(problem: str) -> NotConfigured:
-    return NotConfigured(f"AI_RETRY_CONTEXT_FROM: {problem}")
+    reader = given or (imported(_READER, named, _READS) if named is not None else stored_context)
+    return usable_context(
+        reader,
+        models=settings.ai_models,
+        default_model=settings.ai_model or getattr(own, "model", None),
+        check_schema=schema_of,
+        needs_model=own is None and settings.provider is None,
+    )
 
 
 def usable_context(
@@ -205,6 +194,7 @@ def usable_context(
     models: frozenset[str] | None,
     default_model: str | None,
     check_schema: Callable[[Mapping[str, Any]], object],
+    needs_model: bool = True,
 ) -> ContextFrom:
     """Wrap ``context_from`` so that what can't be used is refused by ``admit``, before anything is claimed or called.
 
@@ -216,12 +206,13 @@ def usable_context(
         models: those that a generation may name; None: any. The default is the operator's choice and always allowed.
         default_model: what is asked where a generation names none; None: it has to name one.
         check_schema: raises ``ContextMissing`` for what is not a JSON Schema.
+        needs_model: whether the provider has to be given a model's name.
     """
 
     @wraps(context_from)  # so that it has the reader's name
     def checked(generation: Generation) -> Context:
         context = read_context(context_from, generation)
-        if context.model is None and default_model is None:
+        if needs_model and context.model is None and default_model is None:
             raise ContextUnusable("it names no model, and no default is configured: set AI_MODEL")
         asked = {context.model, *(context.fallbacks or ())}
         if models is not None and not asked <= models | {None, default_model}:

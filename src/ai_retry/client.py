@@ -1,6 +1,6 @@
 """The methods of ai-retry, over the parts that it was given. ``bootstrap.connect`` builds a client from settings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -12,8 +12,8 @@ from ai_retry.domain.calls import route_name
 from ai_retry.domain.change import Discard
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import Context, RetryResult, Waiver
-from ai_retry.domain.names import as_uuid, check_operator
+from ai_retry.domain.model import Context, RetryResult
+from ai_retry.domain.names import WaiverWord, as_uuid, check_operator
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
@@ -81,7 +81,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         generation_id: UUID | str,
         *,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = frozenset(),
+        waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
     ) -> RetryResult:
@@ -117,7 +117,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         generation_id: UUID | str,
         *,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = frozenset(),
+        waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
     ) -> QueuedRetry | RetryResult:

@@ -26,6 +26,7 @@ from ai_retry.provider_settings import (
     header_name,
     headers,
     http_url,
+    import_string,
     matching,
     numbered,
     ordered_words,
@@ -38,6 +39,7 @@ from ai_retry.provider_settings import (
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 DEFAULT_MAX_CALLS: Final = 32
 _PREFIX: Final = "AI_RETRY_"
+_OWN_PROVIDER: Final = "AI_RETRY_PROVIDER"
 _T = TypeVar("_T")
 
 
@@ -62,9 +64,7 @@ class Settings:
     ai_extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # further fields of each request
     ai_reasks: int = 1  # how often a model is asked again for an answer that is not valid under its schema
     ai_fallback_models: tuple[str, ...] = ()  # asked in this order when the first model fails
-    ai_fallbacks: tuple[
-        Fallback, ...
-    ] = ()  # providers asked after that: AI_FALLBACK_1_BASE_URL, …_API_KEY and …_MODEL, 2, …
+    ai_fallbacks: tuple[Fallback, ...] = ()  # asked after that: AI_FALLBACK_1_BASE_URL, …_API_KEY, …_MODEL, 2, …
     ai_fallback_on: frozenset[str] = frozenset()  # also after a timeout, which may have generated, or a refusal
     ai_fallback_reserve: timedelta = timedelta(seconds=3)  # of the deadline, left for each call that follows
     policy: RetryPolicy = DEFAULT_POLICY
@@ -74,22 +74,28 @@ class Settings:
     required_aal: str | None = None  # aal2: only users who signed in with a second factor; None: any level
     allow_anonymous: bool = True  # users who signed in anonymously
     context_from: str | None = None  # package.module:function that reads contexts; None: ``stored_context``
+    provider: str | None = None  # package.module:function that makes the provider; None: the one at AI_BASE_URL
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+    def from_env(cls, environ: Mapping[str, str] = os.environ, *, asks_provider: bool = True) -> Self:
         """Read the settings; an empty variable counts as absent, blanks around a value are dropped.
+
+        Args:
+            environ: the variables.
+            asks_provider: whether the provider of the settings is asked; another one needs no ``AI_API_KEY``.
 
         Raises:
             NotConfigured: names every variable that is missing, malformed or, with our prefix, unknown.
         """
-        return cls(**_Reader(environ).read())
+        return cls(**_Reader(environ, asks_provider=asks_provider).read())
 
 
 class _Reader:
     """Reads variables and collects what is wrong with them, so that one error names all of it."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], *, asks_provider: bool) -> None:
         self._values = {name: text.strip() for name, text in environ.items() if text.strip()}
+        self._asks_provider = asks_provider and _OWN_PROVIDER not in self._values
         self._problems: list[str] = []
 
     def read(self) -> dict[str, Any]:
@@ -117,7 +123,8 @@ class _Reader:
     def _provider(self) -> dict[str, Any]:
         chosen = self._get("AI_BASE_URL", http_url)
         base_url = chosen or OPENROUTER
-        if not is_loopback(base_url) and (chosen is not None or "AI_BASE_URL" not in self._values):
+        is_far = not is_loopback(base_url) and (chosen is not None or "AI_BASE_URL" not in self._values)
+        if is_far and self._asks_provider:
             self._need("AI_API_KEY", "the AI provider's key, which only a provider on this machine goes without")
         return {
             "ai_base_url": base_url,
@@ -135,6 +142,9 @@ class _Reader:
         """Read whom to ask when the first call fails, or when its answer is not valid."""
         known = ("AI_FALLBACK_MODELS", "AI_FALLBACK_ON", "AI_FALLBACK_RESERVE_SECONDS")
         names = [each for each in self._values if each.startswith("AI_FALLBACK_") and each not in known]
+        if _OWN_PROVIDER in self._values:
+            unused = [each for each in self._values if each.startswith("AI_FALLBACK_") or each == "AI_REASKS"]
+            self._problems += [f"{each} is not used beside {_OWN_PROVIDER} (do it in there)" for each in unused]
         numbers, unknown = numbered(names)
         self._problems += [
             f"{each} is unknown (AI_FALLBACK_1_BASE_URL, …_API_KEY and …_MODEL are known)" for each in unknown
@@ -154,9 +164,8 @@ class _Reader:
         base_url = self._get(f"{prefix}BASE_URL", http_url) or OPENROUTER
         if not is_loopback(base_url):
             self._need(f"{prefix}API_KEY", "that provider's key, which only a provider on this machine goes without")
-        return Fallback(
-            base_url=base_url, api_key=self._get(f"{prefix}API_KEY", word), model=self._get(f"{prefix}MODEL", word)
-        )
+        key, model = self._get(f"{prefix}API_KEY", word), self._get(f"{prefix}MODEL", word)
+        return Fallback(number=number, base_url=base_url, api_key=key, model=model)
 
     def _numbers(self) -> dict[str, Any]:
         """Read ``AI_RETRY_…``: one variable for each number of the policy, those of ``_OTHERS``, and nothing else."""
@@ -278,16 +287,11 @@ def _absolute_path(text: str) -> Path:
     return path
 
 
-def _import_string(text: str) -> str:
-    dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-    form = rf"(?!.*\.py:){dotted}:{dotted}"
-    return matching(form, text, "must name a function as package.module:function, without .py")
-
-
 _OTHERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "max_calls": _positive,
     "spool_dir": _absolute_path,
-    "context_from": _import_string,
+    "context_from": import_string,
+    "provider": import_string,
     "accepted_roles": roles,
     "required_aal": assurance,
     "allow_anonymous": _yes_or_no,

@@ -75,6 +75,13 @@ def http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def import_string(text: str) -> str:
+    """Read the name of a function."""
+    dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    form = rf"(?!.*\.py:){dotted}:{dotted}"
+    return matching(form, text, "must name a function as package.module:function, without .py")
+
+
 def extra_body(text: str) -> dict[str, Any]:
     """Read further fields of a request."""
     value = _json_object(text, 'must be a JSON object of request fields, such as {"max_tokens": 800}')
@@ -94,6 +101,7 @@ def response_format(text: str) -> ResponseFormat:
 class Fallback:
     """A further provider, which is asked when those before it fail."""
 
+    number: int = 1  # in the names of its variables
     base_url: str
     api_key: str | None = field(default=None, repr=False)
     model: str | None = None  # asked there; None: the model that the generation names

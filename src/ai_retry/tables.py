@@ -1,11 +1,18 @@
 """Tables for people, in a terminal and in a notebook. The content of a cell may come from anyone."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import TypeAlias
+from uuid import UUID
 
 Row: TypeAlias = Sequence[object]
+
+_LENGTHS = (8, 13, 18, 23)  # of a UUID's beginnings, up to each of its hyphens
+_NARROWEST = 8  # characters that a cell keeps
+_GAP = "  "
+_RIGHT = ' style="text-align:right"'
 
 
 def printable(value: object) -> str:
@@ -19,23 +26,69 @@ def printable(value: object) -> str:
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value))
 
 
-def text_table(header: Sequence[str], rows: Sequence[Row]) -> str:
-    """Put columns side by side."""
+def short_ids(ids: Collection[UUID]) -> dict[UUID, str]:
+    """Shorten ids to their beginnings, as long as needed to tell these from each other: at least 8 characters."""
+    different = set(ids)
+    for length in _LENGTHS:
+        if len({str(each)[:length] for each in different}) == len(different):
+            return {each: str(each)[:length] for each in different}
+    return {each: str(each) for each in different}
+
+
+def text_table(header: Sequence[str], rows: Sequence[Row], *, width: int | None = None) -> str:
+    """Put columns side by side, numbers to the right.
+
+    Args:
+        header: names of the columns.
+        rows: their cells.
+        width: characters of a line; the widest columns are clipped to fit, each to 8 at least. None: as wide as it is.
+    """
+    right = _numeric(header, rows)
     cells = [list(header), *([printable(each) for each in row] for row in rows)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(header))]
+    widths = _fitting([max(len(row[place]) for row in cells) for place in range(len(header))], width)
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        _GAP.join(
+            clipped.rjust(size) if number else clipped.ljust(size)
+            for cell, size, number in zip(row, widths, right, strict=True)
+            for clipped in [_clipped(cell, size)]
+        ).rstrip()
+        for row in cells
     )
 
 
 def html_table(header: Sequence[str], rows: Sequence[Row], *, caption: str = "", footer: str = "") -> str:
-    """Make a table for a notebook; every text is escaped."""
+    """Build a table for a notebook, numbers to the right; every string is escaped."""
+    right = _numeric(header, rows)
 
     def cells(tag: str, row: Row) -> str:
-        return "".join(f"<{tag}>{html.escape(printable(each))}</{tag}>" for each in row)
+        return "".join(
+            f"<{tag}{_RIGHT if number else ''}>{html.escape(printable(each))}</{tag}>"
+            for each, number in zip(row, right, strict=True)
+        )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return (
         f"<table><caption>{html.escape(caption)}</caption><thead><tr>{cells('th', header)}</tr></thead>"
         f"<tbody>{body}</tbody></table>" + (f"<p>{html.escape(footer)}</p>" if footer else "")
     )
+
+
+def _numeric(header: Sequence[str], rows: Sequence[Row]) -> list[bool]:
+    """Say of each column whether it holds numbers only."""
+    columns = [[row[place] for row in rows if row[place] is not None] for place in range(len(header))]
+    return [bool(column) and all(map(_is_number, column)) for column in columns]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | Decimal | timedelta) and not isinstance(value, bool)
+
+
+def _fitting(widths: list[int], width: int | None) -> list[int]:
+    """Take from the widest columns until a line fits, or all are as narrow as they may be."""
+    while width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width and max(widths) > _NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _clipped(cell: str, size: int) -> str:
+    return cell if len(cell) <= size else f"{cell[: size - 1]}…"

@@ -6,8 +6,10 @@ when their leases end, and the accepted retries go on, here or on another machin
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -20,7 +22,7 @@ from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
 from ai_retry.domain.loop import Step
 from ai_retry.domain.model import Outcome
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
+from ai_retry.domain.ports import AiProvider, Clock, Listens, QueueStorage
 from ai_retry.domain.queue import run_taken
 from ai_retry.domain.queue_model import QueueOutcome, QueueState
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, ReaderFailed
@@ -29,6 +31,7 @@ from ai_retry.tables import printable
 
 DEFAULT_CONCURRENCY: Final = 8
 _IDLE_WAITS: Final = (0.1, 0.2, 0.5, 1.0)  # seconds between looks that find no message: no transaction waits for one
+_STOP_SECONDS: Final = 0.1  # until a worker that waits for messages sees that it is to stop
 _VISIBILITY_MARGIN: Final = timedelta(seconds=5)  # beyond the lease
 _TIDY_EVERY: Final = 30.0  # seconds
 _TIDY_USERS: Final = 100  # whose attempts that are over are closed, and lost messages sent again, at once
@@ -90,6 +93,7 @@ class _Run:
         self._worker = worker
         self._stop = stop
         self._changed = threading.Condition()
+        self._look = threading.Event()  # there may be a message: one has come, or an attempt has ended
         self._free = worker.concurrency
         self._failures = self._idle = 0
         self._tidied_at = float("-inf")
@@ -98,22 +102,28 @@ class _Run:
     def run(self, grace: timedelta | None) -> bool:
         _log.info("event=worker_started concurrency=%s", self._worker.concurrency)
         threads = ThreadPoolExecutor(self._worker.concurrency, thread_name_prefix="ai_retry")
+        storage = self._worker.storage
         try:
-            while not self._stop.is_set():
-                try:
-                    self._tidy()
-                    taken = self._take()
-                    for each in taken:
-                        self._begin(threads, each)
-                    self._failures = 0
-                except StorageFailure as error:
-                    self._wait_for_storage(error)
-                else:
-                    self._wait_for_messages(found=bool(taken))
+            with storage.listening(self._look.set) if isinstance(storage, Listens) else nullcontext():
+                self._serve(threads)
         finally:
             left = self._finish(threads, grace)
         _log.info("event=worker_stopped")
         return not left
+
+    def _serve(self, threads: ThreadPoolExecutor) -> None:
+        while not self._stop.is_set():
+            self._look.clear()
+            try:
+                self._tidy()
+                taken = self._take()
+                for each in taken:
+                    self._begin(threads, each)
+                self._failures = 0
+            except StorageFailure as error:
+                self._wait_for_storage(error)
+            else:
+                self._wait_for_messages(found=bool(taken))
 
     def _finish(self, threads: ThreadPoolExecutor, grace: timedelta | None) -> int:
         """Wait for what runs, for so long; return how much still runs."""
@@ -146,13 +156,16 @@ class _Run:
         return 1
 
     def _wait_for_messages(self, *, found: bool) -> None:
-        """Look again at once after messages, later and later without."""
+        """Look again at once after messages, and when there may be one; later and later without."""
         if found:
             self._idle = 0
             return
-        wait = _IDLE_WAITS[min(self._idle, len(_IDLE_WAITS) - 1)]
+        looks_at = time.monotonic() + _IDLE_WAITS[min(self._idle, len(_IDLE_WAITS) - 1)]
         self._idle += 1
-        self._stop.wait(wait)
+        while not self._stop.is_set() and (left := looks_at - time.monotonic()) > 0:
+            if self._look.wait(min(left, _STOP_SECONDS)):
+                self._idle = 0
+                return
 
     def _begin(self, threads: ThreadPoolExecutor, taken: Taken) -> None:
         if self._stop.is_set():
@@ -166,6 +179,7 @@ class _Run:
         with self._changed:
             self._free += 1
             self._changed.notify()
+        self._look.set()  # the user's next message came with the settle
 
     def _work(self, taken: Taken) -> None:
         worker, message = self._worker, taken.message

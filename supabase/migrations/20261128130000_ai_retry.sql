@@ -238,7 +238,7 @@ comment on column public.ai_retry_attempts.model is 'The model that answered.';
 comment on column public.ai_retry_attempts.usage is 'Tokens and cost, as the provider reported them.';
 comment on column public.ai_retry_attempts.provider_id is 'Id of the request or answer at the provider.';
 comment on column public.ai_retry_attempts.duration_ms is 'How long the call took.';
-comment on column public.ai_retry_attempts.calls is 'Each request: provider, model, code (null: it answered), http_status, usage, duration_ms. Null: nothing is known.';
+comment on column public.ai_retry_attempts.calls is 'Each request: route, provider, model, code (null: it answered), http_status, usage, duration_ms, outcome. Null: nothing is known. Tries that were put back are in wire_requests only.';
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
 comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
@@ -381,9 +381,10 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
     'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
-    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient,
-    'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from,
-    'request_digest', c.request_digest) as attempt,
+    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient, 'operator_fault',
+    c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from,
+    'request_digest', c.request_digest, 'in_doubt',
+    pg_catalog.jsonb_path_query_array(c.calls, '$[*] ? (@.outcome == "unknown").route')) as attempt,
     null::timestamptz as open_until, c.next_attempt_at, (
       select w.answer || pg_catalog.jsonb_build_object('number', w.number, 'stored_at', w.stored_at)
       from public.ai_retry_answers w where w.generation_id = c.generation_id and w.number = c.number) as stored_answer
@@ -511,7 +512,7 @@ begin
           case v_closed.is_queued when true then 'queued' when false then null else v_closed.status end, null,
           v_closed.code, case
             when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
-            when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
+            when v_closed.cause is not null then 'The result was rejected; its answer is stored.'
             else 'The attempt was not finished in time.' end,
           v_closed.number, p_at);
       end if;
@@ -689,7 +690,7 @@ begin
     (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
     (select pg_catalog.jsonb_object_agg(k, null)
       from (
-        select e - '{provider,model,code,http_status,usage,duration_ms}'::text[] as o
+        select e - '{route,provider,model,code,http_status,usage,duration_ms,outcome}'::text[] as o
         from pg_catalog.jsonb_array_elements(v_change #> '{call,calls}') e
         union all
         select (e - '{route,outage}'::text[])
@@ -1029,6 +1030,10 @@ begin
           pg_catalog.jsonb_build_object('user_id', p_user_id, 'generation_id', v_open.generation_id),
           greatest(0, ceil(extract(epoch from v_open.due_at - p_at)))::integer) s)
       where o.generation_id = v_open.generation_id;
+    -- Workers that found a message just now look again by themselves; who commits a notification waits for others who do.
+    if v_open.due_at <= p_at and not exists (select from pgmq.q_ai_retry q where q.vt <= p_at) then
+      perform pg_catalog.pg_notify('ai_retry', '');
+    end if;
   end loop;
 exception when others then  -- it is locked, or was dropped just now: a message is a hint, and ai_retry_overdue finds who lacks one
   raise warning 'ai-retry: the queue could not be changed (%)', sqlstate;
@@ -1038,7 +1043,8 @@ revoke all on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) fro
 grant execute on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) to service_role;
 comment on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) is
   'Hides a message until then, or deletes it when that is null. Then sends messages for the user''s queued attempts, the '
-  'one that is due first at the front, as many as may be in line; no user: none. Does nothing where the queue is not there.';
+  'one that is due first at the front, as many as may be in line; no user: none. Notifies the workers that listen of what '
+  'is due now, unless messages wait already. Does nothing where the queue is not there.';
 
 -- queue/note
 
@@ -1410,7 +1416,7 @@ begin
         renewable_until = v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
         abandoned_wait_seconds = (v_start -> 'abandoned_wait_seconds')::double precision,
         answer_from = (v_start ->> 'answer_from')::integer,
-        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
+        provider_outcome = case when v_calls then 'unknown' else o.provider_outcome end
       where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
         and o.number = (v_start -> 'number')::integer;
     v_applied := found;

@@ -7,18 +7,19 @@ not run.
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.apps import pgmq_files
 from tools.npm import REPOSITORY
 from tools.postgres import OTHER
 from tools.push import OTHER_PGMQ
 
 DEBIANS: Final = Path("/usr/lib/postgresql/15/bin")
-PGMQ: Final = Path(os.environ.get("PGMQ_FILES", REPOSITORY / ".cache" / "pgmq"))
 COMPOSED: Final = 200
 
 EVERYTHING: Final = ("tests/apps", "--dist", "load")
@@ -46,13 +47,12 @@ def matrix() -> Iterator[Run]:
         yield Run("PostgreSQL 15", _STORIES, {OTHER: f"{DEBIANS}"})
     else:
         yield Run("PostgreSQL 15", reason="install Debian's package postgresql-15")
-    for version in ("1.4", "1.5"):
-        name = f"pgmq {version}"
-        scripts = sorted(PGMQ.glob(f"{version}.*.sql"))
-        if scripts:
-            yield Run(f"{name} ({scripts[-1].stem})", _STORIES, {OTHER_PGMQ: f"{scripts[-1]}"})
-        else:
-            yield Run(name, reason=f"put its pgmq.sql in the folder {PGMQ}, named by its version: {version}.5.sql")
+    for release in pgmq_files.RELEASES:
+        name = f"pgmq {release.version}"
+        try:
+            yield Run(name, _STORIES, {OTHER_PGMQ: f"{pgmq_files.installed(release)}"})
+        except pgmq_files.NotFetched as missing:
+            yield Run(name, reason=str(missing))
 
 
 def _postgres_16() -> Path:
@@ -64,20 +64,20 @@ def _postgres_16() -> Path:
 
 def main(more: Sequence[str]) -> int:
     """Run the matrix; ``more`` goes to every pytest."""
-    failed, left_out = [], []
+    summary: list[str] = []
+    left_out: list[str] = []
+    failed = False
     for run in matrix():
         if not run.arguments:
-            left_out.append(run)
+            left_out.append(f"NOT RUN  {run.name}: {run.reason}")
             continue
         print(f"== {run.name}", flush=True)
         command = [sys.executable, "-m", "pytest", "-q", "--numprocesses", "2", *run.arguments, *more]
+        began = time.monotonic()
         done = subprocess.run(command, env=os.environ | run.environment, cwd=REPOSITORY, check=False)
-        if done.returncode:
-            failed.append(run.name)
-    for name in failed:
-        print(f"FAILED   {name}")
-    for run in left_out:
-        print(f"NOT RUN  {run.name}: {run.reason}")
+        failed |= done.returncode != 0
+        summary.append(f"{'FAILED' if done.returncode else 'ok':<8} {run.name}: {time.monotonic() - began:.0f} s")
+    print(*summary, *left_out, sep="\n", flush=True)
     return 1 if failed else 3 if left_out else 0
 
 

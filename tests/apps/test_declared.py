@@ -9,6 +9,7 @@ import pytest
 from tests.apps.book import APPS
 from tests.apps.install import init, installed
 from tests.apps.project import Project, declared, project_of
+from tools import differ
 from tools.catalogue import schema_of
 from tools.stack import Stack
 
@@ -24,13 +25,26 @@ def project(stack: Stack, tmp_path: Path) -> Iterator[Project]:
         yield project
 
 
-def test_next_diff_is_empty(stack: Stack, tmp_path: Path, project: Project) -> None:
-    """What config.toml declares, created in its order in an empty project, is what is in the migrated one."""
+@pytest.fixture
+def shadow(stack: Stack, tmp_path: Path, project: Project) -> Iterator[Project]:
+    """An empty project in which what config.toml declares was created, in its order."""
     with project_of(stack, EMPTY, tmp_path / "shadow") as shadow:
         for path in declared(project.folder):
             shadow.run(path.read_text(encoding="utf-8"))
+        yield shadow
 
-        assert schema_of(shadow.superuser_url) == schema_of(project.superuser_url)
+
+def test_next_diff_is_empty(project: Project, shadow: Project) -> None:
+    """A differ finds no statement that would be the next migration, and finds the one table that is added then."""
+    assert differ.statements(project.superuser_url, shadow.superuser_url) == []
+
+    shadow.run("create table public.added (id uuid primary key)")
+    assert "added" in "".join(differ.statements(project.superuser_url, shadow.superuser_url))
+
+
+def test_migrated_catalogue_is_the_declared_one(project: Project, shadow: Project) -> None:
+    """What the differ does not compare is the same as well: comments, options and the sources of functions."""
+    assert schema_of(shadow.superuser_url) == schema_of(project.superuser_url)
 
 
 def test_both_migrations_are_declared_last(project: Project) -> None:

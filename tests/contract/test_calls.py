@@ -12,6 +12,7 @@ from ai_retry.domain.change import Found, Settle
 from ai_retry.domain.errors import LeaseLost
 from ai_retry.domain.model import Answer, Failure, FailureCode, ProviderCall, ProviderOutcome, Usage
 from ai_retry.domain.queue_model import RouteNote
+from tests.helpers.builders import a_failure
 from tests.helpers.queue_steps import (
     an_outage,
     close_route,
@@ -43,9 +44,24 @@ from tests.helpers.worlds import World
 
 USAGE: Final = Usage(prompt_tokens=12, completion_tokens=34, total_tokens=46, cost=Decimal("0.25"))
 BUSY: Final = ProviderCall(
-    provider="one", model="small", code=FailureCode.UNAVAILABLE, http_status=503, duration=SECOND, failure=FAILURE
+    provider="one",
+    model="small",
+    code=FailureCode.UNAVAILABLE,
+    http_status=503,
+    duration=SECOND,
+    route="one/small",
+    failure=FAILURE,
+    outcome=ProviderOutcome.UNKNOWN,
 )
-OK: Final = ProviderCall(provider="two", model="large", http_status=200, usage=USAGE, duration=2 * SECOND)
+OK: Final = ProviderCall(
+    provider="two",
+    model="large",
+    http_status=200,
+    usage=USAGE,
+    duration=2 * SECOND,
+    route="two/any",
+    outcome=ProviderOutcome.GENERATED,
+)
 FELL_BACK: Final = replace(ANSWER, model="large", usage=USAGE, wire_requests=2, calls=(BUSY, OK))
 ROWS: Final[list[dict[str, Any]]] = [
     {
@@ -55,6 +71,8 @@ ROWS: Final[list[dict[str, Any]]] = [
         "http_status": 503,
         "usage": None,
         "duration_ms": 1000,
+        "route": "one/small",
+        "outcome": "unknown",
     },
     {
         "provider": "two",
@@ -63,6 +81,8 @@ ROWS: Final[list[dict[str, Any]]] = [
         "http_status": 200,
         "usage": {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46, "cost": 0.25},
         "duration_ms": 2000,
+        "route": "two/any",
+        "outcome": "generated",
     },
 ]
 
@@ -83,6 +103,23 @@ def test_each_request_is_recorded(world: World) -> None:
 
     assert last(world, begun) == (ROWS, "unknown", 2, "large")
     assert quota_of(world, user_id).captured == 1
+
+
+def test_next_attempt_knows_which_requests_are_in_doubt(world: World) -> None:
+    """By their routes: what came of the others needs no second look, so each question has its own key."""
+    begun = begin(world, *new_generation(world))
+    unsure = noted(a_failure(FailureCode.TIMEOUT), duration=SECOND, route="one/small")
+    invalid = noted(a_failure(FailureCode.INVALID_OUTPUT), duration=SECOND, route="two/any")
+    failure = joined([unsure], invalid)
+    assert isinstance(failure, Failure)
+
+    fail(world, begun, failure)
+    lost = begin(world, begun.user_id, begun.generation_id)
+    abandon(world, lost)
+
+    failed, abandoned = load(world, begun.user_id, begun.generation_id).attempts
+    assert (failed.provider_outcome, failed.in_doubt) == (ProviderOutcome.UNKNOWN, ["one/small"])
+    assert (abandoned.provider_outcome, abandoned.in_doubt) == (ProviderOutcome.UNKNOWN, None)
 
 
 def test_requests_of_a_failure_are_recorded(world: World) -> None:

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from ai_retry.domain.errors import LeaseLost
-from ai_retry.domain.model import ProviderOutcome
+from ai_retry.domain.model import FailureCode, ProviderOutcome
+from tests.helpers.builders import a_failure
 from tests.helpers.queue_steps import (
     DELAY,
     TURNED_AWAY,
@@ -26,9 +27,11 @@ from tests.helpers.steps import (
     ANSWER,
     AT_ONCE,
     Begun,
+    abandon,
     begin,
     close_over,
     fail,
+    keep,
     load,
     new_generation,
     outcomes,
@@ -203,6 +206,38 @@ def test_call_before_the_put_back_may_have_cost(world: World, outcome: ProviderO
 
     row = last_attempt(world, begun.generation_id)
     assert (row["provider_outcome"], row["wire_requests"]) == (outcome.value, 1)
+
+
+@pytest.mark.parametrize("ends", ["answered", "failed", "put back", "kept", "answer from the store", "late"])
+def test_doubt_stays_whatever_comes_of_the_next_run(world: World, ends: str) -> None:
+    """A call that may have generated before the attempt was put back is not written off by the one that follows."""
+    begun = new_running(world)
+    assert world.storage.amend(replace(begun.ending.put_back(DOUBTFUL, None), wait=AT_ONCE)).applied
+    if ends == "answer from the store":
+        too_late(world, begun)
+    again = run(world, begun.user_id, begun.generation_id)
+
+    if ends == "put back":
+        put_back(world, again, wait=AT_ONCE)
+        cancel(world, begun.user_id, begun.generation_id)
+    elif ends == "failed":
+        fail(world, again, a_failure(FailureCode.INVALID_OUTPUT))
+    elif ends == "kept":
+        keep(world, again)
+        close_over(world, begun.user_id)
+    elif ends == "late":
+        abandon(world, again)
+        too_late(world, again)
+    else:
+        succeed(world, again)
+
+    assert world.attempts(begun.generation_id)[0]["provider_outcome"] == "unknown"
+
+
+def too_late(world: World, begun: Begun) -> None:
+    """Bring an answer to an attempt that its worker has lost."""
+    with pytest.raises(LeaseLost):
+        succeed(world, begun)
 
 
 def test_put_back_leaves_anothers_success(world: World) -> None:

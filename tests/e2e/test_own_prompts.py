@@ -148,6 +148,23 @@ def test_commands_read_the_apps_prompts(shop: Endpoint, home: Path) -> None:
     assert (shop.calls(first), shop.calls(second)) == (1, 1)
 
 
+def test_doctor_reads_the_apps_prompts(shop: Endpoint, home: Path) -> None:
+    """``doctor`` says how many of the newest failed generations the app's reader can read, and then that it is all."""
+    user = shop.sign_up()
+    shop.database.execute("delete from public.generations where status = 'error'")
+    failed_generation(shop, user)
+    assert "failed generations" not in run(shop, home, "doctor").stdout
+    foreign = failed_generation(shop, user)
+    shop.database.execute(
+        "update public.generations set prompt_data = %s where id = %s", [Jsonb({"asked": "a"}), foreign]
+    )
+
+    told = " ".join(run(shop, home, "doctor").stdout.split())
+
+    assert f"{READER} can read 1 of the 2 newest failed generations: prompt_data.question is missing" in told
+    shop.database.execute("delete from public.generations where id = %s", [foreign])
+
+
 @pytest.mark.parametrize("command", ["why", "retry", "worker", "recover", "find"])
 def test_command_without_the_module_says_what_to_do(shop: Endpoint, tmp_path: Path, command: str) -> None:
     """Where the module can't be imported a command ends with 3 before it does anything, and says what to do."""

@@ -1,6 +1,6 @@
 """Run faults by the hundred: ``python -m tests.faults run --runs 300``; over a bad gateway: ``gateway``.
 
-With workers: ``queue``, ``queue --over-api``, ``outage``.
+With workers: ``queue``, ``queue --over-api``, ``outage``, ``long-call``.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from tests.faults.campaign import Campaign
 from tests.faults.gateway_kinds import GATEWAY_KINDS
 from tests.faults.kinds import KINDS
+from tests.faults.long_call import LongCall, LongPlan
 from tests.faults.queue_campaign import QueueCampaign
 from tests.faults.queue_outage import Outage, OutagePlan
 from tests.faults.queue_plan import OVER_API, Plan
@@ -42,9 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     outage.add_argument("--seed", type=int, default=1)
     outage.add_argument("--seconds", type=float, default=OutagePlan().seconds)
     outage.add_argument("--workers", type=int, default=OutagePlan().workers)
+    commands.add_parser("long-call", help="a call of 90 s under a lease of 35 s, its worker alive, killed or stopped")
     chosen = parser.parse_args(arguments)
     logging.disable()  # what psycopg and ai_retry have to say is what we do to them
-    commanded = {"run": _run, "gateway": _run, "queue": _queue, "outage": _outage}
+    commanded = {"run": _run, "gateway": _run, "queue": _queue, "outage": _outage, "long-call": _long_call}
     lines, violations = commanded[chosen.command](chosen)
     for line in lines:
         print(line)
@@ -74,6 +76,13 @@ def _outage(chosen: argparse.Namespace) -> _Verdict:
         outage = Outage(stack, plan, Path(directory), seed=chosen.seed)
         outage.run()
     return outage.lines(), outage.violations
+
+
+def _long_call(_: argparse.Namespace) -> _Verdict:
+    with running_stack() as stack, TemporaryDirectory(prefix="ai-retry-faults-") as directory:
+        campaign = LongCall(stack, LongPlan(), Path(directory))
+        campaign.run()
+    return campaign.lines(), campaign.violations
 
 
 if __name__ == "__main__":

@@ -286,7 +286,7 @@ CHANGED: Mapping[str, tuple[str, str]] = {
     ),
     "a function of the binding that is gone": (
         "drop function ai_retry.app_last_error(uuid)",
-        "ai_retry_app.sql is not applied, or not whole: ai_retry.app_last_error missing",
+        "the binding is of an older version, or not whole: ai_retry.app_last_error missing",
     ),
     "a description that is gone": (
         "drop function ai_retry.app_describe()",
@@ -638,11 +638,18 @@ def test_long_deadline_is_a_hint(migrated_database: str, provider: str) -> None:
     [
         (reply(body="<html>Please log in</html>"), "a web page answered, not the API"),
         (reply(json={"error": "Unexpected endpoint (GET /x) by key-of-the-test"}), "Unexpected endpoint (GET /x)"),
+        (reply(body="404 page not found"), "404 page not found"),
+        (
+            reply(400, body="<html>400 The plain HTTP request…</html>"),
+            "something else than the API answered (HTTP 400)",
+        ),
+        (reply(405, body="<!DOCTYPE html><html>405 Not Allowed</html>"), "something else than the API answered"),
+        (reply(511, body="<html>Log in to the network</html>"), "something else than the API answered (HTTP 511)"),
     ],
-    ids=["web page", "error text"],
+    ids=["web page", "error text", "text", "plain HTTP", "a site", "the network's page"],
 )
 def test_base_address_without_api_is_a_problem(migrated_database: str, answer: Any, says: str) -> None:
-    """A success that is no list of models, and no API near by, is a problem of AI_BASE_URL, and shows no key."""
+    """What is no list of models, and no API near by, is a problem of AI_BASE_URL, and shows no key."""
     with ScriptedServer(default=answer) as server:
         environ = settings(migrated_database, server.base_url) | {"AI_API_KEY": "key-of-the-test"}
         finding = the(examine(environ, clock=HERE))
@@ -650,6 +657,57 @@ def test_base_address_without_api_is_a_problem(migrated_database: str, answer: A
     assert says in finding.problem
     assert "AI_BASE_URL" in finding.remedy
     assert "key-of-the-test" not in str(finding)
+
+
+def test_every_provider_is_asked(migrated_database: str, provider: str) -> None:
+    """Each with its own key, and no header or query of the first one; what is wrong names the variables to correct."""
+    refuses, moved = reply(401, json={"error": {"message": "no such key"}}), reply(308)
+    with ScriptedServer(default=refuses) as first, ScriptedServer(default=moved) as second:
+        environ = settings(migrated_database, provider) | {
+            "AI_API_KEY": "first-key-of-the-test",
+            "AI_HEADERS": '{"X-Secret": "header-of-the-test"}',
+            "AI_QUERY": '{"api-version": "1"}',
+            "AI_AUTH_HEADER": "api-key",
+            "AI_FALLBACK_1_BASE_URL": first.base_url,
+            "AI_FALLBACK_1_API_KEY": "key-of-the-test",
+            "AI_FALLBACK_3_BASE_URL": second.base_url,
+        }
+        found = examine(environ, clock=HERE).of(Check.PROVIDER)
+
+    (request,) = first.requests
+    assert (request.headers["authorization"], request.path) == ("Bearer key-of-the-test", "/v1/models")
+    assert not {"x-secret", "api-key"} & set(request.headers)
+    assert [(each.problem, each.level) for each in found] == [
+        ("AI_FALLBACK_1_…: it refuses the key (401)", Level.PROBLEM),
+        ("AI_FALLBACK_3_…: it redirects (308)", Level.PROBLEM),
+    ]
+    assert [each.remedy for each in found] == [
+        "set AI_FALLBACK_1_API_KEY to a valid key with credit",
+        "set AI_FALLBACK_3_BASE_URL to the address it points at: redirects are not followed",
+    ]
+
+
+@pytest.mark.parametrize(("name", "code"), [("make", "NOT RUN"), ("absent", "NOT RUN")])
+def test_own_provider_is_made_and_not_asked(
+    migrated_database: str, provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str
+) -> None:
+    """A call costs; that it can't be made is a problem of the configuration."""
+    (tmp_path / "own_ai.py").write_text(
+        "from ai_retry.providers.function import FunctionProvider\ndef make():\n    return FunctionProvider(print)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    environ = settings(migrated_database, provider) | {"AI_RETRY_PROVIDER": f"own_ai:{name}"}
+
+    examination = examine(environ, clock=HERE)
+
+    assert examination.result(Check.PROVIDER) == code
+    assert (Check.PROVIDER in examination.skipped) is (name == "absent")
+    problems = [each.problem for each in examination.of(Check.CONFIGURATION)]
+    assert problems == (
+        []
+        if name == "make"
+        else ["AI_RETRY_PROVIDER: own_ai has no absent: name a function that takes nothing and returns an AiProvider"]
+    )
 
 
 def test_absent_provider_is_named(migrated_database: str) -> None:
@@ -907,12 +965,13 @@ def test_command_shows_programs(migrated_database: str, provider: str) -> None:
 
 
 def test_command_without_settings_exits_with_3() -> None:
-    """Without any setting the command names the variables and exits with 3, as all commands do."""
+    """Without any setting the command names the variables and exits with 3; what did not run for that is one block."""
     result = run({}, "doctor")
 
     assert result.exit_code == 3
     assert "SUPABASE_URL is missing" in result.output
-    assert "NOT RUN   migrations" in result.output
+    assert "NOT RUN   connection, migrations, grants, " in result.output
+    assert result.output.count("the configuration is at fault") == 1
 
 
 def test_command_lets_no_control_character_through(migrated_database: str, provider: str) -> None:

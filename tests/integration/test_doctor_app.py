@@ -25,7 +25,7 @@ from ai_retry.clock import SystemClock
 from ai_retry.storage._connection_string import read_connection_string
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import ScriptedServer, reply
-from benchmarks.app_rows import failed_generations
+from benchmarks.app_rows import failed_generations, failed_generations_of
 from tests.helpers.pooler import transaction_pooler
 from tests.helpers.queue_steps import accept
 from tests.helpers.steps import new_generation
@@ -283,7 +283,8 @@ def doctor(database_url: str, *arguments: str, **settings: str) -> Result:
 
 def test_rehearsal_is_part_of_a_sound_set_up(migrated_database: str, owner: psycopg.Connection) -> None:
     """It is said to be ok only when it was played, and afterwards everything is as it was."""
-    failed_generations(owner, 1)
+    ((user_id, _),) = failed_generations(owner, 1)
+    failed_generations_of(owner, [user_id])
     before = owner.execute("select g from public.generations g").fetchall()
 
     result = doctor(migrated_database, "--rehearse")
@@ -296,7 +297,8 @@ def test_rehearsal_is_part_of_a_sound_set_up(migrated_database: str, owner: psyc
 
 def test_rehearsal_names_what_refuses(migrated_database: str, owner: psycopg.Connection) -> None:
     """A write that would fail is a problem; an event that would be left out is a hint."""
-    failed_generations(owner, 1)
+    ((user_id, _),) = failed_generations(owner, 1)
+    failed_generations_of(owner, [user_id])
     owner.execute(
         "alter table public.generations add column done_at timestamptz,"
         " add constraint done_has_time check (status <> 'success' or done_at is not null);"

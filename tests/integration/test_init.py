@@ -210,6 +210,39 @@ def test_in_a_terminal_it_asks(project: Project, monkeypatch: pytest.MonkeyPatch
     assert len(written(project)) == 2
 
 
+@pytest.mark.parametrize("project", ["credits"], indirect=True)
+def test_what_was_typed_is_not_asked_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it ends without a binding, the answers so far are kept, and the next run goes on from there."""
+    monkeypatch.setattr(command, "_is_terminal", lambda: True)
+    arguments = ["init", "--database-url", project.url, "--dir", str(project.folder)]
+    config = project.folder.parent / "ai-retry.toml"
+    arguments += ["--config", str(config)]
+
+    first = CliRunner().invoke(cli, arguments, input="\nnone\n")
+    second = CliRunner().invoke(cli, arguments, input="\n" * 40)
+
+    assert first.exit_code == 1
+    assert f"Your answers are kept in {config}" in first.output
+    assert "generations [" not in second.output
+    assert second.exit_code == 0, second.output
+
+
+@pytest.mark.parametrize("project", ["credits"], indirect=True)
+def test_without_a_prompt_nothing_is_written(project: Project) -> None:
+    """Where no column is named like a prompt, `--yes` ends with exit code 1 and the flag that cures it."""
+    flags = ["--yes", "--sessions", "none", "--set", "result=output.text", "--set", "finished_at=now"]
+    for name in ("prompt", "tone"):
+        project.run(f"alter table public.ai_generations rename column {name} to own_{name}")
+
+    result = init(project, *flags)
+
+    assert result.exit_code == 1, result.output
+    assert "--column prompt_data=NAME" in result.output
+    assert "where NAME is one of own_prompt, own_tone" in result.output
+    assert written(project) == []
+    assert init(project, *flags, "--column", "prompt_data=own_prompt").exit_code == 0
+
+
 @pytest.mark.parametrize("project", ["stories"], indirect=True)
 def test_indexes_that_are_proposed_can_be_built(project: Project) -> None:
     """Each line runs by itself, and is proposed no more once it has."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from html import unescape
 from uuid import UUID, uuid4
 
 import psycopg
@@ -17,6 +18,7 @@ from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Answer, Outcome
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.recovery import Decision, UnreadableRow
+from ai_retry.recovery.listing import text_listing
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.ai import ScriptedAiProvider
@@ -129,7 +131,8 @@ def test_row_that_cannot_be_understood_is_listed(
     assert {listed[each].problem for each in (older, newer)} == {None}
     assert plan.counts == {(Decision.NOW, None): 2, (Decision.NEVER, "NOT_CONFIGURED"): 1}
     assert found.summary().by_decision == {Decision.NOW: 2, Decision.LATER: 0, Decision.NEVER: 1}
-    assert f"{column} {reason}" in repr(found)
+    assert f"{column} {reason}" in text_listing(found.first(3), width=80)
+    assert f"{column} {reason}" in unescape(found._repr_html_())
     assert (explained.decision, explained.code) == (Decision.NEVER, "NOT_CONFIGURED")
     assert (
         f"can't be retried as things are (NOT_CONFIGURED). Its row can't be read: {column} {reason}." in explained.text

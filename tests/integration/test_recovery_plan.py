@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -21,10 +21,13 @@ import psycopg
 import pytest
 
 from ai_retry.client import Client
+from ai_retry.clock import SystemClock
 from ai_retry.domain.errors import RetryRefused, StorageUnavailable
 from ai_retry.domain.model import Answer, Failure, FailureCode, QuotaRule, Usage
 from ai_retry.domain.policy import RetryPolicy
+from ai_retry.providers.http import HttpAiProvider
 from ai_retry.testing.ai import AiCall, ScriptedAiProvider
+from ai_retry.testing.provider import Script, ScriptedServer, reply
 from tools.outage import attempts, failed_generations, recovering_client
 
 ANSWER = Answer(output={"title": "x"}, usage=Usage(total_tokens=100, cost=Decimal("0.002")))
@@ -140,11 +143,12 @@ def test_report_is_complete_whoever_asks(database: psycopg.Connection, connect: 
     assert told.to_frame()["outcome"].value_counts().to_dict() == {"succeeded": 3, "failed": 1}
     assert "AI_REJECTED" in repr(told)
     assert "AI_REJECTED" in told._repr_html_()
-    assert [bar.get_width() for bar in told.plot().patches] == [1, 3]
+    bars: list[Any] = list(told.plot().patches)
+    assert [bar.get_width() for bar in bars] == [1, 3]
 
 
 def test_interrupted_run_goes_on(database: psycopg.Connection, connect: Connect) -> None:
-    """After Ctrl-C the calls under way are finished, and nothing else begins; the next run does the rest."""
+    """After Ctrl-C running calls are finished, nothing else begins, a line says so, and the next run does the rest."""
     failed_generations(database, 30)
 
     def answer(_: AiCall) -> Answer:
@@ -156,13 +160,18 @@ def test_interrupted_run_goes_on(database: psycopg.Connection, connect: Connect)
     ai = ScriptedAiProvider(default=answer)
     with connect(ai) as client:
         plan = client.plan(client.find(), everything=True)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as interruption:
             plan.run(max_workers=4, operator="ada")
         called, middle = len(ai.calls), plan.report()
         end = plan.run(max_workers=4, operator="ada")
 
     assert 10 <= called <= 14
     assert middle.totals["succeeded"] == called
+    assert middle.reasons == {"left: INTERRUPTED": 30 - called}
+    assert f"{30 - called} (interrupted)" in repr(middle)
+    (note,) = interruption.value.__notes__
+    assert note.startswith(f"Interrupted after {called} of 30 generations")
+    assert note.endswith(f"plan.run() goes on with the other {30 - called}.")
     assert end.totals["succeeded"] == len(ai.calls) == 30
     rows = database.execute(
         "select counts ->> 'stopped' from public.ai_retry_recoveries order by started_at"
@@ -205,7 +214,7 @@ def test_attempt_of_a_dead_run_is_made_again(database: psycopg.Connection, conne
         plan = client.plan(client.find(), everything=True)
         with pytest.raises(Killed):
             plan.run(max_workers=1, operator="ada")
-        assert {line.code for line in plan.report().lines} <= {"NOT_FINISHED", "NOT_TRIED", None}
+        assert {line.code for line in plan.report().lines} <= {"INTERNAL", "INTERRUPTED", None}
 
         report = plan.run(max_workers=2, operator="ada")
 
@@ -407,6 +416,45 @@ def test_operators_fault_stops(database: psycopg.Connection, connect: Connect) -
 
     assert report.stopped == "OPERATOR_NEEDED"
     assert len(ai.calls) <= 5
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (
+            reply(400, json={"error": {"message": "No", "type": "invalid_request_error", "param": "response_format"}}),
+            "a parameter of this deployment is not accepted (HTTP 400, invalid_request_error): response_format",
+        ),
+        (
+            reply(400, json={"error": {"message": "Unsupported parameter: 'top_k'"}}),
+            "a parameter of this deployment is not accepted (HTTP 400): top_k",
+        ),
+        (reply(429, json={"error": "Your team has used all available credits."}), "no credit"),
+        (reply(body="<!DOCTYPE html><html>Log in</html>"), "a web page answered, not the API"),
+        (reply(json={"error": "Unexpected endpoint or method."}), "something else than the API answered"),
+        (reply(400, json={"error": {"message": "Model Not Exist"}}), "there is no such model or address"),
+    ],
+)
+def test_operators_fault_is_read_off_the_wire(
+    database: psycopg.Connection, connect: Connect, script: Script, says: str
+) -> None:
+    """What the operator has to change stops a plan after a few calls, uses up nothing, and ``why`` names it."""
+    schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    prompt = {"messages": [{"role": "user", "content": "Plan"}], "response_schema": schema}
+    failed_generations(database, 12, prompt_data=prompt)
+    with ScriptedServer(default=script) as server:
+        ai = HttpAiProvider(clock=SystemClock(), base_url=server.base_url, model="small", extra_body={"top_k": 5})
+        with closing(ai), connect(ai) as client:
+            report = client.plan(client.find(), everything=True).run(max_workers=1, operator="ada")
+            tried = attempts(database)
+            told = str(client.why(tried[0]["generation_id"]))
+
+    assert report.stopped == "OPERATOR_NEEDED"
+    assert len(server.requests) == len(tried) == 3
+    assert not any(row["counted"] for row in tried)
+    assert says in told
+    assert "an operator has to act first" in told
+    assert "Come back" not in told
 
 
 def test_seam_that_is_missing_stops(database: psycopg.Connection, connect: Connect) -> None:

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from ai_retry.cli.rehearsal import Rehearsal, rehearse
-from benchmarks.app_rows import failed_generations
+from benchmarks.app_rows import failed_generations, failed_generations_of
 from tests.integration.test_own_binding import OWN, add_text
 
 pytestmark = pytest.mark.stack
@@ -17,7 +17,7 @@ ALL = (
     *("fail: ai_retry.app_lock", "fail: ai_retry.app_write", "fail: ai_retry.app_report"),
     *("accept: ai_retry.app_lock", "accept: ai_retry.app_write"),
     *("expire: ai_retry.app_lock", "expire: ai_retry.app_write"),
-    "claim twice: public.ai_retry_begin",
+    *("two at once: public.ai_retry_begin", "claim twice: public.ai_retry_begin"),
     *("retry: ai_retry.app_lock", "retry: ai_retry.app_write"),
     "succeed: ai_retry.app_create_session",
     *("succeed: ai_retry.app_lock", "succeed: ai_retry.app_write", "succeed: ai_retry.app_report"),
@@ -54,8 +54,9 @@ def test_rehearsal_leaves_nothing(owner: psycopg.Connection) -> None:
 
 
 def test_rehearsal_uses_what_failed(migrated_database: str, owner: psycopg.Connection) -> None:
-    """As the service role, which can insert nothing, a failed generation is used, and is as it was."""
-    failed_generations(owner, 1)
+    """As the service role, which can insert nothing, failed generations are used, and are as they were."""
+    ((user_id, _),) = failed_generations(owner, 1)
+    failed_generations_of(owner, [user_id])
     before = owner.execute("select g from public.generations g").fetchall()
 
     with psycopg.connect(f"{migrated_database}?options=-c%20role%3Dservice_role", autocommit=True) as service:
@@ -122,7 +123,8 @@ REFUSALS = {
     ),
     "a grant": (
         "revoke update on public.generations from service_role",
-        ["begin", "fail", "accept", "expire", "claim twice", "retry", "succeed"], "permission denied for table",
+        ["begin", "fail", "accept", "expire", "two at once", "claim twice", "retry", "succeed"],
+        "permission denied for table",
     ),
     "a session function that returns nothing": (
         "create or replace function ai_retry.app_create_session(p_user_id uuid, p_generation_id uuid, p_output jsonb,"
@@ -146,6 +148,43 @@ def test_what_refuses_is_named(owner: psycopg.Connection, statement: str, steps:
     assert "secret" not in str(rehearsal)
 
 
+def test_what_lets_one_retry_run_is_noted(owner: psycopg.Connection) -> None:
+    """An app's own "one at a time" refuses no rehearsal: its name is said, and what the second retry gets."""
+    failed_generations(owner, 1)
+    owner.execute("create unique index one_runs on public.generations (user_id) where status = 'processing'")
+
+    rehearsal = rehearse(owner)
+
+    assert rehearsal.refusals == ()
+    (note,) = rehearsal.notes
+    assert note.startswith("the constraint one_runs lets one retry of a user run at once")
+
+
+def test_two_of_one_user_need_a_second_generation(migrated_database: str, owner: psycopg.Connection) -> None:
+    """Where there is none, and the role may insert none, it is said that two at once were not tried."""
+    failed_generations(owner, 1)
+
+    with psycopg.connect(f"{migrated_database}?options=-c%20role%3Dservice_role", autocommit=True) as service:
+        rehearsal = rehearse(service)
+
+    (note,) = rehearsal.notes
+    assert note.startswith("two retries of one user at once were not tried")
+    assert "two at once: public.ai_retry_begin" not in rehearsal.ran
+
+
+@pytest.mark.parametrize("limit", ["max_live", "max_used"])
+def test_a_limit_that_lets_two_begin_is_found(owner: psycopg.Connection, limit: str) -> None:
+    """Two retries of one user that begin at once, though a limit has room for one, are a refusal."""
+    (definition,) = owner.execute("select pg_get_functiondef('public.ai_retry_begin'::regproc)").fetchone() or ("",)
+    assert f"'{limit}'" in definition
+    owner.execute(definition.replace(f"'{limit}'", "'nothing'").encode())
+
+    refusals = rehearse(owner).refusals
+
+    assert [each.step for each in refusals] == ["two at once"]
+    assert "two retries of one user began at once" in refusals[0].reason
+
+
 def test_events_are_not_fatal(owner: psycopg.Connection) -> None:
     """An event that the app refuses is left out of a retry, and everything else keeps it from working."""
     owner.execute("alter table public.events add column tenant uuid not null")
@@ -161,6 +200,9 @@ def test_own_binding_is_rehearsed(owner: psycopg.Connection) -> None:
     """An app with tables and words of its own; its session is rehearsed with an example, else said not to be."""
     owner.execute(OWN.encode())
     add_text(owner, "failed", hours=1)
+    owner.execute(
+        "insert into shop.texts (owner, state, prompt, made) select owner, state, prompt, made from shop.texts"
+    )
     before = contents(owner)
 
     without, with_one = rehearse(owner), rehearse(owner, output={"title": "x"})
@@ -183,8 +225,8 @@ def test_first_call_is_rehearsed(owner: psycopg.Connection) -> None:
         )
         return made
 
-    sound = rehearse(owner, output={}, first_call=lambda _: insert("a text"))
-    broken = rehearse(owner, output={}, first_call=lambda _: insert(None))
+    sound = rehearse(owner, output={}, first_call=lambda *_: insert("a text"))
+    broken = rehearse(owner, output={}, first_call=lambda *_: insert(None))
 
     assert sound == Rehearsal(("first call: ai_retry.app_create_generation", *ALL), (), ())
     assert broken.refusals[0].step == "first call"

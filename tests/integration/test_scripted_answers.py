@@ -134,6 +134,37 @@ ROWS: dict[str, Good | Bad] = {
     ),
     "text, a reason that is a number": cut(choice("Run!", 5), "a number", transient=False, text=True),
     "text, a tool": invalid(choice("Let me see.", "tool_calls"), "asked for a tool", text=True),
+    "text, end": text(choice("Run!", "end"), "Run!"),
+    "text, end in a list": text(choice("Run!", ["stop"]), "Run!"),
+    "text, FINISH_REASON_STOP": text(choice("Run!", "FINISH_REASON_STOP"), "Run!"),
+    "text, vLLM's stop string": text(choice("Run!", "stop", stop_reason="length"), "Run!"),
+    "text, finishReason": refused(choice("Plan for", None, finishReason="SAFETY"), "finishReason safety", text=True),
+    "text, stop_reason": cut(
+        choice("Run", None, stop_reason="max_tokens"), "stop_reason max_tokens", transient=False, text=True
+    ),
+    "text, stop_reason refusal": refused(choice("I'd", None, stop_reason="refusal"), "stop_reason refusal", text=True),
+    "text, reason of the envelope": cut(
+        reply(json={"done_reason": "length", "choices": [{"message": {"content": "Run"}}]}),
+        "done_reason length",
+        transient=False,
+        text=True,
+    ),
+    "JSON, finish_details": cut(
+        choice(JSON, None, finish_details={"type": "max_tokens"}), "finish_details max_tokens", transient=False
+    ),
+    "JSON, reason is an object": cut(choice(JSON, {"reason": "max_output_tokens"}), "max_output", transient=False),
+    "JSON, two words": refused(choice(JSON, "content_filter: RECITATION"), "finish_reason content_filter"),
+    "JSON, one of two words": refused(choice(JSON, "stopped (SAFETY)"), "finish_reason safety"),
+    "JSON, words in a list": refused(choice(JSON, ["stop", "SAFETY"]), "finish_reason safety"),
+    "JSON, FinishReason.FINISH_REASON_SPII": refused(choice(JSON, "FinishReason.FINISH_REASON_SPII"), "spii"),
+    "JSON, blacklist": refused(choice(JSON, "blacklist"), "blacklist"),
+    "JSON, REASON_MAX_LEN": cut(choice(JSON, "REASON_MAX_LEN"), "max_len", transient=False),
+    "text, a tool beside it": invalid(choice("Let me see.", message={"tool_calls": [{"id": "a"}]}), "tool", text=True),
+    "text, a function beside it": invalid(
+        choice("Let me see.", message={"function_call": {"name": "a"}}), "asked for a tool", text=True
+    ),
+    "text, no tools": text(choice("Run!", message={"tool_calls": [], "function_call": None}), "Run!"),
+    "JSON, a tool beside it": whole(choice(JSON, message={"tool_calls": [{"id": "a"}]})),
     "JSON, unknown reason": whole(choice(JSON, "moonphase")),
     "no JSON, unknown reason": cut(choice("I won't.", "moonphase"), "finish_reason: moonphase", transient=False),
     "nothing, unknown reason": cut(choice(None, "moonphase"), "finish_reason: moonphase", transient=False),
@@ -159,6 +190,26 @@ ROWS: dict[str, Good | Bad] = {
     "refusal part": refused(choice([{"type": "refusal", "refusal": "No"}]), "a part of type refusal"),
     "refusal part beside JSON": refused(
         choice([{"type": "output_text", "text": JSON}, {"type": "refusal", "refusal": "No"}]), "refusal"
+    ),
+    "refusal of the choice": refused(choice(JSON, refusal="I'd rather not"), "refusal"),
+    "Bedrock's guardrail": refused(
+        reply(
+            json={
+                "amazon-bedrock-guardrailAction": "INTERVENED",
+                "choices": [{"message": {"content": "Sorry."}, "finish_reason": "stop"}],
+            }
+        ),
+        "guardrailAction",
+        text=True,
+    ),
+    "Bedrock's guardrail passed": whole(choice(JSON, **{"amazon-bedrock-guardrailAction": "NONE"})),
+    "MiniMax, sensitive output": refused(
+        reply(json={"choices": [{"message": {"content": "Run"}}], "output_sensitive": True}),
+        "output_sensitive",
+        text=True,
+    ),
+    "MiniMax, sensitive input": refused(
+        reply(json={"choices": None, "input_sensitive": True, "base_resp": {"status_code": 1026}}), "input_sensitive"
     ),
     "filter says SAFETY": refused(choice("Plan for", content_filter="SAFETY"), "content_filter", text=True),
     "filter result": refused(choice(JSON, content_filter={"result": "content_filtered"}), "content_filter"),
@@ -195,6 +246,16 @@ ROWS: dict[str, Good | Bad] = {
     # Kinds of content.
     "output_text": whole(choice([{"type": "output_text", "text": JSON}])),
     "thinking parts": whole(choice([{"type": "thinking", "thinking": []}, {"type": "text", "text": JSON}])),
+    "Gemini's thoughts": text(choice([{"type": "text", "text": "Knee…", "thought": True}, {"text": "Run!"}]), "Run!"),
+    "a source of the answer": text(choice([{"type": "text", "text": "Run!"}, {"type": "reference"}]), "Run!"),
+    "a part that is an image": invalid(
+        choice([{"type": "text", "text": "Look:"}, {"type": "image_url"}]), "a part of the content", text=True
+    ),
+    "a part that is a string": invalid(choice(["Run", {"type": "text", "text": "!"}]), "a part of", text=True),
+    "a part with an object as text": invalid(
+        choice([{"type": "text", "text": "Run"}, {"type": "text", "text": {"value": "!"}}]), "a part of", text=True
+    ),
+    "JSON beside an image": whole(choice([{"type": "text", "text": JSON}, {"type": "image_url"}])),
     "an object": invalid(choice(TITLE), "content is an object"),
     "a number": invalid(choice(5), "content is a number", text=True),
     # What no model answered.
@@ -210,6 +271,70 @@ ROWS: dict[str, Good | Bad] = {
     "web page": operators(reply(body=HTML, headers={"Content-Type": "text/html"}), "a web page answered, not the API"),
     "web page without a type": operators(reply(body=f"\n{HTML}"), "a web page answered"),
     "event stream": Bad(reply(body="data: {}\n\n"), UNAVAILABLE, counted=True, transient=True),
+    "XML": operators(reply(body="<?xml version='1.0'?><Error/>"), "a web page answered"),
+    "LM Studio's text": operators(reply(body="Unexpected endpoint or method."), "something else than the API"),
+    "text, not found": operators(reply(body="404 page not found\n"), "something else than the API answered"),
+    "a JSON string": operators(
+        reply(body=json.dumps("Unexpected endpoint or method.")), "something else than the API answered"
+    ),
+    "text that speaks of it": Bad(
+        reply(body="The trail was not found. " * 20), UNAVAILABLE, counted=True, transient=True
+    ),
+    "plain HTTP to a TLS port": operators(reply(400, body="<html>400 The plain HTTP…</html>"), "something else than"),
+    "a site without an API": operators(reply(405, body=HTML), "something else than the API answered"),
+    "another address": operators(reply(405, json={"detail": "Method Not Allowed"}), "no such model or address"),
+    "gone": operators(reply(410), "no such model or address"),
+    "wrong form": operators(reply(415), "the form of requests"),
+    "wrong country": operators(reply(451), "the account may not do this"),
+    "Gemini, country": operators(error(400, "User location is not supported for the API use."), "the account may not"),
+    "the network's log-in": operators(reply(511, body=HTML), "something else than the API answered"),
+    "Cloudflare, no route": operators(
+        reply(json={"success": False, "errors": [{"code": 7003, "message": "Could not route to /x"}]}), "something else"
+    ),
+    # Errors in a 200 by their words.
+    "MiniMax, balance": operators(
+        reply(json={"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}),
+        "no credit",
+    ),
+    "MiniMax, key": operators(
+        reply(json={"base_resp": {"status_code": 1004, "status_msg": "login fail: no key"}}), "the key is not accepted"
+    ),
+    "MiniMax, an error beside an answer": Bad(
+        reply(json={"choices": [{"message": {"content": JSON}}], "base_resp": {"status_code": 1000}}),
+        UNAVAILABLE,
+        counted=True,
+        transient=True,
+    ),
+    "MiniMax, no error": whole(
+        reply(
+            json={
+                "choices": [{"message": {"content": JSON}, "finish_reason": "stop"}],
+                "output_sensitive": False,
+                "base_resp": {"status_code": 0, "status_msg": ""},
+            }
+        )
+    ),
+    "Anthropic, key inside": operators(
+        reply(json={"type": "error", "error": {"type": "authentication_error"}}), "the key is not accepted"
+    ),
+    "Anthropic, pace inside": Bad(
+        reply(json={"type": "error", "error": {"type": "rate_limit_error"}}), RATE_LIMITED, counted=True, transient=True
+    ),
+    "Google, pace inside": Bad(
+        reply(json=[{"error": {"status": "RESOURCE_EXHAUSTED"}}]), RATE_LIMITED, counted=True, transient=True
+    ),
+    "no such model inside": operators(
+        reply(json={"error": {"code": "model_not_found", "message": "No"}}), "there is no such model or address"
+    ),
+    "error without a name": operators(reply(json={"code": 401, "msg": "unauthorized"}), "the key is not accepted"),
+    "overloaded, after it began": Bad(
+        reply(json={"error": {"code": 503}, "usage": {"total_tokens": 9}}), UNAVAILABLE, counted=True, transient=True
+    ),
+    # Models.
+    "DeepSeek, model": operators(error(400, "Model Not Exist", code="invalid_request_error"), "no such model"),
+    "OpenRouter, model": operators(error(400, "a/b is not a valid model ID", code=400), "no such model"),
+    "Groq, model": operators(error(400, "Gone", code="model_decommissioned"), "no such model or address"),
+    "param model": operators(error(400, "Wrong", param="model", code="invalid_value"), "no such model or address"),
     "half an envelope": cut(reply(body='{"choices": ['), "half an envelope"),
     # Money and pace.
     "xAI, 429": operators(

@@ -447,12 +447,13 @@ def test_secrets_stay_out_of_repr(lab: Stack) -> None:
     ]
 
 
-def test_lock_file_names_no_registry() -> None:
-    """The lock file pins by checksum alone, so that any registry can serve it."""
-    packages = json.loads((MANIFEST / "package-lock.json").read_text())["packages"]
+def test_lock_files_name_no_registry() -> None:
+    """The lock files pin by checksum alone, so that any registry can serve them."""
+    locks = [json.loads(path.read_text())["packages"] for path in MANIFEST.parent.glob("node*/package-lock.json")]
+    packages = [(name, package) for lock in locks for name, package in lock.items()]
 
-    assert all("resolved" not in package for package in packages.values())
-    assert all("integrity" in package for name, package in packages.items() if name)
+    assert all("resolved" not in package for _, package in packages)
+    assert all("integrity" in package for name, package in packages if name)
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", StackUnavailable), ("", pytest.skip.Exception)])

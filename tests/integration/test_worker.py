@@ -485,3 +485,26 @@ def test_queue_command_without_a_database_says_so(site: Site) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.splitlines()[-1].startswith("Error: The storage failed")
     assert "Traceback" not in done.stderr
+
+
+OWN_PROVIDER = """
+from ai_retry.providers.function import FunctionProvider
+
+
+def make():
+    return FunctionProvider(lambda context, seconds: {"title": "own"}, name="own", model="ours")
+"""
+
+
+def test_worker_asks_the_app_s_own_provider(site: Site, tmp_path: Path) -> None:
+    """The command makes what AI_RETRY_PROVIDER names, as the app does; no key of an API is needed."""
+    (tmp_path / "worker_ai.py").write_text(OWN_PROVIDER)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    _, generation_id = site.queued()
+
+    with running_worker({**site.env, "AI_RETRY_PROVIDER": "worker_ai:make", "PYTHONPATH": path}, site.log):
+        eventually(lambda: site.statuses(generation_id) == {"success"})
+
+    (row,) = site.world.attempts(generation_id)
+    assert [(each["provider"], each["code"]) for each in row["calls"]] == [("own", None)]
+    assert row["route"].startswith("own/")

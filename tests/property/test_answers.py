@@ -6,6 +6,7 @@ built from pieces of which each is known to leave an answer whole or to spoil it
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,8 +35,19 @@ REFUSALS = [
 ]
 LIMITS = ["length", "MAX_TOKENS", "model_length", "model_context_window_exceeded"]
 BREAKS = ["abort", "cancelled", "insufficient_system_resource", "malformed_function_call", "network_error", "error"]
-TAGS = ["think", "thinking", "thought", "reasoning"]
-TOKENS = ["<|im_end|>", "<|eot_id|>", "<|end|>", "</s>", "<|endoftext|>"]
+TAGS = [
+    *(
+        (f"<{name}>", f"</{name}>")
+        for name in ("think", "thinking", "thought", "reasoning", "longcat_think", "scratchpad")
+    ),
+    ('<think time="3">', "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel>thought\n", "<channel|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+]
+BOXES = [("<|begin_of_box|>", "<|end_of_box|>"), ("<answer>", "</answer>"), ("<output>\n", "\n</output>")]
+TOKENS = ["<turn|>", "<|im_end|>", "<|eot_id|>", "<|end|>", "</s>", "<|endoftext|>"]
 SPACE = st.text(st.sampled_from(" \n\t\r"), max_size=3)
 PLAIN = st.text(
     st.characters(codec="ascii", categories=["L", "N"], include_characters=" .,!{}:"), min_size=1, max_size=20
@@ -66,7 +78,7 @@ OBJECTS = st.builds(
     | st.sampled_from(["<think>", "a </think> b", "```", "<|im_end|>", "`", "\ufeff", "</s>"]),
     st.none() | st.integers(0, 9),
 )
-THOUGHTS = st.builds(lambda tag, text, space: f"<{tag}>{text}</{tag}>{space}", st.sampled_from(TAGS), PLAIN, SPACE)
+THOUGHTS = st.builds(lambda tags, text, space: tags[0] + text + tags[1] + space, st.sampled_from(TAGS), PLAIN, SPACE)
 BEFORE = st.lists(THOUGHTS, max_size=2).map("".join)
 AFTER = st.lists(st.builds("{}{}".format, SPACE, st.sampled_from(TOKENS)), max_size=2).map("".join)
 MARKS = st.sampled_from(["", "\ufeff"])
@@ -79,13 +91,18 @@ def wrapped_json(draw: st.DrawFn) -> Wrapped:
     body = json.dumps(value, ensure_ascii=draw(st.booleans()))
     quiet = "</" not in body and "<th" not in body and "[THINK]" not in body  # tags in a fence are not looked into
     kind = draw(
-        st.sampled_from(["bare", "bare", "fence", "two", "prose", "after", "comma", "open", "type", "unclosed"])
+        st.sampled_from(
+            ["bare", "bare", "fence", "box", "open box", "two", "prose", "after", "comma", "open", "type", "unclosed"]
+        )
     )
     before = draw(BEFORE) if quiet else ""
-    fence = draw(st.sampled_from(["```json\n", "```\n", "```JSON\r\n"]))
+    fence = draw(st.sampled_from(["```json\n", "```\n", "```JSON\r\n", "```javascript\n"]))
+    box = draw(st.sampled_from(BOXES))
     content = {
         "bare": body,
         "fence": f"{fence}{body}\n```" if quiet else body,
+        "box": f"{box[0]}{body}{box[1]}" if quiet else body,
+        "open box": f"{box[0]}{body}",
         "two": f"{body}{draw(SPACE)}{body}",
         "prose": f"Here you are: {body}",
         "after": f"{body} Good luck!",
@@ -94,7 +111,7 @@ def wrapped_json(draw: st.DrawFn) -> Wrapped:
         "type": json.dumps({"title": 5}),
         "unclosed": f"<think>{body}" if quiet else f"{body} x",
     }[kind]
-    whole = kind in ("bare", "fence")
+    whole = kind in ("bare", "fence", "box")
     return Wrapped(f"{draw(MARKS)}{draw(SPACE)}{before}{content}{draw(SPACE)}{draw(AFTER)}", value if whole else None)
 
 
@@ -119,7 +136,7 @@ class Signs:
 
     choice: dict[str, Any]
     message: dict[str, Any]
-    spoils: str  # why it is no answer; "unknown" leaves the content to decide; empty: nothing
+    spoils: str  # why it is no answer; "unknown" and "tool" leave JSON to decide; empty: nothing
 
 
 def signs(choice: dict[str, Any], spoils: str = "", message: dict[str, Any] | None = None) -> Signs:
@@ -128,12 +145,25 @@ def signs(choice: dict[str, Any], spoils: str = "", message: dict[str, Any] | No
 
 
 def reasons(name: str) -> st.SearchStrategy[Signs]:
-    """Draw a finish reason under one of its names."""
+    """Draw a finish reason under one of its names, in one of the forms in which they come."""
+    forms = st.sampled_from(FORMS)
     return st.one_of(
-        cased(REFUSALS).map(lambda word: signs({name: word}, "refused")),
-        cased(LIMITS).map(lambda word: signs({name: word}, "limit")),
-        cased(BREAKS).map(lambda word: signs({name: word}, "broken")),
+        st.builds(lambda word, form: signs({name: form(word)}, "refused"), cased(REFUSALS), forms),
+        st.builds(lambda word, form: signs({name: form(word)}, "limit"), cased(LIMITS), forms),
+        st.builds(lambda word, form: signs({name: form(word)}, "broken"), cased(BREAKS), forms),
     )
+
+
+FORMS: list[Callable[[str], Any]] = [
+    lambda word: word,
+    "FinishReason.{}".format,
+    "FINISH_REASON_{}".format,
+    "stopped: {}".format,
+    "stop ({})".format,
+    lambda word: [word],
+    lambda word: {"type": word},
+    lambda word: {"reason": word},
+]
 
 
 FILTERS = st.sampled_from(["content_filter", "content_filter_results"])
@@ -141,8 +171,21 @@ SIGNS = st.one_of(
     st.just(signs({})),
     *[cased(ENDS).map(lambda word: signs({"finish_reason": word}))] * 3,
     UNKNOWN.map(lambda word: signs({"finish_reason": word}, "unknown")),
-    reasons("finish_reason"),
-    reasons("native_finish_reason"),
+    *[reasons(name) for name in ("finish_reason", "finishReason", "stop_reason", "finish_details", "done_reason")],
+    cased(REFUSALS).map(lambda word: signs({"native_finish_reason": word}, "refused")),
+    cased(LIMITS).map(lambda word: signs({"native_finish_reason": word}, "limit")),
+    UNKNOWN.map(lambda word: signs({"finishReason": word}, "unknown")),
+    cased(ENDS).map(lambda word: signs({"finish_reason": None, "stop_reason": word})),
+    st.sampled_from(["length", "SAFETY", "x"]).map(lambda word: signs({"finish_reason": "stop", "stop_reason": word})),
+    st.sampled_from([[{"id": "a"}], {"name": "a"}]).map(
+        lambda call: signs(
+            {"finish_reason": "stop"}, "tool", {"tool_calls" if isinstance(call, list) else "function_call": call}
+        )
+    ),
+    st.sampled_from([None, []]).map(lambda call: signs({"finish_reason": "stop"}, message={"tool_calls": call})),
+    st.just(signs({"refusal": "No"}, "refused")),
+    st.sampled_from(["input_sensitive", "output_sensitive"]).map(lambda name: signs({name: True}, "refused")),
+    st.just(signs({"amazon-bedrock-guardrailAction": "INTERVENED"}, "refused")),
     cased(ENDS).map(lambda word: signs({"native_finish_reason": word})),
     PLAIN.filter(str.strip).map(lambda text: signs({}, "refused", {"refusal": text})),
     st.sampled_from([None, "", " "]).map(lambda text: signs({}, message={"refusal": text})),
@@ -150,7 +193,7 @@ SIGNS = st.one_of(
     FILTERS.map(lambda name: signs({name: {"hate": {"filtered": False, "severity": "safe"}}})),
     st.builds(lambda name, word: signs({name: word}, "refused"), FILTERS, cased(REFUSALS)),
     FILTERS.map(lambda name: signs({name: {"error": {"code": "content_filter_error"}}})),
-    st.integers(500, 599).map(lambda code: signs({"error": {"code": code}}, "broken")),
+    st.sampled_from([500, 502, 503, 504, 520, 529, 599]).map(lambda code: signs({"error": {"code": code}}, "broken")),
 )
 
 
@@ -173,7 +216,7 @@ def parts(content: str, cut: int) -> list[dict[str, str]]:
 
 def check(outcome: Answer | Failure, wrapped: Wrapped, sign: Signs, *, unknown_passes: bool) -> None:
     """Compare an outcome with what the pieces say."""
-    spoilt = sign.spoils not in ("", "unknown") or (sign.spoils == "unknown" and not unknown_passes)
+    spoilt = sign.spoils not in ("", "unknown", "tool") or (sign.spoils != "" and not unknown_passes)
     if wrapped.output is not None and not spoilt:
         assert isinstance(outcome, Answer), outcome
         assert outcome.output == wrapped.output
@@ -185,6 +228,8 @@ def check(outcome: Answer | Failure, wrapped: Wrapped, sign: Signs, *, unknown_p
         assert (outcome.code, outcome.transient) == (FailureCode.REJECTED, False)
     if sign.spoils in ("limit", "unknown"):
         assert (outcome.code, outcome.transient) == (FailureCode.INCOMPLETE, False)
+    if sign.spoils == "tool":
+        assert (outcome.code, outcome.transient) == (FailureCode.INVALID_OUTPUT, True)
     if sign.spoils == "broken":
         assert outcome.transient
 
@@ -208,6 +253,8 @@ def test_text_is_an_answer_only_if_whole(wrapped: Wrapped, sign: Signs, cut: int
 
 
 KEYS = [
+    *("finishReason", "stop_reason", "finish_details", "reason", "thought", "tool_calls", "base_resp", "status_code"),
+    *("errors", "success", "output_sensitive", "status_msg"),
     *("choices", "message", "content", "finish_reason", "native_finish_reason", "refusal", "error", "type", "text"),
     *("content_filter", "content_filter_results", "filtered", "promptFeedback", "blocked", "usage", "detail", "code"),
 ]
@@ -229,13 +276,27 @@ ANY = st.recursive(
     max_leaves=12,
 )
 CHOICE = st.fixed_dictionaries(
-    {"message": st.fixed_dictionaries({"content": ANY}, optional={"refusal": ANY})},
+    {"message": st.fixed_dictionaries({"content": ANY}, optional={"refusal": ANY, "tool_calls": ANY})},
     optional=dict.fromkeys(("finish_reason", "native_finish_reason", "content_filter", "error"), ANY),
 )
 
 
+def said_by(value: Any) -> str:
+    """Write a finish reason as a word, in whatever form it came."""
+    if isinstance(value, dict):
+        value = value.get("type") or value.get("reason")
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return str(value or "").lower()
+
+
 @settings(max_examples=600 * MORE, deadline=None)
-@given(st.fixed_dictionaries({"choices": st.lists(CHOICE, max_size=1)}, optional={"error": ANY, "usage": ANY}))
+@given(
+    st.fixed_dictionaries(
+        {"choices": st.lists(CHOICE, max_size=1)},
+        optional=dict.fromkeys(("error", "errors", "usage", "success", "output_sensitive", "base_resp"), ANY),
+    )
+)
 @example({"choices": [{"message": {"content": "Run!"}, "finish_reason": "tool_calls"}]})
 def test_any_envelope_keeps_the_promise(body: dict[str, Any]) -> None:
     """Whatever an envelope holds, an answer has no error, no refusal, no cut, and an end that is known."""
@@ -245,14 +306,18 @@ def test_any_envelope_keeps_the_promise(body: dict[str, Any]) -> None:
             assert not (outcome.transient and outcome.operator_fault)
             continue
         (choice,) = body["choices"]
-        said = [str(choice.get(name) or "").lower() for name in ("finish_reason", "native_finish_reason")]
+        said = [said_by(choice.get(name)) for name in ("finish_reason", "native_finish_reason")]
         spoiling = {word.lower() for word in (*REFUSALS, *LIMITS, *BREAKS)}
         assert not spoiling & set(said)
         assert not body.get("error")
         assert not choice.get("error")
         assert not str(choice["message"].get("refusal") or "").strip()
         assert choice.get("content_filter") not in REFUSALS
+        assert not (isinstance(body.get("errors"), list) and any(body["errors"]))
+        assert body.get("success") is not False
+        assert body.get("output_sensitive") is not True
         if schema is None:
+            assert not choice["message"].get("tool_calls")
             assert said[0].strip() in {str(word or "").lower() for word in ENDS}
             assert isinstance(outcome.output, str)
             assert outcome.output.strip()

@@ -18,7 +18,8 @@ import pytest
 from ai_retry.domain.calls import joined, noted
 from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Open, PutBack, Renew, Run, Settle
 from ai_retry.domain.context import stored_context
-from ai_retry.domain.decide.begin import Asked, accept, retry_now, run, visible
+from ai_retry.domain.decide.begin import Asked, accept, owned, retry_now, run, visible
+from ai_retry.domain.decide.first import proposed
 from ai_retry.domain.decide.queue import cancel, concerns, postpone
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import Ending, found
@@ -30,6 +31,7 @@ from ai_retry.domain.queue_model import Message
 from ai_retry.storage.postgres import PostgresStorage
 from tests.helpers.builders import a_failure
 from tests.helpers.memory_world import MemoryWorld
+from tests.helpers.steps import NEW
 from tests.helpers.world import SqlWorld, empty_queue, owner_of
 
 POLICY = RetryPolicy(
@@ -61,6 +63,7 @@ READERS = (
 )
 HISTORIES = int(os.environ.get("FUZZ", "24"))
 STEPS = 60
+MOST = 8  # generations: to look at all of them takes time
 TOLERANCE = 6.0  # seconds that a step may take on a busy machine
 FAILURES = (
     a_failure(),
@@ -115,6 +118,38 @@ class Side:
         )
         change, _ = retry_now(snapshot, asked, self.reader, POLICY)
         return self._sent(snapshot, change)
+
+    def _create(self, choice: Random) -> object:
+        """Create a generation and make its first call, now or later; or ask for one that is there, or was deleted."""
+        token, later = UUID(int=choice.getrandbits(128), version=4), choice.random() < 0.3
+        if len(self.generations) < MOST and choice.random() < 0.6:
+            self.generations.append(UUID(int=choice.getrandbits(128), version=4))
+        index, user_id = choice.randrange(len(self.generations)), choice.choice(self.users)
+        generation_id = self.generations[index]
+        found = self.storage.load(user_id, generation_id, POLICY.quota, token, creating=True)
+        assert found is not None
+        if found.exists:
+            return _abstract(found)
+        asked = Asked(
+            user_id=user_id,
+            generation_id=generation_id,
+            token=token,
+            create=NEW,
+            charge=choice.random() < 0.8,
+        )
+        snapshot = proposed(owned(found, user_id, generation_id), NEW)
+        if later:
+            return self._sent(snapshot, accept(snapshot, asked, self.reader, POLICY)), _abstract(found)
+        change, _ = retry_now(snapshot, asked, self.reader, POLICY)
+        reply = self.storage.begin(change)
+        if reply.applied:
+            self.begun.append(Begun(snapshot, change))
+        return reply.applied, _abstract(found), _abstract(reply.snapshot)
+
+    def _refuse_generations(self, choice: Random) -> object:
+        """The app's tables refuse what first calls create, or accept it again."""
+        self.world.refuse_generations(choice.choice((None, None, "23505", "23514", "PT409")), "a_rule")
+        return None
 
     def _sent(self, snapshot: Snapshot, change: Begin) -> bool:
         reply = self.storage.begin(change)
@@ -337,14 +372,14 @@ def _abstract(snapshot: Snapshot | None) -> object:
         return None if at is None else (at - as_of).total_seconds()
 
     return (
-        snapshot.generation.status,
+        (snapshot.exists, snapshot.generation.status, snapshot.generation.model, snapshot.generation.prompt_data),
         snapshot.generation.duration,
         visible(snapshot, snapshot.generation.user_id) is not None,
         [
             (
                 *(each.number, each.outcome, each.code, each.counted, each.provider_outcome, each.transient),
                 *(each.operator_fault, each.refused_constraint, since(each.next_attempt_at)),
-                *(since(each.accepted_at), since(each.expires_at), each.answer_from),
+                *(since(each.accepted_at), since(each.expires_at), each.answer_from, each.request_digest),
             )
             for each in snapshot.attempts
         ],
@@ -395,6 +430,8 @@ ACTS = (
     *("advance",) * 4,
     *("accept",) * 4,
     *("take",) * 6,
+    *("create",) * 5,
+    "refuse_generations",
     *("put_back", "cancel", "tidy", "tidy", "lose", "move"),
 )
 

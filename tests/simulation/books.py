@@ -4,16 +4,25 @@ Nothing here asks a decision: limits, waits and places are computed from the row
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.change import Acceptance, Begin, CloseOver, Keep, Open, Run, Running, Settle, Success
-from ai_retry.domain.errors import LeaseLost, RetryExpired, SessionRejected
+from ai_retry.domain.decide.begin import Asked
+from ai_retry.domain.errors import (
+    AiRetryError,
+    GenerationNotFound,
+    LeaseLost,
+    RetryExpired,
+    SessionRejected,
+    StorageOutcomeUnknown,
+    StorageUnavailable,
+)
 from ai_retry.domain.model import Answer, Failure, GenerationStatus, Outcome, ProviderOutcome, QuotaRule, Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.testing.clock import ManualClock
@@ -29,11 +38,26 @@ class WatchedApp(MemoryApp):
 
     Attributes:
         ours: generations whose status was written last by the storage.
+        created: generations that first calls have created.
+        ever: the same, also those that a fail-over has forgotten.
     """
 
-    def __init__(self, create_session: CreateSession) -> None:
+    def __init__(self, create_session: CreateSession, refuse: Callable[[UUID], None] = lambda _: None) -> None:
         super().__init__(create_session)
         self.ours: set[UUID] = set()
+        self.created: set[UUID] = set()
+        self.ever: set[UUID] = set()
+        self._refuse = refuse
+
+    def create_generation(self, user_id: UUID, generation_id: UUID, request: Mapping[str, Any], now: datetime) -> bool:
+        """Insert it, unless a rule of the app refuses it then."""
+        done = super().create_generation(user_id, generation_id, request, now)
+        if done:
+            self._refuse(user_id)
+            self.ours.add(generation_id)
+            self.created.add(generation_id)
+            self.ever.add(generation_id)
+        return done
 
     def write(self, generation_id: UUID, *arguments: Any, **columns: Any) -> None:
         """Write, and remember by whom."""
@@ -108,7 +132,27 @@ class Books:
         held = [row.message_id for row in self.rows if row.outcome is None and row.message_id is not None]
         assert len(set(held)) == len(held), "one message of two attempts"
         self._check_placed()
+        self._check_created()
         self._check_records()
+
+    def _check_created(self) -> None:
+        """A generation that a first call has created has its attempt, and one without attempts was never created."""
+        present = self.app.created & self.app.generations.keys()
+        first = {row.generation_id for row in self.rows if row.number == 1}
+        assert present <= first, "a generation was created without its first attempt"
+        assert first <= self.app.created, "a first attempt without a generation"
+        digests = [row.request_digest for row in self.rows]
+        assert all((row.number == 1) == (row.request_digest is not None) for row in self.rows), f"digests {digests}"
+
+    def check_named(self, asked: Asked, error: AiRetryError) -> None:
+        """The error of a first call names its generation where there is one, and only there."""
+        row = self.row_with(asked.token)
+        if error.generation_id is None and isinstance(error, GenerationNotFound | StorageUnavailable):
+            return  # it is hidden; or the simulator says so of a repeat, where a storage knows of the first reply
+        assert row is None or error.generation_id == asked.generation_id, "an error does not name its generation"
+        if error.generation_id is not None and not isinstance(error, StorageOutcomeUnknown):
+            known = error.generation_id in self.app.ever or error.generation_id in self.app.generations
+            assert known, "an error names a generation that never was"
 
     def called(self, generation_id: UUID, result: Answer | Failure) -> str:
         """Note a call of an attempt; return the name by which its record is known again."""
@@ -132,6 +176,13 @@ class Books:
             in_doubt = ProviderOutcome.UNKNOWN in outcomes
             known = ProviderOutcome.GENERATED in outcomes
             told = row.call.provider_outcome
+            if row.accepted_at is not None and told is ProviderOutcome.UNKNOWN and not in_doubt:
+                # It was put back in doubt before: that call is on no attempt's record.
+                in_doubt = any(
+                    made_for == row.generation_id and outcome is ProviderOutcome.UNKNOWN
+                    for name, (made_for, _, outcome) in self.made.items()
+                    if name not in names
+                )
             assert (told is ProviderOutcome.UNKNOWN) == in_doubt, "an unknown outcome was written off"
             assert in_doubt or (told is ProviderOutcome.GENERATED) == known, "a generated answer was written off"
 
@@ -301,7 +352,8 @@ class Books:
         row, now = self.row_with(change.token), self.clock.now()
         assert row is not None
         assert now - change.expected.as_of <= timedelta(seconds=10), "an old decision was applied"
-        highest = max((each.number for each in before), default=1)
+        creates = isinstance(change.attempt, Open) and change.attempt.create is not None
+        highest = max((each.number for each in before), default=0 if creates else 1)
         number = change.attempt.number if isinstance(change.attempt, Run) else highest + 1
         assert row.number == number, "a number was left out"
         mine = [each for each in self.rows if each.user_id == row.user_id and each.outcome is None]
@@ -317,7 +369,8 @@ class Books:
         if isinstance(start, Running):
             assert stored == (row.answer_from is not None), "a call was begun beside a stored answer"
         past = [each for each in before if each.outcome is not None]
-        counted = 1 + sum(each.counted for each in past)
+        is_ours = creates or any(each.number == 1 for each in [*before, row])
+        counted = (not is_ours) + sum(each.counted for each in past)
         assert stored or counted < self.policy.max_attempts, "more attempts than max_attempts"
         recent = [each for each in past if each.started_at > now - self.policy.hard_cap_window]
         calls = [each for each in recent if each.answer_from is None and not each.operator_fault]

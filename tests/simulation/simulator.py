@@ -16,11 +16,12 @@ from typing import Any
 from uuid import UUID
 
 from ai_retry.domain.calls import joined, noted
-from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, Renew, Reply, Settle
+from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, NewGeneration, Open, Renew, Reply, Settle
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, owned, retry_now
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.errors import AiRetryError, AttemptsExhausted, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.domain.first_loop import accepting_first, generating
 from ai_retry.domain.loop import Call, Load, Loop, Setting, Step, retrying
 from ai_retry.domain.model import (
     Answer,
@@ -39,7 +40,7 @@ from ai_retry.domain.model import (
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.testing.clock import ManualClock
-from ai_retry.testing.memory import MemoryStorage
+from ai_retry.testing.memory import GenerationRefused, MemoryStorage
 from ai_retry.testing.memory.app import Session, SessionRefused, new_session
 from tests.helpers.builders import a_failure
 from tests.simulation.books import Books, WatchedApp, answer_of
@@ -64,6 +65,12 @@ FAILURES = (
     a_failure(FailureCode.UNAVAILABLE, overloaded=True),
 )
 COSTLY = (ProviderOutcome.GENERATED,)
+NEW = tuple(
+    NewGeneration(
+        prompt_data={"messages": [{"role": "user", "content": prompt}]}, model=model, columns={}, digest=prompt + model
+    )
+    for prompt, model in (("Plan an easy run.", "small"), ("Plan a hard run.", "large"))
+)
 STATUSES = (*(GenerationStatus.ERROR,) * 3, GenerationStatus.SUCCESS, GenerationStatus.PROCESSING)
 FATES = {"done": 76, "twice": 4, "repeated later": 5, "no reply": 4, "not sent": 4, "fail-over": 2, "dies": 3}
 
@@ -80,6 +87,7 @@ class Actor:
     loop: Loop[Any]
     generation_id: UUID
     step: Step | None = None  # None: it has not begun
+    first: Asked | None = None  # of a first call: what was asked for
 
 
 @dataclass
@@ -107,7 +115,7 @@ class Simulation:
     ) -> None:
         self.random, self.tally = random, tally or Tally()
         self.clock = ManualClock()
-        self.app = WatchedApp(self._create_session)
+        self.app = WatchedApp(self._create_session, self._refuse_generation)
         self.storage = storage_type(self.clock, self.app)
         self.books = Books(self.storage, self.app, self.clock, POLICY)
         self.users = [self._id() for _ in range(3)]
@@ -117,6 +125,8 @@ class Simulation:
         self.tokens: list[tuple[UUID, UUID]] = []  # of attempts that have begun, with their generations
         self._constraint: str | None = None
         self._one_session = False
+        self._no_creation = False
+        self.requests: list[tuple[UUID, UUID]] = []  # users and ids of first calls
         for user, count in ((0, 3), (1, 7), (2, 1)):
             for _ in range(count):
                 self._generate(self.users[user])
@@ -132,6 +142,7 @@ class Simulation:
             (8, self._click),
             (3, self._click_loses_a_race),
             (5, self._accept),
+            (6, self._first_call),
             (2, self._cancel),
             (8, self._work),
             (3, self._tidy),
@@ -180,6 +191,24 @@ class Simulation:
         asked = self._asked()
         self._start(accepting(asked, self.setting.reader, self.setting.policy), asked.generation_id)
 
+    def _first_call(self) -> None:
+        """A new request, or one of the last again; now and then with the same key for another prompt."""
+        random = self.random
+        if not self.requests or random.random() < 0.6:
+            self.requests.append((random.choice(self.users), self._id()))
+        user_id, generation_id = random.choice(self.requests[-6:])
+        asked = replace(
+            self._asked(),
+            user_id=user_id,
+            generation_id=generation_id,
+            create=NEW[random.random() < 0.1],
+        )
+        setting = random.choice(self.settings)
+        if random.random() < 0.7:
+            self._start(generating(asked, setting), generation_id, asked)
+        else:
+            self._start(accepting_first(asked, setting.reader, setting.policy), generation_id, asked)
+
     def _cancel(self) -> None:
         generation = self._any_generation()
         self._start(cancelling(generation.user_id, generation.id, self.setting.policy), generation.id)
@@ -222,8 +251,8 @@ class Simulation:
             charge=random.random() < 0.9,
         )
 
-    def _start(self, loop: Loop[Any], generation_id: UUID) -> None:
-        self._advance(Actor(loop, generation_id), lambda: next(loop))
+    def _start(self, loop: Loop[Any], generation_id: UUID, first: Asked | None = None) -> None:
+        self._advance(Actor(loop, generation_id, first=first), lambda: next(loop))
 
     def _step(self) -> None:
         """Do what a loop waits for; or lose the request, or the reply; or let the process die."""
@@ -250,7 +279,7 @@ class Simulation:
                 reply = self._perform(actor.step)
             if fate == "twice":
                 reply = self._perform(actor.step)
-        except StorageUnavailable as error:
+        except AiRetryError as error:
             self._fail(actor, error)
             return
         if fate == "no reply":
@@ -284,13 +313,15 @@ class Simulation:
             assert isinstance(last, Settle | Keep)
             self.tally.add("paid answers")
             self.books.paid(actor.generation_id, last.token, answer)
+        if actor.first is not None and isinstance(result, AiRetryError):
+            self.books.check_named(actor.first, result)
         if isinstance(result, RetryResult):
             row = next(row for row in self.books.rows_of(actor.generation_id) if row.number == result.attempt)
             assert row.outcome is Outcome.SUCCEEDED, "a result without a success"
 
     def _perform(self, step: Step | None) -> Any:
         if isinstance(step, Load):
-            return self.storage.load(step.user_id, step.generation_id, POLICY.quota, step.token)
+            return self.storage.load(step.user_id, step.generation_id, POLICY.quota, step.token, creating=step.creating)
         assert not isinstance(step, Call | None)
         self.sent.append(step)
         return self._send(step)
@@ -314,11 +345,14 @@ class Simulation:
         before, known = self.books.rows_of(change.generation_id), self.books.row_with(change.token)
         generation = self.app.generations.get(change.generation_id)
         due_at = before[-1].next_attempt_at if before else None
+        creates = isinstance(change.attempt, Open) and change.attempt.create is not None
         reply = self.storage.begin(change)
         if reply.applied:
-            self.tally.add("began")
+            self.tally.add("created" if creates else "began")
             assert known is None, "a begin was applied twice"
-            assert generation is not None
+            assert (generation is None) == creates, "a begin created what was there, or began what was not"
+            assert not (creates and before), "a deleted generation was created again"
+            generation = self.app.generations[change.generation_id]
             assert generation.user_id == change.user_id, "an attempt began for another user's generation"
             assert generation.id not in self.app.hidden, "an attempt began for a hidden generation"
             assert generation.status is not GenerationStatus.SUCCESS, "an attempt began after a success"
@@ -435,6 +469,7 @@ class Simulation:
             self.storage.quotas[user_id] = QuotaRule(limit=limit, window=window)
         self._constraint = self.random.choice((None, None, "title_is_short", "km_is_positive"))
         self._one_session = self.random.random() < 0.1
+        self._no_creation = self.random.random() < 0.3
 
     def _time_passes(self) -> None:
         self.clock.advance(timedelta(seconds=self.random.choice(DURATIONS)))
@@ -443,20 +478,28 @@ class Simulation:
         """A change that was sent before arrives once more, as from a network that kept it."""
         if self.sent:
             at = self.random.choice((0, max(0, len(self.sent) - 6)))  # one that is old, or one of the newest
-            with suppress(StorageUnavailable):
+            with suppress(AiRetryError):
                 self._send(self.random.choice(self.sent[at:]))
 
     def _forgotten(self, change: Begin) -> Reply:
         """A fail-over loses a begin that was acknowledged."""
         storage, app = self.storage, self.app
         kept = copy(storage.rows), copy(storage.answers), copy(storage.line.messages), copy(storage.line.visible_at)
-        wrote = copy(app.generations), list(app.events), list(app.error_logs), set(app.ours)
+        wrote = copy(app.generations), list(app.events), list(app.error_logs), set(app.ours), set(app.created)
         with self.books.closing(change):
             reply = self._begin(change)
         storage.rows, storage.answers, storage.line.messages, storage.line.visible_at = kept
-        app.generations, app.events, app.error_logs, app.ours = wrote
+        app.generations, app.events, app.error_logs, app.ours, app.created = wrote
         self.tally.add("fail-over")
         return reply
+
+    def _refuse_generation(self, user_id: UUID) -> None:
+        """The app's tables have foreign keys to its users, and rules of their own."""
+        if user_id not in self.users:
+            raise GenerationRefused("23503", "generations_user_id_fkey")
+        if self._no_creation:
+            self.tally.add("creation refused")
+            raise GenerationRefused(self.random.choice(("23505", "23514", "P0001")))
 
     def _create_session(self, generation: Generation, output: Any) -> Session:
         if self._constraint is not None:

@@ -15,6 +15,7 @@ STEPS = 400
 ENOUGH = 100  # histories in which everything happens
 HUNT = 600  # histories within which a broken storage must be noticed
 MUST_HAPPEN = (
+    *("created", "creation refused", "ends with IdempotencyConflict", "ends with RetryInProgress"),
     *("began", "succeeded", "paid answers", "call fails", "killed", "StorageUnavailable", "StorageOutcomeUnknown"),
     *("ends with RetryResult", "ends with QueuedRetry", "ends with QueueOutcome", "ends with SessionRejected"),
     *("ends with LeaseLost", "ends with QuotaExhausted", "ends with TooManyParallel", "ends with AlreadySucceeded"),

@@ -1,5 +1,6 @@
 """What the wiring promises: the parts that the settings name, one limit on calls, and nothing usable wasted."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -26,7 +27,9 @@ from ai_retry.domain.errors import (
 from ai_retry.domain.model import Context, Generation, ResponseFormat
 from ai_retry.domain.reader import reader_name
 from ai_retry.providers import dialect
+from ai_retry.providers.function import FunctionProvider
 from ai_retry.providers.http import OPENROUTER as PROVIDERS_OPENROUTER
+from ai_retry.providers.http import HttpAiProvider
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.testing.memory import MemoryApp, MemoryStorage
 from ai_retry.testing.provider import ScriptedServer, chat
@@ -224,12 +227,16 @@ class TestConnect:
         assert isinstance(refusal, ContextMissing)
         assert "model" in str(refusal)
 
-    def test_failing_connect_closes_what_it_opened(self, storage: Closable) -> None:
-        """When a later part can't be made, the storage's connections don't stay open."""
-        assert storage is not None
+    def test_failing_connect_closes_what_it_opened(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """When a later part can't be made, the provider's connections don't stay open."""
+        closed: list[HttpAiProvider] = []
+        monkeypatch.setattr(HttpAiProvider, "close", lambda provider: closed.append(provider))  # noqa: PLW0108 (it binds)
+        (tmp_path / "file").touch()
 
-        with pytest.raises(ValueError, match="base_url"):
-            connect(replace(HOSTED, ai_base_url="not an address"))
+        with pytest.raises(NotConfigured, match="spool directory"):
+            connect(replace(HOSTED, spool_dir=tmp_path / "file" / "spool"))
+
+        assert len(closed) == 1
 
     def test_spool_is_given_to_storage_and_client(self, storage: Closable, tmp_path: Path) -> None:
         """The storage writes answers where the client settles them, and the directory is there from the start."""
@@ -384,6 +391,79 @@ class TestContextReader:
         """Where no such module can be imported, the error says where it is looked for."""
         with pytest.raises(NotConfigured, match=r"there is no module .*: start where .*PYTHONPATH"):
             connect(replace(HOSTED, context_from=f"{name}:read"))
+
+
+MAKES = """
+from ai_retry.domain.model import Answer
+
+class Own:
+    closed = 0
+
+    def generate(self, context, *, timeout, idempotency_key):
+        return Answer(output={"title": str(context.model)})
+
+    def close(self):
+        Own.closed += 1
+
+def make():
+    return Own()
+"""
+
+
+class TestOwnProvider:
+    """A provider of the app's own, which a variable names."""
+
+    def test_own_provider_is_asked(
+        self, storage: Closable, app: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By app, workers and commands alike; it needs no key and no model, and is closed with the client."""
+        name = app(MAKES)
+        for each in [each for each in os.environ if each.startswith(("AI_", "SUPABASE_", "DATABASE_"))]:
+            monkeypatch.delenv(each)
+        monkeypatch.setenv("DATABASE_URL", "postgresql://app@localhost/app")
+        monkeypatch.setenv("AI_RETRY_PROVIDER", f"{name}:make")
+        generation_id = add(storage, model=None)
+
+        with bootstrap.worker() as worker, connect(context_from=stored_context) as client:
+            assert type(worker.ai).__name__ == "Own"
+            assert client.retry_generation(USER_ID, generation_id).session["content"] == {"title": "None"}
+            assert client._route_of(client._context_from(a_generation())) == "Own/small"
+        storage.closed -= 1  # of two clients
+
+        assert sys.modules[name].Own.closed == 2
+
+    def test_given_provider_wins(self, storage: Closable) -> None:
+        """An explicit provider is the caller's word: what the settings name is not even looked at, nor is it closed."""
+        ai = FunctionProvider(lambda *_: "hello", model="ours")
+        generation_id = add(storage, model=None)
+
+        with connect(replace(HOSTED, ai_api_key=None, provider="no_such_module:make"), ai=ai) as client:
+            client.retry_generation(USER_ID, generation_id)
+
+        assert next(iter(storage.rows.values())).call.model == "ours"
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("make = 7\n", "holds something that can't be called as make: name a function that takes nothing"),
+            ("def make():\n    raise ValueError('secret-of-the-app')\n", "{name}:make raised ValueError ({name}.py:3)"),
+            ("def make():\n    return 'secret-of-the-app'\n", "{name}:make returned str, which has no generate"),
+            ("def make(a):\n    pass\n", "{name}:make raised TypeError"),
+            ("class make:\n    generate = print\n    def __new__(cls):\n        return cls\n", "has no generate"),
+            ("1 / 0\n", "importing {name} raised ZeroDivisionError ({name}.py:2)"),
+        ],
+    )
+    def test_unusable_provider_is_reported(self, app: Callable[[str], str], text: str, problem: str) -> None:
+        """Before anything is connected; the error names the variable, and holds no text of the app's own errors."""
+        name = app(text)
+
+        with pytest.raises(NotConfigured) as caught:
+            connect(replace(HOSTED, provider=f"{name}:make"))
+
+        assert "AI_RETRY_PROVIDER: " in str(caught.value)
+        assert problem.format(name=name) in str(caught.value)
+        assert "secret-of-the-app" not in str(caught.value)
+        assert caught.value.__cause__ is None
 
 
 def test_system_clock_shows_this_machines_time() -> None:

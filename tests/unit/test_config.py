@@ -109,8 +109,8 @@ def test_every_variable_is_read() -> None:
         ai_reasks=2,
         ai_fallback_models=("large", "openai/gpt-4.1"),
         ai_fallbacks=(
-            Fallback(base_url="https://other.example.com/v1", api_key="other-0123456789", model="medium"),
-            Fallback(base_url="http://localhost:11434/v1"),
+            Fallback(number=2, base_url="https://other.example.com/v1", api_key="other-0123456789", model="medium"),
+            Fallback(number=10, base_url="http://localhost:11434/v1"),
         ),
         ai_fallback_on=frozenset({"timeout", "refusal"}),
         ai_fallback_reserve=timedelta(seconds=4.5),
@@ -234,6 +234,25 @@ def test_listed_variables_are_read(variable: str) -> None:
 def test_meant_variable_is_found_by_likeness(variable: str, close: str | None) -> None:
     """A letter or a prefix may be wrong; another name is nothing of ours."""
     assert meant(variable, likeness=0.85) == close
+
+
+@pytest.mark.parametrize("own", [{"AI_RETRY_PROVIDER": "app.ai:make"}, {}], ids=["of the settings", "given"])
+def test_own_provider_needs_no_key(own: dict[str, str]) -> None:
+    """Whether a variable names it, or the caller gives it."""
+    environ = {name: value for name, value in HOSTED.items() if name != "AI_API_KEY"}
+
+    settings = Settings.from_env(environ | own, asks_provider=bool(own))
+
+    assert (settings.ai_api_key, settings.provider) == (None, own.get("AI_RETRY_PROVIDER"))
+
+
+def test_what_an_own_provider_does_not_use_is_refused() -> None:
+    """Whoever sets a fallback must not find out in an outage that there is none."""
+    fallback = {"AI_FALLBACK_MODELS": "large", "AI_REASKS": "0", "AI_FALLBACK_1_BASE_URL": "http://localhost/v1"}
+
+    told = problems({"AI_RETRY_PROVIDER": "app.ai:make", **fallback})
+
+    assert all(f"{each} is not used beside AI_RETRY_PROVIDER" in told for each in fallback)
 
 
 def test_malformed_base_url_asks_for_no_key() -> None:

@@ -125,6 +125,7 @@ def queued(number: int = 2, **columns: Any) -> Attempt:
         "next_attempt_at": AS_OF,
         "accepted_at": AS_OF - MINUTE,
         "expires_at": AS_OF + timedelta(hours=5),
+        "provider_outcome": ProviderOutcome.NOT_GENERATED,
     }
     return an_attempt(number, **row | columns)
 

@@ -11,7 +11,7 @@ from ai_retry.domain.decide.begin import may_run
 from ai_retry.domain.decide.route import Reader, open_route
 from ai_retry.domain.decide.settle import Ending
 from ai_retry.domain.errors import RouteUnavailable
-from ai_retry.domain.model import Answer, Failure, FailureCode, QuotaRule, Route, Snapshot, Usage
+from ai_retry.domain.model import Answer, Failure, FailureCode, ProviderOutcome, QuotaRule, Route, Snapshot, Usage
 from ai_retry.domain.policy import BUSY_WAIT, RetryPolicy
 from ai_retry.domain.queue_model import RouteNote
 from tests.helpers.builders import (
@@ -42,6 +42,7 @@ ACCEPTED = a_snapshot(
             lease_expires_at=None,
             accepted_at=AS_OF,
             expires_at=AS_OF + timedelta(hours=1),
+            provider_outcome=ProviderOutcome.NOT_GENERATED,
         )
     ]
 )
@@ -91,6 +92,19 @@ class TestOpenRoute:
         assert route == THIRD
         assert admission.context is not None
         assert admission.context.unavailable == {FIRST, SECOND_ROUTE}
+
+    def test_route_that_recovers_is_fallen_back_on_with_care(self) -> None:
+        """The context says how many calls have room there; the begun route is counted by the database."""
+        half_open = closed(SECOND_ROUTE, -1, slots=4, running=1)
+
+        admission, route = may_run(a_snapshot(routes=[half_open]), READER, RetryPolicy())
+        other, begun = may_run(a_snapshot(routes=[closed(FIRST), half_open]), READER, RetryPolicy())
+
+        assert (route, begun) == (FIRST, SECOND_ROUTE)
+        assert admission.context is not None
+        assert other.context is not None
+        assert (admission.context.recovering, admission.context.unavailable) == ({SECOND_ROUTE: 3}, frozenset())
+        assert (other.context.recovering, other.context.unavailable) == ({}, frozenset({FIRST}))
 
     def test_context_stays_as_it_is_where_all_are_open(self) -> None:
         """Nothing is skipped."""

@@ -34,13 +34,16 @@ def parse(command: click.Command, words: list[str], parent: click.Context | None
         name, *words = words
         parse(command.commands[name], words, click.Context(command, info_name=command.name, parent=parent))
     else:
-        command.make_context(command.name, words, parent=parent)
+        with command.make_context(command.name, words, parent=parent):
+            return  # leaving it closes the files that were named
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_commands_of_pages_are_understood(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each ``ai-retry`` that a page shows has these arguments and options."""
-    monkeypatch.chdir(REPOSITORY)
+def test_commands_of_pages_are_understood(words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each ``ai-retry`` that a page shows has these arguments and options, where the files that it names are."""
+    (tmp_path / "supabase").symlink_to(REPOSITORY / "supabase")
+    (tmp_path / "answer.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
 
     parse(cli, shlex.split(words))
 

@@ -149,7 +149,7 @@ def test_failed_generation_hides_the_reason() -> None:
 @pytest.mark.parametrize(
     ("cause", "message"),
     [
-        ("title_is_short", "The session was rejected by title_is_short; its answer is stored."),
+        ("title_is_short", "The result was rejected by title_is_short; its answer is stored."),
         (None, SessionRejected.summary),
     ],
 )

@@ -1,14 +1,18 @@
 """Another model when the first one fails, within one attempt and one deadline."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from ai_retry.domain.errors import GenerationFailed
-from ai_retry.domain.model import Answer, Failure, FailureCode, ProviderOutcome
+from ai_retry.domain.model import Answer, Context, Failure, FailureCode, ProviderOutcome
+from ai_retry.domain.ports import AiProvider
 from ai_retry.providers.fallback import FallbackProvider
+from ai_retry.providers.reask import ReaskProvider
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
 from tests.helpers.builders import SECOND, a_context, a_failure, an_answer
@@ -179,6 +183,57 @@ def test_each_call_has_a_key_of_its_own() -> None:
     assert first == KEY
     assert len({first, *others}) == 3
     assert keys(unavailable=frozenset({"p1/small"})) == others
+
+
+def test_question_has_the_key_of_its_route() -> None:
+    """Where the context names one: what came of the call before is known of one model and not of the other."""
+    busy = a_failure(overloaded=True)
+
+    def keys(**context: Any) -> list[str]:
+        providers = Providers([busy], [an_answer()])
+        providers.ask(**context)
+        return [each.idempotency_key for calls in providers.calls for each in calls]
+
+    first, second = keys()
+
+    assert keys(keys={"p2/small": KEY}) == [first, second]
+    assert keys(keys={"p2/small": "fresh"})[0] == first
+    assert keys(keys={"p2/small": "fresh"})[1] not in (second, "fresh")
+    assert keys(keys={"p1/small": "old"}) == ["old", second]
+
+
+def test_route_that_recovers_gets_no_more_calls_than_have_room() -> None:
+    """A call that would be one too many goes to the next model; the first model's calls are not counted here."""
+    busy, inside, leave = a_failure(overloaded=True), threading.Barrier(2), threading.Event()
+
+    def slow(_: AiCall) -> Answer:
+        inside.wait(10)
+        leave.wait(10)
+        return an_answer(model="slow")
+
+    providers = Providers([busy, busy, busy], [slow, an_answer(model="later")], [an_answer(model="third")])
+    with ThreadPoolExecutor(1) as pool:
+        one = pool.submit(providers.ai.generate, recovering(), timeout=DEADLINE, idempotency_key=KEY)
+        inside.wait(10)
+        beside = providers.ai.generate(recovering(), timeout=DEADLINE, idempotency_key=KEY)
+        leave.set()
+        assert one.result().model == "slow"
+    after = providers.ask(recovering={"p2/small": 1})
+
+    assert isinstance(after, Answer)
+    assert (beside.model, [each.provider for each in beside.calls], after.model) == ("third", ["p1", "p3"], "later")
+
+
+def recovering() -> Context:
+    """Give a context whose second model has room for one call."""
+    return a_context(recovering={"p2/small": 1})
+
+
+@pytest.mark.parametrize("wrap", [ReaskProvider, lambda inner: FallbackProvider([inner])], ids=["reask", "fallback"])
+def test_provider_that_falls_back_is_not_wrapped(wrap: Callable[[AiProvider], AiProvider]) -> None:
+    """Its routes would be hidden, and with them every outage: the other order is named."""
+    with pytest.raises(ValueError, match="must not fall back"):
+        wrap(FallbackProvider([ScriptedAiProvider()]))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """A provider that is a function."""
 
+import json
 import threading
 from datetime import timedelta
+from http import HTTPStatus
+from socket import gaierror
+from ssl import SSLCertVerificationError
 from typing import Any
 
 import pytest
@@ -103,6 +107,109 @@ def test_exception_is_judged_by_its_attributes(
     assert isinstance(failure, Failure)
     assert (failure.code, failure.operator_fault, failure.certainly_not_generated) == (code, operator_fault, certain)
     assert failure.refused is (getattr(error, "body", None) is not None)
+
+
+class Carrying(Exception):
+    """An exception with attributes of its own, as other SDKs raise it."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(SECRET)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+class Unread:
+    """A response whose body can't be had any more."""
+
+    status_code, headers = 500, {"X-Should-Retry": "false"}
+
+    @property
+    def content(self) -> bytes:
+        """Raise, as httpx does."""
+        raise RuntimeError(SECRET)
+
+
+def named(name: str, cause: BaseException | None = None) -> BaseException:
+    """Make an exception of a class with this name."""
+    error: BaseException = type(name, (Exception,), {})(SECRET)
+    error.__cause__ = cause
+    return error
+
+
+AMAZON = {
+    "Error": {"Code": "ThrottlingException", "Message": SECRET},
+    "ResponseMetadata": {"HTTPStatusCode": 429, "HTTPHeaders": {"retry-after": "2"}},
+}
+QUOTA = "You exceeded your current quota, please check your plan and billing details."
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "operator_fault", "transient"),
+    [
+        (Carrying(code=429, status="RESOURCE_EXHAUSTED"), FailureCode.RATE_LIMITED, False, True),  # Google
+        (Carrying(code=HTTPStatus.FORBIDDEN), FailureCode.REJECTED, True, False),
+        (Carrying(status=503, message="Service Unavailable"), FailureCode.UNAVAILABLE, False, True),  # aiohttp
+        (Carrying(code="rate_limit", status_code=429), FailureCode.RATE_LIMITED, False, True),  # OpenAI
+        (Carrying(response=AMAZON), FailureCode.RATE_LIMITED, False, True),
+        (Carrying(response=Unread()), FailureCode.UNAVAILABLE, False, False),
+        (StatusError(429, {"message": QUOTA}), FailureCode.REJECTED, True, False),
+        (StatusError(429, {"message": QUOTA}, {"Retry-After": "3"}), FailureCode.RATE_LIMITED, False, True),
+        (StatusError(400, {"message": "No", "param": "response_format"}), FailureCode.REJECTED, True, False),
+        (StatusError(400, {"message": "No", "param": "top_k"}), FailureCode.REJECTED, True, False),
+        (StatusError(400, {"message": "No", "param": "temperature"}), FailureCode.REJECTED, False, False),
+        (StatusError(404, {"availability": {"retryable": True}}), FailureCode.UNAVAILABLE, False, True),
+        (named("LengthFinishReasonError"), FailureCode.INCOMPLETE, False, False),
+        (named("ContentFilterFinishReasonError"), FailureCode.REJECTED, False, False),
+        (json.JSONDecodeError("no", SECRET, 0), FailureCode.INVALID_OUTPUT, False, True),
+        (named("APITimeoutError"), FailureCode.TIMEOUT, False, True),
+        (named("APIConnectionError", SSLCertVerificationError(SECRET)), FailureCode.UNAVAILABLE, True, False),
+    ],
+)
+def test_exceptions_of_all_sdks_are_judged_as_over_http(
+    error: BaseException, code: FailureCode, operator_fault: bool, transient: bool
+) -> None:
+    """What an SDK hides in an exception means what the same answer would mean without the SDK."""
+    failure = ask(raising(error), response_schema=SCHEMA, extra_body={"top_k": 1})
+
+    assert isinstance(failure, Failure)
+    assert (failure.code, failure.operator_fault, failure.transient) == (code, operator_fault, transient)
+
+
+@pytest.mark.parametrize(
+    ("error", "certain"),
+    [
+        (ConnectionRefusedError(SECRET), True),
+        (named("APIConnectionError", named("ConnectError", ConnectionRefusedError(SECRET))), True),
+        (named("ConnectionError", named("MaxRetryError", named("NewConnectionError", gaierror(SECRET)))), True),
+        (named("APIConnectionError", named("ReadError", ConnectionRefusedError(SECRET))), False),
+        (named("RemoteProtocolError", ConnectionRefusedError(SECRET)), False),
+        (named("APIConnectionError", ConnectionResetError(SECRET)), False),
+        (named("APIConnectionError"), False),
+    ],
+)
+def test_refused_connection_generated_nothing(error: BaseException, certain: bool) -> None:
+    """No attempt is used up by a server that is not there; whatever else is in the chain leaves a doubt."""
+    failure = ask(raising(error))
+
+    assert isinstance(failure, Failure)
+    assert (failure.code, failure.certainly_not_generated) == (FailureCode.UNAVAILABLE, certain)
+
+
+@pytest.mark.parametrize("returned", [None, "", " \n", "<think>Knee…</think>\n", "<think>Run!", Answer(output=None)])
+def test_nothing_is_no_answer(returned: Any) -> None:
+    """Without a schema too: what is empty, or holds thoughts only, becomes no session."""
+    failure = ask(lambda *_: returned)
+
+    assert isinstance(failure, Failure)
+    assert (failure.code, failure.counted, failure.transient) == (FailureCode.INVALID_OUTPUT, True, True)
+
+
+def test_thoughts_are_no_part_of_a_string() -> None:
+    """They are taken off as they are over HTTP."""
+    answer = ask(lambda *_: "<think>Knee…</think>\n\nRun!<|im_end|>")
+
+    assert isinstance(answer, Answer)
+    assert answer.output == "Run!"
 
 
 def test_wait_that_a_provider_asks_for_is_kept_to() -> None:

@@ -187,13 +187,56 @@ def test_what_is_not_bound_is_named_with_the_columns_that_would_do() -> None:
     known = facts(table("public.ai_generations", words | {"transcript": "text not null"}, words=WORDS))
 
     with pytest.raises(CannotBind) as lacking:
-        proposed(known)
-    _, notes = proposed(known, Answers(sessions="none", set={"recap": "output"}))
+        proposed(known, Answers(columns={"prompt_data": ("transcript",)}))
+    with pytest.raises(CannotBind) as unasked:
+        proposed(known, Answers(sessions="none", set={"recap": "output"}))
 
     assert lacking.value.obstacle.then.endswith("; without these lines: --set NAME=output, where NAME is one of recap")
-    assert [each.rpartition("; ")[2] for each in notes.left_out if each.startswith("prompt_data")] == [
-        "name one, or several, with --column prompt_data=NAME[,NAME], where NAME is one of transcript"
-    ]
+    assert unasked.value.obstacle.then.startswith(
+        "say what is asked: ai-retry init --column prompt_data=NAME[,NAME], where NAME is one of transcript; none, if"
+    )
+
+
+def test_a_prompt_may_be_elsewhere() -> None:
+    """Who says that no column holds the prompt gets a binding, and is told what a retry needs then."""
+    columns = {"user_id": "uuid not null", "status": "text not null", "output": "jsonb"}
+    known = facts(table("public.ai_jobs", columns, words=WORDS))
+
+    _, notes = proposed(known, Answers(columns={"prompt_data": ("none",)}))
+
+    assert any("AI_RETRY_CONTEXT_FROM" in each for each in notes.left_out)
+
+
+@pytest.mark.parametrize(
+    ("columns", "guesses", "written"),
+    [
+        (
+            {"error_code": "text", "error_message": "text"},
+            {"column error_code": "error_code", "column error_message": "error_message"},
+            ["p_code", "p_message"],
+        ),
+        ({"failure": "text"}, {"column error_code": "none", "column error_message": "failure"}, ["p_message"]),
+        (
+            {"error": "jsonb"},
+            {"column error_code": "none", "column error_message": "error"},
+            ["pg_catalog.jsonb_build_object('code', p_code, 'message', p_message)::jsonb"],
+        ),
+        ({"failed": "text"}, {"column error_code": "none", "column error_message": "none"}, []),
+    ],
+    ids=["both", "failure", "JSON", "neither"],
+)
+def test_error_columns_are_guesses_and_emptied(
+    columns: dict[str, str], guesses: dict[str, str], written: list[str]
+) -> None:
+    """What a failure writes into the generation is among the guesses; a success empties it."""
+    binding, notes = proposed(
+        facts(table("public.ai_jobs", GENERATION | {"prompt": "text", "output": "jsonb"} | columns, words=WORDS))
+    )
+
+    assert {each.what: each.which for each in notes.guesses if each.what.startswith("column error")} == guesses
+    assert [each.sql for each in binding.on_failure] == written
+    emptied = {each.column.name for each in binding.on_success if each.sql == "null"}
+    assert emptied == {each.column.name for each in binding.on_failure}
 
 
 def test_the_command_that_follows_repeats_the_flags_of_this_run() -> None:
@@ -318,3 +361,36 @@ def test_an_answer_that_names_nothing_is_named(answers: Answers, named: str) -> 
         proposed(facts(generations(result="text")), answers)
 
     assert named in str(caught.value)
+
+
+def test_what_nobody_wants_any_more_is_hidden() -> None:
+    """A word such as cancelled is neither a failure nor unbound: its rows are not found, as those that are deleted."""
+    words = (*WORDS, "cancelled", "draft")
+    known = facts(
+        table(
+            "public.ai_jobs",
+            GENERATION | {"prompt": "text", "output": "jsonb", "deleted_at": "timestamptz"},
+            words=words,
+        )
+    )
+
+    binding, notes = proposed(known)
+    shown, others = proposed(known, Answers(hidden="none"))
+
+    assert binding.hidden == "deleted_at is not null or status in ('cancelled', 'draft')"
+    assert [each.which for each in notes.guesses if each.what == "hidden"] == [binding.hidden]
+    assert not [each for each in notes.left_out if each.startswith("status")]
+    assert shown.hidden is None
+    assert len([each for each in others.left_out if each.startswith("status")]) == 2
+
+
+def test_required_columns_that_are_filled_later_are_empty_at_first() -> None:
+    """As Django has it, no text is null: a first call gives an empty one, and a success empties the error's."""
+    columns = GENERATION | {"prompt": "text", "summary": "text not null", "error_message": "text not null"}
+    binding, _ = proposed(
+        facts(table("public.studio_summaryrequest", columns, words=("PENDING", "SUCCESS", "FAILURE")))
+    )
+
+    created = {each.column.name: each.sql for each in binding.on_create}
+    assert (created["summary"], created["error_message"]) == ("''", "''")
+    assert {each.column.name: each.sql for each in binding.on_success}["error_message"] == "''"

@@ -61,6 +61,17 @@ def test_key_changes_with_context(changed: dict[str, Any]) -> None:
     assert key_after(**changed) != key_after()
 
 
+@pytest.mark.parametrize("route", ["one/small", "two/large", None])
+def test_key_is_of_one_route(route: str | None) -> None:
+    """What came of the call to one model may be known while that to another is not: only that one keeps its name."""
+    attempt = an_attempt(2, provider_outcome=UNKNOWN, in_doubt=["one/small", None])
+
+    key = provider_key(a_snapshot(attempts=(attempt,)), a_context(), route)
+
+    assert (key == key_after()) is (route != "two/large")
+    assert (key == key_after(KNOWN)) is (route == "two/large")
+
+
 def test_key_changes_with_generation() -> None:
     """Two generations that ask the same are two questions."""
     other = a_snapshot(generation=a_generation(id=a_generation().user_id))

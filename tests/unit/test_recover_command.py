@@ -74,13 +74,13 @@ def test_search_over_all_time_refused(search: list[str], more: list[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--since", ""], "--since must be an instant"),
-        (["--since", "yesterday"], "--since must be an instant"),
+        (["--since", ""], "--since must be how long ago"),
+        (["--since", "the other day"], "--since must be how long ago"),
         (["--since", "999999d"], "--since must not be before the year 1"),
-        (["--since", "24h", "--until", "soon"], "--until must be an instant"),
+        (["--since", "24h", "--until", "soon"], "--until must be how long ago"),
         (["--user", ""], "--user must be a UUID"),
-        (["--code", ""], "--code must be a text"),
-        (["--model", ""], "--model must be a text"),
+        (["--code", ""], "--code must be a string"),
+        (["--model", ""], "--model must be a string"),
         (["--all", "--rate", "fast"], "--rate must be"),
         (["--all", "--rate", "0/minute"], "--rate must be"),
         (["--all", "--max-workers", "99"], "--max-workers must be from 1 to 32"),
@@ -121,7 +121,7 @@ def test_misspelt_code_is_noted(code: str, close: str | None) -> None:
     """A code that looks like one of ours is noted with it; an app's own code is searched in silence."""
     result = recover("--code", code, "--rate", "fast")  # which ends it before the search
 
-    assert (f"Note: {code} is no code of ai-retry; did you mean {close}?" in result.output) is (close is not None)
+    assert (f"Note: ai-retry has no code {code}; did you mean {close}?" in result.output) is (close is not None)
     assert ("Note:" in result.output) is (close is not None)
 
 

@@ -13,6 +13,7 @@ from ai_retry.domain.model import Answer, Failure, FailureCode, ProviderOutcome,
 from ai_retry.providers import answer_signals, signals, vocabulary
 from ai_retry.providers.classify import Ending, Reply, classify
 from ai_retry.providers.redaction import Redactor
+from ai_retry.providers.signal import Signal
 from ai_retry.secrecy import DROPPED
 
 SIGNALS = (*signals.BEFORE, *signals.STATUS, *answer_signals.CONTENT)
@@ -443,7 +444,7 @@ def test_known_end_is_whole_in_any_case(reason: str) -> None:
     ],
 )
 @pytest.mark.parametrize("content", ['{"title": "x"}', "Run", "", None])
-def test_known_cut_or_refusal_always_fails(signal: signals.Signal, reason: str, content: str | None) -> None:
+def test_known_cut_or_refusal_always_fails(signal: Signal, reason: str, content: str | None) -> None:
     """Each word for a cut or a refusal fails whatever the content is, with and without a schema, also as native."""
     bodies = [
         completion(content, reason=reason.upper()),

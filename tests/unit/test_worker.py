@@ -22,9 +22,10 @@ from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.worker import Worker
 from tests.helpers.builders import a_failure, an_answer
 from tests.helpers.memory_world import MemoryWorld
-from tests.helpers.queue_steps import is_queued, last_attempt, new_accepted
+from tests.helpers.queue_steps import accept, is_queued, last_attempt, new_accepted
 from tests.helpers.scene import Hooked, raising
 from tests.helpers.steps import begin, outcomes, status_of
+from tools.waiting import eventually
 
 POLICY = RetryPolicy(max_parallel=8)
 PATIENCE = 10.0  # seconds; more than any of these waits takes
@@ -116,6 +117,30 @@ class TestMessages:
         assert logged(caplog, "worker_succeeded") == [
             f"event=worker_succeeded generation_id={generation_id}" for _, generation_id in ids
         ]
+
+    def test_end_of_an_attempt_brings_the_next_one(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A user's next message, which comes with the end of an attempt, waits for no look that is due later."""
+        monkeypatch.setattr(module, "_IDLE_WAITS", (3600.0,))
+        policy = RetryPolicy(max_parallel=1)
+        user_id, first = new_accepted(case.world, policy=policy)
+        others = [case.world.new_generation(user_id) for _ in range(2)]
+        for each in others:
+            accept(case.world, user_id, each, policy=policy)
+        case.storage.stop_when_empty = False
+        ended: list[Answer] = []
+
+        def answer(_: AiCall) -> Answer:
+            ended.append(an_answer())
+            return ended[-1]
+
+        thread = threading.Thread(target=case.work, kwargs={"default": answer, "policy": policy})
+        thread.start()
+        try:
+            eventually(lambda: [status_of(case.world, each) for each in (first, *others)] == ["success"] * 3)
+        finally:
+            case.storage.stop.set()
+            thread.join(PATIENCE)
+        assert len(ended) == 3
 
     def test_end_without_a_call_is_logged_with_its_reason(self, case: Case, caplog: pytest.LogCaptureFixture) -> None:
         """The operator learns why an accepted retry ended, and for which generation."""

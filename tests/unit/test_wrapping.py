@@ -29,6 +29,19 @@ HARMONY = "<|channel|>analysis<|message|>Knee…<|end|><|start|>assistant<|chann
         f"<|start|>assistant{HARMONY}",
         "<|channel|>final<|message|>Run!",
         "<|channel|>final <|constrain|>json<|message|>Run!",
+        '<think time="3" tokens="9">Knee…</think>Run!',
+        "<longcat_think>Knee…</longcat_think>Run!",
+        "<scratchpad>Knee…</scratchpad>\nRun!",
+        "<antThinking>Knee…</antThinking>Run!",
+        "<|begin_of_thought|>Knee…<|end_of_thought|>\n\n<|begin_of_solution|>\nRun!<|end_of_solution|>",
+        "<|inner_prefix|>Knee…<|inner_suffix|>Run!",
+        "<|channel>thought\nKnee…\n<channel|>Run!<turn|>",
+        "<unused94>thought\nKnee…<unused95>Run!",
+        "<|START_THINKING|>Knee…<|END_THINKING|><|START_RESPONSE|>Run!<|END_RESPONSE|>",
+        "<|begin_of_box|>Run!<|end_of_box|>",
+        "<|im_start|>assistant\nRun!<|im_end|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n<think>Knee…</think>Run!<|eot_id|>",
+        "<start_of_turn>model\nRun!<end_of_turn>",
         "<think>Knee…</thinking>Run!",
         "<think></think><think>Knee…</think> Run!",
         "<think>a <think> b</think> c</think>Run!",
@@ -66,6 +79,11 @@ def test_answer_is_left_of_its_wrapping(content: str) -> None:
         "```json\n{}\n```",
         "<s>Walk</s> Run <s>slow</s>",
         "<thinker>a</thinker>",
+        "<think about it> Run!",
+        "<answer>Run!</answer>",
+        "<response>Run!</response>",
+        "Say <|begin_of_box|>a<|end_of_box|>",
+        "<|begin_of_box|>a<|end_of_box|> b",
         "<|im_end|> is a token.",
         "a </s> b",
     ],
@@ -84,6 +102,8 @@ def test_text_that_is_no_wrapping_stays(content: str) -> None:
         "Knee…</think>\n",
         "<think>`</think>` Run!",
         "<|channel|>analysis a",
+        "<|channel>thought a",
+        '<think time="3"> a',
     ],
 )
 def test_thoughts_without_end_leave_no_answer(content: str) -> None:
@@ -105,6 +125,13 @@ def test_thoughts_without_end_leave_no_answer(content: str) -> None:
         "```json\n{}\n```\n<think>good</think>",
         "{}\n<think>a</think>",
         "```json\n\ufeff{}\n```",
+        "```json5\n{}\n```",
+        "```javascript\n{}\n```",
+        "<think>a</think>\n<answer>\n{}\n</answer>",
+        "<|begin_of_box|>{}<|end_of_box|>",
+        "<|begin_of_box|>```json\n{}\n```<|end_of_box|>",
+        "<output>```json\n{}\n```</output>",
+        "\u200b{}",
     ],
 )
 def test_json_is_left_of_its_wrapping(content: str) -> None:
@@ -113,7 +140,19 @@ def test_json_is_left_of_its_wrapping(content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["```json\n{}", "{}\n```", "```json\n{}\n```\n{}", "a ```{}```", "````", "`````", "~~~\n{}\n~~~", "{} a"]
+    "content",
+    [
+        "<answer>{}",
+        "<answer>{}</answer> b",
+        "```json\n{}",
+        "{}\n```",
+        "```json\n{}\n```\n{}",
+        "a ```{}```",
+        "````",
+        "`````",
+        "~~~\n{}\n~~~",
+        "{} a",
+    ],
 )
 def test_other_fences_stay(content: str) -> None:
     """A fence that is open, or has anything around it, is not taken off."""
@@ -174,6 +213,12 @@ def test_trimming_leaves_tags_of_thoughts() -> None:
             "a<think></think>",
             "`</think>`",
             "<think>`</think>`",
+            "<think a=",
+            "<think " + "a" * 40,
+            "<think a=b ",
+            "<answer>",
+            "<|begin_of_box|>",
+            "<|im_start|>assistant\n",
         ),
     ],
 )

@@ -13,7 +13,19 @@ _INTRODUCTION = f"""# Command line
 {notice("`ai_retry.cli.commands`")} `ai-retry COMMAND --help` says the same. It needs the extra `cli`.
 
 All commands but `migrations` and `--help` read the [configuration](configuration.md) from the environment. What is
-printed into a pipe has no colours and no bars.
+printed into a pipe has no colours and no bars. Wherever a command takes an ID, the short id that `ai-retry find` shows
+is enough, as long as only one of the newest failed generations begins with it.
+"""
+
+_COMPLETION = """## Shell completion
+
+Your shell completes commands and options with one line in its start-up file:
+
+| shell | file | line |
+| --- | --- | --- |
+| bash | `~/.bashrc` | `eval "$(_AI_RETRY_COMPLETE=bash_source ai-retry)"` |
+| zsh | `~/.zshrc` | `eval "$(_AI_RETRY_COMPLETE=zsh_source ai-retry)"` |
+| fish | `~/.config/fish/completions/ai-retry.fish` | `_AI_RETRY_COMPLETE=fish_source ai-retry \\| source` |
 """
 
 
@@ -27,6 +39,8 @@ def render() -> str:
             "",
             *(f"- {each}" for each in exit_codes.rstrip(".").split("; ")),
             "",
+            *_COMPLETION.splitlines(),
+            "",
             *_command(ai_retry.cli.commands.cli, click.Context(ai_retry.cli.commands.cli, info_name="ai-retry")),
         ]
     )
@@ -34,12 +48,14 @@ def render() -> str:
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     if isinstance(command, click.Group):
-        for name in sorted(command.commands):
+        for name in command.list_commands(context):
             child = command.commands[name]
             yield from _command(child, click.Context(child, info_name=name, parent=context))
         return
     yield from (f"## {context.command_path}", "", code(command.get_usage(context).removeprefix("Usage: ")), "")
     yield from (cleandoc(command.help or ""), "")
+    if command.epilog:
+        yield from ("```sh", *(line.strip() for line in command.epilog.splitlines()[2:]), "```", "")
     options = [
         record
         for parameter in command.params

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from ai_retry.providers import answer_signals, signals
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import Signal
 
 _INTRODUCTION = """# How a provider's answer is judged
 

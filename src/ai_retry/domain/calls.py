@@ -55,16 +55,14 @@ def noted(
     if isinstance(result, Failure) and calls[-1].failure is None:
         failure = replace(result, usage=calls[-1].usage, calls=(), invalid=None)
         calls = (*calls[:-1], replace(calls[-1], code=result.code, failure=failure))
-    filled = tuple(
-        replace(
-            each,
-            provider=each.provider or provider,
-            model=each.model or model,
-            route=each.route or route,
-        )
-        for each in calls
-    )
-    return replace(result, calls=filled)
+    return replace(result, calls=tuple(_filled(each, provider, model, route) for each in calls))
+
+
+def _filled(call: ProviderCall, provider: str | None, model: str | None, route: str | None) -> ProviderCall:
+    new = (call.provider or provider, call.model or model, call.route or route, call.provider_outcome)
+    if new == (call.provider, call.model, call.route, call.outcome):
+        return call
+    return replace(call, provider=new[0], model=new[1], route=new[2], outcome=new[3])
 
 
 def joined(earlier: Sequence[Failure], last: Answer | Failure) -> Answer | Failure:

@@ -252,11 +252,11 @@ class SessionRejected(AiRetryError):
     """
 
     code = "SESSION_REJECTED"
-    summary: ClassVar[str] = "The session was rejected; its answer is stored."  # for the app's users
+    summary: ClassVar[str] = "The result was rejected; its answer is stored."  # for the app's users
 
     def __init__(self, cause: str | None, *, retry_after: timedelta | None) -> None:
         super().__init__(
-            f"The session was rejected by {cause}; its answer is stored." if cause else self.summary,
+            f"The result was rejected by {cause}; its answer is stored." if cause else self.summary,
             retry_after=retry_after,
             details={"constraint": cause, "answer_kept": True},
         )

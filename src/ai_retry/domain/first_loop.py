@@ -1,5 +1,6 @@
 """First calls, as loops: create the generation with its attempt number 1, or say what an earlier request came to."""
 
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -8,7 +9,7 @@ from ai_retry.domain import policy as rules
 from ai_retry.domain.change import Begin, CloseOver, NewGeneration, Reply
 from ai_retry.domain.decide import begin, first, queue
 from ai_retry.domain.decide.begin import Asked, owned
-from ai_retry.domain.decide.route import Reader, without
+from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.errors import AiRetryError, ContextMissing, NotConfigured, RetryInProgress, StorageOutcomeUnknown
 from ai_retry.domain.loop import TRIES, Ended, Load, Loop, RunningAttempt, Setting, has_begun, result_of
 from ai_retry.domain.model import Context, RetryResult, Snapshot
@@ -75,8 +76,9 @@ def _run(
     except (ContextMissing, NotConfigured) as error:
         fault = error
     else:
-        unavailable = proposal.unavailable if proposal is not None else frozenset()
-        return (yield from attempt.run(without(context, unavailable)))
+        if proposal is not None:  # it was asked which routes are open
+            context = replace(context, unavailable=proposal.unavailable, recovering=proposal.recovering)
+        return (yield from attempt.run(context))
     return (yield from attempt.end(lambda now: first.unreadable(now, change, fault, setting.policy.quota), fault))
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.calls import noted
-from ai_retry.domain.change import Amend, Begin, CloseOver, Closing, Found, Keep, PutBack, Reply, Settle
+from ai_retry.domain.change import Amend, Begin, CloseOver, Closing, Found, Keep, PutBack, Reply, Running, Settle
 from ai_retry.domain.decide import begin
 from ai_retry.domain.decide.begin import Asked, owned, replay
 from ai_retry.domain.decide.route import Reader
@@ -56,6 +56,7 @@ class Call:
 
 Step: TypeAlias = Load | Begin | CloseOver | Call | Settle | Amend | Keep
 Result = TypeVar("Result")
+_Result = TypeVar("_Result", Answer, Failure)
 Loop: TypeAlias = Generator[Step, Any, Result]
 
 
@@ -133,6 +134,7 @@ class RunningAttempt:
         self._begun, self._began, self._setting = begun, began, setting
         self._user_id, self._generation_id = change.user_id, change.generation_id
         self._ending = Ending(begun, change, setting.policy, setting.fraction())
+        self._route = change.attempt.start.route if isinstance(change.attempt.start, Running) else None
 
     def run(self, context: Context | None) -> Loop[Ended]:
         """Call, or use the stored answer, and settle."""
@@ -144,17 +146,23 @@ class RunningAttempt:
         timeout = rules.call_timeout(timedelta(seconds=called - self._began), setting.policy)
         if timeout < min(rules.SHORTEST_CALL, setting.policy.deadline / 2):
             return (yield from self._given_back())
-        key = rules.provider_key(self._begun, context)
-        result: Answer | Failure = yield Call(context=context, timeout=timeout, idempotency_key=key)
+        key = rules.provider_key(self._begun, context, self._route)
+        result: Answer | Failure = yield Call(context=self._keyed(context), timeout=timeout, idempotency_key=key)
         duration = timedelta(seconds=setting.monotonic() - called)
         if isinstance(result, Answer):
             if rules.storable(result.output):
-                return (
-                    yield from self._answered(noted(result, duration=duration, model=context.model), None, duration)
-                )
+                return (yield from self._answered(self._noted(result, context, duration), None, duration))
             result = _unstorable(result)
-        failed = noted(replace(result, invalid=None), duration=duration, model=context.model)
+        failed = self._noted(replace(result, invalid=None), context, duration)
         return (yield from self._failed(failed, duration))
+
+    def _keyed(self, context: Context) -> Context:
+        """Name the questions of further routes: what came of each, only its own calls show."""
+        routes = [each for each in self._setting.reader.routes(context) if each != self._route]
+        return replace(context, keys={each: rules.provider_key(self._begun, context, each) for each in routes})
+
+    def _noted(self, result: _Result, context: Context, duration: timedelta) -> _Result:
+        return noted(result, duration=duration, model=context.model, route=self._route)
 
     def end(self, decide: Callable[[Found], Settle], error: AiRetryError) -> Loop[Ended]:
         """Settle as decided, without a call."""

@@ -101,6 +101,8 @@ class Context:
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # from code: further fields of the request
     fallbacks: Sequence[str] | None = None  # from code: models to ask when this one fails; None: the configured ones
     unavailable: frozenset[str] = frozenset()  # routes that are not asked now: what decides to begin knows outages
+    recovering: Mapping[str, int] = field(default_factory=dict)  # so many calls at once to a route
+    keys: Mapping[str, str] = field(default_factory=dict, repr=False)  # by route, where it is not the attempt's own one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,8 @@ class ProviderCall:
     http_status: int | None = None  # None: there was no HTTP answer
     usage: Usage | None = None
     duration: timedelta | None = None
-    route: str | None = field(default=None, compare=False)  # only in the process that called
+    route: str | None = field(default=None, compare=False)  # that was asked
+    outcome: ProviderOutcome | None = field(default=None, compare=False)  # on the record; see ``provider_outcome``
     failure: "Failure | None" = field(default=None, repr=False, compare=False)  # only in the process that called
 
     @property
@@ -141,9 +144,11 @@ class ProviderCall:
 
     @property
     def provider_outcome(self) -> ProviderOutcome:
-        """What is known of the provider's side of it, in the process that called."""
+        """What is known of the provider's side of it."""
         if self.failure is not None:
             return self.failure.provider_outcome
+        if self.outcome is not None:
+            return self.outcome
         return ProviderOutcome.GENERATED if self.code is None else ProviderOutcome.UNKNOWN
 
 
@@ -235,6 +240,7 @@ class Attempt:
     operator_fault: bool = False  # its failure's
     context_reader: str | None = None  # the reader with which its retry was accepted; None: any may read its context
     answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls the provider
+    in_doubt: Sequence[str | None] | None = None  # routes of its calls whose outcome is unknown; None: not known which
     request_digest: str | None = None  # of the request that created the generation, with a first call of ours
 
     @property
@@ -356,7 +362,6 @@ class Admission:
     context: Context | None  # None: the stored answer is used
     stored_answer: StoredAnswer | None
     due_at: datetime | None  # when the wait after the last attempt ends; None: there is none, or it is lifted
-    context_reader: str  # the name of what read the context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

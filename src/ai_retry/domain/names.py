@@ -1,12 +1,17 @@
-"""The names that callers give: ids, idempotency keys, and their own. Checked before anything is read.
+"""The names that callers give: ids, idempotency keys, limits to lift, and their own. Checked before anything is read.
 
 A key that begins with ``plan:`` belongs to a recovery plan: its attempts are found, reported and priced by it. So only
 recovery makes such keys, as ``PlanKey``. A limit is lifted by a person whose name is recorded, or it is not lifted.
 """
 
 from collections.abc import Collection
-from typing import Self
+from typing import Literal, Self, TypeAlias
 from uuid import UUID
+
+from ai_retry.domain.model import Waiver
+
+WaiverWord: TypeAlias = Waiver | Literal["backoff", "quota"]
+"""How callers name a limit that an operator lifts."""
 
 PLAN_PREFIX = "plan:"  # the SQL function that finds a plan's attempts reads it too
 _LONGEST = 255  # characters
@@ -71,7 +76,19 @@ def check_operator(operator: str | None, *, lifted: Collection[str] = ()) -> Non
             raise ValueError("operator must not be blank")
 
 
-def lifting(*, waive: Collection[str], charge: bool) -> list[str]:
+def as_waivers(waive: Collection[WaiverWord]) -> frozenset[Waiver]:
+    """Accept limits to lift as ``Waiver`` or as words.
+
+    Raises:
+        ValueError: names the argument and what it may be.
+    """
+    known: frozenset[str] = frozenset(Waiver)
+    if isinstance(waive, str) or not set(waive) <= known:
+        raise ValueError(f"waive must be a set of {', '.join(sorted(known))}; nothing else can be lifted")
+    return frozenset(Waiver(each) for each in waive)
+
+
+def lifting(*, waive: Collection[WaiverWord], charge: bool) -> list[str]:
     """List the arguments of a retry that lift a limit, as the caller wrote them."""
     return [*(["waive"] if waive else []), *([] if charge else ["charge=False"])]
 

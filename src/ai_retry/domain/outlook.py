@@ -1,5 +1,6 @@
 """What a retry would be answered now: one type for the endpoint, the status page, notebooks and operators."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -37,6 +38,24 @@ class Outlook:
     def queued(self) -> Attempt | None:
         """The accepted attempt that waits for a worker."""
         return queued_attempt(self.snapshot)
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """The same for people and programs, in plain names: without the session, which may be long."""
+        generation, quota, queued = self.snapshot.generation, self.snapshot.quota, self.queued
+        return {
+            "generation_id": str(generation.id),
+            "status": str(generation.status),
+            "attempt": self.snapshot.last_attempt.number if self.snapshot.last_attempt else 1,
+            "retry_possible": self.can_retry,
+            "possible_at": self.retry_at,
+            "refused_by": self.code,
+            "reason": None if self.refusal is None else str(self.refusal),
+            "queued": queued is not None,
+            "queued_until": queued.expires_at if queued is not None else None,
+            "quota_remaining": quota.remaining,
+            "quota_limit": quota.limit,
+        }
 
 
 def outlook(snapshot: Snapshot, reader: Reader, policy: RetryPolicy) -> Outlook:

@@ -160,7 +160,6 @@ def admit(
         context=context,
         stored_answer=snapshot.stored_answer,
         due_at=None if Waiver.BACKOFF in waive else next_attempt_at(snapshot),
-        context_reader=reader_name(context_from),
     )
 
 
@@ -243,11 +242,12 @@ def call_timeout(elapsed: timedelta, policy: RetryPolicy = DEFAULT_POLICY) -> ti
     return min(policy.deadline, policy.longest - elapsed - policy.settle_margin) if left > timedelta(0) else left
 
 
-def provider_key(snapshot: Snapshot, context: Context) -> str:
+def provider_key(snapshot: Snapshot, context: Context, route: str | None = None) -> str:
     """Name the question for providers that honour an idempotency key: 64 hexadecimal digits.
 
-    The same for as long as it is unknown what came of it, so that such a provider can give back the answer that was
-    lost; another one as soon as its outcome, or the context, is another.
+    The same for as long as it is unknown what came of it at this route, so that such a provider can give back the
+    answer that was lost; another one as soon as its outcome, or the context, is another: what is known would only come
+    once more.
     """
     import hashlib  # noqa: PLC0415 (loads OpenSSL; importing ai_retry shall be quick)
     import json  # noqa: PLC0415
@@ -256,7 +256,8 @@ def provider_key(snapshot: Snapshot, context: Context) -> str:
     for attempt in reversed(_begun(snapshot)):
         if attempt.provider_outcome is ProviderOutcome.NOT_GENERATED and attempt.lease_expires_at is None:
             continue  # it never ran
-        if attempt.provider_outcome is not ProviderOutcome.UNKNOWN:
+        known = attempt.in_doubt is not None and route not in attempt.in_doubt
+        if known or attempt.provider_outcome is not ProviderOutcome.UNKNOWN:
             break
         asked_first_in = attempt.number
     question = [

@@ -4,9 +4,10 @@ A storage applies what ``decide`` decides, and adds no rule of its own. Contract
 allowed, what a repeat does, what is raised, and whether coming back helps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from uuid import UUID
 
 from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, Reply, Settle, Taken
@@ -105,6 +106,15 @@ class QueueStorage(Storage, Protocol):
 
     def state(self) -> QueueState:
         """Count what waits and what runs of accepted retries. Reads only."""
+        ...
+
+
+@runtime_checkable
+class Listens(Protocol):
+    """A storage that may hear of messages as they come. What waits for its time is found by looking."""
+
+    def listening(self, heard: Callable[[], object]) -> AbstractContextManager[None]:
+        """Call ``heard``, from any thread, when messages may have come, for as long as the context lasts."""
         ...
 
 

@@ -6,15 +6,15 @@ up, its time is up, or its workers keep dying. While its provider is unavailable
 waits for a worker that has the reader with which it was accepted: no other may judge its context.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID, uuid4
 
 from ai_retry.domain.change import Taken
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
-from ai_retry.domain.model import RetryResult, Waiver
-from ai_retry.domain.names import as_uuid
+from ai_retry.domain.model import RetryResult
+from ai_retry.domain.names import WaiverWord, as_uuid
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
 from ai_retry.domain.queue_loop import accepting, cancelling, working
@@ -31,7 +31,7 @@ def enqueue_generation(
     policy: RetryPolicy = DEFAULT_POLICY,
     context_from: ContextFrom = stored_context,
     idempotency_key: str | None = None,
-    waive: frozenset[Waiver] = frozenset(),
+    waive: Collection[WaiverWord] = (),
     charge: bool = True,
     operator: str | None = None,
 ) -> QueuedRetry | RetryResult:

@@ -10,7 +10,7 @@
     reply    = storage.settle(change)        one transaction; the last resort is ``keep``
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID, uuid4
 
 from ai_retry.domain.change import NewGeneration
@@ -19,8 +19,8 @@ from ai_retry.domain.decide.begin import Asked, owned
 from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
 from ai_retry.domain.loop import Setting, retrying
-from ai_retry.domain.model import RetryResult, Waiver
-from ai_retry.domain.names import as_uuid, check_key, check_operator, lifting
+from ai_retry.domain.model import RetryResult
+from ai_retry.domain.names import WaiverWord, as_uuid, as_waivers, check_key, check_operator, lifting
 from ai_retry.domain.outlook import Outlook, outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Storage
@@ -38,7 +38,7 @@ def retry_generation(
     context_from: ContextFrom = stored_context,
     route_of: RouteOf | None = None,
     idempotency_key: str | None = None,
-    waive: frozenset[Waiver] = frozenset(),
+    waive: Collection[WaiverWord] = (),
     charge: bool = True,
     operator: str | None = None,
     jitter: Callable[[], float] | None = None,
@@ -63,7 +63,7 @@ def retry_generation(
             don't matter.
         idempotency_key: if the latest attempt with it succeeded, its session is returned instead. A key that begins
             with ``plan:`` belongs to a recovery plan, and is refused.
-        waive: limits that an operator lifts for this attempt; recorded on it.
+        waive: limits that an operator lifts for this attempt, such as ``{"quota"}``; recorded on it.
         charge: False gives the user the session without spending quota; recorded.
         operator: who lifted a limit; recorded. Without a name no limit is lifted.
         jitter: where in its range a wait is, in [0, 1]; at random when None.
@@ -113,7 +113,7 @@ def asked_for(
     generation_id: UUID | str,
     *,
     idempotency_key: str | None,
-    waive: frozenset[Waiver],
+    waive: Collection[WaiverWord],
     charge: bool,
     operator: str | None,
     create: NewGeneration | None = None,
@@ -125,13 +125,14 @@ def asked_for(
     """
     user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
     check_key(idempotency_key)
-    check_operator(operator, lifted=lifting(waive=waive, charge=charge))
+    lifted = as_waivers(waive)
+    check_operator(operator, lifted=lifting(waive=lifted, charge=charge))
     return Asked(
         user_id=user_id,
         generation_id=generation_id,
         token=uuid4(),
         idempotency_key=idempotency_key,
-        waive=waive,
+        waive=lifted,
         charge=charge,
         operator=operator,
         create=create,

@@ -31,8 +31,8 @@ from ai_retry.flask.incoming import access_token, body, prefers_async
 from ai_retry.flask.list_schemas import list_response, read_query
 from ai_retry.flask.openapi import HEALTH_PATH, LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.flask.schemas import (
+    RETRY_HEADERS,
     GenerationPath,
-    RetryHeaders,
     error_response,
     health_response,
     queued_response,
@@ -54,6 +54,7 @@ from ai_retry.problems import (
 Verify: TypeAlias = Callable[[str], UUID]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_GENERATION_ID: Final = GenerationPath().fields["generation_id"]
 _log = logging.getLogger("ai_retry")
 
 
@@ -216,7 +217,7 @@ def _location(exchange: _Exchange) -> str:
 
 def _generation_id(text: str) -> UUID:
     try:
-        generation_id: UUID = GenerationPath().load({"generationId": text})["generation_id"]
+        generation_id: UUID = _GENERATION_ID.deserialize(text)
     except ValidationError:
         raise Refused(INVALID_GENERATION_ID) from None
     return generation_id
@@ -226,7 +227,7 @@ def _idempotency_key() -> str | None:
     if "Idempotency-Key" not in request.headers:
         return None
     try:
-        key: str = RetryHeaders().load({"Idempotency-Key": request.headers["Idempotency-Key"]})["idempotency_key"]
+        key: str = RETRY_HEADERS.load({"Idempotency-Key": request.headers["Idempotency-Key"]})["idempotency_key"]
     except ValidationError:
         raise Refused(INVALID_IDEMPOTENCY_KEY) from None
     return key

@@ -10,14 +10,14 @@ reason. A reason that is known to be a cut or a refusal fails whatever the conte
 from functools import partial
 
 from ai_retry.domain.model import FailureCode
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import Signal
 from ai_retry.providers.vocabulary import MODERATION
 
 _passing = partial(Signal, transient=True)
 
-ENDS = frozenset({"", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"})
+ENDS = frozenset({"", "stop", "end", "endoftext", "eos", "eos_token", "end_turn", "stop_sequence", "complete"})
 # OpenAI, Chat completions; Together (eos, ""); Hugging Face TGI (eos_token); Anthropic and Bedrock (end_turn,
-# stop_sequence); Cohere (COMPLETE). Null and missing are "": Ollama, Bifrost.
+# stop_sequence); Cohere (COMPLETE); AI21 (endoftext); gateways (end). Null and missing are "": Ollama, Bifrost.
 
 WEB_PAGE = Signal(
     "a web page answered, not the API",
@@ -53,6 +53,7 @@ REFUSED = Signal(
     refused=True,
     words=MODERATION
     | {
+        "blacklist",
         "blocked",
         "content_blocked",
         "error_toxic",
@@ -65,14 +66,19 @@ REFUSED = Signal(
         "sensitive",
     },
     source="OpenAI, message.refusal and parts; Azure OpenAI, content_filter_results; Gemini, FinishReason and prompt"
-    " feedback; Anthropic and Bedrock, stop reasons; Z.AI (sensitive); Cohere (ERROR_TOXIC)",
+    " feedback; Anthropic and Bedrock, stop reasons; Z.AI (sensitive); Cohere (ERROR_TOXIC);"
+    " GigaChat (blacklist); Bedrock, guardrailAction; MiniMax (output_sensitive)",
 )
 TOO_LONG = Signal(
     "the answer was cut off at the token limit",
     FailureCode.INCOMPLETE,
     words={
+        "context_window_exceeded",
+        "error_limit",
         "length",
         "max_completion_tokens",
+        "max_context",
+        "max_len",
         "max_length",
         "max_output_tokens",
         "max_tokens",
@@ -81,7 +87,8 @@ TOO_LONG = Signal(
         "token_limit",
     },
     source="OpenAI, Chat completions; Gemini; Mistral (model_length); Anthropic and Z.AI"
-    " (model_context_window_exceeded); watsonx (token_limit): cut again by the same limit, even if the JSON is whole",
+    " (model_context_window_exceeded); watsonx (token_limit); Cohere (ERROR_LIMIT); xAI (MAX_LEN, MAX_CONTEXT): cut"
+    " again by the same limit, even if the JSON is whole",
 )
 ABORTED = _passing(
     "the provider broke off the answer",
@@ -124,7 +131,8 @@ TOOL_CALL = _passing(
     "the model asked for a tool instead of answering",
     FailureCode.INVALID_OUTPUT,
     words={"function_call", "tool_call", "tool_calls", "tool_use"},
-    source="OpenAI, Chat completions; Anthropic and Bedrock, stop reasons; no tools were offered",
+    source="OpenAI, Chat completions; Anthropic and Bedrock, stop reasons; a call beside text, which several servers"
+    " end with stop (OpenAI, Ollama, Gemini): no tools were offered",
 )
 UNKNOWN_END = Signal(
     "the answer ended for an unknown reason",

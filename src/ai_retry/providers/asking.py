@@ -58,6 +58,11 @@ def model_of(provider: AiProvider) -> str | None:
     return model if isinstance(model, str) and model else None
 
 
+def falls_back(provider: AiProvider) -> bool:
+    """Whether a provider names several routes: what wraps it would hide them."""
+    return callable(getattr(provider, "routes", None))
+
+
 def close(provider: AiProvider) -> None:
     """Free what a provider holds, if it has a ``close``."""
     closing = getattr(provider, "close", None)

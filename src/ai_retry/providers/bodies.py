@@ -27,6 +27,10 @@ _CONTEXT_LENGTH = re.compile(r"(maximum|model's) context length", re.IGNORECASE)
 _MAX_TOKENS = re.compile(r"too large: ([0-9]{1,12})\b.{0,60}?context length is ([0-9]{1,12})\b", re.ASCII)  # vLLM
 _PER_TIME = re.compile(r"per[ _-]?(second|minute|hour|day)", re.IGNORECASE)
 _ANSWER = re.compile(r'"(?:choices|content|delta|failed_generation|text)"\s*:')
+_MESSAGES = (
+    *("message", "msg", "error_msg", "error_message", "errorMessage", "status_msg", "faultstring", "error_description"),
+)  # OpenAI and most; Chinese gateways; Baidu; AWS; MiniMax; Apigee; OAuth
+_STATUSES = ("code", "http_status", "status", "raw_status_code", "status_code", "statusCode", "http_code")
 _LEADING = re.compile(r"\s*(?::[^\n]*\n\s*)*")  # blank lines, and comments of a stream that was none
 
 
@@ -80,18 +84,15 @@ def parse(text: str) -> Any:
 
 def read_error(value: Any) -> ErrorBody:
     """Find the error in the shapes that providers use; an empty one when there is none."""
-    if isinstance(value, list):
-        value = value[0] if value else None  # Gemini
-    value = mapping(value)
-    error = value.get("error", value)
+    value = mapping(_first(value))  # Gemini answers errors in a list
+    error = next(filter(None, _errors(value)), value)
     if isinstance(error, str):  # Ollama's native API, xAI, LM Studio
         return ErrorBody(message=error, words=_words(value, value), number=_number(value), signs=("error_text",))
     error = mapping(error)
     if isinstance(detail := error.get("detail"), str) and isinstance(inner := parse(detail), Mapping):
         return read_error(inner)  # gateways that wrap an error as text
-    message = error.get("message")
-    if not isinstance(message, str):
-        message = _detail(error.get("detail"))
+    said = (error.get(name) for name in _MESSAGES)
+    message = next((each for each in said if isinstance(each, str)), None) or _detail(error.get("detail"))
     upstream = _upstream(mapping(error.get("metadata")).get("raw"))
     return ErrorBody(
         data=error,
@@ -102,6 +103,28 @@ def read_error(value: Any) -> ErrorBody:
         upstream=upstream.message,
         signs=("limit_per_time",) if _is_per_time(error.get("details")) else (),
     )
+
+
+def is_error(envelope: Mapping[str, Any]) -> bool:
+    """Whether an envelope says that it is an error, whatever else it holds."""
+    return (
+        any(_errors(envelope))
+        or "error" in (envelope.get("object"), envelope.get("type"))
+        or envelope.get("success") is False
+    )
+
+
+def _errors(value: Mapping[str, Any]) -> Iterator[Any]:
+    """Give what may be the error in an object, of which the first that is not empty counts."""
+    yield _first(value.get("error"))
+    yield _first(value.get("errors"))  # Cloudflare
+    yield value.get("fault")  # Apigee
+    minimax = mapping(value.get("base_resp"))
+    yield minimax if minimax.get("status_code") else None
+
+
+def _first(value: Any) -> Any:
+    return (value[0] if value else None) if isinstance(value, list) else value
 
 
 def read_words(text: str) -> ErrorBody:
@@ -147,7 +170,7 @@ def _place(loc: Any) -> str:
 
 
 def _number(error: Mapping[str, Any]) -> int | None:
-    for name in ("code", "http_status", "status", "raw_status_code"):
+    for name in _STATUSES:
         text = str(error.get(name))
         if re.fullmatch("[1-5][0-9]{2}", text, re.ASCII):
             return int(text)

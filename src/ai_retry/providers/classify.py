@@ -7,7 +7,7 @@ content, a finish reason beats whether the content parses); what they mean is in
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
@@ -15,15 +15,15 @@ from typing import Any
 from ai_retry.domain.model import Answer, Failure, FailureCode
 from ai_retry.providers import answer_signals
 from ai_retry.providers.bodies import ErrorBody, mapping, parse, read_error, read_id, read_text, read_usage, read_words
-from ai_retry.providers.reading import Finding, of_error, read
+from ai_retry.providers.reading import Finding, of_error, read, read_plain
 from ai_retry.providers.redaction import Redactor
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import LONGEST_REASON, Signal
 from ai_retry.providers.waits import retry_after
 
-_LONGEST_REASON = 300
 _LONGEST_NAME = 200  # of models and ids
 _MOST_LOOKED_AT = 2000  # characters of a page
-_HTML = re.compile(r"<!doctype html|<html", re.IGNORECASE)
+_PAGE = re.compile(r"<!doctype html|<html|\A<\?xml", re.IGNORECASE)
+_JSON_BEGINS = "{["
 
 
 class Ending(Enum):
@@ -67,7 +67,7 @@ def classify(
     document = parse(text)
     envelope = mapping(document[0] if isinstance(document, list) and document else document)
     if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
-        found = _unreadable(reply, text, document) or read(envelope, schema, added)
+        found = _unreadable(reply, text, document, added) or read(envelope, schema, added)
     else:
         found = _from_status(reply, document, text, now, added)
     model, provider_id = envelope.get("model"), read_id(reply.headers, envelope)
@@ -81,8 +81,15 @@ def classify(
     return Answer(output=found[0], **facts)
 
 
+def judge_error(reply: Reply, *, now: datetime, added: Collection[str] = ()) -> tuple[Signal, timedelta | None]:
+    """Return the row for an answer that is an error by its status, and the wait that it asks for; see ``classify``."""
+    text = read_text(reply.body)
+    found = _from_status(reply, parse(text), text, now, added)
+    return _as_told(found.signal, found.error, reply.headers), retry_after(reply.headers, found.error.data, now)
+
+
 def is_web_page(body: str, headers: Mapping[str, str]) -> bool:
-    """Whether HTML came where JSON was asked for.
+    """Whether HTML or XML came where JSON was asked for.
 
     Args:
         body: its beginning is enough.
@@ -90,7 +97,8 @@ def is_web_page(body: str, headers: Mapping[str, str]) -> bool:
     """
     if not body.startswith("<"):
         return False
-    return "html" in headers.get("content-type", "").lower() or _HTML.search(body[:_MOST_LOOKED_AT]) is not None
+    kind = headers.get("content-type", "").lower()
+    return "html" in kind or "xml" in kind or _PAGE.search(body[:_MOST_LOOKED_AT]) is not None
 
 
 def _from_status(reply: Reply, document: Any, text: str, now: datetime, added: Collection[str]) -> Finding:
@@ -98,12 +106,14 @@ def _from_status(reply: Reply, document: Any, text: str, now: datetime, added: C
     if reply.status < HTTPStatus.OK:
         return Finding(answer_signals.CUT, detail="an interim status ended it")
     error = read_words(text) if document is None else read_error(document)
+    if is_web_page(text, reply.headers):
+        error = replace(error, signs=(*error.signs, "web_page"))
     if retry_after(reply.headers, error.data, now) is not None:
         error = replace(error, signs=(*error.signs, "wait_named"))
     return of_error(reply.status, error, added)
 
 
-def _unreadable(reply: Reply, text: str, document: Any) -> Finding | None:
+def _unreadable(reply: Reply, text: str, document: Any, added: Collection[str]) -> Finding | None:
     if is_web_page(text, reply.headers):
         return Finding(answer_signals.WEB_PAGE)
     ended = {
@@ -115,28 +125,25 @@ def _unreadable(reply: Reply, text: str, document: Any) -> Finding | None:
         return Finding(ended[reply.ending])
     if not text:
         return Finding(answer_signals.CUT, detail="an empty body")
-    if text[0] not in "{[":
-        return Finding(answer_signals.NOT_JSON)
+    if text[0] not in _JSON_BEGINS:
+        plain = document if isinstance(document, str) else text
+        return read_plain(plain, added) or Finding(answer_signals.NOT_JSON)
     return Finding(answer_signals.CUT, detail="half an envelope") if document is None else None
 
 
-def _failure(found: Finding, reply: Reply, now: datetime, redactor: Redactor, facts: Mapping[str, Any]) -> Failure:
+def _failure(found: Finding, reply: Reply, now: datetime, redactor: Redactor, known: Mapping[str, Any]) -> Failure:
     signal = _as_told(found.signal, found.error, reply.headers)
-    used = facts["usage"]
+    used = known["usage"]
     spent = used and any((used.prompt_tokens, used.completion_tokens, used.total_tokens, used.cost))
-    return Failure(
-        code=signal.code,
-        reason=_reason(found, reply, redactor),
-        transient=signal.transient,
-        certainly_not_generated=signal.not_generated,
-        operator_fault=signal.operator_fault,
-        overloaded=signal.overloaded,
-        refused=signal.refused,
+    facts, says = _reason(found, reply, redactor)
+    return signal.failure(
+        says,
+        facts=facts,
+        wait=retry_after(reply.headers, found.error.data, now),
         invalid=found.invalid,
-        retry_after=retry_after(reply.headers, found.error.data, now) if signal.transient else None,
-        model=facts["model"],
+        model=known["model"],
         usage=used if spent else None,  # some providers send zeros where they did not count
-        provider_id=facts["provider_id"],
+        provider_id=known["provider_id"],
     )
 
 
@@ -153,15 +160,14 @@ def _as_told(signal: Signal, error: ErrorBody, headers: Mapping[str, str]) -> Si
     return signal
 
 
-def _reason(found: Finding, reply: Reply, redactor: Redactor) -> str:
-    """Our phrase, then the provider's status and words, then its message and that of the provider behind it."""
+def _reason(found: Finding, reply: Reply, redactor: Redactor) -> tuple[str, str]:
+    """Return the provider's status and words; and our detail, its message and that of the provider behind it."""
     facts = [f"HTTP {reply.status}"]
     if found.signal in (answer_signals.NOT_JSON, answer_signals.WEB_PAGE):
         facts.append(redactor.line(reply.headers.get("content-type", ""), 60))
     if found.error.number not in (None, reply.status):
         facts.append(f"code {found.error.number}")
     facts += [redactor.line(word, 60) for word in found.error.words[:2]]
-    texts = (redactor.line(text, _LONGEST_REASON) for text in (found.error.message, found.error.upstream))
+    texts = (redactor.line(text, LONGEST_REASON) for text in (found.error.message, found.error.upstream))
     says = filter(None, (found.detail, *texts))
-    reason = ": ".join((f"{found.signal.shows} ({', '.join(filter(None, facts))})", *says))
-    return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1].rstrip() + "…"
+    return ", ".join(filter(None, facts)), ": ".join(says)

@@ -10,7 +10,8 @@ from ai_retry.domain.calls import joined, route_name
 from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.model import Answer, Context, Failure, FailureCode
 from ai_retry.domain.ports import AiProvider, Clock
-from ai_retry.providers.asking import ask, close, key_of, model_of, name_of
+from ai_retry.providers.asking import ask, close, falls_back, key_of, model_of, name_of
+from ai_retry.providers.rooms import Rooms
 
 FALLBACK_ON: Final = frozenset({"refusal", "timeout"})
 """What a call falls back on only where that is asked for."""
@@ -33,13 +34,14 @@ class FallbackProvider:
     Nothing else is passed on.
 
     Every call but the last leaves ``reserve`` for each that follows. Routes that are known to be unavailable
-    (``context.unavailable``) are skipped at once. Each call has an idempotency key of its own, the same one whenever
-    the attempt's key is the same. Tokens and cost add up, and every call is listed in ``calls``.
+    (``context.unavailable``) are skipped at once; one that recovers gets no more calls at once from here than it has
+    room for (``context.recovering``). Each call has an idempotency key of its own, the same one for as long as it is
+    unknown what came of it (``context.keys``). Tokens and cost add up, and every call is listed in ``calls``.
 
     Thread-safe if the providers are.
 
     Args:
-        providers: at least one; whatever keeps the port's contract.
+        providers: at least one; whatever keeps the port's contract, and does not fall back itself.
         models: to fall back on at the first provider, where a context says nothing.
         fallback_on: ``timeout``, ``refusal``, or both.
         reserve: left for each call that follows.
@@ -68,10 +70,13 @@ class FallbackProvider:
             raise ValueError("reserve must not be negative")
         if names is not None and len(names) != len(providers):
             raise ValueError("names must hold one for each provider")
+        if any(falls_back(each) for each in providers):
+            raise ValueError("providers must not fall back themselves: list theirs, so that each route is known")
         self._providers = tuple(providers)
         self._names = _told_apart(names or [name_of(each) or "provider" for each in providers])
         self._models, self._fallback_on, self._reserve = tuple(models), frozenset(fallback_on), reserve
         self._monotonic = clock.monotonic if clock is not None else time.monotonic
+        self._rooms = Rooms()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self._providers)!r})"
@@ -109,15 +114,18 @@ class FallbackProvider:
             left = timedelta(seconds=ends - self._monotonic())
             if failures and left < _SHORTEST:
                 break
-            result = ask(
-                candidate.provider,
-                candidate.context,
-                timeout=self._share(left, len(candidates) - index - 1),
-                idempotency_key=key_of(idempotency_key, candidate.route) if candidate.further else idempotency_key,
-                monotonic=self._monotonic,
-                name=candidate.name,
-                route=candidate.route,
-            )
+            with self._rooms.taken(candidate.route, context.recovering.get(candidate.route)) as has_room:
+                if failures and not has_room:
+                    continue
+                result = ask(
+                    candidate.provider,
+                    candidate.context,
+                    timeout=self._share(left, len(candidates) - index - 1),
+                    idempotency_key=_key(context, candidate, idempotency_key),
+                    monotonic=self._monotonic,
+                    name=candidate.name,
+                    route=candidate.route,
+                )
             if isinstance(result, Answer):
                 answer = joined(failures, result)
                 assert isinstance(answer, Answer)  # noqa: S101 (the last result is one)
@@ -173,11 +181,17 @@ class _Candidate:
     further: bool  # it is not what the context asks first
 
 
+def _key(context: Context, candidate: _Candidate, idempotency_key: str) -> str:
+    """Name a call: by what is known of its route, and by the route, since another model is another question."""
+    key = context.keys.get(candidate.route, idempotency_key)
+    return key_of(key, candidate.route) if candidate.further else key
+
+
 def _plain(context: Context) -> Context:
     """Leave out what is said to whoever falls back."""
-    if context.fallbacks is None and not context.unavailable:
+    if context.fallbacks is None and not (context.unavailable or context.recovering or context.keys):
         return context
-    return replace(context, fallbacks=None, unavailable=frozenset())
+    return replace(context, fallbacks=None, unavailable=frozenset(), recovering={}, keys={})
 
 
 def _told_apart(names: Sequence[str]) -> Sequence[str]:

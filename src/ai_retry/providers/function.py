@@ -1,19 +1,20 @@
 """Makes a provider of a function: of whatever SDK, endpoint or model in this process a team calls already."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
+from ai_retry.domain.calls import noted
 from ai_retry.domain.errors import ContextMissing, GenerationFailed
 from ai_retry.domain.model import Answer, Context, Failure, InvalidAnswer
-from ai_retry.providers import answer_signals, signals, validation
-from ai_retry.providers.bodies import ErrorBody, read_error
+from ai_retry.providers import answer_signals, signals, validation, wrapping
+from ai_retry.providers.classify import judge_error
+from ai_retry.providers.exceptions import reply_of, signal_of
 from ai_retry.providers.reading import json_of
 from ai_retry.providers.response_schema import schema_of
-from ai_retry.providers.signals import Signal
-from ai_retry.providers.waits import retry_after
 
 Function: TypeAlias = Callable[[Context, float], Any]
 
@@ -22,11 +23,12 @@ class FunctionProvider:
     """Calls a function with a context and the seconds that it may take: an ``AiProvider``.
 
     The function returns an ``Answer``, or its output: what a model wrote, as a string, or a JSON value. Under a schema,
-    a string is read as JSON. The output is checked under the schema here, whoever else has done so.
+    a string is read as JSON. The output is checked under the schema here, whoever else has done so. Without a schema a
+    string is left without thoughts, and one that is blank then, like ``None``, is no answer.
 
     What it raises becomes a failure: ``GenerationFailed`` its own; an exception with an HTTP status, such as those of
-    the SDKs, what the status and the error's code mean; any other one, that the provider failed, and may have
-    generated. Their texts, which may hold a prompt, are not used.
+    the SDKs, what the same answer over HTTP would mean; any other one, that the provider failed, and may have
+    generated, unless a connection was refused. No text of an exception, which may hold a prompt, is kept.
 
     A call that does not end in time is left to itself, in its thread: give your client the seconds as its timeout,
     and let it repeat nothing.
@@ -53,10 +55,13 @@ class FunctionProvider:
             GenerationFailed: nothing else.
         """
         asked = context if context.model is not None else replace(context, model=self.model)
+        began = time.monotonic()
         result = _unusable(asked) or self._in_time(asked, timeout)
+        duration = timedelta(seconds=time.monotonic() - began)
         if isinstance(result, Failure):
-            raise GenerationFailed(replace(result, model=result.model or asked.model))
-        return replace(result, model=result.model or asked.model)
+            failure = replace(result, model=result.model or asked.model)
+            raise GenerationFailed(noted(failure, duration=duration, provider=self.name))
+        return noted(replace(result, model=result.model or asked.model), duration=duration, provider=self.name)
 
     def _in_time(self, context: Context, timeout: timedelta) -> Answer | Failure:
         results: list[Answer | Failure] = []
@@ -65,7 +70,7 @@ class FunctionProvider:
         )
         thread.start()
         thread.join(timeout.total_seconds())
-        return results[0] if results else _failure(signals.SILENT, "the function has not returned")
+        return results[0] if results else signals.SILENT.failure("the function has not returned")
 
     def _result(self, context: Context, timeout: timedelta) -> Answer | Failure:
         try:
@@ -73,7 +78,7 @@ class FunctionProvider:
         except GenerationFailed as failed:
             return failed.failure
         except BaseException as error:  # noqa: BLE001 (the port promises GenerationFailed alone)
-            return _failure_of(error)
+            return _failure_of(error, context)
         answer = returned if isinstance(returned, Answer) else Answer(output=returned)
         return _checked(answer, context.response_schema)
 
@@ -83,13 +88,18 @@ def _unusable(context: Context) -> Failure | None:
     try:
         schema_of(context.response_schema or {})
     except ContextMissing as error:
-        return replace(_failure(signals.UNSENDABLE, str(error.details["problem"])), wire_requests=0)
+        return signals.UNSENDABLE.failure(str(error.details["problem"]), wire_requests=0)
     return None
 
 
 def _checked(answer: Answer, schema: Mapping[str, Any] | None) -> Answer | Failure:
     """Read and check an output."""
-    output = answer.output
+    output: Any = answer.output
+    spent: dict[str, Any] = {"usage": answer.usage, "provider_id": answer.provider_id}
+    if schema is None:
+        output = wrapping.bare_text(output) if isinstance(output, str) else output
+        if output is None or (isinstance(output, str) and not output.strip()):
+            return answer_signals.NO_CONTENT.failure(**spent)
     try:
         if schema is not None:
             output = json_of(output) if isinstance(output, str) else output
@@ -98,40 +108,14 @@ def _checked(answer: Answer, schema: Mapping[str, Any] | None) -> Answer | Failu
     except validation.InvalidOutput as problem:
         content = answer.output if isinstance(answer.output, str) else None
         invalid = InvalidAnswer(content=content, problems=problem.problems) if content and schema is not None else None
-        failure = _failure(answer_signals.INVALID, str(problem))
-        return replace(failure, usage=answer.usage, provider_id=answer.provider_id, invalid=invalid)
+        return answer_signals.INVALID.failure(str(problem), invalid=invalid, **spent)
 
 
-def _failure_of(error: BaseException) -> Failure:
-    """Read what an exception says by its attributes: a status, headers, and the code in its body."""
-    response = getattr(error, "response", None)
-    status = next((each for each in map(_status, (error, response)) if each is not None), None)
-    if status is None:
-        late = isinstance(error, TimeoutError) or "timeout" in type(error).__name__.lower()
-        return _failure(signals.SILENT if late else signals.DROPPED, type(error).__name__)
-    body = getattr(error, "body", None)
-    shape = read_error(body) if isinstance(body, Mapping) else ErrorBody()
-    signal = signals.find(status, (*shape.words, *shape.signs), "")
-    found = _failure(signal, f"HTTP {status}, {type(error).__name__}")
-    headers = getattr(response, "headers", None)
-    named = {str(name).lower(): str(value) for name, value in headers.items()} if isinstance(headers, Mapping) else {}
-    return replace(found, retry_after=retry_after(named, shape.data, datetime.now(UTC)) if signal.transient else None)
-
-
-def _status(source: object) -> int | None:
-    """Return an HTTP status of an error, if the object has one."""
-    status = getattr(source, "status_code", None)
-    known = isinstance(status, int) and 300 <= status < 600  # noqa: PLR2004 (redirects and errors)
-    return status if known else None
-
-
-def _failure(signal: Signal, detail: str) -> Failure:
-    return Failure(
-        code=signal.code,
-        reason=f"{signal.shows}: {detail}"[:300],
-        transient=signal.transient,
-        certainly_not_generated=signal.not_generated,
-        operator_fault=signal.operator_fault,
-        overloaded=signal.overloaded,
-        refused=signal.refused,
-    )
+def _failure_of(error: BaseException, context: Context) -> Failure:
+    """Read what an exception says by its attributes: a status, headers, and a body."""
+    reply, kind = reply_of(error), type(error).__name__
+    if reply is None:
+        return signal_of(error).failure(kind)
+    ours = {*context.extra_body, *(("response_format",) if context.response_schema is not None else ())}
+    signal, wait = judge_error(reply, now=datetime.now(UTC), added=ours)
+    return signal.failure(f"HTTP {reply.status}, {kind}", wait=wait)

@@ -6,16 +6,16 @@ Waits that do not fit into the call are not made here: they are handed up as ``F
 
 import json
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from itertools import chain
 from ssl import SSLCertVerificationError
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 
 import requests
-from requests.auth import AuthBase
 from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
@@ -26,14 +26,16 @@ from ai_retry.domain.errors import ContextMissing, GenerationFailed
 from ai_retry.domain.model import Answer, Context, Failure, ProviderCall, ResponseFormat
 from ai_retry.domain.ports import Clock
 from ai_retry.providers import signals
+from ai_retry.providers.address import Address, KeyAuth
 from ai_retry.providers.arguments import check_headers, check_url, require
 from ai_retry.providers.classify import Ending, Reply, classify
 from ai_retry.providers.question import Question, question, secrets_in
 from ai_retry.providers.redaction import Redactor
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import Signal
 
 OPENROUTER = "https://openrouter.ai/api/v1"  # OpenRouter, API reference
 
+_HEADERS = {"Accept": "application/json", "User-Agent": "ai-retry"}
 _CHUNK = 65536  # bytes read at once
 _jitter = wait_random_exponential(multiplier=0.5, max=4)  # full jitter: anywhere below 0.5 s, 1 s, 2 s …
 
@@ -102,19 +104,16 @@ class HttpAiProvider:
         require(not reserved, f"extra_body {reserved}")
         self._format = ResponseFormat(response_format)
         self._extra_body = dict(extra_body or {})
-        self._base_url = base_url.rstrip("/")
-        self._model = model
-        self._headers = {"Accept": "application/json", "User-Agent": "ai-retry", **(headers or {})}
-        self._query = dict(query or {})
-        self._auth = KeyAuth(auth_header, api_key)
-        check_headers(self._headers)
-        check_headers(self._auth.headers)
-        self._secrets = [*secrets_in(self._headers), *([api_key] if api_key else [])]
-        self._max_body_bytes = max_body_bytes
-        self._max_requests = max_requests
+        self._base_url, self._model = base_url.rstrip("/"), model
+        headers, auth = {**_HEADERS, **(headers or {})}, KeyAuth(auth_header, api_key)
+        check_headers(headers)
+        check_headers(auth.headers)
+        self._secrets = [*secrets_in(headers), *([api_key] if api_key else [])]
+        self._max_body_bytes, self._max_requests = max_body_bytes, max_requests
         self._clock = clock
         self._adapter = DeadlineAdapter(pool_size=pool_size)
-        self._session = session or requests.Session()
+        url = f"{self._base_url}/chat/completions"
+        self._address = Address(session or requests.Session(), url, query=query or {}, headers=headers, auth=auth)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._base_url!r}, model={self._model!r})"
@@ -175,24 +174,26 @@ class HttpAiProvider:
     ) -> tuple[Question, requests.PreparedRequest] | Failure:
         """Build the request, once: its repeats are the same to the byte."""
         if model is None:
-            return _failure(signals.UNSENDABLE, "neither the context nor the configuration names a model")
+            return signals.UNSENDABLE.failure(
+                "neither the context nor the configuration names a model", wire_requests=0
+            )
         try:
             asked = question(context, model=model, response_format=self._format, extra_body=self._extra_body)
-            url = f"{self._base_url}/chat/completions"
-            data = json.dumps(asked.body, allow_nan=False).encode()
+            body = json.dumps(asked.body, allow_nan=False).encode()
             key = quote(idempotency_key, safe=string.punctuation)
-            headers = self._headers | {"Content-Type": "application/json", "Idempotency-Key": key}
-            return asked, self._session.prepare_request(
-                requests.Request("POST", url, params=self._query, headers=headers, data=data, auth=self._auth)
-            )
+            return asked, self._address.request(body, {"Idempotency-Key": key})
         except ContextMissing as error:
             problem = str(error.details["problem"])
         except (TypeError, ValueError, RecursionError, OSError) as error:
             problem = f"it can't be written ({type(error).__name__})"
-        return _failure(signals.UNSENDABLE, problem, model)
+        return signals.UNSENDABLE.failure(problem, model=model, wire_requests=0)
 
     def _repeat(self, send: Callable[[], _Outcome], deadline: Deadline, seconds: float) -> _Outcome:
-        """Send, and again while that is free, useful and in time."""
+        """Send, and again while that is free, useful and in time; most calls are sent once, and need no more."""
+        first = send()
+        if not _may_be_repeated(first):
+            return first
+        outcomes: Iterator[_Outcome] = chain([first], iter(send, None))
         enough = stop_after_attempt(self._max_requests)
 
         def wait(state: RetryCallState) -> float:
@@ -209,7 +210,7 @@ class HttpAiProvider:
             sleep=self._clock.sleep,
             retry_error_callback=_result,
         )
-        return retrying(send)
+        return retrying(lambda: next(outcomes))
 
     def _send(
         self, request: requests.PreparedRequest, deadline: Deadline, judge: Callable[[Reply], _Outcome]
@@ -217,17 +218,14 @@ class HttpAiProvider:
         """Put the request on the wire, once, and judge what comes; with its status, if there is one."""
         before = deadline.sent
         try:
-            verify = None if self._session.verify is True else self._session.verify  # else REQUESTS_CA_BUNDLE would win
-            settings: Any = self._session.merge_environment_settings(
-                str(request.url), proxies={}, stream=True, verify=verify, cert=None
-            )
+            settings = self._address.settings
             with bounded_by(deadline), closing(self._adapter.send(request, timeout=None, **settings)) as response:
                 deadline.sent = before + 1  # also where a test has put something else in the place of our connections
                 reply = self._read(response)
             return judge(reply), reply.status
         except Exception as error:  # noqa: BLE001 (the port promises GenerationFailed alone, and garbage may raise anything)
             sent = deadline.sent > before
-            return _failure(_signal_of(error, deadline, sent=sent), type(_origin(error)).__name__), None
+            return _signal_of(error, deadline, sent=sent).failure(type(_origin(error)).__name__), None
 
     def _read(self, response: requests.Response) -> Reply:
         body, ending = bytearray(), Ending.WHOLE
@@ -243,19 +241,6 @@ class HttpAiProvider:
             ending = Ending.CUT
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Reply(status=response.status_code, headers=headers, body=bytes(body), ending=ending)
-
-
-class KeyAuth(AuthBase):
-    """Carries the key. Given even without one, since ``requests`` would then look into a netrc file."""
-
-    def __init__(self, header: str, api_key: str | None) -> None:
-        bearer = "Bearer " if header.lower() == "authorization" else ""
-        self.headers = {header: f"{bearer}{api_key}"} if api_key else {}
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Put the header on a request, as ``requests`` wants it."""
-        request.headers.update(self.headers)
-        return request
 
 
 def _may_be_repeated(outcome: _Outcome) -> bool:
@@ -286,15 +271,3 @@ def _origin(error: BaseException) -> BaseException:
             break
         error = inner
     return error
-
-
-def _failure(signal: Signal, detail: str, model: str | None = None) -> Failure:
-    return Failure(
-        code=signal.code,
-        reason=f"{signal.shows}: {detail}"[:300],
-        transient=signal.transient,
-        certainly_not_generated=signal.not_generated,
-        operator_fault=signal.operator_fault,
-        model=model,
-        wire_requests=0,
-    )

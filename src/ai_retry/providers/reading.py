@@ -10,15 +10,16 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
-from ai_retry.domain.model import InvalidAnswer
+from ai_retry.domain.model import FailureCode, InvalidAnswer
 from ai_retry.providers import answer_signals, signals, validation, wrapping
-from ai_retry.providers.bodies import ErrorBody, read_error
+from ai_retry.providers.bodies import ErrorBody, is_error, read_error, read_words
 from ai_retry.providers.completion import Choice, read_choice, refused_prompt
-from ai_retry.providers.signals import Signal
+from ai_retry.providers.signal import Signal
 from ai_retry.providers.vocabulary import WORD_STATUSES
 
 _FIELD = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _ABOUT_FIELDS = (HTTPStatus.OK, HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+_LONGEST_PLAIN = 300  # characters: an answer without an envelope may hold any word
 _RESPONSE_FORMAT = ("response_format", "json_schema", "json_object", "strict")  # the field, and what we put into it
 
 
@@ -38,16 +39,22 @@ Output: TypeAlias = tuple[Any]  # of one element, so that an output of null diff
 def read(envelope: Mapping[str, Any], schema: Mapping[str, Any] | None, added: Collection[str]) -> Output | Finding:
     """Read an envelope; it may hold an error in spite of its status."""
     began = bool(envelope.get("choices") or envelope.get("usage"))
-    if envelope.get("error") or "error" in (envelope.get("object"), envelope.get("type")):
-        return _inside(read_error(envelope), added, began=began)
     refusals = answer_signals.REFUSED.words
     choice = read_choice(envelope, refusals)
+    if choice is None and (refused := refused_prompt(envelope, refusals)):
+        return Finding(answer_signals.REFUSED, detail=refused)
+    if is_error(envelope):
+        return _inside(read_error(envelope), added, began=began)
     if choice is None:
-        if refused := refused_prompt(envelope, refusals):
-            return Finding(answer_signals.REFUSED, detail=refused)
         other = _inside(read_error(envelope), added, began=began)
-        return other if other.signal.operator_fault else Finding(answer_signals.NO_CHOICE)
+        return Finding(answer_signals.NO_CHOICE) if other.signal.code is FailureCode.UNAVAILABLE else other
     return _unfinished(choice, added) or _output(choice, schema)
+
+
+def read_plain(text: str, added: Collection[str]) -> Finding | None:
+    """Read a 2xx that is no JSON and no page; None unless it says, in a few words, that no API answered."""
+    found = _inside(read_words(text), added, began=False) if len(text) <= _LONGEST_PLAIN else None
+    return found if found is not None and found.signal.operator_fault else None
 
 
 def of_error(status: int, error: ErrorBody, added: Collection[str]) -> Finding:
@@ -56,7 +63,8 @@ def of_error(status: int, error: ErrorBody, added: Collection[str]) -> Finding:
     The message of an error about a field may quote its value, which users write: then its phrases say nothing.
     """
     name = _added(error, added)
-    signs = (*error.signs, "added_parameter") if name else error.signs
+    model = ("model_named",) if error.param == "model" else ()
+    signs = (*error.signs, "added_parameter") if name else (*error.signs, *model)
     signal = signals.find(
         status, (*error.words, *signs), "" if error.param and status in _ABOUT_FIELDS else error.message
     )
@@ -97,7 +105,8 @@ def _inside(error: ErrorBody, added: Collection[str], *, began: bool = True, par
         return Finding(answer_signals.PARTIAL, error)
     found = of_error(status, error, added)
     certain = status == HTTPStatus.OK and found.signal.operator_fault
-    return found if certain else replace(found, signal=replace(found.signal, not_generated=False))
+    doubtful = replace(found.signal, not_generated=False, overloaded=found.signal.overloaded and not began)
+    return found if certain else replace(found, signal=doubtful)
 
 
 def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Finding:
@@ -108,8 +117,8 @@ def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Findin
     text = wrapping.bare_text(choice.content) if schema is None else wrapping.trimmed(choice.content)
     if not text.strip():
         return unusual or Finding(answer_signals.NO_CONTENT)
-    if schema is None and unusual:
-        return unusual
+    if schema is None and (unusual or choice.mixed):
+        return unusual or Finding(answer_signals.NO_TEXT, detail="a part of the content is not text")
     try:
         if schema is None:
             return (validation.storable(text),)
@@ -148,10 +157,9 @@ def json_of(text: str) -> Any:
 
 
 def _unusual_end(choice: Choice) -> Finding | None:
-    """Say what a finish reason means that is neither known to be an end nor to be a cut."""
-    word = dict(choice.words).get("finish_reason", "")
-    if word in answer_signals.ENDS:
-        return None
-    if word in answer_signals.TOOL_CALL.words:
+    """Say what an end means that is neither known to be whole nor to be a cut."""
+    if choice.tool or choice.end in answer_signals.TOOL_CALL.words:
         return Finding(answer_signals.TOOL_CALL)
+    if choice.end in answer_signals.ENDS:
+        return None
     return Finding(answer_signals.UNKNOWN_END, ErrorBody(message=choice.reason), detail="finish_reason")

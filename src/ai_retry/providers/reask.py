@@ -9,7 +9,7 @@ from ai_retry.domain.calls import joined
 from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.model import Answer, Context, Failure, InvalidAnswer
 from ai_retry.domain.ports import AiProvider, Clock
-from ai_retry.providers.asking import ask, close, key_of, model_of, name_of
+from ai_retry.providers.asking import ask, close, falls_back, key_of, model_of, name_of
 
 _MOST_CONTENT: Final = 16_000  # characters of an invalid answer that are sent back
 _MOST_PROBLEMS: Final = 10
@@ -31,17 +31,20 @@ class ReaskProvider:
     Tokens and cost add up, both calls are listed in ``calls``, and each has an idempotency key of its own.
 
     Args:
-        provider: is asked. It says what was invalid in ``Failure.invalid``; one that does not is asked once.
+        provider: is asked. It says what was invalid in ``Failure.invalid``; one that does not is asked once. It must
+            not fall back: which model was asked is asked again, and a fallback names its routes itself.
         reasks: how often at most; 0: never.
         clock: measures the deadline; this machine's when None.
 
     Raises:
-        ValueError: ``reasks`` is negative.
+        ValueError: ``reasks`` is negative, or the provider falls back.
     """
 
     def __init__(self, provider: AiProvider, *, reasks: int = 1, clock: Clock | None = None) -> None:
         if reasks < 0:
             raise ValueError("reasks must not be negative")
+        if falls_back(provider):
+            raise ValueError("provider must not fall back: write FallbackProvider([ReaskProvider(…), …])")
         self._provider, self._reasks = provider, reasks
         self._monotonic = clock.monotonic if clock is not None else time.monotonic
 
@@ -79,7 +82,7 @@ class ReaskProvider:
             if not isinstance(result, Failure) or invalid is None or len(failures) >= self._reasks or not enough:
                 break
             failures.append(result)
-            asked, key = asked_again(asked, invalid), key_of(idempotency_key, "reask", len(failures))
+            asked, key = asked_again(asked, invalid), key_of(key, "reask", invalid.content)
         whole = joined(failures, result)
         if isinstance(whole, Failure):
             raise GenerationFailed(replace(whole, invalid=None))

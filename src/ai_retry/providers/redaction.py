@@ -56,7 +56,7 @@ class Redactor:
         long, dense, short = self._private
         if _share(text, long, _QUOTED) or _share(_dense(text), dense, _QUOTED_DENSE):
             return True
-        return any(re.search(rf"(?<!\w){re.escape(whole)}(?!\w)", text) for whole in short)
+        return any(whole in text and re.search(rf"(?<!\w){re.escape(whole)}(?!\w)", text) for whole in short)
 
     @cached_property
     def _private(self) -> tuple[str, str, list[str]]:

@@ -7,49 +7,12 @@ was. In doubt a row says that something may have been generated: that costs one 
 was generated" would repeat a paid call. Nothing is parsed here; ``classify`` finds the facts, ``find`` the row.
 """
 
-from collections.abc import Collection, Set
-from dataclasses import dataclass
+from collections.abc import Collection
 from functools import partial
 
 from ai_retry.domain.model import FailureCode
-from ai_retry.providers.vocabulary import (
-    BEGUN_PHRASES,
-    MODERATION,
-    NO_CREDIT,
-    NO_CREDIT_PHRASES,
-    PACE_PHRASES,
-    WRONG_ADDRESS_PHRASES,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """One way to have no usable answer.
-
-    A row of ``STATUS`` applies when all that it names is there: one of its statuses, one of its machine words, one of
-    its phrases in the message. What a row leaves empty does not matter.
-    """
-
-    shows: str  # in one phrase, with which the reason of a failure begins
-    code: FailureCode
-    not_generated: bool = False  # positive evidence that no token was produced
-    transient: bool = False  # the identical request may succeed later
-    operator_fault: bool = False
-    overloaded: bool = False  # it takes no request now, whatever is asked
-    refused: bool = False  # by moderation, or by the model: the request itself, and for good
-    statuses: Collection[int] = ()
-    words: Set[str] = frozenset()  # in lower case
-    phrases: Set[str] = frozenset()  # in lower case, for what some providers say in words only
-    source: str = ""  # a document by its name; needed in every row
-
-    def applies(self, status: int, words: Collection[str], message: str) -> bool:
-        """Whether an answer shows this."""
-        return (
-            (not self.statuses or status in self.statuses)
-            and (not self.words or not self.words.isdisjoint(words))
-            and (not self.phrases or any(phrase in message.lower() for phrase in self.phrases))
-        )
-
+from ai_retry.providers import vocabulary
+from ai_retry.providers.signal import Signal
 
 _operators = partial(Signal, code=FailureCode.REJECTED, not_generated=True, operator_fault=True)
 _at_the_door = partial(Signal, not_generated=True, transient=True)
@@ -89,12 +52,13 @@ BEFORE = (UNREACHABLE, CERTIFICATE, UNSENDABLE, DROPPED, SILENT)
 # error inside a 2xx that names no status and comes with neither choices nor usage. Machine words come before phrases,
 # and phrases before bare statuses: texts mislead.
 
+_MOST_LOOKED_AT = 2000  # characters of a message
 _CLIENT_ERRORS = tuple(range(400, 500))
 
 STATUS: tuple[Signal, ...] = (
     _operators(
         "no credit, or a spending limit is reached",
-        words=NO_CREDIT,
+        words=vocabulary.NO_CREDIT,
         source="OpenAI, Error codes and Spend limits; Anthropic, Errors; LiteLLM, Error diagnosis; Moonshot, Errors;"
         " Alibaba Model Studio, Error codes (Arrearage); One API: whatever the status",
     ),
@@ -104,7 +68,7 @@ STATUS: tuple[Signal, ...] = (
         words={"organization_restricted"},
         source="Groq, with status 400 and type invalid_request_error",
     ),
-    _operators("the key is not accepted", words={"api_key_invalid", "invalid_api_key"}, source="Gemini, API errors"),
+    _operators("the key is not accepted", words=vocabulary.BAD_KEY, source="Gemini, API errors; OpenAI, Error codes"),
     Signal(
         "the request is larger than the whole limit",
         FailureCode.REJECTED,
@@ -125,7 +89,7 @@ STATUS: tuple[Signal, ...] = (
         FailureCode.REJECTED,
         refused=True,
         statuses=(400, 403, 422),
-        words=MODERATION,
+        words=vocabulary.MODERATION,
         source="Azure OpenAI, Content filtering; OpenRouter, Errors; Alibaba Model Studio, Error codes: some refuse"
         " after seconds of work",
     ),
@@ -147,9 +111,9 @@ STATUS: tuple[Signal, ...] = (
     ),
     _operators(
         "there is no such model or address",
-        statuses=(400, 404),
-        words={"model_not_found", "wrong_endpoint"},
-        source="OpenRouter, Errors: with status 400",
+        statuses=(400, 404, 422),
+        words=vocabulary.NO_MODEL,
+        source="OpenRouter, Errors: with status 400; Groq, Errors; any error whose param is the model",
     ),
     Signal(
         "the request is too long for the model",
@@ -177,30 +141,54 @@ STATUS: tuple[Signal, ...] = (
         "turned away for pace",
         FailureCode.RATE_LIMITED,
         statuses=(200, 429),
-        phrases=PACE_PHRASES,
+        phrases=vocabulary.PACE_PHRASES,
         source="OpenAI, whose rate limits advise a payment method; OpenRouter, whose daily limit advises credits;"
         " Gemini through LiteLLM, and its link to the rate limits: a limit on a time passes",
     ),
     _operators(
         "no credit, or a spending limit is reached",
         statuses=(200, *_CLIENT_ERRORS, 500),
-        phrases=NO_CREDIT_PHRASES,
+        phrases=vocabulary.NO_CREDIT_PHRASES,
         source="OpenAI and Moonshot (current quota, plan and billing); Anthropic (credit balance, Plans & Billing, API"
         " usage limits, with status 400); Gemini (prepayment credits, spending cap); xAI (available credits, spending"
         " limit, any credits: 403 and 429); DeepSeek and SiliconFlow (balance); Hugging Face (monthly included credits)"
         "; Z.AI (1113); some gateways answer 500",
     ),
     _operators(
+        "the key is not accepted",
+        statuses=(200, 400),
+        phrases=vocabulary.BAD_KEY_PHRASES,
+        source="MiniMax, Error codes (1004, with status 200); gateways that answer 400",
+    ),
+    _operators(
+        "there is no such model or address",
+        statuses=(200, 400),
+        phrases=vocabulary.NO_MODEL_PHRASES,
+        source="DeepSeek (Model Not Exist), OpenRouter (is not a valid model ID), Groq: with status 400, in words only",
+    ),
+    _operators(
+        "the account may not do this",
+        statuses=(400,),
+        phrases=vocabulary.NO_COUNTRY_PHRASES,
+        source="Gemini, API errors: FAILED_PRECONDITION, where the free tier is not available in the country",
+    ),
+    _operators(
+        "something else than the API answered",
+        statuses=(400, 405, 406, 411, 415, 418, 421, 422, 426, 501),
+        words={"web_page"},
+        source="nginx: plain HTTP sent to a TLS port (400), a site without an API (405); no API answers with a page",
+    ),
+    _operators(
         "something else than the API answered",
         statuses=(200,),
-        phrases=WRONG_ADDRESS_PHRASES,
+        phrases=vocabulary.WRONG_ADDRESS_PHRASES,
         source="LM Studio without /v1 in AI_BASE_URL answers 200 with an error text (lmstudio-bug-tracker, issue 618)",
     ),
     _passing(
         "the provider failed",
         FailureCode.UNAVAILABLE,
         statuses=(200,),
-        phrases=BEGUN_PHRASES,
+        phrases=vocabulary.BEGUN_PHRASES,
         source="texts of servers that had begun, or will take the request later: in doubt something was generated",
     ),
     _operators(
@@ -219,12 +207,25 @@ STATUS: tuple[Signal, ...] = (
     ),
     _operators("the key is not accepted", statuses=(401, 407), source="RFC 9110, sections 15.5.2 and 15.5.8"),
     _operators(
-        "the account may not do this", statuses=(403,), source="RFC 9110, section 15.5.4; OpenRouter, Guardrails"
+        "the account may not do this",
+        statuses=(403, 451),
+        source="RFC 9110, section 15.5.4; OpenRouter, Guardrails; RFC 7725",
     ),
     _operators(
         "there is no such model or address",
-        statuses=(404,),
-        source="OpenAI, Error codes; Azure OpenAI, DeploymentNotFound; Ollama, Errors",
+        statuses=(404, 405, 410, 421),
+        source="OpenAI, Error codes; Azure OpenAI, DeploymentNotFound; Ollama, Errors; RFC 9110, section 15.5: another"
+        " address (405, 421), or one that is gone (410)",
+    ),
+    _operators(
+        "the form of requests is not accepted",
+        statuses=(406, 411, 414, 415, 426, 428, 431, 505),
+        source="RFC 9110, section 15.5, and RFC 6585: address, headers and protocol are the deployment's",
+    ),
+    _operators(
+        "something else than the API answered",
+        statuses=(511,),
+        source="RFC 6585, section 6: a log-in page of the network",
     ),
     _passing(
         "the provider's own time was up",
@@ -288,4 +289,5 @@ STATUS: tuple[Signal, ...] = (
 
 def find(status: int, words: Collection[str], message: str) -> Signal:
     """The first row of ``STATUS`` that applies; the last one always does."""
-    return next(signal for signal in STATUS if signal.applies(status, words, message))
+    lowered = message[:_MOST_LOOKED_AT].lower()
+    return next(signal for signal in STATUS if signal.applies(status, words, lowered))

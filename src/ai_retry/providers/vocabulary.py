@@ -101,10 +101,55 @@ MODERATION = frozenset(
     }
 )
 
+BAD_KEY = frozenset({"api_key_invalid", "invalid_api_key"})
+
+BAD_KEY_PHRASES = frozenset(
+    {
+        "api key is invalid",
+        "api key is missing",
+        "api key not valid",
+        "incorrect api key",
+        "invalid api key",
+        "login fail",
+        "no api key",
+    }
+)
+
+# The model is missing, or not for this account.
+NO_MODEL = frozenset(
+    {
+        "invalid_model",
+        "model_decommissioned",
+        "model_deprecated",
+        "model_named",
+        "model_not_available",
+        "model_not_found",
+        "model_not_supported",
+        "unknown_model",
+        "unsupported_model",
+        "wrong_endpoint",
+    }
+)
+
+NO_MODEL_PHRASES = frozenset(
+    {
+        "has been decommissioned",
+        "is not a valid model",
+        "model does not exist",
+        "model is not supported",
+        "model not exist",
+        "no such model",
+        "unknown model",
+    }
+)
+
+NO_COUNTRY_PHRASES = frozenset({"country, region, or territory not supported", "location is not supported"})
+
 # What answers is not the API.
 WRONG_ADDRESS_PHRASES = frozenset(
     {
         "cannot post",
+        "could not route",
         "endpoint not found",
         "invalid url",
         "method not allowed",
@@ -141,14 +186,33 @@ BEGUN_PHRASES = frozenset(
     }
 )
 
-# The statuses of errors inside a 2xx without a number: OpenRouter, Errors, and OpenAI's types. Other words are a 500.
+# The statuses of errors inside a 2xx without a number: those of OpenRouter (Errors), OpenAI's and Anthropic's types,
+# and Google's codes. Other words are a 500.
 WORD_STATUSES = {
-    **dict.fromkeys(MODERATION, 400),
-    **dict.fromkeys(("context_length_exceeded", "invalid_request", "invalid_request_error"), 400),
-    "authentication": 401,
-    "payment_required": 402,
-    "permission_denied": 403,
-    "not_found": 404,
-    "rate_limit_exceeded": 429,
-    "timeout": 504,
+    word: status
+    for status, words in {
+        400: (
+            *MODERATION,
+            *("bad_request", "context_length_exceeded", "failed_precondition", "image_too_large", "invalid_argument"),
+            *("invalid_request", "invalid_request_error", "max_tokens_exceeded", "out_of_range", "string_too_long"),
+            "token_limit_exceeded",
+        ),
+        401: (
+            "authentication",
+            "authentication_error",
+            "invalid_authentication_error",
+            "unauthenticated",
+            "unauthorized",
+        ),
+        402: ("payment_required",),
+        403: ("forbidden", "permission_denied", "permission_error"),
+        404: (*NO_MODEL, "not_found", "not_found_error"),
+        413: ("payload_too_large", "request_too_large"),
+        422: ("unprocessable", "unprocessable_entity"),
+        429: ("rate_limit_error", "rate_limit_exceeded", "rate_limited", "resource_exhausted", "too_many_requests"),
+        503: ("service_unavailable", "service_unavailable_error", "unavailable"),
+        504: ("deadline_exceeded", "timeout", "timeout_error"),
+        529: ("overloaded_error", "provider_overloaded", "server_is_overloaded"),
+    }.items()
+    for word in words
 }

@@ -5,18 +5,23 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.model import GenerationStatus, QuotaRule
 from ai_retry.domain.names import as_uuid
 from ai_retry.domain.recovery import FAILED, FINDABLE, Decision, Filter, FoundRow, UnreadableRow, judge
-from ai_retry.recovery.generation import COLUMNS, FoundGeneration, told, unreadable
+from ai_retry.recovery.generation import COLUMNS, FoundGeneration, readable, unreadable
+from ai_retry.recovery.listing import html_listing
 from ai_retry.recovery.parts import Parts, notebook_library
 from ai_retry.recovery.pictures import failures_over_time
 from ai_retry.recovery.summary import Summary, summarise
 from ai_retry.recovery.when import When, read_instant
-from ai_retry.tables import html_table, text_table
+from ai_retry.recovery.wording import search_in_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 Words: TypeAlias = str | Collection[str]
 
@@ -27,7 +32,7 @@ _SHOWN = 20
 class Found:
     """Failed generations, newest first. Iterating reads them again, a page at a time: memory stays the same.
 
-    What fails after the search was made is not among them; what was retried since tells how it stands now, or is gone.
+    What fails after the search was made is not among them; what was retried since shows its new state, or is gone.
     """
 
     def __init__(self, parts: Parts, wanted: Filter) -> None:
@@ -37,7 +42,7 @@ class Found:
     def rows(self, quota_rule: QuotaRule | None = None) -> Iterator[FoundRow | UnreadableRow]:
         """Read what was found, with all that a decision needs; the quota by this rule, or by the client's.
 
-        What can't be understood stands in its place, and stops nothing.
+        A row that can't be understood keeps its place, and stops nothing.
         """
         rule, before = quota_rule or self._parts.policy.quota, None
         while True:
@@ -48,62 +53,77 @@ class Found:
             before = page.next
 
     def __iter__(self) -> Iterator[FoundGeneration]:
-        """Tell each, and what a retry would be answered now."""
+        """Return each, and what a retry of it would be answered now."""
         for row in self.rows():
-            yield self._told(row, 0)
+            yield self._judged(row, 0)
 
     def _together(self) -> Iterator[FoundGeneration]:
-        """Tell each, after those before it have taken their units."""
+        """Return each, after those before it have taken their units."""
         taken = Counter[UUID | None]()
         for row in self.rows():
             user_id = row.user_id if isinstance(row, UnreadableRow) else row.snapshot.generation.user_id
-            each = self._told(row, taken[user_id])
+            each = self._judged(row, taken[user_id])
             if each.decision is Decision.NOW:
                 taken[user_id] += 1
             yield each
 
-    def _told(self, row: FoundRow | UnreadableRow, set_aside: int) -> FoundGeneration:
+    def _judged(self, row: FoundRow | UnreadableRow, set_aside: int) -> FoundGeneration:
         if isinstance(row, UnreadableRow):
             return unreadable(row)
         verdict = judge(row.snapshot, self._parts.policy, context_from=self._parts.context_from, set_aside=set_aside)
-        return told(row, verdict)
+        return readable(row, verdict)
 
     def first(self, count: int) -> list[FoundGeneration]:
-        """Tell the newest ones."""
+        """Return the newest ones."""
         return list(islice(self, count))
 
     def summary(self) -> Summary:
         """Count by code, model, user and decision, in one pass.
 
-        Where a user's quota is enough for some of their generations alone, so many can be retried now, as in a plan.
+        Where a user's quota is enough for only some of their generations, so many can be retried now, as in a plan.
         """
         return summarise(self._together())
 
-    def to_frame(self) -> Any:
-        """Return a ``pandas.DataFrame``, a row for each generation."""
-        pandas = notebook_library("pandas")
-        return pandas.DataFrame(([getattr(each, column) for column in COLUMNS] for each in self), columns=list(COLUMNS))
+    def overview(self, count: int) -> tuple[Summary, list[FoundGeneration]]:
+        """Count them, and keep the newest ones, in one pass; each is decided after those before it, as in a plan."""
+        newest: list[FoundGeneration] = []
 
-    def plot(self, ax: Any = None) -> Any:
+        def seen() -> Iterator[FoundGeneration]:
+            for each in self._together():
+                if len(newest) < count:
+                    newest.append(each)
+                yield each
+
+        return summarise(seen()), newest
+
+    def to_frame(self) -> "DataFrame":
+        """Return a ``pandas.DataFrame``, a row for each generation."""
+        rows = ([getattr(each, column) for column in COLUMNS] for each in self)
+        frame: DataFrame = notebook_library("pandas").DataFrame(rows, columns=list(COLUMNS))
+        return frame
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw failures over time by code, and return the ``matplotlib`` axes."""
         dated = ((each.failed_at, each.code or "unknown") for each in self if each.failed_at is not None)
         return failures_over_time(dated, ax)
 
+    def __len__(self) -> int:
+        """Count them, which reads them all, page after page."""
+        return sum(1 for _ in self.rows())
+
+    def __bool__(self) -> bool:
+        """Whether there is one; reads no further than that."""
+        return any(True for _ in self.rows())
+
     def __repr__(self) -> str:
-        shown = self.first(_SHOWN + 1)
-        return f"{text_table(COLUMNS, _cells(shown[:_SHOWN]))}\n{self._footer(shown)}"
+        """Describe the search; what it finds is read by ``first``, ``summary``, ``len`` and in a loop."""
+        return f"Found({'; '.join(f'{name} {value}' for name, value in search_in_words(self.filter))})"
 
     def _repr_html_(self) -> str:
         shown = self.first(_SHOWN + 1)
-        return html_table(COLUMNS, _cells(shown[:_SHOWN]), caption="Failed generations", footer=self._footer(shown))
-
-    def _footer(self, shown: list[FoundGeneration]) -> str:
         more = f"the newest {_SHOWN}; there are more" if len(shown) > _SHOWN else f"{len(shown)} in all"
-        return f"{more}; made before {self.filter.until:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _cells(shown: list[FoundGeneration]) -> list[list[object]]:
-    return [[getattr(each, column) for column in COLUMNS] for each in shown]
+        searched = "; ".join(f"{name} {value}" for name, value in search_in_words(self.filter))
+        return html_listing(shown[:_SHOWN], caption="Failed generations", footer=f"{more}; {searched}")
 
 
 def search(
@@ -162,7 +182,7 @@ def _words(value: Words | None, name: str) -> frozenset[str] | None:
         return None
     words = frozenset([value] if isinstance(value, str) else value)
     if not words or not all(isinstance(each, str) and each for each in words):
-        raise ValueError(f"{name} must be a text, or some of them")
+        raise ValueError(f"{name} must be a string, or several")
     return words
 
 

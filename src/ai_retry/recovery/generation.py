@@ -11,7 +11,7 @@ from ai_retry.recovery.requests import in_brief
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundGeneration:
-    """A generation that failed, and what can be done about it. No prompt and no answer stand here."""
+    """A generation that failed, and what can be done about it. It holds no prompt and no answer."""
 
     failed_at: datetime | None  # None: unknown, as the row can't be read
     status: str | None
@@ -30,8 +30,8 @@ class FoundGeneration:
 COLUMNS = tuple(field.name for field in fields(FoundGeneration))
 
 
-def told(row: FoundRow, verdict: Verdict) -> FoundGeneration:
-    """Tell of a row what people want to see."""
+def readable(row: FoundRow, verdict: Verdict) -> FoundGeneration:
+    """Return of a row what people want to see."""
     generation, wait = row.snapshot.generation, verdict.refusal.retry_after if verdict.refusal else None
     return FoundGeneration(
         failed_at=row.failed_at,
@@ -49,7 +49,7 @@ def told(row: FoundRow, verdict: Verdict) -> FoundGeneration:
 
 
 def unreadable(row: UnreadableRow) -> FoundGeneration:
-    """Tell of a row that can't be understood what could be read, and why it is never retried as it is."""
+    """Return what could be read of a row that can't be understood, and why it is never retried as it is."""
     return FoundGeneration(
         failed_at=row.failed_at,
         status=row.status,

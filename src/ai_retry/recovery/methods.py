@@ -6,10 +6,12 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
+from ai_retry.domain.names import WaiverWord
 from ai_retry.domain.policy import RetryPolicy
+from ai_retry.recovery.choice import terms_of
 from ai_retry.recovery.found import Found, Words, search
 from ai_retry.recovery.parts import Parts
-from ai_retry.recovery.plan import Plan, load_plan, make_plan, terms_of
+from ai_retry.recovery.plan import Plan, load_plan, make_plan
 from ai_retry.recovery.when import When
 from ai_retry.recovery.why import Explanation, explain
 
@@ -56,7 +58,7 @@ class RecoveryMethods(ABC):
         policy: RetryPolicy | None = None,
         max_cost: Decimal | float | None = None,
         per_user: int | None = None,
-        waive: Collection[str] = (),
+        waive: Collection[WaiverWord] = (),
         charge: bool = True,
         everything: bool = False,
     ) -> Plan:

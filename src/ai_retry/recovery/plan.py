@@ -1,37 +1,25 @@
 """A plan: what would be retried, under which terms, and what that would take. Making one writes and calls nothing."""
 
-from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 from uuid import UUID
 
-from ai_retry.domain.model import Waiver
+from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.names import PlanKey
-from ai_retry.domain.policy import RetryPolicy
-from ai_retry.domain.recovery import CallEstimate, Decision, Filter, FoundRow, UnreadableRow, judge
+from ai_retry.domain.recovery import Decision, Filter
+from ai_retry.recovery.choice import Choice, Estimates, Reason
 from ai_retry.recovery.found import Found
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan_file import Frozen, Terms, intact, keep, read_file
-from ai_retry.recovery.report import Report, report_of
+from ai_retry.recovery.report import Left, Report, report_of
 from ai_retry.recovery.run import run_plan
 from ai_retry.recovery.run_options import RunOptions
+from ai_retry.recovery.wording import count_of, search_in_words
 from ai_retry.tables import html_table, text_table
-
-Reason: TypeAlias = tuple[Decision, str | None]
-
-_NOTHING_KNOWN = CallEstimate(tokens=None, cost=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimates:
-    """What running a plan would take; None: no past attempt tells."""
-
-    calls: int  # at most: a stored answer needs none
-    tokens: int | None
-    cost: Decimal | None  # in the provider's currency
 
 
 class Plan:
@@ -44,11 +32,15 @@ class Plan:
     Attributes:
         counts: generations found, by decision and reason; those to be retried have the reason None.
         estimates: what it would take.
+        done: selected generations at which it has made its attempt, when it was loaded or last reported on.
     """
 
-    def __init__(self, parts: Parts, frozen: Frozen, *, counts: Mapping[Reason, int], estimates: Estimates) -> None:
-        self.counts, self.estimates = counts, estimates
+    def __init__(
+        self, parts: Parts, frozen: Frozen, *, counts: Mapping[Reason, int], estimates: Estimates, done: int = 0
+    ) -> None:
+        self.counts, self.estimates, self.done = counts, estimates, done
         self._parts, self._frozen = parts, frozen
+        self._left: dict[UUID, Left] = {}
 
     @property
     def id(self) -> str:
@@ -74,6 +66,11 @@ class Plan:
     def selected(self) -> tuple[tuple[UUID, UUID], ...]:
         """User and id of each generation that it retries, in this order."""
         return self._frozen.selected
+
+    @property
+    def to_do(self) -> int:
+        """Selected generations at which it has made no attempt yet, or one that has not ended."""
+        return len(self.selected) - self.done
 
     def run(
         self,
@@ -114,11 +111,25 @@ class Plan:
             on_outage=on_outage,
             operator=operator,
         )
-        return run_plan(self._parts, self, options)
+        self._left = {}
+        try:
+            report = run_plan(self._parts, self, options, self._left)
+        except KeyboardInterrupt as interruption:
+            with suppress(AiRetryError):
+                self.report()
+                interruption.add_note(
+                    f"Interrupted after {self.done} of {count_of(len(self.selected), 'generation')}; calls under way "
+                    f"were finished. plan.run() goes on with the other {self.to_do}."
+                )
+            raise
+        self.done = _done(report)
+        return report
 
     def report(self) -> Report:
-        """Tell what the plan has done so far, in whatever process; reads only."""
-        return report_of(self._parts, self.key, self.selected, {}, not_selected=self.not_selected)
+        """Report what the plan has done so far, in whatever process; reads only."""
+        report = report_of(self._parts, self.key, self.selected, self._left, not_selected=self.not_selected)
+        self.done = _done(report)
+        return report
 
     def save(self, path: Path | str) -> None:
         """Write the plan to a file, so that it outlives this process; ``client.load_plan`` reads it.
@@ -130,7 +141,7 @@ class Plan:
         keep(Path(path), self._frozen, counts=counts, estimates=asdict(self.estimates) | {"cost": cost})
 
     def describe(self) -> dict[str, Any]:
-        """Tell the plan as JSON, without the selection."""
+        """Return the plan as JSON, without the selection."""
         return {
             **self._frozen.terms_document(),
             "plan_id": self.id,
@@ -152,44 +163,28 @@ class Plan:
 
     def _rows(self) -> list[tuple[str, object, object]]:
         return [
-            *((f"retry {decision}", reason or "admitted", count) for (decision, reason), count in self.counts.items()),
-            ("estimate", "calls, at most", self.estimates.calls),
+            *(("search", name, value) for name, value in search_in_words(self.filter)),
+            *((f"retry {decision}", reason or "", count) for (decision, reason), count in self.counts.items()),
+            ("estimate", "attempts that call, at most", self.estimates.calls),
             ("estimate", "tokens", _or_unknown(self.estimates.tokens)),
             ("estimate", "cost", _or_unknown(self.estimates.cost)),
             *(("terms", name, value) for name, value in self.terms.lifted(self._parts.policy)),
+            *([("progress", "done", self.done), ("progress", "to do", self.to_do)] if self.done else []),
         ]
 
     def _title(self) -> str:
-        return f"Plan {self.id}: {len(self.selected)} generations of {len({user for user, _ in self.selected})} users"
+        users = len({user for user, _ in self.selected})
+        return f"Plan {self.id}: {count_of(len(self.selected), 'generation')} of {count_of(users, 'user')}"
+
+    def text(self, width: int | None = None) -> str:
+        """Write the plan for people, with lines of at most so many characters; reads nothing."""
+        return f"{self._title()}\n\n{text_table(('what', 'which', 'value'), self._rows(), width=width)}"
 
     def __repr__(self) -> str:
-        return f"{self._title()}\n{text_table(('what', 'which', 'count'), self._rows())}"
+        return self.text()
 
     def _repr_html_(self) -> str:
-        return html_table(("what", "which", "count"), self._rows(), caption=self._title())
-
-
-def terms_of(
-    usual: RetryPolicy,
-    *,
-    policy: RetryPolicy | None = None,
-    waive: Collection[str] = (),
-    charge: bool = True,
-    max_cost: Decimal | float | None = None,
-    per_user: int | None = None,
-) -> Terms:
-    """Read the terms of a new plan as callers write them.
-
-    Raises:
-        ValueError: names the argument and what it may be.
-    """
-    return Terms(
-        policy=policy or usual,
-        waive=_waivers(waive),
-        charge=charge,
-        max_cost=None if max_cost is None else Decimal(str(max_cost)),
-        per_user=per_user,
-    )
+        return html_table(("what", "which", "value"), self._rows(), caption=self._title())
 
 
 def make_plan(parts: Parts, found: Found, terms: Terms, *, everything: bool) -> Plan:
@@ -203,7 +198,7 @@ def make_plan(parts: Parts, found: Found, terms: Terms, *, everything: bool) -> 
         raise ValueError(
             "found holds whatever failed at any time: search by since, code, model or user_id, or pass everything=True"
         )
-    choice = _Choice(parts, terms, parts.records.estimate())
+    choice = Choice(parts, terms, parts.records.estimate())
     for row in found.rows(terms.policy.quota):
         choice.consider(row)
     return Plan(
@@ -219,11 +214,12 @@ def make_plan(parts: Parts, found: Found, terms: Terms, *, everything: bool) -> 
 
 
 def load_plan(parts: Parts, path: Path | str) -> Plan:
-    """Read a plan that was saved.
+    """Read a plan that was saved, and how much of it is done.
 
     Raises:
         ValueError: the file is no plan of ours, or was changed.
         OSError: it can't be read.
+        StorageFailure: safe to repeat.
     """
     path = Path(path)
     frozen, document = read_file(path)
@@ -231,68 +227,13 @@ def load_plan(parts: Parts, path: Path | str) -> Plan:
         estimates = document["estimates"]
         cost = None if estimates["cost"] is None else Decimal(estimates["cost"])
         counts = {(Decision(decision), reason): count for decision, reason, count in document["counts"]}
-        return Plan(parts, frozen, counts=counts, estimates=Estimates(**{**estimates, "cost": cost}))
+        plan = Plan(parts, frozen, counts=counts, estimates=Estimates(**{**estimates, "cost": cost}))
+    plan.report()
+    return plan
 
 
-class _Choice:
-    """Chooses row after row, and adds up what that would take."""
-
-    def __init__(self, parts: Parts, terms: Terms, past: Mapping[str | None, CallEstimate]) -> None:
-        self._parts, self._terms, self._past = parts, terms, past
-        self._of_user = Counter[UUID]()
-        self.selected: list[tuple[UUID, UUID]] = []
-        self.counts = Counter[Reason]()
-        self.calls = 0
-        self.tokens: Decimal | None = Decimal(0)
-        self.cost: Decimal | None = Decimal(0)
-
-    def consider(self, row: FoundRow | UnreadableRow) -> None:
-        if isinstance(row, UnreadableRow):
-            self.counts[row.verdict.decision, row.verdict.code] += 1
-            return
-        generation = row.snapshot.generation
-        verdict = judge(
-            row.snapshot,
-            self._terms.policy,
-            context_from=self._parts.context_from,
-            waive=self._terms.waive,
-            charge=self._terms.charge,
-            set_aside=self._of_user[generation.user_id],
-        )
-        call = self._call(row)
-        reason = verdict.code or self._cap(generation.user_id, call)
-        decision = verdict.decision if verdict.refusal or reason is None else Decision.LATER
-        self.counts[decision, reason] += 1
-        if reason is None:
-            self.selected.append((generation.user_id, generation.id))
-            self._of_user[generation.user_id] += 1
-            self._add(row, call)
-
-    def _call(self, row: FoundRow) -> CallEstimate:
-        if row.snapshot.stored_answer is not None:
-            return CallEstimate(tokens=Decimal(0), cost=Decimal(0))
-        return self._past.get(row.snapshot.generation.model, _NOTHING_KNOWN)
-
-    def _cap(self, user_id: UUID, call: CallEstimate) -> str | None:
-        if self._terms.per_user is not None and self._of_user[user_id] >= self._terms.per_user:
-            return "PER_USER"
-        if self._terms.max_cost is None:
-            return None
-        if call.cost is None or self.cost is None:
-            raise ValueError("max_cost can't be kept: no past attempt with one of these models told its cost")
-        return "MAX_COST" if self.cost + call.cost > self._terms.max_cost else None
-
-    def _add(self, row: FoundRow, call: CallEstimate) -> None:
-        self.calls += row.snapshot.stored_answer is None
-        self.tokens = None if self.tokens is None or call.tokens is None else self.tokens + call.tokens
-        self.cost = None if self.cost is None or call.cost is None else self.cost + call.cost
-
-
-def _waivers(values: Collection[str]) -> frozenset[Waiver]:
-    known: frozenset[str] = frozenset(Waiver)
-    if isinstance(values, str) or not set(values) <= known:
-        raise ValueError(f"waive must be a set of {', '.join(sorted(known))}; nothing else can be lifted")
-    return frozenset(Waiver(each) for each in values)
+def _done(report: Report) -> int:
+    return sum(line.outcome != "left" for line in report.lines)
 
 
 def _or_unknown(value: object) -> object:

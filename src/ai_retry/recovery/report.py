@@ -1,11 +1,11 @@
-"""What a plan has done: read from the attempts themselves, so that it is complete whoever ran it, and how often."""
+"""What a plan has done, read from the attempts themselves: complete, whoever ran the plan and however often."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ai_retry.domain.model import Usage
@@ -13,11 +13,24 @@ from ai_retry.domain.recovery import PlanAttempt
 from ai_retry.recovery.parts import Parts, notebook_library
 from ai_retry.recovery.pictures import outcomes
 from ai_retry.recovery.requests import in_brief
-from ai_retry.tables import html_table, text_table
+from ai_retry.tables import html_table, printable, short_ids
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 _SHOWN = 20
 _NO_USAGE = Usage()
 _WORST_FIRST = {"failed": 0, "left": 1, "succeeded": 2}
+_WORDS = {
+    "INTERRUPTED": "interrupted",
+    "MAX_COST": "the cost limit is reached",
+    "NOT_FINISHED": "its attempt has not ended",
+    "NOT_TRIED": "not tried yet",
+    "OPERATOR_NEEDED": "an operator has to act first",
+    "OUTAGE": "the provider is unavailable",
+    "SESSIONS_REJECTED": "the app rejects the sessions",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,7 @@ class Report:
 
     @property
     def totals(self) -> dict[str, Any]:
-        """Counts of succeeded, failed and left; tokens and cost as far as the provider told them, else None."""
+        """Counts of succeeded, failed and left; tokens and cost as far as the provider reported them, else None."""
         ended = Counter(line.outcome for line in self.lines)
         tokens = [line.tokens for line in self.lines if line.tokens is not None]
         costs = [line.cost for line in self.lines if line.cost is not None]
@@ -75,31 +88,68 @@ class Report:
         codes = Counter(f"{line.outcome}: {line.code}" for line in self.lines if line.outcome != "succeeded")
         return dict(codes.most_common())
 
-    def to_frame(self) -> Any:
+    def to_frame(self) -> "DataFrame":
         """Return a ``pandas.DataFrame``, a row for each selected generation."""
         rows = ([getattr(line, column) for column in COLUMNS] for line in self.lines)
-        return notebook_library("pandas").DataFrame(rows, columns=list(COLUMNS))
+        frame: DataFrame = notebook_library("pandas").DataFrame(rows, columns=list(COLUMNS))
+        return frame
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw how the generations ended, and return the ``matplotlib`` axes."""
         return outcomes({"succeeded": self.totals["succeeded"], **self.reasons}, ax)
 
-    def _summary(self) -> list[tuple[str, object]]:
-        stopped = [("stopped", self.stopped)] if self.stopped else []
-        return [*self.totals.items(), *self.reasons.items(), *stopped, *self.not_selected.items()]
+    def _summary(self) -> list[tuple[str, str, str]]:
+        ends: dict[str, Counter[str]] = {"succeeded": Counter(), "failed": Counter()}
+        for line in self.lines:
+            ends.setdefault(_end(line), Counter())[_words(line.code)] += 1
+        rows = [(f"{end}:", str(codes.total()), _reasons(end, codes)) for end, codes in ends.items()]
+        if self.not_selected:
+            reasons = Counter({_words(reason): count for reason, count in self.not_selected.items()})
+            rows.append(("not selected:", str(reasons.total()), _reasons("not selected", reasons)))
+        totals = self.totals
+        rows += [(f"{name}:", str(totals[name]), "") for name in ("tokens", "cost") if totals[name] is not None]
+        return rows
+
+    def _title(self) -> str:
+        stopped = f"; it stopped: {_words(self.stopped)}" if self.stopped else ""
+        return f"Report of {self.plan_key}{stopped}"
 
     def _worst(self) -> list[list[object]]:
         worst = sorted(self.lines, key=lambda line: _WORST_FIRST[line.outcome])[:_SHOWN]
-        return [[getattr(line, column) for column in COLUMNS] for line in worst]
+        short = short_ids([each for line in worst for each in (line.generation_id, line.user_id)])
+        return [[short.get(cell, cell) for column in COLUMNS for cell in [getattr(line, column)]] for line in worst]
 
     def __repr__(self) -> str:
-        return f"Report of {self.plan_key}\n{text_table(('what', 'count'), self._summary())}"
+        rows = self._summary()
+        names, numbers = (max(len(row[place]) for row in rows) for place in (0, 1))
+        lines = (f"{name:<{names}}  {number:>{numbers}} {reasons}".rstrip() for name, number, reasons in rows)
+        return "\n".join([self._title(), "", *lines])
 
     def _repr_html_(self) -> str:
-        more = f"{_SHOWN} of {len(self.lines)}, what failed first" if len(self.lines) > _SHOWN else ""
-        return html_table(("what", "count"), self._summary(), caption=f"Report of {self.plan_key}") + html_table(
+        more = f"{_SHOWN} of {len(self.lines)}, failures first" if len(self.lines) > _SHOWN else ""
+        return html_table(("what", "count", "why"), self._summary(), caption=self._title()) + html_table(
             COLUMNS, self._worst(), caption="Generations", footer=more
         )
+
+
+def _end(line: ReportLine) -> str:
+    """Name the end of a generation; one that a run left as it was had an attempt, or none."""
+    if line.outcome != "left":
+        return line.outcome
+    return "not attempted" if line.attempt is None else "not finished"
+
+
+def _reasons(end: str, codes: Counter[str]) -> str:
+    """Write why, and how often where there are several reasons; a success needs none."""
+    if end == "succeeded" or not codes:
+        return ""
+    counted = (f"{code} {count}" if len(codes) > 1 else code for code, count in codes.most_common())
+    return f"({', '.join(counted)})"
+
+
+def _words(code: str | None) -> str:
+    """Write a run's own reasons as words; the codes of errors are words of this library, and stay."""
+    return _WORDS.get(str(code), printable(code))
 
 
 def report_of(

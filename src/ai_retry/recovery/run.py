@@ -29,11 +29,11 @@ _LOOK_AGAIN = 1.0  # seconds, at most, between two looks at the clock
 _LOOK = 0.1  # seconds between two looks at the progress
 
 
-def run_plan(parts: Parts, plan: "Plan", options: RunOptions) -> Report:
-    """See ``Plan.run``."""
+def run_plan(parts: Parts, plan: "Plan", options: RunOptions, left: dict[UUID, Left]) -> Report:
+    """See ``Plan.run``; ``left`` is filled with why generations were left, also when it is interrupted."""
     record = _Record(parts, plan, options.operator)
     record.write(None)
-    return _Run(parts, plan, options, record).run()
+    return _Run(parts, plan, options, record, left).run()
 
 
 class _Record:
@@ -53,7 +53,9 @@ class _Record:
 class _Run:
     """One thread decides what starts when; the caller's only shows the progress, and may be interrupted anywhere."""
 
-    def __init__(self, parts: Parts, plan: "Plan", options: RunOptions, record: _Record) -> None:
+    def __init__(
+        self, parts: Parts, plan: "Plan", options: RunOptions, record: _Record, left: dict[UUID, Left]
+    ) -> None:
         self._parts, self._plan, self._record = parts, plan, record
         self._max_workers = options.max_workers
         self._pace = Pace(options.max_workers, interval=options.interval, stop_on_outage=options.stop_on_outage)
@@ -61,13 +63,13 @@ class _Run:
         self._ends = SimpleQueue[Ended]()
         self._outcomes = Counter[str]()
         self._finished = Event()  # joining a thread is not safe against an interruption, waiting for an event is
-        self._left: dict[UUID, Left] = {}
+        self._left = left
         self._running = 0
         self._spent = Decimal(0)
         self._crash: BaseException | None = None
         done = self._done_before()
-        left = [Task(user, each) for user, each in plan.selected if each not in done]
-        self._done, self._line = len(done), Line(left, max_of_user=plan.terms.policy.max_parallel)
+        tasks = [Task(user, each) for user, each in plan.selected if each not in done]
+        self._done, self._line = len(done), Line(tasks, max_of_user=plan.terms.policy.max_parallel)
 
     def run(self) -> Report:
         """Retry all that is left to do, and report; after an interruption, once what was under way has ended."""

@@ -1,7 +1,7 @@
 """What failed, counted: by code, model and user, and by what can be done about it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -9,15 +9,16 @@ from uuid import UUID
 
 from ai_retry.domain.recovery import Decision
 from ai_retry.recovery.generation import FoundGeneration
-from ai_retry.tables import html_table, text_table
+from ai_retry.recovery.wording import count_of, span
+from ai_retry.tables import html_table, short_ids, text_table
 
 _K = TypeVar("_K")
-_TOP = 10
+_TOP = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Counts of failed generations. A view shows the ten largest of each; the mappings have all, largest first."""
+    """Counts of failed generations. A view shows the five largest of each; the mappings have all, largest first."""
 
     total: int
     first_at: datetime | None  # when the earliest failed
@@ -29,26 +30,29 @@ class Summary:
     by_reason: Mapping[tuple[Decision, str | None], int]  # why not now; None: now
 
     def _rows(self) -> list[tuple[str, object, int]]:
+        short = short_ids([each for each in self.by_user if each is not None])
+        decided = [(f"retry {decision}", reason or "", count) for (decision, reason), count in self.by_reason.items()]
         return [
-            *(
-                (f"retry {decision}", reason or "admitted", count)
-                for (decision, reason), count in self.by_reason.items()
-            ),
-            *(("code", code, count) for code, count in _top(self.by_code)),
-            *(("model", model, count) for model, count in _top(self.by_model)),
-            *(("user", user, count) for user, count in _top(self.by_user)),
+            *decided,
+            *_top("code", self.by_code),
+            *_top("model", self.by_model),
+            *_top("user", {short[each] if each is not None else None: count for each, count in self.by_user.items()}),
         ]
 
     def _title(self) -> str:
         if not self.total:
             return "No failed generations"
-        users = f"{self.total} failed, of {len(self.by_user)} user{'s' if len(self.by_user) != 1 else ''}"
+        users = f"{count_of(self.total, 'failed generation')} of {count_of(len(self.by_user), 'user')}"
         if self.first_at is None or self.last_at is None:
             return users
-        return f"{users}, from {self.first_at:%Y-%m-%d %H:%M:%S} to {self.last_at:%H:%M:%S} UTC"
+        return f"{users}, {span(self.first_at, self.last_at)}"
 
     def __repr__(self) -> str:
-        return f"{self._title()}\n{text_table(('what', 'which', 'count'), self._rows())}"
+        return (
+            f"{self._title()}\n\n{text_table(('what', 'which', 'count'), self._rows())}"
+            if self.total
+            else self._title()
+        )
 
     def _repr_html_(self) -> str:
         return html_table(("what", "which", "count"), self._rows(), caption=self._title())
@@ -83,5 +87,11 @@ def summarise(found: Iterable[FoundGeneration]) -> Summary:
     )
 
 
-def _top(counts: Mapping[_K, int]) -> list[tuple[_K, int]]:
-    return list(counts.items())[:_TOP]
+def _top(name: str, counts: Mapping[_K, int]) -> Iterator[tuple[str, object, int]]:
+    """Name the largest, and sum up the others; nothing where no generation has one."""
+    if set(counts) == {None}:
+        return
+    largest = list(counts.items())[:_TOP]
+    yield from ((name, which, count) for which, count in largest)
+    if others := list(counts.values())[_TOP:]:
+        yield name, f"{len(others)} others", sum(others)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -12,6 +13,12 @@ from psycopg.pq import Conninfo
 
 from ai_retry.domain.errors import NotConfigured
 
+LINK: Final[Mapping[str, Any]] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "tcp_user_timeout": 10_000,
+}  # of every connection: one that is dead is noticed soon
 _PORTS = re.compile("[0-9,]*")  # one for each host
 _ENCODE = 'percent-encode the password ("@" is %40, "/" is %2F, "%" is %25)'
 _UNREADABLE = f"DATABASE_URL can't be read: check the names of its parameters, and {_ENCODE}"

@@ -55,7 +55,6 @@ _LEFT_OUT: Final[Mapping[tuple[Any, str], Any]] = {
     (Answer, "wire_requests"): 0,
     (Filter, "until"): None,
     (ProviderCall, "failure"): None,
-    (ProviderCall, "route"): None,
     (PutBack, "reason"): "",
 }
 
@@ -183,7 +182,7 @@ def _converts(kind: Any) -> tuple[_Convert, _Convert]:
     """How a value of this type is written, and read."""
     if kind in _CONVERTS:
         return _CONVERTS[kind]
-    if get_origin(kind) is Sequence:
+    if get_origin(kind) is Sequence and is_dataclass(get_args(kind)[0]):
         return _write_each, partial(_read_each, *get_args(kind))
     if get_origin(kind) is frozenset:
         return sorted, None

@@ -64,7 +64,8 @@ def read_found(row: Json) -> FoundRow | UnreadableRow:
         plain[column], values[column], problem = _value(column, row["generation"])
         if problem is not None:
             problems.append((column, problem))
-    error, failed_at = _last_error(row["error"]), values["updated_at"] or values["created_at"]
+    error = _last_error(row["error"])
+    failed_at = (error.at if error is not None else None) or values["updated_at"] or values["created_at"]
     if not problems:
         try:
             snapshot = read(Snapshot, {**row["snapshot"], "generation": plain})

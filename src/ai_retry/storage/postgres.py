@@ -1,10 +1,13 @@
 """``Storage`` over a direct PostgreSQL connection, with psycopg.
 
-Every call is one statement in autocommit, so it works through a transaction pooler too: no session state that matters,
-no LISTEN. ``functions`` says what each function means, ``_function_connection`` how one is called.
+Every call is one statement in autocommit, so it works through a transaction pooler too: no session state matters. A
+worker listens where that can last, on a connection of its own. ``functions`` says what each function means,
+``_function_connection`` how one is called.
 """
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -14,19 +17,19 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.secrecy import guard_logs
-from ai_retry.storage._connection_string import read_connection_string
+from ai_retry.storage._connection_string import LINK, read_connection_string
 from ai_retry.storage._door import NO_ANSWER, Door, Refusal
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage.codec import Json
 from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
+from ai_retry.storage.listening import listening
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.spool import Spool
 from ai_retry.storage.transport import NeverReached, failure_of_sqlstate, reply_lost, unreachable
 
 _log = logging.getLogger("ai_retry")
-_LINK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
 _AT_FIRST: Final = 2.7  # seconds until it is said that nothing was ever reached
 _LOOK_EVERY: Final = 0.2  # seconds, until then, for why that is
 _CLOSING: Final = 5.0  # seconds for connections that are just being made, where any can be
@@ -63,7 +66,8 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
         if read.left_out:
             _log.warning("event=parameters_left_out of=DATABASE_URL names=%s", ",".join(read.left_out))
         self._door = Door()
-        kwargs = {"door": self._door, "prepares": not read.is_transaction_pooler, **_LINK}
+        self._conninfo, self._hears = read.conninfo, not read.is_transaction_pooler
+        kwargs = {"door": self._door, "prepares": not read.is_transaction_pooler, **LINK}
         self._new_pool = partial(
             ConnectionPool,
             read.conninfo,
@@ -83,6 +87,12 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
     def __repr__(self) -> str:
         """Show the pool's size, not where it connects."""
         return f"PostgresStorage(max_connections={self._pool.max_size})"
+
+    def listening(self, heard: Callable[[], object]) -> AbstractContextManager[None]:
+        """See ``Listens``. Nothing is heard where the connection string shows a pooler in transaction mode."""
+        if not self._hears:
+            return nullcontext()
+        return listening(self._conninfo, heard)
 
     def leave_connections(self) -> None:
         """See ``forks``. A process that never asks starts no thread."""

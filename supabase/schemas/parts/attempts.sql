@@ -3,9 +3,10 @@ create view ai_retry.attempts with (security_invoker = true) as
     'number', c.number, 'started_at', c.started_at, 'lease_expires_at', c.lease_expires_at, 'outcome', c.outcome,
     'closed_at', c.closed_at, 'code', c.code, 'counted', c.counted, 'next_attempt_at', c.next_attempt_at,
     'idempotency_key', c.idempotency_key, 'refused_constraint', c.cause, 'provider_outcome', c.provider_outcome,
-    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient,
-    'operator_fault', c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from,
-    'request_digest', c.request_digest) as attempt,
+    'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient, 'operator_fault',
+    c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from,
+    'request_digest', c.request_digest, 'in_doubt',
+    pg_catalog.jsonb_path_query_array(c.calls, '$[*] ? (@.outcome == "unknown").route')) as attempt,
     null::timestamptz as open_until, c.next_attempt_at, (
       select w.answer || pg_catalog.jsonb_build_object('number', w.number, 'stored_at', w.stored_at)
       from public.ai_retry_answers w where w.generation_id = c.generation_id and w.number = c.number) as stored_answer

@@ -33,7 +33,7 @@ begin
           case v_closed.is_queued when true then 'queued' when false then null else v_closed.status end, null,
           v_closed.code, case
             when (v_row ->> 'user_id')::uuid is distinct from v_closed.user_id then null
-            when v_closed.cause is not null then 'The session was rejected; its answer is stored.'
+            when v_closed.cause is not null then 'The result was rejected; its answer is stored.'
             else 'The attempt was not finished in time.' end,
           v_closed.number, p_at);
       end if;

@@ -33,7 +33,7 @@ begin
     (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
     (select pg_catalog.jsonb_object_agg(k, null)
       from (
-        select e - '{provider,model,code,http_status,usage,duration_ms}'::text[] as o
+        select e - '{route,provider,model,code,http_status,usage,duration_ms,outcome}'::text[] as o
         from pg_catalog.jsonb_array_elements(v_change #> '{call,calls}') e
         union all
         select (e - '{route,outage}'::text[])

@@ -33,6 +33,10 @@ begin
           pg_catalog.jsonb_build_object('user_id', p_user_id, 'generation_id', v_open.generation_id),
           greatest(0, ceil(extract(epoch from v_open.due_at - p_at)))::integer) s)
       where o.generation_id = v_open.generation_id;
+    -- Workers that found a message just now look again by themselves; who commits a notification waits for others who do.
+    if v_open.due_at <= p_at and not exists (select from pgmq.q_ai_retry q where q.vt <= p_at) then
+      perform pg_catalog.pg_notify('ai_retry', '');
+    end if;
   end loop;
 exception when others then  -- it is locked, or was dropped just now: a message is a hint, and ai_retry_overdue finds who lacks one
   raise warning 'ai-retry: the queue could not be changed (%)', sqlstate;
@@ -42,4 +46,5 @@ revoke all on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) fro
 grant execute on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) to service_role;
 comment on function ai_retry.line(uuid, bigint, timestamptz, timestamptz) is
   'Hides a message until then, or deletes it when that is null. Then sends messages for the user''s queued attempts, the '
-  'one that is due first at the front, as many as may be in line; no user: none. Does nothing where the queue is not there.';
+  'one that is due first at the front, as many as may be in line; no user: none. Notifies the workers that listen of what '
+  'is due now, unless messages wait already. Does nothing where the queue is not there.';

@@ -74,7 +74,7 @@ begin
         renewable_until = v_now + pg_catalog.make_interval(secs => (v_start -> 'longest_seconds')::double precision),
         abandoned_wait_seconds = (v_start -> 'abandoned_wait_seconds')::double precision,
         answer_from = (v_start ->> 'answer_from')::integer,
-        provider_outcome = case when v_calls then 'unknown' else 'not_generated' end
+        provider_outcome = case when v_calls then 'unknown' else o.provider_outcome end
       where o.generation_id = v_generation_id and o.user_id = v_user_id and o.lease_expires_at is null
         and o.number = (v_start -> 'number')::integer;
     v_applied := found;

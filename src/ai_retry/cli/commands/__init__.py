@@ -1,7 +1,7 @@
 """The commands of ``ai-retry``: they parse, call and print, and decide nothing. One module each, listed here.
 
-Exit codes: 0 it did what was asked; 1 it did not, or not all of it, and says why; 2 wrong usage; 3 ai-retry is not set
-up here, or the database can't be reached; 130 interrupted, and safe to run again.
+Exit codes: 0 it did what was asked; 1 it did not, or not all of it, and reports why; 2 wrong usage; 3 ai-retry is not
+set up here, or the database can't be reached; 130 interrupted, and safe to run again.
 """
 
 import sys
@@ -12,6 +12,8 @@ import click
 
 from ai_retry.cli.commands import (
     books,
+    cancel,
+    discard_answer,
     doctor,
     find,
     init,
@@ -21,15 +23,23 @@ from ai_retry.cli.commands import (
     recover,
     retry,
     settle,
+    status,
     why,
     worker,
 )
+from ai_retry.cli.commands._groups import Grouped
+from ai_retry.cli.commands._reach import silence_drivers
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Grouped,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`ai-retry COMMAND --help` explains a command, with examples.",
+)
 @click.version_option(version("ai-retry"), prog_name="ai-retry")
 def cli() -> None:
-    """Retries failed AI generations on Supabase: nothing twice, nothing lost."""
+    """Retry failed AI generations on Supabase: nothing twice, nothing lost."""
+    silence_drivers()
     # So that AI_RETRY_CONTEXT_FROM is found where the app's server finds it. Last: no file there hides a library.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
@@ -37,6 +47,8 @@ def cli() -> None:
 
 for _command in (
     books.books,
+    cancel.cancel,
+    discard_answer.discard_answer,
     doctor.doctor,
     find.find,
     init.init,
@@ -46,6 +58,7 @@ for _command in (
     recover.recover,
     retry.retry,
     settle.settle,
+    status.status,
     why.why,
     worker.worker,
 ):

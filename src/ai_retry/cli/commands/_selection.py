@@ -1,4 +1,4 @@
-"""The options that say which failed generations are meant."""
+"""The options that choose failed generations."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -8,24 +8,26 @@ import click
 
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import FailureCode
-from ai_retry.domain.recovery import FAILED, FINDABLE
+from ai_retry.domain.recovery import FINDABLE
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ALIKE = 0.75  # from 0 to 1; a prefix may be missing
-_MANY = " May be given several times."
+_MANY = " May be repeated."
 
 _OPTIONS = (
-    click.option("--since", metavar="WHEN", help="Made then or later: 90m, 24h, 7d (ago), or 2026-01-31T02:00+00:00."),
-    click.option("--until", metavar="WHEN", help="Made before; now if not given."),
-    click.option("--code", multiple=True, metavar="CODE", help=f"Of the last error, such as AI_UNAVAILABLE.{_MANY}"),
+    click.option(
+        "--since", metavar="WHEN", help="Created then or later: 90m, 24h, 7d, yesterday, 2026-01-31, or an instant."
+    ),
+    click.option("--until", metavar="WHEN", help="Created before then; the default is now."),
+    click.option("--code", multiple=True, metavar="CODE", help=f"Only with this last error: AI_UNAVAILABLE.{_MANY}"),
     click.option(
         "--status",
         multiple=True,
         type=click.Choice([each.value for each in sorted(FINDABLE)]),
-        help=f"{' and '.join(sorted(FAILED))} if not given; processing finds what a dead worker left.{_MANY}",
+        help=f"Only with this status; the default is error and timeout.{_MANY}",
     ),
-    click.option("--user", "user_id", metavar="ID", help="Of this user only."),
-    click.option("--model", multiple=True, metavar="NAME", help=f"That the generation names.{_MANY}"),
+    click.option("--user", "user_id", metavar="ID", help="Only this user's generations."),
+    click.option("--model", multiple=True, metavar="NAME", help=f"Only generations that name this model.{_MANY}"),
 )
 
 
@@ -61,7 +63,7 @@ def wanted(
     """Turn the options into arguments of ``Client.find``; a code that looks misspelt is searched with a warning."""
     for each in code:
         if (close := _meant(each)) is not None:
-            click.echo(f"Note: {each} is no code of ai-retry; did you mean {close}?", err=True)
+            click.echo(f"Note: ai-retry has no code {each}; did you mean {close}?", err=True)
     return {
         "since": since,
         "until": until,

@@ -5,23 +5,20 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from shutil import get_terminal_size
 from typing import Any, TypeVar
 
 import click
 
 from ai_retry import bootstrap
+from ai_retry.cli.commands._reach import NotReady, reached
 from ai_retry.client import Client
-from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
+from ai_retry.config import Settings
+from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, whole_seconds
 from ai_retry.tables import text_table
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _WORD = re.compile(r"\b[a-z][a-z_]*(?:=False)?")
-
-
-class NotReady(click.ClickException):
-    """ai-retry is not set up here, or the database can't be reached."""
-
-    exit_code = 3
 
 
 @contextmanager
@@ -34,6 +31,18 @@ def told() -> Iterator[None]:
         raise (NotReady if not_ready else click.ClickException)(str(error)) from None
     except ValueError as error:
         raise click.UsageError(_in_options(str(error), click.get_current_context())) from None
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Name the code of a refusal, and when to come back; exit code 1."""
+    try:
+        yield
+    except (NotConfigured, StorageFailure):
+        raise
+    except AiRetryError as error:
+        wait = "" if error.retry_after is None else f" Again in {whole_seconds(error.retry_after)} s."
+        raise click.ClickException(f"{error.code}: {error}{wait}") from None
 
 
 def _in_options(problem: str, context: click.Context) -> str:
@@ -50,9 +59,12 @@ def _in_options(problem: str, context: click.Context) -> str:
 
 @contextmanager
 def connected() -> Iterator[Client]:
-    """Give a client of the environment's settings; errors are told."""
-    with told(), bootstrap.connect() as client:
-        yield client
+    """Give a client of the environment's settings, once the database has answered; errors are one line."""
+    with told():
+        settings = Settings.from_env()
+        reached(settings)
+        with bootstrap.connect(settings) as client:
+            yield client
 
 
 def as_json_option(command: _F) -> _F:
@@ -66,8 +78,13 @@ def print_json(document: Any) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print columns side by side; control characters of a cell can't reach the terminal."""
-    click.echo(text_table(header, rows))
+    """Print columns side by side, within the terminal; control characters of a cell can't reach it."""
+    click.echo(text_table(header, rows, width=columns()))
+
+
+def columns() -> int:
+    """Return how many characters a line of the terminal has; 80 where there is no terminal."""
+    return get_terminal_size((80, 24)).columns
 
 
 def plain(value: object) -> object:

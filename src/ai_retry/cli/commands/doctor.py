@@ -8,13 +8,18 @@ from typing import Any, TextIO
 
 import click
 
-from ai_retry.cli.commands._shared import NotReady, as_json_option, print_json
+from ai_retry.cli.commands._groups import examples
+from ai_retry.cli.commands._reach import NotReady
+from ai_retry.cli.commands._shared import as_json_option, print_json
 from ai_retry.cli.doctor import Asked, Check, Examination, examine
 from ai_retry.clock import SystemClock
 from ai_retry.tables import printable
 
 
-@click.command()
+@click.command(
+    short_help="Find out what is wrong and what to do.",
+    epilog=examples("ai-retry doctor", "ai-retry doctor --rehearse --example-output answer.json"),
+)
 @click.option("--rehearse", is_flag=True, help="Write what ai-retry writes, through the binding, and roll it back.")
 @click.option(
     "--example-output",
@@ -70,11 +75,11 @@ def _document(examination: Examination) -> dict[str, Any]:
 
 
 def _print(examination: Examination) -> None:
-    for check in Check:
-        click.echo(f"{examination.result(check):<8}  {check}")
-        for finding in examination.of(check):
+    for first, *others in examination.shown():
+        click.echo(f"{examination.result(first):<8}  {', '.join((first, *others))}")
+        for finding in examination.of(first):
             _tell(finding.problem, finding.remedy)
-        if (not_run := examination.not_run.get(check)) is not None:
+        if (not_run := examination.not_run.get(first)) is not None:
             _tell(not_run.reason, not_run.remedy)
 
 

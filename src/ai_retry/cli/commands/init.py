@@ -3,17 +3,22 @@
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ai_retry.cli.commands._shared import NotReady, told
+from ai_retry.cli.commands._groups import examples
+from ai_retry.cli.commands._reach import NotReady
+from ai_retry.cli.commands._shared import told
 from ai_retry.cli.init import ask, report
 from ai_retry.cli.init.answers import COLUMNS, AnswerRefused, Answers, parse_pairs, read_file
 from ai_retry.cli.init.notes import CannotBind
 from ai_retry.cli.init.project import ConfigNotUnderstood, Migration, migrations, with_schema_paths, write
+from ai_retry.cli.init.project import upgrade as project_upgrade
 from ai_retry.cli.init.words import OURS
 
 if TYPE_CHECKING:
@@ -23,10 +28,14 @@ _EXTRA = "ai-retry init needs psycopg: pip install 'ai-retry[cli,postgres]'"
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(
+    short_help="Bind ai-retry to your own tables.",
+    epilog=examples("ai-retry init", "ai-retry init --dry-run", "ai-retry init --yes --generations app.generations"),
+)
 @click.option("--database-url", help="The database, as the owner of the app's tables; else DATABASE_URL.")
 @click.option("--dir", "directory", default="supabase", type=click.Path(path_type=Path), show_default=True)
 @click.option("--yes", is_flag=True, help="Ask nothing: take the guesses, and list them.")
+@click.option("--upgrade", is_flag=True, help="Write only the functions that a binding of an older version lacks.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.option("--config", default="ai-retry.toml", type=_FILE, show_default=True, help="Answers, read and written.")
 @click.option("--example-output", type=_FILE, metavar="FILE", help="What the provider answers, for the rehearsal.")
@@ -62,14 +71,31 @@ def init(**options: Any) -> None:
     if not (asks or options["yes"] or options["dry_run"]):
         raise click.UsageError("there is no terminal to ask in: give --yes to take the guesses")
     try:
-        with told(), to.connected(url) as connection:
-            answers, proposal = _bound(connection, answers, flags, asks=asks)
-            problems = _rehearsed(connection, proposal, output)
+        with told(), to.connected(url) as connection, _kept(options) as kept:
+            there = _upgradable(connection) if options["upgrade"] else None
+            answers, proposal = _bound(connection, answers, flags, kept.append if asks else None)
+            if there is not None:
+                files = _upgrade(connection, proposal, there, options["directory"])
+            elif _rehearsed(connection, proposal, output):
+                sys.exit(1)
+            else:
+                files = migrations(options["directory"], proposal.ours, proposal.app)
+            kept.clear()
     except to.Unreachable as error:
         raise NotReady(f"DATABASE_URL: {error}") from None
-    if problems:
-        sys.exit(1)
-    _finish(proposal, answers, options)
+    _finish(files, proposal, answers, options)
+
+
+@contextmanager
+def _kept(options: dict[str, Any]) -> Iterator[list[Answers]]:
+    """Write the answers of a terminal, however it ends there: none is asked again."""
+    typed: list[Answers] = []
+    try:
+        yield typed
+    finally:
+        if typed and not options["dry_run"]:
+            options["config"].write_text(typed[-1].written(), encoding="utf-8")
+            click.echo(f"Your answers are kept in {options['config']}: run ai-retry init again to go on.")
 
 
 def _flags(options: dict[str, Any]) -> Answers:
@@ -112,8 +138,10 @@ def _example(path: Path | None) -> Any:
         raise click.UsageError(f"--example-output {path}: {type(error).__name__}") from None
 
 
-def _bound(connection: Any, answers: Answers, flags: Answers, *, asks: bool) -> tuple[Answers, "Proposal"]:
-    """Propose, ask, and print what was proposed; what can't be bound ends here."""
+def _bound(
+    connection: Any, answers: Answers, flags: Answers, keep: Callable[[Answers], None] | None
+) -> tuple[Answers, "Proposal"]:
+    """Propose, ask where something keeps answers, and print what was proposed; what can't be bound ends here."""
     from ai_retry.cli.init import interview  # noqa: PLC0415 - they import psycopg
     from ai_retry.cli.init.look import look  # noqa: PLC0415
 
@@ -122,8 +150,8 @@ def _bound(connection: Any, answers: Answers, flags: Answers, *, asks: bool) -> 
         _end(lines)
     propose = partial(interview.proposed, connection, facts)
     try:
-        if asks:
-            answers, proposal = ask.asked(answers, propose, ask=_prompt, say=click.echo)
+        if keep is not None:
+            answers, proposal = ask.asked(answers, propose, ask=_prompt, say=click.echo, keep=keep)
         else:
             proposal = propose(answers)
     except CannotBind as error:
@@ -149,10 +177,35 @@ def _rehearsed(connection: Any, proposal: "Proposal", output: Any) -> bool:
     return report.is_fatal(result)
 
 
-def _finish(proposal: "Proposal", answers: Answers, options: dict[str, Any]) -> None:
+def _upgradable(connection: Any) -> frozenset[str]:
+    """Name what the binding has; it ends here where there is none, or where it lacks nothing."""
+    from ai_retry.cli.init import upgrade as binding  # noqa: PLC0415 - imports psycopg
+
+    there = binding.standing(connection)
+    if not there:
+        _end(["There is no binding in this database yet: run ai-retry init without --upgrade."])
+    if not binding.lacking(there):
+        click.echo("Nothing to write: the binding has every function that this version of ai-retry calls.")
+        sys.exit(0)
+    return there
+
+
+def _upgrade(connection: Any, proposal: "Proposal", there: frozenset[str], directory: Path) -> list[Migration]:
+    """Say what is lacking; it ends here where the database refuses it."""
+    from ai_retry.cli.init import interview  # noqa: PLC0415 - they import psycopg
+    from ai_retry.cli.init import upgrade as binding  # noqa: PLC0415
+
+    text = binding.upgrade_sql(proposal.app, there)
+    click.echo(f"Lacking: {', '.join(binding.lacking(there))}")
+    tried = interview.tried(connection, (text,))
+    if tried is not None and tried.refused is not None:
+        _end([f"The database refuses what would be written ({tried.refused}); nothing was written."])
+    return project_upgrade(directory, text)
+
+
+def _finish(files: list[Migration], proposal: "Proposal", answers: Answers, options: dict[str, Any]) -> None:
     """Write the files, or print them."""
     directory: Path = options["directory"]
-    files = migrations(directory, proposal.ours, proposal.app)
     if not files:
         click.echo(
             f"\nNothing to write: both migrations stand in {directory / 'migrations'} as they would be written now."
@@ -160,7 +213,7 @@ def _finish(proposal: "Proposal", answers: Answers, options: dict[str, Any]) -> 
         return
     if options["dry_run"]:
         click.echo(f"\nNothing is written. {', '.join(str(each.path) for each in files)}; the last one:\n")
-        click.echo(proposal.app)
+        click.echo(files[-1].text)
         return
     write(files)
     for each in files:

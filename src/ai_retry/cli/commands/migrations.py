@@ -9,15 +9,18 @@ from pathlib import Path
 import click
 
 from ai_retry.cli import _shipped
+from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._shared import as_json_option, print_json
 
 
-@click.group()
+@click.group(short_help="Copy and check ai-retry's SQL.")
 def migrations() -> None:
-    """The SQL that ai-retry needs in your project."""
+    """Copy the SQL that ai-retry needs into your project, and check it after an upgrade."""
 
 
-@migrations.command()
+@migrations.command(
+    short_help="Copy the migrations into a directory.", epilog=examples("ai-retry migrations copy supabase/migrations")
+)
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite files of the same name that differ.")
 def copy(directory: Path, *, force: bool) -> None:
@@ -31,15 +34,18 @@ def copy(directory: Path, *, force: bool) -> None:
         click.echo(f"{each.action:<11} {directory / each.name}")
 
 
-@migrations.command()
+@migrations.command(
+    short_help="Compare a directory with this version.",
+    epilog=examples("ai-retry migrations check supabase/migrations"),
+)
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @as_json_option
 def check(directory: Path, *, as_json: bool) -> None:
     """Compare DIRECTORY with the migrations of this version, as a rule after an upgrade.
 
     Exit code 1: some are missing or different; `ai-retry migrations copy` copies them, or `ai-retry init` where it
-    wrote the ones that are there. A binding that it wrote is yours, and is not compared. What stands in the database
-    is checked by `ai-retry doctor`.
+    wrote the ones that are there. A binding that it wrote is yours, and is not compared. `ai-retry doctor`
+    checks what is in the database.
     """
     with _files_told():
         compared = _shipped.compare(directory)

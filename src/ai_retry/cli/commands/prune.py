@@ -1,13 +1,15 @@
-"""``ai-retry prune``: removes history that no decision needs any more."""
+"""``ai-retry prune``: removes history that no rule needs any more."""
 
 import re
 from contextlib import closing
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from ai_retry import bootstrap
+from ai_retry.cli.commands._groups import examples
+from ai_retry.cli.commands._reach import reached
 from ai_retry.cli.commands._shared import as_json_option, print_json, told
 from ai_retry.config import Settings
 
@@ -21,21 +23,28 @@ def _days(_context: click.Context, _parameter: click.Parameter, text: str) -> ti
     return timedelta(days=int(days[1]))
 
 
-@click.command()
+def _storage(settings: Settings) -> Any:
+    reached(settings)
+    return bootstrap.open_storage(settings)
+
+
+@click.command(
+    short_help="Remove old attempts that no rule needs.",
+    epilog=examples("ai-retry prune --older-than 90d --dry-run", "ai-retry prune --older-than 90d"),
+)
 @click.option(
-    "--older-than", required=True, metavar="AGE", callback=_days, help="Attempts that were closed so long ago: 90d."
+    "--older-than", required=True, metavar="AGE", callback=_days, help="Only attempts that ended so long ago: 90d."
 )
 @click.option("--dry-run", is_flag=True, help="Count what would be removed, and remove nothing.")
 @as_json_option
 def prune(*, older_than: timedelta, dry_run: bool, as_json: bool) -> None:
-    """Remove old attempts that no decision needs any more, and stored answers of generations that are gone.
+    """Remove old attempts that no rule needs any more, and stored answers of generations that are gone.
 
-    Attempts go with a generation that your app has deleted, and those that failed before a success go, too. Of a
-    generation that is there, the success and the last attempt always stay, and everything while it has no session.
-    Nothing goes that is younger than the longest window of the quota and of the attempts. It may run at any time,
-    beside a running app, and may be interrupted and repeated.
+    It removes attempts of generations that your app has deleted, and attempts that failed before a success. It keeps
+    the success, the last attempt, and all attempts of a generation that has no session. Nothing is removed that is
+    younger than the longest window of quota and attempts. It may run at any time, and may be interrupted and repeated.
     """
-    with told(), closing(bootstrap.open_storage(settings := Settings.from_env())) as storage:
+    with told(), closing(_storage(settings := Settings.from_env())) as storage:
         window = max(settings.policy.quota.window, settings.policy.hard_cap_window)
         if older_than < window:
             raise ValueError(f"older_than must be at least the longest window: {window}")

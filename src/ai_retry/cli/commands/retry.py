@@ -1,54 +1,73 @@
 """``ai-retry retry``: one generation, tried again as its user would."""
 
-from uuid import UUID
+from typing import Any
 
 import click
 
-from ai_retry.cli.commands._shared import as_json_option, connected, print_json
+from ai_retry.cli.commands._groups import examples
+from ai_retry.cli.commands._one import found, one_generation
+from ai_retry.cli.commands._shared import as_json_option, connected, print_json, refused
 from ai_retry.client import Client
-from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, whole_seconds
-from ai_retry.domain.model import RetryResult
+from ai_retry.domain.model import RetryResult, Waiver
 
 
-@click.command()
-@click.argument("generation_id", metavar="ID")
-@click.option("--user", "user_id", metavar="ID", help="Its user; looked up if not given, checked if given.")
+@click.command(
+    short_help="Retry it once, as its user would.",
+    epilog=examples(
+        "ai-retry retry 6f1c2f0e",
+        "ai-retry retry 6f1c2f0e --async",
+        "ai-retry retry 6f1c2f0e --waive backoff --operator ada",
+    ),
+)
+@one_generation
 @click.option("--async", "queued", is_flag=True, help="Accept it for later; a worker runs it.")
+@click.option(
+    "--waive",
+    multiple=True,
+    type=click.Choice([each.value for each in sorted(Waiver)]),
+    help="Ignore this limit, once; needs --operator. May be repeated.",
+)
+@click.option("--no-charge", is_flag=True, help="Don't spend the user's quota; needs --operator.")
+@click.option("--operator", metavar="NAME", help="Who lifts a limit; recorded on the attempt.")
 @as_json_option
-def retry(generation_id: str, *, user_id: str | None, queued: bool, as_json: bool) -> None:
-    """Try generation ID again, under the rules that hold for its user, whose quota it spends.
+def retry(generation_id: str, *, user_id: str | None, queued: bool, as_json: bool, **lifted: Any) -> None:
+    """Retry generation ID once, under the rules that hold for its user, whose quota it spends.
 
-    Exit code 1: it was refused, or failed again; the message says why, and when to come back. To lift a limit, use
-    `ai-retry recover --waive`.
+    Exit code 1: it was refused, or failed again; the message says why, and when to come back.
     """
+    lifted["charge"] = not lifted.pop("no_charge")
     with connected() as client:
-        owner = user_id or _owner(client, generation_id)
-        try:
-            result = (client.enqueue if queued else client.retry_generation)(owner, generation_id)
-        except (NotConfigured, StorageFailure):
-            raise
-        except AiRetryError as error:
-            wait = "" if error.retry_after is None else f" Again after {whole_seconds(error.retry_after)} s."
-            raise click.ClickException(f"{error.code}: {error}{wait}") from None
-    document = {
+        owner, whole = found(client, generation_id, user_id)
+        with refused():
+            document = (_accept if queued else _retry)(client, owner, whole, lifted)
+    if as_json:
+        print_json(document)
+    elif document["session_id"] is None:
+        click.echo(f"Call {document['attempt']} is accepted, and waits for a worker. {_next(whole)}")
+    else:
+        click.echo(
+            f"Call {document['attempt']} succeeded: session {document['session_id']}. "
+            f"{document['remaining']} units of the user's quota are left."
+        )
+
+
+def _retry(client: Client, owner: Any, generation_id: str, lifted: dict[str, Any]) -> dict[str, Any]:
+    return _document(client.retry_generation(owner, generation_id, **lifted))
+
+
+def _accept(client: Client, owner: Any, generation_id: str, lifted: dict[str, Any]) -> dict[str, Any]:
+    return _document(client.enqueue(owner, generation_id, **lifted))
+
+
+def _document(result: Any) -> dict[str, Any]:
+    return {
         "generation_id": str(result.generation.id),
         "status": result.generation.status,
         "attempt": result.attempt,
-        "session_id": str(result.session["id"]) if isinstance(result, RetryResult) else None,
+        "session_id": result.session_id if isinstance(result, RetryResult) else None,
         "remaining": result.quota.remaining,
     }
-    if as_json:
-        print_json(document)
-    elif isinstance(result, RetryResult):
-        click.echo(
-            f"Attempt {result.attempt} made session {document['session_id']}; {result.quota.remaining} units left."
-        )
-    else:
-        click.echo(f"Accepted: attempt {result.attempt} waits for a worker.")
 
 
-def _owner(client: Client, generation_id: str) -> UUID:
-    explanation = client.why(generation_id)
-    if explanation.user_id is None:
-        raise click.ClickException(explanation.text)
-    return explanation.user_id
+def _next(generation_id: str) -> str:
+    return f"Next: ai-retry status {generation_id[:8]}"

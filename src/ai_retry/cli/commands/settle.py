@@ -6,16 +6,21 @@ from dataclasses import asdict
 import click
 
 from ai_retry import bootstrap
+from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._shared import told
 
 
-@click.command()
-@click.option("--adopt", is_flag=True, help="Send answers of another database, too: this one is a copy of it.")
+@click.command(
+    short_help="Settle paid answers that wait on disk.",
+    epilog=examples("ai-retry settle", "ai-retry settle --adopt"),
+)
+@click.option("--adopt", is_flag=True, help="Also settle answers of another database, of which this one is a copy.")
 def settle(*, adopt: bool) -> None:
-    """Settle paid answers that wait in the spool (AI_RETRY_SPOOL_DIR).
+    """Settle paid answers that wait in the spool (AI_RETRY_SPOOL_DIR), such as after an outage of the database.
 
-    A repeat is safe at any time, also beside a running app. What can't be settled stays where it is, and is named in
-    the log. Exit code 1: some answers are left, of another database, unknown to this one, or can't be read.
+    A repeat is safe at any time, also beside a running app. An answer that can't be settled stays in the spool, and the
+    log names it. Exit code 1: some answers are left, belong to another database, are unknown to this one, or can't be
+    read.
     """
     with told():
         report = bootstrap.settle(adopt=adopt)

@@ -5,19 +5,24 @@ from dataclasses import asdict
 
 import click
 
-from ai_retry.cli.commands._shared import as_json_option, connected, print_json
+from ai_retry.cli.commands._groups import examples
+from ai_retry.cli.commands._ids import generation_id as completed
+from ai_retry.cli.commands._shared import as_json_option, columns, connected, print_json
 
-_WIDTH = 100
+_WIDEST = 100
 
 
-@click.command()
+@click.command(
+    short_help="Explain why it failed and what to do next.",
+    epilog=examples("ai-retry why 6f1c2f0e", "ai-retry why 6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11 --json"),
+)
 @click.argument("generation_id", metavar="ID")
 @as_json_option
 def why(generation_id: str, *, as_json: bool) -> None:
-    """Explain in a paragraph that can be sent on where generation ID stands, and what can be done. Reads only."""
+    """Explain why generation ID failed and what to do next, in a paragraph to send on. Reads only."""
     with connected() as client:
-        explanation = client.why(generation_id)
+        explanation = client.why(completed(client, generation_id))
     if as_json:
         print_json(asdict(explanation))
     else:
-        click.echo(textwrap.fill(explanation.text, _WIDTH))
+        click.echo(textwrap.fill(explanation.text, min(_WIDEST, columns())))

@@ -1,4 +1,4 @@
-"""``ai-retry worker``: runs accepted retries until it is told to stop."""
+"""``ai-retry worker``: runs accepted retries until it is stopped."""
 
 import logging
 import os
@@ -11,29 +11,34 @@ from types import FrameType
 import click
 
 from ai_retry import bootstrap
+from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._shared import told
 from ai_retry.worker import DEFAULT_CONCURRENCY
 
 
-@click.command()
+@click.command(
+    short_help="Run accepted retries until it is stopped.",
+    epilog=examples("ai-retry worker", "ai-retry worker --concurrency 16 --grace 30"),
+)
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 256),
     default=DEFAULT_CONCURRENCY,
     show_default=True,
-    help="Attempts at once.",
+    help="Run this many attempts at once.",
 )
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="How long to wait, once stopped, for what runs. Without it, until the calls have ended.",
+    help="Once stopped, wait this long for running calls; without it, until they have ended.",
 )
 def worker(*, concurrency: int, grace: float | None) -> None:
-    """Run retries that were accepted for later (202), as many workers as you like, on any machines.
+    """Run retries that were accepted for later. Start as many workers as you like, on any machines.
 
-    SIGTERM or Ctrl-C stops reading, lets what runs end within its deadline, and exits with 0. After --grace, or at a
-    second signal, it stops at once: what was running goes on elsewhere when its lease ends, and may have been paid for.
+    After SIGTERM or Ctrl-C a worker starts nothing new, lets running calls end within their deadline, and exits with 0.
+    After --grace, or at a second signal, it stops at once: another worker takes over when the lease ends, and the call
+    may have been paid for.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ai_retry").setLevel(logging.INFO)

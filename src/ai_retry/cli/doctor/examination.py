@@ -39,6 +39,21 @@ class Examination:
             return NOT_RUN
         return str(Level.HINT) if levels else OK
 
+    def shown(self) -> list[list[Check]]:
+        """All checks in their order; those that did not run for the same reason stand together, at the first one."""
+        groups: list[list[Check]] = []
+        together: dict[NotRun, list[Check]] = {}
+        for check in Check:
+            why = self.not_run.get(check)
+            if why is None or self.of(check):
+                groups.append([check])
+            elif why in together:
+                together[why].append(check)
+            else:
+                together[why] = [check]
+                groups.append(together[why])
+        return groups
+
     def of(self, check: Check) -> list[Finding]:
         """The findings of one check."""
         return [each for each in self.findings if each.check is check]

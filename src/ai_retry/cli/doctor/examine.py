@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,7 +78,7 @@ class _Examining:
         else:
             reader = self._reader(settings)
             self._findings += outside.deadline(settings.policy)
-            self._findings += _provider(settings)
+            self._ask_providers(settings)
             self._look_into_database(settings, reader)
         return Examination(tuple(self._findings), self._not_run)
 
@@ -102,6 +102,19 @@ class _Examining:
             self._findings += outside.configuration(error)
             self._leave([Check.CONTEXTS], "there is no reader to try", "correct AI_RETRY_CONTEXT_FROM first")
             return None
+
+    def _ask_providers(self, settings: Settings) -> None:
+        """Ask each provider that the settings describe; one of the app's own is made, and not asked."""
+        if settings.provider is None:
+            self._findings += [found for each in _described(settings) for found in _provider(*each)]
+            return
+        try:
+            bootstrap.provider_of(settings, self._clock)
+        except NotConfigured as error:
+            self._findings += outside.configuration(error)
+            self._leave([Check.PROVIDER], "there is no provider to ask", "correct AI_RETRY_PROVIDER first")
+        else:
+            self._leave([Check.PROVIDER], "AI_RETRY_PROVIDER is the app's own", "nothing", is_due=False)
 
     def _look_into_database(self, settings: Settings, reader: ContextFrom | None) -> None:
         try:
@@ -217,12 +230,20 @@ def _unasked(settings: Settings, error: Exception) -> Finding:
     return outside.connection(error, variable, reach(settings.database_url or str(settings.supabase_url)))
 
 
-def _provider(settings: Settings) -> Iterator[Finding]:
+def _described(settings: Settings) -> Iterator[tuple[Settings, str]]:
+    """Give the settings of each provider, and the prefix of its variables."""
+    yield settings, "AI_"
+    for each in settings.ai_fallbacks:
+        further = replace(settings, ai_base_url=each.base_url, ai_api_key=each.api_key, ai_headers={}, ai_query={})
+        yield replace(further, ai_auth_header="Authorization"), f"AI_FALLBACK_{each.number}_"
+
+
+def _provider(settings: Settings, prefix: str) -> Iterator[Finding]:
     from ai_retry.cli.doctor.provider import ask  # noqa: PLC0415 - imports requests
 
     asked = ask(settings)
     far = Reach.OPEN if asked.status is not None else reach(settings.ai_base_url)
-    return outside.provider(asked, far)
+    return outside.provider(asked, far, prefix=prefix)
 
 
 def _strictness(read: list[Any], settings: Settings) -> Iterator[Finding]:

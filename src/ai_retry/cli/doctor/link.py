@@ -24,7 +24,10 @@ def link(database_url: str) -> Iterator[Finding]:
     try:
         pools = shares_backends(read)
     except psycopg.Error as error:
-        yield _hint(f"it can't be found out whether DATABASE_URL leads to a pooler ({error.sqlstate})", "try again")
+        yield _hint(
+            f"it can't be found out whether DATABASE_URL leads to a pooler ({error.sqlstate or 'lost'})",
+            "try again",
+        )
         return
     if not pools:
         yield _hint(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ai_retry.cli.doctor.case import APPLY, Case, listed, signature, statements, title
 from ai_retry.cli.doctor.model import Check, Finding
-from ai_retry.cli.doctor.shipped import BINDING_VERSION, DESCRIBE
+from ai_retry.cli.doctor.shipped import BINDING, BINDING_VERSION, DESCRIBE, Shipped
 
 _AGAIN = "run {} again in the SQL editor: twice changes nothing"
 
@@ -14,6 +14,9 @@ def missing(case: Case) -> Iterator[Finding]:
     """Name what is not there."""
     shipped, database = case.shipped, case.database
     functions = {name: each.migration for name, each in shipped.functions.items() if not case.standing(name)}
+    if case.standing(DESCRIBE):  # the binding is there, and may be of an older version
+        yield from _older_binding([name for name in functions if name.startswith(BINDING)], shipped)
+        functions = {name: each for name, each in functions.items() if not name.startswith(BINDING)}
     tables = {name: each for name, each in shipped.tables.items() if name not in database.tables}
     indexes = {name: each for name, each in shipped.indexes.items() if name not in database.indexes}
     constraints = {name: each for name, each in shipped.constraints.items() if name not in database.constraints}
@@ -28,6 +31,16 @@ def missing(case: Case) -> Iterator[Finding]:
             Check.MIGRATIONS,
             f"{migration} is not applied, or not whole: {listed(names)} missing",
             f"{APPLY}; {again}",
+        )
+
+
+def _older_binding(lacking: list[str], shipped: Shipped) -> Iterator[Finding]:
+    if lacking:
+        yield Finding(
+            Check.MIGRATIONS,
+            f"the binding is of an older version, or not whole: {listed(lacking)} missing",
+            "run `ai-retry init --upgrade`, which writes these and no others, and `supabase db push`; where "
+            f"{shipped.functions[DESCRIBE].migration} is the binding, {_AGAIN.format('that')}",
         )
 
 

@@ -1,7 +1,7 @@
 """Judges what lies around the database: configuration, connection, clocks and the AI provider."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -12,8 +12,10 @@ from ai_retry.domain.policy import RetryPolicy
 
 _LEEWAY = timedelta(seconds=10)  # of ``auth`` for the times of an access token
 _SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
+_NOT_FOUND = 404  # also where an API has no list of models
 _AGAIN = "then run ai-retry doctor again"
 _LONGEST_REQUEST = timedelta(seconds=60)  # that servers, proxies and browsers bear as a rule
+_PAUSED = "540"  # Supabase's own status for a paused project
 _ALIKE = 0.85  # from 0 to 1; two letters of a dozen may be wrong
 
 
@@ -86,11 +88,19 @@ def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
             f"the database can't be reached: {reach}",
             f"check host and port in {variable}, that the project is not paused, and the network between",
         )
-    return Finding(
-        Check.CONNECTION,
-        f"a server answers at the address in {variable}, but the database could not be asked: {error}",
-        f"check user, password and database in {variable}, and whether the server still has connections to give",
-    )
+    problem = f"a server answers at the address in {variable}, but the database could not be asked: {error}"
+    if variable != "SUPABASE_URL":
+        remedy = (
+            f"check user, password and database in {variable}, and whether the server still has connections to give"
+        )
+    elif _PAUSED in str(error):
+        problem, remedy = f"the project is paused (HTTP {_PAUSED})", "restore it in Supabase's dashboard"
+    else:
+        remedy = (
+            f"check that {variable} is the project's own address, such as https://PROJECT.supabase.co, and that the "
+            "project is up in Supabase's dashboard"
+        )
+    return Finding(Check.CONNECTION, problem.rstrip("."), remedy)
 
 
 def clock(before: datetime, as_of: datetime, after: datetime) -> Iterator[Finding]:
@@ -106,8 +116,22 @@ def clock(before: datetime, as_of: datetime, after: datetime) -> Iterator[Findin
         )
 
 
-def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
-    """Judge the provider's answer."""
+def provider(asked: Asked, reach: Reach, *, prefix: str = "AI_") -> Iterator[Finding]:
+    """Judge the answer of a provider whose variables have this prefix."""
+    for found in _provider(asked, reach):
+        if prefix == "AI_":
+            yield found
+        else:
+            remedy = found.remedy.replace("; AI_AUTH_HEADER names the header that carries it", "")
+            yield replace(found, problem=f"{prefix}…: {_named(found.problem, prefix)}", remedy=_named(remedy, prefix))
+
+
+def _named(text: str, prefix: str) -> str:
+    """Name the variables of another provider."""
+    return text.replace("AI_BASE_URL", f"{prefix}BASE_URL").replace("AI_API_KEY", f"{prefix}API_KEY")
+
+
+def _provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
     match asked.status:
         case None if asked.certificate_refused:
             yield _of_provider("its certificate is refused", "correct it, or name its authority in REQUESTS_CA_BUNDLE")
@@ -125,7 +149,7 @@ def provider(asked: Asked, reach: Reach) -> Iterator[Finding]:
         case _ if asked.better_base is not None:
             remedy = f"set AI_BASE_URL to {asked.better_base}, where models are listed"
             yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
-        case status if asked.something_else is not None and status // 100 == _SUCCESS:
+        case status if asked.something_else is not None and status != _NOT_FOUND:
             remedy = "check AI_BASE_URL: chat/completions is asked below it, and most APIs want /v1 at its end"
             yield _of_provider(f"AI_BASE_URL is not the API's address: {asked.something_else}", remedy)
         case status if status // 100 == _REDIRECT:

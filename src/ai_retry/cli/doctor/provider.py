@@ -11,9 +11,9 @@ from urllib3.exceptions import HTTPError
 from ai_retry.cli.doctor.outside import Asked
 from ai_retry.config import Settings
 from ai_retry.domain.model import Failure
-from ai_retry.providers.bodies import mapping, parse
-from ai_retry.providers.classify import Reply, classify
-from ai_retry.providers.http import KeyAuth
+from ai_retry.providers.address import KeyAuth
+from ai_retry.providers.bodies import mapping, parse, read_text
+from ai_retry.providers.classify import Reply, classify, is_web_page
 from ai_retry.providers.redaction import Redactor
 
 _PATIENCE = 5.0  # seconds to connect, again for the answer to begin, and again for its body
@@ -68,7 +68,8 @@ def _body(response: requests.Response) -> bytes:
 
 def _something_else(settings: Settings, reply: Reply) -> str | None:
     """Say what shows that the API is not at this address; None if nothing does. The rules are those of a call."""
-    if reply.status not in (requests.codes.ok, requests.codes.not_found):
+    page = reply.status >= requests.codes.bad_request and is_web_page(read_text(reply.body), reply.headers)
+    if reply.status not in (requests.codes.ok, requests.codes.not_found) and not page:
         return None
     secrets = [settings.ai_api_key or "", *settings.ai_headers.values()]
     redactor = Redactor(prompt=[], secrets=secrets)

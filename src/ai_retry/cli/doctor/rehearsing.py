@@ -20,10 +20,12 @@ def rehearsed(database_url: str, output: Any) -> Rehearsal:
         with psycopg.connect(conninfo, **options) as connection:
             return rehearse(connection, output=output)
     except psycopg.Error as error:
-        return Rehearsal((), (), (f"the connection was lost, or refused ({error.sqlstate})",))
+        return Rehearsal((), (), (f"the connection was lost, or refused ({error.sqlstate or 'lost'})",))
 
 
 def refusals(rehearsal: Rehearsal) -> Iterator[Finding]:
-    """Say what was refused; an event or an error log that is refused is left out of retries."""
+    """Say what was refused, and what to know; an event or an error log that is refused is left out of retries."""
     for each in rehearsal.refusals:
         yield Finding(Check.REHEARSAL, each.problem, each.remedy, Level.PROBLEM if each.is_fatal else Level.HINT)
+    for note in rehearsal.notes:
+        yield Finding(Check.REHEARSAL, note, "nothing has to be done", Level.HINT)

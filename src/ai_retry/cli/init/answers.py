@@ -10,6 +10,7 @@ from typing import Any, Final
 NONE: Final = "none"
 COLUMNS: Final = (
     *("id", "user_id", "status", "model", "prompt_data", "session_id", "duration_ms", "created_at", "updated_at"),
+    *("error_code", "error_message"),
 )
 _TABLES: Final = ("generations", "sessions", "error_logs", "events")
 _SCALARS: Final = (*_TABLES, "session_function", "hidden", "soft_delete", "time_zone")

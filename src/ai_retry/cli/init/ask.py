@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ai_retry.cli.init.answers import Answers
-from ai_retry.cli.init.notes import CannotBind, Guess
+from ai_retry.cli.init.notes import AnswerDoesNotFit, CannotBind, Guess
 
 if TYPE_CHECKING:
     from ai_retry.cli.init.interview import Proposal
@@ -17,6 +17,7 @@ _EXPLAINED: Final = {
     "events": "A table that gets a row whenever an attempt ends; none: no events.",
     "session_function": "A function of yours that creates a session: (user uuid, generation uuid, output jsonb, "
     "attempt jsonb), or (generation row, output jsonb); none: ai-retry inserts.",
+    "hidden": "SQL over a generation's columns: whoever asked no longer sees it, or wants it; none: they see all.",
     "soft_delete": "A column that says that the user has deleted the generation: it is neither found nor retried then.",
     "time_zone": "What the clock showed where instants are stored without a zone, such as UTC or Europe/Warsaw.",
     "column id": "The unique uuid of a generation.",
@@ -28,6 +29,8 @@ _EXPLAINED: Final = {
     "column duration_ms": "How long the call took, in milliseconds; none: nowhere.",
     "column created_at": "When it was asked for.",
     "column updated_at": "When it changed last; none: nowhere.",
+    "column error_code": "A column that gets the code of a failure, such as AI_TIMEOUT, until a success; none.",
+    "column error_message": "A column that gets one line about a failure, or JSON, until a success; none.",
     "status queued": "Your words, with commas between them, for one that waits for its call; the first one is written.",
     "status processing": "Your words for one whose call runs; none, by itself or before them: nothing is written "
     "while a retry waits or runs, for apps whose triggers fire on it.",
@@ -46,7 +49,9 @@ def explained(what: str) -> str:
     return _FILLED if what.startswith("set ") else _EXPLAINED[what]
 
 
-def asked(given: Answers, propose: Propose, *, ask: Ask, say: Callable[[str], None]) -> tuple[Answers, "Proposal"]:
+def asked(
+    given: Answers, propose: Propose, *, ask: Ask, say: Callable[[str], None], keep: Callable[[Answers], None]
+) -> tuple[Answers, "Proposal"]:
     """Put each guess to the operator, until there is none left.
 
     Args:
@@ -54,11 +59,12 @@ def asked(given: Answers, propose: Propose, *, ask: Ask, say: Callable[[str], No
         propose: makes the proposal for some answers.
         ask: puts a question with its guess, and returns the answer.
         say: prints a line.
+        keep: is given the answers so far, each time that there is one more.
 
     Raises:
         CannotBind: as the first proposal says.
     """
-    given, proposal = _first(given, propose, ask, say)
+    given, proposal = _first(given, propose, ask, say, keep)
     seen: set[str] = set()
     while (guess := next((each for each in proposal.notes.guesses if each.what not in seen), None)) is not None:
         answers = given.with_answer(guess.what, _answer(guess, ask, say))
@@ -68,23 +74,37 @@ def asked(given: Answers, propose: Propose, *, ask: Ask, say: Callable[[str], No
             say(str(error))
             continue
         given = answers
+        keep(given)
         seen.add(guess.what)
     return given, proposal
 
 
-def _first(given: Answers, propose: Propose, ask: Ask, say: Callable[[str], None]) -> tuple[Answers, "Proposal"]:
+def _first(
+    given: Answers, propose: Propose, ask: Ask, say: Callable[[str], None], keep: Callable[[Answers], None]
+) -> tuple[Answers, "Proposal"]:
     """Make the first proposal; what it can't do without is asked."""
+    answers, asks = given, ""
     while True:
         try:
-            return given, propose(given)
+            proposal = propose(answers)
         except CannotBind as error:
-            answer = ""
-            if error.asks:
-                say(str(error))
-                answer = _answer(Guess(error.asks, ""), ask, say)
+            if not isinstance(error, AnswerDoesNotFit):
+                given, asks = _kept(answers, given, keep), error.asks
+            if not asks:
+                raise
+            say(str(error))
+            answer = _answer(Guess(asks, ""), ask, say)
             if not answer:
                 raise
-            given = given.with_answer(error.asks, answer)
+            answers = given.with_answer(asks, answer)
+        else:
+            return _kept(answers, given, keep), proposal
+
+
+def _kept(answers: Answers, before: Answers, keep: Callable[[Answers], None]) -> Answers:
+    if answers != before:
+        keep(answers)
+    return answers
 
 
 def _answer(guess: Guess, ask: Ask, say: Callable[[str], None]) -> str:

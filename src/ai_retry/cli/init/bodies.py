@@ -228,7 +228,8 @@ def _in_parentheses(condition: str) -> str:
 def last_error(binding: Binding) -> str:
     """The code of the last error that is logged."""
     log = binding.error_log
-    if log is not None and log.generation is not None and log.code is not None:
+    if log is not None and log.generation is not None and (log.code is not None or log.at is not None):
+        code = f"l.{log.code.quoted}" if log.code else "null"
         at = log.at.read("l") if log.at else "null"
         order = f"\n    order by l.{log.at.column.quoted} desc nulls last limit 1" if log.at else "\n    limit 1"
         by_id = log.pointed.name == binding.id.name
@@ -237,7 +238,7 @@ def last_error(binding: Binding) -> str:
             found = f"from {binding.table.quoted} g where g.{binding.id.quoted} = p_generation_id"
             own = f"(select g.{log.pointed.quoted} {found})"
         return (
-            f"return (\n  select pg_catalog.jsonb_build_object('code', l.{log.code.quoted}, 'at', {at})\n"
+            f"return (\n  select pg_catalog.jsonb_build_object('code', {code}, 'at', {at})\n"
             f"  from {log.insert.table.quoted} l\n  where l.{log.generation.quoted} = {own}{order}\n);"
         )
     if binding.error_code is not None:

@@ -5,7 +5,7 @@ from typing import Final
 from ai_retry.cli.init.answers import NONE, Answers
 from ai_retry.cli.init.binding import SessionCall, Sessions
 from ai_retry.cli.init.facts import Argument, Facts, Function, Table
-from ai_retry.cli.init.notes import CannotBind, Notes
+from ai_retry.cli.init.notes import AnswerDoesNotFit, Notes
 
 _SEAM: Final = "ai_retry_create_session"
 _OUTPUT: Final = ("output", "content", "result", "answer", "data", "response", "payload", "body", "json")
@@ -30,7 +30,7 @@ def named_function(facts: Facts, table: Table, answers: Answers, notes: Notes) -
             if plain in {f"{each.schema}.{each.name}", each.name if each.schema == "public" else ""}
         ]
         if not found:
-            raise CannotBind(f"--session-function {wanted}: there is no such function")
+            raise AnswerDoesNotFit(f"--session-function {wanted}: there is no such function")
         return found[0]
     for each in facts.functions:
         if each.name == _SEAM and each.arguments and each.arguments[0].type == table.quoted:
@@ -52,7 +52,7 @@ def call_of(function: Function, table: Table, sessions: Sessions) -> SessionCall
         if value is None and argument.has_default:
             break
         if value is None:
-            raise CannotBind(
+            raise AnswerDoesNotFit(
                 f"--session-function {function.signature}: argument {place + 1} ({argument.name or argument.type}) is "
                 "none of user, generation, output and attempt",
                 then="write a function (user_id uuid, generation_id uuid, output jsonb, attempt jsonb) around it",
@@ -60,7 +60,7 @@ def call_of(function: Function, table: Table, sessions: Sessions) -> SessionCall
         seen.add(value)
         given.append(value)
     if function.result_kind == "void" and sessions.table is None:
-        raise CannotBind(f"--session-function {function.signature}: it has to return the session, or its id")
+        raise AnswerDoesNotFit(f"--session-function {function.signature}: it has to return the session, or its id")
     return SessionCall(function, tuple(given))
 
 

@@ -7,7 +7,8 @@ from ai_retry.cli.init import names
 from ai_retry.cli.init.answers import NONE, Answers
 from ai_retry.cli.init.binding import Owner
 from ai_retry.cli.init.facts import Column, Facts, Table
-from ai_retry.cli.init.notes import CannotBind, Notes
+from ai_retry.cli.init.notes import AnswerDoesNotFit, CannotBind, Notes
+from ai_retry.cli.init.values import among, unclaimed
 
 _LIKELY: Final = 6
 
@@ -58,7 +59,7 @@ def named_table(facts: Facts, name: str, option: str) -> Table:
     table = facts.table(name)
     if table is None:
         there = ", ".join(sorted(facts.tables)) or "none"
-        raise CannotBind(f"{option} {name}: there is no such table; tables: {there}")
+        raise AnswerDoesNotFit(f"{option} {name}: there is no such table; tables: {there}")
     return table
 
 
@@ -100,7 +101,7 @@ class Columns:
         found = self._table.columns.get(column.strip('"'))
         if found is None:
             there = ", ".join(self._table.columns)
-            raise CannotBind(f"--column {name}={column}: {self._table.quoted} has no such column; it has {there}")
+            raise AnswerDoesNotFit(f"--column {name}={column}: {self._table.quoted} has no such column; it has {there}")
         return found
 
 
@@ -186,7 +187,11 @@ def generations_owner(facts: Facts, table: Table, columns: Columns, notes: Notes
 
 
 def prompt_of(table: Table, columns: Columns, answers: Answers, notes: Notes) -> tuple[Column, ...]:
-    """Choose the columns that say what is asked."""
+    """Choose the columns that say what is asked.
+
+    Raises:
+        CannotBind: no column looks like it.
+    """
     answered = columns.answered("prompt_data")
     if answered is None:
         whole = names.pick(table, names.PROMPT_JSON, lambda each: each.is_json, columns.taken)
@@ -200,7 +205,12 @@ def prompt_of(table: Table, columns: Columns, answers: Answers, notes: Notes) ->
             ]
             answered = tuple(dict.fromkeys((text, *options)))
         else:
-            answered = ()
-        notes.guess("column prompt_data", ",".join(each.name for each in answered) or NONE)
+            raise CannotBind(
+                f"no column of {table.quoted} is named like a prompt, and what was asked has to be known",
+                then="say what is asked: ai-retry init --column prompt_data=NAME[,NAME]"
+                f"{among(unclaimed(table, columns.taken))}; none, if a reader of yours finds it elsewhere",
+                asks="column prompt_data",
+            )
+        notes.guess("column prompt_data", ",".join(each.name for each in answered))
     columns.taken.extend(answered)
     return answered

@@ -49,7 +49,9 @@ CREATED: Final = (
     "queued_at",
     "timestamp",
 )
-UPDATED: Final = ("updated_at", "modified_at", "updated", "last_updated", "changed_at", "updated_on")
+UPDATED: Final = (
+    *("updated_at", "modified_at", "updated", "last_updated", "changed_at", "updated_on", "modified", "last_modified"),
+)
 SESSION: Final = ("session_id", "result_id", "output_id")
 DELETED: Final = (
     "deleted_at",
@@ -74,7 +76,9 @@ OUTPUT: Final = (
         "generated_text",
         "raw_output",
     ),
-    *("session_data", "plan", "details", "generated", "response_text"),
+    *("session_data", "plan", "details", "generated", "response_text", "reply", "summary", "caption", "translation"),
+    *("result_text", "result_json", "output_json", "answer_text", "completion_text", "ai_response", "ai_output"),
+    *("transcript", "output_url", "result_url", "image_url", "file_url", "html", "markdown"),
 )
 RESPONSE: Final = (
     *("response_data", "output", "output_data", "result", "result_data", "response", "response_json", "completion"),
@@ -95,6 +99,11 @@ ERROR_CODE: Final = (
 ERROR_MESSAGE: Final = (
     *("error_message", "message", "error_text", "error_details", "failure_reason", "details", "reason", "error"),
     *("last_error", "description", "fail_reason"),
+)
+OWN_CODE: Final = ("error_code", "error_type", "failure_code", "error_kind")
+OWN_MESSAGE: Final = (
+    *("error_message", "error_text", "last_error", "failure_reason", "failure_message", "fail_reason", "failure"),
+    *("error_details", "error_detail", "error_info", "error_reason", "error"),
 )
 EVENT_TYPE: Final = ("event_type", "event_name", "type", "event", "action", "name", "kind", "activity", "activity_type")
 EVENT_DATA: Final = (
@@ -129,11 +138,14 @@ def _spelt(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
 
 
+_ASKED: Final = re.compile(r"(job|request|completion|_run|task)s?$")  # Django's names are singular, and one word
+
+
 def generation_score(table: Table) -> int:
     """How much a table looks like one of generations; at least 6: it may be."""
     name = table.name.lower()
     score = 6 if "generation" in name else 0
-    score += 4 if any(name.endswith(each) for each in ("_jobs", "requests", "completions", "_runs", "_tasks")) else 0
+    score += 4 if _ASKED.search(name) else 0
     score += 2 if "ai" in name.split("_") or "llm" in name or "gpt" in name else 0
     has = {_spelt(each) for each in table.columns}
     score += 2 if has & set(STATUS) else 0

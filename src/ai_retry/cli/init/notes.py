@@ -22,6 +22,10 @@ class CannotBind(Exception):
         self.asks = asks
 
 
+class AnswerDoesNotFit(CannotBind):
+    """An answer names something that is not there, or that can't be used for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Guess:
     """An answer that was not given: ``column id``, ``status error``, ``set result`` or the name of another one."""

@@ -40,19 +40,32 @@ def migrations(directory: Path, ours: str, app: str, now: datetime | None = None
     Ours is left out where the folder has one with the same text, and the binding where the newest one is the same.
     """
     folder = directory / "migrations"
-    there = sorted(folder.glob("*.sql")) if folder.is_dir() else []
-    newest = max((match[1] for path in there if (match := _STAMPED.fullmatch(path.name))), default="0")
-    stamp = (now or datetime.now(UTC)).replace(microsecond=0)
-    stamps = [stamp + timedelta(seconds=by) for by in (0, 1)]
-    written = [f"{each:%Y%m%d%H%M%S}" for each in stamps]
-    if written[0] <= newest:
-        after = datetime.strptime(newest, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-        written = [f"{after + timedelta(seconds=by):%Y%m%d%H%M%S}" for by in (1, 2)]
+    there = _migrations_in(folder)
+    written = _stamps(there, now)
     known = [path.read_text(encoding="utf-8") for path in there if _OURS.fullmatch(path.name)]
     bound = [path.read_text(encoding="utf-8") for path in there if _APP.fullmatch(path.name)]
     first = [] if ours in known else [Migration(folder / f"{written[0]}_ai_retry.sql", ours)]
     second = [] if bound[-1:] == [app] else [Migration(folder / f"{written[1]}_ai_retry_app.sql", app)]
     return [*first, *second]
+
+
+def upgrade(directory: Path, text: str, now: datetime | None = None) -> list[Migration]:
+    """Name the migration that completes a binding, stamped as the others."""
+    folder = directory / "migrations"
+    return [Migration(folder / f"{_stamps(_migrations_in(folder), now)[0]}_ai_retry_app_upgrade.sql", text)]
+
+
+def _migrations_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.sql")) if folder.is_dir() else []
+
+
+def _stamps(there: Sequence[Path], now: datetime | None) -> tuple[str, str]:
+    """Two stamps: now, or after the newest one that is there."""
+    newest = max((match[1] for path in there if (match := _STAMPED.fullmatch(path.name))), default="0")
+    first = (now or datetime.now(UTC)).replace(microsecond=0)
+    if f"{first:%Y%m%d%H%M%S}" <= newest:
+        first = datetime.strptime(newest, "%Y%m%d%H%M%S").replace(tzinfo=UTC) + timedelta(seconds=1)
+    return f"{first:%Y%m%d%H%M%S}", f"{first + timedelta(seconds=1):%Y%m%d%H%M%S}"
 
 
 def write(files: Sequence[Migration]) -> None:

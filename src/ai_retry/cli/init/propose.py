@@ -6,15 +6,16 @@ from typing import Final
 
 from ai_retry.cli.init import names
 from ai_retry.cli.init.answers import NONE, Answers
-from ai_retry.cli.init.binding import Binding, Instant, Link, Sessions, Value, cast
+from ai_retry.cli.init.binding import Binding, Instant, Link, Sessions, Value, literal
 from ai_retry.cli.init.choose import Columns, generations_owner, generations_table, key_of, prompt_of
 from ai_retry.cli.init.facts import Column, Facts, Table
+from ai_retry.cli.init.filled import error_columns, on_create
 from ai_retry.cli.init.grants import grants
 from ai_retry.cli.init.logs import error_log, events
-from ai_retry.cli.init.notes import CannotBind, Notes
+from ai_retry.cli.init.notes import AnswerDoesNotFit, CannotBind, Notes
 from ai_retry.cli.init.sessions import find_sessions, with_creation
-from ai_retry.cli.init.values import from_output, guessed_output, placed, unclaimed
-from ai_retry.cli.init.words import OURS, Word, Words, bind
+from ai_retry.cli.init.values import among, from_output, guessed_output, placed, unclaimed
+from ai_retry.cli.init.words import OURS, Word, Words, bind, is_ended
 
 _NO_WORDS: Final = Words(dict.fromkeys(OURS, ()), dict.fromkeys(OURS))
 
@@ -63,7 +64,8 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
     words = _words(bones, answers, counted, notes)
     log = error_log(facts, table, key, answers, zone, notes)
     event, recovery_event = events(facts, answers, zone, notes)
-    code, failure = _error_columns(table, columns, notes)
+    code, failure, over = error_columns(table, columns, notes)
+    success = _on_success(table, columns, sessions, homes["generations"], zone, notes, over)
     used = (table, sessions.table, log.insert.table if log else None)
     if answers.time_zone is None and any(_bare(each) for each in used):
         notes.guess("time_zone", zone)
@@ -78,14 +80,14 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
         duration=says.duration,
         created=Instant(says.created, zone) if says.created else None,
         updated=Instant(says.updated, zone) if says.updated else None,
-        hidden=_hidden(table, answers, notes),
+        hidden=_hidden(table, answers, _ended(bones, words, counted), notes),
         sessions=sessions,
         error_log=log,
         event=event,
         recovery_event=recovery_event,
-        on_success=_on_success(table, columns, sessions, homes["generations"], zone, notes),
+        on_success=success,
         on_failure=failure,
-        on_create=_on_create(table, says.prompt, columns.taken),
+        on_create=on_create(table, says.prompt, columns.taken, (*success, *failure)),
         error_code=code,
         grants=grants(facts, table, owner, sessions, log, event),
     )
@@ -111,8 +113,8 @@ def _says(table: Table, columns: Columns, answers: Answers, notes: Notes) -> _Sa
     prompt = prompt_of(table, columns, answers, notes)
     if not prompt:
         notes.leave_out(
-            "prompt_data: no column says what was asked, so that no context can be read and no retry can be made; "
-            f"name one, or several, with --column prompt_data=NAME[,NAME]{_among(unclaimed(table, columns.taken))}"
+            "prompt_data: no column says what was asked, so that every retry needs a reader of your own "
+            "(AI_RETRY_CONTEXT_FROM) that finds it elsewhere"
         )
     return _Says(created, updated, model, duration, prompt)
 
@@ -143,6 +145,8 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
             asks=f"status {lacking[0]}",
         )
     for word in words.unbound(dict.fromkeys([*counted, *allowed])):
+        if answers.hidden is None and is_ended(word):
+            continue  # such rows are hidden
         notes.leave_out(
             f"status: {counted.get(word, 0)} rows say {word!r}, which is bound to nothing: a retry of them is refused; "
             f"bind it with --status OURS={word}, where OURS is one of {', '.join(OURS)}"
@@ -165,39 +169,52 @@ def _bare(table: Table | None) -> bool:
     return table is not None and any(each.kind == "timestamp" for each in table.columns.values())
 
 
-def _hidden(table: Table, answers: Answers, notes: Notes) -> str | None:
+def _ended(bones: Skeleton, words: Words, counted: Mapping[Word, int]) -> str | None:
+    """The condition of rows that their user has cancelled, or that were taken down."""
+    if bones.status is None:
+        return None
+    there = dict.fromkeys([*counted, *bones.table.allowed(bones.status.name)])
+    ended = [literal(word) for word in words.unbound(there) if word is not None and is_ended(word)]
+    return f"{bones.status.quoted} in ({', '.join(ended)})" if ended else None
+
+
+def _hidden(table: Table, answers: Answers, ended: str | None, notes: Notes) -> str | None:
     if answers.hidden is not None:
         return None if answers.hidden == NONE else answers.hidden
-    if answers.soft_delete is not None:
-        if answers.soft_delete == NONE:
-            return None
-        column = table.columns.get(answers.soft_delete)
+    column = None
+    if answers.soft_delete not in (None, NONE):
+        column = table.columns.get(answers.soft_delete or "")
         if column is None:
-            raise CannotBind(f"--soft-delete {answers.soft_delete}: {table.quoted} has no such column")
-    else:
+            raise AnswerDoesNotFit(f"--soft-delete {answers.soft_delete}: {table.quoted} has no such column")
+    elif answers.soft_delete is None:
         column = names.pick(table, names.DELETED, lambda each: each.is_instant or each.kind == "bool")
-        if column is None:
-            return None
+    deleted = f"{column.quoted} is {'true' if column.kind == 'bool' else 'not null'}" if column is not None else None
+    if ended is not None:
+        both = ended if deleted is None else f"{deleted} or {ended}"
+        notes.guess("hidden", both, "neither found nor retried")
+        return both
+    if column is not None and answers.soft_delete is None:
         notes.guess("soft_delete", column.name)
-    if column.kind == "bool":
-        return f"{column.quoted} is true"
-    return f"{column.quoted} is not null"
+    return deleted
 
 
 def _on_success(
-    table: Table, columns: Columns, sessions: Sessions, paths: Mapping[str, str], zone: str, notes: Notes
+    table: Table,
+    columns: Columns,
+    sessions: Sessions,
+    paths: Mapping[str, str],
+    zone: str,
+    notes: Notes,
+    over: tuple[Value, ...],
 ) -> tuple[Value, ...]:
-    """What a success fills: by answers, by guesses, and errors that are over."""
+    """What a success fills: by answers, by guesses, and errors that are over, which it empties."""
     guessed = _guessed_paths(table, columns, sessions, paths)
     for name, path in guessed.items():
         notes.guess(f"set {name}", path)
     found = {**paths, **guessed}
     answer = {"output": "v_answer -> 'output'", "attempt": "v_answer -> 'attempt'"}
     values = [from_output(table.columns[name], path, zone=zone, at="p_at", **answer) for name, path in found.items()]
-    for name in (*names.ERROR_MESSAGE, "error_code", "error_type"):
-        column = table.columns.get(name)
-        if column is not None and "error" in name and not column.not_null and name not in found:
-            values.append(Value(column, "null"))
+    values += [each for each in over if each.column.name not in found]
     return tuple({each.column.name: each for each in values}.values())
 
 
@@ -215,12 +232,13 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
     else:
         output = guessed_output(table, taken)
         if output is None:
-            there = unclaimed(table, [*taken, *(each for each in table.columns.values() if each.is_required)])
+            required = [each for each in table.columns.values() if each.is_required]
+            there = unclaimed(table, [*taken, *required]) or unclaimed(table, taken)
             raise CannotBind(
                 f"there is no table of sessions, and no column of {table.quoted} is named like an output",
                 [f"alter table {table.quoted} add column output jsonb;"],
                 "then run ai-retry init --sessions none --set output=output"
-                + (f"; without these lines: --set NAME=output{_among(there)}" if there else ""),
+                + (f"; without these lines: --set NAME=output{among(there)}" if there else ""),
             )
     if output is not None:
         found[output.name] = "output"
@@ -228,56 +246,3 @@ def _guessed_paths(table: Table, columns: Columns, sessions: Sessions, paths: Ma
     if finished is not None:
         found[finished.name] = "now"
     return found
-
-
-def _among(found: str) -> str:
-    return f", where NAME is one of {found}" if found else ""
-
-
-def _error_columns(table: Table, columns: Columns, notes: Notes) -> tuple[Column | None, tuple[Value, ...]]:
-    """The generation's own columns for an error; they are not written where a trigger may fire on any change."""
-    code = names.pick(table, ("error_code", "error_type"), lambda each: each.is_text, columns.taken)
-    message = names.pick(
-        table,
-        ("error_message", "error_text", "last_error", "failure_reason", "error"),
-        lambda each: each.is_text,
-        columns.taken,
-    )
-    values = [Value(code, cast("p_code", code))] if code else []
-    values += [Value(message, cast("p_message", message))] if message else []
-    firing = [each.name for each in table.triggers if each.acts and "update" in each.events and not each.columns]
-    if values and firing:
-        notes.leave_out(
-            f"error columns of {table.quoted} are not written, since {', '.join(firing)} fires on every change of a row"
-        )
-        return code, ()
-    return code, tuple(values)
-
-
-def _on_create(table: Table, prompt: tuple[Column, ...], taken: list[Column]) -> tuple[Value, ...]:
-    """What a first call gives: the prompt's columns, and required ones of which we know nothing else."""
-    values = []
-    for column in prompt:
-        single = len(prompt) == 1
-        if single and column.is_json and column.name != "messages":
-            source = "p_request -> 'prompt_data'"
-        elif single and column.is_text:
-            source = "coalesce(p_request #>> '{prompt_data,messages,-1,content}', p_request #>> '{prompt_data}')"
-        else:
-            arrow = "->" if column.is_json else "->>"
-            source = f"p_request -> 'prompt_data' {arrow} '{column.name}'"
-        if not column.generated:
-            values.append(Value(column, _given(source, column)))
-    known = {each.name for each in (*taken, *prompt)}
-    for column in table.columns.values():
-        if column.is_required and column.name not in known and not column.is_instant:
-            arrow = "->" if column.is_json else "->>"
-            values.append(Value(column, _given(f"p_request {arrow} '{column.name}'", column)))
-    return tuple(values)
-
-
-def _given(source: str, column: Column) -> str:
-    typed = source if column.is_text or column.kind == "jsonb" else f"({source})::{column.type}"
-    if column.default is not None:  # an absent one is the default's business
-        return f"coalesce({typed}, {column.default})"
-    return typed

@@ -80,6 +80,7 @@ def rehearsal(result: "Rehearsal") -> list[str]:
     lines = ["Rehearsed, and rolled back:"]
     lines += [f"  ok          {each}" for each in result.ran]
     lines += [f"  NOT RUN     {each}" for each in result.not_run]
+    lines += [f"  note        {printable(each)}" for each in result.notes]
     for each in result.refusals:
         remedy = each.remedy.replace(AGAIN, "then run ai-retry init again")
         if each.step == "succeed" and each.sqlstate in _CONFLICTS:

@@ -13,26 +13,27 @@ from ai_retry.cli.init.facts import Column, Table
 _TEXT: Final = "ai-retry rehearsal"
 _INSERT_USER: Final = "insert into auth.users (id) values (gen_random_uuid()) returning id"
 _LIKE: Final = """
-select {owner}, to_jsonb(g) || jsonb_build_object('prompt_data', ai_retry.app_read({id}) -> 'prompt_data')
-from {table} g
-where {owner} is not null and not coalesce((ai_retry.app_read({id}) -> 'hidden')::boolean, false)
-  and not exists (
+select {owner}, to_jsonb(g) || jsonb_build_object('prompt_data', r.said -> 'prompt_data', 'model', r.said -> 'model')
+from {table} g, lateral (select ai_retry.app_read({id})) r (said)
+where {owner} is not null and not coalesce((r.said -> 'hidden')::boolean, false)
+  and case when {user}::uuid is not null then {owner} = {user} else not exists (
     select from ai_retry.app_find(null, 'infinity', 'ffffffff-ffff-ffff-ffff-ffffffffffff', {owner}, 50) o
-    where o.status in ('queued', 'processing'))
+    where o.status in ('queued', 'processing')) end
 limit 1
 """
 _CREATE: Final = "select ai_retry.app_create_generation(%s, %s, %s)"
 
 
-def first_call(connection: "psycopg.Connection[Any]", binding: Binding) -> UUID:
-    """Insert a generation through the binding, for a user who has one, else for a new user; return its id.
+def first_call(connection: "psycopg.Connection[Any]", user_id: UUID | None, *, binding: Binding) -> UUID:
+    """Insert a generation through the binding, for this user, else for one who has one or a new one; return its id.
 
     Raises:
         psycopg.Error: the app refuses it.
     """
-    user_id, request = _like_another(connection, binding) or (_new_user(connection), made_up(binding))
+    found, request = _like_another(connection, binding, user_id) or (None, made_up(binding))
+    owner_id = user_id or found or _new_user(connection)
     generation_id = uuid4()
-    connection.execute(_CREATE, [user_id, generation_id, Jsonb(request)])
+    connection.execute(_CREATE, [owner_id, generation_id, Jsonb(request)])
     return generation_id
 
 
@@ -61,11 +62,14 @@ def made_up_value(table: Table, column: Column) -> Any:
     return "2000-01-01" if column.kind in {"date", "timestamp", "timestamptz"} else _TEXT
 
 
-def _like_another(connection: "psycopg.Connection[Any]", binding: Binding) -> tuple[UUID, dict[str, Any]] | None:
+def _like_another(
+    connection: "psycopg.Connection[Any]", binding: Binding, user_id: UUID | None
+) -> tuple[UUID, dict[str, Any]] | None:
     question = sql.SQL(_LIKE).format(
         owner=sql.SQL(binding.owner.read("g")),
         id=sql.SQL(f"g.{binding.id.quoted}"),
         table=sql.SQL(binding.table.quoted),
+        user=sql.Literal(user_id),
     )
     row = connection.execute(question).fetchone()
     if row is None:

@@ -8,7 +8,7 @@ from ai_retry.cli.init import names
 from ai_retry.cli.init.answers import NONE
 from ai_retry.cli.init.binding import Instant, Value, literal
 from ai_retry.cli.init.facts import Column, Table
-from ai_retry.cli.init.notes import CannotBind
+from ai_retry.cli.init.notes import AnswerDoesNotFit
 
 _ATTEMPT: Final = {"model": "->> 'model'", "usage": "-> 'usage'", "attempt": "->> 'number'"}
 _TROUBLE: Final = re.compile(r"error|fail|reason", re.IGNORECASE)  # what sounds like this says what went wrong
@@ -73,7 +73,7 @@ def placed(answers: Mapping[str, str], generations: Table, sessions: Table | Non
         if path == NONE:
             continue
         if next(iter(_STEP.findall(path)), None) not in {"output", "now", "null", *_ATTEMPT}:
-            raise CannotBind(
+            raise AnswerDoesNotFit(
                 f"--set {name}={path}: write output, output.KEY, model, usage, attempt, now or null on the right"
             )
         prefix, _, column = name.rpartition(".")
@@ -84,7 +84,7 @@ def placed(answers: Mapping[str, str], generations: Table, sessions: Table | Non
             column = name
         home = next((k for k, t in homes.items() if t is not None and column in t.columns), None)
         if home is None:
-            raise CannotBind(f"--set {name}={path}: neither generations nor sessions have such a column")
+            raise AnswerDoesNotFit(f"--set {name}={path}: neither generations nor sessions have such a column")
         found[home][column] = path
     return found
 
@@ -101,3 +101,8 @@ def unclaimed(table: Table, taken: Sequence[Column]) -> str:
     claimed = {each.name for each in taken}
     sounding = [each.name for each in free if each.name not in claimed and not _TROUBLE.search(each.name)]
     return ", ".join(sounding)
+
+
+def among(found: str) -> str:
+    """Go on with those that NAME may be, if there are any."""
+    return f", where NAME is one of {found}" if found else ""

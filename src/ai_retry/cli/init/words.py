@@ -21,6 +21,7 @@ _KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
         "submitted",
         "enqueued",
         "todo",
+        "retry",
     ),
     "processing": (
         *("processing", "running", "generating", "started", "in_progress", "inprogress", "working", "active", "busy"),
@@ -44,6 +45,12 @@ _KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "error": ("error", "failed", "failure", "errored", "fail", "crashed", "broken"),
     "timeout": ("timeout", "timed_out", "timedout", "expired", "time_out"),
 }
+_ENDED: Final = frozenset(
+    {
+        *("cancelled", "canceled", "aborted", "abandoned", "revoked", "stopped", "terminated", "rejected", "refused"),
+        *("moderated", "flagged", "blocked", "refunded", "deleted", "discarded", "archived", "draft"),
+    }
+)
 _NEAREST: Final[Mapping[str, tuple[str, ...]]] = {
     "queued": ("queued", "processing"),
     "processing": ("processing", "queued"),
@@ -85,6 +92,11 @@ def meaning(word: Word) -> str | None:
     if word is None:
         return "queued"
     return next((ours for ours, known in _KNOWN.items() if _plain(word) in known), None)
+
+
+def is_ended(word: Word) -> bool:
+    """Whether it says that nobody wants a result any more, or yet: neither a failure nor a success."""
+    return word is not None and _plain(word) in _ENDED
 
 
 def bind(

@@ -4,6 +4,7 @@ Shared by ``ai-retry doctor --rehearse`` and ``ai-retry init``.
 """
 
 from ai_retry.cli.rehearsal.model import Refusal, Rehearsal
-from ai_retry.cli.rehearsal.stage import FirstCall, rehearse
+from ai_retry.cli.rehearsal.second import FirstCall
+from ai_retry.cli.rehearsal.stage import rehearse
 
 __all__ = ["FirstCall", "Refusal", "Rehearsal", "rehearse"]

@@ -51,10 +51,11 @@ class Rehearsal:
     ran: tuple[str, ...]  # what was written, as ``step: function``
     refusals: tuple[Refusal, ...]
     not_run: tuple[str, ...]  # what could not be tried, and why
+    notes: tuple[str, ...] = ()  # what an operator should know, though retries work
 
     @property
     def passed(self) -> bool:
-        """Whether all of it was tried and nothing was refused."""
+        """Whether everything that a retry needs was tried, and nothing was refused."""
         return not (self.refusals or self.not_run)
 
 

@@ -1,12 +1,13 @@
 """Writes what ai-retry writes for a generation, and undoes it.
 
-The generation fails, is accepted, expires, is claimed twice, is retried and succeeds. Each write is tried by itself, so
-that one that is refused hides no other.
+The generation fails, is accepted, expires, is claimed beside another one of its user, then twice, is retried and
+succeeds. Each write is tried by itself, so that one that is refused hides no other.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,11 +15,11 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from ai_retry.cli.rehearsal.claims import ClaimFailed, claim_twice
+from ai_retry.cli.rehearsal.claims import ClaimFailed, claim_for_two, claim_twice
 from ai_retry.cli.rehearsal.model import Refusal, Rehearsal, of_error
+from ai_retry.cli.rehearsal.second import FirstCall, second_generation
 
 SERVICE_ROLE: Final = "service_role"
-FirstCall = Callable[["psycopg.Connection[Any]"], UUID]
 
 _FAILURES = ("error", "timeout")
 _FAILED = "The AI provider's answer does not have the form asked for."
@@ -68,8 +69,8 @@ def rehearse(
         connection: to a database that has both migrations; in a transaction, that one stays open and as it was.
         output: an example of what the provider answers. None: a session is rehearsed only with the session function
             that ai-retry created.
-        first_call: inserts a new generation as the app does, and returns its id. None: a failed generation that is
-            there is used.
+        first_call: inserts a new generation as the app does, for a user or, for None, for one that it chooses, and
+            returns its id. None: a failed generation that is there is used.
         role: whose grants apply, where the connection may take it on.
 
     Raises:
@@ -82,9 +83,10 @@ def rehearse(
         chosen = stage.generation(first_call)
         if chosen is None:
             return stage.result()
+        own = _first(connection, "select pg_catalog.current_setting('role')")
         if _first(connection, _MAY_SET, role) is True:
             connection.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
-        stage.play(chosen, output)
+        stage.play(chosen, output, partial(second_generation, connection, chosen.user_id, chosen.id, first_call, own))
         return stage.result()
 
 
@@ -102,16 +104,17 @@ class _Stage:
         self._ran: list[str] = []
         self._refusals: list[Refusal] = []
         self._not_run: list[str] = []
+        self._notes: list[str] = []
 
     def result(self) -> Rehearsal:
-        return Rehearsal(tuple(self._ran), tuple(self._refusals), tuple(self._not_run))
+        return Rehearsal(tuple(self._ran), tuple(self._refusals), tuple(self._not_run), tuple(self._notes))
 
     def generation(self, first_call: FirstCall | None) -> _Chosen | None:
         """Choose what is rehearsed with: a new one, one that failed, or one that is inserted by the seed's columns."""
         if first_call is not None:
             made: list[UUID] = []
             with self._step("first call", "ai_retry.app_create_generation"):
-                made.append(first_call(self._connection))
+                made.append(first_call(self._connection, None))
             if made:
                 row = _first(self._connection, "select ai_retry.app_read(%s)", made[0])
                 if isinstance(row, Mapping):
@@ -129,22 +132,48 @@ class _Stage:
             raise
         except psycopg.Error as error:
             self._not_run.append(
-                f"nothing was rehearsed: no failed generation is there, and none could be inserted ({error.sqlstate})"
+                "nothing was rehearsed: no failed generation is there, and none could be inserted "
+                f"({error.sqlstate or 'the connection was lost'})"
             )
             return None
 
-    def play(self, chosen: _Chosen, output: Any) -> None:
+    def play(self, chosen: _Chosen, output: Any, another: Callable[[], UUID | str]) -> None:
         """Go through an attempt's ways to end."""
         self._write("begin", chosen, "processing")
         self._write("fail", chosen, "error", duration_ms=1)
         self._report("fail", chosen, "ai_generation_failed", "AI_INVALID_OUTPUT", _FAILED)
         self._write("accept", chosen, "queued")
         self._write("expire", chosen, "timeout")
+        self._two_at_once(chosen, another)
         with self._step("claim twice", "public.ai_retry_begin"):
             claim_twice(self._connection, chosen.user_id, chosen.id)
         self._write("retry", chosen, "processing")
         self._succeed(chosen, output)
         self._report("succeed", chosen, "ai_generation_succeeded", None, None)
+
+    def _two_at_once(self, chosen: _Chosen, another: Callable[[], UUID | str]) -> None:
+        """Claim two generations of one user; that the app lets no two run at once is no fault."""
+        with self._undone():
+            other = another()
+            if isinstance(other, str):
+                self._notes.append(
+                    "two retries of one user at once were not tried: the user has no other failed generation, and none "
+                    f"could be inserted ({other})"
+                )
+                return
+            with self._step("two at once", "public.ai_retry_begin"):
+                refused_by = claim_for_two(self._connection, chosen.user_id, chosen.id, other)
+                if refused_by is not None:
+                    self._notes.append(
+                        f"the constraint {refused_by} lets one retry of a user run at once: a second one waits, with "
+                        "429 TOO_MANY_PARALLEL"
+                    )
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Undo what is written meanwhile, such as the second generation."""
+        with self._connection.transaction(force_rollback=True):
+            yield
 
     def _succeed(self, chosen: _Chosen, output: Any) -> None:
         if output is None and _first(self._connection, _OURS) is True:

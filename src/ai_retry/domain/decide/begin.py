@@ -6,7 +6,7 @@ from uuid import UUID
 
 from ai_retry.domain import policy as rules
 from ai_retry.domain.change import Acceptance, Begin, Expected, NewGeneration, Open, Run, Running
-from ai_retry.domain.decide.route import Reader, open_route, without
+from ai_retry.domain.decide.route import Reader, open_route, with_care
 from ai_retry.domain.errors import GenerationNotFound
 from ai_retry.domain.model import (
     Admission,
@@ -19,6 +19,7 @@ from ai_retry.domain.model import (
     Waiver,
 )
 from ai_retry.domain.policy import RetryPolicy
+from ai_retry.domain.reader import reader_name
 
 _FAILED = (GenerationStatus.ERROR, GenerationStatus.TIMEOUT)
 
@@ -78,8 +79,8 @@ def may_run(
     admission = rules.admit(
         snapshot, policy, purpose=purpose, context_from=reader.context_from, waive=waive, charge=charge
     )
-    route, unavailable = open_route(snapshot, reader.routes(admission.context))
-    return replace(admission, context=without(admission.context, unavailable)), route
+    route, rooms = open_route(snapshot, reader.routes(admission.context))
+    return replace(admission, context=with_care(admission.context, rooms)), route
 
 
 def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> tuple[Begin, Context | None]:
@@ -122,7 +123,7 @@ def accept(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy
             expires_after=policy.max_queued,
             status_before=status if status in _FAILED else unless_failed,
             in_line=policy.max_parallel,
-            context_reader=admission.context_reader,
+            context_reader=reader_name(reader.context_from),
         ),
         create=asked.create,
         charge=asked.charge,

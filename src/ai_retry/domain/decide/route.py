@@ -1,6 +1,6 @@
 """May a call go to this provider and model? What is known of outages decides."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeAlias
@@ -29,27 +29,33 @@ class Reader:
         return (named,) if isinstance(named, str) else tuple(named)
 
 
-def open_route(snapshot: Snapshot, routes: Sequence[str]) -> tuple[str | None, frozenset[str]]:
-    """Find the first route that may be asked; with those that may not, which a fallback skips.
+def open_route(snapshot: Snapshot, routes: Sequence[str]) -> tuple[str | None, Mapping[str, int]]:
+    """Find the first route that may be asked; with how many calls may fall back on each of those that are not as usual.
 
-    When a route opens one call probes it; after each answer twice as many may run.
+    When a route opens one call probes it; after each answer twice as many may run. Until any number may, each process
+    sends there no more at once than have room now; 0 is a route that a fallback skips.
 
     Raises:
         RouteUnavailable: none of them may be asked; with the shortest time until one opens.
     """
     waits = {route: wait for route in routes if (wait := _wait_for(snapshot, route)) is not None}
     if not routes:
-        return None, frozenset()
+        return None, {}
     first = next((route for route in routes if route not in waits), None)
     if first is None:
         soonest = min(routes, key=lambda route: waits[route])
         raise RouteUnavailable(wait=waits[soonest], route=soonest)
-    return first, frozenset(waits)
+    known = {each.route: max(each.slots - each.running, 0) for each in snapshot.routes if each.route in routes}
+    return first, {route: 0 if route in waits else room for route, room in known.items() if route != first}
 
 
-def without(context: Context | None, unavailable: frozenset[str]) -> Context | None:
-    """Give the context of a call that skips these routes."""
-    return replace(context, unavailable=unavailable) if context is not None and unavailable else context
+def with_care(context: Context | None, rooms: Mapping[str, int]) -> Context | None:
+    """Give the context of a call that skips routes without room, and sends little to those that recover."""
+    if context is None or not rooms:
+        return context
+    unavailable = frozenset(route for route, room in rooms.items() if not room)
+    recovering = {route: room for route, room in rooms.items() if room}
+    return replace(context, unavailable=unavailable, recovering=recovering)
 
 
 def _wait_for(snapshot: Snapshot, route: str) -> timedelta | None:

@@ -61,6 +61,7 @@ class Ending:
         queued = rules.queued_attempt(begun)
         self._accepted = queued is not None
         self._expires_at = queued.expires_at if queued is not None else None
+        self._in_doubt = queued is not None and queued.provider_outcome is ProviderOutcome.UNKNOWN  # a try before
         self._number = rules.next_number(begun)
         self._made = sum(queued is not None and each.accepted_at == queued.accepted_at for each in begun.attempts)
 
@@ -71,7 +72,7 @@ class Ending:
 
     def answered(self, now: Found, answer: Answer, answer_from: int | None, duration: timedelta | None) -> Settle:
         """Decide what an answer leads to: its session, or where there can't be one now, a place for the answer."""
-        call = None if answer_from is not None else _record(answer, duration)
+        call = None if answer_from is not None else self._record(answer, duration)
         paid = replace(answer, calls=())  # they are of the call
         if now is not Found.READY:
             kept = paid if answer_from is None and now is not Found.GONE else None
@@ -94,7 +95,7 @@ class Ending:
             answer=replace(answer, calls=()),
             cause=cause,
             wait=REJECTED_WAIT,
-            call=_record(answer, duration),
+            call=self._record(answer, duration),
         )
 
     def failed(self, failure: Failure, duration: timedelta | None) -> Settle | PutBack:
@@ -114,11 +115,11 @@ class Ending:
             operator_fault=failure.operator_fault,
             goes_on=self.goes_on(failure, unavailable=any((outage, *(each.outage for each in elsewhere)))),
         )
-        return self._settle(Found.READY, closing, _record(failure, duration), showed=failure)
+        return self._settle(Found.READY, closing, self._record(failure, duration), showed=failure)
 
     def failed_without(self, now: Found, failure: Failure, duration: timedelta | None) -> Settle:
         """Decide what a failure leads to when the generation can't get a session any more: ``now`` says why."""
-        call = _record(failure, duration)
+        call = self._record(failure, duration)
         return self._settle(now, closing_without(now, counted=failure.counted, answer=None), call)
 
     def retry_after(self, failure: Failure) -> timedelta | None:
@@ -153,7 +154,7 @@ class Ending:
             wait=max(wait, rules.SHORTEST_CALL),
             reason=failure.reason,
             wire_requests=failure.wire_requests,
-            provider_outcome=failure.provider_outcome,
+            provider_outcome=ProviderOutcome.UNKNOWN if self._in_doubt else failure.provider_outcome,
             outage=outage,
             elsewhere=elsewhere,
         )
@@ -196,6 +197,18 @@ class Ending:
         before = self._failures_before(route)
         wait = rules.outage_wait(before + 1, failure, self._policy, fraction=self._fraction)
         return Outage(wait=wait, failures=before + 1, doubts=1 if before else rules.outage_doubts(failure))
+
+    def _record(self, result: Answer | Failure, duration: timedelta | None) -> CallRecord:
+        """Record a call; an attempt that was put back in doubt stays in doubt, whatever came of its next try."""
+        return CallRecord(
+            provider_outcome=ProviderOutcome.UNKNOWN if self._in_doubt else result.provider_outcome,
+            duration=duration,
+            model=result.model,
+            usage=result.usage,
+            provider_id=result.provider_id,
+            wire_requests=result.wire_requests,
+            calls=tuple(result.calls),
+        )
 
     def _settle(
         self,
@@ -262,18 +275,6 @@ def closing_without(now: Found, *, counted: bool, answer: Answer | None) -> Clos
     code = AlreadySucceeded.code if now is Found.SUCCEEDED else GenerationNotFound.code
     status = GenerationStatus.ERROR
     return Closing(outcome=Outcome.FAILED, code=code, counted=counted, wait=None, status=status, answer=answer)
-
-
-def _record(result: Answer | Failure, duration: timedelta | None) -> CallRecord:
-    return CallRecord(
-        provider_outcome=result.provider_outcome,
-        duration=duration,
-        model=result.model,
-        usage=result.usage,
-        provider_id=result.provider_id,
-        wire_requests=result.wire_requests,
-        calls=tuple(result.calls),
-    )
 
 
 def _status_after(code: FailureCode) -> GenerationStatus:

@@ -42,7 +42,9 @@ class Row(Attempt):
     def as_attempt(self) -> Attempt:
         """What decisions see of it."""
         seen: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Attempt)}
-        return Attempt(**seen | {"provider_outcome": self.call.provider_outcome})
+        doubtful = [each.route for each in self.call.calls if each.outcome is ProviderOutcome.UNKNOWN]
+        in_doubt = doubtful if self.outcome is not None and self.call.calls else None
+        return Attempt(**seen | {"provider_outcome": self.call.provider_outcome, "in_doubt": in_doubt})
 
 
 def running(row: Row, start: Running, token: UUID, now: datetime) -> Row:
@@ -58,7 +60,7 @@ def running(row: Row, start: Running, token: UUID, now: datetime) -> Row:
         answer_from=start.answer_from,
         route=start.route,
         counted=called,  # an attempt that uses a stored answer calls no provider: abandoned, it has cost nothing
-        call=replace(row.call, provider_outcome=ProviderOutcome.UNKNOWN if called else ProviderOutcome.NOT_GENERATED),
+        call=replace(row.call, provider_outcome=ProviderOutcome.UNKNOWN if called else row.call.provider_outcome),
     )
 
 
