@@ -19,6 +19,8 @@ from ai_retry.flask import Prompt
 from ai_retry.flask.first_calls import MAX_BODY_BYTES
 from ai_retry.testing.memory import MemoryStorage
 from tests.unit.http_edge import ANSWER, UNAVAILABLE, Edge, edge
+from tools.examples import example, execute
+from tools.npm import REPOSITORY
 
 SECRET = "a wish that no log may hold"
 BODY = {"wish": SECRET, "minutes": 30}
@@ -433,6 +435,29 @@ class TestPromptFrom:
         response = creating(prompt_from=refuse).create({})
 
         assert (response.status_code, error(response)["details"]) == (400, {"fields": found})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "fields"),
+    [
+        ({"text": "An easy run."}, 200, None),
+        ({"text": "An easy run.", "minutes": "30"}, 400, {"minutes": ["Not a valid integer."]}),
+        ({"text": "x" * 2001}, 400, {"text": ["Length must be between 1 and 2000."]}),
+    ],
+)
+def test_function_of_the_page_turns_bodies_into_prompts(body: Any, status: int, fields: Any) -> None:
+    """As it stands in the how-to."""
+    page = REPOSITORY / "docs" / "how-to" / "first-calls.md"
+    made: dict[str, Any] = execute(example(page, "python", "def prompt_from"))
+    case = creating(ANSWER, prompt_from=made["prompt_from"])
+
+    response = case.create(body)
+
+    assert response.status_code == status
+    if status == 200:
+        assert case.ai.calls[0].context.messages[0]["content"] == "30 minutes: An easy run."
+    else:
+        assert error(response)["details"] == {"fields": fields}
 
 
 def test_log_names_user_and_generation(caplog: pytest.LogCaptureFixture) -> None:
