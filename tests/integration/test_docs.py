@@ -131,7 +131,7 @@ def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
         (tmp_path / ".stack" / "env").write_text(env)
         printed = shell(script, tmp_path, within=250)
 
-    told = ("be retried now", 'AI_UNAVAILABLE", "message', '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
+    told = ("be retried now", '"code": "AI_UNAVAILABLE"', '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
     positions = [printed.index(each) for each in told]
     assert positions == sorted(positions)
     assert "The books balance." in printed
