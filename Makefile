@@ -8,7 +8,7 @@ PEERS := .cache/peers
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-model test test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
+.PHONY: help setup demo demo-model test test-adapters test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ demo-model: $(READY) ## The same with a real small language model, asked for JSO
 test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(ARGS)
 	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
+	@$(BIN)/python -m tests.adapters
+
+test-adapters: $(READY) ## Run the how-to's examples for the SDKs of OpenAI, Pydantic AI and LiteLLM (250 MB to install)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group adapters
+	$(BIN)/python -m pytest tests/adapters -p no:unraisableexception $(ARGS) # the SDKs leave sockets open
 
 test-apps: $(READY) ## Bind and retry twelve apps, and 200 composed ones, on PostgreSQL 18, 16 and 15 and older pgmq
 	@$(BIN)/python -m tests.apps $(ARGS)

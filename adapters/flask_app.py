@@ -11,8 +11,7 @@ import atexit
 
 from flask import Flask
 
-from ai_retry.bootstrap import connect, verifier
-from ai_retry.config import Settings
+import ai_retry
 from ai_retry.flask import create_blueprint
 
 
@@ -22,9 +21,9 @@ def create_app() -> Flask:
     Raises:
         NotConfigured: names every variable that is missing or malformed.
     """
-    settings = Settings.from_env()
-    verify = verifier(settings).verify
-    client = connect(settings)
+    settings = ai_retry.Settings.from_env()
+    verify = ai_retry.verifier(settings).verify
+    client = ai_retry.connect(settings)
     atexit.register(client.close)
     app = Flask(__name__)
     app.register_blueprint(create_blueprint(client, verify))

@@ -17,6 +17,7 @@ settings.register_profile("ai-retry", deadline=None)  # how fast a busy machine 
 settings.load_profile("ai-retry")
 pytest.register_assert_rewrite("tests.helpers.steps", "tests.helpers.queue_steps")
 
+from tests.adapters import not_run
 from tests.helpers.world import owner_of
 from tools import log_scan
 from tools.stack import Stack, running_stack
@@ -58,8 +59,11 @@ def pytest_testnodedown(node: Any) -> None:
     log_scan.SCAN.findings.update(dict.fromkeys(getattr(node, "workeroutput", {}).get("log_findings", ())))
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name logger and place, not the secret."""
+    """Name logger and place, not the secret; and what has not run."""
+    if (line := not_run()) is not None:
+        terminalreporter.write_line(line, yellow=True)
     if log_scan.SCAN.findings:
         terminalreporter.section("secrets in logs", red=True)
         for finding in log_scan.SCAN.findings:

@@ -24,7 +24,10 @@ import requests
 
 from ai_retry.clock import SystemClock
 from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
+from ai_retry.domain.errors import AuthUnavailable, Unauthenticated
 from ai_retry.domain.ports import Clock
+
+__all__ = ["AuthUnavailable", "TokenVerifier", "Unauthenticated"]
 
 _AUTHENTICATED: Final = "authenticated"
 _KEYS: Final = ("anon", "service_role")  # roles of API keys
@@ -36,30 +39,6 @@ _IDLE_CONNECTIONS: Final = 10  # kept; more may be in use
 _YEAR_10000: Final = 253_402_300_800
 _JWS: Final = jwt.PyJWS(options={"verify_signature": False})
 _log = logging.getLogger("ai_retry")
-
-
-class Unauthenticated(Exception):
-    """The token does not prove who is asking. Every refusal reads the same.
-
-    Attributes:
-        reason: one of a few fixed words for a debug log, never shown to the caller.
-    """
-
-    def __init__(self, reason: str = "token") -> None:
-        super().__init__("The access token was refused.")
-        self.reason = reason
-
-
-class AuthUnavailable(Exception):
-    """Supabase Auth gave no usable answer: nothing is known about the token. Safe to repeat.
-
-    Attributes:
-        reason: the HTTP status or the kind of network error, for the operator.
-    """
-
-    def __init__(self, reason: str = "unreachable") -> None:
-        super().__init__("Supabase Auth gave no usable answer.")
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.ports import AiProvider, Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, read_context
 from ai_retry.imported import imported, imported_provider
+from ai_retry.recovery.methods import Diagnosis
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
@@ -31,7 +32,11 @@ _REQUEST_SECONDS = 4.0  # more than the functions' lock timeout of 3 s, and shor
 
 
 def connect(
-    settings: Settings | None = None, *, context_from: ContextFrom | None = None, ai: AiProvider | None = None
+    settings: Settings | None = None,
+    *,
+    context_from: ContextFrom | None = None,
+    ai: AiProvider | None = None,
+    doctor: Callable[[], Diagnosis] | None = None,
 ) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
@@ -43,6 +48,7 @@ def connect(
             what the settings name (``AI_RETRY_CONTEXT_FROM``), else ``stored_context``.
         ai: which provider is called, and is the caller's to close; None: the one that the settings name
             (``AI_RETRY_PROVIDER``), else those of ``AI_BASE_URL``, ``AI_FALLBACK_…`` and so on.
+        doctor: examines the set-up, for ``Client.doctor``; ``ai_retry.connect`` passes one.
 
     Raises:
         NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` or
@@ -73,6 +79,7 @@ def connect(
             context_from=reader,
             max_calls=settings.max_calls,
             spool=spool,
+            doctor=doctor,
             on_close=opened.pop_all().close,
         )
 
@@ -175,17 +182,21 @@ def context_reader(
     Raises:
         NotConfigured: the settings name what can't be imported or called; says what to do.
     """
-    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
-
     named = settings.context_from
     reader = given or (imported(_READER, named, _READS) if named is not None else stored_context)
     return usable_context(
         reader,
         models=settings.ai_models,
         default_model=settings.ai_model or getattr(own, "model", None),
-        check_schema=schema_of,
+        check_schema=_check_schema,
         needs_model=own is None and settings.provider is None,
     )
+
+
+def _check_schema(schema: Mapping[str, Any]) -> None:
+    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema: not every app needs it
+
+    schema_of(schema)
 
 
 def usable_context(

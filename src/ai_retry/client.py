@@ -22,7 +22,7 @@ from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
 from ai_retry.first_calls import FirstCalls
 from ai_retry.listings import Listings
-from ai_retry.recovery.methods import RecoveryMethods
+from ai_retry.recovery.methods import Diagnosis, RecoveryMethods
 from ai_retry.recovery.parts import Parts
 from ai_retry.renewal import LeaseRenewer
 from ai_retry.slots import CallSlot, CallSlots
@@ -49,6 +49,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         recovery_storage: RecoveryStorage | None = None,
         provider: str = "",
         spool: Spool | None = None,
+        doctor: Callable[[], Diagnosis] | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep the parts.
@@ -64,6 +65,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             recovery_storage: where failed generations are found, and recoveries recorded; None: nowhere.
             provider: names what ``ai`` asks, so that all processes share what they learn of its outages.
             spool: where answers wait that ``storage`` could not settle, for ``settle``.
+            doctor: examines the set-up, for ``doctor``; None: it can't be examined from here.
             on_close: frees what the client was given.
         """
         self._storage, self._ai, self._clock = storage, ai, clock or SystemClock()
@@ -71,7 +73,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         self._slots = CallSlots(max_calls)
         self._queue_storage, self._provider = queue_storage, provider
         self._recovery_storage = recovery_storage
-        self._spool = spool
+        self._spool, self._doctor = spool, doctor
         self._renewer = LeaseRenewer(storage, policy.lease)
         self._on_close = on_close
 
@@ -120,7 +122,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
-    ) -> QueuedRetry | RetryResult:
+    ) -> QueuedRetry:
         """Accept a retry for later: a worker runs it. See ``ai_retry.domain.queue.enqueue_generation``.
 
         Raises:
@@ -244,6 +246,16 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             renewing=self._renewer.renewing,
             slots=self._slots,
         )
+
+    def doctor(self) -> Diagnosis:
+        """Examine the set-up as ``ai-retry doctor`` does; print the outcome. Reads only.
+
+        Raises:
+            NotConfigured: this client's settings are not the environment's.
+        """
+        if self._doctor is None:
+            raise NotConfigured("only a client of the environment's settings can be examined: run ai-retry doctor")
+        return self._doctor()
 
     def close(self) -> None:
         """Give back connections. A repeat does nothing."""

@@ -1,13 +1,14 @@
 """What a client offers for first calls. The work is done in ``ai_retry.domain.first_call``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from ai_retry.domain import first_call
 from ai_retry.domain.first_call import MAX_PROMPT_BYTES
-from ai_retry.domain.model import Context, RetryResult, Waiver
+from ai_retry.domain.model import Context, RetryResult
+from ai_retry.domain.names import WaiverWord
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry
@@ -42,7 +43,7 @@ class FirstCalls(ABC):
         columns: Mapping[str, Any] | None = None,
         generation_id: UUID | str | None = None,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = frozenset(),
+        waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
         max_prompt_bytes: int = MAX_PROMPT_BYTES,
@@ -88,11 +89,11 @@ class FirstCalls(ABC):
         columns: Mapping[str, Any] | None = None,
         generation_id: UUID | str | None = None,
         idempotency_key: str | None = None,
-        waive: frozenset[Waiver] = frozenset(),
+        waive: Collection[WaiverWord] = (),
         charge: bool = True,
         operator: str | None = None,
         max_prompt_bytes: int = MAX_PROMPT_BYTES,
-    ) -> QueuedRetry | RetryResult:
+    ) -> QueuedRetry:
         """Create a generation, and accept its first call for later: see ``first_call.generate_later``.
 
         ``cancel`` takes it back, and leaves a failed generation, which can be retried.

@@ -11,8 +11,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from ai_retry.auth import AuthUnavailable, Unauthenticated
-from ai_retry.domain.errors import AiRetryError, GenerationFailed, StorageUnavailable, whole_seconds
+from ai_retry.domain.errors import (
+    AiRetryError,
+    AuthUnavailable,
+    GenerationFailed,
+    StorageUnavailable,
+    Unauthenticated,
+    whole_seconds,
+)
 from ai_retry.domain.names import PLAN_PREFIX
 
 _SECOND: Final = timedelta(seconds=1)
@@ -66,12 +72,6 @@ UNSUPPORTED_MEDIA_TYPE: Final = Problem(
     http_status=415,
     message="The body must be JSON: Content-Type: application/json, in UTF-8, without a Content-Encoding.",
 )
-UNAUTHENTICATED: Final = Problem(
-    code="UNAUTHENTICATED", http_status=401, message="A valid access token is needed: Authorization: Bearer <token>."
-)
-AUTH_UNAVAILABLE: Final = Problem(
-    code="AUTH_UNAVAILABLE", http_status=500, message="The access token can't be verified now.", retry_after=_SECOND
-)
 INTERNAL: Final = Problem(code="INTERNAL", http_status=500, message="Something unexpected went wrong.")
 
 EDGE_PROBLEMS: Final = (
@@ -80,8 +80,6 @@ EDGE_PROBLEMS: Final = (
     INVALID_REQUEST,
     BODY_TOO_LARGE,
     UNSUPPORTED_MEDIA_TYPE,
-    UNAUTHENTICATED,
-    AUTH_UNAVAILABLE,
     INTERNAL,
 )
 
@@ -109,10 +107,6 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case Refused():
             return error.problem
-        case Unauthenticated():
-            return UNAUTHENTICATED
-        case AuthUnavailable():
-            return AUTH_UNAVAILABLE
         case AiRetryError():
             return Problem(
                 code=error.code,

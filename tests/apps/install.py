@@ -55,7 +55,7 @@ def installed_by_hand(project: Project, binding: Path, migration: Path) -> None:
 
 
 def diagnosis(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the doctor finds in the database; the provider is not there, and not asked about."""
+    """What the doctor finds in the database, and what it could not look at; the provider is not asked about."""
     environment = {
         "DATABASE_URL": project.service_url,
         "AI_BASE_URL": _HERE_IS_NO_PROVIDER,
@@ -67,4 +67,9 @@ def diagnosis(project: Project, monkeypatch: pytest.MonkeyPatch) -> list[dict[st
     monkeypatch.chdir(project.folder.parent)
     result = CliRunner().invoke(cli, ["doctor", "--json"])
     document = json.loads(result.stdout)
-    return [each for each in document["findings"] if each["check"] not in _NOT_ASKED]
+    unseen = [
+        {"check": check, "level": "not run", "problem": each["reason"], "remedy": each["remedy"]}
+        for check, each in document["not_run"].items()
+        if each["is_due"]
+    ]
+    return [each for each in [*document["findings"], *unseen] if each["check"] not in _NOT_ASKED]

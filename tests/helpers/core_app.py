@@ -67,7 +67,7 @@ class App:
         loop = retrying(self.asked(user_id), SETTING)
         return drive(loop, storage=self.functions, ai=_Provider(output, during), rule=POLICY.quota)
 
-    def accept(self) -> QueuedRetry | RetryResult:
+    def accept(self) -> QueuedRetry:
         """Accept a retry for later."""
         loop = accepting(self.asked(), SETTING.reader, SETTING.policy)
         return drive(loop, storage=self.functions, ai=_Provider("none", lambda: None), rule=POLICY.quota)

@@ -36,7 +36,7 @@ STRICT = (
 
 def checked(file: Path) -> subprocess.CompletedProcess[str]:
     """Let TypeScript check a file."""
-    modules = install_node_packages(manifest=REPOSITORY / "tools" / "node_types")
+    modules = install_node_packages(manifest=REPOSITORY / "tools" / "node_typescript")
     command = [str(node()), str(modules / "typescript" / "bin" / "tsc"), *STRICT, str(file)]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 

@@ -109,7 +109,7 @@ def new_user(database_url: str) -> UUID:
 
 @pytest.mark.timeout(300)
 def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
-    """In one shell: a first call that fails, refused, retried, accepted for later, worked; the books balance, the doctor is content.
+    """In one shell: a first call fails; refused, retried, accepted, worked; books and doctor are content.
 
     ``make stack-up`` and ``stack-down`` are left out: the stack here is one of the test's own.
     """

@@ -69,3 +69,16 @@ def test_no_binding_is_said(stack: Stack, tmp_path: Path) -> None:
 
         assert (said.exit_code, "run ai-retry init without --upgrade" in said.output) == (1, True)
         assert list((project.folder / "migrations").glob("*ai_retry*")) == []
+
+
+def test_ours_is_written_where_it_differs(project: Project) -> None:
+    """A migration of ours of an older version is followed by the new one; the binding that lacks nothing stays."""
+    (ours,) = (project.folder / "migrations").glob("*_ai_retry.sql")
+    ours.write_text("-- an older version", encoding="utf-8")
+
+    said = init(project, "--yes", "--upgrade")
+
+    assert said.exit_code == 0, said.output
+    assert [path.name.partition("_")[2] for path in sorted((project.folder / "migrations").glob("*_ai_retry*"))] == [
+        *("ai_retry.sql", "ai_retry_app.sql", "ai_retry.sql")
+    ]

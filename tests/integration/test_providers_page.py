@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import ai_retry
 from ai_retry.config import Settings
 from ai_retry.domain.model import Context, FailureCode
+from ai_retry.imported import imported_provider
 from ai_retry.providers.fallback import FallbackProvider
 from ai_retry.testing import provider_contract
 from ai_retry.testing.provider import ScriptedServer, chat, reply
@@ -45,7 +47,7 @@ def made(containing: str, **names: object) -> Any:
 def test_page_is_looked_at() -> None:
     """The blocks below are all that it has."""
     assert PAGE in PAGES
-    assert len(examples(PAGE)) == 7
+    assert len(examples(PAGE)) == 12
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -66,7 +68,7 @@ def test_second_provider_answers() -> None:
     refused = reply(401, json={"error": {"message": "no such key"}})
     with ScriptedServer(refused) as first, ScriptedServer(chat({"title": "x"}, model="large")) as second:
         names = {"FIRST_URL": first.base_url, "SECOND_URL": second.base_url, "FIRST_KEY": KEY, "SECOND_KEY": KEY}
-        ai = made("FallbackProvider", **names)
+        ai = made("fallback_on={", **names)
 
         answer = ai.generate(a_context(), timeout=DEADLINE, idempotency_key="key")
 
@@ -75,9 +77,25 @@ def test_second_provider_answers() -> None:
     assert [each.code for each in answer.calls] == [FailureCode.REJECTED, None]
 
 
+def test_function_that_makes_the_provider_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of the page is what the variable names; the function on the page answers through it."""
+    (line,) = [each.code.strip() for each in examples(PAGE) if "AI_RETRY_PROVIDER" in each.code]
+    (shown,) = [each for each in examples(PAGE) if each.title is not None]
+    monkeypatch.syspath_prepend(tmp_path)
+    with ScriptedServer(chat({"title": "x"})) as server:
+        settings = f"BASE_URL, API_KEY = {server.base_url!r}, {KEY!r}\n"
+        (tmp_path / str(shown.title)).write_text(settings + example(PAGE, "python", "def ask(") + shown.code)
+
+        ai = imported_provider(line.partition("=")[2])
+        answer = ai.generate(a_context(), timeout=DEADLINE, idempotency_key="key")
+
+    assert answer.output == '{"title": "x"}'
+    assert [each.provider for each in answer.calls] == ["ours"]
+
+
 def test_function_keeps_the_contract() -> None:
     """A plain function, whatever comes over the wire."""
-    provider_contract(lambda base_url: made("def ask", BASE_URL=base_url, API_KEY=KEY), secrets=[KEY])
+    provider_contract(lambda base_url: made("def ask(", BASE_URL=base_url, API_KEY=KEY), secrets=[KEY])
 
 
 def test_image_is_in_the_app_s_own_storage() -> None:
@@ -106,7 +124,7 @@ def test_client_asks_the_given_provider(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(name)
     monkeypatch.setenv("DATABASE_URL", "postgresql://app@localhost/app")
     monkeypatch.setenv("AI_BASE_URL", "http://localhost/v1")
-    ai = made("def ask", BASE_URL="http://localhost/v1", API_KEY=KEY)
+    ai = made("def ask(", BASE_URL="http://localhost/v1", API_KEY=KEY)
 
     client = execute(example(PAGE, "python", "ai_retry.connect"), {"ai": ai})["client"]
 
@@ -120,7 +138,7 @@ def test_example_of_a_test_is_one() -> None:
     block = example(PAGE, "python", "provider_contract")
 
     def make(base_url: str) -> Any:
-        return made("def ask", BASE_URL=base_url, API_KEY=KEY)
+        return made("def ask(", BASE_URL=base_url, API_KEY=KEY)
 
     names = execute(block, {"make": make, "API_KEY": KEY})
 

@@ -54,7 +54,7 @@ def test_rehearsal_leaves_nothing(owner: psycopg.Connection) -> None:
 
 
 def test_rehearsal_uses_what_failed(migrated_database: str, owner: psycopg.Connection) -> None:
-    """As the service role, which can insert nothing, failed generations are used, and are as they were."""
+    """As the service role, which can insert no user, failed generations are used, and are as they were."""
     ((user_id, _),) = failed_generations(owner, 1)
     failed_generations_of(owner, [user_id])
     before = owner.execute("select g from public.generations g").fetchall()
@@ -163,6 +163,7 @@ def test_what_lets_one_retry_run_is_noted(owner: psycopg.Connection) -> None:
 def test_two_of_one_user_need_a_second_generation(migrated_database: str, owner: psycopg.Connection) -> None:
     """Where there is none, and the role may insert none, it is said that two at once were not tried."""
     failed_generations(owner, 1)
+    owner.execute("revoke insert on public.generations from service_role")
 
     with psycopg.connect(f"{migrated_database}?options=-c%20role%3Dservice_role", autocommit=True) as service:
         rehearsal = rehearse(service)
@@ -231,3 +232,20 @@ def test_first_call_is_rehearsed(owner: psycopg.Connection) -> None:
     assert sound == Rehearsal(("first call: ai_retry.app_create_generation", *ALL), (), ())
     assert broken.refusals[0].step == "first call"
     assert 'null value in column "prompt"' in broken.refusals[0].problem
+
+
+def test_a_role_that_may_not_become_the_service_rehearses_as_itself(
+    migrated_database: str, owner: psycopg.Connection
+) -> None:
+    """Since PostgreSQL 16 a member may have the grants of a role and not its name: nothing raises, all is tried."""
+    ((user_id, _),) = failed_generations(owner, 1)
+    failed_generations_of(owner, [user_id])
+    role = f"member_{uuid4().hex}"
+    owner.execute(f"create role {role} login bypassrls".encode())
+    owner.execute(f"grant service_role to {role} with inherit true, set false".encode())
+
+    with psycopg.connect(migrated_database.replace("//postgres@", f"//{role}@"), autocommit=True) as member:
+        rehearsal = rehearse(member)
+    owner.execute(f"drop owned by {role}; drop role {role}".encode())
+
+    assert rehearsal == Rehearsal(ALL, (), ())

@@ -31,6 +31,8 @@ CURRENT_QUOTA = "You exceeded your current quota, please check your plan and bil
 TIMEOUT, RATE_LIMITED, UNAVAILABLE = FailureCode.TIMEOUT, FailureCode.RATE_LIMITED, FailureCode.UNAVAILABLE
 REJECTED, INVALID, INCOMPLETE = FailureCode.REJECTED, FailureCode.INVALID_OUTPUT, FailureCode.INCOMPLETE
 
+_PASSED: Mapping[str, Any] = {"amazon-bedrock-guardrailAction": "NONE"}
+
 
 @dataclass(frozen=True)
 class Good:
@@ -202,7 +204,7 @@ ROWS: dict[str, Good | Bad] = {
         "guardrailAction",
         text=True,
     ),
-    "Bedrock's guardrail passed": whole(choice(JSON, **{"amazon-bedrock-guardrailAction": "NONE"})),
+    "Bedrock's guardrail passed": whole(choice(JSON, **_PASSED)),
     "MiniMax, sensitive output": refused(
         reply(json={"choices": [{"message": {"content": "Run"}}], "output_sensitive": True}),
         "output_sensitive",
@@ -281,6 +283,9 @@ ROWS: dict[str, Good | Bad] = {
         reply(body="The trail was not found. " * 20), UNAVAILABLE, counted=True, transient=True
     ),
     "plain HTTP to a TLS port": operators(reply(400, body="<html>400 The plain HTTP…</html>"), "something else than"),
+    "plain HTTP to Go": operators(
+        reply(400, body="Client sent an HTTP request to an HTTPS server.\n"), "something else"
+    ),
     "a site without an API": operators(reply(405, body=HTML), "something else than the API answered"),
     "another address": operators(reply(405, json={"detail": "Method Not Allowed"}), "no such model or address"),
     "gone": operators(reply(410), "no such model or address"),
@@ -329,6 +334,39 @@ ROWS: dict[str, Good | Bad] = {
     "error without a name": operators(reply(json={"code": 401, "msg": "unauthorized"}), "the key is not accepted"),
     "overloaded, after it began": Bad(
         reply(json={"error": {"code": 503}, "usage": {"total_tokens": 9}}), UNAVAILABLE, counted=True, transient=True
+    ),
+    # Errors within errors, and moderation in words.
+    "Mistral, a field of ours": operators(
+        reply(
+            422,
+            json={
+                "object": "error",
+                "message": {"detail": [{"loc": ["body", "response_format"], "msg": "No"}]},
+                "type": "invalid_request_error",
+            },
+        ),
+        "a parameter of this deployment is not accepted (HTTP 422, invalid_request_error): response_format",
+    ),
+    "money in a text in a text": operators(
+        reply(400, json={"detail": json.dumps({"error": {"message": "Your credit balance is too low"}})}), "no credit"
+    ),
+    "money in a message that is an object": operators(
+        reply(400, json={"error": {"message": {"error": {"message": "insufficient balance", "code": 1}}}}), "no credit"
+    ),
+    "OpenAI, safety system": refused(
+        error(400, "Your request was rejected by our safety system.", type="invalid_request_error"), "by moderation"
+    ),
+    "Azure, policy": refused(error(400, "The response was filtered by our content management policy."), "moderation"),
+    "Z.AI, 1301": refused(error(400, "System detected potentially unsafe content.", code="1301"), "moderation"),
+    "incomplete_details": cut(
+        reply(
+            json={
+                "choices": [{"message": {"content": JSON}, "finish_reason": "stop"}],
+                "incomplete_details": {"reason": "max_output_tokens"},
+            }
+        ),
+        "incomplete_details max_output_tokens",
+        transient=False,
     ),
     # Models.
     "DeepSeek, model": operators(error(400, "Model Not Exist", code="invalid_request_error"), "no such model"),

@@ -73,6 +73,8 @@ class Books:
         calls: calls that were answered, so far.
         wire: requests that were sent to the provider, by generation.
         made: every call, by its name: for which generation, its tokens, and what is known of its outcome.
+        tries: the calls of each attempt, also of those tries after which it was put back.
+        keys: the calls that were made under one key.
         placed: paid answers that have a place, by their number, and whose they are.
         excused: paid answers that may be lost: their process died, the last resort could not be reached, or an operator
             dropped them.
@@ -87,6 +89,8 @@ class Books:
     calls: int = 0
     wire: Counter[UUID] = field(default_factory=Counter)
     made: dict[str, tuple[UUID, int, ProviderOutcome]] = field(default_factory=dict)
+    tries: dict[tuple[UUID, int], list[str]] = field(default_factory=dict)
+    keys: dict[str, list[str]] = field(default_factory=dict)
     placed: dict[int, UUID] = field(default_factory=dict)
     excused: set[int] = field(default_factory=set)
     forgotten: set[UUID] = field(default_factory=set)
@@ -154,12 +158,26 @@ class Books:
             known = error.generation_id in self.app.ever or error.generation_id in self.app.generations
             assert known, "an error names a generation that never was"
 
-    def called(self, generation_id: UUID, result: Answer | Failure) -> str:
+    def called(self, generation_id: UUID, token: UUID | None, key: str, result: Answer | Failure) -> str:
         """Note a call of an attempt; return the name by which its record is known again."""
         name = f"call-{len(self.made)}"
         tokens = result.usage.total_tokens if result.usage is not None else None
         self.made[name] = generation_id, tokens or 0, result.provider_outcome
+        row = self.row_with(token) if token is not None else None
+        if row is not None and row.outcome is None:
+            self.tries.setdefault((generation_id, row.number), []).append(name)
+            self._check_key(key)  # one that a fail-over has forgotten knows nothing of those after it
+        self.keys.setdefault(key, []).append(name)
         return name
+
+    def _check_key(self, key: str) -> None:
+        """A question is asked under an old key only while nobody knows what came of it, or of a re-ask about it."""
+        before = self.keys.get(key, [])
+        for row in self.rows:
+            calls = [(str(each.provider), each.route) for each in row.call.calls]
+            doubtful = {route for each, route in calls if self.made[each][2] is ProviderOutcome.UNKNOWN}
+            known = [each for each, route in calls if each in before and route not in doubtful]
+            assert row.outcome is Outcome.ABANDONED or known == [], "what is known was asked for again"
 
     def _check_calls(self) -> None:
         """Every call is on the record of one attempt at most, and an attempt costs what its calls cost."""
@@ -172,7 +190,8 @@ class Books:
                 continue
             tokens = row.call.usage.total_tokens if row.call.usage is not None else None
             assert (tokens or 0) == sum(each for _, each, _ in made), "cost is missing"
-            outcomes = [outcome for _, _, outcome in made]
+            tries = self.tries.get((row.generation_id, row.number), [])
+            outcomes = [outcome for _, _, outcome in (*made, *(self.made[each] for each in tries))]
             in_doubt = ProviderOutcome.UNKNOWN in outcomes
             known = ProviderOutcome.GENERATED in outcomes
             told = row.call.provider_outcome

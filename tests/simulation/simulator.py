@@ -6,17 +6,17 @@ changes arrive twice or much later, a fail-over forgets a commit, and processes 
 checked (``books``); at the end the trouble stops, and everything must come to rest and be usable.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import Any
 from uuid import UUID
 
-from ai_retry.domain.calls import joined, noted
-from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, NewGeneration, Open, Renew, Reply, Settle
+from ai_retry.domain.change import Begin, CloseOver, Discard, Keep, NewGeneration, Open, PutBack, Renew, Reply, Settle
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.begin import Asked, owned, retry_now
 from ai_retry.domain.decide.route import Reader
@@ -25,16 +25,13 @@ from ai_retry.domain.first_loop import accepting_first, generating
 from ai_retry.domain.loop import Call, Load, Loop, Setting, Step, retrying
 from ai_retry.domain.model import (
     Answer,
-    Context,
     Failure,
-    FailureCode,
     Generation,
     GenerationStatus,
     Outcome,
     ProviderOutcome,
     QuotaRule,
     RetryResult,
-    Usage,
     Waiver,
 )
 from ai_retry.domain.policy import RetryPolicy
@@ -42,8 +39,8 @@ from ai_retry.domain.queue_loop import accepting, cancelling, working
 from ai_retry.testing.clock import ManualClock
 from ai_retry.testing.memory import GenerationRefused, MemoryStorage
 from ai_retry.testing.memory.app import Session, SessionRefused, new_session
-from tests.helpers.builders import a_failure
 from tests.simulation.books import Books, WatchedApp, answer_of
+from tests.simulation.provider import Providers
 
 POLICY = RetryPolicy(max_attempts=5, hard_cap=8, max_parallel=2, quota=QuotaRule(limit=2, window=timedelta(hours=1)))
 OTHER_POLICY = replace(POLICY, max_attempts=3, max_parallel=1, hard_cap=5, backoff_cap=timedelta(minutes=2))
@@ -55,16 +52,6 @@ BUSY_ROUNDS = 200  # takes at one instant, after which a message has come back w
 DAY = timedelta(hours=25)  # longer than the window of the hard cap
 DURATIONS = (1, 2, 5, 11, 20, 36, 300, 3600)
 EVERYTHING = frozenset(Waiver)
-FAILURES = (
-    a_failure(),
-    a_failure(FailureCode.TIMEOUT),
-    a_failure(certainly_not_generated=True),
-    a_failure(operator_fault=True),
-    a_failure(FailureCode.INVALID_OUTPUT, transient=False),
-    a_failure(FailureCode.RATE_LIMITED, certainly_not_generated=True, retry_after=timedelta(minutes=2)),
-    a_failure(FailureCode.UNAVAILABLE, overloaded=True),
-)
-COSTLY = (ProviderOutcome.GENERATED,)
 NEW = tuple(
     NewGeneration(
         prompt_data={"messages": [{"role": "user", "content": prompt}]}, model=model, columns={}, digest=prompt + model
@@ -75,11 +62,6 @@ STATUSES = (*(GenerationStatus.ERROR,) * 3, GenerationStatus.SUCCESS, Generation
 FATES = {"done": 76, "twice": 4, "repeated later": 5, "no reply": 4, "not sent": 4, "fail-over": 2, "dies": 3}
 
 
-def routes_of(context: Context) -> Sequence[str]:
-    """Where a call goes; the large model has another one to fall back on."""
-    return (f"one/{context.model}",) if context.model == "small" else (f"one/{context.model}", "two/spare")
-
-
 @dataclass
 class Actor:
     """A running loop, and the step that it waits for."""
@@ -88,6 +70,13 @@ class Actor:
     generation_id: UUID
     step: Step | None = None  # None: it has not begun
     first: Asked | None = None  # of a first call: what was asked for
+    token: UUID | None = None  # of the attempt that it begins
+
+    def goes_on(self, resume: Callable[[], Step]) -> None:
+        """Let the loop go on to its next step."""
+        self.step = resume()
+        if isinstance(self.step, Begin):
+            self.token = self.step.token
 
 
 @dataclass
@@ -118,6 +107,7 @@ class Simulation:
         self.app = WatchedApp(self._create_session, self._refuse_generation)
         self.storage = storage_type(self.clock, self.app)
         self.books = Books(self.storage, self.app, self.clock, POLICY)
+        self.providers = Providers(random, self.clock, self.books)
         self.users = [self._id() for _ in range(3)]
         self.storage.quotas[self.users[1]] = ROOMY
         self.actors: list[Actor] = []
@@ -132,7 +122,7 @@ class Simulation:
                 self._generate(self.users[user])
         self.setting = Setting(
             policy=POLICY,
-            reader=Reader(context_from=stored_context, route_of=routes_of),
+            reader=Reader(context_from=stored_context, route_of=self.providers.routes),
             monotonic=self.clock.monotonic,
             fraction=self.random.random,
         )
@@ -298,7 +288,7 @@ class Simulation:
     def _advance(self, actor: Actor, resume: Callable[[], Step]) -> None:
         before = actor.step
         try:
-            actor.step = resume()
+            actor.goes_on(resume)
         except StopIteration as done:
             self._ended(actor, before, done.value)
         except AiRetryError as error:
@@ -339,6 +329,8 @@ class Simulation:
             return self._settle(step)
         if isinstance(step, CloseOver):
             return self.storage.begin(step)
+        if isinstance(step, PutBack) and step.provider_outcome is ProviderOutcome.UNKNOWN:
+            self.tally.add("put back in doubt")
         return self.storage.amend(step)
 
     def _begin(self, change: Begin) -> Reply:
@@ -377,33 +369,17 @@ class Simulation:
     def _call(self, actor: Actor) -> Answer | Failure:
         assert isinstance(actor.step, Call)
         assert timedelta(0) < actor.step.timeout <= POLICY.deadline
-        context, failures = actor.step.context, list[Failure]()
-        routes = [each for each in routes_of(context) if each not in context.unavailable]
-        assert routes, "a call began although no route is open"
-        for route in (*routes[:1], *routes):  # the first one may be asked again
-            result = self._ask(route, actor.generation_id)
-            if isinstance(result, Answer) or self.random.random() < 0.3:
-                break
-            failures.append(result)
-        else:
-            result = failures.pop()
-        return joined(failures, result)
-
-    def _ask(self, route: str, generation_id: UUID) -> Answer | Failure:
-        """Make one call of an attempt; each has a name, by which its record is known again."""
-        result: Answer | Failure
-        if self.random.random() < 0.45:
+        result = self.providers.call(actor.step, actor.generation_id, actor.token)
+        if isinstance(result, Failure):
             self.tally.add("call fails")
-            result = self.random.choice(FAILURES)
-        else:
-            self.books.calls += 1
-            sent = self.random.randint(1, 3)
-            result = Answer(output={"call": self.books.calls}, model="small", wire_requests=sent)
-        self.books.wire[generation_id] += result.wire_requests
-        cost = Usage(total_tokens=self.random.randint(1, 9)) if result.provider_outcome in COSTLY else None
-        result = replace(result, usage=cost)
-        name = self.books.called(generation_id, result)
-        return replace(noted(result, duration=timedelta(seconds=1), provider=name, route=route), model=result.model)
+        routes = [each.route for each in result.calls]
+        if len(set(routes)) > 1:
+            self.tally.add("falls back")
+        if len(set(routes)) < len(routes):
+            self.tally.add("asks again")
+        if actor.step.context.recovering:
+            self.tally.add("a route recovers")
+        return result
 
     # What the app, its users, time and the network do
 
@@ -545,9 +521,11 @@ class Simulation:
         """Run a loop to its end, undisturbed; return what it returns or raises."""
         actor = Actor(loop, generation_id)
         try:
-            actor.step = next(loop)
+            actor.goes_on(lambda: next(loop))
             while True:
-                actor.step = loop.send(self._call(actor) if isinstance(actor.step, Call) else self._perform(actor.step))
+                step = actor.step
+                result = self._call(actor) if isinstance(step, Call) else self._perform(step)
+                actor.goes_on(partial(loop.send, result))
         except StopIteration as done:
             return done.value
         except AiRetryError as error:
@@ -562,7 +540,7 @@ class Simulation:
                 continue
             self.clock.advance(WHILE)
             stored = self.books.answers_of(generation.id, generation.user_id)
-            calls = self.books.wire[generation.id]
+            calls, now = self.books.wire[generation.id], self.clock.now()
             asked = Asked(user_id=generation.user_id, generation_id=generation.id, token=self._id(), waive=EVERYTHING)
             result = self._drain(retrying(asked, self.setting), generation.id)
             self.books.check()
@@ -571,7 +549,7 @@ class Simulation:
                 assert isinstance(result, RetryResult), f"a stored answer is never used: {type(result).__name__}"
                 assert self.books.wire[generation.id] == calls, "a call was made beside a stored answer"
             rows = self.books.rows_of(generation.id)
-            began = bool(rows) and rows[-1].started_at == self.clock.now()
+            began = bool(rows) and rows[-1].started_at == now
             assert began or isinstance(result, AttemptsExhausted), f"refused without end: {type(result).__name__}"
 
     # Looking

@@ -19,6 +19,7 @@ MUST_HAPPEN = (
     *("began", "succeeded", "paid answers", "call fails", "killed", "StorageUnavailable", "StorageOutcomeUnknown"),
     *("ends with RetryResult", "ends with QueuedRetry", "ends with QueueOutcome", "ends with SessionRejected"),
     *("ends with LeaseLost", "ends with QuotaExhausted", "ends with TooManyParallel", "ends with AlreadySucceeded"),
+    *("falls back", "asks again", "a route recovers", "put back in doubt"),
     *("user left", "fail-over", "discarded", "used at the end", "ends with AttemptsExhausted", "messages lost"),
 )
 

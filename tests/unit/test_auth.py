@@ -1016,7 +1016,7 @@ class TestSilence:
                 verify.verify(token)
             messages.add(str(caught.value))
 
-        assert messages == {"The access token was refused."}
+        assert messages == {"A valid access token is needed: Authorization: Bearer <token>."}
 
     @pytest.mark.parametrize("outage", [False, True])
     def test_tokens_and_secrets_never_shown(

@@ -37,6 +37,7 @@ TEXTS: list[tuple[Callable[[], AiRetryError], str]] = [
     (lambda: AlreadySucceeded(GENERATION_ID), f"Generation {GENERATION_ID} has already succeeded."),
     (lambda: BackoffNotElapsed(AS_OF, wait=SECOND), "Too soon: the next attempt is possible in 1 s."),
     (lambda: RetryInProgress(wait=SECOND), "This generation is being worked on."),
+    (lambda: RetryInProgress(wait=SECOND, queued=True), "Accepted; it waits for a worker."),
     (lambda: RouteUnavailable(wait=SECOND), "The AI provider is unavailable at the moment."),
     (lambda: TooManyParallel(2, wait=SECOND), "At most 2 retries run at once."),
     (lambda: QuotaExhausted(limit=5, resets_at=None, wait=None), "The quota of 5 is used up."),

@@ -14,6 +14,7 @@ from ai_retry.domain.errors import (
     AiRetryError,
     AlreadySucceeded,
     AttemptsExhausted,
+    AuthUnavailable,
     BackoffNotElapsed,
     ContextMissing,
     GenerationFailed,
@@ -35,6 +36,7 @@ from ai_retry.domain.errors import (
     StorageOutcomeUnknown,
     StorageUnavailable,
     TooManyParallel,
+    Unauthenticated,
 )
 from ai_retry.domain.model import FailureCode
 from tests.helpers.builders import AS_OF, GENERATION_ID, SECOND, a_failure
@@ -58,6 +60,8 @@ EXAMPLES: list[AiRetryError] = [
     LeaseLost(answer_kept=True),
     LeaseLost(answer_kept=False, retry_after=SECOND),
     NotConfigured("no migration"),
+    Unauthenticated(),
+    AuthUnavailable("503"),
     RetryExpired(),
     RetryPoisoned(3),
     RetryCancelled(),
@@ -93,11 +97,11 @@ def test_error_travels_whole(error: AiRetryError, travel: Any) -> None:
 
 @every_error
 def test_error_says_what_to_do(error: AiRetryError) -> None:
-    """Every error has a code, a status, a sentence, and is safe to repeat."""
+    """Every error has a code, a status and a sentence, and says whether the same request may succeed later."""
     assert error.code.isupper()
-    assert error.http_status in (404, 409, 422, 429, 500, 502)
+    assert error.http_status in (401, 404, 409, 422, 429, 500, 502)
     assert str(error).endswith(".")
-    assert error.safe_to_repeat
+    assert error.retryable is (error.retry_after is not None or isinstance(error, StorageFailure))
 
 
 @pytest.mark.parametrize(

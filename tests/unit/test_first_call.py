@@ -71,7 +71,7 @@ class Case:
         """Make a first call, under a key."""
         return self.client.generate(self.user_id, prompt, **{"idempotency_key": "key-1"} | options)
 
-    def enqueue(self, prompt: Any = PROMPT, **options: Any) -> QueuedRetry | RetryResult:
+    def enqueue(self, prompt: Any = PROMPT, **options: Any) -> QueuedRetry:
         """Accept one for later, under a key."""
         return self.client.enqueue_generation(self.user_id, prompt, **{"idempotency_key": "key-1"} | options)
 
@@ -643,10 +643,10 @@ class TestLater:
 
         queued = case.enqueue()
 
-        assert isinstance(queued, QueuedRetry)
+        assert not queued.is_done
         assert (queued.attempt, queued.generation.status, queued.quota.held) == (1, "queued", 1)
         case.work()
-        result = case.enqueue()
+        result = case.enqueue().result
         assert isinstance(result, RetryResult)
         assert (result.attempt, result.replayed, len(case.ai.calls)) == (1, True, 1)
         assert case.generate().replayed

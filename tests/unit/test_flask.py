@@ -121,6 +121,8 @@ CONTRACT: list[tuple[AiRetryError, int, str, int | None, dict[str, Any]]] = [
     (errors.LeaseLost(answer_kept=True), 500, "LEASE_LOST", None, {"answerKept": True}),
     (errors.LeaseLost(answer_kept=False, retry_after=WAIT), 500, "LEASE_LOST", 3, {"answerKept": False}),
     (errors.NotConfigured("a migration"), 500, "NOT_CONFIGURED", None, {"missing": "a migration"}),
+    (errors.Unauthenticated(), 401, "UNAUTHENTICATED", None, {}),
+    (errors.AuthUnavailable("503"), 500, "AUTH_UNAVAILABLE", 1, {}),
     (errors.StorageUnavailable("40P01"), 500, "STORAGE_UNAVAILABLE", 1, {}),
     (errors.StorageUnavailable("55P03", retry_after=WAIT), 500, "STORAGE_UNAVAILABLE", 3, {}),
     (errors.StorageOutcomeUnknown("no reply"), 500, "STORAGE_OUTCOME_UNKNOWN", None, {}),

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from ai_retry.cli.doctor.shipped import BINDING, shipped
 from ai_retry.cli.init.answers import Answers
 from ai_retry.cli.init.binding import Binding, Link
 from ai_retry.cli.init.choose import is_empty
-from ai_retry.cli.init.facts import Facts, Table, Trigger
+from ai_retry.cli.init.facts import Constraint, Facts, Table, Trigger
 from ai_retry.cli.init.moves import moves
 from ai_retry.cli.init.notes import CannotBind, Notes, Obstacle
 from ai_retry.cli.init.propose import propose, skeleton
@@ -394,3 +395,28 @@ def test_required_columns_that_are_filled_later_are_empty_at_first() -> None:
     created = {each.column.name: each.sql for each in binding.on_create}
     assert (created["summary"], created["error_message"]) == ("''", "''")
     assert {each.column.name: each.sql for each in binding.on_success}["error_message"] == "''"
+
+
+def test_a_failure_that_has_to_have_a_reason_has_one_at_once() -> None:
+    """Where a check demands it, the status and a reason are written together; the report says more afterwards."""
+    columns = GENERATION | {"prompt": "text", "output": "jsonb", "failure": "text", "failed_at": "timestamptz"}
+    plain = table("public.ai_jobs", columns, words=WORDS)
+    demands = Constraint("reason", ("status", "failure"), "((status <> 'failed'::text) OR (failure IS NOT NULL))")
+    binding, _ = proposed(facts(replace(plain, checks=[*plain.checks, demands])))
+
+    reason = (
+        "failure = case when p_status in ('error', 'timeout') then coalesce(g.failure, p_status) else g.failure end"
+    )
+    assert reason in binding_sql(binding)
+    assert reason not in binding_sql(proposed(facts(plain))[0])
+    assert {each.column.name: each.sql for each in binding.on_failure} == {"failure": "p_message", "failed_at": "p_at"}
+
+
+def test_a_word_that_is_nowhere_is_said_to_be() -> None:
+    """Where nothing says which word the app has for a success, the guess asks for a look."""
+    _, notes = proposed(
+        facts(table("public.ai_jobs", GENERATION | {"prompt": "text", "output": "jsonb"})), None, {"failed": 3}
+    )
+
+    why = {each.what: each.why for each in notes.guesses}
+    assert (why["status success"], why["status error"]) == ("no row, check or default has it: is it your word?", "")

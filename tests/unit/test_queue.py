@@ -186,8 +186,9 @@ def test_key_replays_its_success(world: MemoryWorld) -> None:
 
     replayed = accept(world, user_id, generation_id, idempotency_key="click-1")
 
-    assert isinstance(replayed, RetryResult)
-    assert (replayed.replayed, replayed.attempt) == (True, 2)
+    assert (replayed.is_done, replayed.attempt) == (True, 2)
+    assert isinstance(replayed.result, RetryResult)
+    assert (replayed.result.replayed, replayed.result.attempt) == (True, 2)
     for key in ("click-2", None):
         with pytest.raises(AlreadySucceeded):
             accept(world, user_id, generation_id, idempotency_key=key)

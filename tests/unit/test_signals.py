@@ -393,6 +393,29 @@ def test_response_format_counts_only_if_added() -> None:
     assert failure(400, body, added=("response_format",)).operator_fault
 
 
+@pytest.mark.parametrize("levels", [1, 4, 100, 900])
+@pytest.mark.parametrize("name", ["message", "detail", "error"])
+def test_error_within_errors_is_judged(name: str, levels: int) -> None:
+    """However deep: a few levels are looked into, and no depth is anything else than a failure."""
+    body: Any = {"message": "insufficient balance"}
+    for _ in range(levels):
+        body = {name: body}
+
+    found = failure(400, body)
+
+    assert found.code is FailureCode.REJECTED
+    assert found.operator_fault is (levels < 6)
+
+
+@pytest.mark.parametrize("phrase", sorted(vocabulary.MODERATION_PHRASES))
+def test_moderation_in_words_is_a_refusal(phrase: str) -> None:
+    """It is told apart from what another model may take: a fallback on refusals has to be asked for."""
+    found = failure(400, {"error": {"message": f"Sorry: {phrase.title()}!"}})
+
+    assert (found.code, found.refused, found.counted) == (FailureCode.REJECTED, True, True)
+    assert not failure(400, {"error": {"message": phrase, "param": "temperature"}}).refused
+
+
 @pytest.mark.parametrize("phrase", sorted(vocabulary.NO_CREDIT_PHRASES))
 @pytest.mark.parametrize("status", [400, 403, 429])
 def test_no_credit_in_words_is_not_pace(status: int, phrase: str) -> None:

@@ -253,7 +253,8 @@ def test_unknown_short_id_is_no_whole_one() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_recover_fits_the_terminal(width: int) -> None:
     """A plan shows its range and codes, what is retried and what is not, what it takes, and what it lifts."""
-    text = a_plan(0).text(width)
+    plan = a_plan(0)
+    text = plan.text(width).replace(plan.id, "0" * len(plan.id))  # it is of all numbers of the policy
 
     same_as(f"recover-{width}", text)
     assert widest(text) <= width

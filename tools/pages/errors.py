@@ -16,7 +16,7 @@ _INTRODUCTION = f"""# Errors
 {notice("`ai_retry.domain.errors` and `ai_retry.problems`; the remedies are in `tools/pages/errors.py`")}
 
 Over HTTP an error is `{{"error": {{"code", "message", "details"}}, "meta": {{"requestId"}}}}`; in Python it is an
-exception with `code`, `http_status`, `retry_after`, `safe_to_repeat` and `details`. Branch on the code or the class,
+exception with `code`, `http_status`, `retry_after`, `retryable` and `details`. Branch on the code or the class,
 never on the message.
 
 **Every request may be repeated.** A repeat can't make a second session, spend a second unit, or start a second call

@@ -18,12 +18,15 @@ Generated from `ai_retry.providers.signals` and `answer_signals`, the table that
 - **operator**: the operator of the app has to act (key, credit, model, configuration); it uses up no attempt.
 
 Thoughts are no part of an answer. `<think>…</think>` and its variants before the content are removed, and so are a byte
-order mark and end tokens such as `<|im_end|>`. Thoughts that are never closed leave no answer; a closing tag without an
-opening one ends thoughts, too. With a schema, JSON inside one Markdown fence is used. Two JSON values, prose around the
-JSON and trailing commas are not valid.
+order mark and tokens of the model's template around it, such as `<|im_end|>`. Thoughts that are never closed leave no
+answer; a closing tag without an opening one ends thoughts, too. With a schema, JSON inside one Markdown fence, or in
+one tag such as `<answer>`, is used. Two JSON values, prose around the JSON and trailing commas are not valid.
 
 Without a schema, an answer is whole only if its finish reason is null, missing, empty or one of ENDS, in any case. With
-a schema, an object or a list that is valid is whole by itself, unless its finish reason is in the last table.
+a schema, an object or a list that is valid is whole by itself, unless its finish reason is in the last table. The
+finish reason is read under every name that APIs give it: `finish_reason`, `finishReason`, `stop_reason`, `stopReason`,
+`finish_details`, `done_reason`; of several words, as in `content_filter: SAFETY`, each counts. A call of a tool, or a
+part that is not text, spoils an answer without a schema.
 
 A wait that the provider asks for (`retry-after-ms`, `Retry-After` in seconds or as a date, a hint in the body, reset
 headers, in this order) is a floor under our own backoff, up to `AI_RETRY_MAX_WAIT_SECONDS`.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import griffe
 
 import ai_retry
+from ai_retry.domain import errors
 from tools.pages.markdown import code, notice, one_line, page, prose, table
 from tools.pages.sources import meaning, member
 
@@ -20,7 +21,11 @@ any version. Instants are aware and in UTC, durations are `timedelta`.
 """
 
 CONTENTS: Mapping[str, Sequence[str]] = {
-    "Wiring": ("bootstrap.connect", "bootstrap.worker", "bootstrap.verifier", "bootstrap.settle", "config.Settings"),
+    "Wiring": (
+        *("bootstrap.connect", "bootstrap.worker", "bootstrap.verifier", "bootstrap.settle", "config.Settings"),
+        *("providers.function.FunctionProvider", "providers.http.HttpAiProvider", "providers.reask.ReaskProvider"),
+        *("providers.fallback.FallbackProvider", "storage.spool.Spool", "clock.SystemClock"),
+    ),
     "Client": ("client.Client",),
     "What a client gives": (
         "domain.model.RetryResult",
@@ -29,6 +34,8 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "domain.recovery.UnreadableRow",
         "domain.queue_model.QueuedRetry",
         "domain.queue_model.QueueState",
+        "domain.queue_model.RouteState",
+        "recovery.methods.Diagnosis",
         "storage.spool.SpoolReport",
     ),
     "Recovery": (
@@ -38,6 +45,8 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "recovery.plan.Plan",
         "recovery.plan.Estimates",
         "recovery.report.Report",
+        "recovery.report.ReportLine",
+        "domain.recovery.Decision",
         "recovery.why.Explanation",
     ),
     "Over HTTP": (
@@ -57,26 +66,22 @@ CONTENTS: Mapping[str, Sequence[str]] = {
     "Values": (
         "domain.model.Generation",
         "domain.model.Context",
+        "domain.reader.ContextFrom",
         "domain.context.stored_context",
         "domain.model.Answer",
         "domain.model.Usage",
         "domain.model.Failure",
         "domain.model.FailureCode",
+        "domain.model.GenerationStatus",
+        "domain.model.Outcome",
+        "domain.model.ResponseFormat",
         "domain.model.Quota",
         "domain.model.QuotaRule",
         "domain.model.Waiver",
         "domain.model.Snapshot",
         "domain.model.Attempt",
     ),
-    "Errors": (
-        "domain.errors.AiRetryError",
-        "domain.errors.GenerationNotFound",
-        "domain.errors.RetryRefused",
-        "domain.errors.GenerationFailed",
-        "domain.errors.SessionRejected",
-        "domain.errors.NotConfigured",
-        "domain.errors.StorageFailure",
-    ),
+    "Errors": (*(f"domain.errors.{name}" for name in ai_retry.__all__ if hasattr(errors, name) and name != "Failure"),),
     "Ports": (
         "domain.ports.Storage",
         "domain.ports.QueueStorage",
@@ -133,6 +138,8 @@ def _object(name: str) -> Iterator[str]:
     yield from (f"### {short}", "", f"`from {module} import {short}`", "")
     if isinstance(found, griffe.Class):
         yield from _class(found)
+    elif isinstance(found, griffe.Attribute):
+        yield from ("```python", f"{found.name} = {found.value}", "```", "", *_docstring(found))
     else:
         yield from _function(found, found.name)
 

@@ -59,10 +59,11 @@ def noted(
 
 
 def _filled(call: ProviderCall, provider: str | None, model: str | None, route: str | None) -> ProviderCall:
-    new = (call.provider or provider, call.model or model, call.route or route, call.provider_outcome)
-    if new == (call.provider, call.model, call.route, call.outcome):
+    known = (call.provider, call.model, call.route, call.outcome)
+    filled = (call.provider or provider, call.model or model, call.route or route, call.provider_outcome)
+    if filled == known:
         return call
-    return replace(call, provider=new[0], model=new[1], route=new[2], outcome=new[3])
+    return replace(call, provider=filled[0], model=filled[1], route=filled[2], outcome=filled[3])
 
 
 def joined(earlier: Sequence[Failure], last: Answer | Failure) -> Answer | Failure:

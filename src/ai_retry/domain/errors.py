@@ -19,6 +19,8 @@
     │  └─ SessionConflict         SESSION_CONFLICT            409   yes, once its user has cured the conflict
     ├─ LeaseLost                  LEASE_LOST                  500   yes: a late answer is kept and used
     ├─ NotConfigured              NOT_CONFIGURED              500   yes, once the operator acted; no call was made
+    ├─ Unauthenticated            UNAUTHENTICATED             401   yes, with another token
+    ├─ AuthUnavailable            AUTH_UNAVAILABLE            500   yes: nothing was read
     ├─ RetryEnded                                             409   why an accepted retry ended without a call
     │  ├─ RetryExpired            RETRY_EXPIRED               409   its time was up
     │  ├─ RetryPoisoned           RETRY_POISONED              409   its workers kept dying
@@ -39,6 +41,7 @@ from uuid import UUID
 
 from ai_retry.domain.model import Failure
 
+_SOON = timedelta(seconds=1)
 _LONGEST_REASON = 200  # characters of the app's own words
 
 
@@ -47,7 +50,6 @@ class AiRetryError(Exception):
 
     code: ClassVar[str] = "INTERNAL"
     http_status: ClassVar[int] = 500
-    safe_to_repeat: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -61,6 +63,11 @@ class AiRetryError(Exception):
         self.retry_after = retry_after
         self.details: dict[str, Any] = dict(details or {})
         self.generation_id: UUID | None = None  # of a first call: its generation, once it may exist
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed after ``retry_after``; repeating it is safe in any case."""
+        return self.retry_after is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle past the constructors, which take data rather than the message."""
@@ -150,12 +157,14 @@ class BackoffNotElapsed(RetryRefused):
 
 
 class RetryInProgress(RetryRefused):
-    """An attempt works on this generation."""
+    """An attempt works on this generation, or one is queued for it."""
 
     code = "RETRY_IN_PROGRESS"
 
-    def __init__(self, *, wait: timedelta) -> None:
-        super().__init__("This generation is being worked on.", wait=wait)
+    def __init__(self, *, wait: timedelta, queued: bool = False) -> None:
+        super().__init__(
+            "Accepted; it waits for a worker." if queued else "This generation is being worked on.", wait=wait
+        )
 
 
 class RouteUnavailable(RetryRefused):
@@ -311,6 +320,33 @@ class NotConfigured(AiRetryError):
         super().__init__(f"ai-retry is not set up: {missing}.", details={"missing": missing})
 
 
+class Unauthenticated(AiRetryError):
+    """The access token does not prove who is asking. Every refusal reads the same.
+
+    ``reason``: one of a few fixed words for a debug log, never shown to the caller.
+    """
+
+    code = "UNAUTHENTICATED"
+    http_status = 401
+
+    def __init__(self, reason: str = "token") -> None:
+        super().__init__("A valid access token is needed: Authorization: Bearer <token>.")
+        self.reason = reason
+
+
+class AuthUnavailable(AiRetryError):
+    """Supabase Auth gave no usable answer: nothing is known about the token.
+
+    ``reason``: the HTTP status or the kind of network error, for the operator.
+    """
+
+    code = "AUTH_UNAVAILABLE"
+
+    def __init__(self, reason: str = "unreachable") -> None:
+        super().__init__("The access token can't be verified now.", retry_after=_SOON)
+        self.reason = reason
+
+
 class RetryEnded(AiRetryError):
     """Why an accepted retry goes on no longer: for the app's error log, and for who asks for a first call again."""
 
@@ -350,6 +386,11 @@ class StorageFailure(AiRetryError):
     def __init__(self, reason: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(f"The storage failed ({reason}).", retry_after=retry_after)
         self.reason = reason
+
+    @property
+    def retryable(self) -> bool:
+        """True: the next request may find the storage as it should be, whether or not a wait is known."""
+        return True
 
 
 class StorageUnavailable(StorageFailure):

@@ -9,7 +9,7 @@ same id again, with the same prompt, is answered what became of it; no second ca
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID, uuid4, uuid5
 
@@ -19,8 +19,8 @@ from ai_retry.domain.decide.begin import Asked
 from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
 from ai_retry.domain.first_loop import accepting_first, generating
-from ai_retry.domain.model import RetryResult, Waiver
-from ai_retry.domain.names import as_uuid, check_key, check_readable
+from ai_retry.domain.model import RetryResult
+from ai_retry.domain.names import WaiverWord, as_uuid, check_key, check_readable
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy, storable
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry
@@ -47,7 +47,7 @@ def generate(
     columns: Mapping[str, Any] | None = None,
     generation_id: UUID | str | None = None,
     idempotency_key: str | None = None,
-    waive: frozenset[Waiver] = frozenset(),
+    waive: Collection[WaiverWord] = (),
     charge: bool = True,
     operator: str | None = None,
     max_prompt_bytes: int = MAX_PROMPT_BYTES,
@@ -118,11 +118,11 @@ def generate_later(
     columns: Mapping[str, Any] | None = None,
     generation_id: UUID | str | None = None,
     idempotency_key: str | None = None,
-    waive: frozenset[Waiver] = frozenset(),
+    waive: Collection[WaiverWord] = (),
     charge: bool = True,
     operator: str | None = None,
     max_prompt_bytes: int = MAX_PROMPT_BYTES,
-) -> QueuedRetry | RetryResult:
+) -> QueuedRetry:
     """Create a generation, and accept its first call for later: a worker makes it.
 
     Arguments as for ``generate``. The user's quota is held from now on. Cancelled, it leaves a failed generation, which
@@ -185,7 +185,7 @@ def first_asked(
     *,
     generation_id: UUID | str | None,
     idempotency_key: str | None,
-    waive: frozenset[Waiver],
+    waive: Collection[WaiverWord],
     charge: bool,
     operator: str | None,
 ) -> Asked:

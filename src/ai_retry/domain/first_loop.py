@@ -43,7 +43,7 @@ def generating(asked: Asked, setting: Setting) -> Loop[RetryResult]:
         raise RetryInProgress(wait=rules.SHORTEST_CALL)
 
 
-def accepting_first(asked: Asked, reader: Reader, policy: RetryPolicy) -> Loop[QueuedRetry | RetryResult]:
+def accepting_first(asked: Asked, reader: Reader, policy: RetryPolicy) -> Loop[QueuedRetry]:
     """Create a generation and accept its first call for later, or describe the attempt that is open already.
 
     Raises what ``generate_later`` does.
@@ -59,7 +59,7 @@ def accepting_first(asked: Asked, reader: Reader, policy: RetryPolicy) -> Loop[Q
                 if first.is_left(current):
                     snapshot = yield from _closed(asked)
                     continue
-                return queue.accepted(current) or first.replayed(current, policy)
+                return queue.accepted(current) or queue.done(first.replayed(current, policy), current)
             reply: Reply = yield begin.accept(current, asked, reader, policy)
             snapshot = reply.snapshot
             if reply.applied and snapshot is not None and (accepted := queue.accepted(snapshot)) is not None:

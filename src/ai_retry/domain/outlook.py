@@ -30,7 +30,9 @@ class Outlook:
 
     @property
     def retry_at(self) -> datetime | None:
-        """The earliest instant of a retry; None: not foreseeable, or waiting does not help."""
+        """The earliest instant of a retry; None: not foreseeable, waiting does not help, or a worker will do it."""
+        if self.queued is not None:
+            return None
         wait = self.refusal.retry_after if self.refusal is not None else timedelta(0)
         return self.snapshot.as_of + wait if wait is not None else None
 

@@ -356,7 +356,8 @@ def refuse_in_progress(snapshot: Snapshot, policy: RetryPolicy) -> None:
     """
     until = _busy_until(snapshot, policy)
     if until is not None and until > snapshot.as_of:
-        raise RetryInProgress(wait=min(until - snapshot.as_of, BUSY_WAIT))
+        queued = queued_attempt(snapshot) is not None
+        raise RetryInProgress(wait=min(until - snapshot.as_of, BUSY_WAIT), queued=queued)
 
 
 def _busy_until(snapshot: Snapshot, policy: RetryPolicy) -> datetime | None:

@@ -13,7 +13,6 @@ from ai_retry.domain.change import Taken
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
-from ai_retry.domain.model import RetryResult
 from ai_retry.domain.names import WaiverWord, as_uuid
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
@@ -34,7 +33,7 @@ def enqueue_generation(
     waive: Collection[WaiverWord] = (),
     charge: bool = True,
     operator: str | None = None,
-) -> QueuedRetry | RetryResult:
+) -> QueuedRetry:
     """Accept a retry for later, and describe it; one that is queued or running already is only described.
 
     The user's quota is held from now on, captured by its success and released by any other end. A wait that is not
@@ -42,7 +41,7 @@ def enqueue_generation(
     ``retry_generation``.
 
     Returns:
-        The accepted retry; or the result that an earlier request with the same ``idempotency_key`` achieved.
+        The accepted retry; its ``result`` is what an earlier request with the same ``idempotency_key`` achieved.
 
     Raises:
         ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;

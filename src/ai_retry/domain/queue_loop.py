@@ -22,23 +22,23 @@ from ai_retry.domain.errors import (
     SessionConflict,
 )
 from ai_retry.domain.loop import TRIES, Ended, Load, Loop, RunningAttempt, Setting, has_begun, has_ended
-from ai_retry.domain.model import RetryResult, Snapshot
+from ai_retry.domain.model import Snapshot
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.domain.reader import ContextUnusable
 
 
-def accepting(asked: Asked, reader: Reader, policy: RetryPolicy) -> Loop[QueuedRetry | RetryResult]:
+def accepting(asked: Asked, reader: Reader, policy: RetryPolicy) -> Loop[QueuedRetry]:
     """Accept a retry for later, or describe the one that is open already; raises what ``enqueue_generation`` does."""
     snapshot = yield Load(user_id=asked.user_id, generation_id=asked.generation_id, token=asked.token)
     for _ in range(TRIES):
         current = owned(snapshot, asked.user_id, asked.generation_id)
         if (replayed := replay(current, asked.idempotency_key)) is not None:
-            return replayed
+            return queue.done(replayed, current)
         if (accepted := queue.accepted(current)) is not None:
             return accepted
         if has_ended(current):
-            return verdict(current, asked.user_id, asked.generation_id)
+            return queue.done(verdict(current, asked.user_id, asked.generation_id), current)
         reply: Reply = yield begin.accept(current, asked, reader, policy)
         snapshot = reply.snapshot
         if reply.applied and snapshot is not None and (accepted := queue.accepted(snapshot)) is not None:

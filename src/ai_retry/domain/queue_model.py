@@ -6,12 +6,15 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from ai_retry.domain.model import Generation, Quota
+from ai_retry.domain.model import Generation, Quota, RetryResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedRetry:
-    """A retry that was accepted for later: it ends in a session, or in an error with its reason."""
+    """A retry that was accepted for later: it ends in a session, or in an error with its reason.
+
+    Where an earlier request with the same idempotency key has ended in a session already, ``result`` is that.
+    """
 
     generation: Generation  # perhaps without its ``prompt_data``
     quota: Quota
@@ -20,6 +23,12 @@ class QueuedRetry:
     next_attempt_at: datetime | None  # when the attempt is due; None: it runs
     expires_at: datetime | None  # until when it is tried
     as_of: datetime
+    result: RetryResult | None = None  # what an earlier request with the same key achieved; None: it is still to come
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a session already, so that nothing is queued."""
+        return self.result is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,6 +188,15 @@ class RecoveryStorage(Protocol):
         """Return what calls took in the past, for each model that generations name (None: the default)."""
         ...
 
+    def books(self, rule: QuotaRule | None = None, *, since: datetime | None = None) -> Sequence[Mapping[str, Any]]:
+        """List what contradicts the promises; nothing when the books balance.
+
+        Args:
+            rule: the limit above which no unit may be spent, and its window; None: no limit is asked about.
+            since: only attempts that ended then or later; all when None.
+        """
+        ...
+
     def record_recovery(
         self, run_id: UUID, *, plan_id: str, operator: str, plan: Mapping[str, Any], counts: Mapping[str, Any] | None
     ) -> str | None:

@@ -201,10 +201,11 @@ def _answering(event: str, view: Callable[[_Exchange], Response]) -> Callable[..
 def _answer(result: RetryResult | QueuedRetry, exchange: _Exchange, *, asked: bool) -> Response:
     """Answer with a session, or with what was accepted; ``asked``: for that."""
     created = "generation_id" not in exchange.path
-    if isinstance(result, RetryResult):
-        headers = {"Location": _location(exchange)} if created else {}
-        headers |= {"Idempotency-Replayed": "true"} if result.replayed else {}
-        return _json(retry_response(result, exchange.request_id), headers=headers)
+    match result:
+        case (RetryResult() as done) | QueuedRetry(result=RetryResult() as done):
+            headers = {"Location": _location(exchange)} if created else {}
+            headers |= {"Idempotency-Replayed": "true"} if done.replayed else {}
+            return _json(retry_response(done, exchange.request_id), headers=headers)
     document, wait = queued_response(result, exchange.request_id)
     applied = {"Preference-Applied": "respond-async"} if asked else {}
     headers = {"Location": _location(exchange), "Retry-After": str(wait), **applied}

@@ -7,7 +7,7 @@ from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_list_header
 
-from ai_retry.auth import Unauthenticated
+from ai_retry.domain.errors import Unauthenticated
 from ai_retry.flask.first_calls import check_media_type
 from ai_retry.problems import Refused, body_too_large, invalid_request
 

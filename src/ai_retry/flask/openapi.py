@@ -144,8 +144,9 @@ def cancel_codes() -> Codes:
 
 
 def _edge_codes(*others: Problem) -> Iterator[tuple[int, str]]:
-    """Collect what the edge says by itself, but for what other operations are answered."""
-    return ((each.http_status, each.code) for each in EDGE_PROBLEMS if each not in others)
+    """Collect what the edge answers by itself, but for what other operations are answered; of a token, always."""
+    yield from ((each.http_status, each.code) for each in EDGE_PROBLEMS if each not in others)
+    yield from ((each.http_status, each.code) for each in (errors.Unauthenticated, errors.AuthUnavailable))
 
 
 def _pairs(codes: Codes) -> Iterator[tuple[int, str]]:

@@ -118,7 +118,8 @@ class RetryOutlookSchema(Camel):
 
     possible = fields.Boolean(required=True, metadata=about("Now."))
     possible_at = Instant(
-        allow_none=True, description="Earliest instant; null: not foreseeable, or waiting does not help."
+        allow_none=True,
+        description="Earliest instant; null: not foreseeable, waiting does not help, or a worker will do it.",
     )
     refusal = fields.Nested(ErrorSchema, required=True, allow_none=True)
     queued = fields.Nested(QueuedSchema, required=True, allow_none=True)

@@ -6,7 +6,7 @@ This module knows shapes; ``signals`` knows what they mean. Nothing raises, and 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -28,7 +28,17 @@ _MAX_TOKENS = re.compile(r"too large: ([0-9]{1,12})\b.{0,60}?context length is (
 _PER_TIME = re.compile(r"per[ _-]?(second|minute|hour|day)", re.IGNORECASE)
 _ANSWER = re.compile(r'"(?:choices|content|delta|failed_generation|text)"\s*:')
 _MESSAGES = (
-    *("message", "msg", "error_msg", "error_message", "errorMessage", "status_msg", "faultstring", "error_description"),
+    *(
+        "message",
+        "msg",
+        "error_msg",
+        "error_message",
+        "errorMessage",
+        "status_msg",
+        "faultstring",
+        "error_description",
+        "error",
+    ),
 )  # OpenAI and most; Chinese gateways; Baidu; AWS; MiniMax; Apigee; OAuth
 _STATUSES = ("code", "http_status", "status", "raw_status_code", "status_code", "statusCode", "http_code")
 _LEADING = re.compile(r"\s*(?::[^\n]*\n\s*)*")  # blank lines, and comments of a stream that was none
@@ -82,19 +92,23 @@ def parse(text: str) -> Any:
         return None
 
 
-def read_error(value: Any) -> ErrorBody:
-    """Find the error in the shapes that providers use; an empty one when there is none."""
+def read_error(value: Any, *, levels: int = 5) -> ErrorBody:
+    """Find the error in the shapes that providers use; an empty one when there is none.
+
+    Args:
+        value: JSON.
+        levels: of errors within errors that are looked into.
+    """
     value = mapping(_first(value))  # Gemini answers errors in a list
     error = next(filter(None, _errors(value)), value)
     if isinstance(error, str):  # Ollama's native API, xAI, LM Studio
-        return ErrorBody(message=error, words=_words(value, value), number=_number(value), signs=("error_text",))
+        text = ErrorBody(message=error, words=_words(value, value), number=_number(value), signs=("error_text",))
+        return _wrapped(error, text, levels) or text
     error = mapping(error)
-    if isinstance(detail := error.get("detail"), str) and isinstance(inner := parse(detail), Mapping):
-        return read_error(inner)  # gateways that wrap an error as text
     said = (error.get(name) for name in _MESSAGES)
     message = next((each for each in said if isinstance(each, str)), None) or _detail(error.get("detail"))
-    upstream = _upstream(mapping(error.get("metadata")).get("raw"))
-    return ErrorBody(
+    upstream = _upstream(mapping(error.get("metadata")).get("raw"), levels)
+    found = ErrorBody(
         data=error,
         message=message,
         words=_words(error, value),
@@ -102,6 +116,24 @@ def read_error(value: Any) -> ErrorBody:
         param=_param(error) or upstream.param,
         upstream=upstream.message,
         signs=("limit_per_time",) if _is_per_time(error.get("details")) else (),
+    )
+    wrapped = (_wrapped(error.get(name), found, levels) for name in ("error", "detail", "message"))
+    return next(filter(None, wrapped), found)
+
+
+def _wrapped(value: Any, around: ErrorBody, levels: int) -> ErrorBody | None:
+    """Read an error that is the text, or the message, of another one, as gateways and Mistral write it."""
+    inner = parse(value) if isinstance(value, str) and value.lstrip()[:1] == "{" else value
+    if not isinstance(inner, Mapping) or not levels:
+        return None
+    found = read_error(inner, levels=levels - 1)
+    return replace(
+        found,
+        message=found.message or (around.message if around.message != value else ""),
+        words=tuple(dict.fromkeys((*found.words, *around.words))),
+        number=found.number or around.number,
+        param=found.param or around.param,
+        signs=tuple(sign for sign in (*found.signs, *around.signs) if sign != "error_text"),
     )
 
 
@@ -132,12 +164,12 @@ def read_words(text: str) -> ErrorBody:
     return ErrorBody() if text.startswith("<") or _ANSWER.search(text) else ErrorBody(message=text)
 
 
-def _upstream(raw: Any) -> ErrorBody:
+def _upstream(raw: Any, levels: int) -> ErrorBody:
     """Read OpenRouter's ``metadata.raw``: what the provider behind it answered, JSON as a rule, else words."""
-    if not isinstance(raw, str):
-        return ErrorBody()
-    inner = parse(raw)
-    return read_words(raw) if inner is None else read_error(inner)
+    inner = parse(raw) if isinstance(raw, str) else raw
+    if inner is None:
+        return read_words(raw) if isinstance(raw, str) else ErrorBody()
+    return read_error(inner, levels=levels - 1) if levels else ErrorBody()
 
 
 def _param(error: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ _LONGEST_NAME = 200  # of models and ids
 _MOST_LOOKED_AT = 2000  # characters of a page
 _PAGE = re.compile(r"<!doctype html|<html|\A<\?xml", re.IGNORECASE)
 _JSON_BEGINS = "{["
+_WRONG_SCHEME = "http request to an https server"  # as servers written in Go say it, without HTML
 
 
 class Ending(Enum):
@@ -106,7 +107,7 @@ def _from_status(reply: Reply, document: Any, text: str, now: datetime, added: C
     if reply.status < HTTPStatus.OK:
         return Finding(answer_signals.CUT, detail="an interim status ended it")
     error = read_words(text) if document is None else read_error(document)
-    if is_web_page(text, reply.headers):
+    if is_web_page(text, reply.headers) or _WRONG_SCHEME in text[:_MOST_LOOKED_AT].lower():
         error = replace(error, signs=(*error.signs, "web_page"))
     if retry_after(reply.headers, error.data, now) is not None:
         error = replace(error, signs=(*error.signs, "wait_named"))

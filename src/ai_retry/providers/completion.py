@@ -82,16 +82,17 @@ def read_choice(envelope: Mapping[str, Any], refusals: Collection[str]) -> Choic
     for holder in (envelope, choice, message):
         refused = refused or _filtered(holder, _FILTERS, refusals)
     name, value = _reason((choice, message, envelope))
-    native = choice.get("native_finish_reason")
+    others = (
+        ("native_finish_reason", choice.get("native_finish_reason")),  # OpenRouter
+        ("incomplete_details", mapping(envelope.get("incomplete_details")).get("reason")),  # OpenAI Responses
+    )
     return Choice(
         content=content,
         kind=kind,
         mixed=mixed,
         reason=value.strip()[:_LONGEST_WORD] if isinstance(value, str) else word(value),
         end=word(value),
-        words=tuple(
-            (field, each) for field, said in ((name, value), ("native_finish_reason", native)) for each in _words(said)
-        ),
+        words=tuple((field, each) for field, said in ((name, value), *others) for each in _words(said)),
         refused=refused,
         tool=bool(message.get("tool_calls") or message.get("function_call")),
         error=choice.get("error") or message.get("error") or None,

@@ -6,17 +6,15 @@ Waits that do not fit into the call are not made here: they are handed up as ``F
 
 import json
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
-from itertools import chain
 from ssl import SSLCertVerificationError
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 
 import requests
-from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
@@ -37,7 +35,6 @@ OPENROUTER = "https://openrouter.ai/api/v1"  # OpenRouter, API reference
 
 _HEADERS = {"Accept": "application/json", "User-Agent": "ai-retry"}
 _CHUNK = 65536  # bytes read at once
-_jitter = wait_random_exponential(multiplier=0.5, max=4)  # full jitter: anywhere below 0.5 s, 1 s, 2 s …
 
 _Outcome: TypeAlias = Answer | Failure
 
@@ -189,28 +186,18 @@ class HttpAiProvider:
         return signals.UNSENDABLE.failure(problem, model=model, wire_requests=0)
 
     def _repeat(self, send: Callable[[], _Outcome], deadline: Deadline, seconds: float) -> _Outcome:
-        """Send, and again while that is free, useful and in time; most calls are sent once, and need no more."""
+        """Send, and again while that is free, useful and in time."""
         first = send()
         if not _may_be_repeated(first):
             return first
-        outcomes: Iterator[_Outcome] = chain([first], iter(send, None))
-        enough = stop_after_attempt(self._max_requests)
+        from ai_retry.providers.repeats import repeats  # noqa: PLC0415 - most processes never need it
 
-        def wait(state: RetryCallState) -> float:
-            asked = _result(state).retry_after
-            return (asked.total_seconds() if asked else 0.0) + _jitter(state)
+        def in_time(pause: float) -> bool:
+            return deadline.left - pause >= seconds / 2
 
-        def stop(state: RetryCallState) -> bool:
-            return enough(state) or deadline.left - state.upcoming_sleep < seconds / 2
-
-        retrying = Retrying(
-            retry=retry_if_result(_may_be_repeated),
-            wait=wait,
-            stop=stop,
-            sleep=self._clock.sleep,
-            retry_error_callback=_result,
+        return repeats(
+            first, send, may=_may_be_repeated, most=self._max_requests, in_time=in_time, sleep=self._clock.sleep
         )
-        return retrying(lambda: next(outcomes))
 
     def _send(
         self, request: requests.PreparedRequest, deadline: Deadline, judge: Callable[[Reply], _Outcome]
@@ -244,11 +231,8 @@ class HttpAiProvider:
 
 
 def _may_be_repeated(outcome: _Outcome) -> bool:
+    """Whether a request may be sent again: it cost nothing, and its cause may pass."""
     return isinstance(outcome, Failure) and outcome.certainly_not_generated and outcome.transient
-
-
-def _result(state: RetryCallState) -> Any:
-    return state.outcome.result() if state.outcome else None
 
 
 def _signal_of(error: Exception, deadline: Deadline, *, sent: bool) -> Signal:

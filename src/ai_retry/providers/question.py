@@ -9,11 +9,13 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ai_retry.domain.context import refuse_reserved
 from ai_retry.domain.model import Context, ResponseFormat
-from ai_retry.providers.response_schema import ResponseSchema, schema_of
+
+if TYPE_CHECKING:
+    from ai_retry.providers.response_schema import ResponseSchema
 
 _log = logging.getLogger("ai_retry")
 _SECRET_NAME = re.compile("auth|cookie|key|secret|token", re.IGNORECASE)
@@ -62,6 +64,8 @@ def _shape(context: Context, response_format: ResponseFormat) -> tuple[dict[str,
     if context.response_schema is None:
         return {}, messages
     wanted = dict(context.response_schema)
+    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
+
     schema = schema_of(wanted)
     match response_format:
         case ResponseFormat.JSON_SCHEMA:
@@ -87,7 +91,7 @@ def _demanding(messages: Sequence[Mapping[str, Any]], demand: str) -> list[Mappi
     return [{"role": "system", "content": demand}, *messages]
 
 
-def _warn_once(schema: ResponseSchema) -> None:
+def _warn_once(schema: "ResponseSchema") -> None:
     """Log that a schema is not sent as strict: once for each schema, however often it is asked for."""
     if outside := schema.take_warning():
         _log.warning('event=schema_not_strict first_outside="%s"', outside)

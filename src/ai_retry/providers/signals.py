@@ -15,6 +15,7 @@ from ai_retry.providers import vocabulary
 from ai_retry.providers.signal import Signal
 
 _operators = partial(Signal, code=FailureCode.REJECTED, not_generated=True, operator_fault=True)
+_moderated = partial(Signal, code=FailureCode.REJECTED, refused=True)
 _at_the_door = partial(Signal, not_generated=True, transient=True)
 _passing = partial(Signal, transient=True)
 
@@ -84,10 +85,8 @@ STATUS: tuple[Signal, ...] = (
         words={"openrouter_in_flight_budget"},
         source="OpenRouter, Limits: refused before any provider, with Retry-After",
     ),
-    Signal(
+    _moderated(
         "the prompt was refused by moderation",
-        FailureCode.REJECTED,
-        refused=True,
         statuses=(400, 403, 422),
         words=vocabulary.MODERATION,
         source="Azure OpenAI, Content filtering; OpenRouter, Errors; Alibaba Model Studio, Error codes: some refuse"
@@ -100,10 +99,8 @@ STATUS: tuple[Signal, ...] = (
         words={"failed_generation", "json_validate_failed"},
         source="Groq, Errors",
     ),
-    Signal(
+    _moderated(
         "the prompt was refused by moderation",
-        FailureCode.REJECTED,
-        refused=True,
         not_generated=True,
         statuses=(403,),
         words={"flagged_input"},
@@ -129,6 +126,12 @@ STATUS: tuple[Signal, ...] = (
         words={"added_parameter"},
         source="OpenAI, Error object (param); DeepSeek (json_schema); RFC 9110, section 15.6.2: the deployment, not"
         " the user, added what the error names",
+    ),
+    _moderated(
+        "the prompt was refused by moderation",
+        statuses=(400, 422),
+        phrases=vocabulary.MODERATION_PHRASES,
+        source="OpenAI (safety system, usage policies), Azure OpenAI, Z.AI (1301): in words only",
     ),
     _at_the_door(
         "turned away for pace",

@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from ai_retry.providers.response_schema import schema_of
-
 _DEEPEST = 100  # levels of nesting; more is no answer, and would trouble whoever stores or reads it
 _LARGEST_INTEGER = 2**53 - 1  # RFC 7493 (I-JSON), section 2.2: beyond it, readers disagree about the value
 _MOST_PROBLEMS = 10  # that are listed of one output
@@ -79,6 +77,8 @@ def validate(output: Any, schema: Mapping[str, Any]) -> None:
         InvalidOutput: names the first place that fails and the keyword, as in ``/weeks/0/days: minItems``.
         ContextMissing: the schema can't be applied; see ``schema_of``.
     """
+    from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
+
     wanted = schema_of(schema)
     problem = wanted.problem(output)
     if problem is not None:

@@ -93,11 +93,29 @@ MODERATION = frozenset(
         "data_inspection_failed",
         "guardrail_intervened",
         "invalid_prompt",
+        "moderation_blocked",
         "prohibited_content",
         "recitation",
         "refusal",
+        "responsibleaipolicyviolation",
         "safety",
+        "sensitive_words_detected",
         "spii",
+    }
+)
+
+MODERATION_PHRASES = frozenset(
+    {
+        "by our safety system",
+        "content management policy",
+        "content policy",
+        "inappropriate content",
+        "of our safety system",
+        "sensitive content",
+        "unsafe content",
+        "usage policies",
+        "usage policy",
+        "不安全或敏感内容",
     }
 )
 

@@ -10,7 +10,9 @@ _MINUTE, _SECOND = "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"
 
 def search_in_words(wanted: Filter) -> Iterator[tuple[str, str]]:
     """Write what a search looks for, its range first, then a line for each code, model or other restriction."""
-    yield "created", span(wanted.since, wanted.until)
+    if wanted.since is not None:
+        yield "from", f"{wanted.since:{_SECOND}} UTC"
+    yield "before", f"{wanted.until:{_SECOND}} UTC"
     if wanted.statuses != FAILED:
         yield "status", ", ".join(sorted(wanted.statuses))
     if wanted.codes is not None:
@@ -21,10 +23,8 @@ def search_in_words(wanted: Filter) -> Iterator[tuple[str, str]]:
         yield "user", str(wanted.user_id)
 
 
-def span(first: datetime | None, last: datetime) -> str:
+def span(first: datetime, last: datetime) -> str:
     """Write a range of time in UTC; a day is named once, and seconds only where the minutes are the same."""
-    if first is None:
-        return f"before {last:{_SECOND}} UTC"
     style = _MINUTE if f"{first:{_MINUTE}}" != f"{last:{_MINUTE}}" else _SECOND
     end = style.partition(" ")[2] if first.date() == last.date() else style
     return f"{first:{style}} to {last:{end}} UTC"

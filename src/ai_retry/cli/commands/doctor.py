@@ -13,12 +13,11 @@ from ai_retry.cli.commands._reach import NotReady
 from ai_retry.cli.commands._shared import as_json_option, print_json
 from ai_retry.cli.doctor import Asked, Check, Examination, examine
 from ai_retry.clock import SystemClock
-from ai_retry.tables import printable
 
 
 @click.command(
     short_help="Find out what is wrong and what to do.",
-    epilog=examples("ai-retry doctor", "ai-retry doctor --rehearse --example-output answer.json"),
+    epilog=examples("ai-retry doctor", "ai-retry doctor --rehearse", "ai-retry doctor --json"),
 )
 @click.option("--rehearse", is_flag=True, help="Write what ai-retry writes, through the binding, and roll it back.")
 @click.option(
@@ -51,7 +50,7 @@ def doctor(*, rehearse: bool, example_output: TextIO | None, directory: Path, as
     if as_json:
         print_json(_document(examination))
     else:
-        _print(examination)
+        click.echo(str(examination))
     if examination.skipped:
         sys.exit(NotReady.exit_code)
     if examination.problems:
@@ -72,17 +71,3 @@ def _document(examination: Examination) -> dict[str, Any]:
         "not_run": {check: asdict(each) for check, each in examination.not_run.items()},
         "findings": [asdict(each) for each in examination.findings],
     }
-
-
-def _print(examination: Examination) -> None:
-    for first, *others in examination.shown():
-        click.echo(f"{examination.result(first):<8}  {', '.join((first, *others))}")
-        for finding in examination.of(first):
-            _tell(finding.problem, finding.remedy)
-        if (not_run := examination.not_run.get(first)) is not None:
-            _tell(not_run.reason, not_run.remedy)
-
-
-def _tell(problem: str, remedy: str) -> None:
-    click.echo(f"            {printable(problem)}")
-    click.echo(f"            -> {printable(remedy)}")

@@ -17,7 +17,14 @@ from ai_retry.cli.commands._shared import told
 from ai_retry.cli.init import ask, report
 from ai_retry.cli.init.answers import COLUMNS, AnswerRefused, Answers, parse_pairs, read_file
 from ai_retry.cli.init.notes import CannotBind
-from ai_retry.cli.init.project import ConfigNotUnderstood, Migration, migrations, with_schema_paths, write
+from ai_retry.cli.init.project import (
+    ConfigNotUnderstood,
+    Migration,
+    migrations,
+    shipped_texts,
+    with_schema_paths,
+    write,
+)
 from ai_retry.cli.init.project import upgrade as project_upgrade
 from ai_retry.cli.init.words import OURS
 
@@ -35,7 +42,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--database-url", help="The database, as the owner of the app's tables; else DATABASE_URL.")
 @click.option("--dir", "directory", default="supabase", type=click.Path(path_type=Path), show_default=True)
 @click.option("--yes", is_flag=True, help="Ask nothing: take the guesses, and list them.")
-@click.option("--upgrade", is_flag=True, help="Write only the functions that a binding of an older version lacks.")
+@click.option("--upgrade", is_flag=True, help="Write ours if it differs, and of the binding only what it lacks.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
 @click.option("--config", default="ai-retry.toml", type=_FILE, show_default=True, help="Answers, read and written.")
 @click.option("--example-output", type=_FILE, metavar="FILE", help="What the provider answers, for the rehearsal.")
@@ -72,13 +79,13 @@ def init(**options: Any) -> None:
         raise click.UsageError("there is no terminal to ask in: give --yes to take the guesses")
     try:
         with told(), to.connected(url) as connection, _kept(options) as kept:
-            there = _upgradable(connection) if options["upgrade"] else None
-            answers, proposal = _bound(connection, answers, flags, kept.append if asks else None)
-            if there is not None:
-                files = _upgrade(connection, proposal, there, options["directory"])
-            elif _rehearsed(connection, proposal, output):
-                sys.exit(1)
+            bind = partial(_bound, connection, answers, flags, kept.append if asks else None)
+            if options["upgrade"]:
+                answers, proposal, files = _upgraded(connection, bind, options["directory"])
             else:
+                answers, proposal = bind()
+                if _rehearsed(connection, proposal, output):
+                    sys.exit(1)
                 files = migrations(options["directory"], proposal.ours, proposal.app)
             kept.clear()
     except to.Unreachable as error:
@@ -177,39 +184,33 @@ def _rehearsed(connection: Any, proposal: "Proposal", output: Any) -> bool:
     return report.is_fatal(result)
 
 
-def _upgradable(connection: Any) -> frozenset[str]:
-    """Name what the binding has; it ends here where there is none, or where it lacks nothing."""
-    from ai_retry.cli.init import upgrade as binding  # noqa: PLC0415 - imports psycopg
+def _upgraded(
+    connection: Any, bind: Callable[[], tuple[Answers, "Proposal"]], directory: Path
+) -> tuple[Answers, "Proposal | None", list[Migration]]:
+    """Say what the binding lacks, and propose that alone; it ends here where the database refuses it."""
+    from ai_retry.cli.init import interview  # noqa: PLC0415 - they import psycopg
+    from ai_retry.cli.init import upgrade as binding  # noqa: PLC0415
 
     there = binding.standing(connection)
     if not there:
         _end(["There is no binding in this database yet: run ai-retry init without --upgrade."])
-    if not binding.lacking(there):
-        click.echo("Nothing to write: the binding has every function that this version of ai-retry calls.")
-        sys.exit(0)
-    return there
-
-
-def _upgrade(connection: Any, proposal: "Proposal", there: frozenset[str], directory: Path) -> list[Migration]:
-    """Say what is lacking; it ends here where the database refuses it."""
-    from ai_retry.cli.init import interview  # noqa: PLC0415 - they import psycopg
-    from ai_retry.cli.init import upgrade as binding  # noqa: PLC0415
-
+    lacking, ours = binding.lacking(there), shipped_texts()[0]
+    if not lacking:
+        return Answers(), None, project_upgrade(directory, ours, None)
+    answers, proposal = bind()
     text = binding.upgrade_sql(proposal.app, there)
-    click.echo(f"Lacking: {', '.join(binding.lacking(there))}")
+    click.echo(f"Lacking: {', '.join(lacking)}")
     tried = interview.tried(connection, (text,))
     if tried is not None and tried.refused is not None:
         _end([f"The database refuses what would be written ({tried.refused}); nothing was written."])
-    return project_upgrade(directory, text)
+    return answers, proposal, project_upgrade(directory, ours, text)
 
 
-def _finish(files: list[Migration], proposal: "Proposal", answers: Answers, options: dict[str, Any]) -> None:
+def _finish(files: list[Migration], proposal: "Proposal | None", answers: Answers, options: dict[str, Any]) -> None:
     """Write the files, or print them."""
     directory: Path = options["directory"]
     if not files:
-        click.echo(
-            f"\nNothing to write: both migrations stand in {directory / 'migrations'} as they would be written now."
-        )
+        click.echo(f"\nNothing to write: {directory / 'migrations'} has all that would be written now.")
         return
     if options["dry_run"]:
         click.echo(f"\nNothing is written. {', '.join(str(each.path) for each in files)}; the last one:\n")
@@ -219,7 +220,7 @@ def _finish(files: list[Migration], proposal: "Proposal", answers: Answers, opti
     for each in files:
         click.echo(f"written     {each.path}")
     _configure(directory, files)
-    if proposal.binding is not None:
+    if proposal is not None and proposal.binding is not None:
         options["config"].write_text(report.all_answers(answers, proposal).written(), encoding="utf-8")
         click.echo(f"written     {options['config']}")
     click.echo("Apply them as your own: supabase db push. Then run ai-retry doctor.")

@@ -9,6 +9,7 @@ from ai_retry.cli.commands._one import found, one_generation
 from ai_retry.cli.commands._shared import as_json_option, connected, print_json, refused
 from ai_retry.client import Client
 from ai_retry.domain.model import RetryResult, Waiver
+from ai_retry.domain.queue_model import QueuedRetry
 
 
 @click.command(
@@ -59,12 +60,13 @@ def _accept(client: Client, owner: Any, generation_id: str, lifted: dict[str, An
     return _document(client.enqueue(owner, generation_id, **lifted))
 
 
-def _document(result: Any) -> dict[str, Any]:
+def _document(result: RetryResult | QueuedRetry) -> dict[str, Any]:
+    done = result.result if isinstance(result, QueuedRetry) else result
     return {
         "generation_id": str(result.generation.id),
         "status": result.generation.status,
         "attempt": result.attempt,
-        "session_id": result.session_id if isinstance(result, RetryResult) else None,
+        "session_id": done.session_id if done is not None else None,
         "remaining": result.quota.remaining,
     }
 

@@ -41,7 +41,7 @@ where t.name <> %(generations)s
     join pg_language l on l.oid = p.prolang and l.lanname in ('sql', 'plpgsql')
     where n.nspname not like 'pg\_%%' and n.nspname <> 'information_schema' and p.prokind in ('f', 'p')
       and (n.nspname <> 'ai_retry' or p.proname like 'app\_%%')
-      and (p.proname not like 'ai\_retry\_%%' or p.oid is not distinct from to_regprocedure(%(session)s)::oid)
+      and (p.proname not like 'ai\_retry\_%%' or p.oid is not distinct from to_regprocedure(%(session)s::text)::oid)
       and regexp_replace(coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid)), '--[^\n]*', '', 'g')
         ~* ('\m' || regexp_replace(a.attname, '\W', '.', 'g') || '\M|insert\s+into\s+(\S+\.)?"?'
           || regexp_replace(c.relname, '\W', '.', 'g') || '"?(\s+as\s+\w+)?\s+(values|select|table)\M'))
@@ -96,7 +96,7 @@ def _looked(database_url: str, binding: Binding | None) -> Around:
         names = {
             "tables": Jsonb({name: list(needed) for name, needed in binding.tables.items()} if binding else {}),
             "generations": binding.generations if binding else "",
-            "session": (binding.session_function if binding else None) or "",
+            "session": binding.session_function if binding else None,
         }
         most, used = rows(_CONNECTIONS)[0]
         return Around(

@@ -1,9 +1,11 @@
 """What an examination found; a check that did not run says so, and why."""
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ai_retry.cli.doctor.model import Check, Finding, Level
+from ai_retry.tables import printable
 
 OK = "ok"
 NOT_RUN = "NOT RUN"
@@ -24,6 +26,20 @@ class Examination:
 
     findings: tuple[Finding, ...]
     not_run: Mapping[Check, NotRun] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Write each check's result, and below it what is wrong and what to do."""
+        lines = []
+        for first, *others in self.shown():
+            lines.append(f"{self.result(first):<8}  {', '.join((first, *others))}")
+            for finding in self.of(first):
+                lines += _advice(finding.problem, finding.remedy)
+            if (not_run := self.not_run.get(first)) is not None:
+                lines += _advice(not_run.reason, not_run.remedy)
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     @property
     def skipped(self) -> frozenset[Check]:
@@ -62,3 +78,7 @@ class Examination:
     def problems(self) -> list[Finding]:
         """The findings that are more than a hint."""
         return [each for each in self.findings if each.level is Level.PROBLEM]
+
+
+def _advice(problem: str, remedy: str) -> list[str]:
+    return [f"            {printable(problem)}", f"            -> {printable(remedy)}"]

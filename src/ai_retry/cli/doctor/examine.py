@@ -147,7 +147,7 @@ class _Examining:
     def _look_around(self, settings: Settings, database: Database) -> Around | None:
         looked = (Check.STATUSES, Check.WRITES, Check.PUBLICATIONS)
         if settings.database_url is None:
-            remedy = "set DATABASE_URL, then run ai-retry doctor again"
+            remedy = "set DATABASE_URL and run ai-retry doctor once: the project's dashboard has it under Connect"
             self._leave(looked, "it needs a direct connection", remedy, is_due=False)
             return None
         from ai_retry.cli.doctor.around import look_around  # noqa: PLC0415 - imports psycopg

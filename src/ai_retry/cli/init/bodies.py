@@ -60,6 +60,22 @@ def _assignments(binding: Binding, *, success: bool) -> list[str]:
         found.append(f"{binding.updated.column.quoted} = {binding.updated.given('p_at')}")
     if success:
         found += [f"{each.column.quoted} = {each.sql}" for each in binding.on_success]
+    else:
+        found += _demanded(binding)
+    return found
+
+
+def _demanded(binding: Binding) -> list[str]:
+    """What checks may demand of a failure, before app_report says what it was."""
+    checked = {name for each in binding.table.checks if len(each.columns) > 1 for name in each.columns}
+    found = []
+    for each in binding.on_failure:
+        if each.column.name in checked:
+            own = f"g.{each.column.quoted}"
+            known = "pg_catalog.to_jsonb(p_status)" if each.column.is_json else "p_status"
+            given = each.sql if each.column.is_instant else cast(known, each.column)
+            failed = f"case when p_status in ('error', 'timeout') then coalesce({own}, {given}) else {own} end"
+            found.append(f"{each.column.quoted} = {failed}")
     return found
 
 

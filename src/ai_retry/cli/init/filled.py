@@ -1,14 +1,14 @@
 """The generation's own columns: what a failure writes, what a success empties, what a first call gives."""
 
 from ai_retry.cli.init import names
-from ai_retry.cli.init.binding import Value, cast
+from ai_retry.cli.init.binding import Instant, Value, cast
 from ai_retry.cli.init.choose import Columns
 from ai_retry.cli.init.facts import Column, Table
 from ai_retry.cli.init.notes import Notes
 
 
 def error_columns(
-    table: Table, columns: Columns, notes: Notes
+    table: Table, columns: Columns, zone: str, notes: Notes
 ) -> tuple[Column | None, tuple[Value, ...], tuple[Value, ...]]:
     """The generation's own columns for an error: the code, what a failure writes, and what a success empties.
 
@@ -26,8 +26,17 @@ def error_columns(
     if message is not None:
         document = "pg_catalog.jsonb_build_object('code', p_code, 'message', p_message)"
         values.append(Value(message, cast(document if message.is_json else "p_message", message)))
+    at = names.pick(table, names.FAILED_AT, lambda each: each.is_instant and not each.generated, columns.taken)
+    if at is not None:
+        columns.taken.append(at)
+        values.append(Value(at, Instant(at, zone).given("p_at")))
     others = [*(names.OWN_CODE if code else ()), *(names.OWN_MESSAGE if message else ())]
-    stale = [code, message, *(table.columns.get(each) for each in others)]
+    stale = [
+        code,
+        message,
+        at if at is not None and not at.not_null else None,
+        *(table.columns.get(each) for each in others),
+    ]
     over = tuple(Value(each, _empty(each)) for each in stale if each is not None and not each.generated)
     firing = [each.name for each in table.triggers if each.acts and "update" in each.events and not each.columns]
     if values and firing:

@@ -85,6 +85,7 @@ RESPONSE: Final = (
     *("answer", "generated_content", "output_text", "generated_text", "raw_output", "response_text"),
 )
 FINISHED: Final = ("completed_at", "finished_at", "succeeded_at", "ended_at", "done_at", "generated_at")
+FAILED_AT: Final = ("failed_at", "errored_at", "error_at")
 ERROR_CODE: Final = (
     "error_code",
     "error_type",

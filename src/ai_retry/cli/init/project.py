@@ -42,17 +42,25 @@ def migrations(directory: Path, ours: str, app: str, now: datetime | None = None
     folder = directory / "migrations"
     there = _migrations_in(folder)
     written = _stamps(there, now)
-    known = [path.read_text(encoding="utf-8") for path in there if _OURS.fullmatch(path.name)]
     bound = [path.read_text(encoding="utf-8") for path in there if _APP.fullmatch(path.name)]
-    first = [] if ours in known else [Migration(folder / f"{written[0]}_ai_retry.sql", ours)]
+    first = [] if _has(there, ours) else [Migration(folder / f"{written[0]}_ai_retry.sql", ours)]
     second = [] if bound[-1:] == [app] else [Migration(folder / f"{written[1]}_ai_retry_app.sql", app)]
     return [*first, *second]
 
 
-def upgrade(directory: Path, text: str, now: datetime | None = None) -> list[Migration]:
-    """Name the migration that completes a binding, stamped as the others."""
+def upgrade(directory: Path, ours: str, lacking: str | None, now: datetime | None = None) -> list[Migration]:
+    """Name ours, unless the folder has it, and the migration that completes a binding, if it lacks anything."""
     folder = directory / "migrations"
-    return [Migration(folder / f"{_stamps(_migrations_in(folder), now)[0]}_ai_retry_app_upgrade.sql", text)]
+    there = _migrations_in(folder)
+    written = _stamps(there, now)
+    first = [] if _has(there, ours) else [Migration(folder / f"{written[0]}_ai_retry.sql", ours)]
+    if lacking is None:
+        return first
+    return [*first, Migration(folder / f"{written[1]}_ai_retry_app_upgrade.sql", lacking)]
+
+
+def _has(there: Sequence[Path], ours: str) -> bool:
+    return ours in [path.read_text(encoding="utf-8") for path in there if _OURS.fullmatch(path.name)]
 
 
 def _migrations_in(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Proposes a binding: facts and answers in, a description out; what was guessed and left out is noted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,7 +64,7 @@ def propose(facts: Facts, answers: Answers, bones: Skeleton, counted: Mapping[Wo
     words = _words(bones, answers, counted, notes)
     log = error_log(facts, table, key, answers, zone, notes)
     event, recovery_event = events(facts, answers, zone, notes)
-    code, failure, over = error_columns(table, columns, notes)
+    code, failure, over = error_columns(table, columns, zone, notes)
     success = _on_success(table, columns, sessions, homes["generations"], zone, notes, over)
     used = (table, sessions.table, log.insert.table if log else None)
     if answers.time_zone is None and any(_bare(each) for each in used):
@@ -135,7 +135,8 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
         silent.add("queued")
     allowed = table.allowed(status.name)
     words = bind([*counted, *table.mentioned(status.name)], allowed, given, silent=silent)
-    _note_words(words, answers, f"a status that changes fires {', '.join(each.name for each in firing)}", notes)
+    known = {*counted, *allowed, *table.mentioned(status.name)}
+    _note_words(words, answers, known, f"a status that changes fires {', '.join(each.name for each in firing)}", notes)
     if words.written["success"] is None or words.written["error"] is None:
         lacking = [ours for ours in ("success", "error") if words.written[ours] is None]
         raise CannotBind(
@@ -155,13 +156,15 @@ def _words(bones: Skeleton, answers: Answers, counted: Mapping[Word, int], notes
     return words
 
 
-def _note_words(words: Words, answers: Answers, quiet_because: str, notes: Notes) -> None:
+def _note_words(words: Words, answers: Answers, known: Set[Word], quiet_because: str, notes: Notes) -> None:
     """Note the guessed words; those of processing begin with none where they are not written."""
     for ours in OURS:
         quiet = ours == "processing" and words.quiet
         guessed = [*([NONE] if quiet else []), *("null" if word is None else word for word in words.read[ours])]
         if ours not in answers.status and guessed:
-            notes.guess(f"status {ours}", ",".join(guessed), quiet_because if quiet else "")
+            nowhere = not known & set(words.read[ours])
+            why = "no row, check or default has it: is it your word?" if nowhere else ""
+            notes.guess(f"status {ours}", ",".join(guessed), quiet_because if quiet else why)
 
 
 def _bare(table: Table | None) -> bool:

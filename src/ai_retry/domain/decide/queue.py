@@ -8,7 +8,7 @@ from ai_retry.domain import policy as rules
 from ai_retry.domain.change import CloseOver, Closing, Found, Postpone, Settle
 from ai_retry.domain.decide.settle import found
 from ai_retry.domain.errors import AiRetryError, BackoffNotElapsed, RetryInProgress, RetryRefused, RouteUnavailable
-from ai_retry.domain.model import Attempt, Outcome, Snapshot
+from ai_retry.domain.model import Attempt, Outcome, RetryResult, Snapshot
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Message, QueuedRetry
 
@@ -43,6 +43,20 @@ def accepted(snapshot: Snapshot) -> QueuedRetry | None:
         next_attempt_at=attempt.next_attempt_at if attempt.is_queued else None,
         expires_at=attempt.expires_at,
         as_of=snapshot.as_of,
+    )
+
+
+def done(result: RetryResult, snapshot: Snapshot) -> QueuedRetry:
+    """Describe a retry that ended before it was asked for again under the same key."""
+    return QueuedRetry(
+        generation=result.generation,
+        quota=result.quota,
+        attempt=result.attempt,
+        accepted_at=None,
+        next_attempt_at=None,
+        expires_at=None,
+        as_of=snapshot.as_of,
+        result=result,
     )
 
 
