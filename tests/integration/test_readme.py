@@ -79,7 +79,7 @@ def test_first_call_example_names_what_can_be_retried(
     """The first call's example prints which generation a failure left, and a retry of that one succeeds."""
     with ScriptedServer(reply(500, json={"error": {"message": "broken"}}), chat(OUTPUT)) as provider:
         environment.setenv("AI_BASE_URL", provider.base_url)
-        with run(example("python", "client.generate("), user_id=user.id, click_id=str(uuid4())):
+        with run(example("python", "client.generate("), user_id=user.id):
             pass
         printed = capsys.readouterr().out
         assert "it failed: AI_UNAVAILABLE retry " in printed
