@@ -5,8 +5,6 @@ hook; routes and methods that don't exist stay the host's to answer. No rule bel
 """
 
 import json
-import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +15,7 @@ from uuid import UUID, uuid4
 from flask import Blueprint, Response, request, url_for
 from marshmallow import ValidationError
 
+from ai_retry import events, hooks
 from ai_retry.client import Client
 from ai_retry.domain.model import RetryResult
 from ai_retry.domain.queue_model import QueuedRetry
@@ -52,10 +51,11 @@ from ai_retry.problems import (
 )
 
 Verify: TypeAlias = Callable[[str], UUID]
+Metrics: TypeAlias = Callable[[str], tuple[str, bytes]]
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+METRICS_PATH: Final = "/metrics"
+
 _GENERATION_ID: Final = GenerationPath().fields["generation_id"]
-_log = logging.getLogger("ai_retry")
 
 
 def create_blueprint(
@@ -65,6 +65,7 @@ def create_blueprint(
     mode: Literal["sync", "queue"] = "sync",
     prompt_from: PromptFrom | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
+    metrics: Metrics | None = None,
     name: str = "ai_retry",
 ) -> Blueprint:
     """Make the blueprint; register it with any ``url_prefix``.
@@ -89,18 +90,22 @@ def create_blueprint(
             ``Prompt`` with a model and further columns. It raises marshmallow's ``ValidationError`` where the object
             can't be used: 400, with the fields. None: first calls are not made here.
         max_body_bytes: of a first call; a longer one is refused with 413.
+        metrics: answers ``GET /metrics``, to whoever asks; None: there is no such address. Given the request's
+            ``Accept``, it returns content type and body: ``PrometheusEvents.exposition``.
         name: of the blueprint, for apps that mount two.
     """
     blueprint = Blueprint(name, __name__)
     views = _Views(client, verify, mode, prompt_from, max_body_bytes)
-    blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering("retry", views.retry))
-    blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering("cancel", views.cancel))
-    blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering("status", views.status))
-    blueprint.get(LIST_PATH, endpoint="list")(_answering("list", views.list))
+    blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering(client, "retry", views.retry))
+    blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering(client, "cancel", views.cancel))
+    blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering(client, "status", views.status))
+    blueprint.get(LIST_PATH, endpoint="list")(_answering(client, "list", views.list))
     if prompt_from is not None:
-        blueprint.post(LIST_PATH, endpoint="create")(_answering("create", partial(views.create, prompt_from)))
-    blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering("openapi", views.openapi))
-    blueprint.get(HEALTH_PATH, endpoint="health")(_answering("health", views.health))
+        blueprint.post(LIST_PATH, endpoint="create")(_answering(client, "create", partial(views.create, prompt_from)))
+    blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering(client, "openapi", views.openapi))
+    blueprint.get(HEALTH_PATH, endpoint="health")(_answering(client, "health", views.health))
+    if metrics is not None:
+        blueprint.get(METRICS_PATH, endpoint="metrics")(lambda: _exposed(metrics))
     return blueprint
 
 
@@ -175,22 +180,24 @@ class _Views:
         return user_id, generation_id
 
 
-def _answering(event: str, view: Callable[[_Exchange], Response]) -> Callable[..., Response]:
-    """Wrap a view so that every request gets an answer in the envelope, and every error one line in the log."""
+def _answering(client: Client, event: str, view: Callable[[_Exchange], Response]) -> Callable[..., Response]:
+    """Wrap a view so that every request gets an answer in the envelope, and every error is reported once."""
 
     def answer(**path: Any) -> Response:
         exchange = _Exchange(path, _request_id())
-        try:
-            response = view(exchange)
-        except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
-            problem = problem_of(error)
-            exchange.generation_id = problem.details.get("generation_id", exchange.generation_id)
-            _log_problem(event, exchange, problem, error)
-            response = _json(
-                error_response(problem, exchange.request_id),
-                status=problem.http_status,
-                headers=_headers_of(problem, exchange),
-            )
+        with hooks.request(request_id=exchange.request_id, traceparent=request.headers.get("traceparent")) as asked:
+            try:
+                response = view(exchange)
+            except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
+                problem = problem_of(error)
+                exchange.generation_id = problem.details.get("generation_id", exchange.generation_id)
+                if problem is INTERNAL or not asked.is_reported:
+                    client.events(_reported(event, exchange, problem, error))
+                response = _json(
+                    error_response(problem, exchange.request_id),
+                    status=problem.http_status,
+                    headers=_headers_of(problem, exchange),
+                )
         response.headers["X-Request-Id"] = exchange.request_id
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -216,6 +223,11 @@ def _location(exchange: _Exchange) -> str:
     return url_for(".status", **{"generation_id": exchange.generation_id, **exchange.path})
 
 
+def _exposed(metrics: Metrics) -> Response:
+    content_type, body = metrics(request.headers.get("Accept", ""))
+    return Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})
+
+
 def _generation_id(text: str) -> UUID:
     try:
         generation_id: UUID = _GENERATION_ID.deserialize(text)
@@ -237,7 +249,7 @@ def _idempotency_key() -> str | None:
 def _request_id() -> str:
     """Take over a sane id, so that one request has one name in all logs; otherwise make one."""
     asked = request.headers.get("X-Request-Id", "")
-    return asked if _REQUEST_ID.fullmatch(asked) else str(uuid4())
+    return asked if hooks.REQUEST_ID.fullmatch(asked) else str(uuid4())
 
 
 def _headers_of(problem: Problem, exchange: _Exchange) -> Mapping[str, str]:
@@ -258,26 +270,20 @@ def _json(document: Any, *, status: int = HTTPStatus.OK, headers: Mapping[str, s
     )
 
 
-def _log_problem(event: str, exchange: _Exchange, problem: Problem, error: Exception) -> None:
-    """Write one line: a warning for a refusal and a failed provider, an error for what an operator must look at."""
-    level = logging.ERROR if problem.http_status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.WARNING
-    refused = problem.http_status < HTTPStatus.INTERNAL_SERVER_ERROR
-    facts = {
-        "event": f"{event}_refused" if refused else f"{event}_failed",
-        "code": problem.code,
-        "user_id": _text(exchange.user_id),
-        "generation_id": _text(exchange.generation_id),
+def _reported(action: str, exchange: _Exchange, problem: Problem, error: Exception) -> events.Event:
+    """Make the event of an error that nothing below has reported."""
+    about: dict[str, Any] = {
+        "user_id": exchange.user_id,
+        "generation_id": exchange.generation_id,
         "request_id": exchange.request_id,
-        "retry_after": problem.retry_after_seconds,
+        "action": action,
+        "code": problem.code,
         "reason": reason_of(error),
+        "retry_after_seconds": problem.retry_after_seconds,
     }
-    line = " ".join(f"{name}={value}" for name, value in facts.items())
-    stack = f"\n{stack_of(error)}" if problem is INTERNAL else ""
-    _log.log(level, "%s%s", line, stack, extra={"ai_retry": facts})
-
-
-def _text(value: UUID | None) -> str | None:
-    return None if value is None else str(value)
+    if problem.http_status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return events.Refused(**about)
+    return events.RequestFailed(**about, stack=stack_of(error) if problem is INTERNAL else None)
 
 
 def _flask_rule(path: str) -> str:
