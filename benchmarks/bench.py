@@ -57,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     result = report.Result(described, loads, monotonic() - began, sizes, sections)
     print(report.text(result))
+    print(report.aims(result))
     for path in report.write(result, folder, complete=names == list(MEASUREMENTS)):
         _progress(f"wrote {path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path}")
     return 0

@@ -1,8 +1,8 @@
 """Retries failed AI generations on Supabase: nothing twice, nothing lost.
 
-``connect()`` wires everything from the environment; ``retry_generation`` is the pure domain function for those who
-bring their own storage, provider and clock. Importing this package imports nothing else: each name below is
-imported when it is used for the first time.
+``connect()`` wires everything from the environment; ``generate`` and ``retry_generation`` are the pure domain functions
+for those who bring their own storage, provider and clock. Importing this package imports nothing else: each name below
+is imported when it is used for the first time.
 """
 
 from importlib import import_module
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         TooManyParallel,
         Unauthenticated,
     )
+    from ai_retry.domain.first_call import generate
     from ai_retry.domain.listing import GenerationPage
     from ai_retry.domain.model import (
         Answer,
@@ -165,6 +166,7 @@ __all__ = [
     "Waiver",
     "Worker",
     "connect",
+    "generate",
     "problem",
     "retry_generation",
     "retry_status",
@@ -251,6 +253,7 @@ _LAZY: Final = {
     "Usage": "domain.model",
     "Waiver": "domain.model",
     "Worker": "worker",
+    "generate": "domain.first_call",
     "retry_generation": "domain.retry",
     "retry_status": "domain.retry",
     "settle": "bootstrap",

@@ -57,6 +57,16 @@ def failing_edge(error: Exception) -> Edge:
     return Edge(client=Client(storage=storage, ai=ai), clock=clock, storage=storage, ai=ai)
 
 
+def refusing_edge(error: Exception) -> Edge:
+    """Build an edge whose verifier raises ``error``."""
+
+    def refuse(_: str) -> UUID:
+        raise error
+
+    clock, storage, ai = ManualClock(), MemoryStorage(ManualClock()), ScriptedAiProvider()
+    return Edge(client=Client(storage=storage, ai=ai), clock=clock, storage=storage, ai=ai, verify=refuse)
+
+
 def failed(code: FailureCode, retry_after: timedelta | None = WAIT) -> errors.GenerationFailed:
     """Build what ``retry_generation`` raises for a failed call."""
     return errors.GenerationFailed(a_failure(code, reason="a reason for the log"), retry_after=retry_after)
@@ -855,7 +865,9 @@ class TestLog:
         self, error: Exception, level: int, event: str, reason: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Refusals are warnings, what an operator must look at is an error."""
-        failing_edge(error).retry(ID)
+        refuses = isinstance(error, Unauthenticated | AuthUnavailable)
+
+        (refusing_edge if refuses else failing_edge)(error).retry(ID)
 
         (record,) = caplog.records
         assert record.levelno == level

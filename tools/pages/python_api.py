@@ -52,6 +52,7 @@ CONTENTS: Mapping[str, Sequence[str]] = {
     "Over HTTP": ("flask.create_blueprint", "auth.TokenVerifier", "problem", "problems.Problem"),
     "Workers": ("worker.Worker",),
     "Rules": (
+        "domain.first_call.generate",
         "domain.retry.retry_generation",
         "domain.retry.retry_status",
         "domain.policy.admit",
