@@ -31,8 +31,10 @@ def prose(text: str) -> str:
 
 
 def page(lines: Iterable[str]) -> str:
-    """Join the lines of a page, without two empty ones in a row or at the end."""
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+    """Join the lines of a page, without two empty ones in a row, other than in code, or at the end."""
+    text, code = "\n".join(lines).split("```"), slice(0, None, 2)
+    text[code] = [re.sub(r"\n{3,}", "\n\n", each) for each in text[code]]
+    return "```".join(text).strip() + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
