@@ -143,7 +143,7 @@ def test_queue_fits_the_terminal(width: int) -> None:
 
 
 def test_equal_beginnings_are_longer() -> None:
-    """Ids that begin alike, as those that begin with a time do, are shown as far as needed to tell them apart."""
+    """Ids that begin alike, as those that begin with a time do, are shown as far as needed to distinguish them."""
     found = failures(2)
     alike = [UUID("01890a5d-ac96-774b-bcce-b302099a8057"), UUID("01890a5d-ac96-774b-9cce-b302099a8057")]
     twins = [

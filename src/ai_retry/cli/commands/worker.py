@@ -13,7 +13,7 @@ import click
 from ai_retry import bootstrap
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._observing import Observed
-from ai_retry.cli.commands._shared import told
+from ai_retry.cli.commands._shared import reported
 from ai_retry.config import Settings
 from ai_retry.worker import DEFAULT_CONCURRENCY
 
@@ -51,7 +51,7 @@ def worker(
     """
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("ai_retry").setLevel(logging.INFO)
-    with told():
+    with reported():
         settings = Settings.from_env()
         observed = Observed(settings, metrics_port=metrics_port, health_port=health_port)
         with (
