@@ -76,6 +76,8 @@ class _Examining:
             left = set(Check) - {Check.CONFIGURATION, Check.PROJECT}
             self._leave(left, "the configuration is at fault", "correct it first")
         else:
+            settings, found = outside.with_a_driver(settings)
+            self._findings += found
             reader = self._reader(settings)
             self._findings += outside.deadline(settings.policy)
             self._ask_providers(settings)
