@@ -30,7 +30,8 @@ class MemoryClosing(MemoryTables):
         for row in sorted([*self._open_of(user_id), *others], key=lambda row: row.lease_expires_at or now):
             if not row.is_queued and not row.is_live(now):
                 self._abandon(row, now)
-        for row in sorted(self._open_of(user_id), key=lambda row: row.expires_at or now):
+        for each in sorted(self._open_of(user_id), key=lambda row: row.expires_at or now):
+            row = self.rows[each.generation_id, each.number]  # the end of the one before may have sent its message
             if row.is_queued and (is_out_of_time(row, now) or (begun_id is None and self._owned(row) is None)):
                 self._end_queued(row, now)
         for row in [row for row in self.rows.values() if row.user_id == user_id and row.untold]:
