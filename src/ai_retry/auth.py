@@ -8,13 +8,13 @@ wait for a fetch, and asks a failing server once per token.
 """
 
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http.cookiejar import DefaultCookiePolicy
+from logging import WARNING
 from threading import Event, Lock
 from typing import Any, Final
 from uuid import UUID
@@ -26,6 +26,7 @@ from ai_retry.clock import SystemClock
 from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
 from ai_retry.domain.errors import AuthUnavailable, Unauthenticated
 from ai_retry.domain.ports import Clock
+from ai_retry.logs import write_line
 
 __all__ = ["AuthUnavailable", "TokenVerifier", "Unauthenticated"]
 
@@ -38,7 +39,6 @@ _MAX_TOKEN, _MAX_KID, _MAX_BODY, _MIN_SECRET = 8 * 1024, 256, 64 * 1024, 32
 _IDLE_CONNECTIONS: Final = 10  # kept; more may be in use
 _YEAR_10000: Final = 253_402_300_800
 _JWS: Final = jwt.PyJWS(options={"verify_signature": False})
-_log = logging.getLogger("ai_retry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class JwksCache:
         try:
             known = _Known(self._fetch(), fetched_at=now, tried_at=now)
         except AuthUnavailable as error:
-            _log.warning("event=signing_keys_failed reason=%s", error.reason)
+            write_line(WARNING, "signing_keys_failed", reason=error.reason)
         finally:
             with self._lock:
                 ended, self._known, self._fetching = self._fetching, known, None

@@ -27,7 +27,7 @@ def printable(value: object) -> str:
 
 
 def short_ids(ids: Collection[UUID]) -> dict[UUID, str]:
-    """Shorten ids to their beginnings, as long as needed to tell these from each other: at least 8 characters."""
+    """Shorten ids to their beginnings, as long as needed to distinguish them: at least 8 characters."""
     different = set(ids)
     for length in _LENGTHS:
         if len({str(each)[:length] for each in different}) == len(different):

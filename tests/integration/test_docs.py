@@ -16,6 +16,7 @@ import pytest
 from flask import Flask
 from psycopg.types.json import Jsonb
 
+import ai_retry
 from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
 from ai_retry.client import Client
@@ -173,23 +174,31 @@ def test_verifier_of_the_how_to_knows_its_users() -> None:
         verify("token-of-nobody")
 
 
-def test_grant_of_the_how_to_lets_the_server_insert(migrated_database: str) -> None:
-    """The grant that the page names is what an app's server lacks in an empty project."""
-    (grant,) = [
-        line.strip().strip("`")
-        for line in (HOW_TO / "flask-app.md").read_text().splitlines()
-        if line.strip().startswith("`grant insert")
-    ]
+def test_server_of_an_empty_project_may_insert(migrated_database: str) -> None:
+    """The table that the migration creates takes generations from an app's server, as the page says."""
     user_id = new_user(migrated_database)
-    insert = "insert into public.generations (user_id, status) values (%s, 'processing')"
     with psycopg.connect(migrated_database, autocommit=True) as connection:
         connection.execute("set role service_role")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute(insert, [user_id])
-        connection.execute("reset role")
-        connection.execute(grant.encode())
-        connection.execute("set role service_role")
-        connection.execute(insert, [user_id])
+        connection.execute("insert into public.generations (user_id, status) values (%s, 'processing')", [user_id])
+
+
+def test_first_calls_are_made_as_the_page_says(
+    of_stack: pytest.MonkeyPatch,
+    user: SignedInUser,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A call in three lines, and what is known of one that is refused."""
+    page = HOW_TO / "first-calls.md"
+    with_client, caught = (each.code for each in examples(page) if each.language == "python" and each.title is None)
+    execute(with_client, {"user_id": user.id})
+    assert capsys.readouterr().out.startswith("session: ")
+
+    with bootstrap.connect() as client:
+        execute(caught, {"user_id": user.id, "client": client, "ai_retry": ai_retry})
+        client.generate(user.id, "Another prompt.", idempotency_key="4c2e")
+        execute(caught.replace("4c2d", "4c2e"), {"user_id": user.id, "client": client, "ai_retry": ai_retry})
+
+    assert capsys.readouterr().out.startswith("IDEMPOTENCY_KEY_REUSED of ")
 
 
 def test_sessions_table_of_the_how_to_keeps_what_it_refuses(

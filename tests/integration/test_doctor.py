@@ -814,6 +814,7 @@ def test_spool_that_is_no_directory_is_named(migrated_database: str, provider: s
         ("json_schema", [OPEN, CLOSED, OPEN], "2 of the newest 3 response schemas of failed generations are outside"),
         ("json_schema", [CLOSED, {"type": "no-type"}, None], None),
         ("json_object", [OPEN], None),
+        ("the app's own provider", [OPEN], None),
     ],
 )
 def test_schema_outside_subset_is_a_hint(
@@ -829,7 +830,9 @@ def test_schema_outside_subset_is_a_hint(
                     [Jsonb({"messages": [message], "response_schema": schema})],
                 )
 
-    environ = settings(migrated_database, provider) | {"AI_RESPONSE_FORMAT": response_format, "AI_MODEL": "small"}
+    asks = {"AI_RESPONSE_FORMAT": response_format, "AI_MODEL": "small"}
+    own = {"AI_RETRY_PROVIDER": "ai_retry.testing.ai:ScriptedAiProvider"}
+    environ = settings(migrated_database, provider) | (own if "own" in response_format else asks)
     findings = examine(environ, clock=HERE).of(Check.PROVIDER)
 
     if problem is None:

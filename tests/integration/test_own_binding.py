@@ -190,7 +190,7 @@ def test_search_speaks_the_products_words(database: psycopg.Connection, client: 
     assert [each.generation_id for each in client.find(code="OVERLOAD", model="m")] == [older]
     assert [each.generation_id for each in client.find(status="processing")] == [busy]
     assert "can be retried now" in client.why(older).text
-    assert "was OVERLOAD (told by the app)." in client.why(older).text
+    assert "was OVERLOAD (recorded by the app)." in client.why(older).text
     hidden = client.why(removed)
     assert (hidden.decision, hidden.code) == (Decision.NEVER, "GENERATION_NOT_FOUND")
     assert "The app hides it from its user." in hidden.text

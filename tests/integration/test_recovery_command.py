@@ -100,11 +100,11 @@ def test_why_is_a_paragraph(database: psycopg.Connection, environment: Environme
     """``why`` prints the paragraph; with --json also its parts; an unknown id exits with 1."""
     (generation_id,) = failed_generations(database, 1)
 
-    told = run(environment, "why", str(generation_id))
+    explained = run(environment, "why", str(generation_id))
     document = json.loads(run(environment, "why", str(generation_id), "--json").stdout)
     unknown = run(environment, "why", str(uuid4()))
 
-    assert f"generation {generation_id} can be retried now." in told.stdout.replace("\n", " ")
+    assert f"generation {generation_id} can be retried now." in explained.stdout.replace("\n", " ")
     assert document["decision"] == "now"
     assert document["last_error"]["code"] == "AI_UNAVAILABLE"
     assert (unknown.returncode, unknown.stdout) == (1, "")
@@ -130,15 +130,15 @@ def test_recover_asks_first(database: psycopg.Connection, environment: Environme
     """``recover`` shows the plan and asks; a no, or no terminal to ask in, changes nothing, and exits with 1."""
     failed_generations(database, 2)
 
-    no, nobody = run(environment, "recover", "--all", answer="n\n"), run(environment, "recover", "--since", "7d")
-    assert (no.returncode, nobody.returncode) == (1, 1)
+    no, unanswered = run(environment, "recover", "--all", answer="n\n"), run(environment, "recover", "--since", "7d")
+    assert (no.returncode, unanswered.returncode) == (1, 1)
     assert "Retry 2 generations?" in no.stdout
     assert provider.requests == []
 
     yes = run(environment, "recover", "--all", "--operator", "ada", answer="y\n")
     assert yes.returncode == 0
     assert re.search(r"succeeded: +2\n", yes.stdout)
-    assert "there is no terminal to ask in; pass --yes" in nobody.stderr
+    assert "there is no terminal to ask in; pass --yes" in unanswered.stderr
     assert "you said no" in no.stderr
     assert "\x1b" not in yes.stdout + yes.stderr
     assert "it/s" not in yes.stderr

@@ -1,5 +1,6 @@
 """What failed is found newest first, page by page, and shown without a prompt, in a terminal and in a notebook."""
 
+import re
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from tools.stack import Stack
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-NOBODY = ScriptedAiProvider()
+UNUSED = ScriptedAiProvider()
 
 mpl.use("agg")
 
@@ -40,7 +41,7 @@ def database(migrated_database: str) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def client(migrated_database: str) -> Iterator[Client]:
     """A client of that database."""
-    with recovering_client(migrated_database, NOBODY) as client:
+    with recovering_client(migrated_database, UNUSED) as client:
         yield client
 
 
@@ -266,7 +267,7 @@ def test_wrong_arguments_are_named(client: Client, arguments: dict[str, Any], pr
 def test_client_without_recovery_says_so(stack: Stack) -> None:
     """A client that was given no recovery storage says so, rather than failing somehow."""
     storage = SupabaseStorage(stack.url, stack.secret_key)
-    with Client(storage=storage, ai=NOBODY, on_close=storage.close) as client, pytest.raises(NotConfigured):
+    with Client(storage=storage, ai=UNUSED, on_close=storage.close) as client, pytest.raises(NotConfigured):
         client.find()
 
 
@@ -285,17 +286,27 @@ def test_why_shows_the_decision_and_its_numbers(database: psycopg.Connection, cl
                 next_attempt_at=datetime.now(UTC) + timedelta(minutes=4),
             )
 
-    assert "can be retried now. It has used 1 of 4 attempts" in str(client.why(good))
-    assert "was AI_UNAVAILABLE (told by the app)." in str(client.why(good))
-    told = client.why(waiting)
-    assert (told.decision, told.code) == (Decision.LATER, "RETRY_TOO_SOON")
-    assert "After attempt 2 there is a wait that is not over. Come back at" in told.text
-    assert "in 4 min." in told.text or "in 3 min 59 s." in told.text
-    assert "was AI_TIMEOUT: no complete answer within 15 s." in told.text
+    assert "can be retried now. 1 of 4 attempts counted; outages don't count." in str(client.why(good))
+    assert "was AI_UNAVAILABLE (recorded by the app)." in str(client.why(good))
+    shown = client.why(waiting)
+    assert (shown.decision, shown.code) == (Decision.LATER, "RETRY_TOO_SOON")
+    assert re.search(r"Wait (4 min|3 min 5\d s) more after attempt 2, until 20", shown.text)
+    assert "Come back" not in shown.text
+    assert "was AI_TIMEOUT: no complete answer within 15 s." in shown.text
     assert "can't be retried as things are (RETRY_LIMIT_REACHED)" in str(client.why(exhausted))
     for generation_id in (good, waiting, exhausted):
         assert "own words" not in str(client.why(generation_id))
         assert "a prompt that" not in str(client.why(generation_id))
+
+
+def test_why_names_what_is_at_fault(database: psycopg.Connection, client: Client) -> None:
+    """The constraint that rejected a session is named, and the field of a prompt that can't be used."""
+    (rejected,) = failed_generations(database, 1)
+    (unusable,) = failed_generations(database, 1, prompt_data={"messages": []})
+    add_closed(database, owner(database, rejected), rejected, code="SESSION_REJECTED", cause="title_is_short")
+
+    assert "Its session was rejected by title_is_short." in client.why(rejected).text
+    assert "messages" in client.why(unusable).text
 
 
 @pytest.mark.parametrize(
@@ -322,7 +333,7 @@ def test_why_sends_no_one_back_in_vain(
     during, after = client.why(waiting), client.why(over)
     found = {each.generation_id: each for each in client.find()}
 
-    assert "there is a wait that is not over; it ends at 20" in during.text
+    assert "The wait after attempt 2 ends at 20" in during.text
     assert "Come back" not in during.text + after.text
     assert during.text.endswith(f"Waiting does not cure that: {cure}.")
     assert after.text.endswith(f"Waiting does not cure that: {cure}.")
@@ -361,7 +372,8 @@ def test_why_knows_every_rule(database: psycopg.Connection, client: Client) -> N
     )
     assert "A call of it runs, as far as is known: a lease lasts 35 s at most. Come back at" in client.why(running).text
     waiting = client.why(queued)
-    assert "is queued for a retry (RETRY_IN_PROGRESS). Attempt 2 was accepted for later and waits for" in waiting.text
+    assert "is queued for a retry (RETRY_IN_PROGRESS). Call 2 is accepted, and waits for a worker" in waiting.text
+    assert waiting.retry_at is None
     assert "Come back" not in waiting.text
     assert "reader" not in waiting.text
     assert "Its user has 2 retries running, and at most 2 run at once." in client.why(beside).text
@@ -382,11 +394,14 @@ def test_why_shows_the_quota(database: psycopg.Connection, client: Client) -> No
     )
     add_queued(database, owner(database, generation_id), uuid4())
 
-    told = client.why(generation_id)
+    shown = client.why(generation_id)
 
-    assert "has spent 4 of 5 units in the last 1 d, and holds 1 more for retries that wait or run." in told.text
-    assert told.retry_at is not None
-    assert timedelta(hours=23) < told.retry_at - datetime.now(UTC) < timedelta(hours=25)
+    assert (
+        "no units left in this period: 4 of 5 are spent in the last 1 d, and 1 are held for retries that wait or run."
+        in shown.text
+    )
+    assert shown.retry_at is not None
+    assert timedelta(hours=23) < shown.retry_at - datetime.now(UTC) < timedelta(hours=25)
 
 
 def test_why_of_nothing_is_not_found(client: Client) -> None:

@@ -27,7 +27,7 @@ from tools.outage import failed_generations, recovering_client
 from tools.stack import Stack
 
 HOUR = timedelta(hours=1)
-NOBODY = ScriptedAiProvider()
+UNUSED = ScriptedAiProvider()
 
 NO_INSTANT = "is no instant between the years 1 and 9999"
 TOO_MUCH = "is nested too deeply, or holds too large a number"
@@ -267,7 +267,7 @@ def test_large_prompts_are_found(stack: Stack, over: str) -> None:
         else SupabaseStorage(stack.url, stack.secret_key)
     )
     try:
-        with Client(storage=storage, recovery_storage=storage, ai=NOBODY, on_close=storage.close) as client:
+        with Client(storage=storage, recovery_storage=storage, ai=UNUSED, on_close=storage.close) as client:
             found = client.find(user_id=user_id)
             assert sum(each.problem is None for each in found) == 200
             page, pages = client.generations(user_id, limit=100), [0]
@@ -292,7 +292,7 @@ def test_stored_answer_is_found_without_its_output(database: psycopg.Connection,
         " 'model', 'small', 'usage', null, 'provider_id', null), now())",
         [generation_id],
     )
-    with recovering_client(migrated_database, NOBODY) as client:
+    with recovering_client(migrated_database, UNUSED) as client:
         (row,) = client.find().rows()
         assert client.find().first(1)[0].decision is Decision.NOW
 

@@ -136,14 +136,14 @@ def test_report_is_complete_whoever_asks(database: psycopg.Connection, connect: 
         before = plan.report()
         report = plan.run(operator="ada")
     with connect(ScriptedAiProvider()) as client:
-        told = client.load_plan(tmp_path / "plan.json").report()
+        read = client.load_plan(tmp_path / "plan.json").report()
 
     assert {line.code for line in before.lines} == {"NOT_TRIED"}
-    assert told == report
-    assert told.to_frame()["outcome"].value_counts().to_dict() == {"succeeded": 3, "failed": 1}
-    assert "AI_REJECTED" in repr(told)
-    assert "AI_REJECTED" in told._repr_html_()
-    bars: list[Any] = list(told.plot().patches)
+    assert read == report
+    assert read.to_frame()["outcome"].value_counts().to_dict() == {"succeeded": 3, "failed": 1}
+    assert "AI_REJECTED" in repr(read)
+    assert "AI_REJECTED" in read._repr_html_()
+    bars: list[Any] = list(read.plot().patches)
     assert [bar.get_width() for bar in bars] == [1, 3]
 
 
@@ -447,14 +447,14 @@ def test_operators_fault_is_read_off_the_wire(
         with closing(ai), connect(ai) as client:
             report = client.plan(client.find(), everything=True).run(max_workers=1, operator="ada")
             tried = attempts(database)
-            told = str(client.why(tried[0]["generation_id"]))
+            read = str(client.why(tried[0]["generation_id"]))
 
     assert report.stopped == "OPERATOR_NEEDED"
     assert len(server.requests) == len(tried) == 3
     assert not any(row["counted"] for row in tried)
-    assert says in told
-    assert "an operator has to act first" in told
-    assert "Come back" not in told
+    assert says in read
+    assert "an operator has to act first" in read
+    assert "Come back" not in read
 
 
 def test_seam_that_is_missing_stops(database: psycopg.Connection, connect: Connect) -> None:

@@ -31,7 +31,7 @@ def database(migrated_database: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture
 def environment(migrated_database: str) -> Iterator[Environment]:
-    """The settings of an app, and a provider that answers everybody."""
+    """The settings of an app, and a provider that answers every request."""
     with ScriptedServer(default=lambda _: chat({"title": "x"})) as provider:
         yield {
             "PATH": os.environ["PATH"],

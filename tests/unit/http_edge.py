@@ -21,6 +21,7 @@ from ai_retry.client import Client
 from ai_retry.domain.model import Answer
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint
+from ai_retry.flask.blueprint import Verify
 from ai_retry.flask.openapi import LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
@@ -55,11 +56,12 @@ class Edge:
     ai: ScriptedAiProvider
     prefix: str = "/api"
     user_id: UUID = field(default_factory=uuid4)
+    verify: Verify = verify
 
     def __post_init__(self) -> None:
         """Mount the blueprint."""
         self.app = Flask("host")
-        self.app.register_blueprint(create_blueprint(self.client, verify), url_prefix=self.prefix)
+        self.app.register_blueprint(create_blueprint(self.client, self.verify), url_prefix=self.prefix)
 
     @property
     def authorization(self) -> dict[str, str]:

@@ -1,12 +1,16 @@
 """What the doctor reads: the manifest of the migrations, and what an app says of its binding."""
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ai_retry.cli import _shipped
+from ai_retry.cli.doctor import outside
 from ai_retry.cli.doctor.model import Binding
 from ai_retry.cli.doctor.shipped import BINDING, shipped
+from ai_retry.config import Settings
 
 DESCRIBED = {
     "version": 1,
@@ -59,3 +63,25 @@ def test_description_of_a_binding_is_read() -> None:
 def test_description_of_another_form_is_none(row: Any) -> None:
     """An app may return anything: it is no description, and no crash."""
     assert Binding.from_row(row) is None
+
+
+def test_data_api_is_asked_without_psycopg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where psycopg is not installed, and the Data API is configured, that is asked, and the problem is reported."""
+    settings = Settings.from_env(
+        {
+            "DATABASE_URL": "postgresql://me@127.0.0.1:9/db",
+            "SUPABASE_URL": "http://127.0.0.1:9",
+            "SUPABASE_SECRET_KEY": "sb_secret_x",
+            "AI_BASE_URL": "http://127.0.0.1:9",
+            "AI_MODEL": "scripted",
+        }
+    )
+    assert outside.with_a_driver(settings) == (settings, [])
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    asked, (finding,) = outside.with_a_driver(settings)
+
+    assert asked == replace(settings, database_url=None)
+    assert "the Data API was asked in its place" in finding.problem
+    assert "ai-retry[postgres]" in finding.remedy
+    assert outside.with_a_driver(replace(settings, supabase_url=None))[1] == []

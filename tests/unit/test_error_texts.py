@@ -40,7 +40,7 @@ TEXTS: list[tuple[Callable[[], AiRetryError], str]] = [
     (lambda: RetryInProgress(wait=SECOND, queued=True), "Accepted; it waits for a worker."),
     (lambda: RouteUnavailable(wait=SECOND), "The AI provider is unavailable at the moment."),
     (lambda: TooManyParallel(2, wait=SECOND), "At most 2 retries run at once."),
-    (lambda: QuotaExhausted(limit=5, resets_at=None, wait=None), "The quota of 5 is used up."),
+    (lambda: QuotaExhausted(limit=5, resets_at=None, wait=None), "The user has no units left in this period."),
     (lambda: AttemptsExhausted(attempts=4, max_attempts=3), "All 3 attempts are used up."),
     (lambda: NotConfigured("no queue"), "ai-retry is not set up: no queue."),
     (lambda: StorageUnavailable("55P03"), "The storage failed (55P03)."),

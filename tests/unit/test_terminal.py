@@ -131,6 +131,8 @@ def test_queue_fits_the_terminal(width: int) -> None:
         running=8,
         oldest_accepted_at=NIGHT - timedelta(minutes=95),
         poisoned=0,
+        held=0,
+        kept=0,
         outages=[RouteState(route="api.openai.com gpt-4o-mini-2024-07-18", not_before=NIGHT, failures=14, slots=1)],
     )
 
@@ -141,7 +143,7 @@ def test_queue_fits_the_terminal(width: int) -> None:
 
 
 def test_equal_beginnings_are_longer() -> None:
-    """Ids that begin alike, as those that begin with a time do, are shown as far as needed to tell them apart."""
+    """Ids that begin alike, as those that begin with a time do, are shown as far as needed to distinguish them."""
     found = failures(2)
     alike = [UUID("01890a5d-ac96-774b-bcce-b302099a8057"), UUID("01890a5d-ac96-774b-9cce-b302099a8057")]
     twins = [

@@ -198,7 +198,7 @@ class QuotaExhausted(RetryRefused):
 
     def __init__(self, *, limit: int, resets_at: datetime | None, wait: timedelta | None, helps: bool = True) -> None:
         super().__init__(
-            f"The quota of {limit} is used up.",
+            "The user has no units left in this period.",
             wait=wait,
             helps=helps,
             details={"limit": limit, "resets_at": resets_at},

@@ -5,7 +5,6 @@ hook; routes and methods that don't exist stay the host's to answer. No rule bel
 """
 
 import json
-import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from flask import Blueprint, Response, request, url_for
 from marshmallow import ValidationError
 from werkzeug.http import parse_list_header
 
+from ai_retry import events, hooks
 from ai_retry.client import Client
 from ai_retry.domain.errors import Unauthenticated
 from ai_retry.domain.model import RetryResult
@@ -45,15 +45,21 @@ from ai_retry.problems import (
 )
 
 Verify: TypeAlias = Callable[[str], UUID]
+Metrics: TypeAlias = Callable[[str], tuple[str, bytes]]
+
+METRICS_PATH: Final = "/metrics"
 
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750, section 2.1
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _GENERATION_ID: Final = GenerationPath().fields["generation_id"]
-_log = logging.getLogger("ai_retry")
 
 
 def create_blueprint(
-    client: Client, verify: Verify, *, mode: Literal["sync", "queue"] = "sync", name: str = "ai_retry"
+    client: Client,
+    verify: Verify,
+    *,
+    mode: Literal["sync", "queue"] = "sync",
+    metrics: Metrics | None = None,
+    name: str = "ai_retry",
 ) -> Blueprint:
     """Make the blueprint; register it with any ``url_prefix``.
 
@@ -72,16 +78,20 @@ def create_blueprint(
         verify: returns the user of an access token, or raises ``ai_retry.auth.Unauthenticated`` (401) or
             ``AuthUnavailable`` (500); ``TokenVerifier.verify`` is one.
         mode: ``"queue"`` accepts every retry for later, asked for or not.
+        metrics: answers ``GET /metrics``, to whoever asks; None: there is no such address. Given the request's
+            ``Accept``, it returns content type and body: ``PrometheusEvents.exposition``.
         name: of the blueprint, for apps that mount two.
     """
     blueprint = Blueprint(name, __name__)
     views = _Views(client, verify, mode)
-    blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering("retry", views.retry))
-    blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering("cancel", views.cancel))
-    blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering("status", views.status))
-    blueprint.get(LIST_PATH, endpoint="list")(_answering("list", views.list))
-    blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering("openapi", views.openapi))
-    blueprint.get(HEALTH_PATH, endpoint="health")(_answering("health", views.health))
+    blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering(client, "retry", views.retry))
+    blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering(client, "cancel", views.cancel))
+    blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering(client, "status", views.status))
+    blueprint.get(LIST_PATH, endpoint="list")(_answering(client, "list", views.list))
+    blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering(client, "openapi", views.openapi))
+    blueprint.get(HEALTH_PATH, endpoint="health")(_answering(client, "health", views.health))
+    if metrics is not None:
+        blueprint.get(METRICS_PATH, endpoint="metrics")(lambda: _exposed(metrics))
     return blueprint
 
 
@@ -146,24 +156,33 @@ class _Views:
         return user_id, generation_id
 
 
-def _answering(event: str, view: Callable[[_Exchange], Response]) -> Callable[..., Response]:
-    """Wrap a view so that every request gets an answer in the envelope, and every error one line in the log."""
+def _answering(client: Client, event: str, view: Callable[[_Exchange], Response]) -> Callable[..., Response]:
+    """Wrap a view so that every request gets an answer in the envelope, and every error is reported once."""
 
     def answer(**path: Any) -> Response:
         exchange = _Exchange(path, _request_id())
-        try:
-            response = view(exchange)
-        except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
-            problem = problem_of(error)
-            _log_problem(event, exchange, problem, error)
-            response = _json(
-                error_response(problem, exchange.request_id), status=problem.http_status, headers=_headers_of(problem)
-            )
+        with hooks.request(request_id=exchange.request_id, traceparent=request.headers.get("traceparent")) as asked:
+            try:
+                response = view(exchange)
+            except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
+                problem = problem_of(error)
+                if problem is INTERNAL or not asked.is_reported:
+                    client.events(_reported(event, exchange, problem, error))
+                response = _json(
+                    error_response(problem, exchange.request_id),
+                    status=problem.http_status,
+                    headers=_headers_of(problem),
+                )
         response.headers["X-Request-Id"] = exchange.request_id
         response.headers["Cache-Control"] = "no-store"
         return response
 
     return answer
+
+
+def _exposed(metrics: Metrics) -> Response:
+    content_type, body = metrics(request.headers.get("Accept", ""))
+    return Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})
 
 
 def _access_token() -> str:
@@ -202,7 +221,7 @@ def _prefers_async() -> bool:
 def _request_id() -> str:
     """Take over a sane id, so that one request has one name in all logs; otherwise make one."""
     asked = request.headers.get("X-Request-Id", "")
-    return asked if _REQUEST_ID.fullmatch(asked) else str(uuid4())
+    return asked if hooks.REQUEST_ID.fullmatch(asked) else str(uuid4())
 
 
 def _headers_of(problem: Problem) -> Mapping[str, str]:
@@ -221,26 +240,20 @@ def _json(document: Any, *, status: int = HTTPStatus.OK, headers: Mapping[str, s
     )
 
 
-def _log_problem(event: str, exchange: _Exchange, problem: Problem, error: Exception) -> None:
-    """Write one line: a warning for a refusal and a failed provider, an error for what an operator must look at."""
-    level = logging.ERROR if problem.http_status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.WARNING
-    refused = problem.http_status < HTTPStatus.INTERNAL_SERVER_ERROR
-    facts = {
-        "event": f"{event}_refused" if refused else f"{event}_failed",
-        "code": problem.code,
-        "user_id": _text(exchange.user_id),
-        "generation_id": _text(exchange.generation_id),
+def _reported(action: str, exchange: _Exchange, problem: Problem, error: Exception) -> events.Event:
+    """Make the event of an error that nothing below has reported."""
+    about: dict[str, Any] = {
+        "user_id": exchange.user_id,
+        "generation_id": exchange.generation_id,
         "request_id": exchange.request_id,
-        "retry_after": problem.retry_after_seconds,
+        "action": action,
+        "code": problem.code,
         "reason": reason_of(error),
+        "retry_after_seconds": problem.retry_after_seconds,
     }
-    line = " ".join(f"{name}={value}" for name, value in facts.items())
-    stack = f"\n{stack_of(error)}" if problem is INTERNAL else ""
-    _log.log(level, "%s%s", line, stack, extra={"ai_retry": facts})
-
-
-def _text(value: UUID | None) -> str | None:
-    return None if value is None else str(value)
+    if problem.http_status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return events.Refused(**about)
+    return events.RequestFailed(**about, stack=stack_of(error) if problem is INTERNAL else None)
 
 
 def _flask_rule(path: str) -> str:

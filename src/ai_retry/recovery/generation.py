@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from uuid import UUID
 
-from ai_retry.domain.policy import counted_attempts
+from ai_retry.domain.policy import counted_attempts, queued_attempt
 from ai_retry.domain.recovery import Decision, FoundRow, UnreadableRow, Verdict
 from ai_retry.recovery.requests import in_brief
 
@@ -32,7 +32,7 @@ COLUMNS = tuple(field.name for field in fields(FoundGeneration))
 
 def readable(row: FoundRow, verdict: Verdict) -> FoundGeneration:
     """Return of a row what people want to see."""
-    generation, wait = row.snapshot.generation, verdict.refusal.retry_after if verdict.refusal else None
+    generation = row.snapshot.generation
     return FoundGeneration(
         failed_at=row.failed_at,
         status=generation.status,
@@ -41,11 +41,17 @@ def readable(row: FoundRow, verdict: Verdict) -> FoundGeneration:
         attempts=counted_attempts(row.snapshot),
         decision=verdict.decision,
         reason=verdict.code,
-        retry_at=row.snapshot.as_of + wait if wait is not None else None,
+        retry_at=retry_at(row, verdict),
         user_id=generation.user_id,
         generation_id=generation.id,
         calls=in_brief(row.calls),
     )
+
+
+def retry_at(row: FoundRow, verdict: Verdict) -> datetime | None:
+    """Return when a rule no longer refuses a retry; None: unknown, it refuses none, or a worker will retry."""
+    wait = verdict.refusal.retry_after if verdict.refusal else None
+    return None if wait is None or queued_attempt(row.snapshot) is not None else row.snapshot.as_of + wait
 
 
 def unreadable(row: UnreadableRow) -> FoundGeneration:

@@ -76,7 +76,7 @@ class Line:
                 del self._held_back[task.user_id]
 
     def rest(self) -> Iterator[Task]:
-        """Tell all that still wait."""
+        """Return all that still wait."""
         yield from self._ahead
         yield from (task for _, _, task in self._waiting)
         for tasks in self._held_back.values():

@@ -134,7 +134,7 @@ class Plan:
     def save(self, path: Path | str) -> None:
         """Write the plan to a file, so that it outlives this process; ``client.load_plan`` reads it.
 
-        No prompt and no answer stands there, but the ids of users do.
+        The file holds the ids of users, but no prompt and no answer.
         """
         counts = [[decision, reason, count] for (decision, reason), count in self.counts.items()]
         cost = None if self.estimates.cost is None else str(self.estimates.cost)

@@ -75,7 +75,7 @@ class Frozen:
         return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
 
     def terms_document(self) -> dict[str, Any]:
-        """Tell filter and terms as JSON."""
+        """Return filter and terms as JSON."""
         wanted, terms = self.filter, self.terms
         return {
             "filter": {
@@ -94,13 +94,13 @@ class Frozen:
         }
 
     def document(self) -> dict[str, Any]:
-        """Tell all of it as JSON."""
+        """Return all of it as JSON."""
         selected = [[str(user_id), str(generation_id)] for user_id, generation_id in self.selected]
         return {**self.terms_document(), "selected": selected}
 
 
 def keep(path: Path, frozen: Frozen, *, counts: Sequence[Any], estimates: Mapping[str, Any]) -> None:
-    """Write a plan's file, readable by its owner alone; what stood there before stands there until it is complete."""
+    """Write a plan's file, readable only by its owner; an older file stays until the new one is complete."""
     document = {
         "format": _FORMAT,
         "id": frozen.id,

@@ -111,7 +111,7 @@ class _Run:
             self._finished.set()
 
     def _start(self, pool: ThreadPoolExecutor) -> float | None:
-        """Start all that may start now; tell the seconds until more may, None: when something has ended."""
+        """Start all that may start now; return the seconds until more may, None: when something has ended."""
         while True:
             now = self._parts.clock.monotonic()
             wait = self._pace.wait(now, self._running)
@@ -129,7 +129,7 @@ class _Run:
             pool.submit(self._retrier.retry, task, started_in, self._ends.put)
 
     def _affordable(self) -> bool:
-        """Whether another call fits below ``max_cost``, as far as past calls tell what one costs."""
+        """Whether another call fits below ``max_cost``, as far as past calls show what one costs."""
         ceiling, estimates = self._plan.terms.max_cost, self._plan.estimates
         if ceiling is None:
             return True

@@ -21,6 +21,7 @@ from ai_retry.domain.names import as_uuid
 from ai_retry.domain.policy import RetryPolicy, counted_attempts, queued_attempt, waiting_helps
 from ai_retry.domain.reader import reader_name
 from ai_retry.domain.recovery import Decision, FoundRow, LastError, UnreadableRow, Verdict, judge
+from ai_retry.recovery.generation import retry_at
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.requests import in_full
 from ai_retry.tables import printable
@@ -34,7 +35,7 @@ _WAYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Where a generation stands. ``str`` of it is the paragraph."""
+    """Why a generation failed and what to do next. ``str`` of it is the paragraph."""
 
     generation_id: UUID
     user_id: UUID | None  # None: it can't be read
@@ -63,20 +64,19 @@ def explain(parts: Parts, generation_id: UUID | str) -> Explanation:
     if isinstance(row, UnreadableRow):
         return _unreadable(row)
     verdict = judge(row.snapshot, parts.policy, context_from=parts.context_from)
-    wait = verdict.refusal.retry_after if verdict.refusal else None
     return Explanation(
         generation_id=generation_id,
         user_id=row.snapshot.generation.user_id,
         decision=verdict.decision,
         code=verdict.code,
-        retry_at=row.snapshot.as_of + wait if wait is not None else None,
+        retry_at=retry_at(row, verdict),
         last_error=row.error,
         text=" ".join(_sentences(row, verdict, parts.policy, reader=reader_name(parts.context_from))),
     )
 
 
 def _unreadable(row: UnreadableRow) -> Explanation:
-    """Say what can't be read; what is left of the row says nothing about a retry."""
+    """Name what can't be read; the rest of the row decides nothing about a retry."""
     verdict = row.verdict
     sentences = [
         f"Generation {row.generation_id} {_WAYS[verdict.decision]} ({verdict.code}).",
@@ -103,7 +103,7 @@ def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy, *, reader: 
         queued = queued_attempt(snapshot) if isinstance(refusal, RetryInProgress) else None
         if queued is not None and queued.context_reader not in (None, reader):
             sentences.append(_other_reader(str(queued.context_reader), reader))
-        if queued is None and refusal.retry_after is not None:
+        if queued is None and refusal.retry_after is not None and not isinstance(refusal, BackoffNotElapsed):
             sentences.append(
                 f"Come back at {_utc(snapshot.as_of + refusal.retry_after)}, in {_span(refusal.retry_after)}."
             )
@@ -113,8 +113,10 @@ def _sentences(row: FoundRow, verdict: Verdict, policy: RetryPolicy, *, reader: 
         )
     if not isinstance(refusal, AlreadySucceeded):
         counted = counted_attempts(snapshot)
-        sentences.append(f"It has used {counted} of {policy.max_attempts} attempts, the original one included.")
+        sentences.append(f"{counted} of {policy.max_attempts} attempts counted; outages don't count.")
         sentences.append(_last(row.error))
+        if (by := _rejected_by(snapshot)) is not None:
+            sentences.append(f"Its session was rejected by {printable(by)}.")
         if not waiting_helps(snapshot):
             sentences.append(_cure(snapshot))
     if row.calls:
@@ -128,6 +130,11 @@ def _other_reader(accepted_with: str, ours: str) -> str:
         f"It was accepted with the reader {accepted_with}, and a worker with another one leaves it queued: "
         f"{ours} is the reader here."
     )
+
+
+def _rejected_by(snapshot: Snapshot) -> str | None:
+    """Return what rejected the session of the last attempt: a constraint, a column or an SQLSTATE."""
+    return snapshot.attempts[-1].refused_constraint if snapshot.attempts else None
 
 
 def _cure(snapshot: Snapshot) -> str:
@@ -154,11 +161,14 @@ def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str
         case AlreadySucceeded():
             rule = _success(snapshot)
         case BackoffNotElapsed():
-            end = "" if refusal.retry_after else f"; it ends at {_utc(refusal.details['next_attempt_at'])}"
-            rule = f"After attempt {snapshot.attempts[-1].number} there is a wait that is not over{end}"
+            after, end = f"after attempt {snapshot.attempts[-1].number}", _utc(refusal.details["next_attempt_at"])
+            wait = refusal.retry_after
+            rule = (
+                f"The wait {after} ends at {end}" if wait is None else f"Wait {_span(wait)} more {after}, until {end}"
+            )
         case RetryInProgress() if (queued := queued_attempt(snapshot)) is not None:
-            due = f", from {_utc(queued.next_attempt_at)} on" if queued.next_attempt_at else ""
-            rule = f"Attempt {queued.number} was accepted for later and waits for a worker{due}"
+            due = f" from {_utc(queued.next_attempt_at)} on" if queued.next_attempt_at else ""
+            rule = f"Call {queued.number} is accepted, and waits for a worker{due}"
         case RetryInProgress() if snapshot.last_attempt is not None and snapshot.last_attempt.outcome is None:
             rule = f"A call of it runs, as far as is known: a lease lasts {_span(policy.lease)} at most"
         case RetryInProgress():
@@ -168,8 +178,8 @@ def _rule(refusal: AiRetryError, snapshot: Snapshot, policy: RetryPolicy) -> str
             rule = f"Its user has {snapshot.live} retries running, and at most {policy.max_parallel} run at once"
         case QuotaExhausted():
             rule = (
-                f"Its user has spent {quota.captured} of {quota.limit} units in the last {_span(quota.window)}, "
-                f"and holds {quota.held} more for retries that wait or run"
+                f"Its user has no units left in this period: {quota.captured} of {quota.limit} are spent in the last "
+                f"{_span(quota.window)}, and {quota.held} are held for retries that wait or run"
             )
         case AttemptsExhausted():
             hard = counted_attempts(snapshot) < policy.max_attempts
@@ -191,9 +201,9 @@ def _last(error: LastError | None) -> str:
     if error is None:
         return "No error of it is recorded."
     at = f", at {_utc(error.at)}" if error.at else ""
-    told_by = "" if error.ours else " (told by the app)"
+    recorded_by = "" if error.ours else " (recorded by the app)"
     reason = f": {printable(error.reason).rstrip('.')}" if error.reason else ""
-    return f"The last error{at}, was {printable(error.code)}{told_by}{reason}."
+    return f"The last error{at}, was {printable(error.code)}{recorded_by}{reason}."
 
 
 def _utc(instant: datetime) -> str:

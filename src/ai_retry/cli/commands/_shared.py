@@ -22,7 +22,7 @@ _WORD = re.compile(r"\b[a-z][a-z_]*(?:=False)?")
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Turn our errors into one line and the exit code of ``ai_retry.cli.commands``."""
     try:
         yield
@@ -60,10 +60,11 @@ def _in_options(problem: str, context: click.Context) -> str:
 @contextmanager
 def connected() -> Iterator[Client]:
     """Give a client of the environment's settings, once the database has answered; errors are one line."""
-    with told():
+    with reported():
         settings = Settings.from_env()
         reached(settings)
         with bootstrap.connect(settings) as client:
+            client.events.end_log()
             yield client
 
 

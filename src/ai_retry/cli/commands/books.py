@@ -10,7 +10,7 @@ import click
 from ai_retry import bootstrap
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._reach import reached
-from ai_retry.cli.commands._shared import as_json_option, print_json, print_table, told
+from ai_retry.cli.commands._shared import as_json_option, print_json, print_table, reported
 from ai_retry.config import Settings
 from ai_retry.domain.model import QuotaRule
 from ai_retry.recovery.when import read_duration, read_instant
@@ -40,7 +40,7 @@ def books(*, limit: int | None, window: str | None, since: str | None, as_json: 
     A user with a limit of their own is judged by that. It only reads, and may run at any time; a monitor that runs it
     each hour passes --since 2h. Exit code 0: the books balance; 1: they don't.
     """
-    with told():
+    with reported():
         settings = Settings.from_env()
         rule = _rule(settings.policy.quota, limit, window)
         start = read_instant(since, "since", datetime.now(UTC))

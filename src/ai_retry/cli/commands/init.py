@@ -13,7 +13,7 @@ import click
 
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._reach import NotReady
-from ai_retry.cli.commands._shared import told
+from ai_retry.cli.commands._shared import reported
 from ai_retry.cli.init import ask, report
 from ai_retry.cli.init.answers import COLUMNS, AnswerRefused, Answers, parse_pairs, read_file
 from ai_retry.cli.init.notes import CannotBind
@@ -78,7 +78,7 @@ def init(**options: Any) -> None:
     if not (asks or options["yes"] or options["dry_run"]):
         raise click.UsageError("there is no terminal to ask in: give --yes to take the guesses")
     try:
-        with told(), to.connected(url) as connection, _kept(options) as kept:
+        with reported(), to.connected(url) as connection, _kept(options) as kept:
             bind = partial(_bound, connection, answers, flags, kept.append if asks else None)
             if options["upgrade"]:
                 answers, proposal, files = _upgraded(connection, bind, options["directory"])

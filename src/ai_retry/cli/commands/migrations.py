@@ -28,7 +28,7 @@ def copy(directory: Path, *, force: bool) -> None:
 
     Then apply them as your own: supabase db push. A repeat changes nothing.
     """
-    with _files_told():
+    with _files_reported():
         copied = _shipped.copy_migrations(directory, force=force)
     for each in copied:
         click.echo(f"{each.action:<11} {directory / each.name}")
@@ -47,7 +47,7 @@ def check(directory: Path, *, as_json: bool) -> None:
     wrote the ones that are there. A binding that it wrote is yours, and is not compared. `ai-retry doctor`
     checks what is in the database.
     """
-    with _files_told():
+    with _files_reported():
         compared = _shipped.compare(directory)
     if as_json:
         print_json([asdict(each) for each in compared])
@@ -59,7 +59,7 @@ def check(directory: Path, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _files_told() -> Iterator[None]:
+def _files_reported() -> Iterator[None]:
     """Turn what is wrong with files into one line."""
     try:
         yield

@@ -10,7 +10,7 @@ import click
 from ai_retry import bootstrap
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._reach import reached
-from ai_retry.cli.commands._shared import as_json_option, print_json, told
+from ai_retry.cli.commands._shared import as_json_option, print_json, reported
 from ai_retry.config import Settings
 
 _DAYS: Final = re.compile(r"(\d{1,5})\s*d")
@@ -44,7 +44,7 @@ def prune(*, older_than: timedelta, dry_run: bool, as_json: bool) -> None:
     the success, the last attempt, and all attempts of a generation that has no session. Nothing is removed that is
     younger than the longest window of quota and attempts. It may run at any time, and may be interrupted and repeated.
     """
-    with told(), closing(_storage(settings := Settings.from_env())) as storage:
+    with reported(), closing(_storage(settings := Settings.from_env())) as storage:
         window = max(settings.policy.quota.window, settings.policy.hard_cap_window)
         if older_than < window:
             raise ValueError(f"older_than must be at least the longest window: {window}")

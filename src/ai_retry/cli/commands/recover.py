@@ -17,7 +17,7 @@ from ai_retry.cli.commands._ask import agreed, next_command
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._reach import NotReady, reached
 from ai_retry.cli.commands._selection import selection_options, wanted
-from ai_retry.cli.commands._shared import as_json_option, columns, print_json, told
+from ai_retry.cli.commands._shared import as_json_option, columns, print_json, reported
 from ai_retry.client import Client
 from ai_retry.config import Settings
 from ai_retry.domain.errors import StorageFailure
@@ -108,7 +108,7 @@ def recover(
     """
     context = click.get_current_context()
     run = {"max_workers": max_workers, "rate": rate, "on_outage": on_outage, "operator": operator}
-    with told(), _what_next(context, path):
+    with reported(), _what_next(context, path):
         asked = _asked(path, everything=everything, options=options)
         settings = Settings.from_env()
         RunOptions.checked(asked.terms(settings.policy), usual=settings.policy, max_calls=settings.max_calls, **run)

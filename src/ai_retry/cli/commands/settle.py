@@ -7,7 +7,7 @@ import click
 
 from ai_retry import bootstrap
 from ai_retry.cli.commands._groups import examples
-from ai_retry.cli.commands._shared import told
+from ai_retry.cli.commands._shared import reported
 
 
 @click.command(
@@ -22,7 +22,7 @@ def settle(*, adopt: bool) -> None:
     log names it. Exit code 1: some answers are left, belong to another database, are unknown to this one, or can't be
     read.
     """
-    with told():
+    with reported():
         report = bootstrap.settle(adopt=adopt)
     for name, count in asdict(report).items():
         click.echo(f"{name:<11} {count}")

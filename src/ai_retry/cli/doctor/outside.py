@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from importlib.util import find_spec
 
 from ai_retry.cli.doctor.model import Check, Finding, Level
-from ai_retry.config import meant, variables
+from ai_retry.config import Settings, meant, variables
 from ai_retry.domain.errors import AiRetryError, NotConfigured
 from ai_retry.domain.policy import RetryPolicy
 
@@ -68,6 +69,17 @@ def deadline(policy: RetryPolicy) -> Iterator[Finding]:
             "let clients send Prefer: respond-async, and run workers: servers and browsers end long requests",
             Level.HINT,
         )
+
+
+def with_a_driver(settings: Settings) -> tuple[Settings, list[Finding]]:
+    """Ask the Data API where psycopg, which DATABASE_URL needs, is not installed, and say so."""
+    if settings.database_url is None or settings.supabase_url is None or settings.supabase_secret_key is None:
+        return settings, []
+    if find_spec("psycopg") is not None and find_spec("psycopg_pool") is not None:
+        return settings, []
+    problem = "psycopg is not installed, which DATABASE_URL needs: the Data API was asked in its place"
+    remedy = "pip install 'ai-retry[postgres]', or take DATABASE_URL out of the environment"
+    return replace(settings, database_url=None), [Finding(Check.CONNECTION, problem, remedy)]
 
 
 def connection(error: AiRetryError, variable: str, reach: Reach) -> Finding:
