@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable '.[cli,flask,metrics,notebook,otel,postgres]'
 	@touch $@
 
-demo: $(READY) ## Show the main job on a local Supabase stack: refused, failed, waited, retried, charged once
+demo: $(READY) ## Show the main job on a local Supabase stack: first call failed, waited, retried, charged once
 	@$(BIN)/python -m examples.demo
 
 demo-model: $(READY) ## The same with a real small language model, asked for JSON in each of the three ways

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tools.log_scan import SCAN
 from tools.npm import REPOSITORY
 from tools.processes import StackUnavailable, die_with_parent, end, tail
 
 _LISTENING = re.compile(rb"Listening at: (http://127\.0\.0\.1:\d+)")
+FLASK_APP: Final = "adapters.flask_app:create_app()"
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,16 @@ class Served:
 
 
 @contextmanager
-def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None = None) -> Iterator[str]:
-    """Serve ``adapters.flask_app`` with this configuration; yield its base URL. See ``served``."""
-    with served(env, threads=threads, log=log) as app:
-        yield app.url
+def running_app(
+    env: Mapping[str, str],
+    *,
+    threads: int = 40,
+    log: Path | None = None,
+    app: str = FLASK_APP,
+) -> Iterator[str]:
+    """Serve an app with this configuration; yield its base URL. See ``served``."""
+    with served(env, threads=threads, log=log, app=app) as found:
+        yield found.url
 
 
 @contextmanager
@@ -40,7 +48,7 @@ def served(
     *,
     threads: int = 40,
     log: Path | None = None,
-    app: str = "adapters.flask_app:create_app()",
+    app: str = FLASK_APP,
     checkout: Path = REPOSITORY,
 ) -> Iterator[Served]:
     """Serve an app with this configuration. It ends with the block or with us.

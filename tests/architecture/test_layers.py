@@ -78,7 +78,7 @@ LIBRARIES = {
     "apispec": {"flask.openapi"},
     "attrs": {"providers.dialect"},
     "click": {"cli.commands"},
-    "flask": {"flask.blueprint"},
+    "flask": {"flask.blueprint", "flask.incoming"},
     "httpx": {"storage.supabase"},
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
@@ -99,7 +99,7 @@ LIBRARIES = {
     "tenacity": {"providers.repeats"},
     "tqdm": {"recovery.progress"},
     "urllib3": {"deadline", "cli.doctor.provider", "providers.http"},
-    "werkzeug": {"flask.blueprint"},
+    "werkzeug": {"flask.incoming"},
 }
 
 HEAVY = [

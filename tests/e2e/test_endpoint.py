@@ -305,8 +305,8 @@ def test_log_shows_refusals_and_no_secret(endpoint: Endpoint) -> None:
     rows = [endpoint.rows(query, user.id) for query in WRITTEN_BY_US]
 
     lines = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in log.splitlines() if "request_id=log-" in line]
-    told = {tuple(each.get(name) for name in ("event", "code", "user_id", "generation_id")) for each in lines}
-    assert told >= {
+    answered = {tuple(each.get(name) for name in ("event", "code", "user_id", "generation_id")) for each in lines}
+    assert answered >= {
         ("attempt_failed", "AI_INVALID_OUTPUT", str(user.id), str(bad)),
         ("attempt_failed", "AI_REJECTED", str(user.id), str(refused_key)),
         ("refused", "ALREADY_SUCCEEDED", str(user.id), str(good)),

@@ -109,7 +109,7 @@ def new_user(database_url: str) -> UUID:
 
 @pytest.mark.timeout(300)
 def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
-    """In one shell: failed, refused, retried, accepted for later, worked; the books balance, the doctor is content.
+    """In one shell: a first call fails; refused, retried, accepted, worked; books and doctor are content.
 
     ``make stack-up`` and ``stack-down`` are left out: the stack here is one of the test's own.
     """
@@ -131,8 +131,8 @@ def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
         (tmp_path / ".stack" / "env").write_text(env)
         printed = shell(script, tmp_path, within=250)
 
-    told = ("can be retried now", "AI_UNAVAILABLE", '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
-    positions = [printed.index(each) for each in told]
+    shown = ("be retried now", '"code": "AI_UNAVAILABLE"', '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
+    positions = [printed.index(each) for each in shown]
     assert positions == sorted(positions)
     assert "The books balance." in printed
     assert printed.count('"minutes": 30') >= 3  # two sessions, and one of them read again
@@ -171,7 +171,7 @@ def test_verifier_of_the_how_to_knows_its_users() -> None:
 
     assert isinstance(verify("token-of-ada"), UUID)
     with pytest.raises(Unauthenticated):
-        verify("token-of-nobody")
+        verify("token-of-no-one")
 
 
 def test_server_of_an_empty_project_may_insert(migrated_database: str) -> None:
@@ -478,7 +478,7 @@ def test_site_is_built(tmp_path: Path) -> None:
     [
         ("index.md", "[there](nowhere.md)", "page does not exist"),
         ("index.md", "[there](tutorial.md#nowhere)", "anchor does not exist"),
-        ("orphan.md", "# Nobody leads here", "orphan.md is not in the navigation"),
+        ("orphan.md", "# No link leads here", "orphan.md is not in the navigation"),
         ("index.md", "```mermaid\nsequenceDiagram\n  A=>>B\n```\n", "a diagram can't be read"),
         ("index.md", '<img src="https://pictures.example/1.png">', "loads https://pictures.example/1.png"),
     ],

@@ -202,14 +202,14 @@ def test_accepted_retry_keeps_its_request_in_the_worker() -> None:
     case.world.advance(timedelta(minutes=10))
     case.work()
 
-    told = [each for each in case.seen if each.generation_id is not None]
-    assert [each.name for each in told] == [
+    reported = [each for each in case.seen if each.generation_id is not None]
+    assert [each.name for each in reported] == [
         "generation_accepted",
         *("attempt_began", "provider_called", "attempt_failed"),
         *("attempt_began", "provider_called", "attempt_succeeded"),
     ]
-    assert {(each.request_id, each.traceparent) for each in told} == {(REQUEST, TRACE)}
-    assert {each.is_accepted for each in told if isinstance(each, events.AttemptEvent)} == {True}
+    assert {(each.request_id, each.traceparent) for each in reported} == {(REQUEST, TRACE)}
+    assert {each.is_accepted for each in reported if isinstance(each, events.AttemptEvent)} == {True}
     assert case.only(events.AttemptFailed).goes_on
     accepted = case.only(events.GenerationAccepted)
     assert accepted.due_at is not None
@@ -284,15 +284,15 @@ def test_first_call_is_an_attempt_like_any_other() -> None:
         case.client.enqueue_generation(case.world.new_user(), "Plan an easy run.")
     case.work()
 
-    told = [each for each in case.seen if isinstance(each, events.AttemptEvent)]
-    assert [each.name for each in told] == [
+    reported = [each for each in case.seen if isinstance(each, events.AttemptEvent)]
+    assert [each.name for each in reported] == [
         *("attempt_began", "provider_called", "attempt_succeeded"),
         *("generation_accepted", "attempt_began", "provider_called", "attempt_succeeded"),
     ]
-    assert {each.attempt for each in told} == {1}
-    assert {each.generation_id for each in told[:3]} == {now.generation.id}
-    assert len({each.generation_id for each in told[3:]}) == 1
-    assert {each.request_id for each in told} == {REQUEST}
+    assert {each.attempt for each in reported} == {1}
+    assert {each.generation_id for each in reported[:3]} == {now.generation.id}
+    assert len({each.generation_id for each in reported[3:]}) == 1
+    assert {each.request_id for each in reported} == {REQUEST}
 
 
 def test_hook_that_raises_is_logged_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -199,7 +199,7 @@ def test_what_is_not_bound_is_named_with_the_columns_that_would_do() -> None:
 
 
 def test_a_prompt_may_be_elsewhere() -> None:
-    """Who says that no column holds the prompt gets a binding, and is told what a retry needs then."""
+    """Who says that no column holds the prompt gets a binding, and is reported what a retry needs then."""
     columns = {"user_id": "uuid not null", "status": "text not null", "output": "jsonb"}
     known = facts(table("public.ai_jobs", columns, words=WORDS))
 

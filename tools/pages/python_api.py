@@ -49,7 +49,13 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "domain.recovery.Decision",
         "recovery.why.Explanation",
     ),
-    "Over HTTP": ("flask.create_blueprint", "auth.TokenVerifier", "problem", "problems.Problem"),
+    "Over HTTP": (
+        "flask.create_blueprint",
+        "flask.first_calls.Prompt",
+        "auth.TokenVerifier",
+        "problem",
+        "problems.Problem",
+    ),
     "Workers": ("worker.Worker",),
     "Rules": (
         "domain.first_call.generate",

@@ -224,7 +224,7 @@ def _canonical(value: Any, name: str) -> str:
     Raises:
         ValueError: names the argument.
     """
-    if not _is_flat(value, _DEEPEST):
+    if not is_flat(value, _DEEPEST):
         raise ValueError(f"{name} must not be nested deeper than {_DEEPEST} levels")
     problem = f"{name} must be JSON that a database can hold: no NaN, no NUL, no lone surrogate"
     if not storable(value):
@@ -235,7 +235,7 @@ def _canonical(value: Any, name: str) -> str:
         raise ValueError(problem) from None
 
 
-def _is_flat(value: Any, levels: int) -> bool:
+def is_flat(value: Any, levels: int) -> bool:
     """Whether lists and objects are nested no deeper than so."""
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return levels >= 0 and all(_is_flat(each, levels - 1) for each in inner)
+    return levels >= 0 and all(is_flat(each, levels - 1) for each in inner)

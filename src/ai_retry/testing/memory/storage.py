@@ -56,8 +56,8 @@ class MemoryStorage(MemoryCreating):
                 self._close_over(change.user_id, now, change.generation_id)
                 applied = self._has_room(change, now) and self._create(change, now) and self._start(change, now)
             rule, proposal = change.expected.quota_rule, self._proposal(change, now)
-            stands = self._snapshot(change.generation_id, rule, change.token, now, proposal)
-            return Reply(applied=applied, snapshot=stands, closed=self._reported())
+            snapshot = self._snapshot(change.generation_id, rule, change.token, now, proposal)
+            return Reply(applied=applied, snapshot=snapshot, closed=self._reported())
 
     def _is_fresh(self, change: Begin, now: datetime) -> bool:
         found, proposal = self.app.read(change.generation_id), self._proposal(change, now)
