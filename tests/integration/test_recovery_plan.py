@@ -482,10 +482,10 @@ def test_database_that_is_away_is_waited_for(
         plan = client.plan(client.find(), everything=True)
         load = client._storage.load
 
-        def sometimes(*arguments: Any) -> Any:
+        def sometimes(*arguments: Any, **options: Any) -> Any:
             if next(away, None) is not None:
                 raise StorageUnavailable("08006", retry_after=timedelta(seconds=1))
-            return load(*arguments)
+            return load(*arguments, **options)
 
         monkeypatch.setattr(client._storage, "load", sometimes)
         report = plan.run(max_workers=4, operator="ada")
