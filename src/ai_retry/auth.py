@@ -297,12 +297,13 @@ class TokenVerifier:
             clock: this machine's when None.
 
         Raises:
-            ValueError: the address is not HTTP, the secret is shorter than RFC 7518, section 3.2 allows, or is a public
-                key, no issuer or no role is given, or there is no such level.
+            ValueError: the address is not HTTP, the secret is shorter than RFC 7518, section 3.2 allows, no issuer or
+                no role is given, or there is no such level.
         """
         if not supabase_url.startswith(("https://", "http://")):
             raise ValueError("supabase_url must start with https:// or http://")
         url = f"{supabase_url.rstrip('/')}/auth/v1"
+        self._asks_auth = jwt_secret is None
         self._secret = _secret_key(jwt_secret) if jwt_secret is not None else None
         self._require_issuer = require_issuer
         self._accepted = _Accepted(
@@ -338,11 +339,11 @@ class TokenVerifier:
         algorithm, kid = parsed.header.get("alg"), parsed.header.get("kid")
         symmetric = algorithm == "HS256"
         user_id = self._user_of(parsed.claims, issuer_required=self._require_issuer or not symmetric)
-        if symmetric and self._secret is not None:
-            _check_signature(parsed, self._secret)
-        elif symmetric:
+        if symmetric and self._asks_auth:
             if self._server.user_of(token) != user_id:
                 raise Unauthenticated("subject")
+        elif symmetric:
+            _check_signature(parsed, self._secret)
         elif algorithm in _ALGORITHMS.values() and kid is not None:
             key = self._jwks.key(kid)
             if key is None:
@@ -381,20 +382,25 @@ def _parse(token: str) -> _Token:
     return _Token(header, claims, token.rpartition(".")[0].encode(), unverified["signature"])
 
 
-def _check_signature(token: _Token, key: _Key) -> None:
+def _check_signature(token: _Token, key: _Key | None) -> None:
     """Refuse a token that this key did not sign."""
-    if not key.has_signed(token):
+    if key is None or not key.has_signed(token):
         raise Unauthenticated("signature")
 
 
+<<<<<<< HEAD
 def _secret_key(secret: str) -> _Key:
     """Read the project's secret; what is a public key would verify what anyone signs with it."""
+=======
+def _secret_key(secret: str) -> _Key | None:
+    """Read the project's secret; None for a public key or a certificate, which would verify what any user signs."""
+>>>>>>> w-i18
     if len(secret.encode()) < _MIN_SECRET:
         raise ValueError(f"jwt_secret must have at least {_MIN_SECRET} bytes")
     try:
         return _Key(secret, "HS256")
     except jwt.PyJWTError:
-        raise ValueError("jwt_secret must be a secret, and no public key or certificate") from None
+        return None
 
 
 def _public_key(jwk: Any) -> _Key | None:
