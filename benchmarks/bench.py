@@ -14,7 +14,7 @@ from time import monotonic
 import psycopg
 
 from benchmarks import machine, report
-from benchmarks.measurements import attempts, cold, data_api, endpoint, growth, wal
+from benchmarks.measurements import attempts, cold, data_api, endpoint, growth, observed, wal
 from benchmarks.section import Section
 from benchmarks.sizes import FULL, QUICK, Sizes
 from tools.npm import REPOSITORY
@@ -27,6 +27,7 @@ SERVER = {"fsync": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 MEASUREMENTS: dict[str, Callable[[Stack, Sizes], Section]] = {
     "attempts": attempts.measure,
     "wal": wal.measure,
+    "observed": observed.measure,
     "data_api": data_api.measure,
     "endpoint": endpoint.measure,
     "growth": growth.measure,
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     result = report.Result(described, loads, monotonic() - began, sizes, sections)
     print(report.text(result))
+    print(report.aims(result))
     for path in report.write(result, folder, complete=names == list(MEASUREMENTS)):
         _progress(f"wrote {path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path}")
     return 0

@@ -1,6 +1,7 @@
 """A process of an engine: asked by one JSON object a line, and answering by one."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,12 +21,13 @@ class LineProcess:
         said: what it said first, when it was ready.
     """
 
-    def __init__(self, module: str, *arguments: str, ours: bool) -> None:
+    def __init__(self, module: str, *arguments: str, ours: bool, env: Mapping[str, str] | None = None) -> None:
         self._module = module
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [sys.executable if ours else str(PEERS), "-m", f"benchmarks.{module}", *arguments],
             cwd=REPOSITORY,
+            env={**os.environ, **(env or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -1,4 +1,4 @@
-"""The main job, end to end, on a local Supabase stack: every HTTP exchange of a retry's life, and the rows it leaves.
+"""The main job, end to end, on a local Supabase stack: each HTTP exchange of a generation's life, and its rows.
 
 Run it with ``make demo``. It starts PostgreSQL, Auth and the Data API, a scripted AI provider on a real socket, and the
 Flask app under gunicorn; tells a story to them over HTTP; checks every answer; and takes everything down again.
@@ -22,28 +22,15 @@ from psycopg.types.json import Jsonb
 
 from ai_retry.domain.model import ResponseFormat
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, pause, reply
+from examples.demo_app import prompt
 from tools.app_server import running_app
 from tools.model_server import running_model
 from tools.stack import SignedInUser, running_stack
 from tools.worker_process import running_worker
 
-CONTEXT = {
-    "messages": [
-        {"role": "system", "content": "You write short training sessions as JSON."},
-        {"role": "user", "content": "A long ride."},  # two examples, from which even a small model learns the form
-        {"role": "assistant", "content": '{"title": "Long ride", "minutes": 90}'},
-        {"role": "user", "content": "A short swim."},
-        {"role": "assistant", "content": '{"title": "Short swim", "minutes": 20}'},
-        {"role": "user", "content": "An easy run for a beginner."},
-    ],
-    "parameters": {"max_tokens": 80, "temperature": 0},
-    "response_schema": {
-        "type": "object",
-        "properties": {"title": {"type": "string", "pattern": "^.{1,60}$"}, "minutes": {"type": "integer"}},
-        "required": ["title", "minutes"],
-        "additionalProperties": False,
-    },
-}
+WISH = "An easy run for a beginner."
+APP = "examples.demo_app:create_app()"
+FIRST_CALLS = "/sessions/ai"
 BUSY = reply(503, json={"error": {"message": "The model is overloaded.", "code": 503}})
 SESSION = chat({"title": "Easy run", "minutes": 30})
 
@@ -93,20 +80,37 @@ class Story:
     calls: ScriptedServer
 
     def ask(
-        self, why: str, path: str, expected: int, *, token: str | None, method: str = "POST", later: bool = False
+        self,
+        why: str,
+        path: str,
+        expected: int,
+        *,
+        token: str | None,
+        method: str = "POST",
+        later: bool = False,
+        body: Mapping[str, Any] | None = None,
     ) -> requests.Response:
         """Make one exchange, print it, and check its status; ``later`` prefers an answer before it is tried."""
-        response = self.send(path, token=token, method=method, later=later)
-        self.show(why, f"{method} {path}{'  Prefer: respond-async' if later else ''}", response)
+        response = self.send(path, token=token, method=method, later=later, body=body)
+        sent = f"  {json.dumps(body)}" if body is not None else ""
+        self.show(why, f"{method} {path}{'  Prefer: respond-async' if later else ''}{sent}", response)
         if response.status_code != expected:
             raise Unexpected(f"{why}: expected {expected}, got {response.status_code}")
         return response
 
-    def send(self, path: str, *, token: str | None, method: str = "POST", later: bool = False) -> requests.Response:
+    def send(
+        self,
+        path: str,
+        *,
+        token: str | None,
+        method: str = "POST",
+        later: bool = False,
+        body: Mapping[str, Any] | None = None,
+    ) -> requests.Response:
         """Make one exchange in silence."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers |= {"Prefer": "respond-async"} if later else {}
-        return requests.request(method, self.app + path, headers=headers, timeout=60)
+        return requests.request(method, self.app + path, headers=headers, json=body, timeout=60)
 
     def show(self, why: str, request: str, response: requests.Response) -> None:
         """Print an exchange in three lines."""
@@ -157,34 +161,38 @@ def tell(cleanup: ExitStack, *, with_model: bool, response_format: ResponseForma
     provider = cleanup.enter_context(ScriptedServer(default=answers))
     settings = {name: value for name, value in stack.env().items() if name != "DATABASE_URL"}
     settings |= {"AI_BASE_URL": provider.base_url, "AI_MODEL": "demo", "AI_RESPONSE_FORMAT": response_format}
-    app = cleanup.enter_context(running_app(settings))
+    app = cleanup.enter_context(running_app(settings, app=APP))
     database = cleanup.enter_context(psycopg.connect(stack.database_url, autocommit=True))
     story = Story(app=app, calls=provider)
     ada = stack.sign_up("ada@example.com", "correct horse battery staple")
     bob = stack.sign_up("bob@example.com", "correct horse battery staple")
-    generation, someone_elses, second, third = (failed_generation(database, user) for user in (ada, bob, ada, ada))
-    refused_at_the_door(story, ada, generation, someone_elses)
-    failed_waited_retried(story, ada, generation, answers)
+    someone_elses, second, third = (failed_generation(database, user) for user in (bob, ada, ada))
+    refused_at_the_door(story, ada, someone_elses)
+    failed_waited_retried(story, ada, answers)
     two_clicks_at_once(story, ada, second)
     accepted_for_later(story, ada, third, settings)
     show_rows(database, ada)
 
 
-def refused_at_the_door(story: Story, ada: SignedInUser, generation: UUID, someone_elses: UUID) -> None:
+def refused_at_the_door(story: Story, ada: SignedInUser, someone_elses: UUID) -> None:
     """Who may not, learns nothing and reaches nobody."""
     token = ada.access_token
-    story.ask("No token: who are you?", retry_path(generation), 401, token=None)
+    story.ask("No token: who are you?", FIRST_CALLS, 401, token=None, body={"wish": WISH})
+    story.ask("Not what the app's schema says.", FIRST_CALLS, 400, token=token, body={"wish": ["run"]})
     story.ask("Not a UUID.", "/sessions/ai/session-7/retry", 400, token=token)
     story.ask("Somebody else's generation looks like none.", retry_path(someone_elses), 404, token=token)
     story.check("nobody was called", holds=not story.calls.requests)
 
 
-def failed_waited_retried(story: Story, ada: SignedInUser, generation: UUID, answers: Answers) -> None:
+def failed_waited_retried(story: Story, ada: SignedInUser, answers: Answers) -> None:
     """A failure costs nothing, the wait is kept, the success is charged once."""
     token = ada.access_token
     answers.available = False
-    failed = story.ask("The provider is down: the attempt is recorded.", retry_path(generation), 502, token=token)
+    why = "A first call, while the provider is down: the generation is there, and the attempt is recorded."
+    failed = story.ask(why, FIRST_CALLS, 502, token=token, body={"wish": WISH})
     story.check("a Retry-After says when to come back", holds="Retry-After" in failed.headers)
+    generation = UUID(failed.json()["error"]["details"]["generationId"])
+    story.check("its Location says where it stands", holds=failed.headers["Location"].endswith(str(generation)))
     before = len(story.calls.requests)
     early = story.ask("At once again: too soon.", retry_path(generation), 429, token=token)
     story.check("the provider was not called", holds=len(story.calls.requests) == before)
@@ -192,6 +200,11 @@ def failed_waited_retried(story: Story, ada: SignedInUser, generation: UUID, ans
     wait = int(early.headers["Retry-After"])
     print(f"\n... waiting the {wait} s that it asked for ...")
     time.sleep(wait)
+    failures = f"{FIRST_CALLS}?status=error&limit=5"
+    listed = story.ask("What of mine failed, and can be retried?", failures, 200, token=token, method="GET")
+    items = listed.json()["data"]["generations"]
+    possible = {each["generation"]["id"]: each["retry"]["possible"] for each in items}
+    story.check("this one can", holds=possible[str(generation)])
     status = story.ask("Where does it stand?", f"/sessions/ai/{generation}", 200, token=token, method="GET")
     story.check("the failure cost no quota", holds=_quota(status)["remaining"] == _quota(status)["limit"])
     done = story.ask("After the wait: a session.", retry_path(generation), 200, token=token)
@@ -283,7 +296,7 @@ def failed_generation(database: psycopg.Connection, user: SignedInUser) -> UUID:
     generation_id = uuid4()
     database.execute(
         "insert into public.generations (id, user_id, status, prompt_data) values (%s, %s, 'error', %s)",
-        [generation_id, user.id, Jsonb(CONTEXT)],
+        [generation_id, user.id, Jsonb(prompt(WISH))],
     )
     return generation_id
 
@@ -302,6 +315,8 @@ def _short(value: Any) -> Any:
     """Cut ids, so that an exchange fits a few lines."""
     if isinstance(value, dict):
         return {name: _short(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_short(each) for each in value]
     return value[:8] + "…" if isinstance(value, str) and len(value) == len(str(UUID(int=0))) else value
 
 

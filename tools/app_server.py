@@ -9,23 +9,56 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tools.log_scan import SCAN
 from tools.npm import REPOSITORY
 from tools.processes import StackUnavailable, die_with_parent, end, tail
 
 _LISTENING = re.compile(rb"Listening at: (http://127\.0\.0\.1:\d+)")
+FLASK_APP: Final = "adapters.flask_app:create_app()"
+
+
+@dataclass(frozen=True)
+class Served:
+    """An app that is being served."""
+
+    url: str
+    pid: int  # of the process whose children serve it
 
 
 @contextmanager
-def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None = None) -> Iterator[str]:
-    """Serve ``adapters.flask_app`` with this configuration; yield its base URL. It ends with the block or with us.
+def running_app(
+    env: Mapping[str, str],
+    *,
+    threads: int = 40,
+    log: Path | None = None,
+    app: str = FLASK_APP,
+) -> Iterator[str]:
+    """Serve an app with this configuration; yield its base URL. See ``served``."""
+    with served(env, threads=threads, log=log, app=app) as found:
+        yield found.url
+
+
+@contextmanager
+def served(
+    env: Mapping[str, str],
+    *,
+    threads: int = 40,
+    log: Path | None = None,
+    app: str = FLASK_APP,
+    checkout: Path = REPOSITORY,
+) -> Iterator[Served]:
+    """Serve an app with this configuration. It ends with the block or with us.
 
     Args:
         env: the app's settings, on top of this process's environment less its own settings.
         threads: of the one worker.
         log: where its output goes; a temporary file when None.
+        app: which one, as gunicorn names it.
+        checkout: the repository whose source is served.
 
     Raises:
         StackUnavailable: it did not start; the end of its log is in the message.
@@ -36,10 +69,10 @@ def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None =
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--threads", str(threads)),
-                    *("--timeout", "60", "--worker-tmp-dir", scratch, "adapters.flask_app:create_app()"),
+                    *("--timeout", "60", "--worker-tmp-dir", scratch, app),
                 ],
-                cwd=REPOSITORY,
-                env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1"},
+                cwd=checkout,
+                env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(checkout / "src")},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -47,7 +80,7 @@ def running_app(env: Mapping[str, str], *, threads: int = 40, log: Path | None =
                 preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - nothing else runs in the child
             )
         try:
-            yield _address(process, log)
+            yield Served(_address(process, log), process.pid)
         finally:
             end(process, within=15)
             SCAN.read_file("gunicorn", log)

@@ -31,7 +31,9 @@ _IN_THE_SDIST = {"README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "pyproje
 _EXTRAS = {
     "cli": "from ai_retry.cli.commands import cli",
     "flask": "from ai_retry.flask import create_blueprint",
+    "metrics": "from ai_retry.telemetry import PrometheusEvents",
     "notebook": "import matplotlib.pyplot, pandas, tqdm.auto; from ai_retry import recovery",
+    "otel": "from ai_retry.telemetry import OpenTelemetryEvents",
     "postgres": "from ai_retry.storage.postgres import PostgresStorage",
 }
 _WITHOUT = """

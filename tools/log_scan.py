@@ -1,9 +1,9 @@
 """Reads everything that is logged while the tests run, and finds what no log may hold.
 
 All loggers at all levels count, formatted with their arguments, exceptions and extra members, as a handler gets them
-(after the filters of their logger), whether or not there is one; so do the logs of gunicorn. Not read: what PostgreSQL
-and Supabase Lite, which are no part of the product, write into their own files, and what the processes of the CLI's
-tests print.
+(after the filters of their logger), whether or not there is one; so do the logs of gunicorn, the events that hooks are
+given, what is exposed to Prometheus, and spans. Not read: what PostgreSQL and Supabase Lite, which are no part of the
+product, write into their own files, and what the processes of the CLI's tests print.
 
 A finding names logger, level, place and test, never the secret.
 """
@@ -13,6 +13,7 @@ import re
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ class LogScan:
         place = record.pathname.removeprefix(f"{REPOSITORY}/")
         self.read(text_of(record), f"{record.name} {record.levelname} at {place}:{record.lineno}")
 
+    def read_sink(self, name: str, text: str) -> None:
+        """Read what a hook, a scrape or an exporter was given."""
+        self.records += 1
+        self.read(text, name)
+
     def read_file(self, name: str, path: Path) -> None:
         """Read a log file, line by line; one that is gone holds nothing."""
         if path.exists():
@@ -124,6 +130,50 @@ def listen(patch: Any) -> None:
         make_stack(stack, *arguments, **named)
         SCAN.know("a key of the stack", (stack.secret_key, stack.publishable_key, stack.jwt_secret))
 
+    _listen_to_sinks(patch)
     patch.setattr(logging.Logger, "isEnabledFor", lambda _logger, _level: True)
     patch.setattr(logging.Logger, "callHandlers", shown)
     patch.setattr(Stack, "__init__", known)
+
+
+def _listen_to_sinks(patch: Any) -> None:
+    """Read every event that a client's hooks are given, every exposition of metrics and every span, too."""
+    from ai_retry.hooks import Events  # noqa: PLC0415 - it is not needed to read a log
+
+    emit = Events.__call__
+
+    def emitted(hooks: Events, event: Any) -> None:
+        SCAN.read_sink("events", repr(event))
+        emit(hooks, event)
+
+    patch.setattr(Events, "__call__", emitted)
+    if find_spec("prometheus_client") is not None:  # a library that is not installed exposes nothing
+        _listen_to_metrics(patch)
+    if find_spec("opentelemetry") is not None:
+        _listen_to_spans(patch)
+
+
+def _listen_to_metrics(patch: Any) -> None:
+    from ai_retry.telemetry.prometheus import Exposition  # noqa: PLC0415 - its library may be absent
+
+    expose = Exposition.__call__
+
+    def exposed(exposition: Exposition, accept: str = "") -> tuple[str, bytes]:
+        answer = expose(exposition, accept)
+        SCAN.read_sink("metrics", answer[1].decode())
+        return answer
+
+    patch.setattr(Exposition, "__call__", exposed)
+
+
+def _listen_to_spans(patch: Any) -> None:
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter  # noqa: PLC0415 - the same
+
+    export = InMemorySpanExporter.export
+
+    def exported(exporter: InMemorySpanExporter, spans: Any) -> Any:
+        for span in spans:
+            SCAN.read_sink("spans", span.to_json())
+        return export(exporter, spans)
+
+    patch.setattr(InMemorySpanExporter, "export", exported)

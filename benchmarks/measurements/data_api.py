@@ -12,7 +12,7 @@ from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from benchmarks.rates.ours import Ours
 from benchmarks.sampling import short
-from benchmarks.section import Section
+from benchmarks.section import Aim, Section
 from benchmarks.sizes import Sizes
 from tools.stack import Stack
 
@@ -58,6 +58,10 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
         header=("", *(f"{workers} at once" for workers in WORKERS)),
         rows=rows,
         notes=NOTES,
+        aims=[
+            Aim(text=f"share that is ours, {workers} at once", limit=limit, measured=shares[workers], at_most=True)
+            for workers, limit in zip(WORKERS, (0.15, 0.3), strict=True)
+        ],
         data={
             "milliseconds": {way: {str(workers): found[way, workers] for workers in WORKERS} for way in ways},
             "share_of_ours": {str(workers): share for workers, share in shares.items()},

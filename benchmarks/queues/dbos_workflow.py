@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from dbos import DBOS, DBOSClient, DBOSConfig
 
-from benchmarks.queues.protocol import POLL, THREADS, Span, serve, work
+from benchmarks.queues.protocol import POLL, THREADS, Span, call_provider, serve, work
 from benchmarks.rates.protocol import versions
 
 QUEUE = "retries"
@@ -45,6 +45,7 @@ class Dbos:
 
 def _call(number: int) -> int:
     """Stand for the provider's call."""
+    call_provider()
     return number
 
 

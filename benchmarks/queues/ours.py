@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ import psycopg
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.context import stored_context
+from ai_retry.domain.model import Answer, Context
 from ai_retry.domain.policy import DEFAULT_POLICY
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue import enqueue_generation
@@ -21,13 +23,22 @@ from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.worker import Worker
 from benchmarks.app_rows import AT_ONCE, failed_generations
-from benchmarks.queues.protocol import THREADS, Span, serve, work
+from benchmarks.queues.protocol import THREADS, Span, call_provider, serve, work
 from benchmarks.rates.protocol import versions
 
 _SPANS = """
 select extract(epoch from accepted_at)::float8, extract(epoch from closed_at)::float8
 from public.ai_retry_attempts where outcome = 'succeeded' and accepted_at is not null
 """
+
+
+class Provider:
+    """Takes as long as the other engines' calls do."""
+
+    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:
+        """Answer."""
+        call_provider()
+        return AT_ONCE.generate(context, timeout=timeout, idempotency_key=idempotency_key)
 
 
 class Ours:
@@ -66,7 +77,7 @@ def run_worker(storage: QueueStorage, stop: threading.Event) -> None:
     logging.getLogger("ai_retry").setLevel(logging.CRITICAL)
     Worker(
         storage=storage,
-        ai=AT_ONCE,
+        ai=Provider(),
         clock=SystemClock(),
         policy=DEFAULT_POLICY,
         context_from=stored_context,

@@ -10,7 +10,7 @@ from typing import Any
 from pgmq import Message, PGMQueue
 from pgmq.install import get_embedded_sql_version
 
-from benchmarks.queues.protocol import POLL, THREADS, Span, serve, work
+from benchmarks.queues.protocol import POLL, THREADS, Span, call_provider, serve, work
 from benchmarks.rates.protocol import versions
 
 QUEUE = "retries"
@@ -47,6 +47,7 @@ def run_worker(url: str, notes: Path) -> None:
     with (notes / f"{time.time_ns()}.txt").open("a", buffering=1) as note, ThreadPoolExecutor(THREADS) as threads:
 
         def settle(message: Message) -> None:
+            call_provider()
             assert queue.delete(QUEUE, message.msg_id)
             note.write(f"{message.message['at']} {time.time()}\n")
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 
-from benchmarks.queues.protocol import PRODUCERS, THREADS, Span, serve, work
+from benchmarks.queues.protocol import PRODUCERS, THREADS, Span, call_provider, serve, work
 from benchmarks.rates.protocol import versions
 
 _SPANS = """
@@ -44,8 +44,9 @@ class Procrastinate:
         return [(row[0], row[1]) for row in self._database.execute(_SPANS)]
 
 
-def _call(generation: int) -> None:
+def _call(generation: int) -> None:  # noqa: ARG001 - the argument of the job
     """Stand for the provider's call."""
+    call_provider()
 
 
 def run_worker(url: str) -> None:

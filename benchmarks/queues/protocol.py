@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,9 +14,16 @@ from benchmarks.rates.protocol import tell
 THREADS = 8  # of a worker
 PRODUCERS = 4  # threads that enqueue
 POLL = 0.1  # seconds between two looks of a worker that has nothing to do, where the engine lets one choose
+CALL_MS = "BENCH_CALL_MS"  # in the environment of a worker: how long the provider's call takes
 _PATIENCE = 120.0  # seconds
 
 Span = tuple[float, float]  # enqueued at, settled at: seconds of one clock
+
+
+def call_provider() -> None:
+    """Take as long as the provider's call does."""
+    if seconds := float(os.environ.get(CALL_MS, "0")) / 1000:
+        time.sleep(seconds)
 
 
 class Driver(Protocol):

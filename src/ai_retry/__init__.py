@@ -1,8 +1,8 @@
 """Retries failed AI generations on Supabase: nothing twice, nothing lost.
 
-``connect()`` wires everything from the environment; ``retry_generation`` is the pure domain function for those who
-bring their own storage, provider and clock. Importing this package imports nothing else: each name below is
-imported when it is used for the first time.
+``connect()`` wires everything from the environment; ``generate`` and ``retry_generation`` are the pure domain functions
+for those who bring their own storage, provider and clock. Importing this package imports nothing else: each name below
+is imported when it is used for the first time.
 """
 
 from importlib import import_module
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         TooManyParallel,
         Unauthenticated,
     )
+    from ai_retry.domain.first_call import generate
     from ai_retry.domain.listing import GenerationPage
     from ai_retry.domain.model import (
         Answer,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from ai_retry.domain.reader import ContextFrom
     from ai_retry.domain.recovery import Decision, RecoveryStorage, UnreadableRow
     from ai_retry.domain.retry import retry_generation, retry_status
+    from ai_retry.events import Event, OnEvent
     from ai_retry.problems import Problem
     from ai_retry.providers.fallback import FallbackProvider
     from ai_retry.providers.function import FunctionProvider
@@ -102,6 +104,7 @@ __all__ = [
     "Decision",
     "Diagnosis",
     "Estimates",
+    "Event",
     "Explanation",
     "Failure",
     "FailureCode",
@@ -163,6 +166,7 @@ __all__ = [
     "Waiver",
     "Worker",
     "connect",
+    "generate",
     "problem",
     "retry_generation",
     "retry_status",
@@ -188,6 +192,7 @@ _LAZY: Final = {
     "Decision": "domain.recovery",
     "Diagnosis": "recovery.methods",
     "Estimates": "recovery.choice",
+    "Event": "events",
     "Explanation": "recovery.why",
     "Failure": "domain.model",
     "FailureCode": "domain.model",
@@ -248,6 +253,7 @@ _LAZY: Final = {
     "Usage": "domain.model",
     "Waiver": "domain.model",
     "Worker": "worker",
+    "generate": "domain.first_call",
     "retry_generation": "domain.retry",
     "retry_status": "domain.retry",
     "settle": "bootstrap",
@@ -269,12 +275,17 @@ def __dir__() -> list[str]:
 
 
 def connect(
-    settings: "Settings | None" = None, *, context_from: "ContextFrom | None" = None, ai: "AiProvider | None" = None
+    settings: "Settings | None" = None,
+    *,
+    context_from: "ContextFrom | None" = None,
+    ai: "AiProvider | None" = None,
+    on_event: "OnEvent" = (),
 ) -> "Client":
     """Make a client from the environment, or from ``settings``; see ``ai_retry.bootstrap.connect``."""
     from ai_retry import bootstrap  # noqa: PLC0415 (heavy libraries load when they are asked for)
 
-    return bootstrap.connect(settings, context_from=context_from, ai=ai, doctor=_doctor if settings is None else None)
+    doctor = _doctor if settings is None else None
+    return bootstrap.connect(settings, context_from=context_from, ai=ai, doctor=doctor, on_event=on_event)
 
 
 def problem(error: Exception) -> "Problem":

@@ -8,13 +8,13 @@ wait for a fetch, and asks a failing server once per token.
 """
 
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http.cookiejar import DefaultCookiePolicy
+from logging import WARNING
 from threading import Event, Lock
 from typing import Any, Final
 from uuid import UUID
@@ -26,6 +26,7 @@ from ai_retry.clock import SystemClock
 from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
 from ai_retry.domain.errors import AuthUnavailable, Unauthenticated
 from ai_retry.domain.ports import Clock
+from ai_retry.logs import write_line
 
 __all__ = ["AuthUnavailable", "TokenVerifier", "Unauthenticated"]
 
@@ -38,7 +39,6 @@ _MAX_TOKEN, _MAX_KID, _MAX_BODY, _MIN_SECRET = 8 * 1024, 256, 64 * 1024, 32
 _IDLE_CONNECTIONS: Final = 10  # kept; more may be in use
 _YEAR_10000: Final = 253_402_300_800
 _JWS: Final = jwt.PyJWS(options={"verify_signature": False})
-_log = logging.getLogger("ai_retry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class JwksCache:
         try:
             known = _Known(self._fetch(), fetched_at=now, tried_at=now)
         except AuthUnavailable as error:
-            _log.warning("event=signing_keys_failed reason=%s", error.reason)
+            write_line(WARNING, "signing_keys_failed", reason=error.reason)
         finally:
             with self._lock:
                 ended, self._known, self._fetching = self._fetching, known, None
@@ -297,12 +297,13 @@ class TokenVerifier:
             clock: this machine's when None.
 
         Raises:
-            ValueError: the address is not HTTP, the secret is shorter than RFC 7518, section 3.2 allows, or is a public
-                key, no issuer or no role is given, or there is no such level.
+            ValueError: the address is not HTTP, the secret is shorter than RFC 7518, section 3.2 allows, no issuer or
+                no role is given, or there is no such level.
         """
         if not supabase_url.startswith(("https://", "http://")):
             raise ValueError("supabase_url must start with https:// or http://")
         url = f"{supabase_url.rstrip('/')}/auth/v1"
+        self._asks_auth = jwt_secret is None
         self._secret = _secret_key(jwt_secret) if jwt_secret is not None else None
         self._require_issuer = require_issuer
         self._accepted = _Accepted(
@@ -338,11 +339,11 @@ class TokenVerifier:
         algorithm, kid = parsed.header.get("alg"), parsed.header.get("kid")
         symmetric = algorithm == "HS256"
         user_id = self._user_of(parsed.claims, issuer_required=self._require_issuer or not symmetric)
-        if symmetric and self._secret is not None:
-            _check_signature(parsed, self._secret)
-        elif symmetric:
+        if symmetric and self._asks_auth:
             if self._server.user_of(token) != user_id:
                 raise Unauthenticated("subject")
+        elif symmetric:
+            _check_signature(parsed, self._secret)
         elif algorithm in _ALGORITHMS.values() and kid is not None:
             key = self._jwks.key(kid)
             if key is None:
@@ -381,20 +382,25 @@ def _parse(token: str) -> _Token:
     return _Token(header, claims, token.rpartition(".")[0].encode(), unverified["signature"])
 
 
-def _check_signature(token: _Token, key: _Key) -> None:
+def _check_signature(token: _Token, key: _Key | None) -> None:
     """Refuse a token that this key did not sign."""
-    if not key.has_signed(token):
+    if key is None or not key.has_signed(token):
         raise Unauthenticated("signature")
 
 
+<<<<<<< HEAD
 def _secret_key(secret: str) -> _Key:
-    """Read the project's secret; what is a public key would verify what anybody signs with it."""
+    """Read the project's secret; what is a public key would verify what anyone signs with it."""
+=======
+def _secret_key(secret: str) -> _Key | None:
+    """Read the project's secret; None for a public key or a certificate, which would verify what any user signs."""
+>>>>>>> w-i18
     if len(secret.encode()) < _MIN_SECRET:
         raise ValueError(f"jwt_secret must have at least {_MIN_SECRET} bytes")
     try:
         return _Key(secret, "HS256")
     except jwt.PyJWTError:
-        raise ValueError("jwt_secret must be a secret, and no public key or certificate") from None
+        return None
 
 
 def _public_key(jwk: Any) -> _Key | None:

@@ -18,6 +18,7 @@ from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.ports import AiProvider, Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, read_context
+from ai_retry.events import OnEvent
 from ai_retry.imported import imported, imported_provider
 from ai_retry.recovery.methods import Diagnosis
 from ai_retry.storage.spool import Spool, SpoolReport
@@ -37,6 +38,7 @@ def connect(
     context_from: ContextFrom | None = None,
     ai: AiProvider | None = None,
     doctor: Callable[[], Diagnosis] | None = None,
+    on_event: OnEvent = (),
 ) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
@@ -49,6 +51,7 @@ def connect(
         ai: which provider is called, and is the caller's to close; None: the one that the settings name
             (``AI_RETRY_PROVIDER``), else those of ``AI_BASE_URL``, ``AI_FALLBACK_…`` and so on.
         doctor: examines the set-up, for ``Client.doctor``; ``ai_retry.connect`` passes one.
+        on_event: hooks that get every event (``ai_retry.events``), in its thread; the log is written in any case.
 
     Raises:
         NotConfigured: names every variable that is missing or malformed, what of ``AI_RETRY_CONTEXT_FROM`` or
@@ -67,8 +70,7 @@ def connect(
         storage = opened.enter_context(closing(open_storage(settings, spool=spool)))
         if spool is not None:
             opened.callback(spool.close)
-            spool.send_beside(storage)
-        return Client(
+        client = Client(
             storage=storage,
             queue_storage=storage,
             recovery_storage=storage,
@@ -80,8 +82,12 @@ def connect(
             max_calls=settings.max_calls,
             spool=spool,
             doctor=doctor,
+            on_event=on_event,
             on_close=opened.pop_all().close,
         )
+    if spool is not None:
+        spool.send_beside(storage)
+    return client
 
 
 def provider_of(settings: Settings, clock: Clock) -> AiProvider:
@@ -135,6 +141,7 @@ def worker(
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
     context_from: ContextFrom | None = None,
+    on_event: OnEvent = (),
 ) -> Iterator[Worker]:
     """Make a worker that runs accepted retries; connections are given back at the end.
 
@@ -144,7 +151,7 @@ def worker(
         NotConfigured: as ``connect``.
     """
     settings = settings or Settings.from_env()
-    with connect(replace(settings, max_calls=concurrency), context_from=context_from) as client:
+    with connect(replace(settings, max_calls=concurrency), context_from=context_from, on_event=on_event) as client:
         yield client.worker(concurrency=concurrency)
 
 

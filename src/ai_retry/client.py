@@ -20,13 +20,17 @@ from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry, QueueState
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
+from ai_retry.events import OnEvent
 from ai_retry.first_calls import FirstCalls
+from ai_retry.hooks import Events, current_origin
 from ai_retry.listings import Listings
 from ai_retry.recovery.methods import Diagnosis, RecoveryMethods
 from ai_retry.recovery.parts import Parts
 from ai_retry.renewal import LeaseRenewer
 from ai_retry.slots import CallSlot, CallSlots
 from ai_retry.storage.spool import Spool, SpoolReport
+from ai_retry.watching.loop_events import LoopEvents
+from ai_retry.watching.reports import Reports
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 
@@ -50,6 +54,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         provider: str = "",
         spool: Spool | None = None,
         doctor: Callable[[], Diagnosis] | None = None,
+        on_event: OnEvent = (),
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep the parts.
@@ -66,16 +71,19 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             provider: names what ``ai`` asks, so that all processes share what they learn of its outages.
             spool: where answers wait that ``storage`` could not settle, for ``settle``.
             doctor: examines the set-up, for ``doctor``; None: it can't be examined from here.
+            on_event: hooks that get every event (``ai_retry.events``), in its thread; the log is written in any case.
             on_close: frees what the client was given.
         """
         self._storage, self._ai, self._clock = storage, ai, clock or SystemClock()
         self._policy, self._context_from = policy, context_from
-        self._slots = CallSlots(max_calls)
-        self._queue_storage, self._provider = queue_storage, provider
-        self._recovery_storage = recovery_storage
+        self._slots, self._on_close = CallSlots(max_calls), on_close
+        self._queue_storage, self._recovery_storage, self._provider = queue_storage, recovery_storage, provider
         self._spool, self._doctor = spool, doctor
-        self._renewer = LeaseRenewer(storage, policy.lease)
-        self._on_close = on_close
+        self.events = Events(on_event)
+        self._reports = Reports(self.events, has_spool=spool is not None)
+        self._renewer = LeaseRenewer(storage, policy.lease, self.events)
+        if spool is not None:
+            spool.emit = self.events
 
     def retry_generation(
         self,
@@ -95,7 +103,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
                 nothing was read.
         """
-        with CallSlot(self._slots) as slot:
+        with self._watch("retry", user_id, generation_id) as watch, CallSlot(self._slots) as slot:
             return retry.retry_generation(
                 user_id,
                 generation_id,
@@ -109,8 +117,9 @@ class Client(FirstCalls, Listings, RecoveryMethods):
                 waive=waive,
                 charge=charge,
                 operator=operator,
+                origin=current_origin(),
                 renewing=self._renewer.renewing,
-                watches=[slot],
+                watches=[slot, watch],
             )
 
     def enqueue(
@@ -131,17 +140,21 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
                 nothing was read.
         """
-        return queue.enqueue_generation(
-            user_id,
-            generation_id,
-            storage=self._queue(),
-            policy=self._policy,
-            context_from=self._context_from,
-            idempotency_key=idempotency_key,
-            waive=waive,
-            charge=charge,
-            operator=operator,
-        )
+        storage = self._queue()
+        with self._watch("enqueue", user_id, generation_id) as watch:
+            return queue.enqueue_generation(
+                user_id,
+                generation_id,
+                storage=storage,
+                policy=self._policy,
+                context_from=self._context_from,
+                idempotency_key=idempotency_key,
+                waive=waive,
+                charge=charge,
+                operator=operator,
+                origin=current_origin(),
+                watches=[watch],
+            )
 
     def cancel(self, user_id: UUID | str, generation_id: UUID | str) -> None:
         """Take a queued retry back, and release its unit; nothing happens when none is queued.
@@ -151,7 +164,9 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             StorageFailure: safe to repeat.
             ValueError: an id is not a UUID.
         """
-        queue.cancel_retry(user_id, generation_id, storage=self._queue(), policy=self._policy)
+        storage = self._queue()
+        with self._watch("cancel", user_id, generation_id) as watch:
+            queue.cancel_retry(user_id, generation_id, storage=storage, policy=self._policy, watches=[watch])
 
     def queue_state(self) -> QueueState:
         """Count what waits and what runs of the retries that were accepted for later. Reads only.
@@ -180,6 +195,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             renewing=self._renewer.renewing,
             concurrency=concurrency,
             tidy=self._settle_beside,
+            reports=self._reports,
         )
 
     def status(self, user_id: UUID | str, generation_id: UUID | str) -> Outlook:
@@ -227,6 +243,16 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         routes = getattr(self._ai, "routes", None)  # a provider that falls back names where to
         return route_name(self._provider, context.model) if routes is None else routes(context)
 
+    def _watch(self, action: str, user_id: UUID | str, generation_id: UUID | str | None) -> LoopEvents:
+        return LoopEvents(
+            self._reports,
+            action,
+            self._clock.monotonic,
+            user_id=as_uuid(user_id, "user_id"),
+            generation_id=as_uuid(generation_id, "generation_id") if generation_id is not None else None,
+            origin=current_origin(),
+        )
+
     def _queue(self) -> QueueStorage:
         if self._queue_storage is None:
             raise NotConfigured("this client was given no queue_storage: pass one, or use ai_retry.connect()")
@@ -245,6 +271,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             route_of=self._route_of,
             renewing=self._renewer.renewing,
             slots=self._slots,
+            reports=Reports(self.events.without_log(), has_spool=self._spool is not None),
         )
 
     def doctor(self) -> Diagnosis:

@@ -13,8 +13,10 @@ from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.reader import ContextFrom
+from ai_retry.hooks import current_origin
 from ai_retry.renewal import LeaseRenewer
 from ai_retry.slots import CallSlot, CallSlots
+from ai_retry.watching.loop_events import LoopEvents
 
 
 class FirstCalls(ABC):
@@ -30,6 +32,9 @@ class FirstCalls(ABC):
 
     @abstractmethod
     def _route_of(self, context: Context) -> str | Sequence[str]: ...
+
+    @abstractmethod
+    def _watch(self, action: str, user_id: UUID | str, generation_id: UUID | str | None) -> LoopEvents: ...
 
     @abstractmethod
     def _queue(self) -> QueueStorage: ...
@@ -58,7 +63,7 @@ class FirstCalls(ABC):
             AiRetryError: see there.
             ValueError: an argument can't be used, or a limit is lifted without ``operator``; nothing was read.
         """
-        with CallSlot(self._slots) as slot:
+        with self._watch("generate", user_id, generation_id) as watch, CallSlot(self._slots) as slot:
             return first_call.generate(
                 user_id,
                 prompt,
@@ -76,8 +81,9 @@ class FirstCalls(ABC):
                 charge=charge,
                 operator=operator,
                 max_prompt_bytes=max_prompt_bytes,
+                origin=current_origin(),
                 renewing=self._renewer.renewing,
-                watches=[slot],
+                watches=[slot, watch],
             )
 
     def enqueue_generation(
@@ -103,18 +109,22 @@ class FirstCalls(ABC):
             AiRetryError: see there.
             ValueError: an argument can't be used, or a limit is lifted without ``operator``; nothing was read.
         """
-        return first_call.generate_later(
-            user_id,
-            prompt,
-            storage=self._queue(),
-            policy=self._policy,
-            context_from=self._context_from,
-            model=model,
-            columns=columns,
-            generation_id=generation_id,
-            idempotency_key=idempotency_key,
-            waive=waive,
-            charge=charge,
-            operator=operator,
-            max_prompt_bytes=max_prompt_bytes,
-        )
+        storage = self._queue()
+        with self._watch("generate", user_id, generation_id) as watch:
+            return first_call.generate_later(
+                user_id,
+                prompt,
+                storage=storage,
+                policy=self._policy,
+                context_from=self._context_from,
+                model=model,
+                columns=columns,
+                generation_id=generation_id,
+                idempotency_key=idempotency_key,
+                waive=waive,
+                charge=charge,
+                operator=operator,
+                max_prompt_bytes=max_prompt_bytes,
+                origin=current_origin(),
+                watches=[watch],
+            )

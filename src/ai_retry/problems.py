@@ -66,12 +66,20 @@ INVALID_REQUEST: Final = Problem(
     http_status=400,
     message="The request can't be used; details.fields says what of it and why.",
 )
+BODY_TOO_LARGE: Final = Problem(code="BODY_TOO_LARGE", http_status=413, message="The body is too large.")
+UNSUPPORTED_MEDIA_TYPE: Final = Problem(
+    code="UNSUPPORTED_MEDIA_TYPE",
+    http_status=415,
+    message="The body must be JSON: Content-Type: application/json, in UTF-8, without a Content-Encoding.",
+)
 INTERNAL: Final = Problem(code="INTERNAL", http_status=500, message="Something unexpected went wrong.")
 
 EDGE_PROBLEMS: Final = (
     INVALID_GENERATION_ID,
     INVALID_IDEMPOTENCY_KEY,
     INVALID_REQUEST,
+    BODY_TOO_LARGE,
+    UNSUPPORTED_MEDIA_TYPE,
     INTERNAL,
 )
 
@@ -79,6 +87,11 @@ EDGE_PROBLEMS: Final = (
 def invalid_request(fields: Any) -> Problem:
     """Name the fields that can't be used, each with what is wrong with it, as marshmallow does."""
     return replace(INVALID_REQUEST, details={"fields": fields})
+
+
+def body_too_large(most: int) -> Problem:
+    """Name the limit."""
+    return replace(BODY_TOO_LARGE, details={"max_bytes": most})
 
 
 class Refused(Exception):

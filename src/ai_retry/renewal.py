@@ -4,10 +4,9 @@ A lease is short, so that a killed process is noticed soon; a call may be long. 
 ends the lease, not the call: its answer is stored as a late one.
 """
 
-import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
@@ -16,10 +15,11 @@ from uuid import UUID
 from ai_retry.domain.change import Renew
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.ports import Storage
+from ai_retry.events import Event, RenewalFailed
+from ai_retry.logs import LOG
 
 _RENEWALS_A_LEASE: Final = 3
 _LOOK_SECONDS: Final = 5.0  # between two looks whether anything is held: a thread with nothing to do ends soon
-_log = logging.getLogger("ai_retry")
 
 
 class LeaseRenewer:
@@ -28,10 +28,11 @@ class LeaseRenewer:
     Args:
         storage: applies the renewals; what it raises is tried again at the next turn.
         lease: how long a lease is valid after a renewal.
+        emit: gets an event for each renewal that failed.
     """
 
-    def __init__(self, storage: Storage, lease: timedelta) -> None:
-        self._storage, self._lease = storage, lease
+    def __init__(self, storage: Storage, lease: timedelta, emit: Callable[[Event], None] = LOG) -> None:
+        self._storage, self._lease, self._emit = storage, lease, emit
         self._turn = (lease / _RENEWALS_A_LEASE).total_seconds()
         self._held: dict[UUID, UUID] = {}  # generation by token
         self._lock = threading.Lock()
@@ -70,10 +71,11 @@ class LeaseRenewer:
         try:
             renewed = self._storage.amend(Renew(generation_id=generation_id, token=token, lease=self._lease)).applied
         except AiRetryError as error:
-            _log.warning("event=renewal_failed code=%s generation_id=%s", error.code, generation_id)
+            self._emit(RenewalFailed(code=error.code, generation_id=generation_id))
             return
         except Exception as error:  # noqa: BLE001 (the outermost place of a thread: other leases are not lost for it)
-            _log.error("event=renewal_failed error=%s generation_id=%s", type(error).__qualname__, generation_id)
+            reason = type(error).__qualname__
+            self._emit(RenewalFailed(code="INTERNAL", reason=reason, generation_id=generation_id))
             return
         if not renewed:
             with self._lock:

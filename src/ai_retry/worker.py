@@ -4,30 +4,40 @@ It decides nothing: ``domain.decide`` does. No state of its own matters: killed 
 when their leases end, and the accepted retries go on, here or on another machine.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from ai_retry.domain.change import CloseOver, Closing, Postpone, Settle, Taken
+from ai_retry.domain.change import CloseOver, Postpone, Taken
 from ai_retry.domain.decide.route import RouteOf
 from ai_retry.domain.drive import Renewing
-from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
-from ai_retry.domain.loop import Step
-from ai_retry.domain.model import Outcome
+from ai_retry.domain.errors import AiRetryError, NotConfigured, SessionRejected, StorageFailure
+from ai_retry.domain.model import UNKNOWN_ORIGIN
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, Listens, QueueStorage
 from ai_retry.domain.queue import run_taken
-from ai_retry.domain.queue_model import QueueOutcome, QueueState
+from ai_retry.domain.queue_model import QueueState
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, ReaderFailed
+from ai_retry.events import (
+    RouteWaits,
+    TidyFailed,
+    WorkerFailed,
+    WorkerPolled,
+    WorkerStarted,
+    WorkerStopped,
+    WorkerWaits,
+)
+from ai_retry.logs import LOG
 from ai_retry.rejections import Rejections
 from ai_retry.tables import printable
+from ai_retry.watching.loop_events import LoopEvents
+from ai_retry.watching.reports import Reports
 
 DEFAULT_CONCURRENCY: Final = 8
 _IDLE_WAITS: Final = (0.1, 0.2, 0.5, 1.0)  # seconds between looks that find no message: no transaction waits for one
@@ -38,7 +48,6 @@ _TIDY_USERS: Final = 100  # whose attempts that are over are closed, and lost me
 _STORAGE_WAITS: Final = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds between tries while the storage is unavailable
 _REJECTED_WAIT: Final = 60.0  # seconds between paid calls while every session is rejected
 _CRASHED_WAIT: Final = timedelta(seconds=60)  # before a message is looked at again that met a bug
-_log = logging.getLogger("ai_retry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +64,7 @@ class Worker:
         renewing: renews the leases of running attempts; None: calls end within the policy's lease.
         concurrency: attempts that run at once here.
         tidy: called every half minute, such as to settle what waits in the spool.
+        reports: gets the events.
     """
 
     storage: QueueStorage
@@ -66,6 +76,7 @@ class Worker:
     renewing: Renewing | None = None
     concurrency: int = DEFAULT_CONCURRENCY
     tidy: Callable[[], object] = lambda: None
+    reports: Reports = field(default_factory=lambda: Reports(LOG))
 
     def run(self, stop: threading.Event, *, grace: timedelta | None = None) -> bool:
         """Work until ``stop`` is set; then give back what was not begun, and let what runs end.
@@ -91,6 +102,7 @@ class _Run:
 
     def __init__(self, worker: Worker, stop: threading.Event) -> None:
         self._worker = worker
+        self._emit = worker.reports.emit
         self._stop = stop
         self._changed = threading.Condition()
         self._look = threading.Event()  # there may be a message: one has come, or an attempt has ended
@@ -100,7 +112,7 @@ class _Run:
         self._rejections = Rejections()
 
     def run(self, grace: timedelta | None) -> bool:
-        _log.info("event=worker_started concurrency=%s", self._worker.concurrency)
+        self._emit(WorkerStarted(concurrency=self._worker.concurrency))
         threads = ThreadPoolExecutor(self._worker.concurrency, thread_name_prefix="ai_retry")
         storage = self._worker.storage
         try:
@@ -108,7 +120,7 @@ class _Run:
                 self._serve(threads)
         finally:
             left = self._finish(threads, grace)
-        _log.info("event=worker_stopped")
+        self._emit(WorkerStopped(left=left))
         return not left
 
     def _serve(self, threads: ThreadPoolExecutor) -> None:
@@ -132,8 +144,6 @@ class _Run:
             self._changed.wait_for(lambda: self._free == self._worker.concurrency, timeout=seconds)
             left = self._worker.concurrency - self._free
         threads.shutdown(wait=not left)
-        if left:
-            _log.warning("event=worker_left_attempts count=%s", left)
         return left
 
     def _take(self) -> Sequence[Taken]:
@@ -147,11 +157,13 @@ class _Run:
         if self._stop.is_set():
             return []
         worker = self._worker
-        return worker.storage.take(places, worker.policy.lease + _VISIBILITY_MARGIN, worker.policy.quota)
+        taken = worker.storage.take(places, worker.policy.lease + _VISIBILITY_MARGIN, worker.policy.quota)
+        self._emit(WorkerPolled(taken=len(taken)))
+        return taken
 
     def _wait_for_operator(self, cause: str) -> int:
         """Slow down while the app's tables reject every session; return how many messages to take."""
-        _log.error("event=sessions_rejected cause=%s seconds=%s", cause, _REJECTED_WAIT)
+        self._emit(WorkerWaits(code=SessionRejected.code, cause=cause, wait_seconds=_REJECTED_WAIT))
         self._stop.wait(_REJECTED_WAIT)
         return 1
 
@@ -183,38 +195,60 @@ class _Run:
 
     def _work(self, taken: Taken) -> None:
         worker, message = self._worker, taken.message
+        queued = taken.snapshot.last_attempt if taken.snapshot is not None else None
+        watch = LoopEvents(
+            worker.reports,
+            "run",
+            worker.clock.monotonic,
+            user_id=message.user_id,
+            generation_id=message.generation_id,
+            origin=queued.origin if queued is not None else UNKNOWN_ORIGIN,
+            snapshot=taken.snapshot,
+        )
         try:
-            outcome = run_taken(
-                taken,
-                storage=worker.storage,
-                ai=worker.ai,
-                clock=worker.clock,
-                policy=worker.policy,
-                context_from=worker.context_from,
-                route_of=worker.route_of,
-                renewing=worker.renewing,
-                watches=[_LogEnd(), self._rejections],
-            )
-        except (NotConfigured, ContextUnusable) as error:
-            place = f" at={error.place}" if isinstance(error, ReaderFailed) and error.place else ""
-            _log.error(
-                "event=worker_failed code=%s generation_id=%s%s reason=%s",
-                *(error.code, message.generation_id, place, printable(error)),
-            )
+            with watch:
+                self._run_taken(taken, watch)
         except AiRetryError as error:
-            _log.error("event=worker_failed code=%s generation_id=%s", error.code, message.generation_id)
+            self._failed(watch, error)
         except Exception as error:  # noqa: BLE001 - the outermost place of a thread: the worker goes on
-            _log.error("event=worker_failed code=INTERNAL error=%s", type(error).__qualname__)
-            self._put_aside(taken)
-        else:
-            level = logging.DEBUG if outcome in (QueueOutcome.POSTPONED, QueueOutcome.NOTHING) else logging.INFO
-            _log.log(level, "event=worker_%s generation_id=%s", outcome, message.generation_id)
+            self._emit(WorkerFailed(**watch.named(), code="INTERNAL", reason=type(error).__qualname__))
+            self._put_aside(taken, watch)
 
-    def _put_aside(self, taken: Taken) -> None:
+    def _run_taken(self, taken: Taken, watch: LoopEvents) -> None:
+        worker = self._worker
+        run_taken(
+            taken,
+            storage=worker.storage,
+            ai=worker.ai,
+            clock=worker.clock,
+            policy=worker.policy,
+            context_from=worker.context_from,
+            route_of=worker.route_of,
+            renewing=worker.renewing,
+            watches=[watch, self._rejections],
+        )
+
+    def _failed(self, watch: LoopEvents, error: AiRetryError) -> None:
+        """Report what failed: of what an operator has to act on, its reason and place, too."""
+        is_ours = isinstance(error, NotConfigured | ContextUnusable)
+        wait = watch.postponed_for
+        self._emit(
+            WorkerFailed(
+                **watch.named(),
+                code=error.code,
+                reason=printable(error) if is_ours else None,
+                at=error.place if isinstance(error, ReaderFailed) and error.place else None,
+                route=watch.route,
+                wait_seconds=wait.total_seconds() if wait is not None else None,
+                until=watch.until(wait) if wait is not None else None,
+            )
+        )
+
+    def _put_aside(self, taken: Taken, watch: LoopEvents) -> None:
         try:
             self._put_back(taken, _CRASHED_WAIT)
         except AiRetryError as error:
-            _log.error("event=worker_failed code=%s generation_id=%s", error.code, taken.message.generation_id)
+            self._failed(watch, error)
 
     def _put_back(self, taken: Taken, wait: timedelta) -> None:
         self._worker.storage.amend(Postpone(message=taken.message, wait=wait))
@@ -234,48 +268,32 @@ class _Run:
                 if not self._stop.is_set():
                     self._close_over(user_id)
             worker.tidy()
-            _log_outages(worker.storage.state())
+            self._report_routes(worker.storage.state())
         except StorageFailure as error:
-            _log.error("event=tidy_failed code=%s", error.code)
+            self._emit(TidyFailed(code=error.code))
 
     def _close_over(self, user_id: UUID) -> None:
         """Close what is over for one user; what fails for one stops the tidying of no other."""
         try:
-            self._worker.storage.begin(CloseOver(user_id=user_id))
+            reply = self._worker.storage.begin(CloseOver(user_id=user_id))
+            self._worker.reports.closed_over(reply.closed)
         except AiRetryError as error:
-            _log.error("event=tidy_failed code=%s user_id=%s", error.code, user_id)
+            self._emit(TidyFailed(code=error.code, user_id=user_id))
+
+    def _report_routes(self, state: QueueState) -> None:
+        for each in state.outages:
+            self._emit(
+                RouteWaits(
+                    route=each.route,
+                    failures=each.failures,
+                    slots=each.slots,
+                    parked=state.parked,
+                    until=each.not_before,
+                )
+            )
 
     def _wait_for_storage(self, error: StorageFailure) -> None:
         wait = _STORAGE_WAITS[min(self._failures, len(_STORAGE_WAITS) - 1)]
         self._failures += 1
-        _log.error("event=worker_waits code=%s seconds=%s", error.code, wait)
+        self._emit(WorkerWaits(code=error.code, wait_seconds=wait))
         self._stop.wait(wait)
-
-
-class _LogEnd:
-    """Logs why an accepted retry ends without a call; a context that is missing names the field, and no content."""
-
-    def before(self, step: Step) -> None:
-        """Let every step be done."""
-
-    def after(self, step: Step, result: Any) -> None:
-        """Log a settle that ends the accepted retry for a reason; a user who cancels is none."""
-        if isinstance(step, Settle) and result.applied and (end := _ended_without_call(step)) is not None:
-            _log.warning(
-                "event=accepted_retry_ended code=%s generation_id=%s reason=%s",
-                *(end.code, step.generation_id, printable(end.message or end.code)),
-            )
-
-
-def _ended_without_call(change: Settle) -> Closing | None:
-    end = change.end
-    ended = isinstance(end, Closing) and end.outcome is Outcome.FAILED and not end.goes_on
-    return end if ended and change.call is None and isinstance(end, Closing) else None
-
-
-def _log_outages(state: QueueState) -> None:
-    for each in state.outages:
-        _log.warning(
-            "event=outage route=%s not_before=%s failures=%s slots=%s parked=%s",
-            *(each.route, each.not_before.isoformat(), each.failures, each.slots, state.parked),
-        )

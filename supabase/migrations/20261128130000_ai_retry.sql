@@ -90,6 +90,8 @@ create table if not exists public.ai_retry_open (
   status_before text,
   in_line integer,
   context_reader text,
+  request_id text,
+  traceparent text,
   message_id bigint,
   answer jsonb,
   kept_cause text,
@@ -134,6 +136,8 @@ comment on column public.ai_retry_open.expires_at is 'Until when an accepted ret
 comment on column public.ai_retry_open.status_before is 'What the generation says again if the retry is cancelled.';
 comment on column public.ai_retry_open.in_line is 'Messages of its user that the queue holds at once.';
 comment on column public.ai_retry_open.context_reader is 'The reader that the retry was accepted with.';
+comment on column public.ai_retry_open.request_id is 'Id of the request that asked for it, as logs have it.';
+comment on column public.ai_retry_open.traceparent is 'The trace that the request belonged to (W3C Trace Context).';
 comment on column public.ai_retry_open.message_id is 'Its message in the queue ai_retry.';
 comment on column public.ai_retry_open.answer is 'A paid answer that waits here until the attempt is closed.';
 comment on column public.ai_retry_open.kept_cause is 'Why the answer could not be settled; the attempt is then closed as rejected.';
@@ -172,6 +176,8 @@ create table if not exists public.ai_retry_attempts (
   accepted_at timestamptz,
   expires_at timestamptz,
   context_reader text,
+  request_id text,
+  traceparent text,
   provider_outcome text not null,
   wire_requests integer not null default 0,
   model text,
@@ -232,6 +238,8 @@ comment on column public.ai_retry_attempts.route is 'Provider and model that it 
 comment on column public.ai_retry_attempts.accepted_at is 'When its retry was accepted; null: its caller waited for it.';
 comment on column public.ai_retry_attempts.expires_at is 'Until when its accepted retry was tried.';
 comment on column public.ai_retry_attempts.context_reader is 'The reader that the retry was accepted with.';
+comment on column public.ai_retry_attempts.request_id is 'Id of the request that asked for it, as logs have it.';
+comment on column public.ai_retry_attempts.traceparent is 'The trace that the request belonged to (W3C Trace Context).';
 comment on column public.ai_retry_attempts.provider_outcome is 'What is known of its call: generated, not_generated, unknown (it may have cost the operator, never the user).';
 comment on column public.ai_retry_attempts.wire_requests is 'Requests that it sent.';
 comment on column public.ai_retry_attempts.model is 'The model that answered.';
@@ -384,7 +392,8 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
     'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient, 'operator_fault',
     c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from,
     'request_digest', c.request_digest, 'in_doubt',
-    pg_catalog.jsonb_path_query_array(c.calls, '$[*] ? (@.outcome == "unknown").route')) as attempt,
+    pg_catalog.jsonb_path_query_array(c.calls, '$[*] ? (@.outcome == "unknown").route'),
+    'request_id', c.request_id, 'traceparent', c.traceparent) as attempt,
     null::timestamptz as open_until, c.next_attempt_at, (
       select w.answer || pg_catalog.jsonb_build_object('number', w.number, 'stored_at', w.stored_at)
       from public.ai_retry_answers w where w.generation_id = c.generation_id and w.number = c.number) as stored_answer
@@ -396,7 +405,8 @@ create or replace view ai_retry.attempts with (security_invoker = true) as
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
     'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'transient', null, 'operator_fault', false,
-    'context_reader', o.context_reader, 'answer_from', o.answer_from, 'request_digest', o.request_digest),
+    'context_reader', o.context_reader, 'answer_from', o.answer_from, 'request_digest', o.request_digest,
+    'request_id', o.request_id, 'traceparent', o.traceparent),
     o.lease_expires_at, coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     o.answer || pg_catalog.jsonb_build_object('number', o.number, 'stored_at', o.started_at)
   from public.ai_retry_open o;
@@ -432,8 +442,8 @@ begin
   insert into public.ai_retry_attempts (
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
-    lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
-    model, usage, provider_id, duration_ms, calls, untold, request_digest
+    lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, request_id, traceparent,
+    provider_outcome, wire_requests, model, usage, provider_id, duration_ms, calls, untold, request_digest
   ) values (
     p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at, p_end ->> 'outcome',
     p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
@@ -441,7 +451,7 @@ begin
     case when not v_is_success then v_next_at end, p_end ->> 'cause', p_end ->> 'session_id', v_open.charge,
     case when v_is_success and v_open.charge then p_at end, v_open.waived, v_open.operator, v_open.idempotency_key,
     v_open.lease_expires_at, v_open.answer_from, v_open.route, v_open.accepted_at, v_open.expires_at,
-    v_open.context_reader, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
+    v_open.context_reader, v_open.request_id, v_open.traceparent, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
     v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
     nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer,
     nullif(v_call -> 'calls', '[]'), p_end ? 'untold', v_open.request_digest);
@@ -457,13 +467,13 @@ begin
   if (p_end -> 'goes_on')::boolean then  -- an accepted retry's next attempt keeps the unit
     insert into public.ai_retry_open (
       generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, due_at,
-      accepted_at, expires_at, status_before, in_line, context_reader, provider_outcome
+      accepted_at, expires_at, status_before, in_line, context_reader, request_id, traceparent, provider_outcome
     ) values (
       p_generation_id, v_open.user_id, v_open.number + 1, pg_catalog.gen_random_uuid(), p_at, v_open.charge,
       v_open.waived, v_open.operator, v_open.idempotency_key,
       least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end), v_open.accepted_at,
       v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader,
-      'not_generated');
+      v_open.request_id, v_open.traceparent, 'not_generated');
   end if;
   perform ai_retry.line(v_open.user_id, v_open.message_id, null, p_at);
   return true;
@@ -477,7 +487,7 @@ comment on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) is
 
 -- parts/close_over
 
-create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz) returns void
+create or replace function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -485,19 +495,21 @@ declare
   v_row jsonb;
   v_is_owned boolean;
   v_is_failure boolean;
+  v_end jsonb;
+  v_ends jsonb := '[]';
 begin
   for v_open in
     select o.* from public.ai_retry_open o
     where (o.user_id = p_user_id or o.generation_id = p_begun_id) and o.lease_expires_at <= p_at
     order by o.lease_expires_at
   loop
-    perform ai_retry.close(
-      v_open.generation_id, v_open.token,
-      case when v_open.kept_cause is null
-        then '{"outcome": "abandoned", "code": "LEASE_LOST", "status": "timeout", "goes_on": true, "untold": true}'
-        else '{"outcome": "failed", "code": "SESSION_REJECTED", "goes_on": true, "untold": true}'::jsonb
-          || pg_catalog.jsonb_build_object('cause', v_open.kept_cause) end,
-      null, p_at);
+    v_end := case when v_open.kept_cause is null
+      then '{"outcome": "abandoned", "code": "LEASE_LOST", "status": "timeout", "goes_on": true, "untold": true}'
+      else '{"outcome": "failed", "code": "SESSION_REJECTED", "goes_on": true, "untold": true}'::jsonb
+        || pg_catalog.jsonb_build_object('cause', v_open.kept_cause) end;
+    if ai_retry.close(v_open.generation_id, v_open.token, v_end, null, p_at) then
+      v_ends := v_ends || ai_retry.closed(v_open, v_end);
+    end if;
   end loop;
   for v_closed in
     select c.*, case when c.cause is null then 'timeout' else 'error' end as status, (
@@ -540,15 +552,16 @@ begin
           v_open.user_id, v_open.generation_id, v_open.status_before, null, 'RETRY_EXPIRED',
           case when v_is_failure then 'The accepted retry was not finished in time.' end, v_open.number, p_at);
       end if;
-      perform ai_retry.close(
-        v_open.generation_id, v_open.token,
-        case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'
-          else '{"outcome": "cancelled", "counted": false}'::jsonb end,
-        null, p_at);
+      v_end := case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'
+        else '{"outcome": "cancelled", "counted": false}' end;
+      if ai_retry.close(v_open.generation_id, v_open.token, v_end, null, p_at) then
+        v_ends := v_ends || ai_retry.closed(v_open, v_end);
+      end if;
     exception when lock_not_available then
       null;  -- the app holds the row: a later begin ends it
     end;
   end loop;
+  return v_ends;
 end
 $$;
 revoke all on function ai_retry.close_over(uuid, uuid, timestamptz) from public, anon, authenticated;
@@ -556,7 +569,20 @@ grant execute on function ai_retry.close_over(uuid, uuid, timestamptz) to servic
 comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
   'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to; informs '
   'the app; ends accepted retries that are out of time. Where none is begun, queued attempts whose generation is gone, or '
-  'another user''s, are cancelled, too.';
+  'another user''s, are cancelled, too. Returns what it closed.';
+
+-- parts/closed
+
+create or replace function ai_retry.closed(p_open public.ai_retry_open, p_end jsonb) returns jsonb
+language sql immutable security invoker set search_path = pg_catalog, pg_temp as $$
+  select pg_catalog.jsonb_build_object(
+    'user_id', p_open.user_id, 'generation_id', p_open.generation_id, 'number', p_open.number,
+    'outcome', p_end -> 'outcome', 'code', p_end -> 'code', 'is_accepted', p_open.accepted_at is not null,
+    'request_id', p_open.request_id, 'traceparent', p_open.traceparent)
+$$;
+revoke all on function ai_retry.closed(public.ai_retry_open, jsonb) from public, anon, authenticated;
+grant execute on function ai_retry.closed(public.ai_retry_open, jsonb) to service_role;
+comment on function ai_retry.closed(public.ai_retry_open, jsonb) is 'What a begin reports of an attempt that it closed in passing.';
 
 -- parts/create_generation
 
@@ -672,7 +698,7 @@ begin
     (v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[],
     (v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
       'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
-      'context_reader,create}'::text[],
+      'context_reader,create,request_id,traceparent}'::text[],
     nullif(v_change #> '{open,create}', 'null') - '{prompt_data,model,columns,digest}'::text[],
     (v_change -> 'run') - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[],
     v_success - '{answer,answer_from,if_rejected}'::text[],
@@ -1192,6 +1218,9 @@ begin
       'parked', count(*) filter (where o.lease_expires_at is null and o.route is not null),
       'running', count(*) filter (where o.lease_expires_at is not null),
       'oldest_accepted_at', min(o.accepted_at),
+      'held', (select count(*) from public.ai_retry_open h where h.charge),
+      'kept', (select count(*) from public.ai_retry_answers)
+        + (select count(*) from public.ai_retry_open k where k.kept_cause is not null),
       'poisoned', (
         select count(*) from public.ai_retry_attempts c
         where c.code = 'RETRY_POISONED' and c.closed_at > v_now - interval '24 hours'),
@@ -1363,15 +1392,16 @@ declare
   v_stands jsonb;
   v_outage public.ai_retry_outages%rowtype;
   v_applied boolean;
+  v_closed jsonb;
 begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
     return pg_catalog.jsonb_build_object('applied', false, 'has_queue', false);
   end if;
   v_now := ai_retry.lock_user(v_user_id);
   if v_start is null then
-    perform ai_retry.close_over(v_user_id, null, v_now);
+    v_closed := ai_retry.close_over(v_user_id, null, v_now);
     perform ai_retry.line(v_user_id, null, null, v_now);
-    return pg_catalog.jsonb_build_object('applied', true);
+    return pg_catalog.jsonb_build_object('applied', true, 'closed', v_closed);
   end if;
   v_stands := ai_retry.snapshot(v_known, v_rule, v_token, v_now);
   v_applied := v_now <= (v_change ->> 'as_of')::timestamptz + interval '10 seconds'
@@ -1382,7 +1412,7 @@ begin
       and not (v_row -> 'hidden')::boolean;
   end if;
   if v_applied and (v_stands -> 'is_over')::boolean then
-    perform ai_retry.close_over(v_user_id, v_generation_id, v_now);
+    v_closed := ai_retry.close_over(v_user_id, v_generation_id, v_now);
     v_stands := ai_retry.snapshot(v_known, v_rule, v_token, v_now);
   end if;
   -- What was over has been closed: whatever is open is live, and holds its unit.
@@ -1424,7 +1454,7 @@ begin
     insert into public.ai_retry_open (
       generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
       renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
-      due_at, accepted_at, expires_at, status_before, in_line, context_reader, request_digest
+      due_at, accepted_at, expires_at, status_before, in_line, context_reader, request_digest, request_id, traceparent
     ) values (
       v_generation_id, v_user_id, 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer, v_token, v_now,
       (v_start -> 'charge')::boolean, array(select pg_catalog.jsonb_array_elements_text(v_start -> 'waived')),
@@ -1437,7 +1467,8 @@ begin
         + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
       case when v_start ? 'expires_after_seconds' then v_now end,
       v_now + pg_catalog.make_interval(secs => (v_start ->> 'expires_after_seconds')::double precision),
-      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader', v_new ->> 'digest'
+      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader', v_new ->> 'digest',
+      v_start ->> 'request_id', v_start ->> 'traceparent'
     ) on conflict (generation_id) do nothing;  -- another user's attempt
     v_applied := found;
     if v_new is not null and not found then  -- nothing of what was created may stay
@@ -1449,11 +1480,11 @@ begin
       perform ai_retry.app_write(v_generation_id, v_becomes, null, null, v_now);
     end if;
     if v_start ? 'lease_seconds' and v_new is null then
-      return pg_catalog.jsonb_build_object('applied', true);
+      return pg_catalog.jsonb_build_object('applied', true, 'closed', v_closed);
     end if;
     perform ai_retry.line(v_user_id, null, null, v_now);
   end if;
-  return pg_catalog.jsonb_build_object('applied', coalesce(v_applied, false), 'snapshot', ai_retry.snapshot(
+  return pg_catalog.jsonb_build_object('applied', coalesce(v_applied, false), 'closed', v_closed, 'snapshot', ai_retry.snapshot(
     coalesce(ai_retry.app_read(v_generation_id), case when v_new is not null then
       ai_retry.proposal(v_generation_id, v_user_id, v_now) end), v_rule, v_token, v_now));
 end

@@ -1,4 +1,4 @@
-"""Each example of an SDK runs as it stands on the page, keeps the contract, and repeats nothing by itself."""
+"""Each example of an SDK runs as it is on the page, keeps the contract, and repeats nothing by itself."""
 
 import asyncio
 import threading
@@ -79,7 +79,7 @@ def test_example_keeps_the_contract(words: str, make: Callable[[str, str], AiPro
 def test_one_call_is_one_request(
     words: str, script: Reply, code: FailureCode, transient: bool, make: Callable[[str, str], AiProvider]
 ) -> None:
-    """An SDK that repeats would pay where nobody looks; what its error means is read all the same."""
+    """An SDK that repeats would pay unseen; what its error means is read all the same."""
     with ScriptedServer(default=script) as server:
         failure = result_of(make(words, server.base_url))
 

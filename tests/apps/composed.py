@@ -169,7 +169,7 @@ class _Composer:
         output = json.dumps(_OUTPUT).replace("'", "''")
         if t.result == "row":
             done = f"{t.sql('answer')} = '{output}' and {t.sql('finished_at')} is not null"
-            yield self._expected("The answer stands in the row.", done, self._this)
+            yield self._expected("The answer is in the row.", done, self._this)
         else:
             content = f"s.body = '{output}'"
             if t.result == "columns":

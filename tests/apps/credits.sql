@@ -95,7 +95,7 @@ select credits = 10 from public.credit_balances where user_id = :user;
 select count(*) = 1 from public.credit_ledger where generation_id = :generation and reason = 'refund';
 
 -- ## expect succeeded
--- The text stands in the app's own column, and says when.
+-- The text is in the app's own column, and says when.
 select status = 'completed' and result = 'Rain upon the roof' and finished_at > created_at
 from public.ai_generations where id = :generation;
 -- Nothing was paid out, and nothing was taken, by a retry.

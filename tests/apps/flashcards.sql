@@ -1,4 +1,4 @@
--- A flashcard generator: a request has no status at all, it is done when it has a deck. What was asked stands in columns.
+-- A flashcard generator: a request has no status at all, it is done when it has a deck. What was asked is in columns.
 --
 -- flags: --generations public.card_requests --sessions public.decks --error-logs none --events none
 -- flags: --column user_id=owner_id --column status=none --column prompt_data=notes,language,wanted

@@ -29,7 +29,9 @@ def quirks_of(traits: Traits) -> Iterator[str]:
     if "deferred" in t.quirks:
         yield trigger("late", "perform 1; return null;", "constraint trigger late after update")
     if "notify" in t.quirks:
-        yield trigger("tell", "perform pg_notify('news', 'x'); return null;", "trigger tell after update", "statement")
+        yield trigger(
+            "inform", "perform pg_notify('news', 'x'); return null;", "trigger notify after update", "statement"
+        )
 
 
 def link_of(traits: Traits) -> str:

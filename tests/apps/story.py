@@ -49,7 +49,7 @@ class Story:
         self.app, self.project, self.recovered = app, project, recovered
         self.answer = Answer(output=app.output, model="scripted", usage=Usage(total_tokens=7))
 
-    def tell(self) -> None:
+    def play(self) -> None:
         """All stages, in their order."""
         self.look_back()
         user_id = self.project.new_user(self.app)

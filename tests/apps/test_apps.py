@@ -27,7 +27,7 @@ def project(stack: Stack, tmp_path: Path, app: App) -> Iterator[Project]:
 @every_app
 def test_app_is_bound_and_retried(project: Project, app: App) -> None:
     """Each kind of retry works with the app as it is, and gives what the app expects."""
-    Story(app, project).tell()
+    Story(app, project).play()
 
 
 @every_app

@@ -42,4 +42,4 @@ def test_app_with_a_binding_by_hand_is_retried(stack: Stack, tmp_path: Path, nam
         installed_by_hand(project, BINDINGS[name], MIGRATIONS / OURS.name)
 
         assert changes(before, project.picture()) == []
-        Story(app, project).tell()
+        Story(app, project).play()

@@ -44,7 +44,7 @@ def test_composed_app_is_bound_or_refused_with_lines_that_run(stack: Stack, tmp_
         assert said.exit_code == 0, f"{said.output}\n{described(traits)}"
         apply_migrations(project.url, project.folder / "migrations")
         assert changes(before, project.picture()) == [], described(traits)
-        Story(app, project, recovered=5).tell()
+        Story(app, project, recovered=5).play()
 
 
 def assert_refused_with_lines(project: Project, said: Said, before: Picture) -> None:

@@ -27,7 +27,7 @@ def ids(page: FoundPage) -> list[UUID]:
 
 
 def test_browse_lists_the_users_own(world: World) -> None:
-    """Nobody else's are listed, nor for an unknown user any."""
+    """No other user's are listed, and an unknown user has none."""
     user_id, other_id = world.new_user(), world.new_user()
     older, newer = (world.new_generation(user_id, age=age) for age in (2 * HOUR, HOUR))
     world.new_generation(other_id)

@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 from functools import partial
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from ai_retry.domain.change import Begin, Reply
-from ai_retry.domain.decide.begin import visible
+from ai_retry.domain.decide import queue
+from ai_retry.domain.decide.begin import Asked, accept, visible
+from ai_retry.domain.decide.first import proposed
 from ai_retry.domain.errors import AiRetryError, NotConfigured, QuotaExhausted, SessionConflict, TooManyParallel
 from ai_retry.domain.loop import has_begun
 from ai_retry.domain.model import GenerationStatus
 from ai_retry.domain.policy import counted_attempts
+from ai_retry.domain.queue_model import QueuedRetry
+from tests.helpers.queue_steps import cancel, run, waiting
 from tests.helpers.racing import at_once
 from tests.helpers.steps import (
     NEW,
@@ -19,11 +23,13 @@ from tests.helpers.steps import (
     Decided,
     abandon,
     begin,
+    close_over,
     create,
     fail,
     load,
     outcomes,
     quota_of,
+    reader_to,
     status_of,
     succeed,
     to_create,
@@ -212,3 +218,70 @@ def test_deleted_generation_is_not_created_again(world: World) -> None:
     assert (snapshot.exists, len(snapshot.attempts), visible(snapshot, user_id)) == (False, 1, None)
     assert (reply.applied, visible(reply.snapshot, user_id)) == (False, None)
     assert world.storage.load(user_id, generation_id, POLICY.quota, None) is None
+
+
+def accepted(world: World, user_id: UUID) -> QueuedRetry:
+    """Create a generation, and accept its first call for later."""
+    token, generation_id = uuid4(), uuid4()
+    found = world.storage.load(user_id, generation_id, POLICY.quota, token, creating=True)
+    assert found is not None
+    asked = Asked(user_id=user_id, generation_id=generation_id, token=token, create=NEW)
+    reply = world.storage.begin(accept(proposed(found, NEW), asked, reader_to(None), POLICY))
+    assert reply.applied
+    assert reply.snapshot is not None
+    queued = queue.accepted(reply.snapshot)
+    assert queued is not None
+    return queued
+
+
+def test_accepted_first_call_waits_as_number_one(world: World) -> None:
+    """The generation is there and queued, its unit held, and its message sent; a worker runs attempt 1."""
+    user_id = world.new_user()
+
+    queued = accepted(world, user_id)
+
+    generation_id = queued.generation.id
+    assert (queued.attempt, queued.quota.held, status_of(world, generation_id)) == (1, 1, "queued")
+    assert waiting(world) == [generation_id]
+    begun = run(world, user_id, generation_id)
+    assert (begun.number, status_of(world, generation_id)) == (1, "processing")
+    assert succeed(world, begun).attempt == 1
+    assert [row["request_digest"] for row in world.attempts(generation_id)] == [NEW.digest]
+
+
+def test_accepted_first_call_goes_on_with_number_two(world: World) -> None:
+    """What follows it is a retry, without the digest of the request."""
+    user_id = world.new_user()
+    generation_id = accepted(world, user_id).generation.id
+
+    fail(world, run(world, user_id, generation_id), goes_on=True)
+
+    assert [(row["number"], row["request_digest"]) for row in world.attempts(generation_id)] == [
+        (1, NEW.digest),
+        (2, None),
+    ]
+
+
+def test_cancelled_first_call_leaves_a_failure(world: World) -> None:
+    """The generation says error, as one that never succeeded; nothing is used up, and it can be retried."""
+    user_id = world.new_user()
+    generation_id = accepted(world, user_id).generation.id
+
+    cancel(world, user_id, generation_id)
+
+    snapshot = load(world, user_id, generation_id)
+    assert (status_of(world, generation_id), outcomes(world, generation_id)) == ("error", ["cancelled"])
+    assert (counted_attempts(snapshot), snapshot.quota.held) == (0, 0)
+    assert begin(world, user_id, generation_id).number == 2
+
+
+def test_expired_first_call_leaves_a_failure(world: World) -> None:
+    """Its time is up before any worker came."""
+    user_id = world.new_user()
+    generation_id = accepted(world, user_id).generation.id
+    world.advance(POLICY.max_queued)
+
+    close_over(world, user_id)
+
+    assert (status_of(world, generation_id), outcomes(world, generation_id)) == ("error", ["failed"])
+    assert [log["error_type"] for log in world.error_logs(generation_id)] == ["RETRY_EXPIRED"]

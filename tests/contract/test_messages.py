@@ -30,7 +30,7 @@ GARBAGE: Sequence[Any] = (
     [],
     "text",
     None,
-    {"user_id": "nobody", "generation_id": "nothing"},
+    {"user_id": "no user", "generation_id": "nothing"},
     {"user_id": None, "generation_id": str(UUID(int=1))},
     {"user_id": str(UUID(int=1))},
     {"user_id": {"id": 1}, "generation_id": [1]},

@@ -1,10 +1,12 @@
 """Whoever begins anything for a user closes first what is over: attempts whose lease has run out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import pytest
 
+from ai_retry.domain.change import CloseOver
+from ai_retry.domain.model import Attempt, Origin, Outcome
 from tests.helpers.queue_steps import accept
 from tests.helpers.racing import at_once
 from tests.helpers.steps import (
@@ -135,3 +137,31 @@ def test_race_of_settle_and_begin_fences(world: World) -> None:
     assert (begun is None) is (sessions == 1)
     if not sessions:
         assert load(world, user_id, generation_id).stored_answer is not None
+
+
+@pytest.mark.parametrize("whoever", ["begin", "close_over"])
+def test_what_was_closed_in_passing_is_returned(world: World, whoever: str) -> None:
+    """Each attempt with its number, outcome, and the request that had asked for it; a second time nothing is left."""
+    user_id = world.new_user()
+    origin = Origin(request_id="req-7", traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    generation_id = world.new_generation(user_id)
+    begin(world, user_id, generation_id, origin=origin)
+    assert [each.origin for each in loaded_attempts(world, user_id, generation_id)] == [origin]
+    world.advance(POLICY.lease)
+    other = to_begin(world, user_id, world.new_generation(user_id)).change
+
+    closed = world.storage.begin(other if whoever == "begin" else CloseOver(user_id=user_id)).closed
+    again = world.storage.begin(CloseOver(user_id=user_id)).closed
+
+    assert [(each.user_id, each.generation_id, each.number, each.outcome) for each in closed] == [
+        (user_id, generation_id, 2, Outcome.ABANDONED)
+    ]
+    assert [(each.code, each.is_accepted, each.origin) for each in closed] == [("LEASE_LOST", False, origin)]
+    assert list(again) == []
+
+
+def loaded_attempts(world: World, user_id: UUID, generation_id: UUID) -> Sequence[Attempt]:
+    """The attempts that decisions see."""
+    snapshot = load(world, user_id, generation_id)
+    assert snapshot is not None
+    return snapshot.attempts

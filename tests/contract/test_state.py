@@ -35,6 +35,7 @@ def test_state_counts_what_waits_and_runs(world: World) -> None:
 
     assert (state.queued, state.due, state.parked, state.running) == (2, 1, 0, 1)
     assert state.oldest_accepted_at == oldest.accepted_at
+    assert state.held == 4  # also of the one that was not accepted for later
 
 
 def test_state_counts_what_waits_for_a_provider(world: World) -> None:

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from ai_retry.flask.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH
-from ai_retry.testing.provider import chat, reply, stall
+from ai_retry.testing.provider import Script, chat, reply, stall
 from tests.helpers.attempts import ATTEMPTS
 from tests.helpers.endpoint import AI_KEY, SECRET_ANSWER, SECRET_PROMPT, SESSION, Endpoint
 from tools.waiting import eventually
@@ -87,6 +87,35 @@ def test_generation_without_context_is_404(endpoint: Endpoint) -> None:
 
 
 # A failure, a wait, a success
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "counted"),
+    [
+        (chat(SESSION, finish_reason="length"), "AI_INCOMPLETE", True),
+        (chat("Plan for", finish_reason="SAFETY"), "AI_REJECTED", True),
+        (chat(None, message={"refusal": "I'd rather not"}), "AI_REJECTED", True),
+        (reply(401, json={"error": {"message": "No", "code": "invalid_api_key"}}), "AI_REJECTED", False),
+        (reply(429, json={"error": "Your team has used all available credits."}), "AI_REJECTED", False),
+        (reply(body="<!DOCTYPE html><html>Log in</html>"), "AI_REJECTED", False),
+        (reply(400, json={"error": {"message": "No", "param": "response_format"}}), "AI_REJECTED", False),
+    ],
+    ids=["cut", "SAFETY", "refusal", "key", "credit", "web page", "parameter"],
+)
+def test_no_answer_sends_back_in_vain(endpoint: Endpoint, script: Script, code: str, counted: bool) -> None:
+    """Where the identical request would fail again, no answer names a wait, and one click is one call."""
+    user = endpoint.sign_up()
+    generation_id = endpoint.failed_generation(user, script)
+
+    failed, again = endpoint.retry(generation_id, user), endpoint.retry(generation_id, user)
+    retry = endpoint.status(generation_id, user).json()["data"]["retry"]
+
+    assert error_of(failed) == (502, code, None)
+    assert (again.status_code, error_of(again)[2]) == (429, None)
+    assert "retryAfterSeconds" not in retry["refusal"]["details"] if retry["refusal"] else retry["possible"]
+    assert retry["possibleAt"] is None
+    assert endpoint.calls(generation_id) == 1
+    assert endpoint.rows(f"select counted from {ATTEMPTS} a where generation_id = %s", generation_id) == [(counted,)]
 
 
 def test_failure_costs_nothing_and_success_once(endpoint: Endpoint) -> None:
@@ -275,15 +304,15 @@ def test_log_shows_refusals_and_no_secret(endpoint: Endpoint) -> None:
     log = endpoint.log.read_text()
     rows = [endpoint.rows(query, user.id) for query in WRITTEN_BY_US]
 
-    lines = re.findall(r"event=(\w+) code=(\w+) user_id=(\S+) generation_id=(\S+) request_id=log-\S+", log)
-    mine = {(event, code, generation) for event, code, user_id, generation in lines if user_id == str(user.id)}
-    assert mine >= {
-        ("retry_failed", "AI_INVALID_OUTPUT", str(bad)),
-        ("retry_failed", "AI_REJECTED", str(refused_key)),
-        ("retry_refused", "ALREADY_SUCCEEDED", str(good)),
-        ("retry_refused", "INVALID_GENERATION_ID", "None"),
+    lines = [dict(re.findall(r"(\w+)=(\S+)", line)) for line in log.splitlines() if "request_id=log-" in line]
+    answered = {tuple(each.get(name) for name in ("event", "code", "user_id", "generation_id")) for each in lines}
+    assert answered >= {
+        ("attempt_failed", "AI_INVALID_OUTPUT", str(user.id), str(bad)),
+        ("attempt_failed", "AI_REJECTED", str(user.id), str(refused_key)),
+        ("refused", "ALREADY_SUCCEEDED", str(user.id), str(good)),
+        ("refused", "INVALID_GENERATION_ID", str(user.id), None),
+        ("refused", "UNAUTHENTICATED", None, None),
     }
-    assert ("retry_refused", "UNAUTHENTICATED", "None", "None") in lines
     stack = endpoint.stack
     secrets = [AI_KEY, SECRET_PROMPT, SECRET_ANSWER, stack.secret_key, stack.publishable_key, stack.jwt_secret]
     assert [each for each in [*secrets, *endpoint.tokens] if each in log or each in str(rows)] == []

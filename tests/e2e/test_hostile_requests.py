@@ -60,6 +60,9 @@ def pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+APP = "tests.helpers.first_calls_app:create_app()"
+
+
 def base64url(content: Any) -> str:
     """Write a segment of a token."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -209,13 +212,13 @@ def house() -> Iterator[House]:
         for each in (user, other):  # quotas are other tests' business
             database.execute("insert into public.ai_retry_quotas values (%s, 1000)", [each.id])
         env = stack.env()
-        ai = {"AI_BASE_URL": provider.base_url, "AI_RETRY_BACKOFF_BASE_SECONDS": "0.001"}
+        ai = {"AI_BASE_URL": provider.base_url, "AI_MODEL": "small", "AI_RETRY_BACKOFF_BASE_SECONDS": "0.001"}
         by_secret = {name: value for name, value in env.items() if name != "DATABASE_URL"}
         by_keys = {"SUPABASE_URL": keys.base_url.removesuffix("/v1"), "DATABASE_URL": env["DATABASE_URL"]}
         doors = {}
         for name, settings in (("secret", by_secret), ("keys", by_keys)):
             with skipping_without_stack():
-                url = cleanup.enter_context(running_app(settings | ai, threads=8))
+                url = cleanup.enter_context(running_app(settings | ai, threads=8, app=APP))
             issuer = f"{settings['SUPABASE_URL']}/auth/v1"
             doors[name] = Door(url, user, issuer, stack.jwt_secret, name == "keys")
         yield House(doors, stack, database, keys, provider, user, other)
@@ -608,6 +611,57 @@ def test_bodies_are_ignored(house: House, door: Door) -> None:
         target = f"/sessions/ai/{house.add_generation(house.user)}/retry"
         assert door.send("POST", target, door.token(), [("Content-Type", kind)], body).status == 200
         assert door.send("POST", target, door.token(), [("Content-Type", kind)], body).status == 409
+
+
+def strange_bodies() -> list[bytes]:
+    """Give bodies of first calls that try to break something."""
+    wish = b'{"wish": %s}'
+    return [
+        *(b"", b"{", b"null", b"[]", b"\xff" * 100, b"[" * 60_000, b'{"a":' * 10_000, b'{"wish": NaN}'),
+        *(wish % each for each in (b"1e999", rb'"\u0000"', rb'"\ud800"', b"9" * 60_000, b"[" * 50 + b"]" * 50, b"{}")),
+        *(wish % (b'"' + b"x" * length + b'"') for length in (60_001, 65_523, 65_600, 2_000_000)),
+        *(
+            b'{"wish": "x", "user_id": "%s"}' % bytes(str(uuid4()), "ascii"),
+            b'{"__proto__": {}}',
+            b'{"wish": "x", "wish": 1}',
+        ),
+    ]
+
+
+def test_strange_bodies_make_no_call(house: House, door: Door) -> None:
+    """No body of a first call is a 5xx, or a call; each is refused before a generation is created."""
+    token, calls = door.token(), len(house.provider.requests)
+    json_ = [("Content-Type", "application/json")]
+    before = house.database.execute("select count(*) from public.generations").fetchone()
+
+    answers = [door.send("POST", "/sessions/ai", token, json_, each).status for each in strange_bodies()]
+    types = [
+        door.send("POST", "/sessions/ai", token, [("Content-Type", each)], b'{"wish": "x"}').status
+        for each in (
+            "text/plain",
+            "application/json; charset=utf-16",
+            "application/xml",
+            "a" * 5000,
+            "application/json/x",
+        )
+    ]
+    cut = [
+        b"POST /sessions/ai HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n%s"
+        % (token.encode(), rest)
+        for rest in (
+            b'Content-Length: 100\r\n\r\n{"wish": "x"}',
+            b'Transfer-Encoding: chunked\r\n\r\nFF\r\n{"wish": "x',
+            b'Transfer-Encoding: chunked\r\n\r\nzz\r\n{"wish": "x"}\r\n0\r\n\r\n',
+            b"Content-Length: -1\r\n\r\n",
+            b'Content-Length: 13\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{"wish": "x"}',
+        )
+    ]
+
+    assert set(answers) <= {400, 413}
+    assert set(types) == {415}
+    assert {each[-60:]: status for each in cut if (status := door.send_raw(each)) not in {0, 400}} == {}
+    assert house.database.execute("select count(*) from public.generations").fetchone() == before
+    assert len(house.provider.requests) == calls
 
 
 def test_strange_wire_never_breaks(house: House, door: Door) -> None:

@@ -159,9 +159,9 @@ def test_doctor_reads_the_apps_prompts(shop: Endpoint, home: Path) -> None:
         "update public.generations set prompt_data = %s where id = %s", [Jsonb({"asked": "a"}), foreign]
     )
 
-    told = " ".join(run(shop, home, "doctor").stdout.split())
+    reported = " ".join(run(shop, home, "doctor").stdout.split())
 
-    assert f"{READER} can read 1 of the 2 newest failed generations: prompt_data.question is missing" in told
+    assert f"{READER} can read 1 of the 2 newest failed generations: prompt_data.question is missing" in reported
     shop.database.execute("delete from public.generations where id = %s", [foreign])
 
 

@@ -4,6 +4,7 @@ The provider answers every call, so no 5xx has an excuse. The document's objects
 does not name is undocumented.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from copy import deepcopy
@@ -16,7 +17,7 @@ import psycopg
 import pytest
 import schemathesis
 from flask import Flask
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from schemathesis.core.failures import FailureGroup
@@ -24,6 +25,7 @@ from schemathesis.openapi.checks import JsonSchemaError, UndefinedStatusCode
 
 from ai_retry.bootstrap import connect, verifier
 from ai_retry.config import Settings
+from ai_retry.domain.policy import storable
 from ai_retry.flask import create_blueprint
 from ai_retry.testing.provider import ScriptedServer, chat
 from tests.helpers.worlds import PROMPT_DATA
@@ -32,7 +34,7 @@ from tools.stack import SignedInUser, Stack
 
 RETRY = "/sessions/ai/{generationId}/retry"
 WITH_ID = ("GET /sessions/ai/{generationId}", f"POST {RETRY}", f"DELETE {RETRY}")
-LIST = "GET /sessions/ai"
+LIST, CREATE = "GET /sessions/ai", "POST /sessions/ai"
 WITHOUT = ("GET /healthz", "GET /sessions/ai/openapi.json")  # there is no wrong way to ask for these
 POSITIVE, NEGATIVE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 STATUSES = ("error", "timeout", "success", "queued", "processing")
@@ -94,10 +96,12 @@ def project(stack: Stack) -> Iterator[Project]:
     with ExitStack() as cleanup:
         provider = cleanup.enter_context(ScriptedServer(default=chat({"title": "Easy run"})))
         env = {name: value for name, value in stack.env().items() if name != "DATABASE_URL"}
-        settings_ = Settings.from_env(env | {"AI_BASE_URL": provider.base_url, "AI_RETRY_MAX_PARALLEL": "8"})
+        settings_ = Settings.from_env(
+            env | {"AI_BASE_URL": provider.base_url, "AI_MODEL": "small", "AI_RETRY_MAX_PARALLEL": "8"}
+        )
         client = cleanup.enter_context(connect(settings_))
         app = Flask(__name__)
-        app.register_blueprint(create_blueprint(client, verifier(settings_).verify))
+        app.register_blueprint(create_blueprint(client, verifier(settings_).verify, prompt_from=json.dumps))
         users = [stack.sign_up(f"{uuid4()}@example.com", "correct horse battery") for _ in range(2)]
         database = cleanup.enter_context(psycopg.connect(stack.database_url, autocommit=True))
         database.execute("insert into public.ai_retry_quotas values (%s, 1000)", [users[0].id])
@@ -147,6 +151,25 @@ def test_lists_are_answered_as_documented(project: Project, mode: schemathesis.G
     play()
     assert seen >= ({200, 401} if mode is POSITIVE else {400, 401})
     assert mode is NEGATIVE or 400 not in seen
+
+
+@pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE], ids=lambda value: value.value)
+def test_first_calls_are_answered_as_documented(project: Project, mode: schemathesis.GenerationMode) -> None:
+    """Objects of any kind, under any headers, and bodies that are none, get documented answers and no 5xx."""
+    seen: set[int] = set()
+    keys: set[str | None] = set()
+
+    @BOUNDED
+    @given(case=project.operation(CREATE).as_strategy(mode), signed_in=st.sampled_from((True, True, False)))
+    def play(case: Any, signed_in: bool) -> None:
+        assume(mode is NEGATIVE or storable(case.body))  # no schema can say that a string holds no NUL
+        key = case.headers.get("Idempotency-Key")
+        assume(key is None or key not in keys)  # nor that another body has the key
+        keys.add(key)
+        seen.add(project.check(case, token=project.user.access_token if signed_in else None))
+
+    play()
+    assert seen >= ({200, 401} if mode is POSITIVE else {400, 401})
 
 
 @pytest.mark.parametrize("label", WITH_ID)

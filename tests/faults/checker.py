@@ -35,6 +35,7 @@ class History:
     answer_stored_at: list[datetime] = field(default_factory=list)  # when an answer was seen to be stored
     left_in_spool: int = 0
     hit: bool = False  # the fault did happen
+    never_created: bool = False  # of a first call: there was no generation before it was made again
 
     @property
     def paid(self) -> Sequence[Call]:
@@ -57,7 +58,20 @@ def violations(history: History) -> list[str]:
         *_one_at_a_time(history),
         *_calls(history),
         *_stored_answers(history),
+        *_first_call(history),
     ]
+
+
+def _first_call(history: History) -> Iterator[str]:
+    """What exists has its attempts from the first on; what was never created was never called for."""
+    numbers = [row["number"] for row in history.attempts]
+    if numbers != list(range(1 if history.kind.first else 2, (1 if history.kind.first else 2) + len(numbers))):
+        yield f"attempts {numbers}"
+    if history.never_created and len(numbers) > 1:
+        yield "a generation that was not there had attempts"
+    for report in history.reports:
+        if history.kind.first and report["code"].startswith("AI_") and not report["names"]:
+            yield f"{report['code']} does not name its generation"
 
 
 def _ends_well(history: History) -> Iterator[str]:

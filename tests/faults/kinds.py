@@ -36,6 +36,7 @@ class Kind:
     may_lose_answer: bool = False  # its answer has no place but the process yet
     may_call_late: bool = False  # it sleeps between looking at the clock and sending
     transports: tuple[str, ...] = BOTH
+    first: bool = False  # the worker makes the generation's first call; a retry otherwise
     broken: str | None = None
 
 
@@ -217,6 +218,16 @@ def _others() -> list[Kind]:
     return kinds
 
 
+def _first_calls() -> list[Kind]:
+    """A first call meets what a retry meets, and its begin is also what creates the generation."""
+    met = [
+        *_faults(),
+        *(kind for kind in _links() if kind.name.startswith(("load", "begin"))),
+        *(kind for kind in _others() if kind.name.startswith(("two at once", "session refused", "frozen"))),
+    ]
+    return [replace(kind, name=f"first call, {kind.name}", first=True) for kind in met]
+
+
 def _events() -> list[Kind]:
     waiting = Rule(SETTLE, "hold")
     moments = (
@@ -243,7 +254,7 @@ def _events() -> list[Kind]:
     ]
 
 
-KINDS = tuple(_faults() + _locks() + _links() + _others() + _events())
+KINDS = tuple(_faults() + _locks() + _links() + _others() + _events() + _first_calls())
 BROKEN = (
     Kind(name="broken: calls twice", broken="calls twice", transports=DIRECT),
     Kind(

@@ -76,7 +76,7 @@ class LongCall:
                 scene.provider = opened.enter_context(scene.serving())
                 part(scene)
                 self._check(scene)
-                self._told += scene.told
+                self._told += scene.answered
                 self.violations += scene.violations
         finally:
             self._stack.drop_database(database)
@@ -90,7 +90,7 @@ class LongCall:
         (row,) = scene.rows()
         took = row["closed_at"] - row["started_at"]
         scene.expect(took >= timedelta(seconds=self._plan.call), "the call was cut short")
-        scene.tell(
+        scene.answer(
             f"one attempt of {took.total_seconds():.1f} s, lease renewed to {scene.renewed:.1f} s after its begin"
         )
         scene.expect(scene.asked == 1, "a second worker called, too")
@@ -109,7 +109,7 @@ class LongCall:
             began = time.monotonic()
             worker.signal(signal.SIGTERM)
             scene.expect(worker.exit_code() == 0, "the worker did not stop in order")
-            scene.tell(f"exited {time.monotonic() - began:.1f} s after SIGTERM with --grace {self._plan.grace:g}")
+            scene.answer(f"exited {time.monotonic() - began:.1f} s after SIGTERM with --grace {self._plan.grace:g}")
             ended_at = datetime.now(UTC)  # one machine, one clock
         self._another_goes_on(scene, ended_at)
 
@@ -119,7 +119,7 @@ class LongCall:
             scene.succeeds()
         first, second = scene.rows()
         free, closed = first["lease_expires_at"] - ended_at, first["closed_at"] - ended_at
-        scene.tell(f"lease over {free.total_seconds():.1f} s later, noticed {closed.total_seconds():.1f} s later")
+        scene.answer(f"lease over {free.total_seconds():.1f} s later, noticed {closed.total_seconds():.1f} s later")
         scene.expect(free <= lease, "its lease outlived it by more than a lease")
         scene.expect(closed <= lease + _TIDY + _SLACK, "it was noticed late")
         known = (first["outcome"], first["provider_outcome"], second["outcome"])
@@ -142,7 +142,7 @@ class _Scene:
     world: SqlWorld
     plan: LongPlan
     log: Path
-    told: list[str] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     asked: int = 0
     renewed: float = 0.0
@@ -192,9 +192,9 @@ class _Scene:
 
         eventually(has_succeeded, within=self.plan.call + self.plan.lease + 120)
 
-    def tell(self, what: str) -> None:
+    def answer(self, what: str) -> None:
         """Report what happened."""
-        self.told.append(f"  {self.name}: {what}")
+        self.answered.append(f"  {self.name}: {what}")
 
     def expect(self, holds: bool, violation: str) -> None:
         """Note a promise that was broken."""

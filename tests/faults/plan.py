@@ -39,7 +39,7 @@ def prompt_data(generation_id: UUID) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One retry by one process."""
+    """One retry, or one first call, by one process."""
 
     user_id: UUID
     generation_id: UUID
@@ -53,3 +53,4 @@ class Job:
     signal: int = SIGKILL
     full_pool: str | None = None  # the function during whose first call the pool has no connection free
     broken: str | None = None  # a mistake that the checker must find
+    first: bool = False  # it makes the generation's first call

@@ -17,10 +17,15 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 
-from ai_retry.clock import SystemClock
-from ai_retry.domain.errors import AiRetryError, AlreadySucceeded, BackoffNotElapsed, SessionRejected
+from ai_retry.domain.errors import (
+    AiRetryError,
+    AlreadySucceeded,
+    BackoffNotElapsed,
+    GenerationNotFound,
+    SessionRejected,
+)
 from ai_retry.domain.model import Waiver
-from ai_retry.domain.retry import retry_generation, retry_status
+from ai_retry.domain.retry import retry_status
 from ai_retry.storage.spool import Spool
 from tests.faults.checker import LONGEST_WAIT, History
 from tests.faults.gateway import Gateway, following
@@ -28,7 +33,7 @@ from tests.faults.kinds import LOCKS, Kind
 from tests.faults.plan import LONGEST_LIFE, POLICY, Job
 from tests.faults.proxy import Proxy
 from tests.faults.stage import Stage
-from tests.faults.worker import storage_of, work
+from tests.faults.worker import storage_of, try_once, work
 from tests.helpers.attempts import ATTEMPTS
 from tools.processes import free_port
 
@@ -43,7 +48,7 @@ class Run:
     def __init__(self, stage: Stage, kind: Kind, seed: int) -> None:
         self._stage, self._kind = stage, kind
         self._random = Random(seed)
-        self.user_id, self.generation_id = stage.new_generation()
+        self.user_id, self.generation_id = stage.new_request() if kind.first else stage.new_generation()
         self.directory = stage.directory / str(self.generation_id)
         self.directory.mkdir()
         self.history = History(kind=kind, seed=seed)
@@ -117,6 +122,7 @@ class Run:
             ai_url=self._stage.provider.server.base_url,
             spool=self._spool,
             report=self.directory / report,
+            first=self._kind.first,
         )
 
     @property
@@ -223,7 +229,11 @@ class Run:
         self._send_spool()
 
     def _may_be_retried(self) -> str:
-        status = retry_status(self.user_id, self.generation_id, storage=self._stage.storage, policy=POLICY)
+        try:
+            status = retry_status(self.user_id, self.generation_id, storage=self._stage.storage, policy=POLICY)
+        except GenerationNotFound:
+            self.history.never_created = True
+            return "now"
         if isinstance(status.refusal, AlreadySucceeded):
             return "done"
         waits_for_app = isinstance(status.refusal, BackoffNotElapsed) and status.snapshot.stored_answer is not None
@@ -232,17 +242,11 @@ class Run:
     def _retry(self) -> str:
         """Retry; an answer of this machine's spool is used, and so is one that waits for the app, after 15 s or now."""
         same_machine = self._kind.pays_once or self._random.random() < 0.5
-        with closing(storage_of(replace(self._plain_job(), spool=self._spool if same_machine else None))) as storage:
+        job = replace(self._plain_job(), spool=self._spool if same_machine else None, first=self.history.never_created)
+        with closing(storage_of(job)) as storage:
             try:
-                retry_generation(
-                    self.user_id,
-                    self.generation_id,
-                    storage=storage,
-                    ai=self._stage.ai,
-                    clock=SystemClock(),
-                    policy=POLICY,
-                    waive=frozenset({Waiver.BACKOFF}),
-                    operator="faults",
+                try_once(
+                    job, storage, self._stage.ai, waive=frozenset({Waiver.BACKOFF}), operator="faults", renewing=None
                 )
             except AiRetryError as error:
                 return error.code

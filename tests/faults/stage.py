@@ -78,6 +78,12 @@ class Stage:
             )
         return user_id, generation_id
 
+    def new_request(self) -> tuple[UUID, UUID]:
+        """Add a user, and choose the id of a generation that is not there yet."""
+        user_id = uuid4()
+        self.rows("insert into auth.users (id) values (%s)", user_id)
+        return user_id, uuid4()
+
     def waiting_for(self, user_id: UUID, *, within: float = 2.0) -> list[int]:
         """Wait until back ends wait for the user's lock; return their ids."""
         ends = time.monotonic() + within

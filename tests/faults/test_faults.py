@@ -14,7 +14,8 @@ from tools.waiting import skipping_without_stack
 
 SEED = 20261123
 KILLED = tuple(kind for kind in KINDS if kind.name.startswith("killed"))
-OTHERS = tuple(kind for kind in KINDS if kind not in KILLED and kind.event is None)
+FIRST = tuple(kind for kind in KINDS if kind.first)
+OTHERS = tuple(kind for kind in KINDS if kind not in (*KILLED, *FIRST) and kind.event is None)
 
 
 @pytest.fixture
@@ -37,6 +38,16 @@ def findings(stage: Stage, *kinds: Kind) -> list[str]:
 def test_killed_at_named_points_breaks_no_promise(stage: Stage) -> None:
     """Killed at every second of the named points, a worker leaves a generation charged once, with one session."""
     assert findings(stage, *KILLED[::2]) == []
+
+
+def test_killed_first_call_breaks_no_promise(stage: Stage) -> None:
+    """A generation that exists can be retried, one that does not was never charged, and no paid answer is lost."""
+    assert findings(stage, *(kind for kind in FIRST if "killed" in kind.name)) == []
+
+
+def test_first_call_that_meets_faults_breaks_none(stage: Stage) -> None:
+    """Nor does, of each three, one that meets cut links, lost replies, a rival, or an app that refuses its session."""
+    assert findings(stage, *[kind for kind in FIRST if "killed" not in kind.name][::3]) == []
 
 
 def test_faults_of_links_and_providers_break_none(stage: Stage) -> None:

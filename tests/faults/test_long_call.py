@@ -12,7 +12,7 @@ def test_call_of_several_leases_breaks_no_promise(stack: Stack, tmp_path: Path) 
 
     campaign.run()
 
-    *told, last = campaign.lines()
+    *answered, last = campaign.lines()
     assert campaign.violations == []
-    assert len(told) == 5
+    assert len(answered) == 5
     assert last == "0 violations"

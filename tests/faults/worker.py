@@ -13,6 +13,8 @@ from typing import Any
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.errors import AiRetryError
+from ai_retry.domain.first_call import generate
+from ai_retry.domain.model import RetryResult
 from ai_retry.domain.ports import AiProvider, Storage
 from ai_retry.domain.retry import retry_generation
 from ai_retry.providers.http import HttpAiProvider
@@ -20,7 +22,7 @@ from ai_retry.renewal import LeaseRenewer
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.storage.supabase import SupabaseStorage
 from tests.faults.ending import ends_within
-from tests.faults.plan import LONGEST_LIFE, POLICY, READ_FOR, SETTLE_FOR, Job
+from tests.faults.plan import LONGEST_LIFE, POLICY, READ_FOR, SETTLE_FOR, Job, prompt_data
 from tests.faults.points import CallsTwice, PointedAi, PointedSpool, Points, filling, unfenced
 
 
@@ -39,20 +41,28 @@ def work(job: Job) -> None:
 
 def _retry(job: Job, storage: Storage, ai: AiProvider) -> Mapping[str, Any]:
     try:
-        result = retry_generation(
-            job.user_id,
-            job.generation_id,
-            storage=storage,
-            ai=ai,
-            clock=SystemClock(),
-            policy=POLICY,
-            renewing=LeaseRenewer(storage, POLICY.lease).renewing,
-        )
+        result = try_once(job, storage, ai)
     except AiRetryError as error:
-        return {"code": error.code, "answer_kept": error.details.get("answer_kept", False)}
+        named = error.generation_id == job.generation_id
+        return {"code": error.code, "answer_kept": error.details.get("answer_kept", False), "names": named}
     except Exception as error:  # noqa: BLE001 - the outermost place: nothing but AiRetryError may come
         return {"code": f"unexpected {type(error).__name__}: {error}", "answer_kept": False}
     return {"code": "ok", "answer_kept": False, "serial": result.session["content"]["serial"]}
+
+
+def try_once(job: Job, storage: Storage, ai: AiProvider, **options: Any) -> RetryResult:
+    """Make the first call, or a retry."""
+    common: dict[str, Any] = {
+        "storage": storage,
+        "ai": ai,
+        "clock": SystemClock(),
+        "policy": POLICY,
+        "renewing": LeaseRenewer(storage, POLICY.lease).renewing,
+    }
+    if job.first:
+        prompt = prompt_data(job.generation_id)
+        return generate(job.user_id, prompt, model="any", generation_id=job.generation_id, **common | options)
+    return retry_generation(job.user_id, job.generation_id, **common | options)
 
 
 def storage_of(job: Job, points: Points | None = None) -> Any:

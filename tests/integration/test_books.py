@@ -14,7 +14,18 @@ from ai_retry.cli.commands import cli
 from ai_retry.storage.postgres import PostgresStorage
 from tests.helpers.attempts import add_closed
 from tests.helpers.books import violations
-from tests.helpers.steps import abandon, answer_too_late, begin, begin_new, close_over, discard, fail, keep, succeed
+from tests.helpers.steps import (
+    abandon,
+    answer_too_late,
+    begin,
+    begin_new,
+    close_over,
+    create,
+    discard,
+    fail,
+    keep,
+    succeed,
+)
 from tests.helpers.world import SqlWorld
 from tools.stack import Stack
 
@@ -100,6 +111,21 @@ def test_books_of_sound_work_balance(world: SqlWorld, paid: UUID, connection: ps
     begin_new(world, user_id)
 
     assert violations(connection) == []
+
+
+def test_numbers_of_first_calls_begin_with_one(world: SqlWorld, connection: psycopg.Connection) -> None:
+    """Open or closed, the first call of ours is number 1; a number that is missing after it is found."""
+    create(world, world.new_user())
+    begun = create(world, world.new_user())
+    fail(world, begun)
+    succeed(world, begin(world, begun.user_id, begun.generation_id))
+    assert violations(connection) == []
+
+    connection.execute(
+        "update public.ai_retry_attempts set number = 3 where generation_id = %s and number = 2", [begun.generation_id]
+    )
+
+    assert violations(connection) == [("a number is missing or double", begun.generation_id)]
 
 
 def test_success_of_many_generations_is_compared(world: SqlWorld, connection: psycopg.Connection) -> None:
@@ -480,7 +506,7 @@ def test_command_asks_about_a_limit(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--window", "soon"), ("--since", "yesterday"), ("--window", "0h"), ("--limit", "-1")]
+    "arguments", [("--window", "soon"), ("--since", "someday"), ("--window", "0h"), ("--limit", "-1")]
 )
 def test_wrong_option_is_named(arguments: tuple[str, str]) -> None:
     """A wrong option is named; nothing is asked."""

@@ -175,7 +175,7 @@ def test_attempts_end_when_app_refuses_statuses(app: App, sqlstate: str) -> None
 
     with pytest.raises(GenerationFailed):
         app.retry(output=a_failure())
-    app.world.advance(timedelta(minutes=1))  # until its status is no call of the app
+    app.world.advance(POLICY.left_behind)  # until its status is no call of the app
     overlong(app)
     app.functions.begin(CloseOver(user_id=app.user_id))
     app.world.advance(timedelta(minutes=1))

@@ -16,6 +16,7 @@ import pytest
 from flask import Flask
 from psycopg.types.json import Jsonb
 
+import ai_retry
 from ai_retry import bootstrap
 from ai_retry.auth import Unauthenticated
 from ai_retry.client import Client
@@ -108,7 +109,7 @@ def new_user(database_url: str) -> UUID:
 
 @pytest.mark.timeout(300)
 def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
-    """In one shell: failed, refused, retried, accepted for later, worked; the books balance, the doctor is content.
+    """In one shell: a first call fails; refused, retried, accepted, worked; books and doctor are content.
 
     ``make stack-up`` and ``stack-down`` are left out: the stack here is one of the test's own.
     """
@@ -130,8 +131,8 @@ def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
         (tmp_path / ".stack" / "env").write_text(env)
         printed = shell(script, tmp_path, within=250)
 
-    told = ("can be retried now", "AI_UNAVAILABLE", '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
-    positions = [printed.index(each) for each in told]
+    shown = ("be retried now", '"code": "AI_UNAVAILABLE"', '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
+    positions = [printed.index(each) for each in shown]
     assert positions == sorted(positions)
     assert "The books balance." in printed
     assert printed.count('"minutes": 30') >= 3  # two sessions, and one of them read again
@@ -170,26 +171,34 @@ def test_verifier_of_the_how_to_knows_its_users() -> None:
 
     assert isinstance(verify("token-of-ada"), UUID)
     with pytest.raises(Unauthenticated):
-        verify("token-of-nobody")
+        verify("token-of-no-one")
 
 
-def test_grant_of_the_how_to_lets_the_server_insert(migrated_database: str) -> None:
-    """The grant that the page names is what an app's server lacks in an empty project."""
-    (grant,) = [
-        line.strip().strip("`")
-        for line in (HOW_TO / "flask-app.md").read_text().splitlines()
-        if line.strip().startswith("`grant insert")
-    ]
+def test_server_of_an_empty_project_may_insert(migrated_database: str) -> None:
+    """The table that the migration creates takes generations from an app's server, as the page says."""
     user_id = new_user(migrated_database)
-    insert = "insert into public.generations (user_id, status) values (%s, 'processing')"
     with psycopg.connect(migrated_database, autocommit=True) as connection:
         connection.execute("set role service_role")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute(insert, [user_id])
-        connection.execute("reset role")
-        connection.execute(grant.encode())
-        connection.execute("set role service_role")
-        connection.execute(insert, [user_id])
+        connection.execute("insert into public.generations (user_id, status) values (%s, 'processing')", [user_id])
+
+
+def test_first_calls_are_made_as_the_page_says(
+    of_stack: pytest.MonkeyPatch,
+    user: SignedInUser,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A call in three lines, and what is known of one that is refused."""
+    page = HOW_TO / "first-calls.md"
+    with_client, caught = (each.code for each in examples(page) if each.language == "python" and each.title is None)
+    execute(with_client, {"user_id": user.id})
+    assert capsys.readouterr().out.startswith("session: ")
+
+    with bootstrap.connect() as client:
+        execute(caught, {"user_id": user.id, "client": client, "ai_retry": ai_retry})
+        client.generate(user.id, "Another prompt.", idempotency_key="4c2e")
+        execute(caught.replace("4c2d", "4c2e"), {"user_id": user.id, "client": client, "ai_retry": ai_retry})
+
+    assert capsys.readouterr().out.startswith("IDEMPOTENCY_KEY_REUSED of ")
 
 
 def test_sessions_table_of_the_how_to_keeps_what_it_refuses(
@@ -469,7 +478,7 @@ def test_site_is_built(tmp_path: Path) -> None:
     [
         ("index.md", "[there](nowhere.md)", "page does not exist"),
         ("index.md", "[there](tutorial.md#nowhere)", "anchor does not exist"),
-        ("orphan.md", "# Nobody leads here", "orphan.md is not in the navigation"),
+        ("orphan.md", "# No link leads here", "orphan.md is not in the navigation"),
         ("index.md", "```mermaid\nsequenceDiagram\n  A=>>B\n```\n", "a diagram can't be read"),
         ("index.md", '<img src="https://pictures.example/1.png">', "loads https://pictures.example/1.png"),
     ],

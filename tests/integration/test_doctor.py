@@ -111,7 +111,7 @@ class Damage:
     problem: str  # a pattern
     remedy: str = "^run: "  # a pattern
     level: Level = Level.PROBLEM
-    mended: bool = True  # by the SQL in the remedy
+    corrected: bool = True  # by the SQL in the remedy
 
 
 BROKEN: Mapping[str, Damage] = {
@@ -210,17 +210,17 @@ BROKEN: Mapping[str, Damage] = {
         ('create policy "write own" on public.generations for all to authenticated using (auth.uid() = user_id)',
          "grant update (prompt_data) on public.generations to authenticated"),
         Check.ROW_LEVEL_SECURITY, 'the policy "write own" lets end users write', "set AI_MODELS", Level.HINT,
-        mended=False,
+        corrected=False,
     ),
     "no seam": Damage(
         (f"drop function {SEAM}",),
-        Check.SEAM, "there is no function public.ai_retry_create_session", "ai-retry migrations copy", mended=False,
+        Check.SEAM, "there is no function public.ai_retry_create_session", "ai-retry migrations copy", corrected=False,
     ),
     "a seam that returns something else": Damage(
         (f"drop function {SEAM}", f"create function {SEAM} returns text language sql as 'select null::text'",
          f"revoke all on function {SEAM} from public, anon, authenticated",
          f"grant execute on function {SEAM} to service_role"),
-        Check.SEAM, "that returns jsonb", "ai-retry migrations copy", mended=False,
+        Check.SEAM, "that returns jsonb", "ai-retry migrations copy", corrected=False,
     ),
     "users may execute the seam": Damage(
         (f"grant execute on function {SEAM} to authenticated",),
@@ -232,7 +232,7 @@ BROKEN: Mapping[str, Damage] = {
     ),
     "no pgmq": Damage(
         ("drop schema pgmq cascade",),
-        Check.QUEUE, "pgmq .* is not there", "turn on Queues", Level.HINT, mended=False,
+        Check.QUEUE, "pgmq .* is not there", "turn on Queues", Level.HINT, corrected=False,
     ),
     "no queue": Damage(
         ("select pgmq.drop_queue('ai_retry')",),
@@ -255,10 +255,10 @@ def test_broken_database_is_named_and_corrected(migrated_database: str, provider
     assert (finding.check, finding.level) == (damage.check, damage.level)
     assert re.search(damage.problem, finding.problem)
     assert re.search(damage.remedy, finding.remedy)
-    if damage.mended:
-        mend = re.search(r"(?:run|owner): (.*?)(?:, with .*)?$", finding.remedy)
-        assert mend is not None
-        executed(migrated_database, *mend[1].split("; "))
+    if damage.corrected:
+        correct = re.search(r"(?:run|owner): (.*?)(?:, with .*)?$", finding.remedy)
+        assert correct is not None
+        executed(migrated_database, *correct[1].split("; "))
         assert examine(settings(migrated_database, provider), clock=HERE).findings == ()
 
 
@@ -814,6 +814,7 @@ def test_spool_that_is_no_directory_is_named(migrated_database: str, provider: s
         ("json_schema", [OPEN, CLOSED, OPEN], "2 of the newest 3 response schemas of failed generations are outside"),
         ("json_schema", [CLOSED, {"type": "no-type"}, None], None),
         ("json_object", [OPEN], None),
+        ("the app's own provider", [OPEN], None),
     ],
 )
 def test_schema_outside_subset_is_a_hint(
@@ -829,7 +830,9 @@ def test_schema_outside_subset_is_a_hint(
                     [Jsonb({"messages": [message], "response_schema": schema})],
                 )
 
-    environ = settings(migrated_database, provider) | {"AI_RESPONSE_FORMAT": response_format, "AI_MODEL": "small"}
+    asks = {"AI_RESPONSE_FORMAT": response_format, "AI_MODEL": "small"}
+    own = {"AI_RETRY_PROVIDER": "ai_retry.testing.ai:ScriptedAiProvider"}
+    environ = settings(migrated_database, provider) | (own if "own" in response_format else asks)
     findings = examine(environ, clock=HERE).of(Check.PROVIDER)
 
     if problem is None:

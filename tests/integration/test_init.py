@@ -368,7 +368,7 @@ LINKS = {
         ["--sessions", "public.cards"],
         {"cards": [{"front": "a"}, {"front": "b"}]},
     ),
-    "the output stands in the generation": (
+    "the output is kept in the generation": (
         "alter table public.ai_jobs add column result text[]",
         ["--sessions", "none", "--set", "result=output.lines"],
         {"lines": ["a", "b"]},

@@ -100,7 +100,7 @@ def test_grace_ends_a_worker_in_the_middle_of_a_call(site: Site) -> None:
             worker.signal(signal.SIGTERM)
             assert worker.exit_code() == 0
             left_at = now(site)
-            assert worker.has_told("event=worker_left_attempts count=1")
+            assert worker.has_told("event=worker_stopped left=1")
             assert newest(site, generation_id)["lease_expires_at"] <= left_at + LEASE
         answers.open()
         with running_worker(site.ask(provider, **NUMBERS), site.log):

@@ -57,7 +57,7 @@ class Broken:
 
     def _spoilt(self, failure: Failure, context: Context) -> Failure:
         fields: dict[str, Any] = {"code": failure.code, "transient": True, "reason": failure.reason}
-        if self._how == "tells":
+        if self._how == "leaks":
             fields["reason"] = str(context.messages)
         return Failure(**fields, certainly_not_generated=self._how == "sure" or failure.certainly_not_generated)
 
@@ -66,7 +66,7 @@ class Broken:
     ("how", "says"),
     [
         ("raises", "status 500: it raised RuntimeError, where GenerationFailed was due"),
-        ("tells", "status 429: its failure holds a prompt or a secret"),
+        ("leaks", "status 429: its failure holds a prompt or a secret"),
         ("sure", "silence: it says that certainly nothing was generated"),
         ("late", "silence: it does not end in time"),
     ],

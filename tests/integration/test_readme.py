@@ -73,6 +73,28 @@ def test_service_example_prints_failure_and_refusal(
     assert "not now: RETRY_TOO_SOON" in printed
 
 
+def test_first_call_example_names_what_can_be_retried(
+    stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first call's example prints which generation a failure left, and a retry of that one succeeds."""
+    with ScriptedServer(reply(500, json={"error": {"message": "broken"}}), chat(OUTPUT)) as provider:
+        environment.setenv("AI_BASE_URL", provider.base_url)
+        with run(example("python", "client.generate("), user_id=user.id):
+            pass
+        printed = capsys.readouterr().out
+        assert "it failed: AI_UNAVAILABLE retry " in printed
+        (found,) = re.findall(r"[0-9a-f-]{36}", printed)
+        with psycopg.connect(stack.database_url) as connection:
+            connection.execute(
+                "update public.ai_retry_attempts set next_attempt_at = now() where user_id = %s", [user.id]
+            )
+
+        with run(example("python", "the provider failed"), user_id=user.id, generation_id=UUID(found)):
+            pass
+
+    assert "session " in capsys.readouterr().out
+
+
 def test_service_example_prints_session(
     stack: Stack, user: SignedInUser, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

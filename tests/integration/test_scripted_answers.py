@@ -31,8 +31,6 @@ CURRENT_QUOTA = "You exceeded your current quota, please check your plan and bil
 TIMEOUT, RATE_LIMITED, UNAVAILABLE = FailureCode.TIMEOUT, FailureCode.RATE_LIMITED, FailureCode.UNAVAILABLE
 REJECTED, INVALID, INCOMPLETE = FailureCode.REJECTED, FailureCode.INVALID_OUTPUT, FailureCode.INCOMPLETE
 
-_PASSED: Mapping[str, Any] = {"amazon-bedrock-guardrailAction": "NONE"}
-
 
 @dataclass(frozen=True)
 class Good:
@@ -204,7 +202,9 @@ ROWS: dict[str, Good | Bad] = {
         "guardrailAction",
         text=True,
     ),
-    "Bedrock's guardrail passed": whole(choice(JSON, **_PASSED)),
+    "Bedrock's guardrail passed": whole(
+        reply(json={"amazon-bedrock-guardrailAction": "NONE", "choices": [{"message": {"content": JSON}}]})
+    ),
     "MiniMax, sensitive output": refused(
         reply(json={"choices": [{"message": {"content": "Run"}}], "output_sensitive": True}),
         "output_sensitive",
@@ -269,6 +269,10 @@ ROWS: dict[str, Good | Bad] = {
     "error text with usage": Bad(
         reply(json={"error": "Wrong door", "usage": {"total_tokens": 9}}), UNAVAILABLE, counted=True, transient=True
     ),
+    **{
+        f"error text, {said}": Bad(reply(json={"error": said}), UNAVAILABLE, counted=True, transient=True)
+        for said in ("err.supplier_error", "Upstream closed", "the backend is gone", "Error: 7")
+    },
     "error text, busy": Bad(reply(json={"error": "The server is busy"}), UNAVAILABLE, counted=True, transient=True),
     "web page": operators(reply(body=HTML, headers={"Content-Type": "text/html"}), "a web page answered, not the API"),
     "web page without a type": operators(reply(body=f"\n{HTML}"), "a web page answered"),
@@ -367,6 +371,17 @@ ROWS: dict[str, Good | Bad] = {
         ),
         "incomplete_details max_output_tokens",
         transient=False,
+    ),
+    "an error in the message": cut(choice(JSON, message={"error": {"code": 500}}), "failed while it was answering"),
+    "Apigee, pace": Bad(
+        reply(json={"fault": {"faultstring": "Rate limit exceeded"}}), RATE_LIMITED, counted=True, transient=True
+    ),
+    "NestJS, key": operators(reply(json={"statusCode": 401, "message": "No"}), "the key is not accepted (HTTP 200"),
+    "OpenRouter, the provider's object": operators(
+        error(
+            400, "Provider returned error", metadata={"raw": {"error": {"message": "No", "param": "response_format"}}}
+        ),
+        "response_format",
     ),
     # Models.
     "DeepSeek, model": operators(error(400, "Model Not Exist", code="invalid_request_error"), "no such model"),

@@ -114,7 +114,7 @@ def test_command_names_what_belongs_elsewhere(machine: Machine, payer: Payer) ->
 
     left = machine.run()
     assert (left.returncode, counts(left)) == (1, {"foreign": 1})
-    assert f"event=spool_foreign database='original' file={name}" in left.stderr
+    assert f"event=spool_foreign database=original file={name}" in left.stderr
     assert payer.contents == []
 
     adopted = machine.run("--adopt")

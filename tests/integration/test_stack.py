@@ -322,7 +322,7 @@ def test_nothing_survives_killed_start(parent: "subprocess.Popen[str]", place: P
     eventually(lambda: not list(place.iterdir()))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent was killed")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux informs a process that its parent was killed")
 def test_nothing_survives_killed_supervisor(parent: "subprocess.Popen[str]", place: Path) -> None:
     """When the supervisor itself is killed, the servers end all the same."""
     supervisor_of(parent).kill()

@@ -142,6 +142,12 @@ def test_worker_serves_what_was_accepted(any_site: Site) -> None:
     assert len(provider.requests) == 7
 
 
+def said(site: Site, event: str, *facts: str) -> list[str]:
+    """The lines of an event in a worker's log that have these facts."""
+    lines = site.log.read_text().splitlines()
+    return [each for each in lines if f"event={event} " in each and all(fact in each for fact in facts)]
+
+
 def test_log_shows_what_happened_and_no_secret(any_site: Site) -> None:
     """The log names generations and what became of them; no key, prompt, answer or address with a password."""
     site = any_site
@@ -151,7 +157,7 @@ def test_log_shows_what_happened_and_no_secret(any_site: Site) -> None:
         ScriptedServer(default=Provider({"title": SECRET_ANSWER})) as provider,
         running_worker(site.ask(provider), site.log) as worker,
     ):
-        eventually(lambda: worker.has_told(f"event=worker_succeeded generation_id={generation_id}"))
+        eventually(lambda: said(site, "attempt_succeeded", str(generation_id)))
         worker.signal(signal.SIGTERM)
         worker.exit_code()
         assert worker.has_told("event=worker_stopped")
@@ -321,13 +327,15 @@ def test_context_that_raises_is_put_aside(site: Site, caplog: pytest.LogCaptureF
             thread.start()
             eventually(lambda: site.statuses(sound) == {"success"})
             eventually(lambda: waiting(site.world) == [broken] and ready(site.world) == [])
-            eventually(lambda: f"code=CONTEXT_MISSING generation_id={broken} at=test_worker.py:" in caplog.text)
+            eventually(lambda: "event=worker_failed code=CONTEXT_MISSING" in caplog.text)
             stop.set()
             thread.join()
 
     (row,) = site.world.attempts(broken)
     assert (row["outcome"], row["lease_expires_at"]) == (None, None)
     assert row["next_attempt_at"] - row["accepted_at"] > timedelta(seconds=30)
+    assert "at=test_worker.py:" in caplog.text
+    assert f"generation_id={broken}" in caplog.text
     assert f"{reader_name(context_from)} raised RuntimeError" in caplog.text
     assert SECRET_PROMPT not in caplog.text
 
@@ -345,7 +353,7 @@ def test_other_readers_retry_is_left_and_reported(site: Site) -> None:
     _, generation_id = site.queued(reader=the_apps)
 
     with ScriptedServer() as provider, running_worker(site.ask(provider), site.log) as worker:
-        eventually(lambda: worker.has_told(f"event=worker_failed code=NOT_CONFIGURED generation_id={generation_id}"))
+        eventually(lambda: said(site, "worker_failed", "code=NOT_CONFIGURED", str(generation_id)))
         worker.signal(signal.SIGTERM)
         assert worker.exit_code() == 0
 
@@ -364,13 +372,14 @@ def test_missing_context_is_logged_with_its_field(site: Site) -> None:
     _, generation_id = site.queued()
     site.world.set_generation(generation_id, prompt_data=Jsonb({"messages": [{"role": 7, "content": SECRET_PROMPT}]}))
 
-    with ScriptedServer() as provider, running_worker(site.ask(provider), site.log) as worker:
+    with ScriptedServer() as provider, running_worker(site.ask(provider), site.log):
         eventually(lambda: site.statuses(generation_id) == {"error"})
-        eventually(lambda: worker.has_told("event=worker_ended"))
+        eventually(lambda: said(site, "attempt_failed"))
 
-    (line,) = [each for each in site.log.read_text().splitlines() if "event=accepted_retry_ended" in each]
+    (line,) = said(site, "attempt_failed")
     assert " WARNING " in line
-    assert f"code=CONTEXT_MISSING generation_id={generation_id} " in line
+    assert "code=CONTEXT_MISSING" in line
+    assert f"generation_id={generation_id}" in line
     assert "prompt_data.messages[0] must be an object with a role" in line
     assert site.outcomes(generation_id) == ["failed"]
     assert SECRET_PROMPT not in line

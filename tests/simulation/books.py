@@ -171,7 +171,7 @@ class Books:
         return name
 
     def _check_key(self, key: str) -> None:
-        """A question is asked under an old key only while nobody knows what came of it, or of a re-ask about it."""
+        """A question is asked under an old key only while it is unknown what came of it, or of a re-ask about it."""
         before = self.keys.get(key, [])
         for row in self.rows:
             calls = [(str(each.provider), each.route) for each in row.call.calls]
@@ -194,16 +194,16 @@ class Books:
             outcomes = [outcome for _, _, outcome in (*made, *(self.made[each] for each in tries))]
             in_doubt = ProviderOutcome.UNKNOWN in outcomes
             known = ProviderOutcome.GENERATED in outcomes
-            told = row.call.provider_outcome
-            if row.accepted_at is not None and told is ProviderOutcome.UNKNOWN and not in_doubt:
+            reported = row.call.provider_outcome
+            if row.accepted_at is not None and reported is ProviderOutcome.UNKNOWN and not in_doubt:
                 # It was put back in doubt before: that call is on no attempt's record.
                 in_doubt = any(
                     made_for == row.generation_id and outcome is ProviderOutcome.UNKNOWN
                     for name, (made_for, _, outcome) in self.made.items()
                     if name not in names
                 )
-            assert (told is ProviderOutcome.UNKNOWN) == in_doubt, "an unknown outcome was written off"
-            assert in_doubt or (told is ProviderOutcome.GENERATED) == known, "a generated answer was written off"
+            assert (reported is ProviderOutcome.UNKNOWN) == in_doubt, "an unknown outcome was written off"
+            assert in_doubt or (reported is ProviderOutcome.GENERATED) == known, "a generated answer was written off"
 
     def _check_records(self) -> None:
         """What is written is whole."""

@@ -21,6 +21,8 @@ from ai_retry.client import Client
 from ai_retry.domain.model import Answer
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.flask import create_blueprint
+from ai_retry.flask.blueprint import Verify
+from ai_retry.flask.first_calls import PromptFrom
 from ai_retry.flask.openapi import LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.testing.ai import AiStep, ScriptedAiProvider
 from ai_retry.testing.clock import ManualClock
@@ -54,12 +56,16 @@ class Edge:
     storage: MemoryStorage
     ai: ScriptedAiProvider
     prefix: str = "/api"
+    prompt_from: PromptFrom | None = None
     user_id: UUID = field(default_factory=uuid4)
+    verify: Verify = verify
 
     def __post_init__(self) -> None:
         """Mount the blueprint."""
         self.app = Flask("host")
-        self.app.register_blueprint(create_blueprint(self.client, verify), url_prefix=self.prefix)
+        self.app.register_blueprint(
+            create_blueprint(self.client, self.verify, prompt_from=self.prompt_from), url_prefix=self.prefix
+        )
 
     @property
     def authorization(self) -> dict[str, str]:
@@ -97,6 +103,11 @@ class Edge:
         """GET the user's own generations, unless other headers say otherwise."""
         return self._send("GET", LIST_PATH + query, LIST_PATH, headers, {})
 
+    def create(self, body: Any = None, headers: dict[str, str] | None = None, **sent: Any) -> TestResponse:
+        """POST a first call as the user, with further headers; ``data`` is sent as it is."""
+        sent = sent or {"json": body}
+        return self._send("POST", LIST_PATH, LIST_PATH, self.authorization | (headers or {}), sent)
+
     def get(self, path: str) -> TestResponse:
         """GET one of the routes that ask for no token."""
         return self._send("GET", path, path, {}, {})
@@ -116,6 +127,7 @@ def edge(
     max_calls: int = 32,
     policy: RetryPolicy | None = None,
     prefix: str = "/api",
+    prompt_from: PromptFrom | None = None,
 ) -> Edge:
     """Build an edge whose provider plays a script."""
     clock = ManualClock()
@@ -129,7 +141,7 @@ def edge(
         max_calls=max_calls,
         provider=PROVIDER,
     )
-    return Edge(client=client, clock=clock, storage=storage, ai=ai, prefix=prefix)
+    return Edge(client=client, clock=clock, storage=storage, ai=ai, prefix=prefix, prompt_from=prompt_from)
 
 
 def check_answer(response: TestResponse, method: str, route: str) -> None:
@@ -154,7 +166,7 @@ def check_answer(response: TestResponse, method: str, route: str) -> None:
 @cache
 def closed_document() -> dict[str, Any]:
     """Build the document with its objects closed, so that an answer can't hold what is not documented."""
-    document: dict[str, Any] = json.loads(json.dumps(openapi_document()))
+    document: dict[str, Any] = json.loads(json.dumps(openapi_document(first_calls=True)))
     for schema in document["components"]["schemas"].values():
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
         schema["unevaluatedProperties"] = False

@@ -647,7 +647,7 @@ class TestAskedAuth:
             Reply(200, {}),
             Reply(200, {"id": str(USER), "padding": "x" * 65_536}),
         ],
-        ids=["500", "500-id", "503", "429", "api-key", "firewall", "route", "redirect", "page", "nobody", "long"],
+        ids=["500", "500-id", "503", "429", "api-key", "firewall", "route", "redirect", "page", "no user", "long"],
     )
     def test_anything_else_is_unavailability(self, project: Project, clock: Time, reply: Reply) -> None:
         """An answer that is not about the token signs no user out."""
@@ -997,7 +997,7 @@ def bad_tokens(project: Project) -> list[str]:
         f"{segment(b'{broken')}.{segment(b'{}')}.AAAA",
         forged({"alg": "HS256"}, b'{"sub": "broken', SECRET.encode()),
         signed_hs256(claims_of(project, exp=1)),
-        signed_hs256(claims_of(project, sub="nobody-in-particular")),
+        signed_hs256(claims_of(project, sub="no-one-in-particular")),
         signed_hs256(claims_of(project), OTHER_SECRET),
         signed(claims_of(project), kid="ec-stranger"),
     ]
@@ -1031,9 +1031,9 @@ class TestSilence:
                 with pytest.raises((Unauthenticated, AuthUnavailable)) as caught:
                     verifier(project, clock, **options).verify(token)
                 error = caught.value
-                told = "".join(traceback.format_exception(error)) + repr(vars(error)) + caplog.text
+                reported = "".join(traceback.format_exception(error)) + repr(vars(error)) + caplog.text
 
-                assert not any(part in told for part in [*token.split("."), SECRET, "broken", "nobody-in"])
+                assert not any(part in reported for part in [*token.split("."), SECRET, "broken", "no-one-in"])
                 assert error.__cause__ is None
                 assert error.__suppress_context__ or error.__context__ is None
 

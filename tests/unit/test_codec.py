@@ -24,6 +24,8 @@ def test_duration_names_its_unit() -> None:
         "charge": True,
         "idempotency_key": None,
         "waived": [],
+        "request_id": None,
+        "traceparent": None,
         "operator": None,
         "lease_seconds": 1.0,
         "longest_seconds": 1.0,

@@ -157,7 +157,7 @@ def test_repr_shows_no_secret() -> None:
 
 def test_all_problems_are_named_at_once() -> None:
     """One error names every variable that is missing, malformed or unknown, with what to do."""
-    told = problems(
+    reported = problems(
         {
             "SUPABASE_URL": "abc.supabase.co",
             "AI_HEADERS": "[]",
@@ -167,18 +167,18 @@ def test_all_problems_are_named_at_once() -> None:
         }
     )
 
-    assert "SUPABASE_URL must be an address" in told
-    assert "SUPABASE_SECRET_KEY is missing (a secret key of the project" in told
-    assert "AI_API_KEY is missing" in told
-    assert "AI_HEADERS must be a JSON object of texts" in told
-    assert "AI_RETRY_MAX_PARALEL is unknown (did you mean AI_RETRY_MAX_PARALLEL?)" in told
-    assert "AI_RETRY_MAX_ATTEMPTS must be a whole number" in told
-    assert "AI_RETRY_LEASE_SECONDS must be a number of seconds" in told
+    assert "SUPABASE_URL must be an address" in reported
+    assert "SUPABASE_SECRET_KEY is missing (a secret key of the project" in reported
+    assert "AI_API_KEY is missing" in reported
+    assert "AI_HEADERS must be a JSON object of texts" in reported
+    assert "AI_RETRY_MAX_PARALEL is unknown (did you mean AI_RETRY_MAX_PARALLEL?)" in reported
+    assert "AI_RETRY_MAX_ATTEMPTS must be a whole number" in reported
+    assert "AI_RETRY_LEASE_SECONDS must be a number of seconds" in reported
 
 
 def test_fallback_provider_is_whole_or_refused() -> None:
     """It needs an address and, unless it is on this machine, a key; a part that does not exist is named."""
-    told = problems(
+    reported = problems(
         HOSTED
         | {
             "AI_FALLBACK_1_MODEL": "medium",
@@ -189,19 +189,19 @@ def test_fallback_provider_is_whole_or_refused() -> None:
         }
     )
 
-    assert "AI_FALLBACK_1_BASE_URL is missing" in told
-    assert "AI_FALLBACK_2_API_KEY is missing" in told
-    assert "AI_FALLBACK_0_MODEL is unknown" in told
-    assert "AI_FALLBACK_1_KEY is unknown" in told
-    assert "AI_FALLBACK_ON must hold refusal, timeout or both" in told
-    assert "0123456789" not in told
+    assert "AI_FALLBACK_1_BASE_URL is missing" in reported
+    assert "AI_FALLBACK_2_API_KEY is missing" in reported
+    assert "AI_FALLBACK_0_MODEL is unknown" in reported
+    assert "AI_FALLBACK_1_KEY is unknown" in reported
+    assert "AI_FALLBACK_ON must hold refusal, timeout or both" in reported
+    assert "0123456789" not in reported
 
 
 def test_unknown_variable_without_likeness_lists_known() -> None:
     """Where no name is near, all are listed."""
-    told = problems(HOSTED | {"AI_RETRY_ZZZ": "1"})
+    reported = problems(HOSTED | {"AI_RETRY_ZZZ": "1"})
 
-    assert "AI_RETRY_ZZZ is unknown (known: AI_RETRY_ACCEPTED_ROLES, " in told
+    assert "AI_RETRY_ZZZ is unknown (known: AI_RETRY_ACCEPTED_ROLES, " in reported
 
 
 @pytest.mark.parametrize(
@@ -216,10 +216,10 @@ def test_unknown_variable_names_the_right_prefix(variable: str, close: str) -> N
 @pytest.mark.parametrize("variable", variables())
 def test_listed_variables_are_read(variable: str) -> None:
     """Each of them is refused by its name if its value can't be anything."""
-    told = problems(HOSTED | {variable: "\x01"})
+    reported = problems(HOSTED | {variable: "\x01"})
 
-    assert f"{variable} " in told
-    assert "is unknown" not in told
+    assert f"{variable} " in reported
+    assert "is unknown" not in reported
 
 
 @pytest.mark.parametrize(
@@ -250,27 +250,27 @@ def test_what_an_own_provider_does_not_use_is_refused() -> None:
     """Whoever sets a fallback must not find out in an outage that there is none."""
     fallback = {"AI_FALLBACK_MODELS": "large", "AI_REASKS": "0", "AI_FALLBACK_1_BASE_URL": "http://localhost/v1"}
 
-    told = problems({"AI_RETRY_PROVIDER": "app.ai:make", **fallback})
+    reported = problems({"AI_RETRY_PROVIDER": "app.ai:make", **fallback})
 
-    assert all(f"{each} is not used beside AI_RETRY_PROVIDER" in told for each in fallback)
+    assert all(f"{each} is not used beside AI_RETRY_PROVIDER" in reported for each in fallback)
 
 
 def test_malformed_base_url_asks_for_no_key() -> None:
     """Whether a key is needed can't be said before the address is right."""
     environ = {name: value for name, value in HOSTED.items() if name != "AI_API_KEY"}
 
-    told = problems(environ | {"AI_BASE_URL": "localhost:1234/v1"})
+    reported = problems(environ | {"AI_BASE_URL": "localhost:1234/v1"})
 
-    assert "AI_BASE_URL must be an address" in told
-    assert "AI_API_KEY" not in told
+    assert "AI_BASE_URL must be an address" in reported
+    assert "AI_API_KEY" not in reported
 
 
 def test_numbers_must_work_together() -> None:
     """The policy's own rules are reported in the same error."""
-    told = problems({"AI_RETRY_LEASE_SECONDS": "5"})
+    reported = problems({"AI_RETRY_LEASE_SECONDS": "5"})
 
-    assert "AI_RETRY_*: lease must be longer than settle_margin" in told
-    assert "SUPABASE_URL is missing" in told
+    assert "AI_RETRY_*: lease must be longer than settle_margin" in reported
+    assert "SUPABASE_URL is missing" in reported
 
 
 @pytest.mark.parametrize(
@@ -316,19 +316,19 @@ def test_numbers_must_work_together() -> None:
 def test_malformed_variable_is_named_without_its_value(variable: str, values: list[str]) -> None:
     """A malformed value is refused under its variable's name, and is not repeated: it may be another's secret."""
     for value in values:
-        told = problems(HOSTED | {variable: value})
+        reported = problems(HOSTED | {variable: value})
 
-        assert told.startswith(f"ai-retry is not set up: {variable} ")
-        assert told.count(";") == 0
-        assert "secret-1" not in told
+        assert reported.startswith(f"ai-retry is not set up: {variable} ")
+        assert reported.count(";") == 0
+        assert "secret-1" not in reported
 
 
 @pytest.mark.parametrize("name", RESERVED)
 def test_reserved_field_of_extra_body_is_named(name: str) -> None:
     """A field that may not be replaced is named, with what to do instead."""
-    told = problems(HOSTED | {"AI_EXTRA_BODY": f'{{"seed": 1, "{name}": "secret-1"}}'})
+    reported = problems(HOSTED | {"AI_EXTRA_BODY": f'{{"seed": 1, "{name}": "secret-1"}}'})
 
-    assert f"AI_EXTRA_BODY must not hold {name} ({RESERVED[name]})" in told
+    assert f"AI_EXTRA_BODY must not hold {name} ({RESERVED[name]})" in reported
 
 
 @given(st.dictionaries(st.sampled_from([*EVERYTHING, "AI_AUTH_HEADER"]), st.text()))
@@ -389,6 +389,6 @@ def test_environment_is_read_when_called(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_reader_is_named_by_module_and_function(name: str) -> None:
     """Anything else is refused with the form that is needed."""
-    told = problems(HOSTED | {"AI_RETRY_CONTEXT_FROM": name})
+    reported = problems(HOSTED | {"AI_RETRY_CONTEXT_FROM": name})
 
-    assert "AI_RETRY_CONTEXT_FROM must name a function as package.module:function, without .py" in told
+    assert "AI_RETRY_CONTEXT_FROM must name a function as package.module:function, without .py" in reported

@@ -90,7 +90,7 @@ FULL = "all connections that the database or its pooler allows are taken"
 WORDS = {
     'FATAL:  password authentication failed for user "me"': "the database refuses the password, or the user",
     "FATAL:  SASL authentication failed": "the database refuses the password, or the user",
-    'FATAL:  role "nobody" does not exist': "the database does not let the user",
+    'FATAL:  role "absent" does not exist': "the database does not let the user",
     'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "me"': "the database does not let the user",
     "FATAL:  Tenant or user not found": "the pooler does not know the project",
     "FATAL:  (ENOTFOUND) tenant/user postgres.abc not found": "the pooler does not know the project",

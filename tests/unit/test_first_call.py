@@ -197,7 +197,7 @@ class TestSuccess:
 
 
 class TestRefusal:
-    """What refuses a first call leaves nothing, and calls nobody."""
+    """What refuses a first call leaves nothing, and makes no call."""
 
     @pytest.mark.parametrize(
         ("prompt", "options", "words"),

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import math
 import os
 import re
 import threading
@@ -54,6 +55,16 @@ def failing_edge(error: Exception) -> Edge:
     """Build an edge whose client raises ``error``."""
     clock, storage, ai = ManualClock(), FailingStorage(error), ScriptedAiProvider()
     return Edge(client=Client(storage=storage, ai=ai), clock=clock, storage=storage, ai=ai)
+
+
+def refusing_edge(error: Exception) -> Edge:
+    """Build an edge whose verifier raises ``error``."""
+
+    def refuse(_: str) -> UUID:
+        raise error
+
+    clock, storage, ai = ManualClock(), MemoryStorage(ManualClock()), ScriptedAiProvider()
+    return Edge(client=Client(storage=storage, ai=ai), clock=clock, storage=storage, ai=ai, verify=refuse)
 
 
 def failed(code: FailureCode, retry_after: timedelta | None = WAIT) -> errors.GenerationFailed:
@@ -825,33 +836,38 @@ class TestLog:
 
         (record,) = caplog.records
         assert (record.name, record.levelno) == ("ai_retry", logging.WARNING)
-        assert vars(record)["ai_retry"] == {
-            "event": "retry_refused",
+        facts = vars(record)["ai_retry"]
+        assert facts == {
+            "event": "refused",
+            "action": "retry",
             "code": "RETRY_TOO_SOON",
             "user_id": str(api.user_id),
             "generation_id": str(generation_id),
             "request_id": response.headers["X-Request-Id"],
-            "retry_after": int(response.headers["Retry-After"]),
+            "retry_after_seconds": facts["retry_after_seconds"],
             "reason": code_and_message(response)[1],
         }
-        assert f"code=RETRY_TOO_SOON user_id={api.user_id} generation_id={generation_id}" in record.getMessage()
+        assert math.ceil(facts["retry_after_seconds"]) == int(response.headers["Retry-After"])
+        assert "event=refused action=retry code=RETRY_TOO_SOON " in record.getMessage()
+        assert f"user_id={api.user_id} generation_id={generation_id}" in record.getMessage()
 
     @pytest.mark.parametrize(
         ("error", "level", "event", "reason"),
         [
-            (errors.AlreadySucceeded(ID), logging.WARNING, "retry_refused", f"Generation {ID} has already succeeded."),
-            (failed(FailureCode.TIMEOUT), logging.WARNING, "retry_failed", "a reason for the log"),
-            (errors.StorageUnavailable("40P01"), logging.ERROR, "retry_failed", "The storage failed (40P01)."),
-            (errors.NotConfigured("x\ny"), logging.ERROR, "retry_failed", "ai-retry is not set up: x y."),
-            (Unauthenticated("expired"), logging.WARNING, "retry_refused", "expired"),
-            (AuthUnavailable("HTTP 503"), logging.ERROR, "retry_failed", "HTTP 503"),
+            (errors.AlreadySucceeded(ID), logging.WARNING, "refused", f"Generation {ID} has already succeeded."),
+            (errors.StorageUnavailable("40P01"), logging.ERROR, "request_failed", "The storage failed (40P01)."),
+            (errors.NotConfigured("x\ny"), logging.ERROR, "request_failed", "ai-retry is not set up: x y."),
+            (Unauthenticated("expired"), logging.WARNING, "refused", "expired"),
+            (AuthUnavailable("HTTP 503"), logging.ERROR, "request_failed", "HTTP 503"),
         ],
     )
     def test_error_is_logged_once(
         self, error: Exception, level: int, event: str, reason: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Refusals and failed providers are warnings, what an operator must look at is an error."""
-        failing_edge(error).retry(ID)
+        """Refusals are warnings, what an operator must look at is an error."""
+        refuses = isinstance(error, Unauthenticated | AuthUnavailable)
+
+        (refusing_edge if refuses else failing_edge)(error).retry(ID)
 
         (record,) = caplog.records
         assert record.levelno == level
@@ -859,8 +875,34 @@ class TestLog:
         assert vars(record)["ai_retry"]["reason"] == reason
         assert "\n" not in record.getMessage()
 
-    def test_success_is_not_logged(self, caplog: pytest.LogCaptureFixture) -> None:
-        """Our log holds what went wrong; access logs are the server's."""
+    def test_failed_provider_is_one_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It names the attempt, its code and reason, and the request."""
+        api = edge(a_failure(code=FailureCode.TIMEOUT, reason="a reason for the log"))
+
+        response = api.retry(api.add_generation())
+
+        (record,) = caplog.records
+        facts = vars(record)["ai_retry"]
+        assert (record.levelno, facts["event"], facts["attempt"]) == (logging.WARNING, "attempt_failed", 2)
+        assert (facts["code"], facts["reason"]) == ("AI_TIMEOUT", "a reason for the log")
+        assert facts["request_id"] == response.headers["X-Request-Id"]
+
+    def test_success_is_logged_and_no_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Who listens at INFO learns how each request ended; access logs are the server's."""
+        caplog.set_level(logging.INFO, logger="ai_retry")
+        api = edge(ANSWER)
+
+        response = api.retry(api.add_generation())
+
+        assert [vars(each)["ai_retry"]["event"] for each in caplog.records] == [
+            "provider_called",
+            "attempt_succeeded",
+        ]
+        assert {each.levelno for each in caplog.records} == {logging.INFO}
+        assert {vars(each)["ai_retry"]["request_id"] for each in caplog.records} == {response.headers["X-Request-Id"]}
+
+    def test_success_is_no_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        """At the level of a process that configures no log, it holds what went wrong."""
         api = edge(ANSWER)
 
         api.retry(api.add_generation())

@@ -199,7 +199,7 @@ def test_what_is_not_bound_is_named_with_the_columns_that_would_do() -> None:
 
 
 def test_a_prompt_may_be_elsewhere() -> None:
-    """Who says that no column holds the prompt gets a binding, and is told what a retry needs then."""
+    """Who says that no column holds the prompt gets a binding, and is reported what a retry needs then."""
     columns = {"user_id": "uuid not null", "status": "text not null", "output": "jsonb"}
     known = facts(table("public.ai_jobs", columns, words=WORDS))
 
@@ -364,7 +364,7 @@ def test_an_answer_that_names_nothing_is_named(answers: Answers, named: str) -> 
     assert named in str(caught.value)
 
 
-def test_what_nobody_wants_any_more_is_hidden() -> None:
+def test_what_is_not_wanted_any_more_is_hidden() -> None:
     """A word such as cancelled is neither a failure nor unbound: its rows are not found, as those that are deleted."""
     words = (*WORDS, "cancelled", "draft")
     known = facts(
@@ -410,6 +410,17 @@ def test_a_failure_that_has_to_have_a_reason_has_one_at_once() -> None:
     assert reason in binding_sql(binding)
     assert reason not in binding_sql(proposed(facts(plain))[0])
     assert {each.column.name: each.sql for each in binding.on_failure} == {"failure": "p_message", "failed_at": "p_at"}
+
+
+def test_words_of_a_pattern_are_read() -> None:
+    """A check may say them as a regular expression."""
+    plain = table("public.ai_jobs", GENERATION | {"prompt": "text", "output": "jsonb"})
+    pattern = Constraint("known", ("status",), "(status ~ '^(pending|running|finished|crashed)$'::text)")
+    binding, _ = proposed(facts(replace(plain, checks=[pattern])))
+
+    assert [binding.words.read[ours] for ours in ("queued", "processing", "success", "error")] == [
+        *(("pending",), ("running",), ("finished",), ("crashed",))
+    ]
 
 
 def test_a_word_that_is_nowhere_is_said_to_be() -> None:

@@ -32,17 +32,17 @@ def scan(monkeypatch: pytest.MonkeyPatch) -> LogScan:
 @pytest.mark.parametrize(("kind", "text"), LEAKS.items(), ids=LEAKS.keys())
 def test_leak_found_and_not_repeated(scan: LogScan, kind: str, text: str) -> None:
     """A secret is found at a level that no process listens to, and the finding holds no word of it."""
-    logging.getLogger("somebody.else").debug("said: %s", text)
+    logging.getLogger("someone.else").debug("said: %s", text)
 
     assert len(scan.findings) == 1
     finding = next(iter(scan.findings))
-    assert finding.startswith(f"{kind} in the log: somebody.else DEBUG at tests/unit/test_log_scan.py:")
+    assert finding.startswith(f"{kind} in the log: someone.else DEBUG at tests/unit/test_log_scan.py:")
     assert text not in finding
 
 
 def test_exceptions_and_extras_are_read(scan: LogScan) -> None:
     """What is in an exception, in one behind it, or in a member for other formatters, counts too."""
-    logger = logging.getLogger("somebody.else")
+    logger = logging.getLogger("someone.else")
     cause = ValueError(LEAKS["a prompt"])
     error = RuntimeError("harmless")
     error.__cause__ = cause
@@ -55,7 +55,7 @@ def test_exceptions_and_extras_are_read(scan: LogScan) -> None:
 
 def test_handlers_get_what_they_got_before(scan: LogScan, caplog: pytest.LogCaptureFixture) -> None:
     """Being read changes no level: below a logger's own, handlers still get nothing."""
-    logger = logging.getLogger("somebody.else")
+    logger = logging.getLogger("someone.else")
 
     logger.debug("unheard")
     logger.warning("heard")

@@ -37,10 +37,12 @@ from ai_retry.domain.decide.begin import Asked
 from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.loop import Call, Ended, Load, Setting
 from ai_retry.domain.model import (
+    ClosedOver,
     FailureCode,
     GenerationStatus,
     Installation,
     InvalidAnswer,
+    Origin,
     Outcome,
     ProviderCall,
     ProviderOutcome,
@@ -106,6 +108,8 @@ FULL: list[Any] = [
     ProviderCall(model="small", code=FailureCode.UNAVAILABLE, failure=a_failure()),
     QuotaRule(),
     Installation(id="0123", database="postgres"),
+    Origin(request_id="request-1"),
+    ClosedOver(**IDS, number=2, outcome=Outcome.ABANDONED, code=None, is_accepted=False),
     admit(SNAPSHOT),
     admit(a_snapshot(generation=SNAPSHOT.generation)),
     RESULT,
@@ -123,6 +127,8 @@ FULL: list[Any] = [
         parked=0,
         running=0,
         oldest_accepted_at=None,
+        held=0,
+        kept=0,
         poisoned=0,
         outages=(),
     ),

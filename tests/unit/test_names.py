@@ -34,7 +34,7 @@ Door = Callable[..., object]
 
 
 def _client() -> Client:
-    return Client(storage=NOTHING, ai=NOTHING, clock=NOTHING, queue_storage=NOTHING)
+    return Client(storage=NOTHING, ai=NOTHING, queue_storage=NOTHING)
 
 
 DOORS: dict[str, Door] = {

@@ -13,6 +13,7 @@ from ai_retry.flask.openapi import (
     LIST_PATH,
     RETRY_PATH,
     STATUS_PATH,
+    create_codes,
     list_codes,
     openapi_document,
     retry_codes,
@@ -81,6 +82,11 @@ STRUCTURE: dict[str, Any] = {
                 "description": {"type": "string"},
                 "security": {"type": "array", "items": {"type": "object"}},
                 "parameters": {"type": "array", "items": {"$ref": "#/$defs/parameter"}},
+                "requestBody": {
+                    "required": ["content"],
+                    "properties": {"required": {"const": True}, "content": {"required": ["application/json"]}},
+                    "additionalProperties": False,
+                },
                 "responses": {
                     "minProperties": 1,
                     "propertyNames": {"pattern": "^[1-5][0-9][0-9]$"},
@@ -142,7 +148,7 @@ def resolve(document: dict[str, Any], reference: str) -> Any:
 @pytest.fixture(name="document")
 def document_on_the_wire() -> dict[str, Any]:
     """The document as a client gets it."""
-    response = edge().get("/sessions/ai/openapi.json")
+    response = edge(prompt_from=str).get("/sessions/ai/openapi.json")
     assert response.status_code == 200
     document: dict[str, Any] = response.get_json()
     return document
@@ -219,6 +225,22 @@ def test_status_documents_a_part_of_the_codes() -> None:
     assert set(status_codes()) == {400, 401, 404, 500}
 
 
+def test_first_call_documents_the_codes_of_a_retry_and_its_own(document: dict[str, Any]) -> None:
+    """All that a retry is answered, but for a path without an id; what it has come to; and bodies of any kind."""
+    codes = {status: set(of_status) for status, of_status in create_codes().items()}
+
+    assert codes.pop(413) == {"BODY_TOO_LARGE"}
+    assert codes.pop(415) == {"UNSUPPORTED_MEDIA_TYPE"}
+    assert codes.pop(422) == {"IDEMPOTENCY_KEY_REUSED"}
+    assert codes.pop(400) == {"INVALID_REQUEST", "INVALID_IDEMPOTENCY_KEY"}
+    assert codes.pop(409) == CODES[409] | {"RETRY_EXPIRED", "RETRY_POISONED", "RETRY_CANCELLED"}
+    assert codes == {status: of_status for status, of_status in CODES.items() if status in codes}
+    responses = document["paths"][LIST_PATH]["post"]["responses"]
+    assert {status for status, each in responses.items() if "Location" in each["headers"]} == {
+        *("200", "202", "404", "409", "422", "429", "500", "502")
+    }
+
+
 def test_list_documents_its_codes() -> None:
     """A query can be wrong; a generation that can't be found, or read, is no error of the list's."""
     codes = list_codes()
@@ -248,9 +270,11 @@ def test_waits_are_documented_where_they_are_sent(document: dict[str, Any]) -> N
     assert "Idempotency-Replayed" in responses["200"]["headers"]
 
 
-def test_routes_are_the_documented_ones(document: dict[str, Any]) -> None:
+@pytest.mark.parametrize("first_calls", [True, False])
+def test_routes_are_the_documented_ones(*, first_calls: bool) -> None:
     """Every route of the blueprint is in the document, with its methods, and every path has a route."""
-    app: Flask = edge(prefix="").app
+    app: Flask = edge(prefix="", prompt_from=str if first_calls else None).app
+    document = openapi_document(first_calls=first_calls)
     served = {
         (str(rule).replace("<generation_id>", "{generationId}"), method.lower())
         for rule in app.url_map.iter_rules()

@@ -428,6 +428,26 @@ class TestArithmetic:
         assert next_number(a_snapshot()) == 2
         assert next_number(a_snapshot(attempts=(an_attempt(2), an_attempt(3)))) == 4
 
+    def test_first_call_of_ours_is_number_one(self) -> None:
+        """What does not exist begins with 1, a queued first call still is it, and what follows it is 2."""
+        queued = an_attempt(1, outcome=None, closed_at=None, lease_expires_at=None, accepted_at=AS_OF)
+
+        assert next_number(a_snapshot(exists=False)) == 1
+        assert next_number(a_snapshot(attempts=(queued,))) == 1
+        assert next_number(a_snapshot(attempts=(an_attempt(1),))) == 2
+
+    def test_first_call_of_ours_counts_once(self) -> None:
+        """As the app's own does; one that used up nothing does not count at all."""
+        assert counted_attempts(a_snapshot(exists=False)) == 0
+        assert counted_attempts(a_snapshot()) == 1
+        assert counted_attempts(a_snapshot(attempts=(an_attempt(1),))) == 1
+        assert counted_attempts(a_snapshot(attempts=(an_attempt(1, counted=False),))) == 0
+        assert counted_attempts(a_snapshot(attempts=(an_attempt(1), an_attempt(2)))) == 2
+
+    def test_wait_after_a_first_call_is_that_after_the_first_retry(self) -> None:
+        """Nothing is waited for less."""
+        assert ceiling(1) == ceiling(2) == timedelta(seconds=2)
+
     def test_next_attempt_is_the_last_ones(self) -> None:
         """Only the last attempt's wait counts."""
         attempts = (an_attempt(2, next_attempt_at=AS_OF + LEASE), an_attempt(3, next_attempt_at=AS_OF))

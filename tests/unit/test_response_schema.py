@@ -303,6 +303,6 @@ def test_any_schema_is_refused_or_applied(schema: dict[str, Any], output: Any) -
 
 def test_name_like_a_prompt_is_hidden() -> None:
     """A name too long to be one, as a prompt in its place would be, is not in the pointer."""
-    name = "my whole secret prompt, which somebody wrote as a name"
+    name = "my whole secret prompt, which someone wrote as a name"
 
     assert refusal({"properties": {name: {"type": 5}}}).startswith("response_schema: /properties/*/type is not valid")

@@ -153,9 +153,9 @@ def test_ambiguous_address_refused_at_start(
     monkeypatch.setenv("DATABASE_URL", url)
     monkeypatch.setenv("AI_BASE_URL", "http://127.0.0.1:9")
     by_doctor = examine(clock=SystemClock()).findings
-    told = f"{by_settings.value!r} {by_storage.value!r} {by_doctor!r} {caplog.text}"
-    assert HEAD not in told
-    assert TAIL not in told
+    reported = f"{by_settings.value!r} {by_storage.value!r} {by_doctor!r} {caplog.text}"
+    assert HEAD not in reported
+    assert TAIL not in reported
     assert any("percent-encode" in each.problem + each.remedy for each in by_doctor)
     for error in (by_settings.value, by_storage.value):
         assert error.__cause__ is error.__context__ is None

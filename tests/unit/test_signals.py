@@ -409,7 +409,7 @@ def test_error_within_errors_is_judged(name: str, levels: int) -> None:
 
 @pytest.mark.parametrize("phrase", sorted(vocabulary.MODERATION_PHRASES))
 def test_moderation_in_words_is_a_refusal(phrase: str) -> None:
-    """It is told apart from what another model may take: a fallback on refusals has to be asked for."""
+    """It is reported apart from what another model may take: a fallback on refusals has to be asked for."""
     found = failure(400, {"error": {"message": f"Sorry: {phrase.title()}!"}})
 
     assert (found.code, found.refused, found.counted) == (FailureCode.REJECTED, True, True)

@@ -244,7 +244,7 @@ def test_file_of_another_database_is_left(
     assert site.send() == SpoolReport(foreign=1)
     assert site.files == [a_name(change)]
     assert outcomes(site.world, change.generation_id) == [None]
-    assert f"event=spool_foreign database={installation.database!r} file={a_name(change)}" in caplog.messages
+    assert f"event=spool_foreign database={installation.database} file={a_name(change)}" in caplog.messages
 
 
 def test_copy_adopts_what_belongs_to_its_original(site: Site) -> None:
@@ -436,7 +436,7 @@ def test_directory_that_others_can_use_is_reported(site: Site, mode: int, caplog
     site.directory.chmod(mode)
 
     assert site.send() == SpoolReport(exposed=1)
-    assert caplog.messages == [f"event=spool_exposed others={mode & 0o077:03o} file="]
+    assert caplog.messages == [f"event=spool_exposed others={mode & 0o077:03o}"]
 
 
 def test_what_stays_is_logged_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -131,6 +131,8 @@ def test_queue_fits_the_terminal(width: int) -> None:
         running=8,
         oldest_accepted_at=NIGHT - timedelta(minutes=95),
         poisoned=0,
+        held=0,
+        kept=0,
         outages=[RouteState(route="api.openai.com gpt-4o-mini-2024-07-18", not_before=NIGHT, failures=14, slots=1)],
     )
 

@@ -15,9 +15,10 @@ from ai_retry import worker as module
 from ai_retry.domain.change import Amend, Begin, CloseOver, Postpone, Taken
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import ContextMissing, NotConfigured, StorageUnavailable
-from ai_retry.domain.model import Answer, Context, Generation, QuotaRule
+from ai_retry.domain.model import Answer, Context, FailureCode, Generation, QuotaRule
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import enqueue_generation
+from ai_retry.logs import logfmt
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.worker import Worker
 from tests.helpers.builders import a_failure, an_answer
@@ -98,9 +99,16 @@ def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.DEBUG, logger="ai_retry")
 
 
-def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
-    """The lines of an event."""
-    return [each for each in caplog.messages if each.startswith(f"event={event} ")]
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """The facts of an event's lines; each line says the same."""
+    found = [(each.getMessage(), vars(each)["ai_retry"]) for each in caplog.records]
+    assert all(line == logfmt(facts) for line, facts in found)
+    return [facts for _, facts in found if facts["event"] == event]
+
+
+def about(facts: dict[str, Any], *names: str) -> tuple[Any, ...]:
+    """Some of the facts."""
+    return tuple(facts.get(name) for name in names)
 
 
 class TestMessages:
@@ -114,8 +122,8 @@ class TestMessages:
 
         assert [status_of(case.world, generation_id) for _, generation_id in ids] == ["success"] * 3
         assert set(case.storage.limits) == {1}
-        assert logged(caplog, "worker_succeeded") == [
-            f"event=worker_succeeded generation_id={generation_id}" for _, generation_id in ids
+        assert [about(each, "user_id", "generation_id") for each in logged(caplog, "attempt_succeeded")] == [
+            (str(user_id), str(generation_id)) for user_id, generation_id in ids
         ]
 
     def test_end_of_an_attempt_brings_the_next_one(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,20 +157,48 @@ class TestMessages:
 
         case.work()
 
-        (line,) = logged(caplog, "accepted_retry_ended")
-        assert f"code=CONTEXT_MISSING generation_id={generation_id} reason=" in line
-        assert str(ContextMissing("prompt_data is null")) in line
+        (facts,) = logged(caplog, "attempt_failed")
+        assert about(facts, "code", "generation_id", "goes_on") == ("CONTEXT_MISSING", str(generation_id), False)
+        assert facts["reason"] == str(ContextMissing("prompt_data is null"))
+        assert logged(caplog, "provider_called") == []
 
-    @pytest.mark.parametrize("end", ["success elsewhere", "failure", "cut"])
-    def test_other_ends_are_no_such_end(self, case: Case, caplog: pytest.LogCaptureFixture, end: str) -> None:
-        """What the app or a call ended needs no such line."""
+    @pytest.mark.parametrize("goes_on", [True, False])
+    def test_failure_says_whether_it_goes_on(self, case: Case, caplog: pytest.LogCaptureFixture, goes_on: bool) -> None:
+        """One line has the code, and whether and when the next attempt follows."""
+        case.accepted()
+
+        code = FailureCode.INVALID_OUTPUT if goes_on else FailureCode.REJECTED
+        case.work(a_failure(code=code, transient=goes_on))
+
+        (facts,) = logged(caplog, "attempt_failed")
+        assert about(facts, "code", "goes_on") == (code, goes_on)
+        assert "next_attempt_at" in facts
+
+    def test_success_elsewhere_cancels_what_waits(self, case: Case, caplog: pytest.LogCaptureFixture) -> None:
+        """What the app ended needs no warning."""
         _, generation_id = case.accepted()
-        if end == "success elsewhere":
-            case.world.set_generation(generation_id, status="success")
+        case.world.set_generation(generation_id, status="success")
 
-        case.work(default=a_failure(transient=end != "cut"))
+        case.work()
 
-        assert logged(caplog, "accepted_retry_ended") == []
+        assert logged(caplog, "attempt_failed") == []
+        (facts,) = logged(caplog, "attempt_cancelled")
+        assert facts["generation_id"] == str(generation_id)
+
+    def test_route_that_is_unavailable_is_named(self, case: Case, caplog: pytest.LogCaptureFixture) -> None:
+        """A worker's line has the code, the route and until when, of the attempt that met the outage and of others."""
+        for _ in range(2):
+            case.accepted()
+
+        case.work(default=UNREACHABLE, concurrency=1)
+
+        (met,) = logged(caplog, "attempt_put_back")
+        (waits, *_) = logged(caplog, "retry_postponed")
+        (closed,) = logged(caplog, "route_closed")
+        assert about(met, "code", "route") == ("AI_UNAVAILABLE", ROUTE)
+        assert about(waits, "code", "route") == ("ROUTE_UNAVAILABLE", ROUTE)
+        assert all(each["until"].endswith("Z") for each in (met, waits, closed))
+        assert closed["route"] == ROUTE
 
     def test_defect_puts_the_message_aside(self, case: Case, caplog: pytest.LogCaptureFixture) -> None:
         """What is raised by no rule of ours costs a minute, and no worker; the log has its type, and not its text."""
@@ -170,7 +206,8 @@ class TestMessages:
 
         case.work(RuntimeError("a secret prompt"))
 
-        assert logged(caplog, "worker_failed") == ["event=worker_failed code=INTERNAL error=RuntimeError"]
+        (facts,) = logged(caplog, "worker_failed")
+        assert about(facts, "code", "reason", "generation_id") == ("INTERNAL", "RuntimeError", str(generation_id))
         assert "secret" not in caplog.text
         (message,) = case.world.messages()
         visible_at = case.storage.line.visible_at[message["id"]]
@@ -184,9 +221,8 @@ class TestMessages:
 
         case.work(RuntimeError("boom"))
 
-        assert logged(caplog, "worker_failed")[-1] == (
-            f"event=worker_failed code=STORAGE_UNAVAILABLE generation_id={generation_id}"
-        )
+        facts = logged(caplog, "worker_failed")[-1]
+        assert about(facts, "code", "generation_id") == ("STORAGE_UNAVAILABLE", str(generation_id))
 
     def test_storage_that_fails_amid_an_attempt_is_logged(self, case: Case, caplog: pytest.LogCaptureFixture) -> None:
         """The message comes again when its visibility ends."""
@@ -195,9 +231,8 @@ class TestMessages:
 
         case.work()
 
-        assert logged(caplog, "worker_failed") == [
-            f"event=worker_failed code=STORAGE_UNAVAILABLE generation_id={generation_id}"
-        ]
+        (facts,) = logged(caplog, "worker_failed")
+        assert about(facts, "code", "generation_id") == ("STORAGE_UNAVAILABLE", str(generation_id))
 
     def test_missing_set_up_is_logged_with_what_is_missing(self, case: Case, caplog: pytest.LogCaptureFixture) -> None:
         """An operator has to act; the attempt waits."""
@@ -206,9 +241,10 @@ class TestMessages:
 
         case.work()
 
-        (line,) = logged(caplog, "worker_failed")
-        assert f"code=NOT_CONFIGURED generation_id={generation_id} reason=" in line
-        assert "ai_retry_create_session" in line
+        (facts,) = logged(caplog, "worker_failed")
+        assert about(facts, "code", "generation_id") == ("NOT_CONFIGURED", str(generation_id))
+        assert "ai_retry_create_session" in facts["reason"]
+        assert facts["wait_seconds"] == 60
         assert is_queued(case.attempt(generation_id))
 
     def test_defect_of_the_reader_is_logged_with_its_place(self, case: Case, caplog: pytest.LogCaptureFixture) -> None:
@@ -227,8 +263,9 @@ class TestMessages:
 
         case.work(context_from=reader)
 
-        (line,) = logged(caplog, "worker_failed")
-        assert f"code=CONTEXT_MISSING generation_id={generation_id} at=test_worker.py:" in line
+        (facts,) = logged(caplog, "worker_failed")
+        assert about(facts, "code", "generation_id") == ("CONTEXT_MISSING", str(generation_id))
+        assert facts["at"].startswith("test_worker.py:")
         assert "secret" not in caplog.text
         assert is_queued(case.attempt(generation_id))
 
@@ -259,7 +296,7 @@ class TestRejectedSessions:
         more: list[UUID] = []
 
         def taking() -> None:
-            if not more and logged(caplog, "sessions_rejected"):
+            if not more and logged(caplog, "worker_waits"):
                 case.world.refuse_sessions(None)
                 more.extend(case.accepted()[1] for _ in range(3))
             elif more and all(status_of(case.world, each) == "success" for each in more):
@@ -269,8 +306,10 @@ class TestRejectedSessions:
 
         case.work(default=an_answer(), concurrency=8)
 
-        lines = logged(caplog, "sessions_rejected")
-        assert set(lines) == {"event=sessions_rejected cause=completed_at_is_set seconds=0.01"}
+        lines = logged(caplog, "worker_waits")
+        assert {about(each, "code", "cause", "wait_seconds") for each in lines} == {
+            ("SESSION_REJECTED", "completed_at_is_set", 0.01)
+        }
         assert case.storage.limits[0] == 8
         assert case.storage.limits.count(1) >= len(lines)
 
@@ -282,7 +321,7 @@ class TestRejectedSessions:
 
         case.work(default=an_answer())
 
-        assert logged(caplog, "sessions_rejected") == []
+        assert logged(caplog, "worker_waits") == []
 
 
 class TestStorage:
@@ -303,9 +342,9 @@ class TestStorage:
         case.work(an_answer())
 
         assert status_of(case.world, generation_id) == "success"
-        assert logged(caplog, "worker_waits") == [
-            "event=worker_waits code=STORAGE_UNAVAILABLE seconds=0.01",
-            *["event=worker_waits code=STORAGE_UNAVAILABLE seconds=0.02"] * 2,
+        assert [about(each, "code", "wait_seconds") for each in logged(caplog, "worker_waits")] == [
+            ("STORAGE_UNAVAILABLE", 0.01),
+            *[("STORAGE_UNAVAILABLE", 0.02)] * 2,
         ]
 
     def test_worker_without_a_queue_ends(self, case: Case) -> None:
@@ -358,7 +397,8 @@ class TestTidying:
         case.work()
 
         assert [outcomes(case.world, generation_id) for _, generation_id in ids] == [[None], ["abandoned"]]
-        assert logged(caplog, "tidy_failed") == [f"event=tidy_failed code=STORAGE_UNAVAILABLE user_id={ids[0][0]}"]
+        (facts,) = logged(caplog, "tidy_failed")
+        assert about(facts, "code", "user_id") == ("STORAGE_UNAVAILABLE", str(ids[0][0]))
 
     def test_tidying_that_fails_stops_no_message(self, case: Case, caplog: pytest.LogCaptureFixture) -> None:
         """Messages don't wait for it; it is tried again in half a minute."""
@@ -369,7 +409,7 @@ class TestTidying:
 
         case.work(an_answer(), tidy=fail)
 
-        assert logged(caplog, "tidy_failed") == ["event=tidy_failed code=STORAGE_UNAVAILABLE"]
+        assert logged(caplog, "tidy_failed") == [{"event": "tidy_failed", "code": "STORAGE_UNAVAILABLE"}]
         assert status_of(case.world, generation_id) == "success"
 
     def test_outages_are_logged(self, case: Case, caplog: pytest.LogCaptureFixture) -> None:
@@ -382,9 +422,9 @@ class TestTidying:
 
         again.work()
 
-        (line,) = logged(caplog, "outage")
-        assert line.startswith(f"event=outage route={ROUTE} not_before=")
-        assert line.endswith("failures=1 slots=1 parked=1")
+        (facts,) = logged(caplog, "route_waits")
+        assert about(facts, "route", "failures", "slots", "parked") == (ROUTE, 1, 1, 1)
+        assert facts["until"].endswith("Z")
 
     def test_it_waits_half_a_minute(self, case: Case) -> None:
         """Between two of them."""

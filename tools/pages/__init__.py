@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tools.npm import REPOSITORY
-from tools.pages import commands, database, endpoint, errors, provider_signals, python_api, settings
+from tools.pages import commands, database, endpoint, errors, events, provider_signals, python_api, settings
 
 DOCS = REPOSITORY / "docs"
 _REFERENCE = DOCS / "reference"
@@ -17,6 +17,7 @@ PAGES: Mapping[Path, Callable[[], str]] = {
     _REFERENCE / "cli.md": commands.render,
     _REFERENCE / "configuration.md": settings.render,
     _REFERENCE / "errors.md": errors.render,
+    _REFERENCE / "events.md": events.render,
     _REFERENCE / "http.md": endpoint.render,
     _REFERENCE / "python.md": python_api.render,
 }

@@ -17,7 +17,7 @@ to do about an error is in [Errors](errors.md).
 
 def render() -> str:
     """Render the page."""
-    document = openapi_document()
+    document = openapi_document(first_calls=True)
     operations = (
         line
         for path, methods in document["paths"].items()

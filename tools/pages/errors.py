@@ -29,6 +29,8 @@ REMEDIES: Mapping[str, str] = {
     "INVALID_GENERATION_ID": "Send the generation's id as it is in the database: a UUID with its hyphens.",
     "INVALID_IDEMPOTENCY_KEY": "Send another key, such as a UUID made for each click, or no key at all.",
     "INVALID_REQUEST": "Correct the fields that `details.fields` names; the same request is refused again.",
+    "BODY_TOO_LARGE": "Send less than `details.maxBytes`: `create_blueprint(max_body_bytes=…)`, or your app's limit.",
+    "UNSUPPORTED_MEDIA_TYPE": "Send JSON in UTF-8, with `Content-Type: application/json` and without compression.",
     "UNAUTHENTICATED": (
         "Sign in, or refresh the session, and send its access token as `Authorization: Bearer`. If fresh tokens are"
         " refused, compare `SUPABASE_URL`, `SUPABASE_JWT_ISSUER` and this machine's clock with the project's; see"

@@ -26,7 +26,7 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         *("providers.function.FunctionProvider", "providers.http.HttpAiProvider", "providers.reask.ReaskProvider"),
         *("providers.fallback.FallbackProvider", "storage.spool.Spool", "clock.SystemClock"),
     ),
-    "Client": ("client.Client",),
+    "Client": ("client.Client", "events.Event"),
     "What a client gives": (
         "domain.model.RetryResult",
         "domain.outlook.Outlook",
@@ -49,9 +49,16 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "domain.recovery.Decision",
         "recovery.why.Explanation",
     ),
-    "Over HTTP": ("flask.create_blueprint", "auth.TokenVerifier", "problem", "problems.Problem"),
+    "Over HTTP": (
+        "flask.create_blueprint",
+        "flask.first_calls.Prompt",
+        "auth.TokenVerifier",
+        "problem",
+        "problems.Problem",
+    ),
     "Workers": ("worker.Worker",),
     "Rules": (
+        "domain.first_call.generate",
         "domain.retry.retry_generation",
         "domain.retry.retry_status",
         "domain.policy.admit",

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from ai_retry.domain.model import Answer, Failure, ProviderCall, Usage
 
+DEFAULT_MODEL: Final = "default"  # in a route, where no model was named
 _LONGEST_ROUTE: Final = 255  # characters: users may name the model, and an index holds it
 _DIGITS: Final = 19  # of a cost, before the point: storages keep no longer one
 _Result = TypeVar("_Result", bound=Answer | Failure)
@@ -19,7 +20,7 @@ _Result = TypeVar("_Result", bound=Answer | Failure)
 
 def route_name(provider: str, model: str | None) -> str:
     """Name a route."""
-    return f"{provider}/{model or 'default'}"[:_LONGEST_ROUTE]
+    return f"{provider}/{model or DEFAULT_MODEL}"[:_LONGEST_ROUTE]
 
 
 def listed(

@@ -1,9 +1,8 @@
 """What a decision wants to become true, as values: the storage applies one in one transaction, or not at all.
 
 A change carries durations, never instants of this machine: the storage's time decides. It names what it expects to
-find, and the storage compares that before it writes anything; a change whose snapshot is no longer true is *stale*, and
-the reply carries the fresh snapshot to decide again. No rule may live here: ``decide`` makes changes, storages apply
-them.
+find, which the storage compares before it writes; one whose snapshot is no longer true is *stale*, and the reply
+carries the fresh one to decide again. No rule may live here: ``decide`` makes changes, storages apply them.
 
 ::
 
@@ -21,8 +20,11 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.model import (
+    UNKNOWN_ORIGIN,
     Answer,
+    ClosedOver,
     GenerationStatus,
+    Origin,
     Outcome,
     ProviderCall,
     ProviderOutcome,
@@ -92,6 +94,7 @@ class Open:
     idempotency_key: str | None = None
     waived: frozenset[Waiver] = frozenset()
     operator: str | None = None
+    origin: Origin = UNKNOWN_ORIGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +113,8 @@ class Begin:
     accepted retry is out of time. An attempt of the same generation that is over is closed whoever it belonged to: the
     app may have moved the generation. The app is informed; a row that it holds just then is informed later.
 
-    Stale, before that, when the version or the age is not as expected; after that, when a ceiling is reached, when
-    another attempt is open, when the route is unavailable, or when a generation to be created is there already. What is
-    created and refused after all leaves nothing.
+    Stale, before that, when the version or the age is not as expected; after that, when a ceiling is reached, another
+    attempt is open, the route is unavailable, or a generation to be created is there. What is refused leaves nothing.
     """
 
     user_id: UUID
@@ -235,6 +237,7 @@ class Postpone:
     wait: timedelta  # until the attempt is due
     spread: timedelta = timedelta(0)  # so much later the message comes, unless an answer of the route wakes it
     route: str | None = None  # that it waits for; None: another reason
+    code: str | None = None  # why, for whoever watches: no storage is given it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,9 +268,9 @@ Amend: TypeAlias = PutBack | Postpone | Renew | Discard
 class Keep:
     """Store a paid answer with its attempt, by one write to only a table of ours, and end the lease.
 
-    For the case that settling fails for as long as it is repeated. The attempt uses up none of the user's. Whoever
-    closes it later records a rejected session, by this cause; a settle that arrives before that still creates the
-    session. An attempt that is closed already gets a late answer. A repeat changes nothing.
+    For the case that settling fails for as long as it is repeated. The attempt is not counted. The close that follows
+    records a rejected session, by this cause; a settle that arrives before it still creates the session. A closed
+    attempt gets a late answer. A repeat changes nothing.
     """
 
     user_id: UUID
@@ -286,6 +289,7 @@ class Reply:
     applied: bool  # False: stale; nothing was written but what is true anyway: attempts that are over, a late answer
     snapshot: Snapshot | None = None  # as it is now, of a begin or settle; None: there is no such generation
     known: bool = True  # of a settle: the storage has an attempt under the token, open or closed
+    closed: Sequence[ClosedOver] = ()  # in passing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from ai_retry.domain.decide.begin import Asked
 from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
 from ai_retry.domain.first_loop import accepting_first, generating
-from ai_retry.domain.model import RetryResult
+from ai_retry.domain.model import UNKNOWN_ORIGIN, Origin, RetryResult
 from ai_retry.domain.names import WaiverWord, as_uuid, check_key, check_readable
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy, storable
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
@@ -51,6 +51,7 @@ def generate(
     charge: bool = True,
     operator: str | None = None,
     max_prompt_bytes: int = MAX_PROMPT_BYTES,
+    origin: Origin = UNKNOWN_ORIGIN,
     jitter: Callable[[], float] | None = None,
     renewing: Renewing | None = None,
     watches: Sequence[Watch] = (),
@@ -79,6 +80,7 @@ def generate(
         charge: False gives the user the session without spending quota; recorded.
         operator: who lifted a limit; recorded. Without a name no limit is lifted.
         max_prompt_bytes: of prompt and columns, as JSON, together.
+        origin: the request that asks; recorded.
         jitter: where in its range a wait is, in [0, 1]; at random when None.
         renewing: renews the attempt's lease while it runs; None: the call ends within the policy's lease, whatever its
             deadline.
@@ -101,6 +103,7 @@ def generate(
         waive=waive,
         charge=charge,
         operator=operator,
+        origin=origin,
     )
     policy = policy if renewing is not None else policy.within_lease()
     loop = generating(asked, setting_of(policy, context_from, route_of, clock, jitter))
@@ -122,6 +125,8 @@ def generate_later(
     charge: bool = True,
     operator: str | None = None,
     max_prompt_bytes: int = MAX_PROMPT_BYTES,
+    origin: Origin = UNKNOWN_ORIGIN,
+    watches: Sequence[Watch] = (),
 ) -> QueuedRetry:
     """Create a generation, and accept its first call for later: a worker makes it.
 
@@ -141,9 +146,10 @@ def generate_later(
         waive=waive,
         charge=charge,
         operator=operator,
+        origin=origin,
     )
     loop = accepting_first(asked, Reader(context_from=context_from), policy)
-    return drive(loop, storage=storage, ai=None, rule=policy.quota)
+    return drive(loop, storage=storage, ai=None, rule=policy.quota, watches=watches)
 
 
 def new_generation(
@@ -188,6 +194,7 @@ def first_asked(
     waive: Collection[WaiverWord],
     charge: bool,
     operator: str | None,
+    origin: Origin = UNKNOWN_ORIGIN,
 ) -> Asked:
     """Read what a caller asks for, under a new token, and choose the generation's id.
 
@@ -206,6 +213,7 @@ def first_asked(
         waive=waive,
         charge=charge,
         operator=operator,
+        origin=origin,
         create=new,
     )
 
@@ -216,7 +224,7 @@ def _canonical(value: Any, name: str) -> str:
     Raises:
         ValueError: names the argument.
     """
-    if not _is_flat(value, _DEEPEST):
+    if not is_flat(value, _DEEPEST):
         raise ValueError(f"{name} must not be nested deeper than {_DEEPEST} levels")
     problem = f"{name} must be JSON that a database can hold: no NaN, no NUL, no lone surrogate"
     if not storable(value):
@@ -227,7 +235,7 @@ def _canonical(value: Any, name: str) -> str:
         raise ValueError(problem) from None
 
 
-def _is_flat(value: Any, levels: int) -> bool:
+def is_flat(value: Any, levels: int) -> bool:
     """Whether lists and objects are nested no deeper than so."""
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return levels >= 0 and all(_is_flat(each, levels - 1) for each in inner)
+    return levels >= 0 and all(is_flat(each, levels - 1) for each in inner)

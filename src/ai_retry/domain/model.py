@@ -220,6 +220,17 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The request that asked for an attempt, for logs and traces; no decision looks at it."""
+
+    request_id: str | None = None
+    traceparent: str | None = None  # W3C Trace Context
+
+
+UNKNOWN_ORIGIN = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One of our calls for a generation, as decisions see it. The first call, ours or the app's, is number 1."""
 
@@ -242,6 +253,7 @@ class Attempt:
     answer_from: int | None = None  # number of the attempt whose stored answer it uses; None: it calls the provider
     in_doubt: Sequence[str | None] | None = None  # routes of its calls whose outcome is unknown; None: not known which
     request_digest: str | None = None  # of the request that created the generation, with a first call of ours
+    origin: Origin = UNKNOWN_ORIGIN
 
     @property
     def passes(self) -> bool:
@@ -257,6 +269,19 @@ class Attempt:
     def is_queued(self) -> bool:
         """Whether it waits for a worker."""
         return self.outcome is None and self.lease_expires_at is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedOver:
+    """An attempt that was over, and was closed in passing."""
+
+    user_id: UUID
+    generation_id: UUID
+    number: int
+    outcome: Outcome
+    code: str | None
+    is_accepted: bool
+    origin: Origin = UNKNOWN_ORIGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

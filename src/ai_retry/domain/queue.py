@@ -13,6 +13,7 @@ from ai_retry.domain.change import Taken
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
+from ai_retry.domain.model import UNKNOWN_ORIGIN, Origin
 from ai_retry.domain.names import WaiverWord, as_uuid
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage
@@ -33,6 +34,8 @@ def enqueue_generation(
     waive: Collection[WaiverWord] = (),
     charge: bool = True,
     operator: str | None = None,
+    origin: Origin = UNKNOWN_ORIGIN,
+    watches: Sequence[Watch] = (),
 ) -> QueuedRetry:
     """Accept a retry for later, and describe it; one that is queued or running already is only described.
 
@@ -51,14 +54,25 @@ def enqueue_generation(
         AiRetryError: see ``ai_retry.domain.errors`` for the others.
     """
     asked = asked_for(
-        user_id, generation_id, idempotency_key=idempotency_key, waive=waive, charge=charge, operator=operator
+        user_id,
+        generation_id,
+        idempotency_key=idempotency_key,
+        waive=waive,
+        charge=charge,
+        operator=operator,
+        origin=origin,
     )
     loop = accepting(asked, Reader(context_from=context_from), policy)
-    return drive(loop, storage=storage, ai=None, rule=policy.quota)
+    return drive(loop, storage=storage, ai=None, rule=policy.quota, watches=watches)
 
 
 def cancel_retry(
-    user_id: UUID | str, generation_id: UUID | str, *, storage: QueueStorage, policy: RetryPolicy = DEFAULT_POLICY
+    user_id: UUID | str,
+    generation_id: UUID | str,
+    *,
+    storage: QueueStorage,
+    policy: RetryPolicy = DEFAULT_POLICY,
+    watches: Sequence[Watch] = (),
 ) -> None:
     """Take a queued retry back, and release its unit; nothing happens when none is queued.
 
@@ -69,7 +83,7 @@ def cancel_retry(
     """
     user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
     loop = cancelling(user_id, generation_id, policy)
-    drive(loop, storage=storage, ai=None, rule=policy.quota)
+    drive(loop, storage=storage, ai=None, rule=policy.quota, watches=watches)
 
 
 def run_taken(

@@ -91,7 +91,7 @@ def working(taken: Taken, token: UUID, setting: Setting) -> Loop[QueueOutcome]:
             yield queue.end(snapshot, message.user_id, None if silent else reason, setting.policy)
             return QueueOutcome.ENDED
         except SessionConflict:  # what its user may cure any time
-            yield Postpone(message=message, wait=queue.CONFLICT_WAIT)
+            yield Postpone(message=message, wait=queue.CONFLICT_WAIT, code=SessionConflict.code)
             return QueueOutcome.POSTPONED
         except RetryRefused as refusal:
             yield queue.postpone(message, refusal, snapshot, setting.fraction())

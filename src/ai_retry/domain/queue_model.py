@@ -78,6 +78,8 @@ class QueueState:
     parked: int  # of them, those that wait for a provider
     running: int
     oldest_accepted_at: datetime | None
+    held: int  # units of all open attempts
+    kept: int  # paid answers that have no session
     poisoned: int  # given up in the last 24 hours, because their workers kept dying
     outages: Sequence[RouteState]
 

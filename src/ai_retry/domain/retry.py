@@ -19,7 +19,7 @@ from ai_retry.domain.decide.begin import Asked, owned
 from ai_retry.domain.decide.route import Reader, RouteOf
 from ai_retry.domain.drive import Renewing, Watch, drive
 from ai_retry.domain.loop import Setting, retrying
-from ai_retry.domain.model import RetryResult
+from ai_retry.domain.model import UNKNOWN_ORIGIN, Origin, RetryResult
 from ai_retry.domain.names import WaiverWord, as_uuid, as_waivers, check_key, check_operator, lifting
 from ai_retry.domain.outlook import Outlook, outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
@@ -41,6 +41,7 @@ def retry_generation(
     waive: Collection[WaiverWord] = (),
     charge: bool = True,
     operator: str | None = None,
+    origin: Origin = UNKNOWN_ORIGIN,
     jitter: Callable[[], float] | None = None,
     renewing: Renewing | None = None,
     watches: Sequence[Watch] = (),
@@ -66,6 +67,7 @@ def retry_generation(
         waive: limits that an operator lifts for this attempt, such as ``{"quota"}``; recorded on it.
         charge: False gives the user the session without spending quota; recorded.
         operator: who lifted a limit; recorded. Without a name no limit is lifted.
+        origin: the request that asks; recorded.
         jitter: where in its range a wait is, in [0, 1]; at random when None.
         renewing: renews the attempt's lease while it runs; None: the call ends within the policy's lease, whatever its
             deadline.
@@ -79,7 +81,13 @@ def retry_generation(
         AiRetryError: see ``ai_retry.domain.errors`` for the others.
     """
     asked = asked_for(
-        user_id, generation_id, idempotency_key=idempotency_key, waive=waive, charge=charge, operator=operator
+        user_id,
+        generation_id,
+        idempotency_key=idempotency_key,
+        waive=waive,
+        charge=charge,
+        operator=operator,
+        origin=origin,
     )
     policy = policy if renewing is not None else policy.within_lease()
     loop = retrying(asked, setting_of(policy, context_from, route_of, clock, jitter))
@@ -116,6 +124,7 @@ def asked_for(
     waive: Collection[WaiverWord],
     charge: bool,
     operator: str | None,
+    origin: Origin = UNKNOWN_ORIGIN,
     create: NewGeneration | None = None,
 ) -> Asked:
     """Read what a caller asks for, under a new token.
@@ -135,6 +144,7 @@ def asked_for(
         waive=lifted,
         charge=charge,
         operator=operator,
+        origin=origin,
         create=create,
     )
 

@@ -5,22 +5,28 @@ hook; routes and methods that don't exist stay the host's to answer. No rule bel
 """
 
 import json
-import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, request, url_for
 from marshmallow import ValidationError
-from werkzeug.http import parse_list_header
 
+from ai_retry import events, hooks
 from ai_retry.client import Client
-from ai_retry.domain.errors import Unauthenticated
 from ai_retry.domain.model import RetryResult
 from ai_retry.domain.queue_model import QueuedRetry
+from ai_retry.flask.first_calls import (
+    MAX_BODY_BYTES,
+    MAX_PROMPT_BYTES,
+    PromptFrom,
+    prompt_of,
+    read_body,
+)
+from ai_retry.flask.incoming import access_token, body, prefers_async
 from ai_retry.flask.list_schemas import list_response, read_query
 from ai_retry.flask.openapi import HEALTH_PATH, LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH, openapi_document
 from ai_retry.flask.schemas import (
@@ -45,15 +51,22 @@ from ai_retry.problems import (
 )
 
 Verify: TypeAlias = Callable[[str], UUID]
+Metrics: TypeAlias = Callable[[str], tuple[str, bytes]]
 
-_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)  # RFC 6750, section 2.1
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+METRICS_PATH: Final = "/metrics"
+
 _GENERATION_ID: Final = GenerationPath().fields["generation_id"]
-_log = logging.getLogger("ai_retry")
 
 
 def create_blueprint(
-    client: Client, verify: Verify, *, mode: Literal["sync", "queue"] = "sync", name: str = "ai_retry"
+    client: Client,
+    verify: Verify,
+    *,
+    mode: Literal["sync", "queue"] = "sync",
+    prompt_from: PromptFrom | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    metrics: Metrics | None = None,
+    name: str = "ai_retry",
 ) -> Blueprint:
     """Make the blueprint; register it with any ``url_prefix``.
 
@@ -62,6 +75,7 @@ def create_blueprint(
     - ``DELETE /sessions/ai/{generationId}/retry`` takes back one that was accepted and is not yet begun;
     - ``GET /sessions/ai/{generationId}`` returns its state, and whether, and when, a retry is possible;
     - ``GET /sessions/ai`` lists the user's generations, each with that;
+    - ``POST /sessions/ai`` makes a first call, where there is ``prompt_from``;
     - ``GET /sessions/ai/openapi.json`` describes them; ``GET /healthz`` says that the process answers.
 
     How many provider calls run at once is the client's ``max_calls``. A slot is taken after every rule has agreed and
@@ -71,17 +85,27 @@ def create_blueprint(
         client: does the work.
         verify: returns the user of an access token, or raises ``ai_retry.auth.Unauthenticated`` (401) or
             ``AuthUnavailable`` (500); ``TokenVerifier.verify`` is one.
-        mode: ``"queue"`` accepts every retry for later, asked for or not.
+        mode: ``"queue"`` accepts every retry and first call for later, asked for or not.
+        prompt_from: turns the JSON object of a first call into a prompt: what ``Client.generate`` takes, or a
+            ``Prompt`` with a model and further columns. It raises marshmallow's ``ValidationError`` where the object
+            can't be used: 400, with the fields. None: first calls are not made here.
+        max_body_bytes: of a first call; a longer one is refused with 413.
+        metrics: answers ``GET /metrics``, to whoever asks; None: there is no such address. Given the request's
+            ``Accept``, it returns content type and body: ``PrometheusEvents.exposition``.
         name: of the blueprint, for apps that mount two.
     """
     blueprint = Blueprint(name, __name__)
-    views = _Views(client, verify, mode)
-    blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering("retry", views.retry))
-    blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering("cancel", views.cancel))
-    blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering("status", views.status))
-    blueprint.get(LIST_PATH, endpoint="list")(_answering("list", views.list))
-    blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering("openapi", views.openapi))
-    blueprint.get(HEALTH_PATH, endpoint="health")(_answering("health", views.health))
+    views = _Views(client, verify, mode, prompt_from, max_body_bytes)
+    blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering(client, "retry", views.retry))
+    blueprint.delete(_flask_rule(RETRY_PATH), endpoint="cancel")(_answering(client, "cancel", views.cancel))
+    blueprint.get(_flask_rule(STATUS_PATH), endpoint="status")(_answering(client, "status", views.status))
+    blueprint.get(LIST_PATH, endpoint="list")(_answering(client, "list", views.list))
+    if prompt_from is not None:
+        blueprint.post(LIST_PATH, endpoint="create")(_answering(client, "create", partial(views.create, prompt_from)))
+    blueprint.get(OPENAPI_PATH, endpoint="openapi")(_answering(client, "openapi", views.openapi))
+    blueprint.get(HEALTH_PATH, endpoint="health")(_answering(client, "health", views.health))
+    if metrics is not None:
+        blueprint.get(METRICS_PATH, endpoint="metrics")(lambda: _exposed(metrics))
     return blueprint
 
 
@@ -102,21 +126,31 @@ class _Views:
     client: Client
     verify: Verify
     mode: Literal["sync", "queue"]
+    prompt_from: PromptFrom | None
+    max_body_bytes: int
 
     def retry(self, exchange: _Exchange) -> Response:
         user_id, generation_id = self._identify(exchange)
-        asked = _prefers_async()
+        asked = prefers_async()
         retry = self.client.enqueue if asked or self.mode == "queue" else self.client.retry_generation
         result = retry(user_id, generation_id, idempotency_key=_idempotency_key())
-        match result:
-            case (RetryResult() as done) | QueuedRetry(result=RetryResult() as done):
-                replayed = {"Idempotency-Replayed": "true"} if done.replayed else {}
-                return _json(retry_response(done, exchange.request_id), headers=replayed)
-        document, wait = queued_response(result, exchange.request_id)
-        location = url_for(".status", **exchange.path)
-        applied = {"Preference-Applied": "respond-async"} if asked else {}
-        headers = {"Location": location, "Retry-After": str(wait), **applied}
-        return _json(document, status=HTTPStatus.ACCEPTED, headers=headers)
+        return _answer(result, exchange, asked=asked)
+
+    def create(self, prompt_from: PromptFrom, exchange: _Exchange) -> Response:
+        exchange.user_id = user_id = self.verify(access_token())
+        asked, key = prefers_async(), _idempotency_key()
+        prompt = prompt_of(prompt_from, read_body(body(self.max_body_bytes)))
+        make = self.client.enqueue_generation if asked or self.mode == "queue" else self.client.generate
+        result = make(
+            user_id,
+            prompt.prompt,
+            model=prompt.model,
+            columns=prompt.columns,
+            idempotency_key=key,
+            max_prompt_bytes=MAX_PROMPT_BYTES,
+        )
+        exchange.generation_id = result.generation.id
+        return _answer(result, exchange, asked=asked)
 
     def cancel(self, exchange: _Exchange) -> Response:
         user_id, generation_id = self._identify(exchange)
@@ -128,37 +162,42 @@ class _Views:
         return _json(status_response(self.client.status(user_id, generation_id), exchange.request_id))
 
     def list(self, exchange: _Exchange) -> Response:
-        exchange.user_id = user_id = self.verify(_access_token())
+        exchange.user_id = user_id = self.verify(access_token())
         query = read_query(request.args.to_dict(flat=False))
         return _json(list_response(self.client.generations(user_id, **query), exchange.request_id))
 
     def openapi(self, exchange: _Exchange) -> Response:
         prefix = url_for(".openapi", **exchange.path).removesuffix(OPENAPI_PATH)
-        return _json(openapi_document(prefix=prefix))
+        return _json(openapi_document(prefix=prefix, first_calls=self.prompt_from is not None))
 
     def health(self, exchange: _Exchange) -> Response:
         return _json(health_response(exchange.request_id))
 
     def _identify(self, exchange: _Exchange) -> tuple[UUID, UUID]:
         """Return who asks about what: first the one, so that an unknown caller learns no more than that."""
-        exchange.user_id = user_id = self.verify(_access_token())
+        exchange.user_id = user_id = self.verify(access_token())
         exchange.generation_id = generation_id = _generation_id(exchange.path["generation_id"])
         return user_id, generation_id
 
 
-def _answering(event: str, view: Callable[[_Exchange], Response]) -> Callable[..., Response]:
-    """Wrap a view so that every request gets an answer in the envelope, and every error one line in the log."""
+def _answering(client: Client, event: str, view: Callable[[_Exchange], Response]) -> Callable[..., Response]:
+    """Wrap a view so that every request gets an answer in the envelope, and every error is reported once."""
 
     def answer(**path: Any) -> Response:
         exchange = _Exchange(path, _request_id())
-        try:
-            response = view(exchange)
-        except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
-            problem = problem_of(error)
-            _log_problem(event, exchange, problem, error)
-            response = _json(
-                error_response(problem, exchange.request_id), status=problem.http_status, headers=_headers_of(problem)
-            )
+        with hooks.request(request_id=exchange.request_id, traceparent=request.headers.get("traceparent")) as asked:
+            try:
+                response = view(exchange)
+            except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
+                problem = problem_of(error)
+                exchange.generation_id = problem.details.get("generation_id", exchange.generation_id)
+                if problem is INTERNAL or not asked.is_reported:
+                    client.events(_reported(event, exchange, problem, error))
+                response = _json(
+                    error_response(problem, exchange.request_id),
+                    status=problem.http_status,
+                    headers=_headers_of(problem, exchange),
+                )
         response.headers["X-Request-Id"] = exchange.request_id
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -166,12 +205,27 @@ def _answering(event: str, view: Callable[[_Exchange], Response]) -> Callable[..
     return answer
 
 
-def _access_token() -> str:
-    """Take the token out of the one ``Authorization`` header; two of them arrive joined, and match no longer."""
-    bearer = _BEARER.fullmatch(request.headers.get("Authorization", ""))
-    if bearer is None:
-        raise Unauthenticated("no bearer token")
-    return bearer[1]
+def _answer(result: RetryResult | QueuedRetry, exchange: _Exchange, *, asked: bool) -> Response:
+    """Answer with a session, or with what was accepted; ``asked``: for that."""
+    created = "generation_id" not in exchange.path
+    match result:
+        case (RetryResult() as done) | QueuedRetry(result=RetryResult() as done):
+            headers = {"Location": _location(exchange)} if created else {}
+            headers |= {"Idempotency-Replayed": "true"} if done.replayed else {}
+            return _json(retry_response(done, exchange.request_id), headers=headers)
+    document, wait = queued_response(result, exchange.request_id)
+    applied = {"Preference-Applied": "respond-async"} if asked else {}
+    headers = {"Location": _location(exchange), "Retry-After": str(wait), **applied}
+    return _json(document, status=HTTPStatus.ACCEPTED, headers=headers)
+
+
+def _location(exchange: _Exchange) -> str:
+    return url_for(".status", **{"generation_id": exchange.generation_id, **exchange.path})
+
+
+def _exposed(metrics: Metrics) -> Response:
+    content_type, body = metrics(request.headers.get("Accept", ""))
+    return Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})
 
 
 def _generation_id(text: str) -> UUID:
@@ -192,21 +246,16 @@ def _idempotency_key() -> str | None:
     return key
 
 
-def _prefers_async() -> bool:
-    """Read ``Prefer``, of which there may be several; what else is preferred is ignored (RFC 7240, section 2)."""
-    preferences = parse_list_header(request.headers.get("Prefer", ""))
-    names = (each.partition(";")[0].strip().lower() for each in preferences)
-    return any(each.removesuffix('=""') == "respond-async" for each in names)  # an empty value is none
-
-
 def _request_id() -> str:
     """Take over a sane id, so that one request has one name in all logs; otherwise make one."""
     asked = request.headers.get("X-Request-Id", "")
-    return asked if _REQUEST_ID.fullmatch(asked) else str(uuid4())
+    return asked if hooks.REQUEST_ID.fullmatch(asked) else str(uuid4())
 
 
-def _headers_of(problem: Problem) -> Mapping[str, str]:
+def _headers_of(problem: Problem, exchange: _Exchange) -> Mapping[str, str]:
     headers = {}
+    if "generation_id" in problem.details:  # a first call has created it
+        headers["Location"] = _location(exchange)
     if problem.retry_after_seconds is not None:
         headers["Retry-After"] = str(problem.retry_after_seconds)
     if problem.http_status == HTTPStatus.UNAUTHORIZED:
@@ -221,26 +270,20 @@ def _json(document: Any, *, status: int = HTTPStatus.OK, headers: Mapping[str, s
     )
 
 
-def _log_problem(event: str, exchange: _Exchange, problem: Problem, error: Exception) -> None:
-    """Write one line: a warning for a refusal and a failed provider, an error for what an operator must look at."""
-    level = logging.ERROR if problem.http_status == HTTPStatus.INTERNAL_SERVER_ERROR else logging.WARNING
-    refused = problem.http_status < HTTPStatus.INTERNAL_SERVER_ERROR
-    facts = {
-        "event": f"{event}_refused" if refused else f"{event}_failed",
-        "code": problem.code,
-        "user_id": _text(exchange.user_id),
-        "generation_id": _text(exchange.generation_id),
+def _reported(action: str, exchange: _Exchange, problem: Problem, error: Exception) -> events.Event:
+    """Make the event of an error that nothing below has reported."""
+    about: dict[str, Any] = {
+        "user_id": exchange.user_id,
+        "generation_id": exchange.generation_id,
         "request_id": exchange.request_id,
-        "retry_after": problem.retry_after_seconds,
+        "action": action,
+        "code": problem.code,
         "reason": reason_of(error),
+        "retry_after_seconds": problem.retry_after_seconds,
     }
-    line = " ".join(f"{name}={value}" for name, value in facts.items())
-    stack = f"\n{stack_of(error)}" if problem is INTERNAL else ""
-    _log.log(level, "%s%s", line, stack, extra={"ai_retry": facts})
-
-
-def _text(value: UUID | None) -> str | None:
-    return None if value is None else str(value)
+    if problem.http_status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return events.Refused(**about)
+    return events.RequestFailed(**about, stack=stack_of(error) if problem is INTERNAL else None)
 
 
 def _flask_rule(path: str) -> str:

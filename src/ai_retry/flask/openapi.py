@@ -16,6 +16,7 @@ from ai_retry.domain import errors
 from ai_retry.domain.model import FailureCode
 from ai_retry.flask.list_schemas import ListQuery, ListResponse
 from ai_retry.flask.schemas import (
+    CreateHeaders,
     ErrorResponse,
     GenerationPath,
     HealthResponse,
@@ -25,10 +26,12 @@ from ai_retry.flask.schemas import (
     StatusResponse,
 )
 from ai_retry.problems import (
+    BODY_TOO_LARGE,
     EDGE_PROBLEMS,
     INVALID_GENERATION_ID,
     INVALID_IDEMPOTENCY_KEY,
     INVALID_REQUEST,
+    UNSUPPORTED_MEDIA_TYPE,
     Problem,
 )
 
@@ -49,6 +52,11 @@ session, or in an error with its reason; `Location` is where its state can be re
 _ABOUT_CANCEL: Final = """\
 The generation says again what it said, and the quota held for it is free. Nothing happens when none is queued."""
 _ABOUT_STATUS: Final = "Decided by the same rules as a retry, without trying."
+_ABOUT_CREATE: Final = """\
+Creates a generation, and makes its first call, by all the rules of a retry. The app says what the body holds. A failure
+leaves a generation that can be retried: `details.generationId` and `Location` name it. With the same `Idempotency-Key`
+the same body makes no second call: it is answered what became of the first one. Another body is refused with 422.
+Mounted where the app says how a body becomes a prompt."""
 _ABOUT_LIST: Final = """\
 The newest first, page by page: a page is bounded in bytes, too. Each outlook is decided by the same rules as a retry. A
 generation that can't be read is listed with what is wrong with it."""
@@ -57,10 +65,14 @@ _MEANINGS: Final = {
     401: "The access token is missing or was refused.",
     404: "There is no such generation for this user, or its stored context can't be used.",
     409: "The generation has its session already, or its session conflicts with another one, which its user can cure.",
+    413: "The body is too large.",
+    415: "The body is not plain JSON.",
+    422: "The idempotency key was used for another body.",
     429: "A rule refuses the retry now. Nothing was written, and no provider was called.",
     500: "The service could not do its part; the code says which, and none of them spends quota.",
     502: "The AI provider gave no usable answer; the attempt is recorded and no quota is spent.",
 }
+_NAMING: Final = ("404", "409", "422", "429", "500", "502")  # where the answer may name the generation
 _HEADERS: Final = {
     "X-Request-Id": ("The request's id: the one sent along, when it is sane.", {"type": "string"}),
     "Retry-After": ("Seconds to wait before the next try.", {"type": "integer", "minimum": 1}),
@@ -71,10 +83,11 @@ _HEADERS: Final = {
 }
 
 Codes = dict[int, list[str]]
+_OF_BODIES: Final = (INVALID_REQUEST, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE)
 
 
-def openapi_document(*, prefix: str = "") -> dict[str, Any]:
-    """Build the document; ``prefix`` is where the routes are mounted."""
+def openapi_document(*, prefix: str = "", first_calls: bool = False) -> dict[str, Any]:
+    """Build the document; ``prefix`` is where the routes are mounted, ``first_calls`` whether one makes them."""
     spec = APISpec(
         title="ai-retry",
         version=version("ai-retry"),
@@ -90,7 +103,7 @@ def openapi_document(*, prefix: str = "") -> dict[str, Any]:
         spec.components.header(header, {"description": about, "schema": schema})
     spec.path(RETRY_PATH, operations={"post": _retry(), "delete": _cancel()})
     spec.path(STATUS_PATH, operations={"get": _status()})
-    spec.path(LIST_PATH, operations={"get": _list()})
+    spec.path(LIST_PATH, operations={"get": _list()} | ({"post": _create()} if first_calls else {}))
     spec.path(OPENAPI_PATH, operations={"get": _open("describeApi", "This document", {"type": "object"})})
     spec.path(HEALTH_PATH, operations={"get": _open("checkHealth", "The process answers", HealthResponse)})
     document: dict[str, Any] = spec.to_dict()
@@ -99,20 +112,28 @@ def openapi_document(*, prefix: str = "") -> dict[str, Any]:
 
 def retry_codes() -> Codes:
     """Every error code of a retry, by HTTP status."""
-    return _by_status([*_domain_codes(), *_edge_codes(INVALID_REQUEST)])
+    return _by_status([*_domain_codes(), *_edge_codes(*_OF_BODIES)])
+
+
+def create_codes() -> Codes:
+    """Every error code of a first call, by HTTP status: those of a retry, of what it has come to, and of a body."""
+    ended = (errors.IdempotencyConflict, errors.RetryExpired, errors.RetryPoisoned, errors.RetryCancelled)
+    own = ((each.http_status, each.code) for each in (*ended, *_OF_BODIES))
+    retried = ((status, code) for status, code in _pairs(retry_codes()) if code != INVALID_GENERATION_ID.code)
+    return _by_status([*retried, *own])
 
 
 def status_codes() -> Codes:
     """Every error code of the status, by HTTP status: reading can't go wrong in more ways."""
     reading = (errors.GenerationNotFound, errors.NotConfigured, errors.StorageUnavailable)
-    edge = _edge_codes(INVALID_IDEMPOTENCY_KEY, INVALID_REQUEST)
+    edge = _edge_codes(INVALID_IDEMPOTENCY_KEY, *_OF_BODIES)
     return _by_status([*((each.http_status, each.code) for each in reading), *edge])
 
 
 def list_codes() -> Codes:
     """Every error code of the list, by HTTP status: one that can't be read is listed as such."""
     reading = (errors.NotConfigured, errors.StorageUnavailable)
-    edge = _edge_codes(INVALID_GENERATION_ID, INVALID_IDEMPOTENCY_KEY)
+    edge = _edge_codes(INVALID_GENERATION_ID, INVALID_IDEMPOTENCY_KEY, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE)
     return _by_status([*((each.http_status, each.code) for each in reading), *edge])
 
 
@@ -162,6 +183,23 @@ def _retry() -> dict[str, Any]:
         "security": [{"accessToken": []}],
         "parameters": [{"in": "path", "schema": GenerationPath}, {"in": "header", "schema": RetryHeaders}],
         "responses": {"200": success, "202": accepted, **_problems(retry_codes())},
+    }
+
+
+def _create() -> dict[str, Any]:
+    success = _json("The session, and its generation.", RetryResponse, "Location", "Idempotency-Replayed")
+    accepted = _json("Accepted for later.", QueuedResponse, "Location", "Retry-After", "Preference-Applied")
+    problems = _problems(create_codes())
+    for status in _NAMING:
+        problems[status]["headers"]["Location"] = "Location"
+    return {
+        "operationId": "createGeneration",
+        "summary": "Generate something new",
+        "description": _ABOUT_CREATE,
+        "security": [{"accessToken": []}],
+        "parameters": [{"in": "header", "schema": CreateHeaders}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
+        "responses": {"200": success, "202": accepted, **problems},
     }
 
 

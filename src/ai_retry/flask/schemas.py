@@ -61,6 +61,19 @@ class RetryHeaders(Camel):
     )
 
 
+class CreateHeaders(RetryHeaders):
+    """Request headers of a first call."""
+
+    idempotency_key = IdempotencyKey(
+        data_key="Idempotency-Key",
+        metadata=about(
+            "Makes the generation's id, with the user's: the same body under the same key makes one generation and one "
+            f"call, whatever becomes of it. A key that begins with {PLAN_PREFIX} is refused.",
+            pattern=IdempotencyKey.PATTERN,
+        ),
+    )
+
+
 class GenerationSchema(Camel):
     """A generation."""
 

@@ -105,7 +105,7 @@ def refused_prompt(envelope: Mapping[str, Any], refusals: Collection[str]) -> st
 
 
 def _reason(holders: Iterable[Mapping[str, Any]]) -> tuple[str, Any]:
-    """Find the finish reason and the field that it is in: a string as a rule, else what stands in its place."""
+    """Find the finish reason and the field that it is in: a string as a rule, else what is in its place."""
     for holder in holders:
         for name in _REASONS:
             value = holder.get(name)

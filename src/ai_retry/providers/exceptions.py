@@ -1,6 +1,6 @@
-"""Reads what an exception of somebody else's client says by its attributes: it may be of any SDK, and none is imported.
+"""Reads what an exception of an SDK says by its attributes: its HTTP answer, or what its name and its causes mean.
 
-Texts of exceptions may hold a prompt. Bodies are only judged: nothing of them is kept.
+No SDK is imported. The text of an exception may hold a prompt and is not read; a body is judged, and not kept.
 """
 
 import json

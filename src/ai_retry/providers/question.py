@@ -5,19 +5,19 @@ under a schema is demanded, and which further fields go along.
 """
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 from ai_retry.domain.context import refuse_reserved
 from ai_retry.domain.model import Context, ResponseFormat
+from ai_retry.logs import write_line
 
 if TYPE_CHECKING:
     from ai_retry.providers.response_schema import ResponseSchema
 
-_log = logging.getLogger("ai_retry")
 _SECRET_NAME = re.compile("auth|cookie|key|secret|token", re.IGNORECASE)
 _SYSTEM = ("system", "developer")  # two names of one role; a provider may refuse both in one request
 _DEMAND = (
@@ -94,7 +94,7 @@ def _demanding(messages: Sequence[Mapping[str, Any]], demand: str) -> list[Mappi
 def _warn_once(schema: "ResponseSchema") -> None:
     """Log that a schema is not sent as strict: once for each schema, however often it is asked for."""
     if outside := schema.take_warning():
-        _log.warning('event=schema_not_strict first_outside="%s"', outside)
+        write_line(WARNING, "schema_not_strict", first_outside=outside)
 
 
 def _secrets(value: Any, *, named: bool = False) -> Iterator[str]:

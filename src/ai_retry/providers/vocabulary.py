@@ -185,8 +185,10 @@ BEGUN_PHRASES = frozenset(
     {
         "abort",
         "again",
+        "backend",
         "busy",
         "crash",
+        "error",
         "exception",
         "failed",
         "generat",
@@ -194,13 +196,16 @@ BEGUN_PHRASES = frozenset(
         "loading",
         "memory",
         "overload",
+        "provider",
         "rate limit",
+        "supplier",
         "terminated",
         "time out",
         "timed out",
         "timeout",
         "too many",
         "unavailable",
+        "upstream",
     }
 )
 

@@ -1,7 +1,7 @@
 """What recovery works with: the parts of a client."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from ai_retry.domain.ports import AiProvider, Clock, Storage
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import PlanAttempt, RecoveryStorage
 from ai_retry.slots import CallSlots
+from ai_retry.watching.reports import Reports
 
 _PAGE = 500
 
@@ -31,6 +32,7 @@ class Parts:
     route_of: RouteOf
     renewing: Renewing
     slots: CallSlots
+    reports: Reports = field(default_factory=lambda: Reports(lambda _: None))  # gets the events
 
     def attempts_of(self, key: str) -> Iterator[PlanAttempt]:
         """Read the last attempt that a plan made at each generation, a page at a time."""

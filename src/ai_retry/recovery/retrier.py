@@ -1,12 +1,13 @@
 """One generation of a plan: a retry under the plan's terms, and what its end means for the run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
 from ai_retry.domain.change import Begin, Reply
+from ai_retry.domain.drive import Watch
 from ai_retry.domain.errors import (
     AiRetryError,
     GenerationFailed,
@@ -18,7 +19,7 @@ from ai_retry.domain.errors import (
     StorageFailure,
 )
 from ai_retry.domain.loop import Call, Load, Step, has_begun
-from ai_retry.domain.model import Answer, Failure, FailureCode, Outcome, Snapshot, Usage
+from ai_retry.domain.model import UNKNOWN_ORIGIN, Answer, Failure, FailureCode, Outcome, Snapshot, Usage
 from ai_retry.domain.names import PlanKey
 from ai_retry.domain.pace import CallEnd
 from ai_retry.domain.recovery import settled_attempt
@@ -29,6 +30,7 @@ from ai_retry.recovery.plan_file import Terms
 from ai_retry.recovery.report import Left
 from ai_retry.rejections import Rejections
 from ai_retry.slots import CallSlot
+from ai_retry.watching.loop_events import LoopEvents
 
 _CALL_ENDS: Final[Mapping[FailureCode, CallEnd]] = {
     FailureCode.RATE_LIMITED: CallEnd.TOO_FAST,
@@ -120,22 +122,7 @@ class Retrier:
         look = _Look(self._key)
         with CallSlot(self._parts.slots) as slot:
             try:
-                retry_generation(
-                    task.user_id,
-                    task.generation_id,
-                    storage=self._parts.storage,
-                    ai=self._parts.ai,
-                    clock=self._parts.clock,
-                    policy=self._terms.policy,
-                    context_from=self._parts.context_from,
-                    route_of=self._parts.route_of,
-                    idempotency_key=self._key,
-                    waive=self._terms.waive,
-                    charge=self._terms.charge,
-                    operator=self._operator,
-                    renewing=self._parts.renewing,
-                    watches=[look, slot, self._rejections],
-                )
+                self._drive(task, [look, slot, self._rejections])
             except _SettledBefore as before:
                 ended = Ended(task=task, started_in=started_in, outcome=str(before.outcome))
             except AiRetryError as error:
@@ -144,6 +131,26 @@ class Retrier:
                 ended = Ended(task=task, started_in=started_in, outcome="succeeded", call_end=CallEnd.WELL)
         cost = look.usage.cost if look.usage else None
         return replace(ended, cost=cost or Decimal(0))
+
+    def _drive(self, task: Task, watches: Sequence[Watch]) -> None:
+        parts, terms = self._parts, self._terms
+        ids: dict[str, Any] = {"user_id": task.user_id, "generation_id": task.generation_id}
+        with LoopEvents(parts.reports, "recover", parts.clock.monotonic, **ids, origin=UNKNOWN_ORIGIN) as events:
+            retry_generation(
+                **ids,
+                storage=parts.storage,
+                ai=parts.ai,
+                clock=parts.clock,
+                policy=terms.policy,
+                context_from=parts.context_from,
+                route_of=parts.route_of,
+                idempotency_key=self._key,
+                waive=terms.waive,
+                charge=terms.charge,
+                operator=self._operator,
+                renewing=parts.renewing,
+                watches=[*watches, events],
+            )
 
 
 def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:

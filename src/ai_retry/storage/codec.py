@@ -17,7 +17,16 @@ from uuid import UUID
 
 from ai_retry.domain.change import Begin, CallRecord, Expected, Open, Postpone, PutBack, Run, Settle
 from ai_retry.domain.errors import NotConfigured
-from ai_retry.domain.model import Answer, Generation, GenerationStatus, ProviderCall, StoredAnswer, Usage
+from ai_retry.domain.model import (
+    Answer,
+    Attempt,
+    ClosedOver,
+    Generation,
+    GenerationStatus,
+    ProviderCall,
+    StoredAnswer,
+    Usage,
+)
 from ai_retry.domain.queue_model import Message
 from ai_retry.domain.recovery import Filter, PlanAttempt
 
@@ -40,7 +49,10 @@ _NAMES: Final[Mapping[tuple[Any, str], str]] = {
 # Fields whose members are members of the enclosing object.
 _SPREAD: Final[frozenset[tuple[Any, str]]] = frozenset(
     {
+        (Attempt, "origin"),
         (Begin, "expected"),
+        (ClosedOver, "origin"),
+        (Open, "origin"),
         (Open, "start"),
         (PlanAttempt, "attempt"),
         (Postpone, "message"),
@@ -55,6 +67,7 @@ _LEFT_OUT: Final[Mapping[tuple[Any, str], Any]] = {
     (Answer, "wire_requests"): 0,
     (Filter, "until"): None,
     (ProviderCall, "failure"): None,
+    (Postpone, "code"): None,
     (PutBack, "reason"): "",
 }
 

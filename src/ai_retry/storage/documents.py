@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ai_retry.domain.change import Reply, Settle, Success, Taken
-from ai_retry.domain.model import Snapshot
+from ai_retry.domain.model import ClosedOver, Snapshot
 from ai_retry.domain.queue_model import Message
 from ai_retry.storage.codec import Json, NotOurs, read, write
 
@@ -50,7 +50,8 @@ def read_reply(reply: Any) -> Reply:
     applied, known = row["applied"], row.get("known", True)
     if not isinstance(applied, bool) or not isinstance(known, bool):
         raise NotOurs
-    return Reply(applied=applied, snapshot=read_loaded(row.get("snapshot")), known=known)
+    closed = tuple(read(ClosedOver, each) for each in row.get("closed") or ())
+    return Reply(applied=applied, snapshot=read_loaded(row.get("snapshot")), known=known, closed=closed)
 
 
 def read_loaded(reply: Any) -> Snapshot | None:

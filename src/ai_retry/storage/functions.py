@@ -3,10 +3,10 @@
 Where a spool is configured, a paid answer is on disk from before its first settle until the storage has decided.
 """
 
-import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from logging import WARNING
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from ai_retry.domain.model import GenerationStatus, Installation, QuotaRule, Sna
 from ai_retry.domain.policy import BUSY_WAIT
 from ai_retry.domain.queue_model import QueueState
 from ai_retry.domain.recovery import Cursor, FoundPage
+from ai_retry.logs import write_line
 from ai_retry.storage.calling import ONCE, Calls, read_reply_of
 from ai_retry.storage.codec import Json, listed, read, write_tagged
 from ai_retry.storage.documents import (
@@ -33,7 +34,6 @@ from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR, repeat
 from ai_retry.storage.spool import Spool, is_decided, is_paid_here
 from ai_retry.storage.transport import RowTaken, Transport
 
-_log = logging.getLogger("ai_retry")
 _HAS_NO_QUEUE = {"applied": False, "has_queue": False}
 _NO_QUEUE = "there is no queue: enable Supabase Queues (pgmq), then run select public.ai_retry_create_queue()"
 
@@ -167,7 +167,7 @@ def _readable(row: Json) -> Taken | None:
     try:
         return read_reply_of(read_taken, row)
     except AiRetryError as error:
-        _log.warning("a message can't be read, and comes again: %s", error)
+        write_line(WARNING, "message_unreadable", code=error.code, reason=str(error))
     return None
 
 

@@ -4,20 +4,20 @@ Hearing is no more than a hint. What is due later is not announced, nor is anyth
 behind a pooler in transaction mode: a worker looks by itself as well.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import WARNING
 from typing import Final
 
 import psycopg
 
+from ai_retry.logs import write_line
 from ai_retry.storage._connection_string import LINK
 
 _LISTEN: Final = "listen ai_retry"  # the channel that ``ai_retry.line`` notifies
 _LOOK_SECONDS: Final = 0.5  # between two looks whether anyone still wants to hear
 _WAITS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds between tries to connect
-_log = logging.getLogger("ai_retry")
 
 
 @contextmanager
@@ -51,5 +51,5 @@ def _listen(conninfo: str, heard: Callable[[], object], ended: threading.Event) 
         except psycopg.Error as error:
             wait = _WAITS[min(failures, len(_WAITS) - 1)]
             failures += 1
-            _log.warning("event=listening_failed error=%s seconds=%s", type(error).__qualname__, wait)
+            write_line(WARNING, "listening_failed", error=type(error).__qualname__, wait_seconds=wait)
             ended.wait(wait)

@@ -5,17 +5,18 @@ worker listens where that can last, on a connection of its own. ``functions`` sa
 ``_function_connection`` how one is called.
 """
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
+from logging import WARNING
 from time import monotonic
 from typing import Any, Final
 
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
+from ai_retry.logs import write_line
 from ai_retry.secrecy import guard_logs
 from ai_retry.storage._connection_string import LINK, read_connection_string
 from ai_retry.storage._door import NO_ANSWER, Door, Refusal
@@ -29,7 +30,6 @@ from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.spool import Spool
 from ai_retry.storage.transport import NeverReached, failure_of_sqlstate, reply_lost, unreachable
 
-_log = logging.getLogger("ai_retry")
 _AT_FIRST: Final = 2.7  # seconds until it is said that nothing was ever reached
 _LOOK_EVERY: Final = 0.2  # seconds, until then, for why that is
 _CLOSING: Final = 5.0  # seconds for connections that are just being made, where any can be
@@ -64,7 +64,8 @@ class PostgresStorage(RecoveryFunctions, FunctionStorage):
         read = read_connection_string(conninfo)
         guard_logs(*read.secrets)
         if read.left_out:
-            _log.warning("event=parameters_left_out of=DATABASE_URL names=%s", ",".join(read.left_out))
+            names = ",".join(read.left_out)
+            write_line(WARNING, "parameters_left_out", of="DATABASE_URL", names=names)
         self._door = Door()
         self._conninfo, self._hears = read.conninfo, not read.is_transaction_pooler
         kwargs = {"door": self._door, "prepares": not read.is_transaction_pooler, **LINK}

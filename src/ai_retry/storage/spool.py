@@ -5,13 +5,14 @@ that. Sending one again is safe at any time, from any number of processes: settl
 files hold answers of users: the directory is to be kept like the database. See ``spool_files`` for what is in it.
 """
 
-import logging
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from logging import ERROR, INFO, WARNING
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.change import Found, Keep, Reply, Settle, Success
@@ -19,13 +20,14 @@ from ai_retry.domain.decide.settle import closing_without, found
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
 from ai_retry.domain.model import Installation, Outcome
 from ai_retry.domain.ports import Storage
+from ai_retry.events import Event, Settled
+from ai_retry.logs import LOG, write_line
 from ai_retry.storage.repeating import Repeats
 from ai_retry.storage.spool_files import Held, SpoolFiles, Unreadable
 from ai_retry.storage.transport import LOCKED, is_internal
 
 _REMEDY: Final = "let AI_RETRY_SPOOL_DIR name one that this user may write"
 _TOO_MANY: Final = 2  # failures in a row are the storage's, and no file's
-_log = logging.getLogger("ai_retry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ class Spool(SpoolFiles):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
+        self.emit: Callable[[Event], None] = LOG
         self._noted: set[str] = set()  # what was logged already
         self._failed: set[str] = set()  # files that go last the next time
         self._closed = threading.Event()
@@ -100,7 +103,7 @@ class Spool(SpoolFiles):
                 failures = 0
                 self._failed.discard(name)
             except AiRetryError as error:
-                _log.warning("event=spool_waits code=%s file=%s", error.code, _shown(name))
+                write_line(WARNING, "spool_waits", code=error.code, file=name)
                 fate = "left"
                 failures = failures + 1 if _may_be_storage(error) else 0
                 self._failed.add(name)
@@ -120,7 +123,7 @@ class Spool(SpoolFiles):
             except StorageFailure as error:
                 if error.retry_after is not None:
                     raise
-                self._note(name, f"event=spool_waits code={error.code}")  # the database can't take it at all
+                self._note(name, "spool_waits", code=error.code)  # the database can't take it at all
 
     def send_beside(self, storage: Storage) -> None:
         """Settle what is here in another thread, so that no caller waits; nothing happens while one is at it."""
@@ -142,53 +145,56 @@ class Spool(SpoolFiles):
         try:
             report = self.send_again(storage)
         except Exception as error:  # noqa: BLE001 (the outermost place of a thread)
-            _log.error("event=spool_failed error=%s", type(error).__qualname__)
+            write_line(ERROR, "spool_failed", error=type(error).__qualname__)
             return
         if report.settled or report.decided or report.left:
-            _log.info("event=spool_sent settled=%s decided=%s left=%s", report.settled, report.decided, report.left)
+            write_line(INFO, "spool_sent", settled=report.settled, decided=report.decided, left=report.left)
 
     def _installation(self, storage: Storage) -> Installation | None:
         try:
             return storage.installation()
         except AiRetryError as error:
-            _log.warning("event=spool_waits code=%s", error.code)
+            write_line(WARNING, "spool_waits", code=error.code)
         return None
 
     def _send(self, name: str, storage: Storage, only_of: Installation | None, *, firmly: bool = False) -> _Fate:
         try:
             held = self.read(name)
         except Unreadable as error:
-            self._note(name, f"event=spool_unreadable reason={str(error)!r}")
+            self._note(name, "spool_unreadable", reason=str(error))
             return "unreadable"
         if held is None:
             return "gone"
         if only_of is not None and held.installation != only_of:
-            self._note(name, f"event=spool_foreign database={held.installation.database!r}")
+            self._note(name, "spool_foreign", database=held.installation.database)
             return "foreign"
         fate = _deliver(held, storage, firmly=firmly)
         if fate == "unknown":
-            self._note(name, "event=spool_unknown")
+            self._note(name, "spool_unknown")
         else:
             self.release(held.change)
+            change = held.change
+            self.emit(Settled(user_id=change.user_id, generation_id=change.generation_id, outcome=fate))
         return fate
 
     def _note_partial(self) -> int:
         names = self.partial()
         for name in names:
-            self._note(name, "event=spool_partial")
+            self._note(name, "spool_partial")
         return len(names)
 
     def _note_mode(self) -> int:
         mode = self.mode()
         if mode:
-            self._note("", f"event=spool_exposed others={mode:03o}")
+            self._note("", "spool_exposed", others=f"{mode:03o}")
         return int(mode != 0)
 
-    def _note(self, name: str, what: str) -> None:
+    def _note(self, name: str, event: str, **facts: Any) -> None:
         """Log it once in this process."""
-        if f"{what} {name}" not in self._noted:
-            self._noted.add(f"{what} {name}")
-            _log.warning("%s file=%s", what, _shown(name))
+        said = f"{event} {name} {facts}"
+        if said not in self._noted:
+            self._noted.add(said)
+            write_line(WARNING, event, **facts, file=name or None)
 
 
 def is_paid_here(change: Settle) -> bool:
@@ -244,11 +250,6 @@ def _kept(change: Settle, cause: str) -> Keep:
 def _may_be_storage(error: AiRetryError) -> bool:
     """Whether another file may meet the same failure, so that it is the storage's."""
     return isinstance(error, StorageFailure) and error.retry_after is not None and error.reason not in LOCKED
-
-
-def _shown(name: str) -> str:
-    """Show a name that anything may have chosen, on one line."""
-    return name if name.isprintable() else ascii(name)
 
 
 def _once(storage: Storage) -> Storage:

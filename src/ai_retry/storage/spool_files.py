@@ -6,19 +6,20 @@ is read with suspicion.
 """
 
 import json
-import logging
 import os
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from typing import Any, Final, NoReturn
 from uuid import UUID, uuid4
 
 from ai_retry.domain.change import Keep, Settle
 from ai_retry.domain.model import Installation
+from ai_retry.logs import write_line
 from ai_retry.storage.codec import read, write
 from ai_retry.storage.documents import PROTOCOL, document, read_settle
 
@@ -28,7 +29,6 @@ _PARTIAL: Final = ".partial"
 _TORN_AFTER: Final = 60.0  # seconds: a rename follows its write at once
 _MOST_BYTES: Final = 64 * 1024 * 1024
 _OTHERS: Final = 0o077
-_log = logging.getLogger("ai_retry")
 
 
 class Unreadable(Exception):
@@ -61,7 +61,7 @@ class SpoolFiles:
                 file.write(f'{header[:-1]}, "settle": {request}}}')
             partial.rename(target)
         except OSError as error:
-            _log.error("event=spool_failed errno=%s", error.errno)
+            write_line(ERROR, "spool_failed", errno=error.errno)
             with suppress(OSError):
                 partial.unlink()
 
@@ -70,7 +70,7 @@ class SpoolFiles:
         try:
             (self._directory / _name(change)).unlink(missing_ok=True)
         except OSError as error:
-            _log.error("event=spool_failed errno=%s", error.errno)
+            write_line(ERROR, "spool_failed", errno=error.errno)
 
     def names(self, generation_id: UUID | None = None) -> list[str]:
         """List the files, of one generation or all."""

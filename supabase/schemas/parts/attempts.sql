@@ -6,7 +6,8 @@ create view ai_retry.attempts with (security_invoker = true) as
     'accepted_at', c.accepted_at, 'expires_at', c.expires_at, 'transient', c.transient, 'operator_fault',
     c.operator_fault, 'context_reader', c.context_reader, 'answer_from', c.answer_from,
     'request_digest', c.request_digest, 'in_doubt',
-    pg_catalog.jsonb_path_query_array(c.calls, '$[*] ? (@.outcome == "unknown").route')) as attempt,
+    pg_catalog.jsonb_path_query_array(c.calls, '$[*] ? (@.outcome == "unknown").route'),
+    'request_id', c.request_id, 'traceparent', c.traceparent) as attempt,
     null::timestamptz as open_until, c.next_attempt_at, (
       select w.answer || pg_catalog.jsonb_build_object('number', w.number, 'stored_at', w.stored_at)
       from public.ai_retry_answers w where w.generation_id = c.generation_id and w.number = c.number) as stored_answer
@@ -18,7 +19,8 @@ create view ai_retry.attempts with (security_invoker = true) as
       o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     'idempotency_key', o.idempotency_key, 'refused_constraint', null, 'provider_outcome', o.provider_outcome,
     'accepted_at', o.accepted_at, 'expires_at', o.expires_at, 'transient', null, 'operator_fault', false,
-    'context_reader', o.context_reader, 'answer_from', o.answer_from, 'request_digest', o.request_digest),
+    'context_reader', o.context_reader, 'answer_from', o.answer_from, 'request_digest', o.request_digest,
+    'request_id', o.request_id, 'traceparent', o.traceparent),
     o.lease_expires_at, coalesce(o.lease_expires_at + pg_catalog.make_interval(secs => o.abandoned_wait_seconds), o.due_at),
     o.answer || pg_catalog.jsonb_build_object('number', o.number, 'stored_at', o.started_at)
   from public.ai_retry_open o;

@@ -24,8 +24,8 @@ begin
   insert into public.ai_retry_attempts (
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
-    lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, provider_outcome, wire_requests,
-    model, usage, provider_id, duration_ms, calls, untold, request_digest
+    lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, request_id, traceparent,
+    provider_outcome, wire_requests, model, usage, provider_id, duration_ms, calls, untold, request_digest
   ) values (
     p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at, p_end ->> 'outcome',
     p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
@@ -33,7 +33,7 @@ begin
     case when not v_is_success then v_next_at end, p_end ->> 'cause', p_end ->> 'session_id', v_open.charge,
     case when v_is_success and v_open.charge then p_at end, v_open.waived, v_open.operator, v_open.idempotency_key,
     v_open.lease_expires_at, v_open.answer_from, v_open.route, v_open.accepted_at, v_open.expires_at,
-    v_open.context_reader, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
+    v_open.context_reader, v_open.request_id, v_open.traceparent, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
     v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
     nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer,
     nullif(v_call -> 'calls', '[]'), p_end ? 'untold', v_open.request_digest);
@@ -49,13 +49,13 @@ begin
   if (p_end -> 'goes_on')::boolean then  -- an accepted retry's next attempt keeps the unit
     insert into public.ai_retry_open (
       generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, due_at,
-      accepted_at, expires_at, status_before, in_line, context_reader, provider_outcome
+      accepted_at, expires_at, status_before, in_line, context_reader, request_id, traceparent, provider_outcome
     ) values (
       p_generation_id, v_open.user_id, v_open.number + 1, pg_catalog.gen_random_uuid(), p_at, v_open.charge,
       v_open.waived, v_open.operator, v_open.idempotency_key,
       least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end), v_open.accepted_at,
       v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader,
-      'not_generated');
+      v_open.request_id, v_open.traceparent, 'not_generated');
   end if;
   perform ai_retry.line(v_open.user_id, v_open.message_id, null, p_at);
   return true;

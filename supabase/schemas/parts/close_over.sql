@@ -1,4 +1,4 @@
-create function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz) returns void
+create function ai_retry.close_over(p_user_id uuid, p_begun_id uuid, p_at timestamptz) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 declare
   v_open public.ai_retry_open%rowtype;
@@ -6,19 +6,21 @@ declare
   v_row jsonb;
   v_is_owned boolean;
   v_is_failure boolean;
+  v_end jsonb;
+  v_ends jsonb := '[]';
 begin
   for v_open in
     select o.* from public.ai_retry_open o
     where (o.user_id = p_user_id or o.generation_id = p_begun_id) and o.lease_expires_at <= p_at
     order by o.lease_expires_at
   loop
-    perform ai_retry.close(
-      v_open.generation_id, v_open.token,
-      case when v_open.kept_cause is null
-        then '{"outcome": "abandoned", "code": "LEASE_LOST", "status": "timeout", "goes_on": true, "untold": true}'
-        else '{"outcome": "failed", "code": "SESSION_REJECTED", "goes_on": true, "untold": true}'::jsonb
-          || pg_catalog.jsonb_build_object('cause', v_open.kept_cause) end,
-      null, p_at);
+    v_end := case when v_open.kept_cause is null
+      then '{"outcome": "abandoned", "code": "LEASE_LOST", "status": "timeout", "goes_on": true, "untold": true}'
+      else '{"outcome": "failed", "code": "SESSION_REJECTED", "goes_on": true, "untold": true}'::jsonb
+        || pg_catalog.jsonb_build_object('cause', v_open.kept_cause) end;
+    if ai_retry.close(v_open.generation_id, v_open.token, v_end, null, p_at) then
+      v_ends := v_ends || ai_retry.closed(v_open, v_end);
+    end if;
   end loop;
   for v_closed in
     select c.*, case when c.cause is null then 'timeout' else 'error' end as status, (
@@ -61,15 +63,16 @@ begin
           v_open.user_id, v_open.generation_id, v_open.status_before, null, 'RETRY_EXPIRED',
           case when v_is_failure then 'The accepted retry was not finished in time.' end, v_open.number, p_at);
       end if;
-      perform ai_retry.close(
-        v_open.generation_id, v_open.token,
-        case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'
-          else '{"outcome": "cancelled", "counted": false}'::jsonb end,
-        null, p_at);
+      v_end := case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'
+        else '{"outcome": "cancelled", "counted": false}' end;
+      if ai_retry.close(v_open.generation_id, v_open.token, v_end, null, p_at) then
+        v_ends := v_ends || ai_retry.closed(v_open, v_end);
+      end if;
     exception when lock_not_available then
       null;  -- the app holds the row: a later begin ends it
     end;
   end loop;
+  return v_ends;
 end
 $$;
 revoke all on function ai_retry.close_over(uuid, uuid, timestamptz) from public, anon, authenticated;
@@ -77,4 +80,4 @@ grant execute on function ai_retry.close_over(uuid, uuid, timestamptz) to servic
 comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
   'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to; informs '
   'the app; ends accepted retries that are out of time. Where none is begun, queued attempts whose generation is gone, or '
-  'another user''s, are cancelled, too.';
+  'another user''s, are cancelled, too. Returns what it closed.';

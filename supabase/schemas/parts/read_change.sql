@@ -15,7 +15,7 @@ begin
     (v_change -> 'rule') - '{limit,window_seconds,count_own_successes}'::text[],
     (v_change -> 'open') - '{charge,idempotency_key,waived,operator,lease_seconds,longest_seconds,'
       'abandoned_wait_seconds,answer_from,route,wait_seconds,expires_after_seconds,status_before,in_line,'
-      'context_reader,create}'::text[],
+      'context_reader,create,request_id,traceparent}'::text[],
     nullif(v_change #> '{open,create}', 'null') - '{prompt_data,model,columns,digest}'::text[],
     (v_change -> 'run') - '{number,lease_seconds,longest_seconds,abandoned_wait_seconds,answer_from,route}'::text[],
     v_success - '{answer,answer_from,if_rejected}'::text[],

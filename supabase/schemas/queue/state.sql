@@ -11,6 +11,9 @@ begin
       'parked', count(*) filter (where o.lease_expires_at is null and o.route is not null),
       'running', count(*) filter (where o.lease_expires_at is not null),
       'oldest_accepted_at', min(o.accepted_at),
+      'held', (select count(*) from public.ai_retry_open h where h.charge),
+      'kept', (select count(*) from public.ai_retry_answers)
+        + (select count(*) from public.ai_retry_open k where k.kept_cause is not null),
       'poisoned', (
         select count(*) from public.ai_retry_attempts c
         where c.code = 'RETRY_POISONED' and c.closed_at > v_now - interval '24 hours'),

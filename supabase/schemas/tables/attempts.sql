@@ -28,6 +28,8 @@ create table public.ai_retry_attempts (
   accepted_at timestamptz,
   expires_at timestamptz,
   context_reader text,
+  request_id text,
+  traceparent text,
   provider_outcome text not null,
   wire_requests integer not null default 0,
   model text,
@@ -88,6 +90,8 @@ comment on column public.ai_retry_attempts.route is 'Provider and model that it 
 comment on column public.ai_retry_attempts.accepted_at is 'When its retry was accepted; null: its caller waited for it.';
 comment on column public.ai_retry_attempts.expires_at is 'Until when its accepted retry was tried.';
 comment on column public.ai_retry_attempts.context_reader is 'The reader that the retry was accepted with.';
+comment on column public.ai_retry_attempts.request_id is 'Id of the request that asked for it, as logs have it.';
+comment on column public.ai_retry_attempts.traceparent is 'The trace that the request belonged to (W3C Trace Context).';
 comment on column public.ai_retry_attempts.provider_outcome is 'What is known of its call: generated, not_generated, unknown (it may have cost the operator, never the user).';
 comment on column public.ai_retry_attempts.wire_requests is 'Requests that it sent.';
 comment on column public.ai_retry_attempts.model is 'The model that answered.';

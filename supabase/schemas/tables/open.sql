@@ -24,6 +24,8 @@ create table public.ai_retry_open (
   status_before text,
   in_line integer,
   context_reader text,
+  request_id text,
+  traceparent text,
   message_id bigint,
   answer jsonb,
   kept_cause text,
@@ -68,6 +70,8 @@ comment on column public.ai_retry_open.expires_at is 'Until when an accepted ret
 comment on column public.ai_retry_open.status_before is 'What the generation says again if the retry is cancelled.';
 comment on column public.ai_retry_open.in_line is 'Messages of its user that the queue holds at once.';
 comment on column public.ai_retry_open.context_reader is 'The reader that the retry was accepted with.';
+comment on column public.ai_retry_open.request_id is 'Id of the request that asked for it, as logs have it.';
+comment on column public.ai_retry_open.traceparent is 'The trace that the request belonged to (W3C Trace Context).';
 comment on column public.ai_retry_open.message_id is 'Its message in the queue ai_retry.';
 comment on column public.ai_retry_open.answer is 'A paid answer that waits here until the attempt is closed.';
 comment on column public.ai_retry_open.kept_cause is 'Why the answer could not be settled; the attempt is then closed as rejected.';

@@ -21,15 +21,16 @@ declare
   v_stands jsonb;
   v_outage public.ai_retry_outages%rowtype;
   v_applied boolean;
+  v_closed jsonb;
 begin
   if v_start ? 'expires_after_seconds' and not ai_retry.has_queue() then
     return pg_catalog.jsonb_build_object('applied', false, 'has_queue', false);
   end if;
   v_now := ai_retry.lock_user(v_user_id);
   if v_start is null then
-    perform ai_retry.close_over(v_user_id, null, v_now);
+    v_closed := ai_retry.close_over(v_user_id, null, v_now);
     perform ai_retry.line(v_user_id, null, null, v_now);
-    return pg_catalog.jsonb_build_object('applied', true);
+    return pg_catalog.jsonb_build_object('applied', true, 'closed', v_closed);
   end if;
   v_stands := ai_retry.snapshot(v_known, v_rule, v_token, v_now);
   v_applied := v_now <= (v_change ->> 'as_of')::timestamptz + interval '10 seconds'
@@ -40,7 +41,7 @@ begin
       and not (v_row -> 'hidden')::boolean;
   end if;
   if v_applied and (v_stands -> 'is_over')::boolean then
-    perform ai_retry.close_over(v_user_id, v_generation_id, v_now);
+    v_closed := ai_retry.close_over(v_user_id, v_generation_id, v_now);
     v_stands := ai_retry.snapshot(v_known, v_rule, v_token, v_now);
   end if;
   -- What was over has been closed: whatever is open is live, and holds its unit.
@@ -82,7 +83,7 @@ begin
     insert into public.ai_retry_open (
       generation_id, user_id, number, token, started_at, charge, waived, operator, idempotency_key, lease_expires_at,
       renewable_until, abandoned_wait_seconds, answer_from, counted, route, provider_outcome,
-      due_at, accepted_at, expires_at, status_before, in_line, context_reader, request_digest
+      due_at, accepted_at, expires_at, status_before, in_line, context_reader, request_digest, request_id, traceparent
     ) values (
       v_generation_id, v_user_id, 1 + pg_catalog.split_part(v_stands ->> 'version', '/', 2)::integer, v_token, v_now,
       (v_start -> 'charge')::boolean, array(select pg_catalog.jsonb_array_elements_text(v_start -> 'waived')),
@@ -95,7 +96,8 @@ begin
         + pg_catalog.make_interval(secs => (v_start ->> 'wait_seconds')::double precision)) end,
       case when v_start ? 'expires_after_seconds' then v_now end,
       v_now + pg_catalog.make_interval(secs => (v_start ->> 'expires_after_seconds')::double precision),
-      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader', v_new ->> 'digest'
+      v_start ->> 'status_before', (v_start ->> 'in_line')::integer, v_start ->> 'context_reader', v_new ->> 'digest',
+      v_start ->> 'request_id', v_start ->> 'traceparent'
     ) on conflict (generation_id) do nothing;  -- another user's attempt
     v_applied := found;
     if v_new is not null and not found then  -- nothing of what was created may stay
@@ -107,11 +109,11 @@ begin
       perform ai_retry.app_write(v_generation_id, v_becomes, null, null, v_now);
     end if;
     if v_start ? 'lease_seconds' and v_new is null then
-      return pg_catalog.jsonb_build_object('applied', true);
+      return pg_catalog.jsonb_build_object('applied', true, 'closed', v_closed);
     end if;
     perform ai_retry.line(v_user_id, null, null, v_now);
   end if;
-  return pg_catalog.jsonb_build_object('applied', coalesce(v_applied, false), 'snapshot', ai_retry.snapshot(
+  return pg_catalog.jsonb_build_object('applied', coalesce(v_applied, false), 'closed', v_closed, 'snapshot', ai_retry.snapshot(
     coalesce(ai_retry.app_read(v_generation_id), case when v_new is not null then
       ai_retry.proposal(v_generation_id, v_user_id, v_now) end), v_rule, v_token, v_now));
 end

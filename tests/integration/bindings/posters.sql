@@ -308,7 +308,7 @@ end
 $$;
 comment on function ai_retry.app_last_error(uuid) is
   'Returns the code of the generation''s last error that the app has logged, and when; never its message, in which a prompt '
-  'may stand. Null when there is none.';
+  'may be. Null when there is no error.';
 
 create or replace function ai_retry.app_report_recovery(
   p_user_id uuid, p_run_id uuid, p_plan_id text, p_retried integer, p_succeeded integer, p_at timestamptz

@@ -28,7 +28,7 @@ from ai_retry.cli.commands import (
     worker,
 )
 from ai_retry.cli.commands._groups import Grouped
-from ai_retry.cli.commands._reach import silence_drivers
+from ai_retry.cli.commands._reach import silenced_drivers
 
 
 @click.group(
@@ -37,9 +37,10 @@ from ai_retry.cli.commands._reach import silence_drivers
     epilog="`ai-retry COMMAND --help` explains a command, with examples.",
 )
 @click.version_option(version("ai-retry"), prog_name="ai-retry")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Retry failed AI generations on Supabase: nothing twice, nothing lost."""
-    silence_drivers()
+    context.with_resource(silenced_drivers())
     # So that AI_RETRY_CONTEXT_FROM is found where the app's server finds it. Last: no file there hides a library.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)

@@ -1,7 +1,8 @@
 """First contact with the database: within three seconds it answers, or it is said why not and what to do."""
 
 import logging
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from time import monotonic, sleep
 from typing import Final
 
@@ -25,10 +26,17 @@ class NotReady(click.ClickException):
     exit_code = 3
 
 
-def silence_drivers() -> None:
+@contextmanager
+def silenced_drivers() -> Iterator[None]:
     """Keep the raw lines of database drivers out of the terminal: what they mean is reported in our words."""
-    for name in _DRIVERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    levels = {logger: logger.level for logger in map(logging.getLogger, _DRIVERS)}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def reached(settings: Settings) -> None:

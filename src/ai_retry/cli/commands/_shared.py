@@ -64,6 +64,7 @@ def connected() -> Iterator[Client]:
         settings = Settings.from_env()
         reached(settings)
         with bootstrap.connect(settings) as client:
+            client.events.end_log()
             yield client
 
 

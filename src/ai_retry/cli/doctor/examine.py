@@ -251,7 +251,7 @@ def _provider(settings: Settings, prefix: str) -> Iterator[Finding]:
 def _strictness(read: list[Any], settings: Settings) -> Iterator[Finding]:
     from ai_retry.cli.doctor.questions import strictness  # noqa: PLC0415 - imports jsonschema
 
-    if settings.ai_response_format is ResponseFormat.JSON_SCHEMA:
+    if settings.ai_response_format is ResponseFormat.JSON_SCHEMA and settings.provider is None:
         yield from strictness([each for each in read if isinstance(each, Context)])
 
 

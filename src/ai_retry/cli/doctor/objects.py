@@ -68,7 +68,7 @@ def overloads(case: Case) -> Iterator[Finding]:
             surplus = [each for each in standing if each.source != shipped.source] or standing[1:]
             yield Finding(
                 Check.MIGRATIONS,
-                f"there are {len(standing)} functions {title(name)}, and a call can't tell them apart",
+                f"there are {len(standing)} functions {title(name)}, and a call can't choose one",
                 statements(f"drop function {signature(each)}" for each in surplus),
             )
 

@@ -82,8 +82,8 @@ def session_id(binding: Binding) -> str:
         return f"g.{sessions.pointer.quoted}"
     if sessions.link is Link.REVERSE and sessions.key:
         return f"(select s.{sessions.key.quoted} from {_table(sessions)} s where {_points(sessions)})"
-    told = succeeded(binding) if sessions.link is Link.SELF else has_session(binding)
-    return f"case when {told} then g.{binding.id.quoted} end"
+    done = succeeded(binding) if sessions.link is Link.SELF else has_session(binding)
+    return f"case when {done} then g.{binding.id.quoted} end"
 
 
 def session(binding: Binding) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 _LITERAL: Final = re.compile(r"'((?:[^']|'')*)'(?:::[\w\s.\"]+)?")
+_PATTERN: Final = re.compile(r"~ '\^\(([\w|-]+)\)\$'::")  # one of some words
 _TEXTS: Final = frozenset({"text", "varchar", "bpchar", "citext", "name"})
 _WRITES: Final = re.compile(
     r"\b(?:insert\s+into|(?<!for )update\s+[\w.\"]+\s+set|delete\s+from|merge\s+into|net\.http_)", re.IGNORECASE
@@ -166,6 +167,8 @@ class Table:
         if self.columns[column].labels:
             return self.columns[column].labels
         for check in self.checks:
+            if check.columns == (column,) and (pattern := _PATTERN.search(check.expression)) is not None:
+                return tuple(pattern[1].split("|"))
             if check.columns == (column,) and "<>" not in check.expression:
                 found = [each.replace("''", "'") for each in _LITERAL.findall(check.expression)]
                 if found and "=" in check.expression:

@@ -95,7 +95,7 @@ def meaning(word: Word) -> str | None:
 
 
 def is_ended(word: Word) -> bool:
-    """Whether it says that nobody wants a result any more, or yet: neither a failure nor a success."""
+    """Whether it says that no result is wanted any more, or not yet: neither a failure nor a success."""
     return word is not None and _plain(word) in _ENDED
 
 

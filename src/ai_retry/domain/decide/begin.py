@@ -9,9 +9,11 @@ from ai_retry.domain.change import Acceptance, Begin, Expected, NewGeneration, O
 from ai_retry.domain.decide.route import Reader, open_route, with_care
 from ai_retry.domain.errors import GenerationNotFound
 from ai_retry.domain.model import (
+    UNKNOWN_ORIGIN,
     Admission,
     Context,
     GenerationStatus,
+    Origin,
     Outcome,
     Purpose,
     RetryResult,
@@ -36,6 +38,7 @@ class Asked:
     charge: bool = True
     operator: str | None = None
     create: NewGeneration | None = None  # of a first call; None: the generation is there
+    origin: Origin = UNKNOWN_ORIGIN
 
 
 def visible(snapshot: Snapshot | None, user_id: UUID) -> Snapshot | None:
@@ -97,6 +100,7 @@ def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPol
         idempotency_key=asked.idempotency_key,
         waived=asked.waive,
         operator=asked.operator,
+        origin=asked.origin,
     )
     return _begin(snapshot, admission, asked.token, attempt, policy, max_live=admission.max_live), admission.context
 
@@ -130,6 +134,7 @@ def accept(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy
         idempotency_key=asked.idempotency_key,
         waived=asked.waive,
         operator=asked.operator,
+        origin=asked.origin,
     )
     return _begin(snapshot, admission, asked.token, attempt, policy, max_live=None)
 

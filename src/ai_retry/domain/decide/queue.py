@@ -121,9 +121,10 @@ def postpone(message: Message, refusal: RetryRefused, snapshot: Snapshot, fracti
     """
     wait = refusal.wait or rules.SHORTEST_CALL
     if isinstance(refusal, BackoffNotElapsed):
-        return Postpone(message=message, wait=wait)
+        return Postpone(message=message, wait=wait, code=refusal.code)
     if not isinstance(refusal, RouteUnavailable):
-        return Postpone(message=message, wait=wait * (0.5 + fraction / 2))
+        return Postpone(message=message, wait=wait * (0.5 + fraction / 2), code=refusal.code)
     route = refusal.route
     waiting = sum(each.waiting for each in snapshot.routes if each.route == route)
-    return Postpone(message=message, wait=wait, spread=OUTAGE_PACE * fraction * (waiting + 1), route=route)
+    spread = OUTAGE_PACE * fraction * (waiting + 1)
+    return Postpone(message=message, wait=wait, spread=spread, route=route, code=refusal.code)

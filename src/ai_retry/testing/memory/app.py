@@ -31,7 +31,7 @@ class SessionRefused(Exception):
 
 
 class GenerationRefused(Exception):
-    """What stands for an error of the database when the app refuses to create a generation.
+    """An error of the database, as it is when the app refuses to create a generation.
 
     Args:
         sqlstate: of the error.

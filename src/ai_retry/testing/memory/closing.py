@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ai_retry.domain.change import ABANDONED, Settle
 from ai_retry.domain.errors import LeaseLost, RetryExpired, SessionRejected
-from ai_retry.domain.model import Generation, GenerationStatus, Outcome
+from ai_retry.domain.model import ClosedOver, Generation, GenerationStatus, Outcome
 from ai_retry.domain.queue_model import RouteNote
 from ai_retry.testing.memory.line import ALL_WHO_WAIT
 from ai_retry.testing.memory.rows import Row, follower, is_due, is_out_of_time
@@ -42,6 +42,7 @@ class MemoryClosing(MemoryTables):
         if row.kept_cause is not None:
             outcome, code = Outcome.FAILED, SessionRejected.code
         closed = self._close(row, now, outcome, code, refused_constraint=row.kept_cause)
+        self.passed.append(closed)
         self._follow(closed, now, goes_on=True)
         self._inform(closed, now)
 
@@ -62,6 +63,22 @@ class MemoryClosing(MemoryTables):
             message = SessionRejected.summary if closed.refused_constraint else ABANDONED
             self.app.log_failure(generation, now, closed.code or LeaseLost.code, message)
 
+    def _reported(self) -> Sequence[ClosedOver]:
+        """Give back, once, what was closed in passing."""
+        passed, self.passed = self.passed, []
+        return [
+            ClosedOver(
+                user_id=row.user_id,
+                generation_id=row.generation_id,
+                number=row.number,
+                outcome=row.outcome or Outcome.ABANDONED,
+                code=row.code,
+                is_accepted=row.accepted_at is not None,
+                origin=row.origin,
+            )
+            for row in passed
+        ]
+
     def _owned(self, row: Row) -> Generation | None:
         generation = self.app.read(row.generation_id)
         return generation if generation is not None and generation.user_id == row.user_id else None
@@ -79,6 +96,7 @@ class MemoryClosing(MemoryTables):
         elif generation is not None and generation.status in IN_PROGRESS:
             self.app.write(generation.id, now, row.status_before)
         closed = self._close(row, now, outcome, code, counted=False)
+        self.passed.append(closed)
         self._follow(closed, now, goes_on=False)
 
     # What follows the end of an attempt

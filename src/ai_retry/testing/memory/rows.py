@@ -82,6 +82,7 @@ def follower(closed: Row, now: datetime) -> Row:
         status_before=closed.status_before if closed.outcome is Outcome.FAILED else GenerationStatus.TIMEOUT,
         in_line=closed.in_line,
         context_reader=closed.context_reader,
+        origin=closed.origin,
     )
 
 

@@ -1,8 +1,7 @@
 """The storage port in memory: the executable reference of what its methods do.
 
 Every method takes one lock and reads its clock once, as a verb in SQL does. What a verb compares is a method of its
-own, so that a test can leave one comparison out and see that it is missed. No decision belongs here, and nothing
-outlives the process.
+own, so that a test can leave it out and see that it is missed. No decision belongs here.
 """
 
 from collections.abc import Sequence
@@ -44,10 +43,9 @@ class MemoryStorage(MemoryCreating):
         """Compare, close what is over, count, then open."""
         if isinstance(change, CloseOver):
             with self._lock:
-                now = self._clock.now()
-                self._close_over(change.user_id, now)
+                self._close_over(change.user_id, now := self._clock.now())
                 self._fill_line(change.user_id, now)
-                return Reply(applied=True)
+                return Reply(applied=True, closed=self._reported())
         with self._lock:
             now = self._clock.now()
             if isinstance(change.attempt.start, Acceptance) and not self.has_queue:
@@ -59,7 +57,7 @@ class MemoryStorage(MemoryCreating):
                 applied = self._has_room(change, now) and self._create(change, now) and self._start(change, now)
             rule, proposal = change.expected.quota_rule, self._proposal(change, now)
             snapshot = self._snapshot(change.generation_id, rule, change.token, now, proposal)
-            return Reply(applied=applied, snapshot=snapshot)
+            return Reply(applied=applied, snapshot=snapshot, closed=self._reported())
 
     def _is_fresh(self, change: Begin, now: datetime) -> bool:
         found, proposal = self.app.read(change.generation_id), self._proposal(change, now)
@@ -122,6 +120,7 @@ class MemoryStorage(MemoryCreating):
             waived=attempt.waived,
             operator=attempt.operator,
             idempotency_key=attempt.idempotency_key,
+            origin=attempt.origin,
         )
         if isinstance(attempt.start, Running):
             self._add(running(row, attempt.start, change.token, now))
@@ -273,7 +272,6 @@ class MemoryStorage(MemoryCreating):
             rows = [row for row in self.rows.values() if row.outcome is None and row.accepted_at is not None]
             queued = [row for row in rows if row.is_queued]
             self.routes.forget(now)
-            routes = self.routes.states(self._running_on, self._waiting_for)
             ended = [row.closed_at for row in self.rows.values() if row.code == RetryPoisoned.code]
             return QueueState(
                 as_of=now,
@@ -282,11 +280,13 @@ class MemoryStorage(MemoryCreating):
                 due=sum(row.route is None and is_due(row, now) for row in queued),
                 parked=sum(row.route is not None for row in queued),
                 running=len(rows) - len(queued),
+                held=sum(row.outcome is None and row.charge for row in self.rows.values()),
+                kept=len(self.answers),
                 oldest_accepted_at=min((row.accepted_at for row in rows if row.accepted_at), default=None),
                 poisoned=sum(at is not None and at > now - timedelta(hours=24) for at in ended),
                 outages=[
                     RouteState(route=each.route, not_before=each.not_before, failures=each.failures, slots=each.slots)
-                    for each in routes
+                    for each in self.routes.states(self._running_on, self._waiting_for)
                 ],
             )
 

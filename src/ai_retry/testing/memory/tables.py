@@ -48,6 +48,7 @@ class MemoryTables:
         self.quotas: dict[UUID, QuotaRule] = {}
         self.line = Line()
         self.routes = Routes()
+        self.passed: list[Row] = []  # closed by the begin that runs, in passing
         self.has_queue = True  # False: there is no pgmq
         self._clock = clock
         self._lock = threading.RLock()

@@ -1,0 +1,120 @@
+"""The log, which is a consumer of events: one line each, in logfmt, and the same facts in the record for other formats.
+
+::
+
+    event=attempt_failed attempt=2 code=AI_TIMEOUT user_id=… reason="no answer in time" call_seconds=15.02
+
+A value is quoted, as a JSON string, where it is empty, or holds a blank, a quote, an equals sign or what can't be
+printed.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Final
+
+from ai_retry.events import Event
+
+LOGGER: Final = "ai_retry"
+_FIRST: Final = ("action", "code", "attempt")
+_LEFT_OUT: Final = frozenset({"stack", "traceparent"})
+_log = logging.getLogger(LOGGER)
+
+
+class LogEvents:
+    """Writes each event to the logger ``ai_retry``; every client has one.
+
+    A record's ``ai_retry`` holds the facts, with instants and ids as strings and numbers as numbers.
+    """
+
+    def __call__(self, event: Event) -> None:
+        """Write it, if anything listens at its level."""
+        if _log.isEnabledFor(event.level):
+            write_line(event.level, event.name, stack=getattr(event, "stack", None), **facts_of(event))
+
+
+LOG: Final = LogEvents()
+
+
+def write_line(level: int, name: str, *, stack: str | None = None, **facts: Any) -> None:
+    """Write a line; facts that are None are left out.
+
+    Args:
+        level: of the line.
+        name: of the event.
+        stack: follows the line; it holds no exception's text.
+        facts: by name.
+    """
+    said = {"event": name, **{each: plain(fact) for each, fact in facts.items() if fact is not None}}
+    _log.log(level, _Line(said, stack), extra={LOGGER: said})
+
+
+def facts_of(event: Event) -> Mapping[str, Any]:
+    """Return what an event says, without what is None, what it is about first."""
+    found = {name: getattr(event, name) for name in _names(type(event))}  # type: ignore[arg-type]  # a class can be hashed
+    return {name: fact for name, fact in found.items() if fact is not None}
+
+
+def plain(fact: Any) -> Any:
+    """Make a fact JSON: numbers and truths stay, instants are in UTC, and all else is a string."""
+    match fact:
+        case bool() | int() | float():
+            return fact
+        case datetime():
+            return fact.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return str(fact)
+
+
+def logfmt(facts: Mapping[str, Any]) -> str:
+    """Write facts as ``name=value`` pairs, on one line."""
+    return " ".join(f"{name}={_word(fact)}" for name, fact in facts.items())
+
+
+class _Line:
+    """A record's message, which is only written out where a handler asks for it."""
+
+    __slots__ = ("facts", "stack")
+
+    def __init__(self, facts: Mapping[str, Any], stack: str | None) -> None:
+        self.facts, self.stack = facts, stack
+
+    def __str__(self) -> str:
+        return f"{logfmt(self.facts)}\n{self.stack}" if self.stack else logfmt(self.facts)
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record of any logger as one JSON object: time, level, logger, and the facts, or else the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write it; a stack, or an exception's, is a member of its own."""
+        line = record.msg
+        row = {"time": plain(datetime.fromtimestamp(record.created, UTC)), "level": record.levelname}
+        row |= {"logger": record.name, **(line.facts if isinstance(line, _Line) else {"message": record.getMessage()})}
+        stack = line.stack if isinstance(line, _Line) else None
+        if record.exc_info:
+            stack = self.formatException(record.exc_info)
+        return json.dumps({**row, "stack": stack} if stack else row, default=str)
+
+
+def _word(fact: Any) -> str:
+    match fact:
+        case bool():
+            return "true" if fact else "false"
+        case float():
+            return f"{fact:.6g}"
+    word = str(fact)
+    if word and word.isprintable() and not set(word) & set(' "='):
+        return word
+    return json.dumps(word, ensure_ascii=not word.isprintable())
+
+
+@cache
+def _names(kind: type[Event]) -> list[str]:
+    """List the fields of a kind of event: what happened first, whom and what it is about last."""
+    names = [each.name for each in fields(kind) if each.name not in _LEFT_OUT]
+    last = [each.name for each in fields(Event) if each.name in names]
+    first = [name for name in _FIRST if name in names]
+    return [*first, *(name for name in names if name not in {*first, *last}), *last]

@@ -1,0 +1,1 @@
+"""Makes events of what loops do: see ``loop_events``."""
