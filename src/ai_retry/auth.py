@@ -388,13 +388,8 @@ def _check_signature(token: _Token, key: _Key | None) -> None:
         raise Unauthenticated("signature")
 
 
-<<<<<<< HEAD
-def _secret_key(secret: str) -> _Key:
-    """Read the project's secret; what is a public key would verify what anyone signs with it."""
-=======
 def _secret_key(secret: str) -> _Key | None:
     """Read the project's secret; None for a public key or a certificate, which would verify what any user signs."""
->>>>>>> w-i18
     if len(secret.encode()) < _MIN_SECRET:
         raise ValueError(f"jwt_secret must have at least {_MIN_SECRET} bytes")
     try:
