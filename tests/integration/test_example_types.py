@@ -24,6 +24,8 @@ from collections.abc import Callable
 from uuid import UUID
 
 import ai_retry
+from ai_retry import connect as connect
+from ai_retry.telemetry.prometheus import PrometheusEvents
 
 user_id = generation_id = UUID(int=1)
 FIRST_URL = FIRST_KEY = SECOND_URL = SECOND_KEY = BASE_URL = API_KEY = "x"
@@ -32,6 +34,11 @@ client: ai_retry.Client
 found: ai_retry.Found
 plan: ai_retry.Plan
 make: Callable[[str], ai_retry.AiProvider]
+metrics: PrometheusEvents
+
+
+def verify(token: str) -> UUID:
+    return UUID(token)
 
 
 def upload(image: bytes) -> str:

@@ -159,8 +159,8 @@ def test_recovery_example_recovers(
             pass
 
     printed = capsys.readouterr().out
-    assert "2 failed, of 2 users" in printed
-    assert re.search(r"succeeded +2\n", printed)
+    assert "2 failed generations of 2 users" in printed
+    assert re.search(r"succeeded: +2\n", printed)
     assert (tmp_path / "recovery.json").exists()
 
 
