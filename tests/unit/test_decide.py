@@ -937,11 +937,12 @@ class TestPostpone:
         """It has been spread already."""
         refusal = BackoffNotElapsed(AS_OF + MINUTE, wait=MINUTE)
 
-        assert self.postponed(refusal) == Postpone(message=self.MESSAGE, wait=MINUTE)
+        assert self.postponed(refusal) == Postpone(message=self.MESSAGE, wait=MINUTE, code=refusal.code)
 
     def test_other_refusals_are_spread(self) -> None:
         """In the upper half of what the refusal says; at least something when it says nothing."""
-        assert self.postponed(TooManyParallel(2, wait=10 * SECOND)) == Postpone(message=self.MESSAGE, wait=7 * SECOND)
+        too_many = TooManyParallel(2, wait=10 * SECOND)
+        assert self.postponed(too_many) == Postpone(message=self.MESSAGE, wait=7 * SECOND, code=too_many.code)
         nothing = QuotaExhausted(limit=0, resets_at=None, wait=None)
         assert self.postponed(nothing).wait == 0.7 * SECOND
 
@@ -951,4 +952,5 @@ class TestPostpone:
 
         change = self.postponed(RouteUnavailable(wait=10 * SECOND, route=ROUTE), routes=known)
 
-        assert change == Postpone(message=self.MESSAGE, wait=10 * SECOND, spread=0.8 * SECOND, route=ROUTE)
+        assert (change.wait, change.spread, change.route) == (10 * SECOND, 0.8 * SECOND, ROUTE)
+        assert change.code == RouteUnavailable.code

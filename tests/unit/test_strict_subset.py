@@ -134,7 +134,7 @@ def documented() -> list[tuple[str, Any]]:
         if each.language in readers
         for schema in readers[each.language](each.code)
     ]
-    demo = REPOSITORY / "examples" / "demo.py"
+    demo = REPOSITORY / "examples" / "demo_app.py"
     return found + [(demo.name, schema) for schema in in_python(demo.read_text(encoding="utf-8"))]
 
 
@@ -151,5 +151,5 @@ def test_every_page_with_a_schema_is_read() -> None:
         "docs/how-to/prompts.md",
         "docs/how-to/sessions-table.md",
         "docs/tutorial.md",
-        "demo.py",
+        "demo_app.py",
     }
