@@ -41,9 +41,15 @@ def render() -> str:
             "",
             *_COMPLETION.splitlines(),
             "",
-            *_command(ai_retry.cli.commands.cli, click.Context(ai_retry.cli.commands.cli, info_name="ai-retry")),
+            *_command(ai_retry.cli.commands.cli, _context()),
         ]
     )
+
+
+def _context() -> click.Context:
+    """Begin as the command line does: click keeps the help option that it was asked for first."""
+    cli = ai_retry.cli.commands.cli
+    return click.Context(cli, info_name="ai-retry", **cli.context_settings)
 
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
