@@ -19,6 +19,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from ai_retry.testing.provider import ScriptedServer, chat, reply
+from tools.examples import example
 from tools.judging import Objection, ask, run
 from tools.npm import REPOSITORY
 from tools.stack import MIGRATIONS, Stack, running_stack
@@ -87,7 +88,7 @@ def judge_contents() -> Iterator[str]:
 
 
 def judge_interpreters() -> Iterator[str]:
-    """On every Python here, in an empty environment: doctor, the wheel's own migrations, README's first example."""
+    """On every Python here, in an empty environment: doctor, the wheel's own migrations, README's retry."""
     with tempfile.TemporaryDirectory(prefix="ai-retry-dist-") as scratch:
         copied = Path(scratch) / "migrations"
         places = {}
@@ -100,7 +101,7 @@ def judge_interpreters() -> Iterator[str]:
         with running_stack(copied) as stack:
             for version, place in places.items():
                 _try(place, stack)
-                yield f"Python {version}: ai-retry doctor without and with a project; README's first example"
+                yield f"Python {version}: ai-retry doctor without and with a project; README's retry"
 
 
 def _try(place: Path, stack: Stack) -> None:
@@ -114,13 +115,12 @@ def _try(place: Path, stack: Stack) -> None:
             raise Objection(f"ai-retry doctor finds {document['findings']}")
         said = run([str(place / "bin" / "python"), "-c", _example(stack)], cwd=place, env=env)
     if not re.fullmatch(r"session [0-9a-f-]{36} remaining 4\n", said):
-        raise Objection(f"README's first example prints:\n{said}")
+        raise Objection(f"README's retry prints:\n{said}")
 
 
 def _example(stack: Stack) -> str:
-    """README's first example in Python, for a generation that failed."""
-    found = re.search(r"^```python\n(.*?)^```", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert found is not None
+    """README's example of a retry in Python, for a generation that failed."""
+    retry = example(REPOSITORY / "README.md", "python", "client.retry_generation")
     user_id, generation_id = uuid4(), uuid4()
     with psycopg.connect(stack.database_url) as connection:
         connection.execute("insert into auth.users (id) values (%s)", [user_id])
@@ -128,7 +128,7 @@ def _example(stack: Stack) -> str:
             "insert into public.generations (id, user_id, status, prompt_data) values (%s, %s, 'error', %s)",
             [generation_id, user_id, Jsonb({"messages": [{"role": "user", "content": "plan"}]})],
         )
-    return f"user_id, generation_id = {str(user_id)!r}, {str(generation_id)!r}\n{found[1]}"
+    return f"user_id, generation_id = {str(user_id)!r}, {str(generation_id)!r}\n{retry}"
 
 
 def judge_extras() -> Iterator[str]:
