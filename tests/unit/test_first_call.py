@@ -594,6 +594,17 @@ class TestAgain:
 
         assert (error.generation_id, len(case.ai.calls)) == (case.generation_ids[0], 1)
 
+    def test_request_says_what_is_the_same(self) -> None:
+        """Where it is given, the prompt may be another one each time."""
+        case = Case(an_answer())
+        case.generate(request={"a": 1, "b": 2})
+
+        assert case.generate("Another prompt.", request={"b": 2, "a": 1}).replayed
+        case.failed(IdempotencyConflict, request={"a": 1})
+        case.failed(IdempotencyConflict)
+
+        assert len(case.ai.calls) == 1
+
     def test_apps_own_generation_is_a_conflict(self) -> None:
         """Its first call was not ours."""
         case = Case(a_failure())
