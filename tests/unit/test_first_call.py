@@ -444,6 +444,19 @@ class TestFailure:
 
         assert error.generation_id == UUID(int=1)
 
+    def test_route_that_is_asked_is_blamed(self) -> None:
+        """The app may store another model than it was given: an outage is of the one that was asked."""
+        settles: list[Settle] = []
+        case = Case(a_failure(code=FailureCode.UNAVAILABLE, retry_after=LONG))
+        case.bind(lambda *given: (*given[:2], {**given[2], "model": "small"}))
+        case.storage.hooks = {"settle": settles.append}
+
+        case.failed(GenerationFailed, model="large")
+
+        assert [call.context.model for call in case.ai.calls] == ["small"]
+        (settle,) = settles
+        assert (settle.outage, [each.route for each in settle.elsewhere]) == (None, ["one/small"])
+
     def test_unreadable_row_ends_without_a_call(self) -> None:
         """What the app has stored is what retries read: where that fails, nothing is sent, and no route is blamed."""
         settles: list[Settle] = []
