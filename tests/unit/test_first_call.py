@@ -49,6 +49,11 @@ LONG = timedelta(minutes=10)
 Request: TypeAlias = Mapping[str, Any]
 
 
+def named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Name a request that has no id of its own."""
+    return {**({} if "generation_id" in options else {"idempotency_key": "key-1"}), **options}
+
+
 class Case:
     """A user without anything, and a client."""
 
@@ -68,12 +73,12 @@ class Case:
         self.user_id = self.world.new_user()
 
     def generate(self, prompt: Any = PROMPT, **options: Any) -> RetryResult:
-        """Make a first call, under a key."""
-        return self.client.generate(self.user_id, prompt, **{"idempotency_key": "key-1"} | options)
+        """Make a first call, under a key, or the id that is given."""
+        return self.client.generate(self.user_id, prompt, **named(options))
 
     def enqueue(self, prompt: Any = PROMPT, **options: Any) -> QueuedRetry:
-        """Accept one for later, under a key."""
-        return self.client.enqueue_generation(self.user_id, prompt, **{"idempotency_key": "key-1"} | options)
+        """Accept one for later, under a key, or the id that is given."""
+        return self.client.enqueue_generation(self.user_id, prompt, **named(options))
 
     def failed(self, error: type[AiRetryError], **options: Any) -> AiRetryError:
         """Make a first call that fails like this."""
@@ -217,6 +222,8 @@ class TestRefusal:
             (PROMPT, {"model": ""}, "model must have 1 to 255"),
             (PROMPT, {"model": "a\nb"}, "model must have 1 to 255"),
             (PROMPT, {"generation_id": "1"}, "generation_id must be a UUID"),
+            (PROMPT, {"generation_id": UUID(int=1), "idempotency_key": "a"}, "idempotency_key must not be given with"),
+            (PROMPT, {"request": {1}}, "request must be JSON"),
             (PROMPT, {"idempotency_key": "plan:1"}, "idempotency_key must not begin"),
             (PROMPT, {"idempotency_key": "\ud800"}, "idempotency_key must have 1 to 255"),
             (PROMPT, {"charge": False}, "operator must be given with charge=False"),

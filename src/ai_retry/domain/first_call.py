@@ -75,8 +75,9 @@ def generate(
             don't matter.
         model: that the generation names; None: the reader, or the provider, chooses.
         columns: what else the binding's ``app_create_generation`` needs of the request: JSON.
-        generation_id: the generation's id; by it a repeat is recognised.
-        idempotency_key: makes the id, with the user's, where none is given.
+        generation_id: the generation's id, chosen by the caller; by it a repeat is recognised.
+        idempotency_key: makes the id, with the user's. Only one of both can be given: two ids under one key would be
+            two generations.
         waive: limits that an operator lifts for this attempt; recorded on it.
         charge: False gives the user the session without spending quota; recorded.
         operator: who lifted a limit; recorded. Without a name no limit is lifted.
@@ -212,6 +213,8 @@ def first_asked(
     """
     user_id = as_uuid(user_id, "user_id")
     check_key(idempotency_key)
+    if generation_id is not None and idempotency_key is not None:
+        raise ValueError("idempotency_key must not be given with generation_id: either one names the request")
     if generation_id is None:
         named = idempotency_key is not None
         generation_id = uuid5(NAMESPACE, f"{user_id}:{idempotency_key}") if named else uuid4()
