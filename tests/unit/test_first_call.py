@@ -37,6 +37,7 @@ from ai_retry.domain.first_call import MAX_PROMPT_BYTES
 from ai_retry.domain.model import Answer, FailureCode, Outcome, ProviderOutcome, QuotaRule, RetryResult, Waiver
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.queue_model import Outage, QueuedRetry
+from ai_retry.events import Event, ProviderCalled, RouteClosed
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.testing.memory import MemoryApp
 from tests.helpers.builders import SECOND, a_failure, an_answer
@@ -454,7 +455,8 @@ class TestFailure:
     def test_route_that_is_asked_is_blamed(self) -> None:
         """The app may store another model than it was given: an outage is of the one that was asked."""
         settles: list[Settle] = []
-        case = Case(a_failure(code=FailureCode.UNAVAILABLE, retry_after=LONG))
+        events: list[Event] = []
+        case = Case(a_failure(code=FailureCode.UNAVAILABLE, retry_after=LONG), on_event=[events.append])
         case.bind(lambda *given: (*given[:2], {**given[2], "model": "small"}))
         case.storage.hooks = {"settle": settles.append}
 
@@ -463,6 +465,7 @@ class TestFailure:
         assert [call.context.model for call in case.ai.calls] == ["small"]
         (settle,) = settles
         assert (settle.outage, [each.route for each in settle.elsewhere]) == (None, ["one/small"])
+        assert [each.route for each in events if isinstance(each, ProviderCalled | RouteClosed)] == ["one/small"] * 2
 
     def test_unreadable_row_ends_without_a_call(self) -> None:
         """What the app has stored is what retries read: where that fails, nothing is sent, and no route is blamed."""

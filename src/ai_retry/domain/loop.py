@@ -52,6 +52,7 @@ class Call:
     context: Context
     timeout: timedelta
     idempotency_key: str
+    route: str | None = None  # of a call that names none
 
 
 Step: TypeAlias = Load | Begin | CloseOver | Call | Settle | Amend | Keep
@@ -148,7 +149,9 @@ class RunningAttempt:
             return (yield from self._given_back())
         self._ask(setting.reader.routes(context))
         key = rules.provider_key(self._begun, context, self._route)
-        result: Answer | Failure = yield Call(context=self._keyed(context), timeout=timeout, idempotency_key=key)
+        result: Answer | Failure = yield Call(
+            context=self._keyed(context), timeout=timeout, idempotency_key=key, route=self._route
+        )
         duration = timedelta(seconds=setting.monotonic() - called)
         if isinstance(result, Answer):
             if rules.storable(result.output):
