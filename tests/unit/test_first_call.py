@@ -11,7 +11,7 @@ import pytest
 import ai_retry
 from ai_retry.client import Client
 from ai_retry.domain import queue
-from ai_retry.domain.change import Begin, CloseOver, Settle
+from ai_retry.domain.change import Begin, CloseOver, Discard, Settle
 from ai_retry.domain.errors import (
     AiRetryError,
     AlreadySucceeded,
@@ -576,6 +576,19 @@ class TestAgain:
         again = case.failed(error)
 
         assert (type(again), again.details, len(case.ai.calls)) == (type(first), first.details, 1)
+
+    @pytest.mark.parametrize(("conflict", "error"), [(False, SessionRejected), (True, SessionConflict)])
+    def test_discarded_answer_is_not_promised(self, error: type[AiRetryError], *, conflict: bool) -> None:
+        """An operator may have discarded the answer since: the repeat does not say that it is stored."""
+        case = Case(an_answer())
+        case.world.refuse_sessions("title_is_short", conflict=conflict)
+        generation_id = case.failed(error).generation_id
+        assert generation_id is not None
+        case.storage.amend(Discard(user_id=case.user_id, generation_id=generation_id, operator="ann"))
+
+        again = case.failed(error)
+
+        assert (str(again), again.details["answer_kept"]) == ("The result was rejected by title_is_short.", False)
 
     def test_dead_call_is_closed_and_reported(self) -> None:
         """A process that died has lost its lease: nothing was charged, and a retry may follow."""
