@@ -42,7 +42,7 @@ test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for 
 	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
 	@$(BIN)/python -m tests.adapters
 
-test-adapters: $(READY) ## Run the how-to's examples for the SDKs of OpenAI, Pydantic AI and LiteLLM (250 MB to install)
+test-adapters: $(READY) ## Run the how-tos' examples for FastAPI, Celery and the SDKs of OpenAI, Pydantic AI and LiteLLM (270 MB)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group adapters
 	$(BIN)/python -m pytest tests/adapters tests/integration/test_example_types.py -p no:unraisableexception $(ARGS) # the SDKs leave sockets open
 
