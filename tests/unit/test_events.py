@@ -337,6 +337,27 @@ def test_events_hold_nothing_secret() -> None:
     }
 
 
+def test_log_that_raises_loses_its_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log handler of the app's that raises ends no attempt whose answer was paid for, and stderr says what failed."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError("no log server at secret.example")
+
+    case, broken = Case(an_answer()), Broken()
+    logging.getLogger("ai_retry").addHandler(broken)
+    try:
+        case.client.retry_generation(case.user_id, case.generation_id)
+        hooks.Events(lambda _: 1 / 0)(events.WorkerStarted(concurrency=1))
+    finally:
+        logging.getLogger("ai_retry").removeHandler(broken)
+
+    assert case.names()[-1] == "attempt_succeeded"
+    said = capsys.readouterr().err
+    assert "event=log_failed of=hook_failed error=ConnectionError" in said
+    assert "secret" not in said
+
+
 @pytest.mark.parametrize("odd", ["a b", "", "\n", "x" * 129, "id=1"])
 def test_odd_request_id_is_left_out(odd: str) -> None:
     """What can't be read in a log never gets there."""

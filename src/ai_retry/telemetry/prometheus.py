@@ -72,7 +72,7 @@ class Exposition:
 
     def __call__(self, accept: str = "") -> tuple[str, bytes]:
         """Collect and encode."""
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = _encoder(accept)
         body: bytes = b"".join(encode(each) for each in self._registries())
         return content_type, body
 
@@ -86,6 +86,14 @@ class Exposition:
         if self._collector is not None:
             shown.register(self._collector)
         return [shown]
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """Choose a format; an ``Accept`` that prometheus_client can't read gets plain text."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        return choose_encoder("")
 
 
 class PrometheusEvents:
