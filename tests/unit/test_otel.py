@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from ai_retry.domain.errors import StorageUnavailable
 from ai_retry.domain.model import FailureCode, ProviderCall, Usage
+from ai_retry.events import ProviderCalled
 from ai_retry.telemetry import OpenTelemetryEvents
 from ai_retry.testing.ai import AiStep
 from tests.helpers.builders import a_failure, an_answer
@@ -207,4 +208,17 @@ def test_spans_hold_no_content() -> None:
     text = "".join(each.to_json() for each in traced.spans)
     assert "Plan an easy run" not in text
     assert "Easy run" not in text
+    traced.close()
+
+
+def test_models_that_users_invent_make_no_series_without_end() -> None:
+    """Metrics have a bounded number of series, whatever models are asked for; each span names its own."""
+    traced = Traced()
+    for number in range(500):
+        traced.hook(ProviderCalled(attempt=1, asked_model=f"invented-{number}", code=f"C{number}", call_seconds=1.0))
+
+    points = traced.points("gen_ai.client.operation.duration")
+    assert len(points) <= 65
+    assert sum(point.count for point in points) == 500
+    assert {each.name for each in traced.spans} == {f"chat invented-{number}" for number in range(500)}
     traced.close()

@@ -29,9 +29,12 @@ from ai_retry.events import (
     RequestFailed,
     WorkerFailed,
 )
+from ai_retry.telemetry.bounded import Bounded
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
 _NAME: Final = "ai_retry"
+_OTHER: Final = "_OTHER"  # as the conventions have it
+_UNBOUNDED: Final = ("gen_ai.provider.name", "gen_ai.request.model", "server.address", "error.type")
 _SECOND: Final = 1_000_000_000  # nanoseconds
 _MOST_OPEN: Final = 10_000  # attempts whose end is waited for: more are forgotten, the oldest first
 _DURATION_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -68,6 +71,7 @@ class OpenTelemetryEvents:
             description="Number of input and output tokens used.",
             explicit_bucket_boundaries_advisory=_TOKEN_BUCKETS,
         )
+        self._bounds = {name: Bounded(_OTHER) for name in _UNBOUNDED}
         self._now = now
         self._open: dict[tuple[UUID | None, int], Span] = {}
         self._lock = Lock()
@@ -116,11 +120,16 @@ class OpenTelemetryEvents:
         span = self._open.get((event.generation_id, event.attempt))
         parent = trace.set_span_in_context(span) if span is not None else _parent(event)
         self._leaf(name, parent, event.call_seconds, {**facts, **_known(more)}, kind=SpanKind.CLIENT, code=event.code)
+        labels = self._bounded(facts)
         if event.call_seconds is not None:
-            self._durations.record(event.call_seconds, facts, context=parent)
+            self._durations.record(event.call_seconds, labels, context=parent)
         for kind, count in (("input", event.prompt_tokens), ("output", event.completion_tokens)):
             if count is not None and count >= 0:
-                self._tokens.record(count, {**facts, "gen_ai.token.type": kind}, context=parent)
+                self._tokens.record(count, {**labels, "gen_ai.token.type": kind}, context=parent)
+
+    def _bounded(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Bound what metrics are labelled with; spans have all of it."""
+        return {name: self._bounds[name](fact) if name in self._bounds else fact for name, fact in facts.items()}
 
     def _end(self, event: AttemptEvent) -> None:
         """End the attempt's span, as its first event of an end says."""
@@ -176,7 +185,7 @@ def _call_facts(event: ProviderCalled) -> dict[str, Any]:
     provider = event.provider
     facts = {
         "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": provider or "_OTHER",
+        "gen_ai.provider.name": provider or _OTHER,
         "gen_ai.request.model": event.asked_model or event.model,
         "server.address": provider,
         "error.type": event.code,
