@@ -8,6 +8,7 @@ interrupted. It runs in a thread of its own, one per name at a time, which ends 
 What an answer means is not known here.
 """
 
+import os
 import socket
 import ssl
 import threading
@@ -75,11 +76,12 @@ class _Socket(socket.socket):
     """Gives each operation what is left of the deadline."""
 
     used_at = 0.0  # time.monotonic() of the last byte read
+    used_by = -1  # the process that read it
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         self.settimeout(_time_left())
         count = super().recv_into(*args, **kwargs)
-        self.used_at = time.monotonic()
+        self.used_at, self.used_by = time.monotonic(), os.getpid()
         return count
 
     def recv(self, *args: Any, **kwargs: Any) -> bytes:
@@ -152,7 +154,12 @@ class _Connection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it may be used again: not if the server may be about to close it."""
+        """Whether it may be used again: not if the server may be about to close it, nor by a fork of this process.
+
+        Two processes on one connection would read each other's answers.
+        """
+        if getattr(self.sock, "used_by", -1) != os.getpid():
+            return False
         used_at = getattr(self.sock, "used_at", 0.0)
         return super().is_connected and time.monotonic() - used_at < _IDLE_SECONDS
 

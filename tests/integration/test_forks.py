@@ -7,6 +7,7 @@ import sys
 import psycopg
 import pytest
 
+from ai_retry.testing.provider import ScriptedServer, chat
 from tools.npm import REPOSITORY
 from tools.stack import Stack
 
@@ -67,3 +68,36 @@ def test_fork_has_connections_of_its_own(stack: Stack, way: str) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# The same for a provider: on one connection, each would read what the other has paid for.
+ASKED = """
+import os, sys
+from datetime import timedelta
+from ai_retry.clock import SystemClock
+from ai_retry.domain.model import Context
+from ai_retry.providers.http import HttpAiProvider
+
+ai = HttpAiProvider(clock=SystemClock(), base_url=sys.argv[1], model="small")
+
+def is_answered():
+    context = Context(messages=[{"role": "user", "content": "x"}], model="small")
+    return bool(ai.generate(context, timeout=timedelta(seconds=10), idempotency_key="g-1").output)
+
+good = is_answered()
+child = os.fork()
+if child == 0:
+    os._exit(0 if is_answered() else 1)
+_, status = os.waitpid(child, 0)
+sys.exit(0 if good and status == 0 and is_answered() else 1)
+"""
+
+
+def test_fork_asks_a_provider_on_a_connection_of_its_own() -> None:
+    """A connection that was used just before the fork stays the parent's, which goes on using it."""
+    env = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    with ScriptedServer(*[chat({"title": "x"})] * 3) as server:
+        done = subprocess.run([sys.executable, "-c", ASKED, server.base_url], env=env, check=False, timeout=60)
+
+        assert done.returncode == 0
+        assert server.connections == 2

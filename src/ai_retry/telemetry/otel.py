@@ -7,7 +7,7 @@ of its attempt; a worker's attempt is a trace of its own, with a link to the req
 
 import time
 from collections.abc import Callable, Mapping
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,7 +25,6 @@ from ai_retry.events import (
     Event,
     GenerationAccepted,
     ProviderCalled,
-    Refused,
     RequestFailed,
     WorkerFailed,
 )
@@ -73,7 +72,7 @@ class OpenTelemetryEvents:
         )
         self._bounds = {name: Bounded(_OTHER) for name in _UNBOUNDED}
         self._now = now
-        self._open: dict[tuple[UUID | None, int], Span] = {}
+        self._open: dict[tuple[UUID | None, int], tuple[Span, int]] = {}  # and the thread that it began in
         self._lock = Lock()
 
     def __call__(self, event: Event) -> None:
@@ -87,7 +86,7 @@ class OpenTelemetryEvents:
                 self._call(event)
             case AttemptSucceeded() | AttemptFailed() | AttemptPutBack() | AnswerKept():
                 self._end(event)
-            case Refused() | RequestFailed() | WorkerFailed():
+            case RequestFailed() | WorkerFailed():
                 self._forget(event)
 
     def _begin(self, event: AttemptBegan) -> None:
@@ -107,8 +106,8 @@ class OpenTelemetryEvents:
         )
         with self._lock:
             while len(self._open) >= _MOST_OPEN:
-                self._open.pop(next(iter(self._open))).end()
-            self._open[event.generation_id, event.attempt] = span
+                self._open.pop(next(iter(self._open)))[0].end()
+            self._open[event.generation_id, event.attempt] = span, get_ident()
         self._leaf("ai_retry.claim", trace.set_span_in_context(span), event.claim_seconds, {})
 
     def _call(self, event: ProviderCalled) -> None:
@@ -117,7 +116,7 @@ class OpenTelemetryEvents:
         more = {"http.response.status_code": event.http_status, "gen_ai.response.model": event.model, **used}
         asked = event.asked_model or event.model
         name = f"chat {asked}" if asked else "chat"
-        span = self._open.get((event.generation_id, event.attempt))
+        span, _ = self._open.get((event.generation_id, event.attempt), (None, 0))
         parent = trace.set_span_in_context(span) if span is not None else _parent(event)
         self._leaf(name, parent, event.call_seconds, {**facts, **_known(more)}, kind=SpanKind.CLIENT, code=event.code)
         labels = self._bounded(facts)
@@ -134,7 +133,7 @@ class OpenTelemetryEvents:
     def _end(self, event: AttemptEvent) -> None:
         """End the attempt's span, as its first event of an end says."""
         with self._lock:
-            span = self._open.pop((event.generation_id, event.attempt), None)
+            span, _ = self._open.pop((event.generation_id, event.attempt), (None, 0))
         if span is None:
             return  # it ended before, or without a begin in this process
         took = getattr(event, "settle_seconds", None)
@@ -144,11 +143,15 @@ class OpenTelemetryEvents:
         _fail(span, getattr(event, "code", None) or getattr(event, "cause", None))
         span.end(self._now())
 
-    def _forget(self, event: Refused | RequestFailed | WorkerFailed) -> None:
-        """End what was begun of this generation, and of which it is not known how it ended."""
+    def _forget(self, event: RequestFailed | WorkerFailed) -> None:
+        """End what this thread began of this generation, and of which it is not known how it ended.
+
+        What fails in another thread, such as a look at the status, is not about an attempt that runs meanwhile.
+        """
+        mine = (event.generation_id, get_ident())
         with self._lock:
-            left = [key for key in self._open if key[0] == event.generation_id is not None]
-            spans = [self._open.pop(key) for key in left if not isinstance(event, Refused)]
+            left = [key for key, (_, thread) in self._open.items() if (key[0], thread) == mine]
+            spans = [self._open.pop(key)[0] for key in left]
         for span in spans:
             span.set_attribute("ai_retry.end", event.name)
             _fail(span, event.code)
