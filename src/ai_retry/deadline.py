@@ -241,7 +241,7 @@ class _Lookups:
     """Name lookups that are waited for no longer than the deadline allows."""
 
     def __init__(self) -> None:
-        self._running: dict[tuple[str, int], Future[list[Any]]] = {}
+        self._running: dict[tuple[str, int, int], Future[list[Any]]] = {}  # by process, too: a fork has no threads
         self._lock = threading.Lock()
 
     def addresses(self, host: str, port: int) -> list[Any]:
@@ -250,10 +250,11 @@ class _Lookups:
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         except socket.gaierror:
             pass  # a name, not an address
+        key = (host, port, os.getpid())
         with self._lock:
-            lookup = self._running.get((host, port))
+            lookup = self._running.get(key)
             if lookup is None:
-                lookup = self._running[host, port] = Future()
+                lookup = self._running[key] = Future()
                 threading.Thread(target=self._look_up, args=(host, port), name="ai-retry-lookup", daemon=True).start()
         return lookup.result(_time_left())
 
@@ -267,7 +268,7 @@ class _Lookups:
 
     def _take(self, host: str, port: int) -> "Future[list[Any]]":
         with self._lock:
-            return self._running.pop((host, port))
+            return self._running.pop((host, port, os.getpid()))
 
 
 _lookups = _Lookups()

@@ -101,3 +101,54 @@ def test_fork_asks_a_provider_on_a_connection_of_its_own() -> None:
 
         assert done.returncode == 0
         assert server.connections == 2
+
+
+# A name is being looked up, and a lease renewed, in the parent when it forks; the child does both for itself.
+THREADS_LEFT = """
+import os, socket, sys, threading, time
+from datetime import timedelta
+from types import SimpleNamespace
+from uuid import UUID
+from ai_retry.clock import SystemClock
+from ai_retry.deadline import Deadline, _lookups, bounded_by
+from ai_retry.renewal import LeaseRenewer
+
+begun, parent, resolve, renewed = threading.Event(), os.getpid(), socket.getaddrinfo, set()
+
+def resolving(*arguments, **options):
+    if os.getpid() == parent and not options.get("flags"):
+        begun.set()
+        time.sleep(60)
+    return resolve(*arguments, **options)
+
+class Renewals:
+    def amend(self, change):
+        renewed.add(change.token)
+        return SimpleNamespace(applied=True)
+
+def look_up():
+    with bounded_by(Deadline(SystemClock(), 10)):
+        return _lookups.addresses("localhost", 80)
+
+socket.getaddrinfo = resolving
+threading.Thread(target=look_up, daemon=True).start()
+begun.wait(10)
+renewer, theirs, mine = LeaseRenewer(Renewals(), timedelta(seconds=0.1)), UUID(int=1), UUID(int=2)
+with renewer.renewing(theirs, theirs):
+    child = os.fork()
+    if child == 0:
+        renewed.clear()
+        found = look_up()
+        with renewer.renewing(mine, mine):
+            while not renewed:
+                time.sleep(0.01)
+            time.sleep(0.3)
+        os._exit(0 if found and renewed == {mine} else 1)
+    _, status = os.waitpid(child, 0)
+os._exit(0 if status == 0 else 1)
+"""
+
+
+def test_fork_waits_for_no_thread_of_its_parent_and_renews_no_lease_of_its() -> None:
+    """A child looks names up itself; and were its parent killed, the parent's attempts would be abandoned in time."""
+    assert subprocess.run([sys.executable, "-c", THREADS_LEFT], check=False, timeout=60).returncode == 0
