@@ -295,12 +295,15 @@ def test_first_call_is_an_attempt_like_any_other() -> None:
     assert {each.request_id for each in reported} == {REQUEST}
 
 
-def test_hook_that_raises_is_logged_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_hook_that_raises_is_logged_and_changes_nothing(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     """The retry succeeds, later hooks get the event, and the log has the type of what was raised, not its text."""
     seen: list[Event] = []
 
     def broken(_: Event) -> None:
-        raise RuntimeError("a secret prompt")
+        raise kind("a secret prompt")
 
     case = Case(an_answer(), on_event=[broken, seen.append])
 
@@ -309,7 +312,7 @@ def test_hook_that_raises_is_logged_and_changes_nothing(caplog: pytest.LogCaptur
     assert result.session_id
     assert [each.name for each in seen] == ["attempt_began", "provider_called", "attempt_succeeded"]
     failures = [vars(each)["ai_retry"] for each in caplog.records if "hook_failed" in each.getMessage()]
-    assert [(each["error"], each["of"]) for each in failures] == [("RuntimeError", each.name) for each in seen]
+    assert [(each["error"], each["of"]) for each in failures] == [(kind.__name__, each.name) for each in seen]
     assert "secret" not in caplog.text
 
 
