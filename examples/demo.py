@@ -1,7 +1,8 @@
-"""The main job, end to end, on a local Supabase stack: each HTTP exchange of a generation's life, and its rows.
+"""The main job, end to end, on a local Supabase stack: a line for each step of a generation's life, and its rows.
 
-Run it with ``make demo``. It starts PostgreSQL, Auth and the Data API, a scripted AI provider on a real socket, and the
-Flask app under gunicorn; tells a story to them over HTTP; checks every answer; and takes everything down again.
+Run it with ``make demo``, or ``make demo ARGS=-v`` to see each exchange as JSON. It starts PostgreSQL, Auth and the
+Data API, a scripted AI provider on a real socket, and the Flask app under gunicorn; plays a story to them over HTTP;
+checks every answer; and takes everything down again.
 """
 
 import argparse
@@ -33,6 +34,11 @@ APP = "examples.demo_app:create_app()"
 FIRST_CALLS = "/sessions/ai"
 BUSY = reply(503, json={"error": {"message": "The model is overloaded.", "code": 503}})
 SESSION = chat({"title": "Easy run", "minutes": 30})
+_PROVED = """
+A generation that failed could be retried, after its wait and not before, and the failure cost its user nothing.
+Two clicks at once made one call and one charge, and a retry accepted for later was run and charged once.
+Every attempt is on the record, and no refused request reached the provider.
+"""
 
 
 class Answers:
@@ -74,10 +80,11 @@ class Unexpected(Exception):
 
 @dataclass
 class Story:
-    """Tells it: each request, with the reason and what came back."""
+    """Plays it: prints a line for each request, and raises when an answer is not the expected one."""
 
     app: str
     calls: ScriptedServer
+    verbose: bool
 
     def ask(
         self,
@@ -92,8 +99,7 @@ class Story:
     ) -> requests.Response:
         """Make one exchange, print it, and check its status; ``later`` prefers an answer before it is tried."""
         response = self.send(path, token=token, method=method, later=later, body=body)
-        sent = f"  {json.dumps(body)}" if body is not None else ""
-        self.show(why, f"{method} {path}{'  Prefer: respond-async' if later else ''}{sent}", response)
+        self.show(why, method, path, response, later=later, body=body)
         if response.status_code != expected:
             raise Unexpected(f"{why}: expected {expected}, got {response.status_code}")
         return response
@@ -112,19 +118,30 @@ class Story:
         headers |= {"Prefer": "respond-async"} if later else {}
         return requests.request(method, self.app + path, headers=headers, json=body, timeout=60)
 
-    def show(self, why: str, request: str, response: requests.Response) -> None:
-        """Print an exchange in three lines."""
-        body = response.json()
-        wait = f"  Retry-After: {response.headers['Retry-After']}" if "Retry-After" in response.headers else ""
-        print(
-            f"\n# {why}\n{request}\n  -> {response.status_code}{wait}  {json.dumps(_short(body), ensure_ascii=False)}"
-        )
+    def show(
+        self,
+        why: str,
+        method: str,
+        path: str,
+        response: requests.Response,
+        *,
+        later: bool = False,
+        body: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Print an exchange: what was answered, and why."""
+        step = f"{method} {_name_of(path)}{' later' if later else ''} \u2192 {_outcome(response)}"
+        print(f"  {step:<60} {why}".rstrip())
+        if self.verbose:
+            sent = f"  {json.dumps(body)}" if body is not None else ""
+            print(f"    {method} {path}{'  Prefer: respond-async' if later else ''}{sent}")
+            print(f"    {json.dumps(_short(response.json()), ensure_ascii=False)}")
 
     def check(self, claim: str, *, holds: bool) -> None:
         """State what must be true now."""
-        print(f"  {'ok' if holds else 'NOT SO'}: {claim}")
         if not holds:
-            raise Unexpected(claim)
+            raise Unexpected(f"this is not so: {claim}")
+        if self.verbose:
+            print(f"    ok: {claim}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -138,32 +155,34 @@ def main(arguments: Sequence[str]) -> int:
         default=ResponseFormat.JSON_SCHEMA,
         help="how the provider is asked for JSON: AI_RESPONSE_FORMAT",
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="print each exchange as JSON, and each check")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     try:
         with ExitStack() as cleanup:
-            tell(cleanup, with_model=options.model, response_format=options.response_format)
+            play(cleanup, options)
     except (Unexpected, requests.RequestException, psycopg.Error, AssertionError, RuntimeError) as error:
         print(f"\ndemo: failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndemo: interrupted; everything was taken down", file=sys.stderr)
         return 1
-    print(f"\ndemo: ok ({time.monotonic() - began:.1f} s)")
+    print(_PROVED)
+    print(f"demo: ok ({time.monotonic() - began:.1f} s)")
     return 0
 
 
-def tell(cleanup: ExitStack, *, with_model: bool, response_format: ResponseFormat) -> None:
+def play(cleanup: ExitStack, options: argparse.Namespace) -> None:
     """Start the parts and go through the story."""
     print("Starting PostgreSQL, Auth and the Data API, an AI provider and the app, all on 127.0.0.1 ...")
     stack = cleanup.enter_context(running_stack())
-    answers = ModelAnswers(cleanup.enter_context(running_model())) if with_model else Answers()
+    answers = ModelAnswers(cleanup.enter_context(running_model())) if options.model else Answers()
     provider = cleanup.enter_context(ScriptedServer(default=answers))
     settings = {name: value for name, value in stack.env().items() if name != "DATABASE_URL"}
-    settings |= {"AI_BASE_URL": provider.base_url, "AI_MODEL": "demo", "AI_RESPONSE_FORMAT": response_format}
+    settings |= {"AI_BASE_URL": provider.base_url, "AI_MODEL": "demo", "AI_RESPONSE_FORMAT": options.response_format}
     app = cleanup.enter_context(running_app(settings, app=APP))
     database = cleanup.enter_context(psycopg.connect(stack.database_url, autocommit=True))
-    story = Story(app=app, calls=provider)
+    story = Story(app=app, calls=provider, verbose=options.verbose)
     ada = stack.sign_up("ada@example.com", "correct horse battery staple")
     bob = stack.sign_up("bob@example.com", "correct horse battery staple")
     someone_elses, second, third = (failed_generation(database, user) for user in (bob, ada, ada))
@@ -175,39 +194,40 @@ def tell(cleanup: ExitStack, *, with_model: bool, response_format: ResponseForma
 
 
 def refused_at_the_door(story: Story, ada: SignedInUser, someone_elses: UUID) -> None:
-    """Who may not, learns nothing and reaches nobody."""
+    """A caller who may not learns nothing, and causes no call."""
     token = ada.access_token
+    print("\nRefused before anything happens")
     story.ask("No token: who are you?", FIRST_CALLS, 401, token=None, body={"wish": WISH})
     story.ask("Not what the app's schema says.", FIRST_CALLS, 400, token=token, body={"wish": ["run"]})
     story.ask("Not a UUID.", "/sessions/ai/session-7/retry", 400, token=token)
-    story.ask("Somebody else's generation looks like none.", retry_path(someone_elses), 404, token=token)
-    story.check("nobody was called", holds=not story.calls.requests)
+    story.ask("Another user's generation looks like none.", retry_path(someone_elses), 404, token=token)
+    story.check("no call was made", holds=not story.calls.requests)
 
 
 def failed_waited_retried(story: Story, ada: SignedInUser, answers: Answers) -> None:
     """A failure costs nothing, the wait is kept, the success is charged once."""
     token = ada.access_token
+    print("\nA first call fails, and is retried")
     answers.available = False
-    why = "A first call, while the provider is down: the generation is there, and the attempt is recorded."
-    failed = story.ask(why, FIRST_CALLS, 502, token=token, body={"wish": WISH})
+    failed = story.ask("The provider is down; it is recorded.", FIRST_CALLS, 502, token=token, body={"wish": WISH})
     story.check("a Retry-After says when to come back", holds="Retry-After" in failed.headers)
     generation = UUID(failed.json()["error"]["details"]["generationId"])
-    story.check("its Location says where it stands", holds=failed.headers["Location"].endswith(str(generation)))
+    story.check("its Location is the generation's", holds=failed.headers["Location"].endswith(str(generation)))
     before = len(story.calls.requests)
     early = story.ask("At once again: too soon.", retry_path(generation), 429, token=token)
     story.check("the provider was not called", holds=len(story.calls.requests) == before)
     answers.available = True
     wait = int(early.headers["Retry-After"])
-    print(f"\n... waiting the {wait} s that it asked for ...")
+    print(f"  ... {wait} s ...")
     time.sleep(wait)
     failures = f"{FIRST_CALLS}?status=error&limit=5"
     listed = story.ask("What of mine failed, and can be retried?", failures, 200, token=token, method="GET")
     items = listed.json()["data"]["generations"]
     possible = {each["generation"]["id"]: each["retry"]["possible"] for each in items}
     story.check("this one can", holds=possible[str(generation)])
-    status = story.ask("Where does it stand?", f"/sessions/ai/{generation}", 200, token=token, method="GET")
+    status = story.ask("The failure cost no quota.", f"/sessions/ai/{generation}", 200, token=token, method="GET")
     story.check("the failure cost no quota", holds=_quota(status)["remaining"] == _quota(status)["limit"])
-    done = story.ask("After the wait: a session.", retry_path(generation), 200, token=token)
+    done = story.ask("After the wait: a session, charged once.", retry_path(generation), 200, token=token)
     story.check("it was charged once", holds=_quota(done)["remaining"] == _quota(done)["limit"] - 1)
     before = len(story.calls.requests)
     story.ask("Once more: it has succeeded already.", retry_path(generation), 409, token=token)
@@ -216,6 +236,7 @@ def failed_waited_retried(story: Story, ada: SignedInUser, answers: Answers) -> 
 
 def two_clicks_at_once(story: Story, ada: SignedInUser, generation: UUID) -> None:
     """Two threads, a barrier, one generation."""
+    print("\nTwo clicks at once")
     before = len(story.calls.requests)
     barrier = Barrier(2)
 
@@ -226,8 +247,8 @@ def two_clicks_at_once(story: Story, ada: SignedInUser, generation: UUID) -> Non
     with ThreadPoolExecutor(2) as threads:
         clicks = [threads.submit(click) for _ in range(2)]
         responses = sorted((each.result() for each in clicks), key=lambda response: response.status_code)
-    for response in responses:
-        story.show("Two clicks at once on a second generation.", f"POST {retry_path(generation)}", response)
+    for response, why in zip(responses, ("One is tried.", "The other one is refused."), strict=True):
+        story.show(why, "POST", retry_path(generation), response)
     story.check("one 200 and one 429", holds=[each.status_code for each in responses] == [200, 429])
     story.check("one call of the provider", holds=len(story.calls.requests) == before + 1)
     quota = _quota(responses[0])
@@ -236,13 +257,14 @@ def two_clicks_at_once(story: Story, ada: SignedInUser, generation: UUID) -> Non
 
 def accepted_for_later(story: Story, ada: SignedInUser, generation: UUID, settings: Mapping[str, str]) -> None:
     """Accepted at once, run by a worker, charged once."""
+    print("\nAccepted now, run later")
     token, path, state = ada.access_token, retry_path(generation), f"/sessions/ai/{generation}"
-    accepted = story.ask("A third one, for later: accepted.", path, 202, token=token, later=True)
+    accepted = story.ask("Accepted: one unit is held.", path, 202, token=token, later=True)
     story.check("its unit of quota is held", holds=_quota(accepted)["remaining"] == _quota(accepted)["limit"] - 3)
-    story.ask("Once more: the same state, nothing is sent.", path, 202, token=token, later=True)
-    story.ask("Now, and not later: it is being worked on.", path, 429, token=token)
-    story.ask("Where does it stand? Nobody works yet.", state, 200, token=token, method="GET")
-    print("\n... starting a worker: ai-retry worker ...")
+    story.ask("Once more: the same state, no second attempt.", path, 202, token=token, later=True)
+    story.ask("Now, and not later: it is accepted already.", path, 429, token=token)
+    story.ask("It waits for a worker.", state, 200, token=token, method="GET")
+    print("  ... ai-retry worker ...")
     with running_worker(settings) as worker:
         deadline = time.monotonic() + 30
         while story.send(state, token=token, method="GET").json()["data"]["generation"]["status"] != "success":
@@ -251,42 +273,46 @@ def accepted_for_later(story: Story, ada: SignedInUser, generation: UUID, settin
             time.sleep(0.1)
     done = story.ask("A moment later: its session.", state, 200, token=token, method="GET")
     story.check("it was charged once", holds=_quota(done)["remaining"] == _quota(done)["limit"] - 3)
-    story.check("told to stop, the worker exited with 0", holds=worker.process.returncode == 0)
+    story.check("the worker was stopped, and exited with 0", holds=worker.process.returncode == 0)
 
 
 def show_rows(database: psycopg.Connection, user: SignedInUser) -> None:
-    """Print what stands in the database."""
+    """Print what is in the database now."""
     table(
         database,
-        "attempts (ai_retry_attempts)",
-        "select left(generation_id::text, 8) as generation, number, outcome, code, counted, wire_requests,"
-        " captured_at is not null as captured, left(session_id::text, 8) as session"
+        "Attempts (ai_retry_attempts): each call, or try, of a generation",
+        "counted: uses up one of the attempts; requests: sent to the provider; charged: spent a unit of quota",
+        "select left(generation_id::text, 8) as generation, number, outcome, coalesce(code, '-') as code, counted,"
+        " wire_requests as requests, captured_at is not null as charged,"
+        " coalesce(left(session_id::text, 8), '-') as session"
         " from public.ai_retry_attempts where user_id = %s order by started_at",
         user.id,
     )
     table(
         database,
-        "error log (generation_error_logs)",
+        "The app's error log (generation_error_logs)",
+        "one row for each attempt that failed",
         "select left(generation_id::text, 8) as generation, error_type, error_message"
         " from public.generation_error_logs where user_id = %s order by created_at",
         user.id,
     )
     table(
         database,
-        "events",
+        "The app's events (events)",
+        "one row for each attempt that ended",
         "select event_type, left(event_data ->> 'generation_id', 8) as generation, event_data ->> 'attempt' as attempt"
         " from public.events where user_id = %s order by created_at",
         user.id,
     )
 
 
-def table(database: psycopg.Connection, title: str, query: str, user_id: UUID) -> None:
-    """Print a query's rows under their names."""
+def table(database: psycopg.Connection, title: str, meaning: str, query: str, user_id: UUID) -> None:
+    """Print a query's rows under their names, with what they mean."""
     cursor = database.execute(query.encode(), [user_id])
     names = [column.name for column in cursor.description or ()]
     rows = [["" if value is None else str(value) for value in row] for row in cursor.fetchall()]
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
-    print(f"\n{title}")
+    print(f"\n{title}\n  {meaning}")
     for row in (names, *rows):
         print("  " + "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
 
@@ -304,6 +330,27 @@ def failed_generation(database: psycopg.Connection, user: SignedInUser) -> UUID:
 def retry_path(generation_id: UUID) -> str:
     """Where a generation is retried."""
     return f"/sessions/ai/{generation_id}/retry"
+
+
+def _name_of(path: str) -> str:
+    """What a path is for."""
+    resource = path.partition("?")[0]
+    if resource == FIRST_CALLS:
+        return "list" if "?" in path else "generate"
+    return "retry" if resource.endswith("/retry") else "status"
+
+
+def _outcome(response: requests.Response) -> str:
+    """Say in a few words what was answered: status, code, wait, quota."""
+    body = response.json()
+    parts = [f"{response.status_code} {body['error']['code'] if 'error' in body else ''}".rstrip()]
+    if "generation" in body.get("data", {}):
+        parts[0] += f" {body['data']['generation']['status']}"
+    if "Retry-After" in response.headers:
+        parts.append(f"again in {response.headers['Retry-After']} s")
+    if "quota" in body["meta"]:
+        parts.append(f"quota {body['meta']['quota']['remaining']}/{body['meta']['quota']['limit']}")
+    return " \u00b7 ".join(parts)
 
 
 def _quota(response: requests.Response) -> dict[str, Any]:

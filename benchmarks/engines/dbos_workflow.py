@@ -63,8 +63,8 @@ def _told(process: "subprocess.Popen[str]") -> dict[str, str]:
     except subprocess.TimeoutExpired:
         process.kill()
         raise
-    told: dict[str, str] = json.loads(output.splitlines()[-1])
-    return told
+    said: dict[str, str] = json.loads(output.splitlines()[-1])
+    return said
 
 
 def _workflow(ledger: Ledger, name: str, seen: list[str]) -> Callable[[], str]:

@@ -63,9 +63,9 @@ def scenario(url: str, order: Order) -> Report:
             other = threads.submit(_retry, user_id, generation_id, storage, b)
             assert b.called.wait(WAIT)
             first, second = ((a, late), (b, other)) if order == "while" else ((b, other), (a, late))
-            for provider, told in (first, second):
+            for provider, said in (first, second):
                 provider.may_answer.set()
-                told.result(WAIT)
+                said.result(WAIT)
         finally:
             a.may_answer.set()
             b.may_answer.set()

@@ -194,8 +194,8 @@ def _refused(place: _Place, sizes: Sizes) -> tuple[float, float, float]:
         began = time.perf_counter()
         succeeding = asyncio.create_task(closed_loop(SUCCEEDING_CLIENTS, succeed))
         clicks = (closed_loop(1, takewhile(lambda _: not succeeding.done(), repeat(one))) for one in blocked)
-        told = await asyncio.gather(*clicks)
-        return [reply for replies in told for reply in replies], await succeeding, time.perf_counter() - began
+        said = await asyncio.gather(*clicks)
+        return [reply for replies in said for reply in replies], await succeeding, time.perf_counter() - began
 
     refused, succeeded, seconds = asyncio.run(both())
     _require(refused, {429})

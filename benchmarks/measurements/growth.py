@@ -146,7 +146,7 @@ class _Database:
         self._timed(rows)
         tables, indexes = self._scans(_TABLES), self._scans(_INDEXES)
         kinds = ("sequentially", "by index")
-        told = [
+        said = [
             f"`{name}` {short(round((tables[name][kind] - before[0][name][kind]) / count, 1))} {kinds[kind]}"
             for name in tables
             for kind in (0, 1)
@@ -156,7 +156,7 @@ class _Database:
             for name in indexes
             if indexes[name][0] > before[1][name][0]
         ]
-        return ", ".join(told), ", ".join(used)
+        return ", ".join(said), ", ".join(used)
 
     def _scans(self, query: str) -> dict[str, tuple[int, ...]]:
         """Read the counters; connections report theirs after a statement, and once a second at most."""

@@ -29,7 +29,7 @@ NOTES = [
     "after a checkpoint. Transactions that wrote are commit records in `pg_waldump`'s count.",
     "Our attempt writes the app's session, event and status in the same two transactions; the others' jobs leave that "
     "to the app.",
-    "A prompt below about 2 kB stands in the generation's row, and every new version of that row copies it: once for "
+    "A prompt below about 2 kB is part of the generation's row, and every new version of that row copies it: once for "
     "`processing`, once for `success`. PostgreSQL keeps longer ones elsewhere, and doesn't copy them.",
     "With full_page_writes, pages are logged whole once per checkpoint, so the number falls with every further attempt "
     "on the same pages; random UUIDs as keys hit many pages.",
@@ -54,7 +54,7 @@ def measure(stack: Stack, _: Sizes) -> Section:
     ]
     return Section(
         title="What one attempt writes",
-        header=("full_page_writes off, unless told", "bytes of WAL", "writing transactions"),
+        header=("full_page_writes off, unless named", "bytes of WAL", "writing transactions"),
         rows=rows,
         notes=[*NOTES, f"Of ours, by kind: {_by_kind(ours)}."],
         aims=[

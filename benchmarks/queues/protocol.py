@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from benchmarks.rates.protocol import tell
+from benchmarks.rates.protocol import write
 
 THREADS = 8  # of a worker
 PRODUCERS = 4  # threads that enqueue
@@ -47,13 +47,13 @@ class Driver(Protocol):
 
 def serve(driver: Driver) -> None:
     """Say who we are, then do what the lines of stdin ask for until it ends."""
-    tell({"engine": driver.name})
+    write({"engine": driver.name})
     for line in sys.stdin:
         asked = json.loads(line)
         spans = _driven(driver, asked["count"], asked["gap"])
         waits = sorted(settled - enqueued for enqueued, settled in spans)
         began, ended = min(enqueued for enqueued, _ in spans), max(settled for _, settled in spans)
-        tell({"seconds": ended - began, "p50": _rank(waits, 50), "p99": _rank(waits, 99)})
+        write({"seconds": ended - began, "p50": _rank(waits, 50), "p99": _rank(waits, 99)})
 
 
 def work(run: Callable[[], object], stop: Callable[[], object] | None = None) -> None:
@@ -62,7 +62,7 @@ def work(run: Callable[[], object], stop: Callable[[], object] | None = None) ->
 
     working = threading.Thread(target=run, daemon=True)
     working.start()
-    tell({"ready": True})
+    write({"ready": True})
     sys.stdin.read()
     if stop is not None:
         stop()

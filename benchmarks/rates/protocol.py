@@ -24,10 +24,10 @@ class Engine(Protocol):
 
 def serve(engine: Engine) -> None:
     """Say who we are, then run what the lines of stdin ask for until it ends."""
-    tell({"engine": engine.name})
+    write({"engine": engine.name})
     for line in sys.stdin:
         asked = json.loads(line)
-        tell({"seconds": engine.run(asked["workers"], asked["count"])})
+        write({"seconds": engine.run(asked["workers"], asked["count"])})
 
 
 def spread(one: Callable[[Any], object], items: list[Any], workers: int) -> None:
@@ -46,6 +46,6 @@ def versions(*packages: str) -> str:
     return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
-def tell(what: dict[str, Any]) -> None:
+def write(what: dict[str, Any]) -> None:
     """Answer."""
     print(json.dumps(what), flush=True)

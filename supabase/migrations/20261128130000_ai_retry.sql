@@ -50,7 +50,7 @@ $look$;
 --   conflicting  which rejections their user can cure
 --   again        the same cause rejects the same answer: a longer wait, and no second report
 --   late         an answer whose attempt is closed is stored with it, once
---   untold       an app whose row is locked is informed by a later begin
+--   unreported       an app whose row is locked is informed by a later begin
 --   line         whose message is next, and how many messages of one user there are
 --   outage       how many failures in a row close a route, and how many calls may run when it opens
 
@@ -187,7 +187,7 @@ create table if not exists public.ai_retry_attempts (
   calls jsonb,
   discarded_at timestamptz,
   discarded_by text,
-  untold boolean not null default false,
+  unreported boolean not null default false,
   pruned integer not null default 0,
   request_digest text,
   primary key (generation_id, number),
@@ -201,7 +201,7 @@ create unique index if not exists ai_retry_attempts_one_success on public.ai_ret
 create unique index if not exists ai_retry_attempts_one_generation_per_session on public.ai_retry_attempts (session_id);
 create index if not exists ai_retry_attempts_captures on public.ai_retry_attempts (user_id, captured_at);
 create index if not exists ai_retry_attempts_poisoned on public.ai_retry_attempts (closed_at) where code = 'RETRY_POISONED';
-create index if not exists ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
+create index if not exists ai_retry_attempts_unreported on public.ai_retry_attempts (user_id) where unreported;
 create index if not exists ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
   where idempotency_key like 'plan:%';
 create index if not exists ai_retry_attempts_usage on public.ai_retry_attempts (closed_at) where usage is not null;
@@ -249,7 +249,7 @@ comment on column public.ai_retry_attempts.duration_ms is 'How long the call too
 comment on column public.ai_retry_attempts.calls is 'Each request: route, provider, model, code (null: it answered), http_status, usage, duration_ms, outcome. Null: nothing is known. Tries that were put back are in wire_requests only.';
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
-comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
+comment on column public.ai_retry_attempts.unreported is 'The app held the generation''s row: it is informed by a later begin.';
 comment on column public.ai_retry_attempts.pruned is 'Attempts before this success that ai_retry_prune has removed.';
 comment on column public.ai_retry_attempts.request_digest is 'Digest of the request that created the generation, with this first call.';
 
@@ -443,7 +443,7 @@ begin
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
     lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, request_id, traceparent,
-    provider_outcome, wire_requests, model, usage, provider_id, duration_ms, calls, untold, request_digest
+    provider_outcome, wire_requests, model, usage, provider_id, duration_ms, calls, unreported, request_digest
   ) values (
     p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at, p_end ->> 'outcome',
     p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
@@ -454,7 +454,7 @@ begin
     v_open.context_reader, v_open.request_id, v_open.traceparent, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
     v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
     nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer,
-    nullif(v_call -> 'calls', '[]'), p_end ? 'untold', v_open.request_digest);
+    nullif(v_call -> 'calls', '[]'), p_end ? 'unreported', v_open.request_digest);
   if v_is_success then
     delete from public.ai_retry_answers a where a.generation_id = p_generation_id;
   elsif v_answer is not null then
@@ -504,8 +504,8 @@ begin
     order by o.lease_expires_at
   loop
     v_end := case when v_open.kept_cause is null
-      then '{"outcome": "abandoned", "code": "LEASE_LOST", "status": "timeout", "goes_on": true, "untold": true}'
-      else '{"outcome": "failed", "code": "SESSION_REJECTED", "goes_on": true, "untold": true}'::jsonb
+      then '{"outcome": "abandoned", "code": "LEASE_LOST", "status": "timeout", "goes_on": true, "unreported": true}'
+      else '{"outcome": "failed", "code": "SESSION_REJECTED", "goes_on": true, "unreported": true}'::jsonb
         || pg_catalog.jsonb_build_object('cause', v_open.kept_cause) end;
     if ai_retry.close(v_open.generation_id, v_open.token, v_end, null, p_at) then
       v_ends := v_ends || ai_retry.closed(v_open, v_end);
@@ -514,12 +514,12 @@ begin
   for v_closed in
     select c.*, case when c.cause is null then 'timeout' else 'error' end as status, (
       select o.lease_expires_at is null from public.ai_retry_open o where o.generation_id = c.generation_id) as is_queued
-    from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
+    from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.unreported
   loop
     begin
       v_row := ai_retry.app_lock(v_closed.generation_id, '5ms');
       if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
-        perform ai_retry.tell(
+        perform ai_retry.report(
           v_closed.user_id, v_closed.generation_id,
           case v_closed.is_queued when true then 'queued' when false then null else v_closed.status end, null,
           v_closed.code, case
@@ -528,7 +528,7 @@ begin
             else 'The attempt was not finished in time.' end,
           v_closed.number, p_at);
       end if;
-      update public.ai_retry_attempts c set untold = false
+      update public.ai_retry_attempts c set unreported = false
         where c.generation_id = v_closed.generation_id and c.number = v_closed.number;
     exception when lock_not_available then
       null;  -- the app holds the row, or the table of its events: the report waits for a later begin
@@ -548,7 +548,7 @@ begin
       v_is_owned := coalesce((v_row ->> 'user_id')::uuid = v_open.user_id, false);
       v_is_failure := v_is_owned and v_row ->> 'status' <> 'success';
       if v_is_failure or v_row ->> 'status' in ('queued', 'processing') then
-        perform ai_retry.tell(
+        perform ai_retry.report(
           v_open.user_id, v_open.generation_id, v_open.status_before, null, 'RETRY_EXPIRED',
           case when v_is_failure then 'The accepted retry was not finished in time.' end, v_open.number, p_at);
       end if;
@@ -737,6 +737,50 @@ comment on function ai_retry.read_change(text, text[]) is
   'Reads a change, and refuses one of another protocol, or with a key that this version does not know, at any depth, '
   'before any lock.';
 
+-- parts/report
+
+create or replace function ai_retry.report(
+  p_user_id uuid, p_generation_id uuid, p_status text, p_duration_ms integer, p_code text, p_message text,
+  p_number integer, p_at timestamptz
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  v_what text;
+begin
+  foreach v_what in array array[
+    case when p_status <> 'success' then 'status' end,
+    case when p_status = 'success' then 'succeeded' when p_message is not null then 'failed' end]
+  loop
+    continue when v_what is null;
+    begin
+      set constraints all deferred;
+      if v_what = 'status' then
+        perform ai_retry.app_write(p_generation_id, p_status, null, p_duration_ms, p_at);
+      else
+        perform ai_retry.app_report(
+          p_user_id, p_generation_id, 'ai_generation_' || v_what, p_code, p_message, p_number, p_at);
+      end if;
+      set constraints all immediate;
+    exception
+      when serialization_failure or deadlock_detected or lock_not_available then
+        raise;
+      when others or assert_failure or query_canceled then
+        raise warning 'ai-retry: the app refused % (%): generation %, attempt %',
+          case v_what when 'status' then 'the status ' || p_status else 'an event or error log' end,
+          sqlstate, p_generation_id, p_number;
+    end;
+  end loop;
+end
+$$;
+revoke all on function ai_retry.report(uuid, uuid, text, integer, text, text, integer, timestamptz)
+  from public, anon, authenticated;
+grant execute on function ai_retry.report(uuid, uuid, text, integer, text, text, integer, timestamptz) to service_role;
+comment on function ai_retry.report(uuid, uuid, text, integer, text, text, integer, timestamptz) is
+  'Informs the app of an attempt that ended: the generation''s status, unless it is null, or success, which its session '
+  'has written; and an event, of a failure only with a message, which is an error log, too. What the app refuses, by '
+  'whatever error, is noted in the database''s log: it keeps no attempt open, and no answer from its place. Only a lock or '
+  'a conflict undoes the transaction, which is sent again.';
+
 -- parts/snapshot
 
 create or replace function ai_retry.snapshot(
@@ -769,7 +813,7 @@ begin
       order by s.at desc limit r.most) as spent,
       p_is_whole and exists (select from public.ai_retry_outages) as has_routes,
       p_is_whole and exists (
-        select from public.ai_retry_attempts u where u.user_id = v_user_id and u.untold) as has_untold
+        select from public.ai_retry_attempts u where u.user_id = v_user_id and u.unreported) as has_unreported
     into v_user
     from (
       select count(*) filter (where o.holds) as held, min(o.lease_expires_at) filter (where o.holds) as held_until,
@@ -832,7 +876,7 @@ begin
     'attempts', v_attempts, 'mine', v_mine, 'routes', v_routes,
     'open_token', case when v_each.is_open then v_each.token end,
     'open_is_foreign', coalesce(v_each.is_open and v_each.user_id <> v_user_id, false),
-    'is_over', v_user.has_untold or coalesce(v_user.has_over, false) or coalesce(v_each.open_until <= p_at, false));
+    'is_over', v_user.has_unreported or coalesce(v_user.has_over, false) or coalesce(v_each.open_until <= p_at, false));
 end
 $$;
 revoke all on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) from public, anon, authenticated;
@@ -915,50 +959,6 @@ grant execute on function ai_retry.store_late(jsonb, timestamptz) to service_rol
 comment on function ai_retry.store_late(jsonb, timestamptz) is
   'Records what a late call cost, once, and stores its answer, if it has one, with the attempt that paid for it, unless the '
   'generation is gone or has its session, or an operator discarded the answer.';
-
--- parts/tell
-
-create or replace function ai_retry.tell(
-  p_user_id uuid, p_generation_id uuid, p_status text, p_duration_ms integer, p_code text, p_message text,
-  p_number integer, p_at timestamptz
-) returns void
-language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
-declare
-  v_what text;
-begin
-  foreach v_what in array array[
-    case when p_status <> 'success' then 'status' end,
-    case when p_status = 'success' then 'succeeded' when p_message is not null then 'failed' end]
-  loop
-    continue when v_what is null;
-    begin
-      set constraints all deferred;
-      if v_what = 'status' then
-        perform ai_retry.app_write(p_generation_id, p_status, null, p_duration_ms, p_at);
-      else
-        perform ai_retry.app_report(
-          p_user_id, p_generation_id, 'ai_generation_' || v_what, p_code, p_message, p_number, p_at);
-      end if;
-      set constraints all immediate;
-    exception
-      when serialization_failure or deadlock_detected or lock_not_available then
-        raise;
-      when others or assert_failure or query_canceled then
-        raise warning 'ai-retry: the app refused % (%): generation %, attempt %',
-          case v_what when 'status' then 'the status ' || p_status else 'an event or error log' end,
-          sqlstate, p_generation_id, p_number;
-    end;
-  end loop;
-end
-$$;
-revoke all on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz)
-  from public, anon, authenticated;
-grant execute on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) to service_role;
-comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) is
-  'Informs the app of an attempt that ended: the generation''s status, unless it is null, or success, which its session '
-  'has written; and an event, of a failure only with a message, which is an error log, too. What the app refuses, by '
-  'whatever error, is noted in the database''s log: it keeps no attempt open, and no answer from its place. Only a lock or '
-  'a conflict undoes the transaction, which is sent again.';
 
 -- queue/create_queue
 
@@ -1191,7 +1191,7 @@ begin
         ) q
         where exists (select from ai_retry.app_strangers(q.ids, q.user_id))
         union all
-        select c.user_id, c.closed_at from public.ai_retry_attempts c where c.untold
+        select c.user_id, c.closed_at from public.ai_retry_attempts c where c.unreported
       ) s
       group by s.user_id order by min(s.since) limit p_limit
     ) u
@@ -1694,7 +1694,7 @@ begin
   if v_applied then
     -- Hidden, or another user's: no attempt works on it any more.
     if v_open.found = 'ready' or v_open.found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
-      perform ai_retry.tell(
+      perform ai_retry.report(
         v_user_id, v_generation_id, case when (v_end -> 'goes_on')::boolean and v_open.is_accepted then 'queued'
           else coalesce(v_end ->> 'status', v_open.status_before, 'timeout') end,
         case when v_open.found = 'ready' then (v_call ->> 'duration_ms')::integer end, v_end ->> 'code',
@@ -2247,10 +2247,10 @@ begin
   return query
     select s.generation_id, s.number
     from (
-      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.request_digest, a.generation_id = any (p_gone) as is_gone,
+      select a.generation_id, a.number, a.outcome, a.unreported, a.closed_at, a.request_digest, a.generation_id = any (p_gone) as is_gone,
         max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
         -- A unit of an override's window counts; least() would ignore a null.
-        bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
+        bool_or(a.unreported or a.closed_at >= p_before or q.user_id is not null and coalesce(
           a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
           over whole as is_needed
       from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
@@ -2260,7 +2260,7 @@ begin
     where case
       when s.is_gone then not s.is_needed and not exists (
         select from public.ai_retry_open o where o.generation_id = s.generation_id)
-      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
+      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.unreported
         and s.request_digest is null
         and s.closed_at < p_before and not exists (
           select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)

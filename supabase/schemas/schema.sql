@@ -18,7 +18,7 @@
 --   conflicting  which rejections their user can cure
 --   again        the same cause rejects the same answer: a longer wait, and no second report
 --   late         an answer whose attempt is closed is stored with it, once
---   untold       an app whose row is locked is informed by a later begin
+--   unreported       an app whose row is locked is informed by a later begin
 --   line         whose message is next, and how many messages of one user there are
 --   outage       how many failures in a row close a route, and how many calls may run when it opens
 

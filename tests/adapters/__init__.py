@@ -1,8 +1,8 @@
-"""The how-to's examples for SDKs, which only `make test-adapters` installs: they are large."""
+"""The how-tos' examples for SDKs and frameworks, which only `make test-adapters` installs: they are large."""
 
 from importlib.util import find_spec
 
-SDKS = ("litellm", "openai", "pydantic_ai")
+SDKS = ("celery", "fastapi", "litellm", "openai", "pydantic_ai")
 
 
 def not_run() -> str | None:

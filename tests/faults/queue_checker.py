@@ -38,7 +38,7 @@ ALWAYS = (
     from public.generations g
     where g.status in ('queued', 'processing')
       and not exists (select from public.ai_retry_open o where o.generation_id = g.id)
-      and not exists (select from public.ai_retry_attempts a where a.generation_id = g.id and a.untold)
+      and not exists (select from public.ai_retry_attempts a where a.generation_id = g.id and a.unreported)
     """,
 )
 

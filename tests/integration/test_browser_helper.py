@@ -75,10 +75,10 @@ class Server:
         script = f"""
             import {{ aiRetry, Refused }} from {json.dumps(HELPER.as_uri())};
             const ai = aiRetry({json.dumps(self.url + self.edge.prefix)}, async () => "user.{self.edge.user_id}");
-            const told = (value) => console.log(JSON.stringify(value));
-            try {{ told(await {expression}); }} catch (error) {{
+            const shown = (value) => console.log(JSON.stringify(value));
+            try {{ shown(await {expression}); }} catch (error) {{
               if (!(error instanceof Refused)) throw error;
-              told(error.problem);
+              shown(error.problem);
             }}
         """
         done = subprocess.run(
@@ -176,7 +176,7 @@ def test_failed_generation_is_retried() -> None:
     [
         ("ai.generate({ wish: 5 })", "INVALID_REQUEST"),
         ('ai.retry("nothing")', "INVALID_GENERATION_ID"),
-        ('aiRetry(BASE, async () => "nobody").generate({ wish: "run" })', "UNAUTHENTICATED"),
+        ('aiRetry(BASE, async () => "no one").generate({ wish: "run" })', "UNAUTHENTICATED"),
     ],
 )
 def test_what_waiting_does_not_cure_is_refused(expression: str, code: str) -> None:

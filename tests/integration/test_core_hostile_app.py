@@ -192,7 +192,7 @@ def test_attempts_end_when_app_refuses_statuses(app: App, sqlstate: str) -> None
     assert app.load().quota.held == 0
 
 
-@pytest.mark.rule("untold")
+@pytest.mark.rule("unreported")
 def test_report_waits_while_events_are_locked(app: App) -> None:
     """The attempt is closed at once, and reported by a later begin."""
     overlong(app)

@@ -58,7 +58,7 @@ def processes_of(mark: str) -> list[str]:
 def test_killed_demo_leaves_nothing_running(demo: "subprocess.Popen[str]", mark: str) -> None:
     """After SIGKILL, which no process can handle, database, Data API, provider and app end by themselves."""
     assert demo.stdout is not None
-    assert any(" -> 401" in line for line in demo.stdout)
+    assert any(" \u2192 401" in line for line in demo.stdout)
     running = processes_of(mark)
     assert all(any(program in command for command in running) for program in ("postgres", "node", "gunicorn"))
 

@@ -191,7 +191,7 @@ def test_what_the_app_was_not_informed_of_stays(world: SqlWorld, storage: Postgr
     user_id = world.new_user()
     generation_id = failed_then_succeeded(world, user_id)
     world.advance(91 * DAY)
-    connection.execute("update public.ai_retry_attempts set untold = true where number = 2")
+    connection.execute("update public.ai_retry_attempts set unreported = true where number = 2")
 
     assert prune(storage) == (1, 0)
     assert numbers(world, generation_id) == [2, 4]

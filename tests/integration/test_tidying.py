@@ -95,7 +95,7 @@ def test_busy_user_is_tidied_another_time(world: SqlWorld, migrated_database: st
     assert outcomes(world, busy) == ["abandoned"]
 
 
-@pytest.mark.rule("untold")
+@pytest.mark.rule("unreported")
 def test_row_that_the_app_holds_is_written_another_time(world: SqlWorld, migrated_database: str) -> None:
     """An attempt is closed although the app holds its row; the row says processing no longer when it is free again."""
     user_id, held = new_generation(world)

@@ -404,7 +404,7 @@ class Books:
         """Nothing is left half done."""
         assert all(row.outcome is not None for row in self.rows), "attempts never end"
         assert not self.storage.line.messages, "messages are left"
-        assert not [row for row in self.rows if row.untold], "an app was never informed"
+        assert not [row for row in self.rows if row.unreported], "an app was never informed"
         unfinished = [each.id for each in self.app.generations.values() if each.status in UNFINISHED]
         assert not self.app.ours.intersection(unfinished), "a generation says for ever that it is worked on"
 

@@ -225,7 +225,7 @@ class InformsNoAppLater(MemoryStorage):
 
     def _inform(self, closed: Row, now: datetime) -> None:
         super()._inform(closed, now)
-        self._add(replace(self.rows[closed.generation_id, closed.number], untold=False))
+        self._add(replace(self.rows[closed.generation_id, closed.number], unreported=False))
 
 
 class InformsNotOfWhatItBegins(MemoryStorage):

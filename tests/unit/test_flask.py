@@ -282,7 +282,7 @@ class TestSuccess:
         response = api.retry(api.add_generation(), input_stream=body, content_type=content_type)
 
         assert response.status_code == 200
-        assert body.tell() == 0
+        assert body.tell() == 0  # codespell:ignore
 
 
 class TestRefusal:

@@ -446,7 +446,7 @@ class TestPromptFrom:
     ],
 )
 def test_function_of_the_page_turns_bodies_into_prompts(body: Any, status: int, fields: Any) -> None:
-    """As it stands in the how-to."""
+    """As it is in the how-to."""
     page = REPOSITORY / "docs" / "how-to" / "first-calls.md"
     made: dict[str, Any] = execute(example(page, "python", "def prompt_from"))
     case = creating(ANSWER, prompt_from=made["prompt_from"])

@@ -570,14 +570,14 @@ def test_bytes_that_are_not_utf8_spoil_only_their_text() -> None:
     ],
 )
 def test_cost_is_read_exactly(usage: Any, headers: dict[str, str], expected: Decimal | None) -> None:
-    """Cost comes from the usage or LiteLLM's header, as the decimal that was meant; anything else is untold."""
+    """Cost comes from the usage or LiteLLM's header, as the decimal that was meant; anything else is unreported."""
     answer = judge(200, completion('{"title": "x"}', usage=usage), headers=headers)
 
     assert isinstance(answer, Answer)
     assert (answer.usage.cost if answer.usage else None) == expected
 
 
-def test_absurd_counts_are_untold() -> None:
+def test_absurd_counts_are_unnamed() -> None:
     """Counts that are no counts are left out one by one."""
     usage = {"prompt_tokens": -1, "completion_tokens": True, "total_tokens": 2**40}
 

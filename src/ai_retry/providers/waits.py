@@ -108,8 +108,8 @@ def _from_resets(headers: Mapping[str, str], server_now: datetime) -> timedelta 
     """The longest reset of those limits of which nothing remains; a reset is when all of a limit is back."""
     waits = [
         _reset(headers.get(f"x-ratelimit-reset{limit}", ""), server_now)
-        for limit, untold in (("", "0"), ("-requests", ""), ("-tokens", ""))
-        if headers.get(f"x-ratelimit-remaining{limit}", untold).strip() == "0"
+        for limit, unnamed in (("", "0"), ("-requests", ""), ("-tokens", ""))
+        if headers.get(f"x-ratelimit-remaining{limit}", unnamed).strip() == "0"
     ]
     return max((wait for wait in waits if wait is not None), default=None)
 

@@ -5,10 +5,10 @@ begin
   return query
     select s.generation_id, s.number
     from (
-      select a.generation_id, a.number, a.outcome, a.untold, a.closed_at, a.request_digest, a.generation_id = any (p_gone) as is_gone,
+      select a.generation_id, a.number, a.outcome, a.unreported, a.closed_at, a.request_digest, a.generation_id = any (p_gone) as is_gone,
         max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
         -- A unit of an override's window counts; least() would ignore a null.
-        bool_or(a.untold or a.closed_at >= p_before or q.user_id is not null and coalesce(
+        bool_or(a.unreported or a.closed_at >= p_before or q.user_id is not null and coalesce(
           a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
           over whole as is_needed
       from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
@@ -18,7 +18,7 @@ begin
     where case
       when s.is_gone then not s.is_needed and not exists (
         select from public.ai_retry_open o where o.generation_id = s.generation_id)
-      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.untold
+      else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.unreported
         and s.request_digest is null
         and s.closed_at < p_before and not exists (
           select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)

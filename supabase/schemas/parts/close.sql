@@ -25,7 +25,7 @@ begin
     generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, transient,
     operator_fault, next_attempt_at, cause, session_id, charge, captured_at, waived, operator, idempotency_key,
     lease_expires_at, answer_from, route, accepted_at, expires_at, context_reader, request_id, traceparent,
-    provider_outcome, wire_requests, model, usage, provider_id, duration_ms, calls, untold, request_digest
+    provider_outcome, wire_requests, model, usage, provider_id, duration_ms, calls, unreported, request_digest
   ) values (
     p_generation_id, v_open.number, v_open.user_id, p_token, v_open.started_at, p_at, p_end ->> 'outcome',
     p_end ->> 'code', p_end ->> 'reason', coalesce((p_end ->> 'counted')::boolean, v_open.counted),
@@ -36,7 +36,7 @@ begin
     v_open.context_reader, v_open.request_id, v_open.traceparent, coalesce(v_call ->> 'provider_outcome', v_open.provider_outcome),
     v_open.wire_requests + coalesce((v_call ->> 'wire_requests')::integer, 0), v_call ->> 'model',
     nullif(v_call -> 'usage', 'null'), v_call ->> 'provider_id', (v_call ->> 'duration_ms')::integer,
-    nullif(v_call -> 'calls', '[]'), p_end ? 'untold', v_open.request_digest);
+    nullif(v_call -> 'calls', '[]'), p_end ? 'unreported', v_open.request_digest);
   if v_is_success then
     delete from public.ai_retry_answers a where a.generation_id = p_generation_id;
   elsif v_answer is not null then

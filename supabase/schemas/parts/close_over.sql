@@ -15,8 +15,8 @@ begin
     order by o.lease_expires_at
   loop
     v_end := case when v_open.kept_cause is null
-      then '{"outcome": "abandoned", "code": "LEASE_LOST", "status": "timeout", "goes_on": true, "untold": true}'
-      else '{"outcome": "failed", "code": "SESSION_REJECTED", "goes_on": true, "untold": true}'::jsonb
+      then '{"outcome": "abandoned", "code": "LEASE_LOST", "status": "timeout", "goes_on": true, "unreported": true}'
+      else '{"outcome": "failed", "code": "SESSION_REJECTED", "goes_on": true, "unreported": true}'::jsonb
         || pg_catalog.jsonb_build_object('cause', v_open.kept_cause) end;
     if ai_retry.close(v_open.generation_id, v_open.token, v_end, null, p_at) then
       v_ends := v_ends || ai_retry.closed(v_open, v_end);
@@ -25,12 +25,12 @@ begin
   for v_closed in
     select c.*, case when c.cause is null then 'timeout' else 'error' end as status, (
       select o.lease_expires_at is null from public.ai_retry_open o where o.generation_id = c.generation_id) as is_queued
-    from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.untold
+    from public.ai_retry_attempts c where (c.user_id = p_user_id or c.generation_id = p_begun_id) and c.unreported
   loop
     begin
       v_row := ai_retry.app_lock(v_closed.generation_id, '5ms');
       if v_row ->> 'status' = 'processing' then  -- what the app has decided meanwhile stays
-        perform ai_retry.tell(
+        perform ai_retry.report(
           v_closed.user_id, v_closed.generation_id,
           case v_closed.is_queued when true then 'queued' when false then null else v_closed.status end, null,
           v_closed.code, case
@@ -39,7 +39,7 @@ begin
             else 'The attempt was not finished in time.' end,
           v_closed.number, p_at);
       end if;
-      update public.ai_retry_attempts c set untold = false
+      update public.ai_retry_attempts c set unreported = false
         where c.generation_id = v_closed.generation_id and c.number = v_closed.number;
     exception when lock_not_available then
       null;  -- the app holds the row, or the table of its events: the report waits for a later begin
@@ -59,7 +59,7 @@ begin
       v_is_owned := coalesce((v_row ->> 'user_id')::uuid = v_open.user_id, false);
       v_is_failure := v_is_owned and v_row ->> 'status' <> 'success';
       if v_is_failure or v_row ->> 'status' in ('queued', 'processing') then
-        perform ai_retry.tell(
+        perform ai_retry.report(
           v_open.user_id, v_open.generation_id, v_open.status_before, null, 'RETRY_EXPIRED',
           case when v_is_failure then 'The accepted retry was not finished in time.' end, v_open.number, p_at);
       end if;

@@ -28,7 +28,7 @@ begin
       order by s.at desc limit r.most) as spent,
       p_is_whole and exists (select from public.ai_retry_outages) as has_routes,
       p_is_whole and exists (
-        select from public.ai_retry_attempts u where u.user_id = v_user_id and u.untold) as has_untold
+        select from public.ai_retry_attempts u where u.user_id = v_user_id and u.unreported) as has_unreported
     into v_user
     from (
       select count(*) filter (where o.holds) as held, min(o.lease_expires_at) filter (where o.holds) as held_until,
@@ -91,7 +91,7 @@ begin
     'attempts', v_attempts, 'mine', v_mine, 'routes', v_routes,
     'open_token', case when v_each.is_open then v_each.token end,
     'open_is_foreign', coalesce(v_each.is_open and v_each.user_id <> v_user_id, false),
-    'is_over', v_user.has_untold or coalesce(v_user.has_over, false) or coalesce(v_each.open_until <= p_at, false));
+    'is_over', v_user.has_unreported or coalesce(v_user.has_over, false) or coalesce(v_each.open_until <= p_at, false));
 end
 $$;
 revoke all on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) from public, anon, authenticated;

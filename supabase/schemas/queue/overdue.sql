@@ -31,7 +31,7 @@ begin
         ) q
         where exists (select from ai_retry.app_strangers(q.ids, q.user_id))
         union all
-        select c.user_id, c.closed_at from public.ai_retry_attempts c where c.untold
+        select c.user_id, c.closed_at from public.ai_retry_attempts c where c.unreported
       ) s
       group by s.user_id order by min(s.since) limit p_limit
     ) u

@@ -39,7 +39,7 @@ create table public.ai_retry_attempts (
   calls jsonb,
   discarded_at timestamptz,
   discarded_by text,
-  untold boolean not null default false,
+  unreported boolean not null default false,
   pruned integer not null default 0,
   request_digest text,
   primary key (generation_id, number),
@@ -53,7 +53,7 @@ create unique index ai_retry_attempts_one_success on public.ai_retry_attempts (g
 create unique index ai_retry_attempts_one_generation_per_session on public.ai_retry_attempts (session_id);
 create index ai_retry_attempts_captures on public.ai_retry_attempts (user_id, captured_at);
 create index ai_retry_attempts_poisoned on public.ai_retry_attempts (closed_at) where code = 'RETRY_POISONED';
-create index ai_retry_attempts_untold on public.ai_retry_attempts (user_id) where untold;
+create index ai_retry_attempts_unreported on public.ai_retry_attempts (user_id) where unreported;
 create index ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
   where idempotency_key like 'plan:%';
 create index ai_retry_attempts_usage on public.ai_retry_attempts (closed_at) where usage is not null;
@@ -101,6 +101,6 @@ comment on column public.ai_retry_attempts.duration_ms is 'How long the call too
 comment on column public.ai_retry_attempts.calls is 'Each request: route, provider, model, code (null: it answered), http_status, usage, duration_ms, outcome. Null: nothing is known. Tries that were put back are in wire_requests only.';
 comment on column public.ai_retry_attempts.discarded_at is 'When an operator discarded its stored answer.';
 comment on column public.ai_retry_attempts.discarded_by is 'The operator who discarded it.';
-comment on column public.ai_retry_attempts.untold is 'The app held the generation''s row: it is informed by a later begin.';
+comment on column public.ai_retry_attempts.unreported is 'The app held the generation''s row: it is informed by a later begin.';
 comment on column public.ai_retry_attempts.pruned is 'Attempts before this success that ai_retry_prune has removed.';
 comment on column public.ai_retry_attempts.request_digest is 'Digest of the request that created the generation, with this first call.';

@@ -108,7 +108,7 @@ begin
   if v_applied then
     -- Hidden, or another user's: no attempt works on it any more.
     if v_open.found = 'ready' or v_open.found = 'foreign' and v_row ->> 'status' in ('queued', 'processing') then
-      perform ai_retry.tell(
+      perform ai_retry.report(
         v_user_id, v_generation_id, case when (v_end -> 'goes_on')::boolean and v_open.is_accepted then 'queued'
           else coalesce(v_end ->> 'status', v_open.status_before, 'timeout') end,
         case when v_open.found = 'ready' then (v_call ->> 'duration_ms')::integer end, v_end ->> 'code',

@@ -34,8 +34,8 @@ class MemoryClosing(MemoryTables):
             row = self.rows[each.generation_id, each.number]  # the end of the one before may have sent its message
             if row.is_queued and (is_out_of_time(row, now) or (begun_id is None and self._owned(row) is None)):
                 self._end_queued(row, now)
-        for row in [row for row in self.rows.values() if row.user_id == user_id and row.untold]:
-            self._inform(replace(row, untold=False), now)
+        for row in [row for row in self.rows.values() if row.user_id == user_id and row.unreported]:
+            self._inform(replace(row, unreported=False), now)
 
     def _abandon(self, row: Row, now: datetime) -> None:
         """Close an attempt whose lease ran out: as a rejected session when its answer was kept."""
@@ -51,7 +51,7 @@ class MemoryClosing(MemoryTables):
         """Report an attempt that was closed in passing to its app, now or, while the app holds the row, later."""
         generation = self.app.read(closed.generation_id)
         locked = generation is not None and closed.generation_id in self.app.locked
-        self._add(replace(closed, untold=locked))
+        self._add(replace(closed, unreported=locked))
         if locked or generation is None or generation.status is not GenerationStatus.PROCESSING:
             return  # what the app has decided meanwhile stays
         follower = self._open_row(closed.generation_id)

@@ -33,7 +33,7 @@ class Row(Attempt):
     captured_at: datetime | None = None
     call: CallRecord = _NO_CALL
     discarded_by: str | None = None
-    untold: bool = False  # the app holds the generation's row, and is informed later
+    unreported: bool = False  # the app holds the generation's row, and is informed later
 
     def is_live(self, now: datetime) -> bool:
         """Whether it runs under a valid lease; a lease that ends now has ended."""

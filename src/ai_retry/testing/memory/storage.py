@@ -292,7 +292,7 @@ class MemoryStorage(MemoryCreating):
 
     def _is_overdue(self, row: Row, now: datetime) -> bool:
         if row.outcome is not None:
-            return row.untold and row.generation_id not in self.app.locked
+            return row.unreported and row.generation_id not in self.app.locked
         if not row.is_queued:
             return not row.is_live(now)
         if self._owned(row) is None or is_out_of_time(row, now):

@@ -1,4 +1,4 @@
-create function ai_retry.tell(
+create function ai_retry.report(
   p_user_id uuid, p_generation_id uuid, p_status text, p_duration_ms integer, p_code text, p_message text,
   p_number integer, p_at timestamptz
 ) returns void
@@ -31,10 +31,10 @@ begin
   end loop;
 end
 $$;
-revoke all on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz)
+revoke all on function ai_retry.report(uuid, uuid, text, integer, text, text, integer, timestamptz)
   from public, anon, authenticated;
-grant execute on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) to service_role;
-comment on function ai_retry.tell(uuid, uuid, text, integer, text, text, integer, timestamptz) is
+grant execute on function ai_retry.report(uuid, uuid, text, integer, text, text, integer, timestamptz) to service_role;
+comment on function ai_retry.report(uuid, uuid, text, integer, text, text, integer, timestamptz) is
   'Informs the app of an attempt that ended: the generation''s status, unless it is null, or success, which its session '
   'has written; and an event, of a failure only with a message, which is an error log, too. What the app refuses, by '
   'whatever error, is noted in the database''s log: it keeps no attempt open, and no answer from its place. Only a lock or '
