@@ -191,19 +191,26 @@ class JwksCache:
         return (known.keys.get(kid) if age < self._max_age else None), age
 
     def _refresh(self, patience: float) -> None:
-        """Fetch the keys if that is due, or wait for the fetch that is under way."""
+        """Fetch the keys if that is due, or wait for the fetch that is under way.
+
+        One that goes on for too long has no thread: it was under way when this process was forked.
+        """
         with self._lock:
             fetching, now = self._fetching, self._monotonic()
-            if fetching is None:
-                if now - self._known.tried_at < self._min_interval:
-                    return
-                self._known, self._fetching = replace(self._known, tried_at=now), Event()
-        if fetching is not None:
-            fetching.wait(patience)
+            since = now - self._known.tried_at
+            if fetching is None and since < self._min_interval:
+                return
+            is_mine = fetching is None or since >= max(self._min_interval, 2 * self._patience)
+            if is_mine:
+                fetching = self._fetching = Event()
+                self._known = replace(self._known, tried_at=now)
+        assert fetching is not None  # noqa: S101 (else it is ours, and made)
+        if is_mine:
+            self._fetch_as_of(now, fetching)
         else:
-            self._fetch_as_of(now)
+            fetching.wait(patience)
 
-    def _fetch_as_of(self, now: float) -> None:
+    def _fetch_as_of(self, now: float, fetching: Event) -> None:
         known = self._known
         try:
             known = _Known(self._fetch(), fetched_at=now, tried_at=now)
@@ -211,9 +218,9 @@ class JwksCache:
             write_line(WARNING, "signing_keys_failed", reason=error.reason)
         finally:
             with self._lock:
-                ended, self._known, self._fetching = self._fetching, known, None
-            assert ended is not None  # noqa: S101 (``_refresh`` put it there, for this thread alone)
-            ended.set()
+                if self._fetching is fetching:
+                    self._known, self._fetching = known, None
+            fetching.set()
 
 
 @dataclass(frozen=True, slots=True)

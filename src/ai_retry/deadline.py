@@ -8,6 +8,7 @@ interrupted. It runs in a thread of its own, one per name at a time, which ends 
 What an answer means is not known here.
 """
 
+import os
 import socket
 import ssl
 import threading
@@ -75,11 +76,12 @@ class _Socket(socket.socket):
     """Gives each operation what is left of the deadline."""
 
     used_at = 0.0  # time.monotonic() of the last byte read
+    used_by = -1  # the process that read it
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         self.settimeout(_time_left())
         count = super().recv_into(*args, **kwargs)
-        self.used_at = time.monotonic()
+        self.used_at, self.used_by = time.monotonic(), os.getpid()
         return count
 
     def recv(self, *args: Any, **kwargs: Any) -> bytes:
@@ -152,7 +154,12 @@ class _Connection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it may be used again: not if the server may be about to close it."""
+        """Whether it may be used again: not if the server may be about to close it, nor by a fork of this process.
+
+        Two processes on one connection would read each other's answers.
+        """
+        if getattr(self.sock, "used_by", -1) != os.getpid():
+            return False
         used_at = getattr(self.sock, "used_at", 0.0)
         return super().is_connected and time.monotonic() - used_at < _IDLE_SECONDS
 
@@ -234,7 +241,7 @@ class _Lookups:
     """Name lookups that are waited for no longer than the deadline allows."""
 
     def __init__(self) -> None:
-        self._running: dict[tuple[str, int], Future[list[Any]]] = {}
+        self._running: dict[tuple[str, int, int], Future[list[Any]]] = {}  # by process, too: a fork has no threads
         self._lock = threading.Lock()
 
     def addresses(self, host: str, port: int) -> list[Any]:
@@ -243,10 +250,11 @@ class _Lookups:
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         except socket.gaierror:
             pass  # a name, not an address
+        key = (host, port, os.getpid())
         with self._lock:
-            lookup = self._running.get((host, port))
+            lookup = self._running.get(key)
             if lookup is None:
-                lookup = self._running[host, port] = Future()
+                lookup = self._running[key] = Future()
                 threading.Thread(target=self._look_up, args=(host, port), name="ai-retry-lookup", daemon=True).start()
         return lookup.result(_time_left())
 
@@ -260,7 +268,7 @@ class _Lookups:
 
     def _take(self, host: str, port: int) -> "Future[list[Any]]":
         with self._lock:
-            return self._running.pop((host, port))
+            return self._running.pop((host, port, os.getpid()))
 
 
 _lookups = _Lookups()

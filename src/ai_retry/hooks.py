@@ -58,7 +58,7 @@ class Events:
         for hook in self._hooks:
             try:
                 hook(event)
-            except Exception as error:  # noqa: BLE001 (a hook is the app's, and watches: it decides nothing)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (a hook is the app's, and watches: it decides nothing)
                 write_line(
                     ERROR,
                     "hook_failed",

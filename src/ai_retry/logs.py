@@ -42,6 +42,8 @@ LOG: Final = LogEvents()
 def write_line(level: int, name: str, *, stack: str | None = None, **facts: Any) -> None:
     """Write a line; facts that are None are left out.
 
+    A filter or a handler of the app's that raises loses the line, and nothing else: an error stream that works says so.
+
     Args:
         level: of the line.
         name: of the event.
@@ -49,7 +51,16 @@ def write_line(level: int, name: str, *, stack: str | None = None, **facts: Any)
         facts: by name.
     """
     said = {"event": name, **{each: plain(fact) for each, fact in facts.items() if fact is not None}}
-    _log.log(level, _Line(said, stack), extra={LOGGER: said})
+    try:
+        _log.log(level, _Line(said, stack), extra={LOGGER: said})
+    except Exception as error:  # noqa: BLE001 (the app's filters and handlers: what is logged must not end for them)
+        _say_lost(name, type(error).__qualname__)
+
+
+def _say_lost(name: str, error: str) -> None:
+    if logging.lastResort is not None:
+        lost = _Line({"event": "log_failed", "of": name, "error": error}, None)
+        logging.lastResort.handle(logging.LogRecord(LOGGER, logging.ERROR, __file__, 0, lost, (), None))
 
 
 def facts_of(event: Event) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ A lease is short, so that a killed process is noticed soon; a call may be long. 
 ends the lease, not the call: its answer is stored as a late one.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ class LeaseRenewer:
         self._storage, self._lease, self._emit = storage, lease, emit
         self._turn = (lease / _RENEWALS_A_LEASE).total_seconds()
         self._held: dict[UUID, UUID] = {}  # generation by token
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -42,6 +44,8 @@ class LeaseRenewer:
     def renewing(self, generation_id: UUID, token: UUID) -> Iterator[None]:
         """Renew the lease of this attempt meanwhile; hold it until the settle, or the last resort, has ended."""
         with self._lock:
+            if self._process != os.getpid():  # a fork that renewed its parent's leases would hide the parent's death
+                self._held, self._process = {}, os.getpid()
             self._held[token] = generation_id
             if self._thread is None or not self._thread.is_alive():  # a fork has not its parent's threads
                 self._thread = threading.Thread(target=self._work, name="ai-retry-leases", daemon=True)

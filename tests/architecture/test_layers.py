@@ -60,8 +60,8 @@ LAYERS = {
     "flask": {"auth", "client", "domain", "events", "hooks", "logs", "problems"},
     "telemetry": {"domain", "events"},
     "cli": {
-        *("bootstrap", "client", "clock", "config", "domain", "events", "providers", "recovery", "secrecy", "storage"),
-        *("tables", "worker"),
+        *("bootstrap", "client", "clock", "config", "domain", "events", "logs", "providers", "recovery", "secrecy"),
+        *("storage", "tables", "worker"),
     },
     "testing": {"domain"},
 }

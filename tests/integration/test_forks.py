@@ -7,6 +7,7 @@ import sys
 import psycopg
 import pytest
 
+from ai_retry.testing.provider import ScriptedServer, chat
 from tools.npm import REPOSITORY
 from tools.stack import Stack
 
@@ -67,3 +68,87 @@ def test_fork_has_connections_of_its_own(stack: Stack, way: str) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# The same for a provider: on one connection, each would read what the other has paid for.
+ASKED = """
+import os, sys
+from datetime import timedelta
+from ai_retry.clock import SystemClock
+from ai_retry.domain.model import Context
+from ai_retry.providers.http import HttpAiProvider
+
+ai = HttpAiProvider(clock=SystemClock(), base_url=sys.argv[1], model="small")
+
+def is_answered():
+    context = Context(messages=[{"role": "user", "content": "x"}], model="small")
+    return bool(ai.generate(context, timeout=timedelta(seconds=10), idempotency_key="g-1").output)
+
+good = is_answered()
+child = os.fork()
+if child == 0:
+    os._exit(0 if is_answered() else 1)
+_, status = os.waitpid(child, 0)
+sys.exit(0 if good and status == 0 and is_answered() else 1)
+"""
+
+
+def test_fork_asks_a_provider_on_a_connection_of_its_own() -> None:
+    """A connection that was used just before the fork stays the parent's, which goes on using it."""
+    env = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    with ScriptedServer(*[chat({"title": "x"})] * 3) as server:
+        done = subprocess.run([sys.executable, "-c", ASKED, server.base_url], env=env, check=False, timeout=60)
+
+        assert done.returncode == 0
+        assert server.connections == 2
+
+
+# A name is being looked up, and a lease renewed, in the parent when it forks; the child does both for itself.
+THREADS_LEFT = """
+import os, socket, sys, threading, time
+from datetime import timedelta
+from types import SimpleNamespace
+from uuid import UUID
+from ai_retry.clock import SystemClock
+from ai_retry.deadline import Deadline, _lookups, bounded_by
+from ai_retry.renewal import LeaseRenewer
+
+begun, parent, resolve, renewed = threading.Event(), os.getpid(), socket.getaddrinfo, set()
+
+def resolving(*arguments, **options):
+    if os.getpid() == parent and not options.get("flags"):
+        begun.set()
+        time.sleep(60)
+    return resolve(*arguments, **options)
+
+class Renewals:
+    def amend(self, change):
+        renewed.add(change.token)
+        return SimpleNamespace(applied=True)
+
+def look_up():
+    with bounded_by(Deadline(SystemClock(), 10)):
+        return _lookups.addresses("localhost", 80)
+
+socket.getaddrinfo = resolving
+threading.Thread(target=look_up, daemon=True).start()
+begun.wait(10)
+renewer, theirs, mine = LeaseRenewer(Renewals(), timedelta(seconds=0.1)), UUID(int=1), UUID(int=2)
+with renewer.renewing(theirs, theirs):
+    child = os.fork()
+    if child == 0:
+        renewed.clear()
+        found = look_up()
+        with renewer.renewing(mine, mine):
+            while not renewed:
+                time.sleep(0.01)
+            time.sleep(0.3)
+        os._exit(0 if found and renewed == {mine} else 1)
+    _, status = os.waitpid(child, 0)
+os._exit(0 if status == 0 else 1)
+"""
+
+
+def test_fork_waits_for_no_thread_of_its_parent_and_renews_no_lease_of_its() -> None:
+    """A child looks names up itself; and were its parent killed, the parent's attempts would be abandoned in time."""
+    assert subprocess.run([sys.executable, "-c", THREADS_LEFT], check=False, timeout=60).returncode == 0

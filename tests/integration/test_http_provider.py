@@ -688,6 +688,28 @@ def test_connections_are_kept_and_shared() -> None:
         assert server.connections == 2
 
 
+def test_token_in_a_sessions_headers_may_be_exchanged_and_is_not_shown() -> None:
+    """Each request carries the session's headers as they are then; what a provider quotes of them reaches no reason."""
+    session = requests.Session()
+    refusal = {"error": {"message": "Incorrect API key provided: second-token-0123456789", "code": "invalid_api_key"}}
+    with (
+        ScriptedServer(chat({"title": "x"}), reply(401, json=refusal)) as server,
+        provider(server.base_url, session=session, api_key=None) as ai,
+    ):
+        session.headers["Authorization"] = "Bearer first-token-0123456789"
+        ask(ai)
+        session.headers["Authorization"] = "Bearer second-token-0123456789"
+        outcome = ask(ai)
+
+    assert [each.headers["authorization"] for each in server.requests] == [
+        "Bearer first-token-0123456789",
+        "Bearer second-token-0123456789",
+    ]
+    assert isinstance(outcome, Failure)
+    assert "Incorrect" in outcome.reason
+    assert "second-token" not in outcome.reason
+
+
 def test_idle_connections_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was idle for long is replaced, since the server may be closing it just now."""
     monkeypatch.setattr("ai_retry.deadline._IDLE_SECONDS", 0.0)

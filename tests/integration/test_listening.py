@@ -1,8 +1,10 @@
 """A worker hears of what is accepted, and finds it by looking where nothing can be heard."""
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -82,6 +84,29 @@ def test_message_beside_waiting_ones_is_not_announced(storage: PostgresStorage, 
     assert payloads == ["", "last"]
 
 
+def test_nothing_is_announced_while_the_servers_queue_fills_up(
+    storage: PostgresStorage, database: psycopg.Connection
+) -> None:
+    """A commit with a notification fails where the queue of them is full: the retry is accepted without one.
+
+    The queue of a whole server is not filled here: a function of the server's name says that it is.
+    """
+    database.execute("set allow_system_table_mods = on")
+    database.execute("alter function pg_catalog.pg_notification_queue_usage() rename to usage_before")
+    database.execute(
+        "create function pg_catalog.pg_notification_queue_usage() returns double precision "
+        "language sql stable as 'select 0.9::double precision'"
+    )
+    with psycopg.connect(storage._conninfo, autocommit=True) as listener:
+        listener.execute("listen ai_retry")
+        generation_id = accept(storage, database)
+        database.execute("notify ai_retry, 'last'")
+        heard = next(listener.notifies(timeout=15))
+    assert heard.payload == "last"
+    with working(storage):
+        is_served(database, generation_id)
+
+
 def test_lost_connection_is_made_anew(
     storage: PostgresStorage, database: psycopg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,6 +121,22 @@ def test_lost_connection_is_made_anew(
         hears(heard)
         assert listeners(database) != [first]
     assert [each for each in caplog.messages if each.startswith("event=listening_failed error=")]
+
+
+def test_machine_without_a_free_file_is_waited_for(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system refuses for a moment, beneath the driver, ends no listening."""
+    connect, refused = psycopg.connect, [OSError(errno.EMFILE, "too many open files")]
+
+    def refusing(*arguments: Any, **options: Any) -> psycopg.Connection:
+        if refused:
+            raise refused.pop()
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr("ai_retry.storage.listening.psycopg.connect", refusing)
+    heard = threading.Event()
+    with storage.listening(heard.set):
+        hears(heard)
+    assert refused == []
 
 
 def test_known_pooler_is_not_listened_to(migrated_database: str, database: psycopg.Connection) -> None:

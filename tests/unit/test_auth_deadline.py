@@ -245,3 +245,35 @@ def test_slow_answer_within_the_deadline_used(serve_bytes: Server) -> None:
     verify, project = at(serve_bytes(in_pieces), timeout=timedelta(seconds=30))
 
     assert verify.verify(fresh(project, symmetric=False)) == USER
+
+
+def test_fetch_that_a_fork_left_without_a_thread_is_made_anew() -> None:
+    """A process that was forked while its parent fetched the keys fetches them itself; no token is refused for ever."""
+    now, gate, begun = [0.0], threading.Event(), threading.Event()
+
+    def fetch() -> dict[str, str]:
+        if begun.is_set():
+            return {"new": "key"}
+        begun.set()
+        gate.wait(30)
+        return {"old": "key"}
+
+    cache = JwksCache(
+        fetch,  # type: ignore[arg-type]
+        ttl=timedelta(minutes=10),
+        min_interval=timedelta(seconds=30),
+        max_age=timedelta(hours=24),
+        patience=timedelta(milliseconds=50),
+        monotonic=lambda: now[0],
+    )
+    stuck = threading.Thread(target=lambda: cache.key("old"))
+    stuck.start()
+    assert begun.wait(10)
+    with pytest.raises(AuthUnavailable):
+        cache.key("new")
+    now[0] += 60
+
+    assert cache.key("new") is not None
+    gate.set()
+    stuck.join(10)
+    assert cache.key("new") is not None

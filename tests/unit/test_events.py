@@ -295,12 +295,15 @@ def test_first_call_is_an_attempt_like_any_other() -> None:
     assert {each.request_id for each in reported} == {REQUEST}
 
 
-def test_hook_that_raises_is_logged_and_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+def test_hook_that_raises_is_logged_and_changes_nothing(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     """The retry succeeds, later hooks get the event, and the log has the type of what was raised, not its text."""
     seen: list[Event] = []
 
     def broken(_: Event) -> None:
-        raise RuntimeError("a secret prompt")
+        raise kind("a secret prompt")
 
     case = Case(an_answer(), on_event=[broken, seen.append])
 
@@ -309,7 +312,7 @@ def test_hook_that_raises_is_logged_and_changes_nothing(caplog: pytest.LogCaptur
     assert result.session_id
     assert [each.name for each in seen] == ["attempt_began", "provider_called", "attempt_succeeded"]
     failures = [vars(each)["ai_retry"] for each in caplog.records if "hook_failed" in each.getMessage()]
-    assert [(each["error"], each["of"]) for each in failures] == [("RuntimeError", each.name) for each in seen]
+    assert [(each["error"], each["of"]) for each in failures] == [(kind.__name__, each.name) for each in seen]
     assert "secret" not in caplog.text
 
 
@@ -335,6 +338,27 @@ def test_events_hold_nothing_secret() -> None:
         *("completion_tokens", "total_tokens", "cost", "seconds", "call_seconds", "claim_seconds", "settle_seconds"),
         *("wait_seconds", "retry_after_seconds", "failures", "slots", "parked", "concurrency", "taken", "left"),
     }
+
+
+def test_log_that_raises_loses_its_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log handler of the app's that raises ends no attempt whose answer was paid for, and stderr says what failed."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 (logging calls it)
+            raise ConnectionError("no log server at secret.example")
+
+    case, broken = Case(an_answer()), Broken()
+    logging.getLogger("ai_retry").addHandler(broken)
+    try:
+        case.client.retry_generation(case.user_id, case.generation_id)
+        hooks.Events(lambda _: 1 / 0)(events.WorkerStarted(concurrency=1))
+    finally:
+        logging.getLogger("ai_retry").removeHandler(broken)
+
+    assert case.names()[-1] == "attempt_succeeded"
+    said = capsys.readouterr().err
+    assert "event=log_failed of=hook_failed error=ConnectionError" in said
+    assert "secret" not in said
 
 
 @pytest.mark.parametrize("odd", ["a b", "", "\n", "x" * 129, "id=1"])

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -17,6 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from ai_retry.domain.errors import StorageUnavailable
 from ai_retry.domain.model import FailureCode, ProviderCall, Usage
+from ai_retry.events import AttemptBegan, AttemptSucceeded, ProviderCalled, RequestFailed
 from ai_retry.telemetry import OpenTelemetryEvents
 from ai_retry.testing.ai import AiStep
 from tests.helpers.builders import a_failure, an_answer
@@ -207,4 +210,31 @@ def test_spans_hold_no_content() -> None:
     text = "".join(each.to_json() for each in traced.spans)
     assert "Plan an easy run" not in text
     assert "Easy run" not in text
+    traced.close()
+
+
+def test_models_that_users_invent_make_no_series_without_end() -> None:
+    """Metrics have a bounded number of series, whatever models are asked for; each span names its own."""
+    traced = Traced()
+    for number in range(500):
+        traced.hook(ProviderCalled(attempt=1, asked_model=f"invented-{number}", code=f"C{number}", call_seconds=1.0))
+
+    points = traced.points("gen_ai.client.operation.duration")
+    assert len(points) <= 65
+    assert sum(point.count for point in points) == 500
+    assert {each.name for each in traced.spans} == {f"chat invented-{number}" for number in range(500)}
+    traced.close()
+
+
+def test_look_that_fails_meanwhile_ends_no_span() -> None:
+    """A status that can't be read says nothing of the attempt that runs in another thread: its span has its own end."""
+    traced, generation_id = Traced(), uuid4()
+    begun = Thread(target=traced.hook, args=[AttemptBegan(attempt=2, generation_id=generation_id)])
+    begun.start()
+    begun.join()
+
+    traced.hook(RequestFailed(action="status", code="STORAGE_UNAVAILABLE", generation_id=generation_id))
+    traced.hook(AttemptSucceeded(attempt=2, generation_id=generation_id))
+
+    assert (traced.named("ai_retry.attempt").attributes or {})["ai_retry.end"] == "attempt_succeeded"
     traced.close()

@@ -173,6 +173,15 @@ def test_blueprint_answers_metrics_when_asked_to() -> None:
     assert answer()[0] == 404
 
 
+@pytest.mark.parametrize("accept", ["text/plain; version=x", "application/openmetrics-text; version==;=", "\x00;,;"])
+def test_odd_accept_gets_plain_text(accept: str) -> None:
+    """Whoever asks, in whatever words, gets metrics, and no error."""
+    content_type, body = PrometheusEvents().exposition()(accept)
+
+    assert content_type.startswith("text/plain")
+    assert b"ai_retry_attempts_total" in body
+
+
 ONE_PROCESS = """
 from ai_retry.events import AttemptSucceeded, ProviderCalled, WorkerPolled
 from ai_retry.telemetry import PrometheusEvents

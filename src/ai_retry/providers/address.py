@@ -6,10 +6,14 @@ environment is looked for. None of that differs between two requests to one addr
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import requests
 from requests.auth import AuthBase
+
+from ai_retry.providers.question import secrets_in
+
+_Headers: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 
 class KeyAuth(AuthBase):
@@ -26,7 +30,10 @@ class KeyAuth(AuthBase):
 
 
 class Address:
-    """One address, asked with one session's settings, which are read when it is first asked."""
+    """One address, asked with one session's settings.
+
+    They are read when it is first asked, but for the session's headers: an app may exchange a token in them.
+    """
 
     def __init__(
         self,
@@ -40,6 +47,7 @@ class Address:
         self._session, self._url = session, url
         self._query, self._auth = dict(query), auth
         self._headers = {**headers, "Content-Type": "application/json"}
+        self._known: tuple[_Headers, requests.PreparedRequest] | None = None  # replaced as a whole: it needs no lock
 
     def request(self, body: bytes, headers: Mapping[str, str]) -> requests.PreparedRequest:
         """Prepare a request.
@@ -47,23 +55,30 @@ class Address:
         Raises:
             ValueError: the address, or a header, can't be used.
         """
-        request = self._common.copy()
+        request = self._common().copy()
         request.prepare_body(body, None)
         request.headers.update(headers)
         return request
+
+    @property
+    def secrets(self) -> list[str]:
+        """What the session's headers carry that must not be shown."""
+        return secrets_in(self._session.headers)
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """How requests are carried: proxies, certificates, and that the answer is read as it comes."""
         verify = None if self._session.verify is True else self._session.verify  # else REQUESTS_CA_BUNDLE would win
-        prepared = str(self._common.url)
+        prepared = str(self._common().url)
         found: Any = self._session.merge_environment_settings(
             prepared, proxies={}, stream=True, verify=verify, cert=None
         )
         return dict(found)
 
-    @cached_property
     def _common(self) -> requests.PreparedRequest:
-        return self._session.prepare_request(
-            requests.Request("POST", self._url, params=self._query, headers=self._headers, auth=self._auth)
-        )
+        headers = tuple(self._session.headers.items())
+        known = self._known
+        if known is None or known[0] != headers:
+            asked = requests.Request("POST", self._url, params=self._query, headers=self._headers, auth=self._auth)
+            known = self._known = headers, self._session.prepare_request(asked)
+        return known[1]

@@ -147,7 +147,9 @@ class HttpAiProvider:
         if isinstance(built, Failure):
             return built
         asked, request = built
-        redactor = Redactor(prompt=asked.body["messages"], secrets=[*self._secrets, *asked.secrets])
+        redactor = Redactor(
+            prompt=asked.body["messages"], secrets=[*self._secrets, *self._address.secrets, *asked.secrets]
+        )
 
         def judge(reply: Reply) -> _Outcome:
             schema, now = context.response_schema, self._clock.now()

@@ -48,7 +48,7 @@ def _listen(conninfo: str, heard: Callable[[], object], ended: threading.Event) 
                 while not ended.is_set():
                     for _ in connection.notifies(timeout=_LOOK_SECONDS, stop_after=1):
                         heard()
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:  # such as no file that is free
             wait = _WAITS[min(failures, len(_WAITS) - 1)]
             failures += 1
             write_line(WARNING, "listening_failed", error=type(error).__qualname__, wait_seconds=wait)

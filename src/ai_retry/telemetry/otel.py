@@ -7,7 +7,7 @@ of its attempt; a worker's attempt is a trace of its own, with a link to the req
 
 import time
 from collections.abc import Callable, Mapping
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,13 +25,15 @@ from ai_retry.events import (
     Event,
     GenerationAccepted,
     ProviderCalled,
-    Refused,
     RequestFailed,
     WorkerFailed,
 )
+from ai_retry.telemetry.bounded import Bounded
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
 _NAME: Final = "ai_retry"
+_OTHER: Final = "_OTHER"  # as the conventions have it
+_UNBOUNDED: Final = ("gen_ai.provider.name", "gen_ai.request.model", "server.address", "error.type")
 _SECOND: Final = 1_000_000_000  # nanoseconds
 _MOST_OPEN: Final = 10_000  # attempts whose end is waited for: more are forgotten, the oldest first
 _DURATION_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -68,8 +70,9 @@ class OpenTelemetryEvents:
             description="Number of input and output tokens used.",
             explicit_bucket_boundaries_advisory=_TOKEN_BUCKETS,
         )
+        self._bounds = {name: Bounded(_OTHER) for name in _UNBOUNDED}
         self._now = now
-        self._open: dict[tuple[UUID | None, int], Span] = {}
+        self._open: dict[tuple[UUID | None, int], tuple[Span, int]] = {}  # and the thread that it began in
         self._lock = Lock()
 
     def __call__(self, event: Event) -> None:
@@ -83,7 +86,7 @@ class OpenTelemetryEvents:
                 self._call(event)
             case AttemptSucceeded() | AttemptFailed() | AttemptPutBack() | AnswerKept():
                 self._end(event)
-            case Refused() | RequestFailed() | WorkerFailed():
+            case RequestFailed() | WorkerFailed():
                 self._forget(event)
 
     def _begin(self, event: AttemptBegan) -> None:
@@ -103,8 +106,8 @@ class OpenTelemetryEvents:
         )
         with self._lock:
             while len(self._open) >= _MOST_OPEN:
-                self._open.pop(next(iter(self._open))).end()
-            self._open[event.generation_id, event.attempt] = span
+                self._open.pop(next(iter(self._open)))[0].end()
+            self._open[event.generation_id, event.attempt] = span, get_ident()
         self._leaf("ai_retry.claim", trace.set_span_in_context(span), event.claim_seconds, {})
 
     def _call(self, event: ProviderCalled) -> None:
@@ -113,19 +116,24 @@ class OpenTelemetryEvents:
         more = {"http.response.status_code": event.http_status, "gen_ai.response.model": event.model, **used}
         asked = event.asked_model or event.model
         name = f"chat {asked}" if asked else "chat"
-        span = self._open.get((event.generation_id, event.attempt))
+        span, _ = self._open.get((event.generation_id, event.attempt), (None, 0))
         parent = trace.set_span_in_context(span) if span is not None else _parent(event)
         self._leaf(name, parent, event.call_seconds, {**facts, **_known(more)}, kind=SpanKind.CLIENT, code=event.code)
+        labels = self._bounded(facts)
         if event.call_seconds is not None:
-            self._durations.record(event.call_seconds, facts, context=parent)
+            self._durations.record(event.call_seconds, labels, context=parent)
         for kind, count in (("input", event.prompt_tokens), ("output", event.completion_tokens)):
             if count is not None and count >= 0:
-                self._tokens.record(count, {**facts, "gen_ai.token.type": kind}, context=parent)
+                self._tokens.record(count, {**labels, "gen_ai.token.type": kind}, context=parent)
+
+    def _bounded(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Bound what metrics are labelled with; spans have all of it."""
+        return {name: self._bounds[name](fact) if name in self._bounds else fact for name, fact in facts.items()}
 
     def _end(self, event: AttemptEvent) -> None:
         """End the attempt's span, as its first event of an end says."""
         with self._lock:
-            span = self._open.pop((event.generation_id, event.attempt), None)
+            span, _ = self._open.pop((event.generation_id, event.attempt), (None, 0))
         if span is None:
             return  # it ended before, or without a begin in this process
         took = getattr(event, "settle_seconds", None)
@@ -135,11 +143,15 @@ class OpenTelemetryEvents:
         _fail(span, getattr(event, "code", None) or getattr(event, "cause", None))
         span.end(self._now())
 
-    def _forget(self, event: Refused | RequestFailed | WorkerFailed) -> None:
-        """End what was begun of this generation, and of which it is not known how it ended."""
+    def _forget(self, event: RequestFailed | WorkerFailed) -> None:
+        """End what this thread began of this generation, and of which it is not known how it ended.
+
+        What fails in another thread, such as a look at the status, is not about an attempt that runs meanwhile.
+        """
+        mine = (event.generation_id, get_ident())
         with self._lock:
-            left = [key for key in self._open if key[0] == event.generation_id is not None]
-            spans = [self._open.pop(key) for key in left if not isinstance(event, Refused)]
+            left = [key for key, (_, thread) in self._open.items() if (key[0], thread) == mine]
+            spans = [self._open.pop(key)[0] for key in left]
         for span in spans:
             span.set_attribute("ai_retry.end", event.name)
             _fail(span, event.code)
@@ -176,7 +188,7 @@ def _call_facts(event: ProviderCalled) -> dict[str, Any]:
     provider = event.provider
     facts = {
         "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": provider or "_OTHER",
+        "gen_ai.provider.name": provider or _OTHER,
         "gen_ai.request.model": event.asked_model or event.model,
         "server.address": provider,
         "error.type": event.code,

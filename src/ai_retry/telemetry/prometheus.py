@@ -7,7 +7,6 @@ sum of all.
 
 import os
 from collections.abc import Callable, Collection
-from threading import Lock
 from time import time
 from typing import Any, Final
 
@@ -41,11 +40,11 @@ from ai_retry.events import (
     WorkerPolled,
     WorkerWaits,
 )
+from ai_retry.telemetry.bounded import Bounded
 from ai_retry.telemetry.database import DatabaseCollector
 
 OTHER: Final = "other"
 NONE: Final = "none"  # of a code: there was none, it went well
-_MOST_VALUES: Final = 64  # of a label whose values no list bounds
 _CALL_BUCKETS: Final = (0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 900, 3600)
 _STEP_BUCKETS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
 _OF_AN_END: Final = ("outcome", "code", "accepted", "provider_outcome")
@@ -72,7 +71,7 @@ class Exposition:
 
     def __call__(self, accept: str = "") -> tuple[str, bytes]:
         """Collect and encode."""
-        encode, content_type = choose_encoder(accept)
+        encode, content_type = _encoder(accept)
         body: bytes = b"".join(encode(each) for each in self._registries())
         return content_type, body
 
@@ -88,6 +87,14 @@ class Exposition:
         return [shown]
 
 
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """Choose a format; an ``Accept`` that prometheus_client can't read gets plain text."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        return choose_encoder("")
+
+
 class PrometheusEvents:
     """A hook that counts events: ``connect(on_event=PrometheusEvents())``. Safe to share between threads.
 
@@ -99,7 +106,7 @@ class PrometheusEvents:
     def __init__(self, registry: CollectorRegistry | None = None, *, models: Collection[str] = ()) -> None:
         self.registry = registry if registry is not None else CollectorRegistry()
         self._models = frozenset(models)
-        self._codes, self._providers = _Bounded(), _Bounded()
+        self._codes, self._providers = Bounded(OTHER), Bounded(OTHER)
         self._make_attempts()
         self._make_others()
         self._begin_at_zero()
@@ -232,24 +239,6 @@ class PrometheusEvents:
 
     def _model(self, name: str | None) -> str:
         return name if name in self._models else OTHER
-
-
-class _Bounded:
-    """Lets the first values of a label through."""
-
-    def __init__(self) -> None:
-        self._known: set[str] = set()
-        self._lock = Lock()
-
-    def __call__(self, value: str) -> str:
-        """Return the value, or ``other``."""
-        if value in self._known:
-            return value
-        with self._lock:
-            if len(self._known) >= _MOST_VALUES:
-                return OTHER
-            self._known.add(value)
-        return value
 
 
 class _Of:

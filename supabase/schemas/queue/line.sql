@@ -33,8 +33,10 @@ begin
           pg_catalog.jsonb_build_object('user_id', p_user_id, 'generation_id', v_open.generation_id),
           greatest(0, ceil(extract(epoch from v_open.due_at - p_at)))::integer) s)
       where o.generation_id = v_open.generation_id;
-    -- Workers that found a message just now look again by themselves; who commits a notification waits for others who do.
-    if v_open.due_at <= p_at and not exists (select from pgmq.q_ai_retry q where q.vt <= p_at) then
+    -- Workers that found a message just now look again by themselves; who commits a notification waits for others who do,
+    -- and fails where the server's queue of them is full, since some session of whatever app does not read.
+    if v_open.due_at <= p_at and not exists (select from pgmq.q_ai_retry q where q.vt <= p_at)
+        and pg_catalog.pg_notification_queue_usage() < 0.5 then
       perform pg_catalog.pg_notify('ai_retry', '');
     end if;
   end loop;
