@@ -65,6 +65,8 @@ def served(
     """
     with tempfile.TemporaryDirectory(prefix="ai-retry-app-") as scratch:
         log = log or Path(scratch) / "app.log"
+        environment = clean(os.environ) | dict(env)
+        path = (str(checkout / "src"), environment.get("PYTHONPATH"))  # the app's own modules come after ours
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [
@@ -72,7 +74,7 @@ def served(
                     *("--timeout", "60", "--worker-tmp-dir", scratch, app),
                 ],
                 cwd=checkout,
-                env=clean(os.environ) | dict(env) | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(checkout / "src")},
+                env=environment | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

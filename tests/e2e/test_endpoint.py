@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 import requests
 
-from ai_retry.flask.openapi import HEALTH_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH
+from ai_retry.flask.openapi import HEALTH_PATH, LIST_PATH, OPENAPI_PATH, RETRY_PATH, STATUS_PATH
 from ai_retry.testing.provider import Script, chat, reply, stall
 from tests.helpers.attempts import ATTEMPTS
 from tests.helpers.endpoint import AI_KEY, SECRET_ANSWER, SECRET_PROMPT, SESSION, Endpoint
@@ -283,7 +283,7 @@ def test_document_and_health_are_open(endpoint: Endpoint) -> None:
     health = requests.get(endpoint.url + HEALTH_PATH, timeout=10)
 
     assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {RETRY_PATH, STATUS_PATH, OPENAPI_PATH, HEALTH_PATH}
+    assert set(document["paths"]) == {LIST_PATH, RETRY_PATH, STATUS_PATH, OPENAPI_PATH, HEALTH_PATH}
     assert (health.status_code, health.json()["data"]) == (200, {"status": "ok"})
 
 

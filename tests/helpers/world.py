@@ -60,7 +60,8 @@ create or replace trigger refuse before insert on public.sessions for each row e
 create table if not exists refusals.generations (
   user_id uuid primary key, code text not null, constraint_name text not null);
 grant select on refusals.generations to service_role;
-create or replace function refusals.refuse_generation() returns trigger language plpgsql set search_path = '' as $$
+create or replace function refusals.refuse_generation() returns trigger
+language plpgsql security definer set search_path = '' as $$  -- whoever inserts
 declare
   v_refusal refusals.generations%rowtype;
 begin

@@ -480,19 +480,20 @@ def test_queue_command_shows_the_state(any_site: Site) -> None:
     assert [(each["route"], each["failures"], each["slots"]) for each in state["outages"]] == [
         ("away.example/small", 3, 1)
     ]
-    assert re.search(r"^queued +2$", table.stdout, re.MULTILINE)
+    assert re.search(r"^waiting +2 ", table.stdout, re.MULTILINE)
     assert re.search(r"^away\.example/small .* 3 +1$", table.stdout, re.MULTILINE)
 
 
 def test_queue_command_without_a_database_says_so(site: Site) -> None:
-    """An unreachable database is named in the last line, and by the exit code of a missing set-up."""
+    """An unreachable database is named first, then what to do; the exit code is that of a missing set-up."""
     with ScriptedServer() as provider:
         env = site.ask(provider) | {"DATABASE_URL": "postgresql://postgres@127.0.0.1:9/postgres"}
 
         done = run(env, "queue")
 
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.splitlines()[-1].startswith("Error: The storage failed")
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.splitlines()[-1].startswith("Check host and port in DATABASE_URL")
     assert "Traceback" not in done.stderr
 
 
