@@ -4,8 +4,9 @@ A slow provider must not take every thread of the server: refusals, status pages
 while calls wait. Limits that belong to a user are the domain's; this one belongs to the process and knows no user.
 """
 
+import os
 from datetime import timedelta
-from threading import BoundedSemaphore
+from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -19,12 +20,13 @@ _FULL_WAIT: Final = timedelta(seconds=1)
 
 
 class CallSlots:
-    """The process's calls: ``limit`` of them, shared by all its threads."""
+    """The process's calls: ``limit`` of them, shared by all its threads. A fork has none of its parent's."""
 
     def __init__(self, limit: int) -> None:
         """Take the limit, at least 1."""
         self.limit = limit
-        self._free = BoundedSemaphore(limit)
+        self._taken, self._process = 0, os.getpid()
+        self._lock = Lock()
 
     def take(self, *, helps: bool = True) -> None:
         """Take a slot without waiting.
@@ -35,12 +37,23 @@ class CallSlots:
         Raises:
             TooManyParallel: all are taken; come back in a second, if that helps.
         """
-        if not self._free.acquire(blocking=False):
-            raise TooManyParallel(self.limit, wait=_FULL_WAIT, helps=helps)
+        with self._lock:
+            if self._process != os.getpid():
+                self._taken, self._process = 0, os.getpid()
+            if self._taken >= self.limit:
+                raise TooManyParallel(self.limit, wait=_FULL_WAIT, helps=helps)
+            self._taken += 1
 
     def give_back(self) -> None:
-        """Free a taken slot."""
-        self._free.release()
+        """Free a taken slot.
+
+        Raises:
+            ValueError: none is taken.
+        """
+        with self._lock:
+            if not self._taken:
+                raise ValueError("a slot was released too many times")
+            self._taken -= 1
 
 
 class CallSlot:

@@ -152,3 +152,20 @@ os._exit(0 if status == 0 else 1)
 def test_fork_waits_for_no_thread_of_its_parent_and_renews_no_lease_of_its() -> None:
     """A child looks names up itself; and were its parent killed, the parent's attempts would be abandoned in time."""
     assert subprocess.run([sys.executable, "-c", THREADS_LEFT], check=False, timeout=60).returncode == 0
+
+
+CALLS_RUN = """
+import os, sys
+from ai_retry.slots import CallSlots
+
+slots = CallSlots(1)
+slots.take()
+child = os.fork()
+slots.take() if child == 0 else None
+os._exit(0 if child == 0 or os.waitpid(child, 0)[1] == 0 else 1)
+"""
+
+
+def test_calls_that_ran_at_a_fork_take_no_slot_of_the_child() -> None:
+    """They end in the parent: a child that counted them would have fewer slots for ever."""
+    assert subprocess.run([sys.executable, "-c", CALLS_RUN], check=False, timeout=60).returncode == 0
