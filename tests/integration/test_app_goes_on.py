@@ -150,7 +150,8 @@ def check_patience(said: Sequence[Said], watch: LockWatch) -> None:
 
     Waits for locks count, added up per statement: time by the clock holds what the machine's other work costs as well.
     On a busy machine that may also keep a holder of ours from running, so a few statements may wait longer for one that
-    works. For one that waits itself, or has nothing to do, none may.
+    works. For one that waits itself, or has nothing to do, none may wait twice as long: such a holder waits for 25 ms at
+    most, but several may follow each other, and a busy machine wakes each of them late.
     """
     waits = {each: watch.waited(each.pid, each.began, each.ended) for each in said}
     waited = {each: sum(wait.seconds for wait in waits[each]) for each in said}
@@ -161,11 +162,11 @@ def check_patience(said: Sequence[Said], watch: LockWatch) -> None:
         f"the longest took {slowest * 1000:.0f} ms; waits for locks: {len(watch.waits)}, in one statement at most",
         end="",
     )
-    print(f" {max(waited.values()) * 1000:.0f} ms, of which {max(idle.values()) * 1000:.0f} ms for nobody's work")
+    print(f" {max(waited.values()) * 1000:.0f} ms, of which {max(idle.values()) * 1000:.0f} ms while no work was done")
 
     long_waits = [(each, waits[each]) for each in said if waited[each] > PATIENCE]
     assert [each for each in said if each.error] == []
-    assert [(each, waits[each]) for each in said if idle[each] > PATIENCE] == []
+    assert [(each, waits[each]) for each in said if idle[each] > 2 * PATIENCE] == []
     assert len(long_waits) <= 1 + len(said) / 200, long_waits
 
 
