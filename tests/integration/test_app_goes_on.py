@@ -150,7 +150,7 @@ def check_patience(said: Sequence[Said], watch: LockWatch) -> None:
 
     Waits for locks count, added up per statement: time by the clock holds what the machine's other work costs as well.
     On a busy machine that may also keep a holder of ours from running, so a few statements may wait longer for one that
-    works. For one that waits itself, or has nothing to do, none may wait twice as long: such a holder waits for 25 ms at
+    works. For one that waits itself, or has nothing to do, none may wait twice as long: such a holder waits 25 ms at
     most, but several may follow each other, and a busy machine wakes each of them late.
     """
     waits = {each: watch.waited(each.pid, each.began, each.ended) for each in said}
