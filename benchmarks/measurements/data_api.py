@@ -30,8 +30,8 @@ grant execute on function public.bench_nothing(text) to service_role;
 _TEXT = "x" * 700
 
 NOTES = [
-    "Supabase Lite takes the place of PostgREST and the gateway, on the same machine: HTTP's part will differ on a hosted "
-    "project, ours will not.",
+    "Supabase Lite takes the place of PostgREST and the gateway, on the same machine: HTTP's part will differ on a "
+    "hosted project, ours will not.",
     "HTTP's part is three calls of a function that does nothing, made by the same client in the same rounds; what an "
     "attempt takes beyond them is ours: the work in the database, the two commits, and Python.",
 ]

@@ -52,6 +52,7 @@ class FirstCalls(ABC):
         charge: bool = True,
         operator: str | None = None,
         max_prompt_bytes: int = MAX_PROMPT_BYTES,
+        request: Any = None,
     ) -> RetryResult:
         """Create a generation, make its first call, and return its session: see ``first_call.generate``.
 
@@ -81,6 +82,7 @@ class FirstCalls(ABC):
                 charge=charge,
                 operator=operator,
                 max_prompt_bytes=max_prompt_bytes,
+                request=request,
                 origin=current_origin(),
                 renewing=self._renewer.renewing,
                 watches=[slot, watch],
@@ -99,6 +101,7 @@ class FirstCalls(ABC):
         charge: bool = True,
         operator: str | None = None,
         max_prompt_bytes: int = MAX_PROMPT_BYTES,
+        request: Any = None,
     ) -> QueuedRetry:
         """Create a generation, and accept its first call for later: see ``first_call.generate_later``.
 
@@ -125,6 +128,7 @@ class FirstCalls(ABC):
                 charge=charge,
                 operator=operator,
                 max_prompt_bytes=max_prompt_bytes,
+                request=request,
                 origin=current_origin(),
                 watches=[watch],
             )

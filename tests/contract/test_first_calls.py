@@ -15,6 +15,7 @@ from ai_retry.domain.loop import has_begun
 from ai_retry.domain.model import GenerationStatus
 from ai_retry.domain.policy import counted_attempts
 from ai_retry.domain.queue_model import QueuedRetry
+from tests.helpers.builders import SECOND
 from tests.helpers.queue_steps import cancel, run, waiting
 from tests.helpers.racing import at_once
 from tests.helpers.steps import (
@@ -142,6 +143,22 @@ def test_refused_creation_leaves_nothing(
     assert "secret" not in str(caught.value)
     assert not exists(world, decided.change)
     assert quota_of(world, decided.change.user_id).held == 0
+
+
+def test_refusal_hides_no_attempt_that_was_closed(world: World) -> None:
+    """A begin that has closed a dead attempt reports that, stale; the app's refusal comes with the next one."""
+    begun = create(world, world.new_user())
+    world.advance(POLICY.longest + SECOND)
+    world.refuse_generations("23514", "title_is_long")
+
+    reply = world.storage.begin(to_create(world, begun.user_id).change)
+
+    assert not reply.applied
+    assert [each.generation_id for each in reply.closed] == [begun.generation_id]
+    assert reply.snapshot is not None
+    assert not reply.snapshot.exists
+    with pytest.raises(NotConfigured, match="title_is_long"):
+        world.storage.begin(to_create(world, begun.user_id).change)
 
 
 @pytest.mark.rule("creation")

@@ -11,7 +11,7 @@ import pytest
 import ai_retry
 from ai_retry.client import Client
 from ai_retry.domain import queue
-from ai_retry.domain.change import Begin, CloseOver, Settle
+from ai_retry.domain.change import Begin, CloseOver, Discard, Settle
 from ai_retry.domain.errors import (
     AiRetryError,
     AlreadySucceeded,
@@ -37,6 +37,7 @@ from ai_retry.domain.first_call import MAX_PROMPT_BYTES
 from ai_retry.domain.model import Answer, FailureCode, Outcome, ProviderOutcome, QuotaRule, RetryResult, Waiver
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.queue_model import Outage, QueuedRetry
+from ai_retry.events import Event, ProviderCalled, RouteClosed
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.testing.memory import MemoryApp
 from tests.helpers.builders import SECOND, a_failure, an_answer
@@ -47,6 +48,11 @@ PROMPT = "Plan an easy run."
 MESSAGES = [{"role": "user", "content": PROMPT}]
 LONG = timedelta(minutes=10)
 Request: TypeAlias = Mapping[str, Any]
+
+
+def named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Name a request that has no id of its own."""
+    return {**({} if "generation_id" in options else {"idempotency_key": "key-1"}), **options}
 
 
 class Case:
@@ -68,12 +74,12 @@ class Case:
         self.user_id = self.world.new_user()
 
     def generate(self, prompt: Any = PROMPT, **options: Any) -> RetryResult:
-        """Make a first call, under a key."""
-        return self.client.generate(self.user_id, prompt, **{"idempotency_key": "key-1"} | options)
+        """Make a first call, under a key, or the id that is given."""
+        return self.client.generate(self.user_id, prompt, **named(options))
 
     def enqueue(self, prompt: Any = PROMPT, **options: Any) -> QueuedRetry:
-        """Accept one for later, under a key."""
-        return self.client.enqueue_generation(self.user_id, prompt, **{"idempotency_key": "key-1"} | options)
+        """Accept one for later, under a key, or the id that is given."""
+        return self.client.enqueue_generation(self.user_id, prompt, **named(options))
 
     def failed(self, error: type[AiRetryError], **options: Any) -> AiRetryError:
         """Make a first call that fails like this."""
@@ -217,6 +223,8 @@ class TestRefusal:
             (PROMPT, {"model": ""}, "model must have 1 to 255"),
             (PROMPT, {"model": "a\nb"}, "model must have 1 to 255"),
             (PROMPT, {"generation_id": "1"}, "generation_id must be a UUID"),
+            (PROMPT, {"generation_id": UUID(int=1), "idempotency_key": "a"}, "idempotency_key must not be given with"),
+            (PROMPT, {"request": {1}}, "request must be JSON"),
             (PROMPT, {"idempotency_key": "plan:1"}, "idempotency_key must not begin"),
             (PROMPT, {"idempotency_key": "\ud800"}, "idempotency_key must have 1 to 255"),
             (PROMPT, {"charge": False}, "operator must be given with charge=False"),
@@ -444,6 +452,21 @@ class TestFailure:
 
         assert error.generation_id == UUID(int=1)
 
+    def test_route_that_is_asked_is_blamed(self) -> None:
+        """The app may store another model than it was given: an outage is of the one that was asked."""
+        settles: list[Settle] = []
+        events: list[Event] = []
+        case = Case(a_failure(code=FailureCode.UNAVAILABLE, retry_after=LONG), on_event=[events.append])
+        case.bind(lambda *given: (*given[:2], {**given[2], "model": "small"}))
+        case.storage.hooks = {"settle": settles.append}
+
+        case.failed(GenerationFailed, model="large")
+
+        assert [call.context.model for call in case.ai.calls] == ["small"]
+        (settle,) = settles
+        assert (settle.outage, [each.route for each in settle.elsewhere]) == (None, ["one/small"])
+        assert [each.route for each in events if isinstance(each, ProviderCalled | RouteClosed)] == ["one/small"] * 2
+
     def test_unreadable_row_ends_without_a_call(self) -> None:
         """What the app has stored is what retries read: where that fails, nothing is sent, and no route is blamed."""
         settles: list[Settle] = []
@@ -554,6 +577,19 @@ class TestAgain:
 
         assert (type(again), again.details, len(case.ai.calls)) == (type(first), first.details, 1)
 
+    @pytest.mark.parametrize(("conflict", "error"), [(False, SessionRejected), (True, SessionConflict)])
+    def test_discarded_answer_is_not_promised(self, error: type[AiRetryError], *, conflict: bool) -> None:
+        """An operator may have discarded the answer since: the repeat does not say that it is stored."""
+        case = Case(an_answer())
+        case.world.refuse_sessions("title_is_short", conflict=conflict)
+        generation_id = case.failed(error).generation_id
+        assert generation_id is not None
+        case.storage.amend(Discard(user_id=case.user_id, generation_id=generation_id, operator="ann"))
+
+        again = case.failed(error)
+
+        assert (str(again), again.details["answer_kept"]) == ("The result was rejected by title_is_short.", False)
+
     def test_dead_call_is_closed_and_reported(self) -> None:
         """A process that died has lost its lease: nothing was charged, and a retry may follow."""
         case = Case(an_answer())
@@ -593,6 +629,17 @@ class TestAgain:
         error = case.failed(IdempotencyConflict, **options)
 
         assert (error.generation_id, len(case.ai.calls)) == (case.generation_ids[0], 1)
+
+    def test_request_says_what_is_the_same(self) -> None:
+        """Where it is given, the prompt may be another one each time."""
+        case = Case(an_answer())
+        case.generate(request={"a": 1, "b": 2})
+
+        assert case.generate("Another prompt.", request={"b": 2, "a": 1}).replayed
+        case.failed(IdempotencyConflict, request={"a": 1})
+        case.failed(IdempotencyConflict)
+
+        assert len(case.ai.calls) == 1
 
     def test_apps_own_generation_is_a_conflict(self) -> None:
         """Its first call was not ours."""

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from io import BytesIO
+from itertools import count
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -175,6 +176,23 @@ class TestKeys:
         response = case.create({"wish": "another"}, KEY)
 
         assert (response.status_code, error(response)["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+        assert len(case.ai.calls) == 1
+
+    def test_same_body_is_recognised_whatever_the_prompt(self) -> None:
+        """The function may add what changes, such as the time, or take the body apart: what counts is what was sent."""
+        made = count()
+
+        def dated(body: dict[str, Any]) -> str:
+            return f"{next(made)}: {body.pop('wish')}"
+
+        case = creating(ANSWER, prompt_from=dated)
+        first = case.create(BODY, KEY)
+
+        second = case.create(BODY, KEY)
+
+        assert (second.status_code, second.headers.get("Idempotency-Replayed")) == (200, "true")
+        assert generation_id(first) == generation_id(second)
+        assert case.create({"wish": "another"}, KEY).status_code == 422
         assert len(case.ai.calls) == 1
 
     def test_keys_are_each_users_own(self) -> None:

@@ -95,7 +95,7 @@ class TestRetrying:
             scene.drive(loop(scene.asked(generation_id=missing), scene.setting))
 
     def test_call_asks_the_context_in_its_time(self, scene: Scene) -> None:
-        """With the policy's deadline and the question's key."""
+        """With the policy's deadline, the question's key, and the route that it began with."""
         setting = replace(scene.setting, policy=replace(POLICY, deadline=timedelta(seconds=9)))
         before = snapshot_of(scene)
 
@@ -103,7 +103,10 @@ class TestRetrying:
 
         context = setting.reader.context_from(before.generation)
         assert step == Call(
-            context=context, timeout=timedelta(seconds=9), idempotency_key=provider_key(before, context)
+            context=context,
+            timeout=timedelta(seconds=9),
+            idempotency_key=provider_key(before, context),
+            route="one/small",
         )
 
     def test_slow_begin_shortens_the_call(self, scene: Scene) -> None:

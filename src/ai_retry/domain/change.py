@@ -81,7 +81,7 @@ class NewGeneration:
     prompt_data: Any = field(repr=False)  # JSON as the app stores it
     model: str | None
     columns: Mapping[str, Any] = field(repr=False)  # whatever else the binding's app_create_generation asks for
-    digest: str  # of all of it: the same request again is recognised
+    digest: str  # of the request, as a rule of all of it: the same one again is recognised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

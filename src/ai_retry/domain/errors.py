@@ -258,16 +258,18 @@ class SessionRejected(AiRetryError):
     """The app's tables or its session function rejected the session. The paid answer is stored; the next retry uses it.
 
     An operator has to cure the cause. ``cause``: the constraint, column or SQLSTATE that rejected it, if known.
+    ``answer_kept``: False once an operator has discarded the answer.
     """
 
     code = "SESSION_REJECTED"
     summary: ClassVar[str] = "The result was rejected; its answer is stored."  # for the app's users
 
-    def __init__(self, cause: str | None, *, retry_after: timedelta | None) -> None:
+    def __init__(self, cause: str | None, *, retry_after: timedelta | None, answer_kept: bool = True) -> None:
+        by, kept = f" by {cause}" if cause else "", "; its answer is stored" if answer_kept else ""
         super().__init__(
-            f"The result was rejected by {cause}; its answer is stored." if cause else self.summary,
+            f"The result was rejected{by}{kept}.",
             retry_after=retry_after,
-            details={"constraint": cause, "answer_kept": True},
+            details={"constraint": cause, "answer_kept": answer_kept},
         )
 
 
@@ -289,7 +291,7 @@ class SessionConflict(SessionRejected):
         reason: str | None = None,
         answer_kept: bool = True,
     ) -> None:
-        super().__init__(cause, retry_after=retry_after)
+        super().__init__(cause, retry_after=retry_after, answer_kept=answer_kept)
         self.reason = reason
         if reason is not None:
             reason = self.reason = " ".join(reason.split())[:_LONGEST_REASON]

@@ -5,7 +5,7 @@ adds is that its begin creates the generation, through the app's binding, in the
 exists can be retried, and one that does not was never charged.
 
 The generation's id is the caller's, or follows from the user and the idempotency key, or is random. Who asks for the
-same id again, with the same prompt, is answered what became of it; no second call is made. The next one is a retry's.
+same id again, with the same request, is answered what became of it; no second call is made. The next one is a retry's.
 """
 
 import json
@@ -51,6 +51,7 @@ def generate(
     charge: bool = True,
     operator: str | None = None,
     max_prompt_bytes: int = MAX_PROMPT_BYTES,
+    request: Any = None,
     origin: Origin = UNKNOWN_ORIGIN,
     jitter: Callable[[], float] | None = None,
     renewing: Renewing | None = None,
@@ -74,12 +75,15 @@ def generate(
             don't matter.
         model: that the generation names; None: the reader, or the provider, chooses.
         columns: what else the binding's ``app_create_generation`` needs of the request: JSON.
-        generation_id: the generation's id; by it a repeat is recognised.
-        idempotency_key: makes the id, with the user's, where none is given.
+        generation_id: the generation's id, chosen by the caller; by it a repeat is recognised.
+        idempotency_key: makes the id, with the user's. Only one of both can be given: two ids under one key would be
+            two generations.
         waive: limits that an operator lifts for this attempt; recorded on it.
         charge: False gives the user the session without spending quota; recorded.
         operator: who lifted a limit; recorded. Without a name no limit is lifted.
         max_prompt_bytes: of prompt and columns, as JSON, together.
+        request: JSON by which a repeat is recognised, where the same request does not always give the same prompt, such
+            as one with the day's date; None: prompt, model and columns.
         origin: the request that asks; recorded.
         jitter: where in its range a wait is, in [0, 1]; at random when None.
         renewing: renews the attempt's lease while it runs; None: the call ends within the policy's lease, whatever its
@@ -97,7 +101,7 @@ def generate(
     """
     asked = first_asked(
         user_id,
-        new_generation(prompt, model=model, columns=columns, max_bytes=max_prompt_bytes),
+        new_generation(prompt, model=model, columns=columns, max_bytes=max_prompt_bytes, request=request),
         generation_id=generation_id,
         idempotency_key=idempotency_key,
         waive=waive,
@@ -125,6 +129,7 @@ def generate_later(
     charge: bool = True,
     operator: str | None = None,
     max_prompt_bytes: int = MAX_PROMPT_BYTES,
+    request: Any = None,
     origin: Origin = UNKNOWN_ORIGIN,
     watches: Sequence[Watch] = (),
 ) -> QueuedRetry:
@@ -140,7 +145,7 @@ def generate_later(
     """
     asked = first_asked(
         user_id,
-        new_generation(prompt, model=model, columns=columns, max_bytes=max_prompt_bytes),
+        new_generation(prompt, model=model, columns=columns, max_bytes=max_prompt_bytes, request=request),
         generation_id=generation_id,
         idempotency_key=idempotency_key,
         waive=waive,
@@ -153,7 +158,12 @@ def generate_later(
 
 
 def new_generation(
-    prompt: Any, *, model: str | None, columns: Mapping[str, Any] | None, max_bytes: int = MAX_PROMPT_BYTES
+    prompt: Any,
+    *,
+    model: str | None,
+    columns: Mapping[str, Any] | None,
+    max_bytes: int = MAX_PROMPT_BYTES,
+    request: Any = None,
 ) -> NewGeneration:
     """Check what a generation is to be created from, and copy it.
 
@@ -176,12 +186,12 @@ def new_generation(
     parts = [_canonical(prompt, "prompt"), _canonical(further, "columns")]
     if sum(len(part.encode()) for part in parts) > max_bytes:
         raise ValueError(f"prompt must have at most {max_bytes} bytes as JSON, columns included")
-    request = json.dumps([*parts, model])
+    same = json.dumps([*parts, model] if request is None else [_canonical(request, "request")])
     return NewGeneration(
         prompt_data=json.loads(parts[0]),
         model=model,
         columns=json.loads(parts[1]),
-        digest=hashlib.sha256(request.encode()).hexdigest(),
+        digest=hashlib.sha256(same.encode()).hexdigest(),
     )
 
 
@@ -203,6 +213,8 @@ def first_asked(
     """
     user_id = as_uuid(user_id, "user_id")
     check_key(idempotency_key)
+    if generation_id is not None and idempotency_key is not None:
+        raise ValueError("idempotency_key must not be given with generation_id: either one names the request")
     if generation_id is None:
         named = idempotency_key is not None
         generation_id = uuid5(NAMESPACE, f"{user_id}:{idempotency_key}") if named else uuid4()

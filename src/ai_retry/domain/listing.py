@@ -24,7 +24,7 @@ _LONGEST_CURSOR: Final = 256  # characters
 _LAST_YEAR, _LAST_YEAR_BC = 294275, 4712  # of PostgreSQL's instants, without their last months
 _INSTANT: Final = re.compile(
     r"(?P<year>[0-9]{4,6})(?P<rest>-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?"
-    r"[+-][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(?P<bc> BC)?"
+    r"[+-](?:0[0-9]|1[0-5]):[0-9]{2}(?::[0-9]{2})?)(?P<bc> BC)?"  # an offset of 16 hours is none for PostgreSQL
 )
 
 

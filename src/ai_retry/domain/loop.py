@@ -6,7 +6,7 @@ A step is answered by its result; an error of the storage is thrown in. The loop
 change whose reply was lost are the driver's, and a change that was applied already is recognised by its token.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
@@ -52,6 +52,7 @@ class Call:
     context: Context
     timeout: timedelta
     idempotency_key: str
+    route: str | None = None  # of a call that names none
 
 
 Step: TypeAlias = Load | Begin | CloseOver | Call | Settle | Amend | Keep
@@ -146,8 +147,11 @@ class RunningAttempt:
         timeout = rules.call_timeout(timedelta(seconds=called - self._began), setting.policy)
         if timeout < min(rules.SHORTEST_CALL, setting.policy.deadline / 2):
             return (yield from self._given_back())
+        self._ask(setting.reader.routes(context))
         key = rules.provider_key(self._begun, context, self._route)
-        result: Answer | Failure = yield Call(context=self._keyed(context), timeout=timeout, idempotency_key=key)
+        result: Answer | Failure = yield Call(
+            context=self._keyed(context), timeout=timeout, idempotency_key=key, route=self._route
+        )
         duration = timedelta(seconds=setting.monotonic() - called)
         if isinstance(result, Answer):
             if rules.storable(result.output):
@@ -155,6 +159,12 @@ class RunningAttempt:
             result = _unstorable(result)
         failed = self._noted(replace(result, invalid=None), context, duration)
         return (yield from self._failed(failed, duration))
+
+    def _ask(self, routes: Sequence[str]) -> None:
+        """Blame and praise the routes that are asked, where the app has stored another question than was begun with."""
+        if self._route is not None and routes and self._route not in routes:
+            self._route = routes[0]
+            self._ending.is_elsewhere()
 
     def _keyed(self, context: Context) -> Context:
         """Name the questions of further routes: what came of each, only its own calls show."""

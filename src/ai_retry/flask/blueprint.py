@@ -6,6 +6,7 @@ hook; routes and methods that don't exist stay the host's to answer. No rule bel
 
 import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -139,7 +140,8 @@ class _Views:
     def create(self, prompt_from: PromptFrom, exchange: _Exchange) -> Response:
         exchange.user_id = user_id = self.verify(access_token())
         asked, key = prefers_async(), _idempotency_key()
-        prompt = prompt_of(prompt_from, read_body(body(self.max_body_bytes)))
+        said = read_body(body(self.max_body_bytes))
+        prompt = prompt_of(prompt_from, deepcopy(said))
         make = self.client.enqueue_generation if asked or self.mode == "queue" else self.client.generate
         result = make(
             user_id,
@@ -148,6 +150,7 @@ class _Views:
             columns=prompt.columns,
             idempotency_key=key,
             max_prompt_bytes=MAX_PROMPT_BYTES,
+            request=said,
         )
         exchange.generation_id = result.generation.id
         return _answer(result, exchange, asked=asked)

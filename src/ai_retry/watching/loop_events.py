@@ -177,7 +177,7 @@ class LoopEvents:
     def _called(self, step: Call, result: Answer | Failure) -> None:
         self._result = result
         took = timedelta(seconds=self._monotonic() - self._stepped)
-        for each in noted(result, duration=took, model=step.context.model, route=self.route).calls:
+        for each in noted(result, duration=took, model=step.context.model, route=step.route).calls:
             facts = facts_of(each.model, each.duration, each.usage)
             self._emit(
                 ProviderCalled(

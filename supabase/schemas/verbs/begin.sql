@@ -64,7 +64,7 @@ begin
   if v_applied and v_new is not null then
     v_row := ai_retry.create_generation(v_user_id, v_generation_id, v_new, v_becomes, v_now);
     v_applied := (v_row -> 'created')::boolean;
-    if v_row ? 'refused' then
+    if v_row ? 'refused' and coalesce(v_closed, '[]') = '[]' then  -- what was closed is reported first
       return v_row - 'created' || '{"applied": false}';
     end if;
   end if;

@@ -103,7 +103,8 @@ def recorded(snapshot: Snapshot, last: Attempt, policy: RetryPolicy) -> AiRetryE
     retry_after = wait if last.passes and rules.may_go_on(snapshot, policy) else None
     if last.refused_constraint is not None:
         rejected = SessionConflict if last.code == SessionConflict.code else SessionRejected
-        return rejected(last.refused_constraint, retry_after=wait)
+        kept = snapshot.stored_answer is not None
+        return rejected(last.refused_constraint, retry_after=wait, answer_kept=kept)
     if snapshot.stored_answer is not None:
         return LeaseLost(answer_kept=True, retry_after=wait)
     if last.code in set(FailureCode) - {FailureCode.LEASE_LOST}:

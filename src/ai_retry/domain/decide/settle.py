@@ -65,6 +65,10 @@ class Ending:
         self._number = rules.next_number(begun)
         self._made = sum(queued is not None and each.accepted_at == queued.accepted_at for each in begun.attempts)
 
+    def is_elsewhere(self) -> None:
+        """Note that the route it was begun with is not asked: nothing is learned of that one."""
+        self._route = None
+
     @property
     def is_accepted(self) -> bool:
         """Whether it is an accepted retry's, that a worker runs."""
