@@ -156,7 +156,8 @@ def _errors(value: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _first(value: Any) -> Any:
-    return (value[0] if value else None) if isinstance(value, list) else value
+    """Give the first member of a list that is not empty; anything else as it is."""
+    return next(filter(None, value), None) if isinstance(value, list) else value
 
 
 def read_words(text: str) -> ErrorBody:
