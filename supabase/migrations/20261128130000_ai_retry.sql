@@ -496,7 +496,7 @@ declare
   v_is_owned boolean;
   v_is_failure boolean;
   v_end jsonb;
-  v_ends jsonb := '[]';
+  v_ends jsonb := '[]'::jsonb;
 begin
   for v_open in
     select o.* from public.ai_retry_open o
@@ -552,8 +552,8 @@ begin
           v_open.user_id, v_open.generation_id, v_open.status_before, null, 'RETRY_EXPIRED',
           case when v_is_failure then 'The accepted retry was not finished in time.' end, v_open.number, p_at);
       end if;
-      v_end := case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'
-        else '{"outcome": "cancelled", "counted": false}' end;
+      v_end := case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'::jsonb
+        else '{"outcome": "cancelled", "counted": false}'::jsonb end;
       if ai_retry.close(v_open.generation_id, v_open.token, v_end, null, p_at) then
         v_ends := v_ends || ai_retry.closed(v_open, v_end);
       end if;
@@ -620,14 +620,14 @@ begin
   elsif (v_generation -> 'can_create_session')::boolean is not true then
     raise exception 'ai-retry: no session could be created' using errcode = 'ARSES';
   end if;
-  return '{"created": true}';
+  return '{"created": true}'::jsonb;
 exception when others or assert_failure or query_canceled then
   get stacked diagnostics
     v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_column = column_name;
   if pg_catalog.left(v_sqlstate, 2) in ('08', '25', '40', '53', '57', '58', 'XX') or v_sqlstate in ('55006', '55P03') then
     raise;  -- these pass by themselves: nothing is written, and the change is sent again
   elsif v_sqlstate = c_is_there then
-    return '{"created": false}';
+    return '{"created": false}'::jsonb;
   end if;
   return pg_catalog.jsonb_build_object('created', false, 'refused', pg_catalog.jsonb_build_object(
     'sqlstate', v_sqlstate, 'name', coalesce(nullif(v_constraint, ''), nullif(v_column, ''))));

@@ -7,7 +7,7 @@ declare
   v_is_owned boolean;
   v_is_failure boolean;
   v_end jsonb;
-  v_ends jsonb := '[]';
+  v_ends jsonb := '[]'::jsonb;
 begin
   for v_open in
     select o.* from public.ai_retry_open o
@@ -63,8 +63,8 @@ begin
           v_open.user_id, v_open.generation_id, v_open.status_before, null, 'RETRY_EXPIRED',
           case when v_is_failure then 'The accepted retry was not finished in time.' end, v_open.number, p_at);
       end if;
-      v_end := case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'
-        else '{"outcome": "cancelled", "counted": false}' end;
+      v_end := case when v_is_owned then '{"outcome": "failed", "code": "RETRY_EXPIRED", "counted": false}'::jsonb
+        else '{"outcome": "cancelled", "counted": false}'::jsonb end;
       if ai_retry.close(v_open.generation_id, v_open.token, v_end, null, p_at) then
         v_ends := v_ends || ai_retry.closed(v_open, v_end);
       end if;

@@ -32,14 +32,14 @@ begin
   elsif (v_generation -> 'can_create_session')::boolean is not true then
     raise exception 'ai-retry: no session could be created' using errcode = 'ARSES';
   end if;
-  return '{"created": true}';
+  return '{"created": true}'::jsonb;
 exception when others or assert_failure or query_canceled then
   get stacked diagnostics
     v_sqlstate = returned_sqlstate, v_constraint = constraint_name, v_column = column_name;
   if pg_catalog.left(v_sqlstate, 2) in ('08', '25', '40', '53', '57', '58', 'XX') or v_sqlstate in ('55006', '55P03') then
     raise;  -- these pass by themselves: nothing is written, and the change is sent again
   elsif v_sqlstate = c_is_there then
-    return '{"created": false}';
+    return '{"created": false}'::jsonb;
   end if;
   return pg_catalog.jsonb_build_object('created', false, 'refused', pg_catalog.jsonb_build_object(
     'sqlstate', v_sqlstate, 'name', coalesce(nullif(v_constraint, ''), nullif(v_column, ''))));
