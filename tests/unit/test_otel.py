@@ -47,6 +47,9 @@ CALLS = (
     ),
 )
 
+# Of 1.37; the oldest package that is supported has an older version.
+PROVIDER_NAME = getattr(gen_ai_attributes, "GEN_AI_PROVIDER_NAME", "gen_ai.provider.name")
+
 
 class Traced:
     """A case whose spans and metrics stay in memory."""
@@ -121,7 +124,7 @@ def test_calls_follow_the_conventions(answered: Traced) -> None:
     assert (first.kind, second.kind) == (SpanKind.CLIENT, SpanKind.CLIENT)
     assert first.attributes == {
         gen_ai_attributes.GEN_AI_OPERATION_NAME: "chat",
-        gen_ai_attributes.GEN_AI_PROVIDER_NAME: "first.example",
+        PROVIDER_NAME: "first.example",
         gen_ai_attributes.GEN_AI_REQUEST_MODEL: "a",
         gen_ai_attributes.GEN_AI_RESPONSE_MODEL: "a",
         "server.address": "first.example",
