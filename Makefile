@@ -44,7 +44,7 @@ test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for 
 
 test-adapters: $(READY) ## Run the how-tos' examples for FastAPI, Celery and the SDKs of OpenAI, Pydantic AI and LiteLLM (270 MB)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group adapters
-	$(BIN)/python -m pytest tests/adapters tests/integration/test_example_types.py -p no:unraisableexception $(ARGS) # the SDKs leave sockets open
+	ADAPTERS=1 $(BIN)/python -m pytest tests/adapters tests/integration/test_example_types.py -p no:unraisableexception $(ARGS) # the SDKs leave sockets open
 
 test-apps: $(READY) ## Bind and retry twelve apps, and 200 composed ones, on PostgreSQL 18, 16 and 15 and older pgmq
 	@$(BIN)/python -m tests.apps $(ARGS)
