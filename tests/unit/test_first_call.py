@@ -12,6 +12,7 @@ import ai_retry
 from ai_retry.client import Client
 from ai_retry.domain import queue
 from ai_retry.domain.change import Begin, CloseOver, Discard, Settle
+from ai_retry.domain.decide import first
 from ai_retry.domain.errors import (
     AiRetryError,
     AlreadySucceeded,
@@ -40,7 +41,7 @@ from ai_retry.domain.queue_model import Outage, QueuedRetry
 from ai_retry.events import Event, ProviderCalled, RouteClosed
 from ai_retry.testing.ai import AiCall, AiStep, ScriptedAiProvider
 from ai_retry.testing.memory import MemoryApp
-from tests.helpers.builders import SECOND, a_failure, an_answer
+from tests.helpers.builders import AS_OF, SECOND, a_failure, a_snapshot, an_answer, an_attempt
 from tests.helpers.memory_world import MemoryWorld
 from tests.helpers.scene import Hooked, hooked, raising
 
@@ -640,6 +641,13 @@ class TestAgain:
         case.failed(IdempotencyConflict)
 
         assert len(case.ai.calls) == 1
+
+    def test_attempt_of_an_earlier_owner_is_waited_for(self) -> None:
+        """The app gave the generation to this user while an attempt of another one was open: a begin closes it."""
+        over = an_attempt(number=1, outcome=None, closed_at=None, lease_expires_at=AS_OF - SECOND)
+
+        with pytest.raises(RetryInProgress):
+            first.replayed(a_snapshot(attempts=(over,), open_is_foreign=True), DEFAULT_POLICY)
 
     def test_apps_own_generation_is_a_conflict(self) -> None:
         """Its first call was not ours."""

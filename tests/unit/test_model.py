@@ -267,3 +267,12 @@ def test_quota_remaining_is_what_may_be_held(captured: int, held: int, remaining
 def test_default_quota_is_five_a_day() -> None:
     """The default rule, the app's own successes included."""
     assert QuotaRule() == QuotaRule(limit=5, window=timedelta(hours=24), count_own_successes=True)
+
+
+def test_facts_of_an_outlook_leave_the_session_out() -> None:
+    """What people and programs read has plain names, the quota and the decision, and no session."""
+    outlook = Outlook(snapshot=SNAPSHOT, refusal=None)
+
+    assert outlook.facts["generation_id"] == str(SNAPSHOT.generation.id)
+    assert outlook.facts["refused_by"] is None
+    assert ANSWER not in str(outlook.facts)

@@ -76,8 +76,8 @@ def _run(
     except (ContextMissing, NotConfigured) as error:
         fault = error
     else:
-        if proposal is not None:  # it was asked which routes are open
-            context = replace(context, unavailable=proposal.unavailable, recovering=proposal.recovering)
+        assert proposal is not None  # noqa: S101 (no answer is stored yet, so that a call was decided)
+        context = replace(context, unavailable=proposal.unavailable, recovering=proposal.recovering)
         return (yield from attempt.run(context))
     return (yield from attempt.end(lambda now: first.unreadable(now, change, fault, setting.policy.quota), fault))
 
