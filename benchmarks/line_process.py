@@ -11,7 +11,7 @@ from typing import Any
 from tools.npm import REPOSITORY
 
 PEERS = REPOSITORY / ".cache" / "peers" / "bin" / "python"
-_TOLD = 2000  # characters of what it said before it ended
+_MOST_SAID = 2000  # characters of what it said before it ended
 
 
 class LineProcess:
@@ -33,7 +33,7 @@ class LineProcess:
             stderr=self._errors,
             text=True,
         )
-        self.said = self._told()
+        self.said = self._answer()
 
     def ask(self, **what: Any) -> Mapping[str, Any]:
         """Ask it, and wait for the answer.
@@ -44,7 +44,7 @@ class LineProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(what) + "\n")
         self._process.stdin.flush()
-        return self._told()
+        return self._answer()
 
     def close(self, *, patience: float = 0.0) -> None:
         """End it: by the end of its lines if it is given time, else at once."""
@@ -55,11 +55,11 @@ class LineProcess:
             self._process.communicate()
         self._errors.close()
 
-    def _told(self) -> Mapping[str, Any]:
+    def _answer(self) -> Mapping[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             self._errors.seek(0)
-            raise RuntimeError(f"an engine ended: {self._module}\n{self._errors.read()[-_TOLD:]}")
+            raise RuntimeError(f"an engine ended: {self._module}\n{self._errors.read()[-_MOST_SAID:]}")
         said: Mapping[str, Any] = json.loads(line)
         return said

@@ -30,19 +30,19 @@ def scenario(url: str, order: Order) -> Report:
         with _worker(url, "b") as b:
             ledger.wait_for_call("b")
             if order == "after":
-                told_b = _told(b)
+                answer_b = _answer(b)
             ledger.signal("a may finish")
             a.send_signal(signal.SIGCONT)
             if order == "while":
                 ledger.wait_for_signal("a went on")
                 ledger.signal("b may finish")
-                told_b = _told(b)
-            told_a = _told(a)
+                answer_b = _answer(b)
+            answer_a = _answer(a)
     return Report(
         engine=versions("dbos"),
-        accepted=told_a["result"] == "made by a",
-        late=f"{told_a['seen']}, result {told_a['result']}",
-        other=f"{told_b['seen']}, result {told_b['result']}",
+        accepted=answer_a["result"] == "made by a",
+        late=f"{answer_a['seen']}, result {answer_a['result']}",
+        other=f"{answer_b['seen']}, result {answer_b['result']}",
         charged="in a step before the end",
     )
 
@@ -57,7 +57,7 @@ def _worker(url: str, name: str) -> "Iterator[subprocess.Popen[str]]":
             process.kill()  # nothing happens to one that has ended
 
 
-def _told(process: "subprocess.Popen[str]") -> dict[str, str]:
+def _answer(process: "subprocess.Popen[str]") -> dict[str, str]:
     try:
         output, _ = process.communicate(timeout=2 * WAIT)
     except subprocess.TimeoutExpired:

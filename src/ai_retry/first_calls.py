@@ -57,7 +57,7 @@ class FirstCalls(ABC):
         """Create a generation, make its first call, and return its session: see ``first_call.generate``.
 
         A failure leaves a generation that can be retried; the error's ``generation_id`` names it. The same key or id
-        again is answered what became of it, without a call.
+        again returns, or raises, what became of it, without a call.
 
         Raises:
             TooManyParallel: also when ``max_calls`` calls are running here; nothing was written.

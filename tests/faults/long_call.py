@@ -46,7 +46,7 @@ class LongCall:
     def __init__(self, stack: Stack, plan: LongPlan, directory: Path) -> None:
         self.violations: list[str] = []
         self._stack, self._plan, self._directory = stack, plan, directory
-        self._told: list[str] = []
+        self._answered: list[str] = []
 
     def run(self) -> None:
         """Do it."""
@@ -61,7 +61,7 @@ class LongCall:
     def lines(self) -> Iterator[str]:
         """Say what happened, and what was wrong."""
         yield f"a call of {self._plan.call:g} s under a lease of {self._plan.lease:g} s:"
-        yield from sorted(self._told)
+        yield from sorted(self._answered)
         yield from (f"VIOLATION {each}" for each in self.violations)
         yield f"{len(self.violations)} violations"
 
@@ -76,7 +76,7 @@ class LongCall:
                 scene.provider = opened.enter_context(scene.serving())
                 part(scene)
                 self._check(scene)
-                self._told += scene.answered
+                self._answered += scene.answered
                 self.violations += scene.violations
         finally:
             self._stack.drop_database(database)
