@@ -107,9 +107,9 @@ def test_quota_is_shown_and_changed(database: psycopg.Connection, environment: d
     """A user's quota is shown with what is used of it, set, and reset; the books balance in between."""
     generations = failed_generations(database, 3)
     run(environment, "retry", generations[0])
-    (user_id,) = database.execute(
-        "select user_id from public.generations where id = %s", [generations[0]]
-    ).fetchone() or ()
+    (user_id,) = (
+        database.execute("select user_id from public.generations where id = %s", [generations[0]]).fetchone() or ()
+    )
 
     usual = run(environment, "quota", user_id)
     run(environment, "quota", user_id, "--limit", "0", "--per", "7d", *BY)

@@ -31,8 +31,8 @@ insert into public.generations (id, user_id, status, model, prompt_data, created
     clock_timestamp() - interval '23 hours' * n / %(size)s, clock_timestamp()
   from generate_series(1, %(size)s) n;
 insert into public.ai_retry_attempts (
-    generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, charge, provider_outcome,
-    wire_requests, usage, route, calls)
+    generation_id, number, user_id, token, started_at, closed_at, outcome, code, reason, counted, charge,
+    provider_outcome, wire_requests, usage, route, calls)
   select g.id, 2, g.user_id, gen_random_uuid(), g.created_at, g.created_at, 'failed',
     case when random() < 0.001 then 'AI_REJECTED' else 'AI_UNAVAILABLE' end, '503 from the upstream', true, true,
     'unknown', 1, '{"total_tokens": 46, "cost": 0.001}', 'p/small', '[{"route": "p/small", "code": "AI_UNAVAILABLE"}]'

@@ -24,7 +24,7 @@ def a_period(**columns: Any) -> Period:
     """One without anything."""
     nothing = {"succeeded": 0, "failed": 0, "abandoned": 0, "cancelled": 0, "operator_faults": 0, "calls": 0}
     rest = {"span": MINUTE, "codes": {}, "tokens": None, "cost": None, "is_whole": True}
-    return Period(**{**nothing, **rest, **columns})  # type: ignore[arg-type]
+    return Period(**{**nothing, **rest, **columns})
 
 
 def a_route(**columns: Any) -> RouteReport:

@@ -160,7 +160,12 @@ class TestRecords:
 
         (action,) = case.by().actions(target=f"generation:{case.generation_id}")
         assert result.attempt == 2
-        assert (action.operator, action.role, action.reason, action.user_id) == ("ada", "admin", "she asked", case.user_id)
+        assert (action.operator, action.role, action.reason, action.user_id) == (
+            "ada",
+            "admin",
+            "she asked",
+            case.user_id,
+        )
         assert (action.action, action.outcome) == ("retry", "done")
         assert (case.world.attempts(case.generation_id)[0]["operator"], result.quota.captured) == ("ada", 0)
 
@@ -194,7 +199,7 @@ class TestRecords:
         def refuse(_order: Order, _outcome: str | None) -> None:
             raise StorageUnavailable("down")
 
-        case.world.storage.record = refuse  # type: ignore[method-assign]
+        case.world.storage.record = refuse  # type: ignore
 
         with pytest.raises(StorageUnavailable):
             case.by().retry(*case.ids, reason="x")
@@ -211,7 +216,7 @@ class TestRecords:
                 raise StorageUnavailable("down")
             record(order, outcome)
 
-        case.world.storage.record = refuse  # type: ignore[method-assign]
+        case.world.storage.record = refuse  # type: ignore
 
         assert case.by().retry(*case.ids, reason="x").attempt == 2
         assert case.outcomes == [("retry", None)]
@@ -332,7 +337,7 @@ class TestArguments:
         """Ids, words, lengths and numbers have bounds."""
         case = Case()
 
-        with pytest.raises(ValueError, match="must|cursor is not"):
+        with pytest.raises(ValueError, match=r"must|cursor is not"):
             act(case.by(), case.ids)
 
         assert case.outcomes == []
