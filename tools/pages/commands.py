@@ -10,7 +10,9 @@ from tools.pages.markdown import code, notice, page, table
 
 _INTRODUCTION = f"""# Command line
 
-{notice("`ai_retry.cli.commands`")} `ai-retry COMMAND --help` says the same. It needs the extra `cli`.
+{notice("ai_retry.cli.commands")}
+
+`ai-retry COMMAND --help` says the same. It needs the extra `cli`.
 
 All commands but `migrations` and `--help` read the [configuration](configuration.md) from the environment. What is
 printed into a pipe has no colours and no bars. Wherever a command takes an ID, the short id that `ai-retry find` shows

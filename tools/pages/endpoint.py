@@ -8,7 +8,9 @@ from tools.pages.markdown import code, notice, page, table
 
 _INTRODUCTION = f"""# HTTP
 
-{notice("the OpenAPI document")} The app serves that document itself, at `/sessions/ai/openapi.json` below its prefix.
+{notice("the OpenAPI document")}
+
+The app serves this page's source as an OpenAPI document, at `/sessions/ai/openapi.json` below its prefix.
 
 Every answer is JSON, with `Cache-Control: no-store` and `X-Request-Id`. Names are in camelCase, instants in UTC. What
 to do about an error is in [Errors](errors.md).

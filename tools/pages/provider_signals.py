@@ -5,11 +5,11 @@ from itertools import groupby
 
 from ai_retry.providers import answer_signals, signals
 from ai_retry.providers.signal import Signal
+from tools.pages.markdown import notice
 
-_INTRODUCTION = """# How a provider's answer is judged
+_INTRODUCTION = f"""# How a provider's answer is judged
 
-Generated from `ai_retry.providers.signals` and `answer_signals`, the table that the code uses; edit those, then run
-`make pages`.
+{notice("ai_retry.providers.signals and answer_signals, the table that the code uses")}
 
 - **code**: what the attempt, the answer of the endpoint (502) and the log say.
 - **not generated**: certainly no token was produced. Such a call uses up no attempt, and the request may be repeated
@@ -32,8 +32,8 @@ A wait that the provider asks for (`retry-after-ms`, `Retry-After` in seconds or
 headers, in this order) is a floor under our own backoff, up to `AI_RETRY_MAX_WAIT_SECONDS`.
 
 Examples of configuration: OpenRouter needs `AI_API_KEY` and perhaps
-`AI_HEADERS={"HTTP-Referer": "https://app.example", "X-Title": "App"}`; Azure needs the deployment's address in
-`AI_BASE_URL`, `AI_QUERY={"api-version": "2024-10-21"}` and `AI_AUTH_HEADER=api-key`; a server on this machine needs
+`AI_HEADERS={{"HTTP-Referer": "https://app.example", "X-Title": "App"}}`; Azure needs the deployment's address in
+`AI_BASE_URL`, `AI_QUERY={{"api-version": "2024-10-21"}}` and `AI_AUTH_HEADER=api-key`; a server on this machine needs
 `AI_BASE_URL=http://127.0.0.1:8080/v1` and no key.
 """
 

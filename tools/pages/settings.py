@@ -13,7 +13,7 @@ from tools.pages.sources import meaning, member
 
 _INTRODUCTION = f"""# Configuration
 
-{notice("`ai_retry.config.Settings` and `ai_retry.RetryPolicy`")}
+{notice("ai_retry.config.Settings and ai_retry.RetryPolicy")}
 
 Everything is read from the environment, once, at the start. An empty variable counts as absent. One error names each
 variable that is missing or malformed, and each unknown one that begins with `AI_RETRY_`, with a remedy and never with
