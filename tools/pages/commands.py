@@ -14,9 +14,9 @@ _INTRODUCTION = f"""# Command line
 
 `ai-retry COMMAND --help` says the same. It needs the extra `cli`.
 
-All commands but `migrations` and `--help` read the [configuration](configuration.md) from the environment. What is
-printed into a pipe has no colours and no bars. Wherever a command takes an ID, the short id that `ai-retry find` shows
-is enough, as long as only one of the newest failed generations begins with it.
+All commands except `migrations` and `--help` read the [configuration](configuration.md) from the environment. Output
+into a pipe has no colours and no progress bars. For an ID, the short id that `ai-retry find` shows is enough, as long
+as only one of the newest failed generations begins with it.
 """
 
 _COMPLETION = """## Shell completion

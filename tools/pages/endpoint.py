@@ -10,10 +10,10 @@ _INTRODUCTION = f"""# HTTP
 
 {notice("the OpenAPI document")}
 
-The app serves this page's source as an OpenAPI document, at `/sessions/ai/openapi.json` below its prefix.
+The app also serves all this as an OpenAPI document, at `/sessions/ai/openapi.json` below its prefix.
 
-Every answer is JSON, with `Cache-Control: no-store` and `X-Request-Id`. Names are in camelCase, instants in UTC. What
-to do about an error is in [Errors](errors.md).
+Every answer is JSON, with `Cache-Control: no-store` and `X-Request-Id`. Names are in camelCase, instants in UTC.
+[Errors](errors.md) says what to do about each error.
 """
 
 

@@ -26,7 +26,7 @@ _EXTEND = f"""# Python: extend it
 
 {notice("docstrings; tools/pages/python_api.py says what is on which page")}
 
-For those who bring their own provider, prompt reader, storage or tests, or who call the pure functions. What an app
+For apps that bring their own provider, prompt reader, storage or tests, or that call the pure functions. What an app
 calls is in [Python: use it](python-use.md).
 """
 _ABOUT_ERRORS = """\
