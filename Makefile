@@ -38,7 +38,7 @@ demo-model: $(READY) ## The same with a real small language model, asked for JSO
 	fi
 
 test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
 	@$(BIN)/python -m tests.adapters
 
@@ -64,7 +64,7 @@ alerts: $(READY) ## Evaluate the example's alert rules with promtool, where that
 	@$(BIN)/python -m tools.alerts
 
 test-oldest: $(OLDEST)/.ready ## Run unit and storage tests with the oldest libraries that are supported
-	$(OLDEST)/bin/python -m pytest tests/unit tests/contract tests/integration/test_data_api.py $(ARGS)
+	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/contract tests/integration/test_data_api.py $(ARGS)
 
 $(OLDEST)/.ready: pyproject.toml constraints.txt constraints-min.txt
 	$(or $(shell command -v python3.11),$(PYTHON)) -m venv --clear $(OLDEST)
