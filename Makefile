@@ -9,7 +9,7 @@ GATEWAY := .cache/gateway
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts setup demo demo-model test test-adapters test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth bench-gateway
+.PHONY: help alerts setup demo demo-model test test-adapters test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth bench-gateway bench-many
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,6 +113,9 @@ notebook: $(READY) ## Execute examples/recovery.ipynb and keep it with its outpu
 
 bench-queue: $(READY) $(PEERS)/.ready ## From accepted to settled, beside three engines: rate and latency (QUICK=1: a look)
 	@$(BIN)/python -m benchmarks.bench_queue $(if $(QUICK),--quick)
+
+bench-many: $(READY) ## Recover 10,000 generations, and drain 10,000 accepted retries with four workers (QUICK=1: a tenth)
+	@$(BIN)/python -m benchmarks.bench_many $(if $(QUICK),--quick)
 
 late-finisher: $(READY) $(PEERS)/.ready ## Who accepts the finish of a worker given up for dead? Ours and three peers
 	@$(BIN)/python -m benchmarks.late_finisher
