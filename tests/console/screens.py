@@ -1,5 +1,6 @@
 """A browser's window on the console, and what may be asked of the page in it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -80,7 +81,11 @@ class Screen:
 
     def number(self, testid: str) -> int:
         """The number that is to be read there."""
-        return int("".join(each for each in self.by(testid).first.inner_text() if each.isdigit()))
+        return _whole(self.by(testid).first.inner_text())
+
+    def number_in(self, testid: str, within: str) -> int:
+        """The number that is to be read at the second test id within the first."""
+        return _whole(self.by(testid).get_by_test_id(within).first.inner_text())
 
     def too_wide(self) -> Sequence[str]:
         """What sticks out of the window, where the body scrolls sideways."""
@@ -109,3 +114,10 @@ class Screen:
     def _said(self, message: Any) -> None:
         if message.type in ("error", "warning"):
             self.problems.append(f"{message.type}: {message.text} ({message.location.get('url', '')})")
+
+
+def _whole(text: str) -> int:
+    """Read the first number of a text, its thousands apart."""
+    found = re.search(r"\d[\d,]*", text)
+    assert found, f"no number in {text!r}"
+    return int(found[0].replace(",", ""))

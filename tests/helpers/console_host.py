@@ -2,8 +2,9 @@
 
 from typing import Final, cast, get_args
 
-from ai_retry.operate.operator import Operator, Role
 from flask import Request
+
+from ai_retry.operate.operator import Operator, Role
 
 COOKIE: Final = "who"
 

@@ -14,15 +14,17 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import pytest
-from ai_retry.operate.operator import Operator
 from psycopg.types.json import Jsonb
 from werkzeug.test import TestResponse
 
+from ai_retry.operate.operator import Operator
 from ai_retry.storage.postgres import PostgresStorage
 from tests.helpers.console_scene import Scene
 from tests.helpers.console_visits import HOSTS, Submission, Visits
 from tests.helpers.html_pages import HtmlPage
 from tests.helpers.world import empty_queue, owner_of
+from tools import log_scan
+from tools.log_scan import LogScan
 from tools.outage import failed_generations
 
 VIEWER, OPERATOR, ADMIN = "vic.viewer", "ada.operator", "ann.admin"
@@ -285,3 +287,15 @@ def test_nonsense_is_refused_and_not_an_error(scene: Scene, visits: Visits) -> N
             statuses["quota", name, word] = visits.send(Submission(user, fields, who=ADMIN)).status_code
 
     assert {asked: status for asked, status in statuses.items() if status not in (200, 303, 400, 429)} == {}
+
+
+def test_pages_are_read_by_the_scan_of_logs(scene: Scene, visits: Visits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no log may hold is found on a page, too."""
+    prompt = "a prompt that no log may hold"
+    scene.client.operate(Operator("ada", "operator")).hold_route(f"{prompt}/small", seconds=2, reason="a test")
+    mine = LogScan()
+    monkeypatch.setattr(log_scan, "SCAN", mine)
+
+    assert prompt in visits.get(visits.address("routes"), VIEWER).text
+
+    assert [each.partition(":")[0] for each in mine.findings] == ["a prompt in the log"]
