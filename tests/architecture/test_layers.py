@@ -22,7 +22,7 @@ REPOSITORY = SOURCES.parents[1]
 LAYERS = {
     "ai_retry": {
         *("auth", "bootstrap", "cli", "client", "clock", "config", "domain", "events", "problems", "providers"),
-        *("recovery", "storage", "worker"),
+        *("operate", "recovery", "storage", "worker"),
     },
     "domain": set(),
     "storage": {"domain", "events", "logs", "secrecy"},
@@ -47,9 +47,10 @@ LAYERS = {
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables", "watching"},
     "listings": {"domain"},
+    "operate": {"domain", "logs", "recovery", "tables"},
     "client": {
-        *("clock", "config", "domain", "events", "first_calls", "hooks", "listings", "recovery", "renewal", "slots"),
-        *("storage", "watching", "worker"),
+        *("clock", "config", "domain", "events", "first_calls", "hooks", "listings", "operate", "recovery", "renewal"),
+        *("slots", "storage", "watching", "worker"),
     },
     "bootstrap": {
         *("auth", "client", "clock", "config", "domain", "events", "imported", "providers", "recovery", "storage"),
@@ -60,8 +61,8 @@ LAYERS = {
     "flask": {"auth", "client", "domain", "events", "hooks", "logs", "problems"},
     "telemetry": {"domain", "events"},
     "cli": {
-        *("bootstrap", "client", "clock", "config", "domain", "events", "logs", "providers", "recovery", "secrecy"),
-        *("storage", "tables", "worker"),
+        *("bootstrap", "client", "clock", "config", "domain", "events", "logs", "operate", "providers", "recovery"),
+        *("secrecy", "storage", "tables", "worker"),
     },
     "testing": {"domain"},
 }
