@@ -95,6 +95,7 @@ def create_blueprint(
             ``Accept``, it returns content type and body: ``PrometheusEvents.exposition``.
         name: of the blueprint, for apps that mount two.
     """
+    client.prepare()
     blueprint = Blueprint(name, __name__)
     views = _Views(client, verify, mode, prompt_from, max_body_bytes)
     blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering(client, "retry", views.retry))

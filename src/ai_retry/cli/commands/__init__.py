@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from ai_retry.cli.commands import (
+    actions,
     books,
     cancel,
     discard_answer,
@@ -20,8 +21,10 @@ from ai_retry.cli.commands import (
     migrations,
     prune,
     queue,
+    quota,
     recover,
     retry,
+    routes,
     settle,
     status,
     why,
@@ -47,6 +50,7 @@ def cli(context: click.Context) -> None:
 
 
 for _command in (
+    actions.actions,
     books.books,
     cancel.cancel,
     discard_answer.discard_answer,
@@ -56,8 +60,10 @@ for _command in (
     migrations.migrations,
     prune.prune,
     queue.queue,
+    quota.quota,
     recover.recover,
     retry.retry,
+    routes.routes,
     settle.settle,
     status.status,
     why.why,
