@@ -48,7 +48,7 @@ class Actions:
         self.operator = operator
         self._desk = desk
 
-    # Role: operator
+    # What an operator may do
 
     def retry(
         self,
@@ -128,7 +128,7 @@ class Actions:
         with self._recorded("operator", "run_plan", reason, target=f"plan:{plan.id}"):
             return plan.run(max_workers=max_workers, rate=rate, on_outage=on_outage, operator=self.operator.name)
 
-    # Role: admin
+    # What only an admin may do
 
     def set_quota(self, user_id: UUID | str, *, limit: int, per: timedelta, reason: str) -> None:
         """Give a user a quota of their own: so many units in any such time. What is spent already counts."""
