@@ -13,6 +13,7 @@ import click
 from ai_retry.cli.commands import (
     books,
     cancel,
+    console,
     discard_answer,
     doctor,
     find,
@@ -49,6 +50,7 @@ def cli(context: click.Context) -> None:
 for _command in (
     books.books,
     cancel.cancel,
+    console.console,
     discard_answer.discard_answer,
     doctor.doctor,
     find.find,
