@@ -104,7 +104,7 @@ class Period:
     failed: int
     abandoned: int
     cancelled: int
-    codes: Mapping[str, int]  # of those without a session, the most frequent first
+    codes: Mapping[str, int]  # of those without a session that have one
     operator_faults: int  # failures that an operator has to cure
     calls: int  # requests that were sent to providers
     tokens: Decimal | None  # as far as providers reported them
@@ -214,7 +214,6 @@ class Override:
 
     limit: int
     window: timedelta
-    set_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -240,4 +240,6 @@ def checked_reason(reason: str) -> str:
 def _outcome_of(error: BaseException) -> str:
     if isinstance(error, AiRetryError):
         return error.code
-    return "INVALID_ARGUMENT" if isinstance(error, ValueError) else "INTERRUPTED"
+    if isinstance(error, ValueError):
+        return "INVALID_ARGUMENT"
+    return AiRetryError.code if isinstance(error, Exception) else "INTERRUPTED"

@@ -29,6 +29,7 @@ class Pruned:
 
     attempts: int
     answers: int  # stored ones, of generations that are gone
+    actions: int  # of operators
     next: UUID | None  # where the next page begins; None: this was the last one
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from ai_retry.cli.commands import (
+    actions,
     books,
     cancel,
     console,
@@ -21,8 +22,10 @@ from ai_retry.cli.commands import (
     migrations,
     prune,
     queue,
+    quota,
     recover,
     retry,
+    routes,
     settle,
     status,
     why,
@@ -48,6 +51,7 @@ def cli(context: click.Context) -> None:
 
 
 for _command in (
+    actions.actions,
     books.books,
     cancel.cancel,
     console.console,
@@ -58,8 +62,10 @@ for _command in (
     migrations.migrations,
     prune.prune,
     queue.queue,
+    quota.quota,
     recover.recover,
     retry.retry,
+    routes.routes,
     settle.settle,
     status.status,
     why.why,

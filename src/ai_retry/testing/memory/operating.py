@@ -75,7 +75,7 @@ class MemoryOperating(MemoryRecovering, ABC):
     def _period(self, span: timedelta, now: datetime) -> Period:
         rows = [row for row in self.rows.values() if row.closed_at is not None and row.closed_at > now - span]
         ends = Counter(row.outcome for row in rows)
-        codes = Counter(row.code or "UNKNOWN" for row in rows if row.outcome is not Outcome.SUCCEEDED)
+        codes = Counter(row.code for row in rows if row.code is not None)
         tokens = [row.call.usage.total_tokens for row in rows if row.call.usage is not None]
         costs = [row.call.usage.cost for row in rows if row.call.usage is not None]
         return Period(
