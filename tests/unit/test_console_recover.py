@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,10 +12,19 @@ import pytest
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import GenerationStatus
 from ai_retry.flask.console import recoveries
-from ai_retry.flask.console.blueprint import console_of
 from ai_retry.flask.console.plans import KEPT, Plans
 from ai_retry.testing.ai import AiCall
-from tests.unit.console_edge import ADMIN, ANSWER, OPERATOR, PREFIX, VIEWER, ConsoleEdge, console_edge, elements, is_there
+from tests.unit.console_edge import (
+    ADMIN,
+    ANSWER,
+    OPERATOR,
+    PREFIX,
+    VIEWER,
+    ConsoleEdge,
+    console_edge,
+    elements,
+    is_there,
+)
 
 FIELDS = {"since": "24h"}
 RUN = {"max_workers": "2"}
@@ -61,7 +70,7 @@ def gated(tmp_path: Path, gate: Gate) -> Iterator[ConsoleEdge]:
 
 def planned(edge: ConsoleEdge, fields: dict[str, str] = FIELDS) -> str:
     """Make a plan, and return its path."""
-    response = edge.post("/recover", fields)
+    response = edge.post("/recover/plan", fields)
     assert response.status_code == 303, response.get_data(as_text=True)
     return response.headers["Location"].removeprefix(PREFIX)
 
@@ -170,8 +179,15 @@ def test_end_of_the_process_leaves_a_paused_plan(edge: ConsoleEdge) -> None:
     (edge.plans / f"{plan_id}.run").write_text(
         json.dumps(
             {
-                **{"operator": "otto", "began_at": gone.isoformat(), "seen_at": gone.isoformat()},
-                **{"total": 1, "done": 0, "outcomes": {}, "at_once": 4, "unavailable": False, "ended": None},
+                "operator": "otto",
+                "began_at": gone.isoformat(),
+                "seen_at": gone.isoformat(),
+                "total": 1,
+                "done": 0,
+                "outcomes": {},
+                "at_once": 4,
+                "unavailable": False,
+                "ended": None,
             }
         )
     )
@@ -230,7 +246,7 @@ def test_terms_of_a_plan_are_kept_and_shown(edge: ConsoleEdge) -> None:
 
 def test_too_many_plans_are_refused(edge: ConsoleEdge) -> None:
     """More than six plans and starts in a minute are refused with 429."""
-    statuses = [edge.post("/recover", {"since": f"{hours}h"}).status_code for hours in range(1, 9)]
+    statuses = [edge.post("/recover/plan", {"since": f"{hours}h"}).status_code for hours in range(1, 9)]
 
     assert statuses == [303] * 6 + [429] * 2
 
@@ -266,8 +282,11 @@ def test_files_are_private_and_few(edge: ConsoleEdge) -> None:
         (edge.plans / f"{number:032x}.about").write_text(
             json.dumps(
                 {
-                    **{"made_at": (datetime.now(UTC) - timedelta(days=number + 1)).isoformat(), "made_by": "otto"},
-                    **{"search": [], "selected": 1, "is_complete": True},
+                    "made_at": (datetime.now(UTC) - timedelta(days=number + 1)).isoformat(),
+                    "made_by": "otto",
+                    "search": [],
+                    "selected": 1,
+                    "is_complete": True,
                 }
             )
         )
