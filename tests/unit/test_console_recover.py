@@ -43,6 +43,22 @@ class Gate:
         return ANSWER
 
 
+def run_looks_twice(edge: ConsoleEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait until the run has looked whether it is to pause, and has acted on that: it looks again after it."""
+    plans, looks = edge.console.recoveries.plans, threading.Semaphore(0)
+    look = plans.is_pausing
+
+    def counted(plan_id: str) -> bool:
+        if threading.current_thread().name == "ai-retry-console":
+            looks.release()
+        return look(plan_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plans, "is_pausing", counted)
+        assert looks.acquire(timeout=60)
+        assert looks.acquire(timeout=60)
+
+
 @pytest.fixture
 def gate() -> Iterator[Gate]:
     """A gate that is open at the end of the test."""
@@ -117,7 +133,7 @@ def test_recovery_runs_to_its_end_and_reports(edge: ConsoleEdge) -> None:
     assert is_there(edge.get("/recover").get_data(as_text=True), "plan-row")
 
 
-def test_recovery_pauses_and_goes_on(gated: ConsoleEdge, gate: Gate) -> None:
+def test_recovery_pauses_and_goes_on(gated: ConsoleEdge, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pause starts no further call and finishes those that run; going on retries the rest, each once."""
     ids = [gated.add_generation() for _ in range(4)]
     path = planned(gated)
@@ -128,6 +144,7 @@ def test_recovery_pauses_and_goes_on(gated: ConsoleEdge, gate: Gate) -> None:
     assert is_there(running, "pause")
 
     gated.post(f"{path}/pause")
+    run_looks_twice(gated, monkeypatch)
     gate.open.set()
     gated.console.recoveries.join()
 
@@ -153,7 +170,9 @@ def test_one_runs_at_a_time(gated: ConsoleEdge, gate: Gate) -> None:
     assert gated.post(f"{path}/go-on", RUN).status_code == 409
 
 
-def test_other_process_shows_progress_and_pauses(gated: ConsoleEdge, gate: Gate) -> None:
+def test_other_process_shows_progress_and_pauses(
+    gated: ConsoleEdge, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another worker process of the app, with the same directory, shows the run and can pause it."""
     for _ in range(4):
         gated.add_generation()
@@ -165,6 +184,7 @@ def test_other_process_shows_progress_and_pauses(gated: ConsoleEdge, gate: Gate)
     assert state(shown(other, path)) == "running"
     assert other.post(f"{path}/start", {**RUN, "confirm": "4"}).status_code == 409
     other.post(f"{path}/pause")
+    run_looks_twice(gated, monkeypatch)
     gate.open.set()
     gated.console.recoveries.join()
     assert state(shown(other, path)) == "paused"
@@ -198,7 +218,7 @@ def test_end_of_the_process_leaves_a_paused_plan(edge: ConsoleEdge) -> None:
     assert state(shown(edge, path)) == "done"
 
 
-def test_stop_pauses_what_runs(gated: ConsoleEdge, gate: Gate) -> None:
+def test_stop_pauses_what_runs(gated: ConsoleEdge, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A console that is closed finishes the calls under way, and leaves the rest for another time."""
     for _ in range(4):
         gated.add_generation()
@@ -207,6 +227,8 @@ def test_stop_pauses_what_runs(gated: ConsoleEdge, gate: Gate) -> None:
     assert gate.asked.acquire(timeout=60)
     stopping = threading.Thread(target=gated.console.recoveries.stop)
     stopping.start()
+    assert gated.console.recoveries.stopping.wait(60)
+    run_looks_twice(gated, monkeypatch)
     gate.open.set()
     stopping.join(60)
 

@@ -37,14 +37,19 @@ _OTHER_RUNS: Final = Problem(
 
 
 class Recoveries:
-    """Makes plans and runs them."""
+    """Makes plans and runs them.
+
+    Attributes:
+        plans: where they are kept.
+        stopping: set once this process runs none any more.
+    """
 
     def __init__(self, client: Client, plans: Plans) -> None:
         self.plans = plans
         self._client = client
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
+        self.stopping = threading.Event()
         self._acts = deque[float](maxlen=_ACTS)
 
     def plan(self, found: Found, *, made_by: str, **terms: Any) -> str:
@@ -88,7 +93,7 @@ class Recoveries:
             )
             self.plans.pause(kept.id, wanted=False)
             self.plans.note(kept.id, run)
-            start = _Start(self._client, self.plans, plan, run, self._stopping)
+            start = _Start(self._client, self.plans, plan, run, self.stopping)
             self._thread = threading.Thread(
                 target=start.run,
                 args=(operations,),
@@ -99,7 +104,7 @@ class Recoveries:
 
     def stop(self) -> None:
         """Pause what runs here, and wait for the calls that are under way."""
-        self._stopping.set()
+        self.stopping.set()
         self.join()
 
     def join(self) -> None:
@@ -151,8 +156,8 @@ class _Start:
                     unavailable=progress.unavailable,
                 )
             )
-        ends = self._stopping.is_set() or not threading.main_thread().is_alive()
-        return not (ends or self._plans.is_pausing(self._plan.id))
+        wanted = self._plans.is_pausing(self._plan.id) or self._stopping.is_set()
+        return threading.main_thread().is_alive() and not wanted
 
     def _note(self, run: Run) -> None:
         self._last = run
