@@ -1,4 +1,4 @@
-"""What the console refuses, and what every answer of it carries: whoever asks, from wherever, whatever the host does."""
+"""What the console refuses, and what every answer of it carries: whoever asks, wherever, whatever its host does."""
 
 import json
 from collections.abc import Callable

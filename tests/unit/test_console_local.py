@@ -72,7 +72,9 @@ def test_other_host_names_are_refused(console: LocalConsole, host: str) -> None:
 def test_it_listens_on_the_loopback_interface_only(console: LocalConsole) -> None:
     """No other address of this machine reaches it."""
     assert console.address.startswith(f"http://127.0.0.1:{console.port}/")
-    others = {each[4][0] for each in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}
+    others = {str(each[4][0]) for each in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {
+        "127.0.0.1"
+    }
     for address in ("127.0.0.2", *others):
         with pytest.raises(OSError, match="refused"), closing(socket.create_connection((address, console.port), 5)):
             pass

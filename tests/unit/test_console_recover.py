@@ -243,7 +243,7 @@ def test_failure_of_a_run_is_shown(edge: ConsoleEdge) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a row that no one may see")
 
-    edge.storage.record_recovery = fail  # type: ignore[method-assign, assignment]
+    edge.storage.record_recovery = fail  # type: ignore[method-assign]
     edge.post(f"{path}/start", {**RUN, "confirm": "1"})
     edge.console.recoveries.join()
 

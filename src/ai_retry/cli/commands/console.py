@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
-import ai_retry
+from ai_retry import bootstrap
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._reach import reached
 from ai_retry.cli.commands._shared import reported
+from ai_retry.cli.doctor.examine import examine
+from ai_retry.clock import SystemClock
 from ai_retry.config import Settings
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.operate.operator import Operator
@@ -42,7 +44,7 @@ def console(*, port: int, operator: str | None, show_answers: bool, plans: Path 
         settings = Settings.from_env()
         reached(settings)
         who = Operator(operator or getpass.getuser(), "admin")
-        with ai_retry.connect() as client:
+        with bootstrap.connect(settings, doctor=lambda: examine(clock=SystemClock())) as client:
             client.events.end_log()
             served = local.LocalConsole(client, who, port=port, show_answers=show_answers, plans=plans)
             click.echo(

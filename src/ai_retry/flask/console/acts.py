@@ -1,4 +1,4 @@
-"""What operators do by a form: each asks for a reason, does one thing by ``ai_retry.operate``, and says how it ended."""
+"""What operators do by a form: each has a reason, does one thing by ``ai_retry.operate``, and says how it ended."""
 
 from collections.abc import Callable
 from http import HTTPStatus

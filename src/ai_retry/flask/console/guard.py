@@ -1,7 +1,7 @@
 """What every request passes before anything is read, and what every answer carries.
 
-In this order: the host says who asks; the headers of browsers agree that the request comes from the console's own pages;
-it is small enough; a form carries our token. Roles are asked where something is done, in ``ai_retry.operate``.
+In this order: the host says who asks; the headers of browsers agree that the request comes from the console's own
+pages; it is small enough; a form carries our token. Roles are asked where something is done, in ``ai_retry.operate``.
 """
 
 import secrets

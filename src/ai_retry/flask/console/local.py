@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Flask, Request, Response, redirect
+from flask import Flask, Request, Response
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from ai_retry.client import Client
@@ -76,7 +76,7 @@ class LocalConsole:
         known = hmac.compare_digest(token.encode(), self._once.encode())
         if not known or not self._used.acquire(blocking=False):
             return _refused("This address is not known, or was used. Start ai-retry console again.\n")
-        response = redirect("/", code=HTTPStatus.SEE_OTHER, Response=Response)
+        response = Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
         response.set_cookie(self._cookie_name, self._cookie, httponly=True, samesite="Strict", path="/")
         response.headers["Cache-Control"] = "no-store"
         response.headers["Referrer-Policy"] = "no-referrer"

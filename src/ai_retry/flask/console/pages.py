@@ -31,7 +31,7 @@ def now(visit: Visit) -> Answer:
         overview = visit.operations.overview()
         actions = visit.operations.actions(limit=_ACTIONS)
     except StorageFailure:
-        values = {"overview": None, "alarms": alarms(None), "actions": []}
+        values: dict[str, Any] = {"overview": None, "alarms": alarms(None), "actions": []}
         return _page("now", "Now", values, status=HTTPStatus.SERVICE_UNAVAILABLE, refresh=often)
     values = {"as_of": overview.as_of, "overview": overview, "alarms": alarms(overview), "actions": actions}
     return _page("now", "Now", values, refresh=often)

@@ -63,7 +63,7 @@ class Kept:
 
 
 class Plans:
-    """Files in one directory: of each plan ``ID.json``, who made it (``.about``), its run (``.run``), a wish (``.pause``)."""
+    """Files in one directory: ``ID.json`` is a plan, ``.about`` says who made it, ``.run`` how it goes, ``.pause`` is a wish."""
 
     def __init__(self, directory: Path | None) -> None:
         self._is_private = directory is None
