@@ -89,6 +89,7 @@ LIBRARIES = {
     "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
     "pandas": {"recovery"},
     "opentelemetry": {"telemetry.otel"},
+    "postgrest": {"storage.supabase"},
     "prometheus_client": {"telemetry.database", "telemetry.prometheus"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
@@ -97,17 +98,16 @@ LIBRARIES = {
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http"},
-    "supabase": {"storage.supabase"},
+    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http", "providers.wire"},
     "tenacity": {"providers.repeats"},
     "tqdm": {"recovery.progress"},
-    "urllib3": {"deadline", "cli.doctor.provider", "providers.http"},
+    "urllib3": {"deadline", "cli.doctor.provider", "providers.wire"},
     "werkzeug": {"flask.console", "flask.incoming"},
 }
 
 HEAVY = [
     *("flask", "httpx", "jsonschema", "jwt", "marshmallow", "matplotlib", "pandas", "psycopg", "pydantic", "requests"),
-    *("opentelemetry", "prometheus_client", "supabase", "tqdm"),
+    *("opentelemetry", "postgrest", "prometheus_client", "supabase", "tqdm"),
 ]
 
 MAX_MODULE_LINES = 300

@@ -63,7 +63,7 @@ class Kept:
 
 
 class Plans:
-    """Files in one directory: ``ID.json`` is a plan, ``.about`` says who made it, ``.run`` how it goes, ``.pause`` is a wish."""
+    """Files in a directory: ``ID.json`` is a plan, ``ID.about`` says who made it, ``ID.run`` how it goes."""
 
     def __init__(self, directory: Path | None) -> None:
         self._is_private = directory is None
