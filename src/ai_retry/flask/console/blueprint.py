@@ -80,24 +80,41 @@ def create_console(
     Raises:
         NotConfigured: the key is too short or, when it is registered, there is none.
     """
+    console = console_of(client, authorize, show_answers=show_answers, plans=plans, key=key, origins=origins)
+    return mounted(console, name=name, url_prefix=url_prefix)
+
+
+def console_of(
+    client: Client,
+    authorize: Authorize,
+    *,
+    show_answers: bool = False,
+    plans: Path | str | None = None,
+    key: str | bytes | None = None,
+    origins: Collection[str] = (),
+) -> Console:
+    """Put the parts together: see ``create_console``."""
     if key is not None and len(key) < SHORTEST_KEY:
         raise NotConfigured(f"the console's key must have {SHORTEST_KEY} bytes at least")
-    kept = Plans(Path(plans) if plans is not None else None)
-    console = Console(
+    return Console(
         client=client,
         authorize=authorize,
         show_answers=show_answers,
         key=key,
         origins=frozenset(each.rstrip("/") for each in origins),
-        recoveries=Recoveries(client, kept),
+        recoveries=Recoveries(client, Plans(Path(plans) if plans is not None else None)),
     )
+
+
+def mounted(console: Console, *, name: str, url_prefix: str) -> Blueprint:
+    """Make the blueprint."""
     blueprint = Blueprint(name, __name__, url_prefix=url_prefix)
 
     def ready(state: BlueprintSetupState) -> None:
-        secret = key if key is not None else state.app.secret_key
+        secret = console.key if console.key is not None else state.app.secret_key
         if not secret:
             raise NotConfigured("the console needs a key for its forms: set the app's SECRET_KEY, or pass key=")
-        kept.use_default(Tokens.of([secret], lambda: 0.0).directory_name())
+        console.recoveries.plans.use_default(Tokens.of([secret], lambda: 0.0).directory_name())
 
     blueprint.record(ready)
     for method, views, changes in (("GET", PAGES, False), ("POST", ACTIONS, True)):

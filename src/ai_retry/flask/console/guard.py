@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
+from uuid import uuid4
 
 from flask import Response, current_app, request
 from werkzeug.exceptions import HTTPException
@@ -39,12 +40,14 @@ def guarded(console: Console, view: View, *, changes: bool) -> Callable[..., Res
             return _secured(Response("Not found.\n", HTTPStatus.NOT_FOUND, mimetype="text/plain"), nonce="")
         if not isinstance(operator, Operator):
             raise TypeError("authorize must return an ai_retry.Operator, or None")
-        visit = _visit(console, operator, path)
-        try:
-            _check(visit, changes=changes)
-            response = _response(visit, view(visit, **_own(path)))
-        except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
-            response = _response(visit, _refusal(console, error))
+        visit, request_id = _visit(console, operator, path), _request_id()
+        with hooks.request(request_id=request_id, traceparent=request.headers.get("traceparent")):
+            try:
+                _check(visit, changes=changes)
+                response = _response(visit, view(visit, **_own(path)))
+            except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
+                response = _response(visit, _refusal(console, error, request_id))
+        response.headers["X-Request-Id"] = request_id
         return _secured(response, nonce=visit.nonce)
 
     return answer
@@ -109,7 +112,13 @@ def _forbidden(code: str, message: str) -> Problem:
     return Problem(code=code, http_status=HTTPStatus.FORBIDDEN, message=f"{message} {_NOTHING_CHANGED}")
 
 
-def _refusal(console: Console, error: Exception) -> Page:
+def _request_id() -> str:
+    """Take over a sane id, so that one request has one name in all logs; otherwise make one."""
+    asked = request.headers.get("X-Request-Id", "")
+    return asked if hooks.REQUEST_ID.fullmatch(asked) else str(uuid4())
+
+
+def _refusal(console: Console, error: Exception, request_id: str) -> Page:
     """Turn an error into its page, and report one that is unexpected."""
     problem = _http_problem(error) if isinstance(error, HTTPException) else problem_of(error)
     if problem.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -118,9 +127,7 @@ def _refusal(console: Console, error: Exception) -> Page:
                 action=f"console {request.endpoint}",
                 code=problem.code,
                 reason=reason_of(error),
-                request_id=None,
-                user_id=None,
-                generation_id=None,
+                request_id=request_id,
                 retry_after_seconds=problem.retry_after_seconds,
                 stack=stack_of(error) if problem is INTERNAL else None,
             )

@@ -44,6 +44,7 @@ class Recoveries:
         self._client = client
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
         self._acts = deque[float](maxlen=_ACTS)
 
     def plan(self, found: Found, *, made_by: str, **terms: Any) -> str:
@@ -77,7 +78,7 @@ class Recoveries:
             run = Run(operator=operator, began_at=now, seen_at=now, total=len(plan.selected), done=plan.done)
             self.plans.pause(kept.id, wanted=False)
             self.plans.note(kept.id, run)
-            start = _Start(self._client, self.plans, plan, run)
+            start = _Start(self._client, self.plans, plan, run, self._stopping)
             self._thread = threading.Thread(
                 target=start.run,
                 args=(operations,),
@@ -86,8 +87,13 @@ class Recoveries:
             )
             self._thread.start()
 
+    def stop(self) -> None:
+        """Pause what runs here, and wait for the calls that are under way."""
+        self._stopping.set()
+        self.join()
+
     def join(self) -> None:
-        """Wait for what runs here."""
+        """Wait for the end of what runs here."""
         if self._thread is not None:
             self._thread.join()
 
@@ -101,8 +107,9 @@ class Recoveries:
 class _Start:
     """One run, and what is noted of it."""
 
-    def __init__(self, client: Client, plans: Plans, plan: Plan, run: Run) -> None:
+    def __init__(self, client: Client, plans: Plans, plan: Plan, run: Run, stopping: threading.Event) -> None:
         self._client, self._plans, self._plan, self._last = client, plans, plan, run
+        self._stopping = stopping
         self._noted = 0.0
 
     def run(self, operations: Operations, **options: Any) -> None:
@@ -132,7 +139,8 @@ class _Start:
                     unavailable=progress.unavailable,
                 )
             )
-        return threading.main_thread().is_alive() and not self._plans.is_pausing(self._plan.id)
+        ends = self._stopping.is_set() or not threading.main_thread().is_alive()
+        return not (ends or self._plans.is_pausing(self._plan.id))
 
     def _note(self, run: Run) -> None:
         self._last = run
