@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import pytest
@@ -15,6 +15,7 @@ from tests.helpers.builders import a_failure
 from tests.unit.console_edge import (
     ADMIN,
     ANSWER,
+    KEY,
     OPERATOR,
     PREFIX,
     PROMPT,
@@ -24,6 +25,8 @@ from tests.unit.console_edge import (
     elements,
     is_there,
 )
+from tools.examples import example, execute
+from tools.npm import REPOSITORY
 
 PAGES = ["/", "/failures", "/recover", "/routes", "/users", "/books"]
 ROUTE = "provider.example/small"
@@ -111,7 +114,9 @@ def test_failures_go_on_with_the_next_page(edge: ConsoleEdge) -> None:
     assert set(seen) == ids
 
 
-@pytest.mark.parametrize("query", ["since=soon", "user=someone", "until=2026-01-31T00:00", "after=nothing", "code=" + "x" * 300])
+@pytest.mark.parametrize(
+    "query", ["since=soon", "user=someone", "until=2026-01-31T00:00", "after=nothing", "code=" + "x" * 300]
+)
 def test_search_that_can_t_be_used_says_why(edge: ConsoleEdge, query: str) -> None:
     """A filter that can't be read is answered with 400 and the reason."""
     response = edge.get(f"/failures?{query}")
@@ -210,7 +215,7 @@ def test_kept_answer_is_read_only_by_an_admin_where_the_host_says_so(tmp_path: P
 
     assert not is_there(closed.get(at_closed, ADMIN).get_data(as_text=True), "read-answer")
     assert is_there(shown.get(at_shown, ADMIN).get_data(as_text=True), "read-answer")
-    assert closed.post(f"{at_closed}/answer", who=ADMIN).status_code == 500
+    assert closed.post(f"{at_closed}/answer", who=ADMIN).status_code == 403
     assert shown.post(f"{at_shown}/answer", who=OPERATOR).status_code == 403
     read = shown.post(f"{at_shown}/answer", who=ADMIN)
     assert ANSWER.output["title"] in read.get_data(as_text=True)
@@ -228,10 +233,10 @@ def test_kept_answer_is_read_only_by_an_admin_where_the_host_says_so(tmp_path: P
         ("/routes/hold", {"route": ROUTE, "for": "1h", "reason": ""}),
         ("/routes/hold", {"route": ROUTE, "for": "1h", "reason": "x" * 501}),
         ("/routes/hold", {"route": ROUTE, "for": "1h", "reason": "two\nlines"}),
-        ("/recover", {"since": "24h", "max_cost": "a lot"}),
-        ("/recover", {"since": "", "code": "AI_TIMEOUT"}),
-        ("/recover", {"since": "24h", "waive": "everything"}),
-        ("/recover", {"since": "24h", "per_user": "-1"}),
+        ("/recover/plan", {"since": "24h", "max_cost": "a lot"}),
+        ("/recover/plan", {"since": "", "code": "AI_TIMEOUT"}),
+        ("/recover/plan", {"since": "24h", "waive": "everything"}),
+        ("/recover/plan", {"since": "24h", "per_user": "-1"}),
     ],
 )
 def test_form_that_can_t_be_used_does_nothing(edge: ConsoleEdge, path: str, form: dict[str, str]) -> None:
@@ -273,7 +278,14 @@ def test_everything_is_escaped(edge: ConsoleEdge) -> None:
     evil = '<script>alert("x")</script>'
     generation_id = edge.add_generation(model=evil)
     edge.post("/routes/hold", {"route": evil, "for": "1h", "reason": evil})
-    for path in ("/", f"/generations/{generation_id}", "/failures", "/routes", f"/failures?model={evil}", f"/users?id={evil}"):
+    for path in (
+        "/",
+        f"/generations/{generation_id}",
+        "/failures",
+        "/routes",
+        f"/failures?model={evil}",
+        f"/users?id={evil}",
+    ):
         assert evil not in edge.get(path).get_data(as_text=True)
 
 
@@ -292,3 +304,16 @@ def test_long_waits_are_words() -> None:
     assert words.cost(0.001234) == "0.001234"
     assert words.cost(12) == "12.00"
     assert words.share(1, 0) == words.UNKNOWN
+
+
+def test_app_of_the_how_to_lets_its_staff_in(edge: ConsoleEdge) -> None:
+    """The app of the how-to shows the console to whoever its session names, by role, and to no one else."""
+    names = execute(example(REPOSITORY / "docs" / "how-to" / "console.md", "python", "create_console"))
+    create_app: Any = names["create_app"]
+    browser = create_app(edge.client, KEY).test_client()
+
+    assert browser.get("/ops/ai-retry/").status_code == 404
+    with browser.session_transaction() as session:
+        session["email"] = "vera@example.com"
+    text = browser.get("/ops/ai-retry/").get_data(as_text=True)
+    assert "vera@example.com <span>(viewer)</span>" in text

@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,10 +12,19 @@ import pytest
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import GenerationStatus
 from ai_retry.flask.console import recoveries
-from ai_retry.flask.console.blueprint import console_of
 from ai_retry.flask.console.plans import KEPT, Plans
 from ai_retry.testing.ai import AiCall
-from tests.unit.console_edge import ADMIN, ANSWER, OPERATOR, PREFIX, VIEWER, ConsoleEdge, console_edge, elements, is_there
+from tests.unit.console_edge import (
+    ADMIN,
+    ANSWER,
+    OPERATOR,
+    PREFIX,
+    VIEWER,
+    ConsoleEdge,
+    console_edge,
+    elements,
+    is_there,
+)
 
 FIELDS = {"since": "24h"}
 RUN = {"max_workers": "2"}
@@ -32,6 +41,22 @@ class Gate:
         self.asked.release()
         assert self.open.wait(60)
         return ANSWER
+
+
+def run_looks_twice(edge: ConsoleEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait until the run has looked whether it is to pause, and has acted on that: it looks again after it."""
+    plans, looks = edge.console.recoveries.plans, threading.Semaphore(0)
+    look = plans.is_pausing
+
+    def counted(plan_id: str) -> bool:
+        if threading.current_thread().name == "ai-retry-console":
+            looks.release()
+        return look(plan_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plans, "is_pausing", counted)
+        assert looks.acquire(timeout=60)
+        assert looks.acquire(timeout=60)
 
 
 @pytest.fixture
@@ -61,7 +86,7 @@ def gated(tmp_path: Path, gate: Gate) -> Iterator[ConsoleEdge]:
 
 def planned(edge: ConsoleEdge, fields: dict[str, str] = FIELDS) -> str:
     """Make a plan, and return its path."""
-    response = edge.post("/recover", fields)
+    response = edge.post("/recover/plan", fields)
     assert response.status_code == 303, response.get_data(as_text=True)
     return response.headers["Location"].removeprefix(PREFIX)
 
@@ -108,7 +133,7 @@ def test_recovery_runs_to_its_end_and_reports(edge: ConsoleEdge) -> None:
     assert is_there(edge.get("/recover").get_data(as_text=True), "plan-row")
 
 
-def test_recovery_pauses_and_goes_on(gated: ConsoleEdge, gate: Gate) -> None:
+def test_recovery_pauses_and_goes_on(gated: ConsoleEdge, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pause starts no further call and finishes those that run; going on retries the rest, each once."""
     ids = [gated.add_generation() for _ in range(4)]
     path = planned(gated)
@@ -119,6 +144,7 @@ def test_recovery_pauses_and_goes_on(gated: ConsoleEdge, gate: Gate) -> None:
     assert is_there(running, "pause")
 
     gated.post(f"{path}/pause")
+    run_looks_twice(gated, monkeypatch)
     gate.open.set()
     gated.console.recoveries.join()
 
@@ -144,7 +170,9 @@ def test_one_runs_at_a_time(gated: ConsoleEdge, gate: Gate) -> None:
     assert gated.post(f"{path}/go-on", RUN).status_code == 409
 
 
-def test_other_process_shows_progress_and_pauses(gated: ConsoleEdge, gate: Gate) -> None:
+def test_other_process_shows_progress_and_pauses(
+    gated: ConsoleEdge, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another worker process of the app, with the same directory, shows the run and can pause it."""
     for _ in range(4):
         gated.add_generation()
@@ -156,6 +184,7 @@ def test_other_process_shows_progress_and_pauses(gated: ConsoleEdge, gate: Gate)
     assert state(shown(other, path)) == "running"
     assert other.post(f"{path}/start", {**RUN, "confirm": "4"}).status_code == 409
     other.post(f"{path}/pause")
+    run_looks_twice(gated, monkeypatch)
     gate.open.set()
     gated.console.recoveries.join()
     assert state(shown(other, path)) == "paused"
@@ -170,8 +199,15 @@ def test_end_of_the_process_leaves_a_paused_plan(edge: ConsoleEdge) -> None:
     (edge.plans / f"{plan_id}.run").write_text(
         json.dumps(
             {
-                **{"operator": "otto", "began_at": gone.isoformat(), "seen_at": gone.isoformat()},
-                **{"total": 1, "done": 0, "outcomes": {}, "at_once": 4, "unavailable": False, "ended": None},
+                "operator": "otto",
+                "began_at": gone.isoformat(),
+                "seen_at": gone.isoformat(),
+                "total": 1,
+                "done": 0,
+                "outcomes": {},
+                "at_once": 4,
+                "unavailable": False,
+                "ended": None,
             }
         )
     )
@@ -182,7 +218,7 @@ def test_end_of_the_process_leaves_a_paused_plan(edge: ConsoleEdge) -> None:
     assert state(shown(edge, path)) == "done"
 
 
-def test_stop_pauses_what_runs(gated: ConsoleEdge, gate: Gate) -> None:
+def test_stop_pauses_what_runs(gated: ConsoleEdge, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A console that is closed finishes the calls under way, and leaves the rest for another time."""
     for _ in range(4):
         gated.add_generation()
@@ -191,6 +227,8 @@ def test_stop_pauses_what_runs(gated: ConsoleEdge, gate: Gate) -> None:
     assert gate.asked.acquire(timeout=60)
     stopping = threading.Thread(target=gated.console.recoveries.stop)
     stopping.start()
+    assert gated.console.recoveries.stopping.wait(60)
+    run_looks_twice(gated, monkeypatch)
     gate.open.set()
     stopping.join(60)
 
@@ -230,7 +268,7 @@ def test_terms_of_a_plan_are_kept_and_shown(edge: ConsoleEdge) -> None:
 
 def test_too_many_plans_are_refused(edge: ConsoleEdge) -> None:
     """More than six plans and starts in a minute are refused with 429."""
-    statuses = [edge.post("/recover", {"since": f"{hours}h"}).status_code for hours in range(1, 9)]
+    statuses = [edge.post("/recover/plan", {"since": f"{hours}h"}).status_code for hours in range(1, 9)]
 
     assert statuses == [303] * 6 + [429] * 2
 
@@ -266,8 +304,11 @@ def test_files_are_private_and_few(edge: ConsoleEdge) -> None:
         (edge.plans / f"{number:032x}.about").write_text(
             json.dumps(
                 {
-                    **{"made_at": (datetime.now(UTC) - timedelta(days=number + 1)).isoformat(), "made_by": "otto"},
-                    **{"search": [], "selected": 1, "is_complete": True},
+                    "made_at": (datetime.now(UTC) - timedelta(days=number + 1)).isoformat(),
+                    "made_by": "otto",
+                    "search": [],
+                    "selected": 1,
+                    "is_complete": True,
                 }
             )
         )

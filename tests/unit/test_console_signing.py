@@ -33,7 +33,9 @@ def test_token_is_good_for_its_operator_and_its_time() -> None:
     assert not tokens.is_form(token, "ada")
 
 
-@pytest.mark.parametrize("token", ["", ".", "..", "1.2.3", "9999999999..", "\N{SNOWMAN}", "x" * 5000, "nan..", "inf.." + "0" * 64])
+@pytest.mark.parametrize(
+    "token", ["", ".", "..", "1.2.3", "9999999999..", "\N{SNOWMAN}", "x" * 5000, "nan..", "inf.." + "0" * 64]
+)
 def test_what_is_no_token_is_refused(token: str) -> None:
     """Whatever a form carries, it is compared, not trusted."""
     assert not Tokens.of(["a key of this host"], Time()).is_form(token, "ada")

@@ -20,7 +20,9 @@ from ai_retry.operate.operator import Operator
     short_help="Show what happens, and act, in a browser.",
     epilog=examples("ai-retry console", "ai-retry console --operator ada@example.com --port 8765"),
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Listen here, not at any free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Listen here, not at any free one."
+)
 @click.option("--operator", metavar="NAME", help="Who acts; recorded. This machine's user without it.")
 @click.option("--show-answers", is_flag=True, help="Allow reading a paid answer that is kept; each is recorded.")
 @click.option(
@@ -43,7 +45,9 @@ def console(*, port: int, operator: str | None, show_answers: bool, plans: Path 
         with ai_retry.connect() as client:
             client.events.end_log()
             served = local.LocalConsole(client, who, port=port, show_answers=show_answers, plans=plans)
-            click.echo(f"Open this address in a browser. It works once; Ctrl-C ends the console.\n\n  {served.address}\n")
+            click.echo(
+                f"Open this address in a browser. It works once; Ctrl-C ends the console.\n\n  {served.address}\n"
+            )
             try:
                 served.serve()
             finally:

@@ -15,6 +15,7 @@ from ai_retry.flask.console.plans import Plans
 from ai_retry.flask.console.recoveries import Recoveries
 from ai_retry.flask.console.tokens import SHORTEST_KEY, Tokens
 from ai_retry.flask.console.visit import Authorize, Console, View
+from ai_retry.operate.operator import Operator
 
 _GENERATION: Final = "/generations/<uuid:generation_id>"
 _USER: Final = "/users/<uuid:user_id>"
@@ -39,7 +40,7 @@ ACTIONS: Final[dict[str, tuple[str, View]]] = {
     "cancel": (f"{_GENERATION}/cancel", acts.cancel),
     "discard": (f"{_GENERATION}/discard", acts.discard),
     "answer": (f"{_GENERATION}/answer", acts.answer),
-    "plan": ("/recover", recover.plan),
+    "plan": ("/recover/plan", recover.plan),
     "start": (f"{_PLAN}/start", recover.start),
     "pause": (f"{_PLAN}/pause", recover.pause),
     "go_on": (f"{_PLAN}/go-on", recover.go_on),
@@ -96,6 +97,7 @@ def console_of(
     """Put the parts together: see ``create_console``."""
     if key is not None and len(key) < SHORTEST_KEY:
         raise NotConfigured(f"the console's key must have {SHORTEST_KEY} bytes at least")
+    client.operate(Operator("console", "viewer"))  # says now what is missing
     return Console(
         client=client,
         authorize=authorize,

@@ -108,7 +108,13 @@ def books(visit: Visit) -> Answer:
         if type(error) is not ValueError:
             raise
         found, problem = [], str(error)
-    values = {"since": since, "found": found[:_MOST_CONTRADICTIONS], "count": len(found), "problem": problem, **_doctor(visit)}
+    values = {
+        "since": since,
+        "found": found[:_MOST_CONTRADICTIONS],
+        "count": len(found),
+        "problem": problem,
+        **_doctor(visit),
+    }
     return _page("books", "Books and doctor", values, status=HTTPStatus.BAD_REQUEST if problem else HTTPStatus.OK)
 
 
@@ -117,7 +123,9 @@ def _doctor(visit: Visit) -> dict[str, Any]:
     if query("doctor") != "yes":
         return {"diagnosis": None, "doctor_problem": None}
     if not _examining.acquire(blocking=False):
-        raise Refused(Problem(code="DOCTOR_RUNS", http_status=429, message="It is being examined already: wait a moment."))
+        raise Refused(
+            Problem(code="DOCTOR_RUNS", http_status=429, message="It is being examined already: wait a moment.")
+        )
     try:
         return {"diagnosis": visit.operations.doctor(), "doctor_problem": None}
     except NotConfigured as error:
@@ -127,7 +135,12 @@ def _doctor(visit: Visit) -> dict[str, Any]:
 
 
 def _page(
-    name: str, title: str, values: dict[str, Any], *, active: str = "", status: int = HTTPStatus.OK,
+    name: str,
+    title: str,
+    values: dict[str, Any],
+    *,
+    active: str = "",
+    status: int = HTTPStatus.OK,
     refresh: int | None = None,
 ) -> Page:
     place = active or ("failures" if name == "generation" else name)
