@@ -1,7 +1,6 @@
 """The methods of ai-retry, over the parts that it was given. ``bootstrap.connect`` builds a client from settings."""
 
 from collections.abc import Callable, Collection, Sequence
-from types import TracebackType
 from typing import Self
 from uuid import UUID
 
@@ -180,14 +179,12 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
         return self._queue().state()
 
     def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> Worker:
-        """Make a worker of this client's parts; they are the client's to close.
-
-        Args:
-            concurrency: attempts that it runs at once.
+        """Make a worker of this client's parts, which are the client's to close; it runs so many attempts at once.
 
         Raises:
             NotConfigured: there is no queue.
         """
+        self.prepare()
         return Worker(
             storage=self._queue(),
             ai=self._ai,
@@ -275,6 +272,11 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
             raise NotConfigured("only a client of the environment's settings can be examined: run ai-retry doctor")
         return self._doctor()
 
+    def prepare(self) -> None:
+        """Import what the first retry needs, so that no user waits for it: servers do it when they start."""
+        if callable(prepare := getattr(self._ai, "prepare", None)):
+            prepare()
+
     def close(self) -> None:
         """Give back connections. A repeat does nothing."""
         self._on_close()
@@ -282,9 +284,7 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -117,7 +117,7 @@ comment on table public.ai_retry_open is 'ai-retry: open attempts, at most one p
 comment on column public.ai_retry_open.generation_id is 'Generation that it is for.';
 comment on column public.ai_retry_open.user_id is 'Owner at the time of the begin; holds the unit.';
 comment on column public.ai_retry_open.number is 'Number of the attempt; the first call is number 1.';
-comment on column public.ai_retry_open.token is 'Fencing token: whoever knows it may settle the attempt.';
+comment on column public.ai_retry_open.token is 'Fencing token: only a settle that carries it closes the attempt.';
 comment on column public.ai_retry_open.started_at is 'When it was begun; while it is queued, when it was opened.';
 comment on column public.ai_retry_open.charge is 'Whether it holds a unit, and its success captures it.';
 comment on column public.ai_retry_open.waived is 'Limits that an operator lifted.';
@@ -617,7 +617,7 @@ $$;
 revoke all on function ai_retry.close_over(uuid, uuid, timestamptz) from public, anon, authenticated;
 grant execute on function ai_retry.close_over(uuid, uuid, timestamptz) to service_role;
 comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
-  'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to; informs '
+  'Closes every attempt of the user that is over, and one of the generation to be begun, even another user''s; informs '
   'the app; ends accepted retries that are out of time. Where none is begun, queued attempts whose generation is gone, or '
   'another user''s, are cancelled, too. Returns what it closed.';
 
@@ -1637,7 +1637,7 @@ $$;
 revoke all on function public.ai_retry_load(text) from public, anon, authenticated;
 grant execute on function public.ai_retry_load(text) to service_role;
 comment on function public.ai_retry_load(text) is
-  'Reads one generation, whoever owns it, for a decision: see ai_retry.snapshot. Null when it is absent; creating: then what '
+  'Reads one generation of any user for a decision: see ai_retry.snapshot. Null when it is absent; creating: then what '
   'a begin finds that creates it. Writes nothing.';
 
 -- verbs/settle

@@ -21,6 +21,7 @@ from ai_retry.logs import write_line
 from ai_retry.operate.desk import Desk
 from ai_retry.operate.operator import Operator, Role
 from ai_retry.recovery.plan import Plan
+from ai_retry.recovery.progress import OnProgress
 from ai_retry.recovery.report import Report
 
 LONGEST_HOLD: Final = timedelta(hours=24)
@@ -123,10 +124,19 @@ class Actions:
         max_workers: int = 8,
         rate: str | None = None,
         on_outage: Literal["pause", "stop"] = "pause",
+        on_progress: OnProgress | None = None,
     ) -> Report:
         """Run a recovery plan: see ``Plan.run``. Its attempts carry the operator's name."""
-        with self._recorded("operator", "run_plan", reason, target=f"plan:{plan.id}"):
-            return plan.run(max_workers=max_workers, rate=rate, on_outage=on_outage, operator=self.operator.name)
+        with self._recorded("operator", "run_plan", reason, target=f"plan:{plan.id}") as ending:
+            report = plan.run(
+                max_workers=max_workers,
+                rate=rate,
+                on_outage=on_outage,
+                operator=self.operator.name,
+                on_progress=on_progress,
+            )
+            ending.outcome = report.stopped or "done"
+        return report
 
     # What only an admin may do
 
