@@ -20,6 +20,7 @@ pytest.register_assert_rewrite("tests.helpers.steps", "tests.helpers.queue_steps
 from tests.adapters import not_run
 from tests.helpers.world import owner_of
 from tools import log_scan
+from tools.alerts import NOT_RUN, promtool
 from tools.stack import Stack, running_stack
 from tools.waiting import skipping_without_stack
 
@@ -62,8 +63,9 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name logger and place, not the secret; and what has not run."""
-    if (line := not_run()) is not None:
-        terminalreporter.write_line(line, yellow=True)
+    for line in (not_run(), None if promtool() else NOT_RUN):
+        if line is not None:
+            terminalreporter.write_line(line, yellow=True)
     if log_scan.SCAN.findings:
         terminalreporter.section("secrets in logs", red=True)
         for finding in log_scan.SCAN.findings:

@@ -20,7 +20,7 @@ from ai_retry.events import Event
 
 LOGGER: Final = "ai_retry"
 _FIRST: Final = ("action", "code", "attempt")
-_LEFT_OUT: Final = frozenset({"stack", "traceparent"})
+_LEFT_OUT: Final = frozenset({"ended_seconds_ago", "stack", "traceparent"})
 _log = logging.getLogger(LOGGER)
 
 

@@ -38,7 +38,12 @@ LAYERS = {
     "provider_settings": {"domain"},
     "auth_settings": {"provider_settings"},
     "connection_settings": {"provider_settings"},
-    "config": {"auth_settings", "connection_settings", "domain", "provider_settings"},
+    "scalar_settings": {"provider_settings"},
+    "webhook_settings": {"provider_settings"},
+    "config": {
+        *("auth_settings", "connection_settings", "domain", "provider_settings", "scalar_settings", "webhook_settings"),
+    },
+    "webhooks": {"clock", "config", "deadline", "domain", "events", "secrecy", "webhook_settings"},
     "slots": {"domain"},
     "renewal": {"domain", "events", "logs"},
     "rejections": {"domain"},
@@ -52,8 +57,8 @@ LAYERS = {
         *("storage", "watching", "worker"),
     },
     "bootstrap": {
-        *("auth", "client", "clock", "config", "domain", "events", "imported", "providers", "recovery", "storage"),
-        "worker",
+        *("auth", "client", "clock", "config", "domain", "events", "imported", "provider_settings"),
+        *("providers", "recovery", "storage", "webhooks", "worker"),
     },
     "imported": {"domain"},
     "problems": {"domain"},
@@ -61,7 +66,7 @@ LAYERS = {
     "telemetry": {"domain", "events"},
     "cli": {
         *("bootstrap", "client", "clock", "config", "domain", "events", "logs", "providers", "recovery", "secrecy"),
-        *("storage", "tables", "worker"),
+        *("storage", "tables", "webhooks", "worker"),
     },
     "testing": {"domain"},
 }
@@ -94,11 +99,11 @@ LIBRARIES = {
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http"},
+    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http", "webhooks.receiver"},
     "supabase": {"storage.supabase"},
     "tenacity": {"providers.repeats"},
     "tqdm": {"recovery.progress"},
-    "urllib3": {"deadline", "cli.doctor.provider", "providers.http"},
+    "urllib3": {"deadline", "cli.doctor.provider", "providers.http", "webhooks.receiver"},
     "werkzeug": {"flask.incoming"},
 }
 

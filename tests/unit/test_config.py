@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_retry.config import OPENROUTER, Settings, is_loopback, meant, variables
+from ai_retry.config import OPENROUTER, Settings, meant, variables
 from ai_retry.domain.context import RESERVED
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import QuotaRule, ResponseFormat

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 from ai_retry import events
-from ai_retry.events import AttemptEvent, CallEvent, Event
+from ai_retry.events import AttemptEvent, CallEvent, Event, MessageEvent
 from tools.pages.markdown import notice, one_line, page, table
 from tools.pages.sources import meaning, member
 
@@ -52,6 +52,9 @@ before an attempt begins, `AttemptPutBack` after it. The last event is `AttemptS
 `AttemptAbandoned` may come for any attempt that was begun by a process that died, also for other generations of the
 user who clicks. `RouteClosed` and `RouteOpened` come once from each process, when it learns of it.
 
+`WebhookDelivered`, `WebhookFailed` and `WebhookGivenUp` are about [messages](../how-to/webhooks.md), each in a process that
+delivers them. `ProviderCalled` comes after an attempt's last call, for each of them; `ended_seconds_ago` says when it ended.
+
 Say for which request something is done, in views of your own:
 
 ```python
@@ -63,7 +66,7 @@ with hooks.request(request_id="9f2c", traceparent=None):
 
 The blueprint does so itself, with the request's `X-Request-Id` and `traceparent`. Both are stored with the attempt.
 """
-_BASES = (Event, AttemptEvent, CallEvent)
+_BASES = (Event, AttemptEvent, CallEvent, MessageEvent)
 
 
 def render() -> str:

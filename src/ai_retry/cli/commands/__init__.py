@@ -24,6 +24,7 @@ from ai_retry.cli.commands import (
     retry,
     settle,
     status,
+    webhooks,
     why,
     worker,
 )
@@ -60,6 +61,7 @@ for _command in (
     retry.retry,
     settle.settle,
     status.status,
+    webhooks.webhooks,
     why.why,
     worker.worker,
 ):

@@ -71,6 +71,16 @@ def deadline(policy: RetryPolicy) -> Iterator[Finding]:
         )
 
 
+def webhook(reached: Reach) -> Iterator[Finding]:
+    """Say why messages can't arrive. Nothing is sent to find out."""
+    if reached is not Reach.OPEN:
+        yield Finding(
+            Check.CONFIGURATION,
+            f"the webhook's receiver can't be reached: {reached}",
+            "check host and port in AI_RETRY_WEBHOOK_URL, and the network between; messages wait for about three days",
+        )
+
+
 def with_a_driver(settings: Settings) -> tuple[Settings, list[Finding]]:
     """Ask the Data API where psycopg, which DATABASE_URL needs, is not installed, and say so."""
     if settings.database_url is None or settings.supabase_url is None or settings.supabase_secret_key is None:

@@ -1,7 +1,7 @@
 """Messages and routes in memory: what ``memory`` has instead of pgmq and the table of outages. It takes no lock."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -84,10 +84,23 @@ class Routes:
 
     def __init__(self) -> None:
         self._rows: dict[str, _Route] = {}
+        self._as_of = datetime.min.replace(tzinfo=UTC) + _REMEMBERED
+
+    def look(self, now: datetime) -> None:
+        """From now on, leave out what was unavailable a day ago."""
+        self._as_of = now
 
     def forget(self, now: datetime) -> None:
-        """Forget what was unavailable a day ago: users may invent models."""
+        """Forget it: users may invent models."""
         self._rows = {route: row for route, row in self._rows.items() if row.not_before > now - _REMEMBERED}
+
+    def known(self) -> Collection[str]:
+        """List the routes that have a row."""
+        return self._rows.keys()
+
+    def closed(self) -> Mapping[str, datetime]:
+        """List the routes that have failed, and not answered since, with the instants until which nobody asks them."""
+        return {route: row.not_before for route, row in self._rows.items() if row.failures > 0}
 
     def note_outage(self, route: str, outage: Outage, now: datetime) -> None:
         """Close a route for a while, once that is believed; failures of calls that ran side by side count as one."""
@@ -122,7 +135,7 @@ class Routes:
     def is_open(self, route: str, running: int, now: datetime) -> bool:
         """Whether one more call may run."""
         row = self._rows.get(route)
-        return row is None or not row.is_believed or (row.not_before <= now and running < row.slots)
+        return row is None or not self._is_seen(row) or (row.not_before <= now and running < row.slots)
 
     def states(self, running_on: Callable[[str], int], waiting_for: Callable[[str], int]) -> tuple[Route, ...]:
         """Describe the routes that a failure has closed, by name."""
@@ -136,5 +149,8 @@ class Routes:
                 waiting=waiting_for(route),
             )
             for route, row in sorted(self._rows.items())
-            if row.is_believed
+            if self._is_seen(row)
         )
+
+    def _is_seen(self, row: _Route) -> bool:
+        return row.is_believed and row.not_before > self._as_of - _REMEMBERED
