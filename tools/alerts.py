@@ -20,7 +20,9 @@ import yaml
 from tools.npm import REPOSITORY
 
 OBSERVE = REPOSITORY / "examples" / "observe"
-NOT_RUN = "NOT RUN: promtool is not installed (it comes with Prometheus; PROMTOOL names it): no alert rule was evaluated"
+NOT_RUN = (
+    "NOT RUN: promtool is not installed (it comes with Prometheus; PROMTOOL names it): no alert rule was evaluated"
+)
 _OUTAGE = "tests/integration/test_observed_outage.py"
 _MINUTE = 60.0
 _INSTANTS = re.compile(r"_timestamp_seconds$")
@@ -112,7 +114,9 @@ def main() -> int:
         ([tool, "test", "rules", "alerts_test.yml"], OBSERVE),
         (outage, REPOSITORY),
     )
-    return next((code for step, folder in steps if (code := subprocess.run(step, cwd=folder, check=False).returncode)), 0)
+    return next(
+        (code for step, folder in steps if (code := subprocess.run(step, cwd=folder, check=False).returncode)), 0
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 All loggers at all levels count, formatted with their arguments, exceptions and extra members, as a handler gets them
 (after the filters of their logger), whether or not there is one; so do the logs of gunicorn, the events that hooks are
-given, what is exposed to Prometheus, spans, and what is sent to a webhook. Not read: what PostgreSQL and Supabase Lite, which are no part of the
-product, write into their own files, and what the processes of the CLI's tests print.
+given, what is exposed to Prometheus, spans, and what is sent to a webhook. Not read: what PostgreSQL and Supabase Lite,
+which are no part of the product, write into their own files, and what the processes of the CLI's tests print.
 
 A finding names logger, level, place and test, never the secret.
 """

@@ -78,7 +78,17 @@ OURS: Final = Migration(
 """,
     parts=(
         *("look", "schema", "tables/open", "tables/attempts", "tables/answers", "tables/quotas", "tables/outages"),
-        *("tables/recoveries", "tables/installation", "tables/outbox", "parts/*", "outbox/*", "queue/*", "verbs/*", "recovery/*", "operate/*"),
+        *(
+            "tables/recoveries",
+            "tables/installation",
+            "tables/outbox",
+            "parts/*",
+            "outbox/*",
+            "queue/*",
+            "verbs/*",
+            "recovery/*",
+            "operate/*",
+        ),
         "grants",
     ),
 )

@@ -39,7 +39,9 @@ def webhook_secrets(text: str) -> tuple[str, ...]:
 
 def key_of(secret: str) -> bytes:
     """Decode a secret."""
-    problem = f"must hold secrets such as {_PREFIX}…: base64 of {_SHORTEST} to {_LONGEST} random bytes, separated by blanks"
+    problem = (
+        f"must hold secrets such as {_PREFIX}…: base64 of {_SHORTEST} to {_LONGEST} random bytes, separated by blanks"
+    )
     try:
         key = b64decode(secret.removeprefix(_PREFIX), validate=True)
     except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""A webhook's receiver: the library of Standard Webhooks verifies what comes, so that foreign code judges our signature."""
+"""A webhook's receiver: the library of Standard Webhooks, which is not ours, judges each signature."""
 
 import json
 from collections import Counter

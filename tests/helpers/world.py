@@ -103,7 +103,7 @@ def owner_of(database_url: str) -> Iterator[psycopg.Connection]:
 
 
 def empty_queue(connection: psycopg.Connection) -> None:
-    """Leave no message, no outage, no open attempt and no webhook of earlier tests: a worker would take care of them."""
+    """Leave no message, outage, open attempt or webhook of earlier tests: a worker would take care of them."""
     for table in ("pgmq.q_ai_retry", "public.ai_retry_outages", "public.ai_retry_open", "public.ai_retry_outbox"):
         connection.execute(f"delete from {table}".encode())
     connection.execute("update public.ai_retry_installation set webhook_until = null")

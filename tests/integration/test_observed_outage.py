@@ -201,7 +201,7 @@ def accepted(site: Site, count: int) -> list[UUID]:
 class NoProvider:
     """The app calls nothing."""
 
-    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:
+    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:  # noqa: ARG002
         """Be asked by nothing."""
         raise AssertionError
 
@@ -216,7 +216,7 @@ class Doubting(Inbox):
 
 
 def test_outage_is_seen_and_its_end_too(site: Site, tmp_path: Path) -> None:
-    """Gauges rise and fall with it, the alert fires and clears, counters equal the books, the log answers what is asked.
+    """Gauges rise and fall with it, the alert fires and clears, counters equal the books, the log answers questions.
 
     The webhook's receiver gets each end once, after duplicates are dropped.
     """

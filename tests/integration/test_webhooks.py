@@ -1,4 +1,4 @@
-"""Messages for the webhook on the real stack: with whom they commit, who delivers them, and what a killed process loses."""
+"""Messages for the webhook on the real stack: with what they commit, who delivers them, what a kill loses."""
 
 import os
 import signal

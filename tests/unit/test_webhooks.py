@@ -60,7 +60,9 @@ class Case:
 
 
 @contextmanager
-def case_of(server: ScriptedServer, *, deadline: float = DEADLINE, secrets: tuple[str, ...] = (SECRET,)) -> Iterator[Case]:
+def case_of(
+    server: ScriptedServer, *, deadline: float = DEADLINE, secrets: tuple[str, ...] = (SECRET,)
+) -> Iterator[Case]:
     """Deliver to a server; messages are written from now on."""
     world, seen = MemoryWorld(), list[Event]()
     with closing(Receiver(hook_of(server), secrets, clock=SystemClock(), deadline=deadline)) as receiver:
@@ -129,7 +131,7 @@ def test_events_name_the_message_and_whom_it_is_about() -> None:
 
 def test_page_s_receiver_verifies_and_drops_duplicates(capsys: pytest.CaptureFixture[str]) -> None:
     """The how-to's example takes a message once, and refuses one that is signed with another secret."""
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     exec(example(PAGE, "python", "standardwebhooks"), names)
     http = names["app"].test_client()
 

@@ -52,8 +52,8 @@ before an attempt begins, `AttemptPutBack` after it. The last event is `AttemptS
 `AttemptAbandoned` may come for any attempt that was begun by a process that died, also for other generations of the
 user who clicks. `RouteClosed` and `RouteOpened` come once from each process, when it learns of it.
 
-`WebhookDelivered`, `WebhookFailed` and `WebhookGivenUp` are about [messages](../how-to/webhooks.md), each in a process that
-delivers them. `ProviderCalled` comes after an attempt's last call, for each of them; `ended_seconds_ago` says when it ended.
+`WebhookDelivered`, `WebhookFailed` and `WebhookGivenUp` are about [messages](../how-to/webhooks.md), in the process that
+delivers them. `ProviderCalled` comes for each call after the last one; `ended_seconds_ago` says when it ended.
 
 Say for which request something is done, in views of your own:
 

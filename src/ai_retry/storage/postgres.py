@@ -24,8 +24,8 @@ from ai_retry.storage._function_connection import CallFailed, FunctionConnection
 from ai_retry.storage.codec import Json
 from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
-from ai_retry.storage.outbox import OutboxFunctions
 from ai_retry.storage.listening import listening
+from ai_retry.storage.outbox import OutboxFunctions
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.spool import Spool
