@@ -22,7 +22,7 @@ REPOSITORY = SOURCES.parents[1]
 LAYERS = {
     "ai_retry": {
         *("auth", "bootstrap", "cli", "client", "clock", "config", "domain", "events", "problems", "providers"),
-        *("recovery", "storage", "worker"),
+        *("operate", "recovery", "storage", "worker"),
     },
     "domain": set(),
     "storage": {"domain", "events", "logs", "secrecy"},
@@ -52,9 +52,10 @@ LAYERS = {
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables", "watching"},
     "listings": {"domain"},
+    "operate": {"domain", "logs", "recovery", "tables"},
     "client": {
-        *("clock", "config", "domain", "events", "first_calls", "hooks", "listings", "recovery", "renewal", "slots"),
-        *("storage", "watching", "worker"),
+        *("clock", "config", "domain", "events", "first_calls", "hooks", "listings", "operate", "recovery", "renewal"),
+        *("slots", "storage", "watching", "worker"),
     },
     "bootstrap": {
         *("auth", "client", "clock", "config", "domain", "events", "imported", "provider_settings"),
@@ -65,8 +66,8 @@ LAYERS = {
     "flask": {"auth", "client", "domain", "events", "hooks", "logs", "problems"},
     "telemetry": {"domain", "events"},
     "cli": {
-        *("bootstrap", "client", "clock", "config", "domain", "events", "logs", "providers", "recovery", "secrecy"),
-        *("storage", "tables", "webhooks", "worker"),
+        *("bootstrap", "client", "clock", "config", "domain", "events", "logs", "operate", "providers", "recovery"),
+        *("secrecy", "storage", "tables", "webhooks", "worker"),
     },
     "testing": {"domain"},
 }
@@ -91,6 +92,7 @@ LIBRARIES = {
     "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
     "pandas": {"recovery"},
     "opentelemetry": {"telemetry.otel"},
+    "postgrest": {"storage.supabase"},
     "prometheus_client": {"telemetry.database", "telemetry.prometheus"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
@@ -99,17 +101,19 @@ LIBRARIES = {
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http", "webhooks.receiver"},
-    "supabase": {"storage.supabase"},
+    "requests": {
+        *("auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http", "providers.wire"),
+        "webhooks.receiver",
+    },
     "tenacity": {"providers.repeats"},
     "tqdm": {"recovery.progress"},
-    "urllib3": {"deadline", "cli.doctor.provider", "providers.http", "webhooks.receiver"},
+    "urllib3": {"deadline", "cli.doctor.provider", "providers.wire", "webhooks.receiver"},
     "werkzeug": {"flask.incoming"},
 }
 
 HEAVY = [
     *("flask", "httpx", "jsonschema", "jwt", "marshmallow", "matplotlib", "pandas", "psycopg", "pydantic", "requests"),
-    *("opentelemetry", "prometheus_client", "supabase", "tqdm"),
+    *("opentelemetry", "postgrest", "prometheus_client", "supabase", "tqdm"),
 ]
 
 MAX_MODULE_LINES = 300

@@ -540,7 +540,7 @@ class TestRoutesAgree:
         routes = Routes()
         routes.note_outage("one/small", Outage(wait=timedelta(0), failures=1), AS_OF)
         for _ in range(6):
-            routes.note_answer("one/small", AS_OF)
+            routes.note_answer("one/small", AS_OF, AS_OF)
         routes.note_outage("one/large", Outage(wait=HOUR, failures=1, doubts=3), AS_OF)
 
         (state,) = routes.states(lambda _: 64, lambda _: 0)

@@ -3,6 +3,7 @@ language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 declare
   v_request constant jsonb := ai_retry.read_change(p_request, '{limit,lease_seconds,results}');
   v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_taken jsonb;
 begin
   update public.ai_retry_installation i set webhook_until = v_now + interval '7 days'
     where i.webhook_until is null or i.webhook_until < v_now + interval '167 hours';
@@ -12,23 +13,22 @@ begin
   update public.ai_retry_outbox o set due_at = v_now + pg_catalog.make_interval(secs => r.wait_seconds)
     from pg_catalog.jsonb_to_recordset(v_request -> 'results') r (id uuid, tries integer, wait_seconds double precision)
     where o.id = r.id and o.tries = r.tries;
-  return (
-    with due as materialized (
-      select d.id from public.ai_retry_outbox d
-      where d.due_at <= v_now and not exists (
-        select from public.ai_retry_outbox e where e.subject = d.subject and e.place < d.place)
-      order by d.due_at limit (v_request -> 'limit')::integer for update skip locked
-    ),
-    taken as (
-      update public.ai_retry_outbox o
-        set tries = o.tries + 1,
-          due_at = v_now + pg_catalog.make_interval(secs => (v_request -> 'lease_seconds')::double precision)
-        from due where o.id = due.id returning o.*
-    )
-    select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+  with due as materialized (
+    select d.id from public.ai_retry_outbox d
+    where d.due_at <= v_now and not exists (
+      select from public.ai_retry_outbox e where e.subject = d.subject and e.place < d.place)
+    order by d.due_at limit (v_request -> 'limit')::integer for update skip locked
+  ),
+  taken as (
+    update public.ai_retry_outbox o
+      set tries = o.tries + 1,
+        due_at = v_now + pg_catalog.make_interval(secs => (v_request -> 'lease_seconds')::double precision)
+      from due where o.id = due.id returning o.*
+  )
+  select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
       'id', t.id, 'type', t.type, 'happened_at', t.happened_at, 'data', t.data, 'tries', t.tries) order by t.place), '[]')
-    from taken t
-  );
+    into v_taken from taken t;
+  return v_taken;
 end
 $$;
 revoke all on function public.ai_retry_drain(text) from public, anon, authenticated;

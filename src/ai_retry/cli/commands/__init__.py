@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from ai_retry.cli.commands import (
+    actions,
     books,
     cancel,
     discard_answer,
@@ -20,8 +21,10 @@ from ai_retry.cli.commands import (
     migrations,
     prune,
     queue,
+    quota,
     recover,
     retry,
+    routes,
     settle,
     status,
     webhooks,
@@ -48,6 +51,7 @@ def cli(context: click.Context) -> None:
 
 
 for _command in (
+    actions.actions,
     books.books,
     cancel.cancel,
     discard_answer.discard_answer,
@@ -57,8 +61,10 @@ for _command in (
     migrations.migrations,
     prune.prune,
     queue.queue,
+    quota.quota,
     recover.recover,
     retry.retry,
+    routes.routes,
     settle.settle,
     status.status,
     webhooks.webhooks,

@@ -132,7 +132,7 @@ class MemoryClosing(MemoryOutbox):
                 self._watching_routes(partial(self.routes.forget, now), now)
                 self._watching_routes(partial(self.routes.note_outage, note.route, note.outage, now), now)
                 continue
-            slots = self._watching_routes(partial(self.routes.note_answer, note.route, started_at), now)
+            slots = self._watching_routes(partial(self.routes.note_answer, note.route, started_at, now), now)
             waiting = [row for row in self._waiting_rows(note.route) if slots == ALL_WHO_WAIT or is_due(row, now)]
             self.line.wake(waiting, slots - self._running_on(note.route), now)
 

@@ -41,14 +41,14 @@ class MemoryOutbox(MemoryTables):
             now = self._clock.now()
             self._written_until = now + _WRITTEN_FOR
             for each in results:
-                self._record(each, now)
+                self._note_delivery(each, now)
             first = {each.subject: each for each in reversed(self._waiting)}.values()
             due = sorted((each for each in first if each.due_at <= now), key=lambda each: each.due_at)[:limit]
             taken = {each.message.id for each in due}
             self._waiting = [_taken(each, now + lease) if each.message.id in taken else each for each in self._waiting]
             return [each.message for each in self._waiting if each.message.id in taken]
 
-    def _record(self, result: Delivery, now: datetime) -> None:
+    def _note_delivery(self, result: Delivery, now: datetime) -> None:
         kept = []
         for each in self._waiting:
             if each.message.id != result.id:

@@ -28,13 +28,13 @@ from ai_retry.domain.change import (
 from ai_retry.domain.errors import NotConfigured, RetryPoisoned
 from ai_retry.domain.model import Generation, GenerationStatus, Installation, QuotaRule
 from ai_retry.domain.queue_model import QueueState, RouteNote, RouteState
-from ai_retry.testing.memory.creating import MemoryCreating
+from ai_retry.testing.memory.operating import MemoryOperating
 from ai_retry.testing.memory.rows import Row, in_time, is_due, is_out_of_time, running, with_call
 
 OLDEST_SNAPSHOT = timedelta(seconds=10)
 
 
-class MemoryStorage(MemoryCreating):
+class MemoryStorage(MemoryOperating):
     """The port; see ``MemoryTables`` for its arguments and attributes."""
 
     # Beginning
@@ -89,7 +89,6 @@ class MemoryStorage(MemoryCreating):
     def _route_is_open(self, start: Running | Acceptance, now: datetime) -> bool:
         if not isinstance(start, Running) or start.route is None:
             return True
-        self.routes.look(now)
         return self.routes.is_open(start.route, self._running_on(start.route), now)
 
     def _start(self, change: Begin, now: datetime) -> bool:
@@ -271,7 +270,6 @@ class MemoryStorage(MemoryCreating):
             now = self._clock.now()
             rows = [row for row in self.rows.values() if row.outcome is None and row.accepted_at is not None]
             queued = [row for row in rows if row.is_queued]
-            self.routes.look(now)
             ended = [row.closed_at for row in self.rows.values() if row.code == RetryPoisoned.code]
             return QueueState(
                 as_of=now,
@@ -286,7 +284,7 @@ class MemoryStorage(MemoryCreating):
                 poisoned=sum(at is not None and at > now - timedelta(hours=24) for at in ended),
                 outages=[
                     RouteState(route=each.route, not_before=each.not_before, failures=each.failures, slots=each.slots)
-                    for each in self.routes.states(self._running_on, self._waiting_for)
+                    for each in self.routes.states(self._running_on, self._waiting_for, now)
                 ],
             )
 
