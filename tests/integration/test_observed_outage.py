@@ -278,7 +278,7 @@ def _judge_log(site: Site, ids: Sequence[UUID], books: Counter[str | None]) -> N
     attempts = [each for each in story if not each.startswith("webhook_")]
     assert (attempts[0], attempts[-1], story[-1]) == ("generation_accepted", "attempt_succeeded", "webhook_delivered")
     assert "provider_called" in story
-    assert {"attempt_put_back", "retry_postponed"} & {*story}
+    assert {"attempt_failed", "attempt_put_back", "retry_postponed"} & {*story}
     assert sum(asked.failures_by_code().values()) == books["failed"]
     assert asked.failures_by_code().keys() <= {"AI_UNAVAILABLE"}
     routes = [each for each in lines if each["event"] in ("route_closed", "route_opened")]

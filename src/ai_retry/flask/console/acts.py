@@ -1,6 +1,7 @@
 """What operators do by a form: each asks for a reason, does one thing through ``ai_retry.operate``, and says what came of it."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from ai_retry.operate.acting import LARGEST_LIMIT
 from ai_retry.operate.operator import NotAllowed
 from ai_retry.operate.views import Timeline
 from ai_retry.problems import problem_of
+from ai_retry.recovery.when import read_duration
 
 _PASSED_ON: Final = (NotAllowed, NotConfigured, StorageFailure)  # pages of their own
 
@@ -92,9 +94,7 @@ def set_quota(visit: Visit, user_id: UUID) -> Answer:
     with usable():
         limit, per = whole("limit", 0, LARGEST_LIMIT), duration("per")
         visit.operations.set_quota(user_id, limit=limit, per=per, reason=reason())
-    return Moved(
-        address=visit.url("user", user_id=user_id), note=Note("The user has a quota of their own.", is_good=True)
-    )
+    return Moved(address=visit.url("user", user_id=user_id), note=Note("The user has a quota of their own.", is_good=True))
 
 
 def reset_quota(visit: Visit, user_id: UUID) -> Answer:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from flask import Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-from ai_retry import events
+from ai_retry import events, hooks
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.flask.console.origin import refused_by
 from ai_retry.flask.console.rendering import rendered
@@ -126,9 +126,7 @@ def _refusal(console: Console, error: Exception) -> Page:
             )
         )
     values = {"problem": problem}
-    return Page(
-        template="problem.html", title="That did not work", active="", values=values, status=problem.http_status
-    )
+    return Page(template="problem.html", title="That did not work", active="", values=values, status=problem.http_status)
 
 
 def _http_problem(error: HTTPException) -> Problem:

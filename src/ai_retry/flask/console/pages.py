@@ -7,9 +7,9 @@ from uuid import UUID
 
 from flask import request
 
-from ai_retry.domain.errors import GenerationNotFound, NotConfigured
+from ai_retry.domain.errors import AiRetryError, GenerationNotFound, NotConfigured
 from ai_retry.domain.names import as_uuid
-from ai_retry.flask.console.asked import query, refresh
+from ai_retry.flask.console.asked import query, refresh, unusable
 from ai_retry.flask.console.rendering import REFRESH_CHOICES
 from ai_retry.flask.console.visit import Answer, Moved, Page, Visit
 from ai_retry.operate.alarms import alarms
@@ -114,9 +114,7 @@ def _doctor(visit: Visit) -> dict[str, Any]:
     if query("doctor") != "yes":
         return {"diagnosis": None, "doctor_problem": None}
     if not _examining.acquire(blocking=False):
-        raise Refused(
-            Problem(code="DOCTOR_RUNS", http_status=429, message="Somebody examines it already: wait a moment.")
-        )
+        raise Refused(Problem(code="DOCTOR_RUNS", http_status=429, message="Somebody examines it already: wait a moment."))
     try:
         return {"diagnosis": visit.operations.doctor(), "doctor_problem": None}
     except NotConfigured as error:
@@ -126,12 +124,7 @@ def _doctor(visit: Visit) -> dict[str, Any]:
 
 
 def _page(
-    name: str,
-    title: str,
-    values: dict[str, Any],
-    *,
-    active: str = "",
-    status: int = HTTPStatus.OK,
+    name: str, title: str, values: dict[str, Any], *, active: str = "", status: int = HTTPStatus.OK,
     refresh: int | None = None,
 ) -> Page:
     place = active or ("failures" if name == "generation" else name)

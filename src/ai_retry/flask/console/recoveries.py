@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -112,9 +113,7 @@ class _Start:
         except Exception as error:  # noqa: BLE001 - the outermost entry point of this thread
             ended = problem_of(error).code
             self._client.events(
-                events.RequestFailed(
-                    action="console recovery", code=ended, reason=reason_of(error), stack=stack_of(error)
-                )
+                events.RequestFailed(action="console recovery", code=ended, reason=reason_of(error), stack=stack_of(error))
             )
         self._note(replace(self._last, ended=ended, seen_at=datetime.now(UTC)))
 
