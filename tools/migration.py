@@ -86,8 +86,10 @@ OURS: Final = Migration(
             "parts/*",
             "outbox/*",
             "queue/*",
+            "verbs/*",
+            "recovery/*",
+            "operate/*",
         ),
-        *("verbs/*", "recovery/*", "operate/*"),
         "grants",
     ),
 )

@@ -142,7 +142,6 @@ class Routes:
 
     def hold(self, route: str, duration: timedelta, now: datetime) -> None:
         """Send no call there for so long; what else is known of it stays."""
-        self.forget(now)
         row = self._rows.get(route) or _Route(not_before=now, failures=0, slots=ALL_SLOTS, since=_LONG_AGO)
         self._rows[route] = replace(row, held_until=now + duration)
 

@@ -45,7 +45,9 @@ class MemoryOperating(MemoryRecovering, ABC):
     """Reads and acts for operators."""
 
     @abstractmethod
-    def state(self) -> QueueState: ...
+    def state(self) -> QueueState:
+        """Count what waits and what runs for accepted retries."""
+        ...
 
     def overview(self) -> Overview:
         """Count everything."""
