@@ -74,6 +74,7 @@ def connect(
             storage=storage,
             queue_storage=storage,
             recovery_storage=storage,
+            operator_storage=storage,
             provider=getattr(ai, "name", None) or type(ai).__name__,
             ai=ai,
             clock=clock,

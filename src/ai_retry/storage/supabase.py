@@ -18,6 +18,7 @@ from ai_retry.secrecy import guard_logs
 from ai_retry.storage.codec import Json
 from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
+from ai_retry.storage.operation import OperatorFunctions
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.spool import Spool
@@ -32,7 +33,7 @@ _SQLSTATE = re.compile("[0-9A-Z]{5}")
 _API_CODE = re.compile("PGRST[0-9A-Z]{3}")
 
 
-class SupabaseStorage(RecoveryFunctions, FunctionStorage):
+class SupabaseStorage(OperatorFunctions, RecoveryFunctions, FunctionStorage):
     """The storage as ``service_role`` over HTTPS.
 
     Args:
