@@ -47,7 +47,7 @@ LAYERS = {
     "slots": {"domain"},
     "renewal": {"domain", "events", "logs"},
     "rejections": {"domain"},
-    "worker": {"domain", "events", "logs", "rejections", "tables", "watching"},
+    "worker": {"config", "domain", "events", "logs", "rejections", "tables", "watching"},
     "first_calls": {"domain", "hooks", "renewal", "slots", "watching"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables", "watching"},
