@@ -39,7 +39,7 @@ def test_list_of_words_is_enforced(tmp_path: Path) -> None:
     page.write_text("\n".join(words))
 
     done = subprocess.run(
-        [sys.executable, "-m", "codespell_lib", "--config", str(REPOSITORY / "pyproject.toml"), str(page)],
+        [sys.executable, "-m", "codespell_lib", str(page)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -12,6 +12,7 @@ from tools.pages.sources import meaning, member
 
 _WIDTH = 80
 _STARS = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}
+_INTERNAL = {("ai_retry.bootstrap.connect", "doctor")}  # parameters that ``ai_retry.connect`` passes itself
 _USE = f"""# Python: use it
 
 {notice("docstrings; tools/pages/python_api.py says what is on which page")}
@@ -47,6 +48,24 @@ USE: Mapping[str, Sequence[str]] = {
         "domain.queue_model.RouteState",
         "recovery.methods.Diagnosis",
         "storage.spool.SpoolReport",
+    ),
+    "Operators": (
+        "operate.operator.Operator",
+        "operate.operator.NotAllowed",
+        "operate.operations.Operations",
+        "operate.views.Failures",
+        "operate.views.Timeline",
+        "operate.views.Moment",
+        "operate.views.UserState",
+        "operate.alarms.alarms",
+        "operate.alarms.Alarm",
+        "domain.operation.Overview",
+        "domain.operation.Period",
+        "domain.operation.RouteReport",
+        "domain.operation.FailureCount",
+        "domain.operation.AttemptRecord",
+        "domain.operation.Override",
+        "domain.operation.Action",
     ),
     "Recovery": (
         "recovery.found.Found",
@@ -106,6 +125,7 @@ EXTEND: Mapping[str, Sequence[str]] = {
         "domain.ports.Storage",
         "domain.ports.QueueStorage",
         "domain.recovery.RecoveryStorage",
+        "domain.operation.OperatorStorage",
         "domain.ports.Clock",
         "clock.SystemClock",
         "storage.spool.Spool",
@@ -183,7 +203,9 @@ def _error(name: str) -> tuple[str, ...]:
 def _object(name: str) -> Iterator[str]:
     found = member(name)
     short = name.rpartition(".")[2]
-    module = "ai_retry" if short in ai_retry.__all__ else f"ai_retry.{name.rpartition('.')[0]}"
+    exported = ai_retry._LAZY.get(short, name.rpartition(".")[0])
+    is_exported = short in ai_retry.__all__ and member(f"{exported}.{short}".lstrip(".")) is found
+    module = "ai_retry" if is_exported else f"ai_retry.{name.rpartition('.')[0]}"
     yield from (f"### {short}", "", f"`from {module} import {short}`", "")
     if isinstance(found, griffe.Class):
         yield from _class(found)
@@ -262,7 +284,7 @@ def _returns(function: griffe.Function) -> str:
 def _parameters(function: griffe.Function) -> Iterator[str]:
     starred = False
     for each in function.parameters:
-        if each.name in ("self", "cls"):
+        if each.name in ("self", "cls") or (function.path, each.name) in _INTERNAL:
             continue
         starred = starred or each.kind is griffe.ParameterKind.var_positional
         if each.kind is griffe.ParameterKind.keyword_only and not starred:
@@ -286,7 +308,8 @@ def _docstring(found: griffe.Object) -> Iterator[str]:
             case griffe.DocstringSectionText():
                 yield from (prose(section.value), "")
             case griffe.DocstringSectionParameters() | griffe.DocstringSectionAttributes():
-                yield from (f"- `{each.name}`: {prose(one_line(each.description))}" for each in section.value)
+                shown = [each for each in section.value if (found.path, each.name) not in _INTERNAL]
+                yield from (f"- `{each.name}`: {prose(one_line(each.description))}" for each in shown)
                 yield ""
             case griffe.DocstringSectionRaises():
                 yield from ("Raises:", "")

@@ -49,7 +49,7 @@ class Actions:
         self.operator = operator
         self._desk = desk
 
-    # Role: operator
+    # What an operator may do
 
     def retry(
         self,
@@ -138,7 +138,7 @@ class Actions:
             ending.outcome = report.stopped or "done"
         return report
 
-    # Role: admin
+    # What only an admin may do
 
     def set_quota(self, user_id: UUID | str, *, limit: int, per: timedelta, reason: str) -> None:
         """Give a user a quota of their own: so many units in any such time. What is spent already counts."""
