@@ -90,6 +90,7 @@ LIBRARIES = {
     "jinja2": {"flask.console.rendering"},
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
+    "markupsafe": {"flask.console.words"},
     "marshmallow": {"flask"},
     "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
     "pandas": {"recovery"},
