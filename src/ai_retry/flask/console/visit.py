@@ -3,18 +3,16 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from flask import Request, url_for
 
 from ai_retry.client import Client
 from ai_retry.flask.console.recoveries import Recoveries
 from ai_retry.flask.console.tokens import Note, Tokens
-from ai_retry.flask.console.words import Whole
+from ai_retry.flask.console.words import within
 from ai_retry.operate.operations import Operations
 from ai_retry.operate.operator import Operator
-
-_LONGEST: Final = 2_000  # characters
 
 Authorize: TypeAlias = Callable[[Request], Operator | None]
 """Says who asks; None: nobody who may see the console."""
@@ -44,9 +42,8 @@ class Visit:
     prefix: Mapping[str, Any]  # variables of the address that the host has chosen
 
     def url(self, page: str, **values: Any) -> str:
-        """Return the address of a page of the console; without its query, should that be too long to be read."""
-        address = url_for(f".{page}", **{**self.prefix, **values})
-        return Whole(address if len(address) <= _LONGEST else address.partition("?")[0])
+        """Return the address of a page of the console."""
+        return within(url_for(f".{page}", **{**self.prefix, **values}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

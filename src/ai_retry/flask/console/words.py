@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 UNKNOWN = "\N{EN DASH}"
 _LONGEST = 200  # characters of a value
+_LONGEST_ADDRESS = 2_000
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -72,6 +73,11 @@ class Whole(str):
     """Words that were bounded where they were made: a page shows all of them."""
 
     __slots__ = ()
+
+
+def within(address: str) -> Whole:
+    """Bound an address: without its query, should that be longer than is read."""
+    return Whole(address if len(address) <= _LONGEST_ADDRESS else f"{address.partition('?')[0]}?")
 
 
 def lines(value: object, most: int = 2_000) -> Whole:
