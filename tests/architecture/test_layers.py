@@ -58,10 +58,11 @@ LAYERS = {
     },
     "imported": {"domain"},
     "problems": {"domain"},
-    "flask": {"auth", "client", "domain", "events", "hooks", "logs", "problems"},
+    "flask": {"auth", "client", "domain", "events", "hooks", "logs", "operate", "problems", "recovery"},
     "telemetry": {"domain", "events"},
     "cli": {
-        *("bootstrap", "client", "clock", "config", "domain", "events", "logs", "operate", "providers", "recovery"),
+        *("bootstrap", "client", "clock", "config", "domain", "events", "flask", "logs", "operate", "providers"),
+        "recovery",
         *("secrecy", "storage", "tables", "worker"),
     },
     "testing": {"domain"},
@@ -79,8 +80,9 @@ LIBRARIES = {
     "apispec": {"flask.openapi"},
     "attrs": {"providers.dialect"},
     "click": {"cli.commands"},
-    "flask": {"flask.blueprint", "flask.incoming"},
+    "flask": {"flask.blueprint", "flask.console", "flask.incoming"},
     "httpx": {"storage.supabase"},
+    "jinja2": {"flask.console.rendering"},
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
@@ -100,7 +102,7 @@ LIBRARIES = {
     "tenacity": {"providers.repeats"},
     "tqdm": {"recovery.progress"},
     "urllib3": {"deadline", "cli.doctor.provider", "providers.wire"},
-    "werkzeug": {"flask.incoming"},
+    "werkzeug": {"flask.console", "flask.incoming"},
 }
 
 HEAVY = [

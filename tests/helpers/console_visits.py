@@ -1,5 +1,6 @@
 """A host with the console in this process, visited as browsers and attackers do: with their headers, or without."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,6 +128,13 @@ class Visits:
             for rule in self.app.url_map.iter_rules()
             if rule.endpoint.startswith(f"{self.endpoints}.") and method in (rule.methods or ())
         }
+
+    def plain_pages(self) -> set[str]:
+        """Addresses of the pages that are of nothing in particular."""
+        return {self.address(endpoint) for endpoint, rule in self.rules("GET").items() if not self._ids(rule)}
+
+    def _ids(self, rule: str) -> set[str]:
+        return set(re.findall(r"(\w+)>", rule)) - self.host.values.keys()
 
     def address(self, endpoint: str, **values: Any) -> str:
         """Where a page or action is, as this app sees it."""

@@ -241,6 +241,7 @@ REASONS: Mapping[str, Attack] = {
     "with a blank reason": lambda good, _: good.with_fields(reason=" \N{NO-BREAK SPACE}"),
     "without a reason": lambda good, _: good.with_fields(reason=None),
 }
+READS = ("by GET", "by HEAD", "by a GET that says it is none")
 NEEDS_NO_REASON = {"plan", "pause"}  # a plan writes nothing to the database, and a pause can't wait
 
 
@@ -296,7 +297,9 @@ def test_forged_requests_change_nothing(scene: Scene, visits: Visits, name: str)
 
     reasons = {} if name in NEEDS_NO_REASON else REASONS
     for what, attack in {**TOKENS, **ORIGINS, **SHAPES, **reasons}.items():
-        check_refused(visits.send(attack(act.submission, visits.host)), what)
+        response = visits.send(attack(act.submission, visits.host))
+        if not (what in READS and act.submission.path in visits.plain_pages()):  # there it is a page
+            check_refused(response, what)
     assert everything(scene, visits) == before
     assert len(scene.ai.calls) == called
 

@@ -56,10 +56,16 @@ def _context() -> click.Context:
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     if isinstance(command, click.Group):
+        if command.invoke_without_command:
+            yield from _described(command, context)
         for name in command.list_commands(context):
             child = command.commands[name]
             yield from _command(child, click.Context(child, info_name=name, parent=context))
-        return
+    else:
+        yield from _described(command, context)
+
+
+def _described(command: click.Command, context: click.Context) -> Iterator[str]:
     yield from (f"## {context.command_path}", "", code(command.get_usage(context).removeprefix("Usage: ")), "")
     yield from (cleandoc(command.help or ""), "")
     if command.epilog:

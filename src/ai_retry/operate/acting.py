@@ -21,6 +21,7 @@ from ai_retry.logs import write_line
 from ai_retry.operate.desk import Desk
 from ai_retry.operate.operator import Operator, Role
 from ai_retry.recovery.plan import Plan
+from ai_retry.recovery.progress import OnProgress
 from ai_retry.recovery.report import Report
 
 LONGEST_HOLD: Final = timedelta(hours=24)
@@ -48,7 +49,7 @@ class Actions:
         self.operator = operator
         self._desk = desk
 
-    # Role: operator
+    # What an operator may do
 
     def retry(
         self,
@@ -123,12 +124,21 @@ class Actions:
         max_workers: int = 8,
         rate: str | None = None,
         on_outage: Literal["pause", "stop"] = "pause",
+        on_progress: OnProgress | None = None,
     ) -> Report:
         """Run a recovery plan: see ``Plan.run``. Its attempts carry the operator's name."""
-        with self._recorded("operator", "run_plan", reason, target=f"plan:{plan.id}"):
-            return plan.run(max_workers=max_workers, rate=rate, on_outage=on_outage, operator=self.operator.name)
+        with self._recorded("operator", "run_plan", reason, target=f"plan:{plan.id}") as ending:
+            report = plan.run(
+                max_workers=max_workers,
+                rate=rate,
+                on_outage=on_outage,
+                operator=self.operator.name,
+                on_progress=on_progress,
+            )
+            ending.outcome = report.stopped or "done"
+        return report
 
-    # Role: admin
+    # What only an admin may do
 
     def set_quota(self, user_id: UUID | str, *, limit: int, per: timedelta, reason: str) -> None:
         """Give a user a quota of their own: so many units in any such time. What is spent already counts."""

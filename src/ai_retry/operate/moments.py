@@ -22,38 +22,45 @@ def moments(
     """Put together when what happened; what an attempt waits for comes last."""
     found = [] if created_at is None else [Moment(at=created_at, what="created", text="The generation was created.")]
     for attempt in attempts:
-        found += _of_attempt(attempt, is_last=attempt is attempts[-1])
+        found += [*_begun(attempt), *_ended(attempt), *_expected(attempt, is_last=attempt is attempts[-1])]
     found += [Moment(at=each.at, what="action", text=_action(each)) for each in actions]
     return sorted(found, key=lambda moment: (moment.is_expected, moment.at))
 
 
-def _of_attempt(attempt: AttemptRecord, *, is_last: bool) -> Iterator[Moment]:
-    number = attempt.number
+def _moment(attempt: AttemptRecord, at: datetime, what: str, text: str, *, is_expected: bool = False) -> Moment:
+    words = f"Attempt {attempt.number} {text}."
+    return Moment(at=at, what=what, text=words, number=attempt.number, is_expected=is_expected)
 
-    def moment(at: datetime, what: str, text: str, *, is_expected: bool = False) -> Moment:
-        return Moment(at=at, what=what, text=f"Attempt {number} {text}.", number=number, is_expected=is_expected)
 
+def _begun(attempt: AttemptRecord) -> Iterator[Moment]:
     if attempt.accepted_at is not None and attempt.accepted_at == attempt.started_at:
-        yield moment(attempt.accepted_at, "accepted", "was accepted for later")
+        yield _moment(attempt, attempt.accepted_at, "accepted", "was accepted for later")
     elif attempt.is_queued:
-        yield moment(attempt.started_at, "queued", "was queued")
+        yield _moment(attempt, attempt.started_at, "queued", "was queued")
     if attempt.lease_expires_at is not None:
-        yield moment(attempt.started_at, "began", f"began{_asking(attempt)}")
+        yield _moment(attempt, attempt.started_at, "began", f"began{_asking(attempt)}")
+
+
+def _ended(attempt: AttemptRecord) -> Iterator[Moment]:
     if attempt.closed_at is not None:
-        yield moment(attempt.closed_at, str(attempt.outcome), _end(attempt))
+        yield _moment(attempt, attempt.closed_at, str(attempt.outcome), _end(attempt))
     if attempt.captured_at is not None:
-        yield moment(attempt.captured_at, "charged", "spent a unit of the quota")
+        yield _moment(attempt, attempt.captured_at, "charged", "spent a unit of the quota")
     if attempt.stored_at is not None:
-        yield moment(attempt.stored_at, "kept", "has a paid answer that is kept for the next one")
+        yield _moment(attempt, attempt.stored_at, "kept", "has a paid answer that is kept for the next one")
     if attempt.discarded_at is not None:
-        by = printable(attempt.discarded_by)
-        yield moment(attempt.discarded_at, "discarded", f"lost its paid answer, which {by} dropped")
+        lost = f"lost its paid answer, which {printable(attempt.discarded_by)} dropped"
+        yield _moment(attempt, attempt.discarded_at, "discarded", lost)
+
+
+def _expected(attempt: AttemptRecord, *, is_last: bool) -> Iterator[Moment]:
     if attempt.is_queued and attempt.due_at is not None:
-        yield moment(attempt.due_at, "due", f"is due{_waiting(attempt)}", is_expected=True)
+        yield _moment(attempt, attempt.due_at, "due", f"is due{_waiting(attempt)}", is_expected=True)
     elif attempt.outcome is None and attempt.lease_expires_at is not None:
-        yield moment(attempt.lease_expires_at, "lease", "holds its lease until then", is_expected=True)
+        yield _moment(attempt, attempt.lease_expires_at, "lease", "holds its lease until then", is_expected=True)
     elif is_last and attempt.next_attempt_at is not None and attempt.outcome in ("failed", "abandoned"):
-        yield moment(attempt.next_attempt_at, "wait", "is followed by no other one before", is_expected=True)
+        text = "is followed by no other one before"
+        yield _moment(attempt, attempt.next_attempt_at, "wait", text, is_expected=True)
 
 
 def _asking(attempt: AttemptRecord) -> str:

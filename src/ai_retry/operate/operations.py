@@ -7,8 +7,8 @@ from ai_retry.operate.reading import Reads
 class Operations(Actions, Reads):
     """What one operator may do and read; ``client.operate(operator)`` gives it.
 
-    Each method asks the operator's role first. Reads need the role viewer, and are bounded in time and rows whatever the
-    size. Actions need operator or admin, and a reason; who did what to what, when, why and with what outcome is
+    Each method asks the operator's role first. Reads need the role viewer, and are bounded in rows whatever the size.
+    Actions need operator or admin, and a reason; who did what to what, when, why and with what outcome is
     recorded in ``ai_retry_actions``.
 
     Attributes:

@@ -89,7 +89,7 @@ class Found:
         return summarise(self._together())
 
     def newest(self, count: int, *, seconds: float) -> "Newest":
-        """Return the newest ones as a search of their own: so many at most, and as far as they are read in this time."""
+        """Return the newest ones as a search of their own: so many at most, as far as they are read in this time."""
         return Newest(self._parts, self.filter, count=count, seconds=seconds)
 
     def overview(self, count: int) -> tuple[Summary, list[FoundGeneration]]:

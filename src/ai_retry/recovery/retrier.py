@@ -177,6 +177,6 @@ def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
     passes = wait is not None and not look.begun and not isinstance(error, LeaseLost)
     again = wait.total_seconds() if wait is not None and passes else None
     met_outage = isinstance(error, RouteUnavailable)
-    if met_outage and again is not None:
+    if isinstance(error, RouteUnavailable) and error.is_held and again is not None:
         again = min(again, HELD_LOOK.total_seconds())
     return replace(end, left=left, call_end=call_end, again_after=again, met_outage=met_outage)

@@ -16,7 +16,9 @@ _HEADER = ("at (UTC)", "operator", "action", "target", "outcome", "reason")
 @click.command(
     short_help="List what operators did, and why.",
     epilog=examples(
-        "ai-retry actions", "ai-retry actions --target user:0b54ad2c-73b0-4a52-8d6c-0f6f0a1d3c11", "ai-retry actions --json"
+        "ai-retry actions",
+        "ai-retry actions --target user:0b54ad2c-73b0-4a52-8d6c-0f6f0a1d3c11",
+        "ai-retry actions --json",
     ),
 )
 @click.option("--target", metavar="TARGET", help="Only on this: generation:<id>, user:<id>, route:<name>, plan:<id>.")

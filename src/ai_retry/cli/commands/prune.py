@@ -40,10 +40,10 @@ def _storage(settings: Settings) -> Any:
 def prune(*, older_than: timedelta, dry_run: bool, as_json: bool) -> None:
     """Remove old attempts that no rule needs any more, and stored answers of generations that are gone.
 
-    It removes attempts of generations that your app has deleted, attempts that failed before a success, and the record of
-    what operators did. It keeps
-    the success, the last attempt, and all attempts of a generation that has no session. Nothing is removed that is
-    younger than the longest window of quota and attempts. It may run at any time, and may be interrupted and repeated.
+    It removes attempts of generations that your app has deleted, attempts that failed before a success, and the records
+    of what operators did. It keeps the success, the last attempt, and all attempts of a generation that has no session.
+    Nothing is removed that is younger than the longest window of quota and attempts. It may run at any time, and may be
+    interrupted and repeated.
     """
     with reported(), closing(_storage(settings := Settings.from_env())) as storage:
         window = max(settings.policy.quota.window, settings.policy.hard_cap_window)
@@ -60,4 +60,5 @@ def prune(*, older_than: timedelta, dry_run: bool, as_json: bool) -> None:
         print_json({"attempts": attempts, "answers": answers, "actions": actions, "dry_run": dry_run})
     else:
         verb = "would be removed" if dry_run else "removed"
-        click.echo(f"{verb}: {attempts} attempts, {answers} stored answers, {actions} actions of operators")
+        records = f", {actions} records of what operators did" if actions else ""
+        click.echo(f"{verb}: {attempts} attempts, {answers} stored answers{records}")

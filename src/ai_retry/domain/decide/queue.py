@@ -126,9 +126,8 @@ def postpone(message: Message, refusal: RetryRefused, snapshot: Snapshot, fracti
     if not isinstance(refusal, RouteUnavailable):
         return Postpone(message=message, wait=wait * (0.5 + fraction / 2), code=refusal.code)
     route = refusal.route
-    known = [each for each in snapshot.routes if each.route == route]
-    if any(each.held_until is not None for each in known):
+    if refusal.is_held:
         wait = min(wait, HELD_LOOK)
-    waiting = sum(each.waiting for each in known)
+    waiting = sum(each.waiting for each in snapshot.routes if each.route == route)
     spread = OUTAGE_PACE * fraction * (waiting + 1)
     return Postpone(message=message, wait=wait, spread=spread, route=route, code=refusal.code)

@@ -1,7 +1,7 @@
-"""What operators do by a form: each asks for a reason, does one thing through ``ai_retry.operate``, and says what came of it."""
+"""What operators do by a form: each has a reason, does one thing by ``ai_retry.operate``, and says how it ended."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from http import HTTPStatus
 from typing import Final
 from uuid import UUID
 
@@ -10,12 +10,16 @@ from ai_retry.flask.console.asked import duration, field, lifted, reason, unusab
 from ai_retry.flask.console.pages import generation_values
 from ai_retry.flask.console.tokens import Note
 from ai_retry.flask.console.visit import Answer, Moved, Page, Visit
-from ai_retry.operate.acting import LARGEST_LIMIT
+from ai_retry.operate.acting import LARGEST_LIMIT, LONGEST_HOLD
 from ai_retry.operate.operator import NotAllowed
 from ai_retry.operate.views import Timeline
-from ai_retry.problems import problem_of
-from ai_retry.recovery.when import read_duration
+from ai_retry.problems import Problem, Refused, problem_of
 
+_NO_ANSWERS: Final = Problem(
+    code="ANSWERS_NOT_SHOWN",
+    http_status=HTTPStatus.FORBIDDEN,
+    message="This console shows no answers: the app would have to pass show_answers=True.",
+)
 _PASSED_ON: Final = (NotAllowed, NotConfigured, StorageFailure)  # pages of their own
 
 
@@ -63,7 +67,7 @@ def answer(visit: Visit, generation_id: UUID) -> Answer:
     """Show a paid answer that is kept, to an admin, where the host allows it; that it was read is recorded."""
     visit.operator.check("admin")
     if not visit.console.show_answers:
-        raise NotConfigured("this console shows no answers: the app would have to pass show_answers=True")
+        raise Refused(_NO_ANSWERS)
     timeline = _timeline(visit, generation_id)
     kept = visit.operations.kept_answer(_owner(timeline), generation_id, reason=reason())
     title = f"Generation {str(generation_id)[:8]}"
@@ -76,6 +80,8 @@ def hold(visit: Visit) -> Answer:
     """Hold a route closed."""
     with usable():
         route, held = _route(), duration("for")
+        if held > LONGEST_HOLD:
+            raise unusable("for must be at most 24h.")
         visit.operations.hold_route(route, seconds=held.total_seconds(), reason=reason())
     return Moved(address=visit.url("routes"), note=Note(f"{route} is held: no attempt calls it.", is_good=True))
 
@@ -94,7 +100,9 @@ def set_quota(visit: Visit, user_id: UUID) -> Answer:
     with usable():
         limit, per = whole("limit", 0, LARGEST_LIMIT), duration("per")
         visit.operations.set_quota(user_id, limit=limit, per=per, reason=reason())
-    return Moved(address=visit.url("user", user_id=user_id), note=Note("The user has a quota of their own.", is_good=True))
+    return Moved(
+        address=visit.url("user", user_id=user_id), note=Note("The user has a quota of their own.", is_good=True)
+    )
 
 
 def reset_quota(visit: Visit, user_id: UUID) -> Answer:

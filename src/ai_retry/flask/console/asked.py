@@ -13,7 +13,7 @@ from ai_retry.problems import Problem, Refused
 from ai_retry.recovery.when import read_duration
 
 LONGEST: Final = 255  # characters of a field
-LONGEST_REASON: Final = 500
+_DIGITS: Final = 9
 
 
 def unusable(message: str) -> Refused:
@@ -53,7 +53,7 @@ def whole(name: str, lowest: int, highest: int, default: int | None = None) -> i
     text = field(name)
     if not text and default is not None:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and lowest <= int(text) <= highest):
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS and lowest <= int(text) <= highest):
         raise unusable(f"{name} must be a whole number from {lowest} to {highest}.")
     return int(text)
 

@@ -15,6 +15,7 @@ from ai_retry.flask.console.plans import Plans
 from ai_retry.flask.console.recoveries import Recoveries
 from ai_retry.flask.console.tokens import SHORTEST_KEY, Tokens
 from ai_retry.flask.console.visit import Authorize, Console, View
+from ai_retry.operate.operator import Operator
 
 _GENERATION: Final = "/generations/<uuid:generation_id>"
 _USER: Final = "/users/<uuid:user_id>"
@@ -39,7 +40,7 @@ ACTIONS: Final[dict[str, tuple[str, View]]] = {
     "cancel": (f"{_GENERATION}/cancel", acts.cancel),
     "discard": (f"{_GENERATION}/discard", acts.discard),
     "answer": (f"{_GENERATION}/answer", acts.answer),
-    "plan": ("/recover", recover.plan),
+    "plan": ("/recover/plan", recover.plan),
     "start": (f"{_PLAN}/start", recover.start),
     "pause": (f"{_PLAN}/pause", recover.pause),
     "go_on": (f"{_PLAN}/go-on", recover.go_on),
@@ -80,24 +81,42 @@ def create_console(
     Raises:
         NotConfigured: the key is too short or, when it is registered, there is none.
     """
+    console = console_of(client, authorize, show_answers=show_answers, plans=plans, key=key, origins=origins)
+    return mounted(console, name=name, url_prefix=url_prefix)
+
+
+def console_of(
+    client: Client,
+    authorize: Authorize,
+    *,
+    show_answers: bool = False,
+    plans: Path | str | None = None,
+    key: str | bytes | None = None,
+    origins: Collection[str] = (),
+) -> Console:
+    """Put the parts together: see ``create_console``."""
     if key is not None and len(key) < SHORTEST_KEY:
         raise NotConfigured(f"the console's key must have {SHORTEST_KEY} bytes at least")
-    kept = Plans(Path(plans) if plans is not None else None)
-    console = Console(
+    client.operate(Operator("console", "viewer"))  # says now what is missing
+    return Console(
         client=client,
         authorize=authorize,
         show_answers=show_answers,
         key=key,
         origins=frozenset(each.rstrip("/") for each in origins),
-        recoveries=Recoveries(client, kept),
+        recoveries=Recoveries(client, Plans(Path(plans) if plans is not None else None)),
     )
+
+
+def mounted(console: Console, *, name: str, url_prefix: str) -> Blueprint:
+    """Make the blueprint."""
     blueprint = Blueprint(name, __name__, url_prefix=url_prefix)
 
     def ready(state: BlueprintSetupState) -> None:
-        secret = key if key is not None else state.app.secret_key
+        secret = console.key if console.key is not None else state.app.secret_key
         if not secret:
             raise NotConfigured("the console needs a key for its forms: set the app's SECRET_KEY, or pass key=")
-        kept.use_default(Tokens.of([secret], lambda: 0.0).directory_name())
+        console.recoveries.plans.use_default(Tokens.of([secret], lambda: 0.0).directory_name())
 
     blueprint.record(ready)
     for method, views, changes in (("GET", PAGES, False), ("POST", ACTIONS, True)):

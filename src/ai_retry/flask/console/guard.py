@@ -1,7 +1,7 @@
 """What every request passes before anything is read, and what every answer carries.
 
-In this order: the host says who asks; browsers' headers agree that the request comes from the console's own pages; it is
-small enough; a form carries our token. Roles are asked where something is done, in ``ai_retry.operate``.
+In this order: the host says who asks; the headers of browsers agree that the request comes from the console's own
+pages; it is small enough; a form carries our token. Roles are asked where something is done, in ``ai_retry.operate``.
 """
 
 import secrets
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
+from uuid import uuid4
 
 from flask import Response, current_app, request
 from werkzeug.exceptions import HTTPException
@@ -24,9 +25,10 @@ from ai_retry.problems import INTERNAL, Problem, Refused, problem_of, reason_of,
 
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_QUERY_BYTES: Final = 2048
-TOKEN_FIELD: Final = "ai_retry_token"
+TOKEN_FIELD: Final = "ai_retry_token"  # noqa: S105 (its name, not its value)
 
 _FORM: Final = "application/x-www-form-urlencoded"
+_SERVER_ERROR: Final = HTTPStatus.INTERNAL_SERVER_ERROR
 _NOTHING_CHANGED: Final = "Nothing was changed."
 
 
@@ -39,12 +41,17 @@ def guarded(console: Console, view: View, *, changes: bool) -> Callable[..., Res
             return _secured(Response("Not found.\n", HTTPStatus.NOT_FOUND, mimetype="text/plain"), nonce="")
         if not isinstance(operator, Operator):
             raise TypeError("authorize must return an ai_retry.Operator, or None")
-        visit = _visit(console, operator, path)
-        try:
-            _check(visit, changes=changes)
-            response = _response(visit, view(visit, **_own(path)))
-        except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
-            response = _response(visit, _refusal(console, error))
+        visit, request_id = _visit(console, operator, path), _request_id()
+        with hooks.request(request_id=request_id, traceparent=request.headers.get("traceparent")) as asked:
+            try:
+                _check(visit, changes=changes)
+                response = _response(visit, view(visit, **_own(path)))
+            except Exception as error:  # noqa: BLE001 - the outermost entry point: the host must not see our errors
+                problem = _problem(error)
+                if problem is INTERNAL or (problem.http_status >= _SERVER_ERROR and not asked.is_reported):
+                    console.client.events(_reported(problem, error, request_id))
+                response = _response(visit, _refusal(problem))
+        response.headers["X-Request-Id"] = request_id
         return _secured(response, nonce=visit.nonce)
 
     return answer
@@ -109,29 +116,36 @@ def _forbidden(code: str, message: str) -> Problem:
     return Problem(code=code, http_status=HTTPStatus.FORBIDDEN, message=f"{message} {_NOTHING_CHANGED}")
 
 
-def _refusal(console: Console, error: Exception) -> Page:
-    """Turn an error into its page, and report one that is unexpected."""
-    problem = _http_problem(error) if isinstance(error, HTTPException) else problem_of(error)
-    if problem.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        console.client.events(
-            events.RequestFailed(
-                action=f"console {request.endpoint}",
-                code=problem.code,
-                reason=reason_of(error),
-                request_id=None,
-                user_id=None,
-                generation_id=None,
-                retry_after_seconds=problem.retry_after_seconds,
-                stack=stack_of(error) if problem is INTERNAL else None,
-            )
-        )
+def _request_id() -> str:
+    """Take over a sane id, so that one request has one name in all logs; otherwise make one."""
+    asked = request.headers.get("X-Request-Id", "")
+    return asked if hooks.REQUEST_ID.fullmatch(asked) else str(uuid4())
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, HTTPException):
+        status = HTTPStatus(error.code or HTTPStatus.BAD_REQUEST)
+        return Problem(code=status.name, http_status=status, message=f"{status.phrase}. {_NOTHING_CHANGED}")
+    return problem_of(error)
+
+
+def _refusal(problem: Problem) -> Page:
     values = {"problem": problem}
-    return Page(template="problem.html", title="That did not work", active="", values=values, status=problem.http_status)
+    return Page(
+        template="problem.html", title="That did not work", active="", values=values, status=problem.http_status
+    )
 
 
-def _http_problem(error: HTTPException) -> Problem:
-    status = error.code or HTTPStatus.BAD_REQUEST
-    return Problem(code=HTTPStatus(status).name, http_status=status, message=HTTPStatus(status).phrase + ".")
+def _reported(problem: Problem, error: Exception, request_id: str) -> events.Event:
+    """Make the event of an error that nothing below has reported."""
+    return events.RequestFailed(
+        action=f"console {request.endpoint}",
+        code=problem.code,
+        reason=reason_of(error),
+        request_id=request_id,
+        retry_after_seconds=problem.retry_after_seconds,
+        stack=stack_of(error) if problem is INTERNAL else None,
+    )
 
 
 def _response(visit: Visit, answered: Answer) -> Response:

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from flask import request
 
-from ai_retry.domain.errors import AiRetryError, GenerationNotFound, NotConfigured
+from ai_retry.domain.errors import GenerationNotFound, NotConfigured, StorageFailure
 from ai_retry.domain.names import as_uuid
-from ai_retry.flask.console.asked import query, refresh, unusable
+from ai_retry.flask.console.asked import query, refresh
 from ai_retry.flask.console.rendering import REFRESH_CHOICES
 from ai_retry.flask.console.visit import Answer, Moved, Page, Visit
 from ai_retry.operate.alarms import alarms
@@ -17,21 +17,24 @@ from ai_retry.problems import Problem, Refused
 
 _REFRESH: Final = 10
 _PAGE: Final = 50
+_ACTIONS: Final = 10
+_MOST_CONTRADICTIONS: Final = 200
 _FILTERS: Final = ("code", "model", "user", "since", "until")
 _SINCE: Final = "24h"
 _examining = threading.Lock()
 
 
 def now(visit: Visit) -> Answer:
-    """Show how things are."""
-    overview = visit.operations.overview()
-    values = {
-        "as_of": overview.as_of,
-        "overview": overview,
-        "alarms": alarms(overview),
-        "actions": visit.operations.actions(limit=10),
-    }
-    return _page("now", "Now", values, refresh=refresh(_REFRESH, REFRESH_CHOICES))
+    """Show how things are; that the database can't be read is one of the things that may be wrong."""
+    often = refresh(_REFRESH, REFRESH_CHOICES)
+    try:
+        overview = visit.operations.overview()
+        actions = visit.operations.actions(limit=_ACTIONS)
+    except StorageFailure:
+        values: dict[str, Any] = {"overview": None, "alarms": alarms(None), "actions": []}
+        return _page("now", "Now", values, status=HTTPStatus.SERVICE_UNAVAILABLE, refresh=often)
+    values = {"as_of": overview.as_of, "overview": overview, "alarms": alarms(overview), "actions": actions}
+    return _page("now", "Now", values, refresh=often)
 
 
 def failures(visit: Visit) -> Answer:
@@ -105,7 +108,13 @@ def books(visit: Visit) -> Answer:
         if type(error) is not ValueError:
             raise
         found, problem = [], str(error)
-    values = {"since": since, "found": found[:200], "count": len(found), "problem": problem, **_doctor(visit)}
+    values = {
+        "since": since,
+        "found": found[:_MOST_CONTRADICTIONS],
+        "count": len(found),
+        "problem": problem,
+        **_doctor(visit),
+    }
     return _page("books", "Books and doctor", values, status=HTTPStatus.BAD_REQUEST if problem else HTTPStatus.OK)
 
 
@@ -114,7 +123,9 @@ def _doctor(visit: Visit) -> dict[str, Any]:
     if query("doctor") != "yes":
         return {"diagnosis": None, "doctor_problem": None}
     if not _examining.acquire(blocking=False):
-        raise Refused(Problem(code="DOCTOR_RUNS", http_status=429, message="Somebody examines it already: wait a moment."))
+        raise Refused(
+            Problem(code="DOCTOR_RUNS", http_status=429, message="It is being examined already: wait a moment.")
+        )
     try:
         return {"diagnosis": visit.operations.doctor(), "doctor_problem": None}
     except NotConfigured as error:
@@ -124,7 +135,12 @@ def _doctor(visit: Visit) -> dict[str, Any]:
 
 
 def _page(
-    name: str, title: str, values: dict[str, Any], *, active: str = "", status: int = HTTPStatus.OK,
+    name: str,
+    title: str,
+    values: dict[str, Any],
+    *,
+    active: str = "",
+    status: int = HTTPStatus.OK,
     refresh: int | None = None,
 ) -> Page:
     place = active or ("failures" if name == "generation" else name)

@@ -4,8 +4,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -63,16 +63,16 @@ class Kept:
 
 
 class Plans:
-    """Files in one directory: ``ID.json`` is the plan, ``ID.about`` who made it, ``ID.run`` its run, ``ID.pause`` a wish."""
+    """Files in a directory: ``ID.json`` is a plan, ``ID.about`` says who made it, ``ID.run`` how it goes."""
 
     def __init__(self, directory: Path | None) -> None:
-        self._directory, self._is_private = directory, directory is None
+        self._is_private = directory is None
+        self._directory = directory or _private("default")
 
     def use_default(self, name: str) -> None:
         """Keep plans in a directory of this machine's user that has this name, unless one was given."""
         if self._is_private:
-            user = getattr(os, "getuid", lambda: "user")()
-            self._directory = Path(tempfile.gettempdir()) / f"ai-retry-console-{user}-{name}"
+            self._directory = _private(name)
 
     def keep(self, plan: Plan, *, made_by: str, search: Sequence[tuple[str, str]], is_complete: bool) -> None:
         """Write a new plan; one that is there already, with its run, stays."""
@@ -93,14 +93,12 @@ class Plans:
 
     def all(self) -> list[Kept]:
         """List them, newest first."""
-        if self._directory is None or not self._directory.is_dir():
-            return []
         kept = [self.get(path.stem) for path in self._directory.glob("*.about")]
         return sorted((each for each in kept if each is not None), key=lambda each: each.made_at, reverse=True)
 
     def get(self, plan_id: str) -> Kept | None:
         """Return what is known of a plan; None: there is none."""
-        if self._directory is None or _ID.fullmatch(plan_id) is None:
+        if _ID.fullmatch(plan_id) is None:
             return None
         about = self._read(self._file(plan_id, "about"))
         if about is None:
@@ -143,7 +141,6 @@ class Plans:
             self._file(plan_id, kind).unlink(missing_ok=True)
 
     def _file(self, plan_id: str, kind: str) -> Path:
-        assert self._directory is not None
         return self._directory / f"{plan_id}.{kind}"
 
     def _ready(self) -> None:
@@ -152,7 +149,6 @@ class Plans:
         Raises:
             NotConfigured: names the argument.
         """
-        assert self._directory is not None
         self._directory.mkdir(mode=0o700, parents=not self._is_private, exist_ok=True)
         state = self._directory.lstat()
         mine = getattr(os, "getuid", lambda: state.st_uid)() == state.st_uid
@@ -172,6 +168,11 @@ class Plans:
         except FileNotFoundError:
             return None
         return document
+
+
+def _private(name: str) -> Path:
+    user = getattr(os, "getuid", lambda: "user")()
+    return Path(tempfile.gettempdir()) / f"ai-retry-console-{user}-{name}"
 
 
 def _run(document: Mapping[str, Any]) -> Run:

@@ -1,9 +1,8 @@
-"""The console's recoveries: a run goes on in a thread of this process, one at a time, and pauses when it is asked to."""
+"""The console's recoveries: a run goes on in a thread of this process, one at a time, and pauses when it is asked."""
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,6 +22,7 @@ _READING: Final = 20.0  # seconds that a search may take
 _NOTED: Final = 0.5  # seconds between two notes of the progress
 _ACTS: Final = 6  # plans and starts, at most, in
 _MINUTE: Final = 60.0
+_ENDS: Final = ("succeeded", "failed")
 
 _TOO_OFTEN: Final = Problem(
     code="TOO_OFTEN",
@@ -37,13 +37,19 @@ _OTHER_RUNS: Final = Problem(
 
 
 class Recoveries:
-    """Makes plans and runs them."""
+    """Makes plans and runs them.
+
+    Attributes:
+        plans: where they are kept.
+        stopping: set once this process runs none any more.
+    """
 
     def __init__(self, client: Client, plans: Plans) -> None:
         self.plans = plans
         self._client = client
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self.stopping = threading.Event()
         self._acts = deque[float](maxlen=_ACTS)
 
     def plan(self, found: Found, *, made_by: str, **terms: Any) -> str:
@@ -57,7 +63,9 @@ class Recoveries:
         self._act()
         newest = found.newest(MOST, seconds=_READING)
         plan = self._client.plan(newest, **terms)
-        search = [*search_in_words(plan.filter), *_in_words(**terms)]
+        usual = plan.terms.policy  # a plan of the console has the client's
+        lifted = [(name, str(value)) for name, value in plan.terms.lifted(usual)]
+        search = [*search_in_words(plan.filter), *lifted]
         self.plans.keep(plan, made_by=made_by, search=search, is_complete=newest.is_complete)
         return plan.id
 
@@ -74,10 +82,18 @@ class Recoveries:
             self._act()
             plan = self.plans.load(kept.id, self._client)
             now = datetime.now(UTC)
-            run = Run(operator=operator, began_at=now, seen_at=now, total=len(plan.selected), done=plan.done)
+            before = {name: count for name, count in plan.report().totals.items() if name in _ENDS}
+            run = Run(
+                operator=operator,
+                began_at=now,
+                seen_at=now,
+                total=len(plan.selected),
+                done=plan.done,
+                outcomes=before,
+            )
             self.plans.pause(kept.id, wanted=False)
             self.plans.note(kept.id, run)
-            start = _Start(self._client, self.plans, plan, run)
+            start = _Start(self._client, self.plans, plan, run, self.stopping)
             self._thread = threading.Thread(
                 target=start.run,
                 args=(operations,),
@@ -86,8 +102,13 @@ class Recoveries:
             )
             self._thread.start()
 
+    def stop(self) -> None:
+        """Pause what runs here, and wait for the calls that are under way."""
+        self.stopping.set()
+        self.join()
+
     def join(self) -> None:
-        """Wait for what runs here."""
+        """Wait for the end of what runs here."""
         if self._thread is not None:
             self._thread.join()
 
@@ -101,8 +122,9 @@ class Recoveries:
 class _Start:
     """One run, and what is noted of it."""
 
-    def __init__(self, client: Client, plans: Plans, plan: Plan, run: Run) -> None:
+    def __init__(self, client: Client, plans: Plans, plan: Plan, run: Run, stopping: threading.Event) -> None:
         self._client, self._plans, self._plan, self._last = client, plans, plan, run
+        self._stopping, self._before = stopping, Counter(run.outcomes)
         self._noted = 0.0
 
     def run(self, operations: Operations, **options: Any) -> None:
@@ -113,7 +135,9 @@ class _Start:
         except Exception as error:  # noqa: BLE001 - the outermost entry point of this thread
             ended = problem_of(error).code
             self._client.events(
-                events.RequestFailed(action="console recovery", code=ended, reason=reason_of(error), stack=stack_of(error))
+                events.RequestFailed(
+                    action="console recovery", code=ended, reason=reason_of(error), stack=stack_of(error)
+                )
             )
         self._note(replace(self._last, ended=ended, seen_at=datetime.now(UTC)))
 
@@ -127,12 +151,13 @@ class _Start:
                     self._last,
                     seen_at=datetime.now(UTC),
                     done=progress.done,
-                    outcomes=progress.outcomes,
+                    outcomes=dict(self._before + Counter(progress.outcomes)),
                     at_once=progress.at_once,
                     unavailable=progress.unavailable,
                 )
             )
-        return threading.main_thread().is_alive() and not self._plans.is_pausing(self._plan.id)
+        wanted = self._plans.is_pausing(self._plan.id) or self._stopping.is_set()
+        return threading.main_thread().is_alive() and not wanted
 
     def _note(self, run: Run) -> None:
         self._last = run

@@ -1,4 +1,4 @@
-"""How a page becomes HTML: in an environment of our own, which no setting of the host reaches; everything is escaped."""
+"""How a page becomes HTML: in an environment of our own, which no setting of the host reaches; all is escaped."""
 
 from datetime import UTC, datetime
 from functools import cache

@@ -44,7 +44,9 @@ class MemoryOperating(MemoryRecovering, ABC):
     """Reads and acts for operators."""
 
     @abstractmethod
-    def state(self) -> QueueState: ...
+    def state(self) -> QueueState:
+        """Count what waits and what runs for accepted retries."""
+        ...
 
     def overview(self) -> Overview:
         """Count everything."""
@@ -250,11 +252,7 @@ class MemoryOperating(MemoryRecovering, ABC):
         return found
 
     def _read_answer(self, deed: ReadAnswer) -> Done:
-        keys = [
-            key
-            for key in self.answers
-            if key[0] == deed.generation_id and self.rows[key].user_id == deed.user_id
-        ]
+        keys = [key for key in self.answers if key[0] == deed.generation_id and self.rows[key].user_id == deed.user_id]
         if not keys:
             return Done(applied=False)
         return Done(applied=True, answer=json.dumps(self.answers[max(keys)].output))

@@ -90,6 +90,7 @@ class MemoryRecovering(MemoryCreating):
 
     def books(self, rule: QuotaRule | None = None, *, since: datetime | None = None) -> Sequence[Mapping[str, Any]]:
         """List successes whose generation says otherwise; in memory nothing else can contradict a promise."""
+        del rule  # no unit is admitted above a limit here
         with self._lock:
             return [
                 {"violation": "a success whose generation says otherwise", "generation_id": str(row.generation_id)}
