@@ -17,7 +17,7 @@ settings.register_profile("ai-retry", deadline=None)  # how fast a busy machine 
 settings.load_profile("ai-retry")
 pytest.register_assert_rewrite("tests.helpers.steps", "tests.helpers.queue_steps")
 
-from tests.adapters import not_run
+from tests import adapters, console
 from tests.helpers.world import owner_of
 from tools import log_scan
 from tools.stack import Stack, running_stack
@@ -65,7 +65,7 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name logger and place, not the secret; and what has not run."""
-    if (line := not_run()) is not None:
+    for line in filter(None, (adapters.not_run(), console.not_run())):
         terminalreporter.write_line(line, yellow=True)
     if log_scan.SCAN.findings:
         terminalreporter.section("secrets in logs", red=True)
