@@ -97,7 +97,7 @@ class Report:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw how the generations ended and what was not selected, and return the ``matplotlib`` axes."""
-        ends = Counter(f"{_end(line)}: {_words(line.code)}" for line in self.lines if line.outcome != "succeeded")
+        ends = Counter(f"{_end(line)}: {in_words(line.code)}" for line in self.lines if line.outcome != "succeeded")
         left_out = {f"not selected: {reason}": count for reason, count in self.not_selected.items()}
         return outcomes({"succeeded": self.totals["succeeded"], **dict(ends.most_common()), **left_out}, ax)
 
