@@ -493,7 +493,7 @@ def _may_differ(memory: MemoryWorld) -> bool:
 
 
 def _comes_due(memory: MemoryWorld) -> bool:
-    """Whether an attempt becomes due, or a hold ends, while a step over SQL may last: chance says which of the two saw it."""
+    """Whether an attempt becomes due, or a hold ends, while a step over SQL may last: who sees it, is chance."""
     now, rows = memory.clock.now(), memory.storage.rows.values()
     instants = [row.next_attempt_at for row in rows if row.is_queued and row.next_attempt_at is not None]
     instants += [each.held_until for each in memory.storage.overview().routes if each.held_until is not None]

@@ -85,3 +85,13 @@ def test_data_api_is_asked_without_psycopg(monkeypatch: pytest.MonkeyPatch) -> N
     assert "the Data API was asked in its place" in finding.problem
     assert "ai-retry[postgres]" in finding.remedy
     assert outside.with_a_driver(replace(settings, supabase_url=None))[1] == []
+
+
+@pytest.mark.parametrize("reached", [each for each in outside.Reach if each is not outside.Reach.OPEN])
+def test_receiver_of_the_webhook_that_can_t_be_reached_is_named(reached: outside.Reach) -> None:
+    """Messages would wait; nothing is said of one that can be reached, and nothing is sent to it."""
+    (finding,) = outside.webhook(reached)
+
+    assert str(reached) in finding.problem
+    assert "AI_RETRY_WEBHOOK_URL" in finding.remedy
+    assert list(outside.webhook(outside.Reach.OPEN)) == []
