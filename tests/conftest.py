@@ -26,6 +26,7 @@ from tools.waiting import skipping_without_stack
 
 TESTS = Path(__file__).parent
 _LONGEST_FIRST = ("faults", "simulation", "property", "apps", "e2e", "integration", "contract")
+_AT_RANDOM = ("simulation", "property")
 _LISTENING = pytest.MonkeyPatch()
 _MAY_STAY = (
     "ai-retry-lookup",  # until the system's resolver gives up
@@ -78,8 +79,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark every test that uses the stack, directly or not, so that `-m "not stack"` leaves it out.
 
     Workers of pytest-xdist begin with the directories whose files take longest, so that none ends long after the other.
+    Coverage is measured where single cases are tested: it makes long runs of random ones three times as long.
     """
     for item in items:
+        if _directory(item) in _AT_RANDOM:
+            item.add_marker("no_cover")
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stack)
     if hasattr(config, "workerinput"):
@@ -87,8 +91,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _rank(item: pytest.Item) -> int:
-    directory = item.path.relative_to(TESTS).parts[0]
-    return _LONGEST_FIRST.index(directory) if directory in _LONGEST_FIRST else len(_LONGEST_FIRST)
+    return _LONGEST_FIRST.index(_directory(item)) if _directory(item) in _LONGEST_FIRST else len(_LONGEST_FIRST)
+
+
+def _directory(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS).parts[0]
 
 
 @pytest.fixture(scope="module", autouse=True)

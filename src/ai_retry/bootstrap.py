@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ai_retry.client import Client
 from ai_retry.clock import SystemClock
-from ai_retry.config import Settings
+from ai_retry.config import DEFAULT_CONCURRENCY, Settings
 from ai_retry.domain.context import refuse_reserved, stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
@@ -23,10 +23,10 @@ from ai_retry.imported import imported, imported_provider
 from ai_retry.provider_settings import is_loopback
 from ai_retry.recovery.methods import Diagnosis
 from ai_retry.storage.spool import Spool, SpoolReport
-from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
+    from ai_retry.worker import Worker
 
 _READER = "AI_RETRY_CONTEXT_FROM"
 _READS = "takes a Generation and returns a Context"
@@ -144,7 +144,7 @@ def worker(
     concurrency: int = DEFAULT_CONCURRENCY,
     context_from: ContextFrom | None = None,
     on_event: OnEvent = (),
-) -> Iterator[Worker]:
+) -> "Iterator[Worker]":
     """Make a worker that runs accepted retries; connections are given back at the end.
 
     It does not touch what was accepted with another reader than its own: give it the same settings as the app. Where

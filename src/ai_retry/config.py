@@ -38,6 +38,7 @@ from ai_retry.webhook_settings import webhook_secrets, webhook_url
 
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 DEFAULT_MAX_CALLS: Final = 32
+DEFAULT_CONCURRENCY: Final = 8  # of a worker
 _PREFIX: Final = "AI_RETRY_"
 _OWN_PROVIDER: Final = "AI_RETRY_PROVIDER"
 _T = TypeVar("_T")

@@ -47,7 +47,7 @@ LAYERS = {
     "slots": {"domain"},
     "renewal": {"domain", "events", "logs"},
     "rejections": {"domain"},
-    "worker": {"domain", "events", "logs", "rejections", "tables", "watching"},
+    "worker": {"config", "domain", "events", "logs", "rejections", "tables", "watching"},
     "first_calls": {"domain", "hooks", "renewal", "slots", "watching"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables", "watching"},
@@ -90,6 +90,7 @@ LIBRARIES = {
     "jinja2": {"flask.console.rendering"},
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
+    "markupsafe": {"flask.console.words"},
     "marshmallow": {"flask"},
     "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
     "pandas": {"recovery"},

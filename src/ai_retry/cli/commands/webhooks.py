@@ -29,7 +29,7 @@ def webhooks(*, once: bool) -> None:
     days.
     """
     from ai_retry.webhooks.deliveries import Deliveries  # noqa: PLC0415 - imports requests
-    from ai_retry.webhooks.running import receiver_of  # noqa: PLC0415 - the same
+    from ai_retry.webhooks.running import receiver_of  # noqa: PLC0415
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     with reported():

@@ -12,8 +12,7 @@ from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._observing import Observed
 from ai_retry.cli.commands._shared import reported
 from ai_retry.cli.commands._stopping import stopped_by_signals
-from ai_retry.config import Settings
-from ai_retry.worker import DEFAULT_CONCURRENCY
+from ai_retry.config import DEFAULT_CONCURRENCY, Settings
 
 _PORT = click.IntRange(1, 65535)
 
