@@ -21,6 +21,10 @@ from ai_retry.operate.operator import Operator
 
 ADDRESS: Final = "127.0.0.1"
 _NAMES: Final = (ADDRESS, "localhost")
+_OPENED: Final = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=/"><title>ai-retry</title>
+<p><a href="/">Open the console</a></p></html>
+"""
 _Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -72,12 +76,17 @@ class LocalConsole:
         return self._operator if hmac.compare_digest(shown.encode(), self._cookie.encode()) else None
 
     def _open(self, token: str) -> Response:
-        """Exchange the address for a cookie, once."""
+        """Exchange the address for a cookie, once.
+
+        The answer is a page that goes on by itself, no redirect: where a page of another site has the link, browsers
+        keep the cookie to themselves while they follow redirects.
+        """
         known = hmac.compare_digest(token.encode(), self._once.encode())
         if not known or not self._used.acquire(blocking=False):
             return _refused("This address is not known, or was used. Start ai-retry console again.\n")
-        response = Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
+        response = Response(_OPENED, mimetype="text/html")
         response.set_cookie(self._cookie_name, self._cookie, httponly=True, samesite="Strict", path="/")
+        response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
         response.headers["Cache-Control"] = "no-store"
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
