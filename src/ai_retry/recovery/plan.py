@@ -99,8 +99,8 @@ class Plan:
             on_outage: whether to wait for an unavailable provider, or stop.
             operator: who runs it, recorded on every attempt; this machine's user when None. A plan that lifts a limit
                 (``waive``, ``charge=False``, a policy of its own) is run only by an operator who gives a name.
-            on_progress: gets a ``RunProgress`` several times a second, in place of a bar; when it returns False, no
-                further call is started, those that run are finished, and the report is returned.
+            on_progress: gets a ``RunProgress``, in place of a bar, before each call and every second; when it returns
+                False, no further call is started, those that run are finished, and the report is returned.
 
         Raises:
             ValueError: names the argument; nothing was read or written.
