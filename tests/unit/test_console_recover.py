@@ -231,7 +231,7 @@ def test_end_of_the_server_pauses_what_runs(tmp_path: Path) -> None:
 
     assert kept.state == "paused"
     assert kept.run is not None
-    assert (kept.run.done, kept.run.ended) == (1, "INTERRUPTED")
+    assert kept.run.done == 1
 
 
 def test_stop_pauses_what_runs(gated: ConsoleEdge, gate: Gate) -> None:
