@@ -268,6 +268,18 @@ def test_failure_of_a_run_is_shown(edge: ConsoleEdge) -> None:
     assert "a row" not in text
 
 
+def test_no_more_calls_at_once_than_the_client_makes(tmp_path: Path) -> None:
+    """A form that asks for more calls at once than the client allows gets as many as it allows."""
+    edge = console_edge(tmp_path / "plans", max_calls=1)
+    edge.add_generation()
+    path = planned(edge)
+
+    edge.post(f"{path}/start", {"max_workers": "32", "confirm": "1"})
+    edge.console.recoveries.join()
+
+    assert state(shown(edge, path)) == "done"
+
+
 def test_terms_of_a_plan_are_kept_and_shown(edge: ConsoleEdge) -> None:
     """What an operator lifts or limits is part of the plan, and its page says so."""
     for _ in range(3):

@@ -73,6 +73,11 @@ class Plan:
         """Selected generations at which it has made no attempt yet, or one that has not ended."""
         return len(self.selected) - self.done
 
+    @property
+    def most_workers(self) -> int:
+        """How many calls at once ``run`` may be given: the client's ``max_calls``."""
+        return self._parts.slots.limit
+
     def run(
         self,
         *,

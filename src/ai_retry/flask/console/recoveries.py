@@ -97,7 +97,7 @@ class Recoveries:
             self._thread = threading.Thread(
                 target=start.run,
                 args=(operations,),
-                kwargs={"reason": reason, "max_workers": max_workers},
+                kwargs={"reason": reason, "max_workers": min(max_workers, plan.most_workers)},
                 name="ai-retry-console",
             )
             self._thread.start()
