@@ -28,6 +28,7 @@ from ai_retry.cli.commands import (
     routes,
     settle,
     status,
+    webhooks,
     why,
     worker,
 )
@@ -68,6 +69,7 @@ for _command in (
     routes.routes,
     settle.settle,
     status.status,
+    webhooks.webhooks,
     why.why,
     worker.worker,
 ):

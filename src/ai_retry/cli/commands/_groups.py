@@ -7,7 +7,7 @@ import click
 GROUPS = {
     "After an outage": ("find", "recover"),
     "One generation": ("why", "status", "retry", "cancel", "discard-answer"),
-    "In operation": ("console", "worker", "queue", "routes", "quota", "actions", "settle", "books", "prune"),
+    "In operation": ("console", "worker", "queue", "routes", "quota", "actions", "webhooks", "settle", "books", "prune"),
     "Set-up": ("init", "migrations", "doctor"),
 }
 _OTHERS = "Others"
