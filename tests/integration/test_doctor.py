@@ -214,21 +214,23 @@ BROKEN: Mapping[str, Damage] = {
     ),
     "no seam": Damage(
         (f"drop function {SEAM}",),
-        Check.SEAM, "there is no function public.ai_retry_create_session", "ai-retry migrations copy", corrected=False,
+        Check.SESSION_FUNCTION, "there is no function public.ai_retry_create_session", "ai-retry migrations copy",
+        corrected=False,
     ),
     "a seam that returns something else": Damage(
         (f"drop function {SEAM}", f"create function {SEAM} returns text language sql as 'select null::text'",
          f"revoke all on function {SEAM} from public, anon, authenticated",
          f"grant execute on function {SEAM} to service_role"),
-        Check.SEAM, "that returns jsonb", "ai-retry migrations copy", corrected=False,
+        Check.SESSION_FUNCTION, "that returns jsonb", "ai-retry migrations copy", corrected=False,
     ),
     "users may execute the seam": Damage(
         (f"grant execute on function {SEAM} to authenticated",),
-        Check.SEAM, "authenticated may execute ai_retry_create_session: sessions that were charged to no one",
+        Check.SESSION_FUNCTION,
+        "authenticated may execute ai_retry_create_session: sessions that were charged to no one",
     ),
     "the service role may not execute the seam": Damage(
         (f"revoke execute on function {SEAM} from service_role",),
-        Check.SEAM, "service_role may not execute ai_retry_create_session",
+        Check.SESSION_FUNCTION, "service_role may not execute ai_retry_create_session",
     ),
     "no pgmq": Damage(
         ("drop schema pgmq cascade",),
