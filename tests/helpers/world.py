@@ -1,9 +1,9 @@
 """The world around a storage over SQL: the app, its owner, the queue and the passing of time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import psycopg
@@ -15,7 +15,7 @@ from ai_retry.domain.ports import QueueStorage
 from tests.helpers.attempts import ATTEMPTS
 from tests.helpers.worlds import PROMPT_DATA, Row
 
-_INSTANTS = {
+INSTANTS: Final[Mapping[str, Sequence[str]]] = {
     "generations": ("created_at", "updated_at"),
     "ai_retry_open": (*("started_at", "lease_expires_at", "renewable_until", "due_at", "accepted_at", "expires_at"),),
     "ai_retry_attempts": (
@@ -28,6 +28,10 @@ _INSTANTS = {
 _MOVE_ANSWERS = """
 update public.ai_retry_answers a set stored_at = a.stored_at - %(by)s from public.ai_retry_attempts c
 where (c.generation_id, c.number) = (a.generation_id, a.number) and c.user_id = any(%(users)s)
+"""
+_MOVE_WEBHOOK = """
+with moved as (update public.ai_retry_installation set webhook_until = webhook_until - %(by)s)
+update public.ai_retry_outbox set happened_at = happened_at - %(by)s, due_at = due_at - %(by)s
 """
 _MOVE_OUTAGES = """
 update public.ai_retry_outages set not_before = not_before - %(by)s, since = since - %(by)s,
@@ -103,10 +107,25 @@ def owner_of(database_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+def move_back(
+    connection: psycopg.Connection, instants: Mapping[str, Sequence[str]], users: Sequence[UUID], by: timedelta
+) -> None:
+    """Move these columns of these tables of `public` back in time, in the rows of these users."""
+    for table, columns in instants.items():
+        assignments = [sql.SQL("{0} = {0} - %(by)s").format(sql.Identifier(column)) for column in columns]
+        connection.execute(
+            sql.SQL("update public.{} set {} where user_id = any(%(users)s)").format(
+                sql.Identifier(table), sql.SQL(", ").join(assignments)
+            ),
+            {"by": by, "users": list(users)},
+        )
+
+
 def empty_queue(connection: psycopg.Connection) -> None:
-    """Leave no message, no outage and no open attempt of earlier tests: a worker would take care of them."""
-    for table in ("pgmq.q_ai_retry", "public.ai_retry_outages", "public.ai_retry_open"):
+    """Leave no message, outage, open attempt or webhook of earlier tests: a worker would take care of them."""
+    for table in ("pgmq.q_ai_retry", "public.ai_retry_outages", "public.ai_retry_open", "public.ai_retry_outbox"):
         connection.execute(f"delete from {table}".encode())
+    connection.execute("update public.ai_retry_installation set webhook_until = null")
 
 
 class SqlWorld:
@@ -210,16 +229,10 @@ class SqlWorld:
     def advance(self, duration: timedelta) -> None:
         """Move every stored instant of this world's users back; and of all messages and outages."""
         moved = {"by": duration, "users": self._users}
-        for table, columns in _INSTANTS.items():
-            assignments = [sql.SQL("{0} = {0} - %(by)s").format(sql.Identifier(column)) for column in columns]
-            self._connection.execute(
-                sql.SQL("update public.{} set {} where user_id = any(%(users)s)").format(
-                    sql.Identifier(table), sql.SQL(", ").join(assignments)
-                ),
-                moved,
-            )
+        move_back(self._connection, INSTANTS, self._users, duration)
         self._connection.execute(_MOVE_ANSWERS, moved)
         self._connection.execute(_MOVE_OUTAGES, moved)
+        self._connection.execute(_MOVE_WEBHOOK, moved)
         if self._rows("select to_regclass('pgmq.q_ai_retry') is not null as it_is")[0]["it_is"]:
             self._connection.execute(_MOVE_MESSAGES, moved)
 

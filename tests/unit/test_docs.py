@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from uuid import uuid4
 
 import click
 import pytest
@@ -45,7 +46,7 @@ def test_commands_of_pages_are_understood(words: str, monkeypatch: pytest.Monkey
     (tmp_path / "answer.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
 
-    parse(cli, shlex.split(words))
+    parse(cli, shlex.split(words.replace("$GENERATION", str(uuid4()))))  # as the reader's shell does
 
 
 WORDS = (

@@ -80,6 +80,8 @@ class _Examining:
             self._findings += found
             reader = self._reader(settings)
             self._findings += [*outside.deadline(settings.policy), *outside.legacy_keys(settings)]
+            if settings.webhook_url is not None:
+                self._findings += outside.webhook(reach(settings.webhook_url))
             self._ask_providers(settings)
             self._look_into_database(settings, reader)
         return Examination(tuple(self._findings), self._not_run)

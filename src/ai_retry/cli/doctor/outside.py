@@ -72,6 +72,16 @@ def deadline(policy: RetryPolicy) -> Iterator[Finding]:
         )
 
 
+def webhook(reached: Reach) -> Iterator[Finding]:
+    """Say why messages can't arrive. Nothing is sent to find out."""
+    if reached is not Reach.OPEN:
+        yield Finding(
+            Check.CONFIGURATION,
+            f"the webhook's receiver can't be reached: {reached}",
+            "check host and port in AI_RETRY_WEBHOOK_URL, and the network between; messages wait for about three days",
+        )
+
+
 def legacy_keys(settings: Settings) -> Iterator[Finding]:
     """Hint at API keys that Supabase deprecates: they are JWTs, and the newer ones have a prefix."""
     for variable, key, form in (
