@@ -12,12 +12,8 @@ WORKERS ?= 4# processes of tests, on two cores: each of them waits half of its t
 unexport PYTHONDONTWRITEBYTECODE # else each process of tests compiles everything anew
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue check clean demo demo-model demo-outage dist docs \
-=======
-.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue campaigns check clean demo demo-model dist docs \
->>>>>>> w-i21t
-	faults fuzz fuzz-provider help late-finisher long-call migration mutants notebook pages race recovery-proof \
+.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue campaigns check clean demo demo-model demo-outage \
+	dist docs faults fuzz fuzz-provider help late-finisher long-call migration mutants notebook pages race recovery-proof \
 	setup stack-down stack-up test test-adapters test-apps test-console test-oldest
 
 help: ## Explain the targets
