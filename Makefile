@@ -9,7 +9,9 @@ GATEWAY := .cache/gateway
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: help alerts setup demo demo-outage demo-model test test-adapters test-apps test-oldest check dist docs migration pages fuzz fuzz-provider faults long-call race recovery-proof notebook late-finisher bench mutants stack-up stack-down clean bench-queue bench-growth bench-gateway
+.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue check clean demo demo-model demo-outage dist docs \
+	faults fuzz fuzz-provider help late-finisher long-call migration mutants notebook pages race recovery-proof \
+	setup stack-down stack-up test test-adapters test-apps test-console test-oldest
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,13 +43,19 @@ demo-model: $(READY) ## The same with a real small language model, asked for JSO
 	fi
 
 test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
 	@$(BIN)/python -m tests.adapters
+	@$(BIN)/python -m tests.console
 
 test-adapters: $(READY) ## Run the how-tos' examples for FastAPI, Celery and the SDKs of OpenAI, Pydantic AI and LiteLLM (270 MB)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group adapters
 	ADAPTERS=1 $(BIN)/python -m pytest tests/adapters tests/integration/test_example_types.py -p no:unraisableexception $(ARGS) # the SDKs leave sockets open
+
+test-console: $(READY) ## Use the console in a real browser: headless Chromium of the system's, such as Debian's package chromium
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group console
+	@missing=$$(CONSOLE=1 $(BIN)/python -m tests.console); if [ -n "$$missing" ]; then echo "$$missing"; else \
+		CONSOLE=1 $(BIN)/python -m pytest tests/console $(ARGS); fi
 
 test-apps: $(READY) ## Bind and retry twelve apps, and 200 composed ones, on PostgreSQL 18, 16 and 15 and older pgmq
 	@$(BIN)/python -m tests.apps $(ARGS)
@@ -67,7 +75,7 @@ alerts: $(READY) ## Evaluate the example's alert rules with promtool, where that
 	@$(BIN)/python -m tools.alerts
 
 test-oldest: $(OLDEST)/.ready ## Run unit and storage tests with the oldest libraries that are supported
-	$(OLDEST)/bin/python -m pytest tests/unit tests/contract tests/integration/test_data_api.py $(ARGS)
+	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/contract tests/integration/test_data_api.py $(ARGS)
 
 $(OLDEST)/.ready: pyproject.toml constraints.txt constraints-min.txt
 	$(or $(shell command -v python3.11),$(PYTHON)) -m venv --clear $(OLDEST)
@@ -116,6 +124,9 @@ notebook: $(READY) ## Execute examples/recovery.ipynb and keep it with its outpu
 
 bench-queue: $(READY) $(PEERS)/.ready ## From accepted to settled, beside three engines: rate and latency (QUICK=1: a look)
 	@$(BIN)/python -m benchmarks.bench_queue $(if $(QUICK),--quick)
+
+bench-many: $(READY) ## Recover 10,000 generations, and drain 10,000 accepted retries with four workers (QUICK=1: a tenth)
+	@$(BIN)/python -m benchmarks.bench_many $(if $(QUICK),--quick)
 
 late-finisher: $(READY) $(PEERS)/.ready ## Who accepts the finish of a worker given up for dead? Ours and three peers
 	@$(BIN)/python -m benchmarks.late_finisher

@@ -14,7 +14,7 @@ from time import monotonic
 import psycopg
 
 from benchmarks import machine, report
-from benchmarks.measurements import attempts, cold, data_api, endpoint, growth, observed, wal
+from benchmarks.measurements import attempts, cold, data_api, endpoint, growth, observed, parts, wal
 from benchmarks.section import Section
 from benchmarks.sizes import FULL, QUICK, Sizes
 from tools.npm import REPOSITORY
@@ -26,6 +26,7 @@ SERVER = {"fsync": "on", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 
 MEASUREMENTS: dict[str, Callable[[Stack, Sizes], Section]] = {
     "attempts": attempts.measure,
+    "parts": parts.measure,
     "wal": wal.measure,
     "observed": observed.measure,
     "data_api": data_api.measure,

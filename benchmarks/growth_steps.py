@@ -5,8 +5,8 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -16,14 +16,14 @@ from uuid import UUID, uuid4
 import psycopg
 
 from ai_retry.clock import SystemClock
-from ai_retry.domain.change import Amend, Begin, CloseOver, Keep, Reply, Settle
-from ai_retry.domain.model import GenerationStatus, Installation, QuotaRule, Snapshot
+from ai_retry.domain.model import QuotaRule
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import enqueue_generation
-from ai_retry.domain.recovery import Cursor, Filter, FoundPage
+from ai_retry.domain.recovery import Filter
 from ai_retry.domain.retry import retry_generation
 from ai_retry.storage.postgres import PostgresStorage
 from benchmarks.app_rows import AT_ONCE, failed_generations_of
+from benchmarks.timed_storage import TimedStorage
 
 STEPS: Final = ("load", "begin", "settle", "take", "find", "estimate", "prune", "books", "books since a day")
 _LIMIT: Final = 200  # units of a user in a day, more than are spent here
@@ -52,7 +52,7 @@ class Grown:
 
     def attempts(self, count: int) -> None:
         """Retry failed generations of users with a past."""
-        storage = _Timed(self.storage, self._timed)
+        storage = TimedStorage(self.storage, self._timed)
         for user_id, generation_id in failed_generations_of(self.connection, self._users(count)):
             retry_generation(user_id, generation_id, storage=storage, ai=AT_ONCE, clock=SystemClock(), policy=_WIDE)
 
@@ -109,49 +109,6 @@ class Grown:
         began = time.perf_counter()
         yield
         self.found.ms[step].append(1000 * (time.perf_counter() - began))
-
-
-@dataclass(frozen=True)
-class _Timed:
-    """A storage whose steps of an attempt are timed."""
-
-    storage: PostgresStorage
-    timed: Callable[[str], AbstractContextManager[None]]
-
-    def load(
-        self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None, *, creating: bool = False
-    ) -> Snapshot | None:
-        """See the port."""
-        with self.timed("load"):
-            return self.storage.load(user_id, generation_id, rule, token, creating=creating)
-
-    def browse(
-        self, user_id: UUID, statuses: frozenset[GenerationStatus], before: Cursor, limit: int, rule: QuotaRule
-    ) -> FoundPage:
-        """See the port."""
-        return self.storage.browse(user_id, statuses, before, limit, rule)
-
-    def begin(self, change: Begin | CloseOver) -> Reply:
-        """See the port."""
-        with self.timed("begin"):
-            return self.storage.begin(change)
-
-    def settle(self, change: Settle) -> Reply:
-        """See the port."""
-        with self.timed("settle"):
-            return self.storage.settle(change)
-
-    def amend(self, change: Amend) -> Reply:
-        """See the port."""
-        return self.storage.amend(change)
-
-    def keep(self, change: Keep) -> None:
-        """See the port."""
-        self.storage.keep(change)
-
-    def installation(self) -> Installation:
-        """See the port."""
-        return self.storage.installation()
 
 
 @contextmanager

@@ -35,6 +35,11 @@ class LineProcess:
         )
         self.said = self._answer()
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def ask(self, **what: Any) -> Mapping[str, Any]:
         """Ask it, and wait for the answer.
 

@@ -17,12 +17,14 @@ settings.register_profile("ai-retry", deadline=None)  # how fast a busy machine 
 settings.load_profile("ai-retry")
 pytest.register_assert_rewrite("tests.helpers.steps", "tests.helpers.queue_steps")
 
-from tests.adapters import not_run
+from tests import adapters, console
 from tests.helpers.world import owner_of
 from tools import log_scan
 from tools.stack import Stack, running_stack
 from tools.waiting import skipping_without_stack
 
+TESTS = Path(__file__).parent
+_LONGEST_FIRST = ("faults", "simulation", "property", "apps", "e2e", "integration", "contract")
 _LISTENING = pytest.MonkeyPatch()
 _MAY_STAY = (
     "ai-retry-lookup",  # until the system's resolver gives up
@@ -62,7 +64,7 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name logger and place, not the secret; and what has not run."""
-    if (line := not_run()) is not None:
+    for line in filter(None, (adapters.not_run(), console.not_run())):
         terminalreporter.write_line(line, yellow=True)
     if log_scan.SCAN.findings:
         terminalreporter.section("secrets in logs", red=True)
@@ -71,11 +73,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses the stack, directly or not, so that `-m "not stack"` leaves it out."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark every test that uses the stack, directly or not, so that `-m "not stack"` leaves it out.
+
+    Workers of pytest-xdist begin with the directories whose files take longest, so that none ends long after the other.
+    """
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stack)
+    if hasattr(config, "workerinput"):
+        items.sort(key=_rank)  # within a directory the order stays random
+
+
+def _rank(item: pytest.Item) -> int:
+    directory = item.path.relative_to(TESTS).parts[0]
+    return _LONGEST_FIRST.index(directory) if directory in _LONGEST_FIRST else len(_LONGEST_FIRST)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,10 +27,16 @@ from tools.stack import MIGRATIONS, Stack, running_stack
 OUTPUT = REPOSITORY / "dist"
 _CONSTRAINTS = ["--constraint", str(REPOSITORY / "constraints.txt")]
 _OLDEST, _NEWEST = 11, 20  # of Python 3; those in between are looked for
-_IN_THE_WHEEL = {"ai_retry/py.typed", *(f"ai_retry/migrations/{path.name}" for path in MIGRATIONS.glob("*.sql"))}
+_PAGES = "ai_retry/flask/console/templates"
+_IN_THE_WHEEL = {
+    "ai_retry/py.typed",
+    *(f"ai_retry/migrations/{path.name}" for path in MIGRATIONS.glob("*.sql")),
+    *(f"{_PAGES}/{path.name}" for path in (REPOSITORY / "src" / _PAGES).iterdir()),
+}
 _IN_THE_SDIST = {"README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "pyproject.toml", "tests/conftest.py"}
 _EXTRAS = {
     "cli": "from ai_retry.cli.commands import cli",
+    "console": "from ai_retry.flask import Operator, create_console; from ai_retry.flask.console import local",
     "flask": "from ai_retry.flask import create_blueprint",
     "metrics": "from ai_retry.telemetry import PrometheusEvents",
     "notebook": "import matplotlib.pyplot, pandas, tqdm.auto; from ai_retry import recovery",

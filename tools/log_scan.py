@@ -2,8 +2,9 @@
 
 All loggers at all levels count, formatted with their arguments, exceptions and extra members, as a handler gets them
 (after the filters of their logger), whether or not there is one; so do the logs of gunicorn, the events that hooks are
-given, what is exposed to Prometheus, and spans. Not read: what PostgreSQL and Supabase Lite, which are no part of the
-product, write into their own files, and what the processes of the CLI's tests print.
+given, what is exposed to Prometheus, spans, and the console's pages (but for the paid answer that an admin asks for).
+Not read: what PostgreSQL and Supabase Lite, which are no part of the product, write into their own files, and what the
+processes of the CLI's tests print.
 
 A finding names logger, level, place and test, never the secret.
 """
@@ -151,6 +152,8 @@ def _listen_to_sinks(patch: Any) -> None:
         _listen_to_metrics(patch)
     if find_spec("opentelemetry") is not None:
         _listen_to_spans(patch)
+    if find_spec("flask") is not None:
+        _listen_to_pages(patch)
 
 
 def _listen_to_metrics(patch: Any) -> None:
@@ -177,3 +180,17 @@ def _listen_to_spans(patch: Any) -> None:
         return export(exporter, spans)
 
     patch.setattr(InMemorySpanExporter, "export", exported)
+
+
+def _listen_to_pages(patch: Any) -> None:
+    from ai_retry.flask.console import guard  # noqa: PLC0415 - its library may be absent
+
+    render = guard.rendered
+
+    def rendered(visit: Any, page: Any) -> str:
+        html = render(visit, page)
+        if page.values.get("answer") is None:
+            SCAN.read_sink(f"the console's page {page.template}", html)
+        return html
+
+    patch.setattr(guard, "rendered", rendered)

@@ -78,7 +78,16 @@ OURS: Final = Migration(
 """,
     parts=(
         *("look", "schema", "tables/open", "tables/attempts", "tables/answers", "tables/quotas", "tables/outages"),
-        *("tables/recoveries", "tables/installation", "parts/*", "queue/*", "verbs/*", "recovery/*", "operate/*"),
+        *(
+            "tables/recoveries",
+            "tables/installation",
+            "tables/actions",
+            "parts/*",
+            "queue/*",
+            "verbs/*",
+            "recovery/*",
+            "operate/*",
+        ),
         "grants",
     ),
 )

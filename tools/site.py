@@ -19,6 +19,9 @@ from tools.npm import REPOSITORY, install_node_packages, node
 
 CONFIGURATION = REPOSITORY / "zensical.toml"
 DOCS = REPOSITORY / "docs"
+CHANGELOG = REPOSITORY / "CHANGELOG.md"
+CHANGELOG_PAGE = "changelog.md"
+NOTEBOOK = REPOSITORY / "examples" / "recovery.ipynb"
 _SITE = REPOSITORY / ".cache" / "site"
 _MANIFEST = Path(__file__).parent / "node_docs"
 _CHECK_DIAGRAM = _MANIFEST / "check.cjs"
@@ -45,13 +48,26 @@ def build(target: Path, *, docs: Path = DOCS) -> None:
         project = Path(directory)
         shutil.copy(CONFIGURATION, project)
         shutil.copytree(docs, project / "docs")
-        (project / "docs" / "assets").mkdir(exist_ok=True)
-        shutil.copy(_diagram_library(), project / "docs" / "assets" / "mermaid.js")
+        _bring_in(project / "docs")
         _run_generator(project)
         if problems := list(_loaded_from_elsewhere(project / "site")):
             raise SiteBroken("\n".join(problems))
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(project / "site", target)
+
+
+def _bring_in(docs: Path) -> None:
+    """Add what the pages use from outside their folder: the changelog, the notebook, the library of the diagrams."""
+    assets = docs / "assets"
+    assets.mkdir(exist_ok=True)
+    shutil.copy(_diagram_library(), assets / "mermaid.js")
+    shutil.copy(NOTEBOOK, assets)
+    (docs / CHANGELOG_PAGE).write_text(CHANGELOG.read_text().replace("](docs/", "]("))
+    home = docs / "index.md"
+    text = home.read_text()
+    for file, place in ((CHANGELOG, CHANGELOG_PAGE), (NOTEBOOK, f"assets/{NOTEBOOK.name}")):
+        text = text.replace(f"](../{file.relative_to(REPOSITORY)})", f"]({place})")
+    home.write_text(text)
 
 
 def _run_generator(project: Path) -> None:
@@ -70,7 +86,7 @@ def _run_generator(project: Path) -> None:
 def _outside_navigation(docs: Path) -> Iterator[str]:
     """Compare the navigation with the pages."""
     listed = set(_pages(tomllib.loads(CONFIGURATION.read_text())["project"]["nav"]))
-    there = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    there = {CHANGELOG_PAGE, *(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))}
     yield from (f"docs/{name} is not in the navigation of {CONFIGURATION.name}" for name in sorted(there - listed))
     yield from (f"docs/{name} does not exist, and the navigation names it" for name in sorted(listed - there))
 

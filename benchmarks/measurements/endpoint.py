@@ -34,6 +34,7 @@ REFUSED_CLIENTS = 8
 SUCCEEDING_CLIENTS = 16
 _PER_CLIENT = 3  # requests of each client per second of the measurement, at 300 ms and some
 _ASKED_BY = (1, 16, CLIENTS)
+_FEW = 3  # requests of each client in a round, where they are few
 _PLAIN, _SHAPED = "processor ms", "processor ms, schema"
 _PLAIN_RATE, _SHAPED_RATE = "per second", "per second, schema"
 _COLUMNS = (_PLAIN, _SHAPED, _PLAIN_RATE, _SHAPED_RATE, *(f"p50 added, {count} at once (ms)" for count in _ASKED_BY))
@@ -115,7 +116,7 @@ def _round(running: Sequence[Contender], provider: str, sizes: Sizes) -> Mapping
     found = {}
     for each in running:
         plain, shaped = (_loaded(each, CLIENTS, count, shaped=shaped) for shaped in (False, True))
-        few = {clients: _loaded(each, clients, 8 * clients, shaped=False).p50 for clients in _ASKED_BY[:-1]}
+        few = {clients: _loaded(each, clients, _FEW * clients, shaped=False).p50 for clients in _ASKED_BY[:-1]}
         waits = [p50 - alone[clients] for clients, p50 in (*few.items(), (CLIENTS, plain.p50))]
         numbers = (plain.cost, shaped.cost, plain.rate, shaped.rate, *waits)
         found[each.name] = dict(zip(_COLUMNS, numbers, strict=True))

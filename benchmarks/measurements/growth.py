@@ -24,6 +24,7 @@ from tools.stack import Stack
 
 EACH = 10  # finished generations of an ordinary user
 BUSY_USERS = 1000  # who share the attempts while a transaction idles
+BUSY_ATTEMPTS = 800  # of a sample
 WORKERS = 8
 _ATTEMPTS = 100  # per round
 _FEWEST_ROUNDS = 5
@@ -63,23 +64,24 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
         large.attempts_of_anyone(_ATTEMPTS)  # plans are cached then
         scans, indexes = large.scans_of(_ATTEMPTS)
         found = _in_turns(ways, max(sizes.rounds, _FEWEST_ROUNDS))
-        held_before, held_after = small.with_idle_transaction(sizes.held)
+        held_before, held_after = small.with_idle_transaction(sizes.held, sizes.rounds)
     medians = {way: median(samples) for way, samples in found.items()}
     few, many, one_finished, all_finished = medians.values()
-    loss = 1 - held_after / held_before
+    loss = 1 - median(held_after) / median(held_before)
     return Section(
         title="Growth",
         header=("", "ms per attempt, one after the other"),
         rows=[
             *((way, short(medians[way])) for way in ways),
-            (f"{WORKERS} threads, before an idle transaction", f"{short(held_before)} attempts/s"),
-            (f"{WORKERS} threads, after {sizes.held:g} s of one held open", f"{short(held_after)} attempts/s"),
+            (f"{WORKERS} threads, before an idle transaction", _rates(held_before)),
+            (f"{WORKERS} threads, after {sizes.held:g} s of one held open", _rates(held_after)),
         ],
         notes=[
             *NOTES,
             f"Reads in the large database per attempt, foreign keys included: {scans}; of indexes: {indexes}.",
             f"While the transaction idled, {BUSY_USERS:,} users shared all attempts, more than a quota would allow "
-            "them, so that what can't be cleaned up meets their next attempts.",
+            "them, so that what can't be cleaned up meets their next attempts. Medians of "
+            f"{sizes.rounds} samples, before and after (slowest to fastest).",
         ],
         aims=[
             Aim(text="ratio, large to small database", limit=1.2, measured=many / few, at_most=True),
@@ -88,6 +90,10 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
         ],
         data={"ms": found, "scans": scans, "indexes": indexes, "idle": {"before": held_before, "after": held_after}},
     )
+
+
+def _rates(samples: list[float]) -> str:
+    return f"{short(median(samples))} attempts/s ({short(min(samples))} to {short(max(samples))})"
 
 
 def _in_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -167,24 +173,24 @@ class _Database:
         rows = self.connection.execute(query.encode(), [list(_COUNTED_TABLES)]).fetchall()
         return {row[0]: tuple(row[1:]) for row in rows}
 
-    def with_idle_transaction(self, seconds: float) -> tuple[float, float]:
-        """Attempts per second before a transaction idles, and at the end of its time."""
+    def with_idle_transaction(self, seconds: float, samples: int) -> tuple[list[float], list[float]]:
+        """Attempts per second before a transaction idles, and after so many seconds of it, while it still does."""
         users = new_users(self.connection, BUSY_USERS)
-        rate = self._rate(users, 2.0)
+        self._rate(users)  # connections are open then
+        before = [self._rate(users) for _ in range(samples)]
         with psycopg.connect(self.url) as idle:
             idle.execute("set transaction isolation level repeatable read")
             idle.execute("select count(*) from public.generations")
             until = time.monotonic() + seconds
-            while True:
-                last = self._rate(users, 2.0)
-                if time.monotonic() > until:
-                    break
+            while time.monotonic() < until:
+                self._rate(users)
+            after = [self._rate(users) for _ in range(samples)]
             idle.rollback()
-        return rate, last
+        return before, after
 
-    def _rate(self, users: list[UUID], seconds: float) -> float:
-        """Let all threads work for a while."""
-        count = int(400 * seconds)
+    def _rate(self, users: list[UUID]) -> float:
+        """Let all threads make some attempts; return how many a second."""
+        count = BUSY_ATTEMPTS
         rows = failed_generations_of(self.connection, (users * (count // len(users) + 1))[:count])
         began = time.perf_counter()
         with ThreadPoolExecutor(WORKERS) as threads:

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         Usage,
         Waiver,
     )
+    from ai_retry.domain.operation import Action, AttemptRecord, OperatorStorage, Overview, Period, RouteReport
     from ai_retry.domain.outlook import Outlook
     from ai_retry.domain.policy import RetryPolicy
     from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
@@ -71,6 +72,10 @@ if TYPE_CHECKING:
     from ai_retry.domain.recovery import Decision, RecoveryStorage, UnreadableRow
     from ai_retry.domain.retry import retry_generation, retry_status
     from ai_retry.events import Event, OnEvent
+    from ai_retry.operate.alarms import Alarm
+    from ai_retry.operate.operations import Operations
+    from ai_retry.operate.operator import NotAllowed, Operator
+    from ai_retry.operate.views import Failures, Moment, Timeline, UserState
     from ai_retry.problems import Problem
     from ai_retry.providers.fallback import FallbackProvider
     from ai_retry.providers.function import FunctionProvider
@@ -88,11 +93,14 @@ if TYPE_CHECKING:
     from ai_retry.worker import Worker
 
 __all__ = [
+    "Action",
     "AiProvider",
     "AiRetryError",
+    "Alarm",
     "AlreadySucceeded",
     "Answer",
     "Attempt",
+    "AttemptRecord",
     "AttemptsExhausted",
     "AuthUnavailable",
     "BackoffNotElapsed",
@@ -108,6 +116,7 @@ __all__ = [
     "Explanation",
     "Failure",
     "FailureCode",
+    "Failures",
     "FallbackProvider",
     "Found",
     "FoundGeneration",
@@ -120,9 +129,16 @@ __all__ = [
     "HttpAiProvider",
     "IdempotencyConflict",
     "LeaseLost",
+    "Moment",
+    "NotAllowed",
     "NotConfigured",
+    "Operations",
+    "Operator",
+    "OperatorStorage",
     "Outcome",
     "Outlook",
+    "Overview",
+    "Period",
     "Plan",
     "Problem",
     "QueueState",
@@ -144,6 +160,7 @@ __all__ = [
     "RetryPolicy",
     "RetryRefused",
     "RetryResult",
+    "RouteReport",
     "RouteState",
     "RouteUnavailable",
     "SessionConflict",
@@ -158,11 +175,13 @@ __all__ = [
     "StorageUnavailable",
     "Summary",
     "SystemClock",
+    "Timeline",
     "TokenVerifier",
     "TooManyParallel",
     "Unauthenticated",
     "UnreadableRow",
     "Usage",
+    "UserState",
     "Waiver",
     "Worker",
     "connect",
@@ -176,11 +195,14 @@ __all__ = [
 ]
 
 _LAZY: Final = {
+    "Action": "domain.operation",
     "AiProvider": "domain.ports",
     "AiRetryError": "domain.errors",
+    "Alarm": "operate.alarms",
     "AlreadySucceeded": "domain.errors",
     "Answer": "domain.model",
     "Attempt": "domain.model",
+    "AttemptRecord": "domain.operation",
     "AttemptsExhausted": "domain.errors",
     "AuthUnavailable": "domain.errors",
     "BackoffNotElapsed": "domain.errors",
@@ -196,6 +218,7 @@ _LAZY: Final = {
     "Explanation": "recovery.why",
     "Failure": "domain.model",
     "FailureCode": "domain.model",
+    "Failures": "operate.views",
     "FallbackProvider": "providers.fallback",
     "Found": "recovery.found",
     "FoundGeneration": "recovery.generation",
@@ -208,9 +231,16 @@ _LAZY: Final = {
     "HttpAiProvider": "providers.http",
     "IdempotencyConflict": "domain.errors",
     "LeaseLost": "domain.errors",
+    "Moment": "operate.views",
+    "NotAllowed": "operate.operator",
     "NotConfigured": "domain.errors",
+    "Operations": "operate.operations",
+    "Operator": "operate.operator",
+    "OperatorStorage": "domain.operation",
     "Outcome": "domain.model",
     "Outlook": "domain.outlook",
+    "Overview": "domain.operation",
+    "Period": "domain.operation",
     "Plan": "recovery.plan",
     "Problem": "problems",
     "QueueState": "domain.queue_model",
@@ -232,6 +262,7 @@ _LAZY: Final = {
     "RetryPolicy": "domain.policy",
     "RetryRefused": "domain.errors",
     "RetryResult": "domain.model",
+    "RouteReport": "domain.operation",
     "RouteState": "domain.queue_model",
     "RouteUnavailable": "domain.errors",
     "SessionConflict": "domain.errors",
@@ -246,11 +277,13 @@ _LAZY: Final = {
     "StorageUnavailable": "domain.errors",
     "Summary": "recovery.summary",
     "SystemClock": "clock",
+    "Timeline": "operate.views",
     "TokenVerifier": "auth",
     "TooManyParallel": "domain.errors",
     "Unauthenticated": "domain.errors",
     "UnreadableRow": "domain.recovery",
     "Usage": "domain.model",
+    "UserState": "operate.views",
     "Waiver": "domain.model",
     "Worker": "worker",
     "generate": "domain.first_call",

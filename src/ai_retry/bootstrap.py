@@ -74,6 +74,7 @@ def connect(
             storage=storage,
             queue_storage=storage,
             recovery_storage=storage,
+            operator_storage=storage,
             provider=getattr(ai, "name", None) or type(ai).__name__,
             ai=ai,
             clock=clock,
@@ -101,7 +102,7 @@ def provider_of(settings: Settings, clock: Clock) -> AiProvider:
     if settings.provider is not None:
         return imported_provider(settings.provider)
     from ai_retry.providers.fallback import FallbackProvider  # noqa: PLC0415 - light, but its parts are not
-    from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415 - imports requests
+    from ai_retry.providers.http import HttpAiProvider  # noqa: PLC0415
     from ai_retry.providers.reask import ReaskProvider  # noqa: PLC0415
 
     first = HttpAiProvider(
@@ -284,7 +285,7 @@ def open_storage(settings: Settings, *, timeout: float = _REQUEST_SECONDS, spool
         except ModuleNotFoundError as error:
             raise NotConfigured(f"{error.name} is not installed: install ai-retry with its extra postgres") from error
         return PostgresStorage(settings.database_url, spool=spool)
-    from ai_retry.storage.supabase import SupabaseStorage  # noqa: PLC0415 - imports supabase
+    from ai_retry.storage.supabase import SupabaseStorage  # noqa: PLC0415 - imports httpx and postgrest
 
     if settings.supabase_url is None or settings.supabase_secret_key is None:
         raise NotConfigured("SUPABASE_URL and SUPABASE_SECRET_KEY, or DATABASE_URL, are missing")

@@ -1,7 +1,6 @@
 """The methods of ai-retry, over the parts that it was given. ``bootstrap.connect`` builds a client from settings."""
 
 from collections.abc import Callable, Collection, Sequence
-from types import TracebackType
 from typing import Self
 from uuid import UUID
 
@@ -9,11 +8,11 @@ from ai_retry.clock import SystemClock
 from ai_retry.config import DEFAULT_MAX_CALLS
 from ai_retry.domain import queue, retry
 from ai_retry.domain.calls import route_name
-from ai_retry.domain.change import Discard
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, RetryResult
-from ai_retry.domain.names import WaiverWord, as_uuid, check_operator
+from ai_retry.domain.names import WaiverWord, as_uuid
+from ai_retry.domain.operation import OperatorStorage
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
@@ -24,6 +23,7 @@ from ai_retry.events import OnEvent
 from ai_retry.first_calls import FirstCalls
 from ai_retry.hooks import Events, current_origin
 from ai_retry.listings import Listings
+from ai_retry.operate.methods import OperateMethods
 from ai_retry.recovery.methods import Diagnosis, RecoveryMethods
 from ai_retry.recovery.parts import Parts
 from ai_retry.renewal import LeaseRenewer
@@ -34,7 +34,7 @@ from ai_retry.watching.reports import Reports
 from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 
-class Client(FirstCalls, Listings, RecoveryMethods):
+class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
     """Makes first calls of generations, and retries, with what it was given; ``connect`` makes one from settings.
 
     Safe to share between threads. Close it, or use it as a context manager, to give back connections.
@@ -51,6 +51,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         max_calls: int = DEFAULT_MAX_CALLS,
         queue_storage: QueueStorage | None = None,
         recovery_storage: RecoveryStorage | None = None,
+        operator_storage: OperatorStorage | None = None,
         provider: str = "",
         spool: Spool | None = None,
         doctor: Callable[[], Diagnosis] | None = None,
@@ -68,6 +69,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             max_calls: provider calls that run at once through this client.
             queue_storage: where retries wait that are accepted for later; None: none are.
             recovery_storage: where failed generations are found, and recoveries recorded; None: nowhere.
+            operator_storage: what operators read, and where their actions are recorded; None: they can't act.
             provider: names what ``ai`` asks, so that all processes share what they learn of its outages.
             spool: where answers wait that ``storage`` could not settle, for ``settle``.
             doctor: examines the set-up, for ``doctor``; None: it can't be examined from here.
@@ -78,7 +80,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         self._policy, self._context_from = policy, context_from
         self._slots, self._on_close = CallSlots(max_calls), on_close
         self._queue_storage, self._recovery_storage, self._provider = queue_storage, recovery_storage, provider
-        self._spool, self._doctor = spool, doctor
+        self._operator_storage, self._spool, self._doctor = operator_storage, spool, doctor
         self.events = Events(on_event)
         self._reports = Reports(self.events, has_spool=spool is not None)
         self._renewer = LeaseRenewer(storage, policy.lease, self.events)
@@ -177,14 +179,12 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         return self._queue().state()
 
     def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> Worker:
-        """Make a worker of this client's parts; they are the client's to close.
-
-        Args:
-            concurrency: attempts that it runs at once.
+        """Make a worker of this client's parts, which are the client's to close; it runs so many attempts at once.
 
         Raises:
             NotConfigured: there is no queue.
         """
+        self.prepare()
         return Worker(
             storage=self._queue(),
             ai=self._ai,
@@ -215,21 +215,6 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             route_of=self._route_of,
         )
 
-    def discard_answer(self, user_id: UUID | str, generation_id: UUID | str, *, operator: str) -> bool:
-        """Drop a stored answer that can never become a session, so that the next retry calls again; recorded.
-
-        Returns:
-            Whether there was one.
-
-        Raises:
-            StorageFailure: safe to repeat.
-            ValueError: an id is not a UUID, or ``operator`` is blank or can't be read in a log; nothing was read.
-        """
-        user_id, generation_id = as_uuid(user_id, "user_id"), as_uuid(generation_id, "generation_id")
-        check_operator(operator, lifted=["discard_answer"])
-        change = Discard(user_id=user_id, generation_id=generation_id, operator=operator)
-        return self._storage.amend(change).applied
-
     def settle(self) -> SpoolReport:
         """Settle what waits in the spool, such as after an outage of the database. Safe to repeat at any time."""
         return self._spool.send_again(self._storage) if self._spool is not None else SpoolReport()
@@ -238,6 +223,9 @@ class Client(FirstCalls, Listings, RecoveryMethods):
         """Do the same in another thread: a worker's messages don't wait for it."""
         if self._spool is not None:
             self._spool.send_beside(self._storage)
+
+    def _spool_files(self) -> int | None:
+        return len(self._spool.names()) if self._spool is not None else None
 
     def _route_of(self, context: Context) -> str | Sequence[str]:
         routes = getattr(self._ai, "routes", None)  # a provider that falls back names where to
@@ -284,6 +272,11 @@ class Client(FirstCalls, Listings, RecoveryMethods):
             raise NotConfigured("only a client of the environment's settings can be examined: run ai-retry doctor")
         return self._doctor()
 
+    def prepare(self) -> None:
+        """Import what the first retry needs, so that no user waits for it: servers do it when they start."""
+        if callable(prepare := getattr(self._ai, "prepare", None)):
+            prepare()
+
     def close(self) -> None:
         """Give back connections. A repeat does nothing."""
         self._on_close()
@@ -291,9 +284,7 @@ class Client(FirstCalls, Listings, RecoveryMethods):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -47,32 +47,32 @@ _T = TypeVar("_T")
 class Settings:
     """Everything that ``connect`` needs to know; ``repr`` shows no key, password or header."""
 
-    supabase_url: str | None = None  # the project's address; None only beside a database_url
-    supabase_secret_key: str | None = field(default=None, repr=False)  # for the Data API; None beside a database_url
-    supabase_publishable_key: str | None = field(default=None, repr=False)  # to ask Auth about HS256 tokens
-    supabase_jwt_secret: str | None = field(default=None, repr=False)  # to check HS256 tokens here
+    supabase_url: str | None = None  # the project's address; None only with a database_url
+    supabase_secret_key: str | None = field(default=None, repr=False)  # sb_secret_…; None only with a database_url
+    supabase_publishable_key: str | None = field(default=None, repr=False)  # sb_publishable_…, to verify HS256 tokens
+    supabase_jwt_secret: str | None = field(default=None, repr=False)  # to verify HS256 tokens without a request
     supabase_jwt_issuer: tuple[str, ...] | None = None  # what ``iss`` may be; None: {supabase_url}/auth/v1
-    database_url: str | None = field(default=None, repr=False)  # straight to PostgreSQL instead of the Data API
-    ai_base_url: str = OPENROUTER  # of an OpenAI-compatible API, without chat/completions
+    database_url: str | None = field(default=None, repr=False)  # a direct connection instead of the Data API
+    ai_base_url: str = OPENROUTER  # address of an OpenAI-compatible API, without chat/completions
     ai_api_key: str | None = field(default=None, repr=False)  # None only for a provider on this machine
-    ai_auth_header: str = "Authorization"  # carries the key: as a bearer token, in any other one bare
-    ai_model: str | None = None  # where a generation names none
-    ai_models: frozenset[str] | None = None  # the only ones that generations may name; None: any
+    ai_auth_header: str = "Authorization"  # header of the key; a bearer token there, the bare key in any other header
+    ai_model: str | None = None  # the model where a generation names none
+    ai_models: frozenset[str] | None = None  # the only models that generations may name; None: any
     ai_headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # sent with each call
     ai_query: Mapping[str, str] = field(default_factory=dict, repr=False)  # such as Azure's api-version
-    ai_response_format: ResponseFormat = ResponseFormat.JSON_SCHEMA  # how an output under a schema is asked for
+    ai_response_format: ResponseFormat = ResponseFormat.JSON_SCHEMA  # how the provider is asked to keep to a schema
     ai_extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)  # further fields of each request
     ai_reasks: int = 1  # how often a model is asked again for an answer that is not valid under its schema
     ai_fallback_models: tuple[str, ...] = ()  # asked in this order when the first model fails
-    ai_fallbacks: tuple[Fallback, ...] = ()  # asked after that: AI_FALLBACK_1_BASE_URL, …_API_KEY, …_MODEL, 2, …
-    ai_fallback_on: frozenset[str] = frozenset()  # also after a timeout, which may have generated, or a refusal
-    ai_fallback_reserve: timedelta = timedelta(seconds=3)  # of the deadline, left for each call that follows
+    ai_fallbacks: tuple[Fallback, ...] = ()  # further providers: AI_FALLBACK_1_BASE_URL, …_API_KEY, …_MODEL, 2, …
+    ai_fallback_on: frozenset[str] = frozenset()  # fall back also after a timeout, or after a refusal by the model
+    ai_fallback_reserve: timedelta = timedelta(seconds=3)  # part of the deadline that is left for each further call
     policy: RetryPolicy = DEFAULT_POLICY
     max_calls: int = DEFAULT_MAX_CALLS  # provider calls that run at once in this process
-    spool_dir: Path | None = None  # where paid answers wait while the database is away; None: nowhere
+    spool_dir: Path | None = None  # where paid answers wait while the database is unavailable; None: nowhere
     accepted_roles: frozenset[str] = frozenset({"authenticated"})  # what ``role`` of an access token may be
     required_aal: str | None = None  # aal2: only users who signed in with a second factor; None: any level
-    allow_anonymous: bool = True  # users who signed in anonymously
+    allow_anonymous: bool = True  # whether users who signed in anonymously may retry
     context_from: str | None = None  # package.module:function that reads contexts; None: ``stored_context``
     provider: str | None = None  # package.module:function that makes the provider; None: the one at AI_BASE_URL
 
@@ -110,7 +110,7 @@ class _Reader:
         key = self._get("SUPABASE_SECRET_KEY", secret_key)
         if "DATABASE_URL" not in self._values:
             self._need("SUPABASE_URL", "the project's address, or set DATABASE_URL to go straight to PostgreSQL")
-            self._need("SUPABASE_SECRET_KEY", "a secret key of the project (the service_role key of older ones)")
+            self._need("SUPABASE_SECRET_KEY", "a secret key of the project, sb_secret_… in its settings under API Keys")
         return {
             "supabase_url": url,
             "supabase_secret_key": key,

@@ -16,7 +16,7 @@ from ai_retry.domain.model import ResponseFormat
 
 def texts(text: str) -> dict[str, str]:
     """Read a JSON object of strings."""
-    problem = 'must be a JSON object of texts, such as {"name": "value"}'
+    problem = 'must be a JSON object of strings, such as {"name": "value"}'
     value = _json_object(text, problem)
     if not all(isinstance(each, str) for each in value.values()):
         raise ValueError(problem)

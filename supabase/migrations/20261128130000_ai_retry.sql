@@ -52,6 +52,7 @@ $look$;
 --   late         an answer whose attempt is closed is stored with it, once
 --   unreported       an app whose row is locked is informed by a later begin
 --   line         whose message is next, and how many messages of one user there are
+--   hold         a route that an operator holds opens when its time is over, whatever calls show of it
 --   outage       how many failures in a row close a route, and how many calls may run when it opens
 
 -- Parts and the binding live in a schema that the Data API does not expose.
@@ -116,7 +117,7 @@ comment on table public.ai_retry_open is 'ai-retry: open attempts, at most one p
 comment on column public.ai_retry_open.generation_id is 'Generation that it is for.';
 comment on column public.ai_retry_open.user_id is 'Owner at the time of the begin; holds the unit.';
 comment on column public.ai_retry_open.number is 'Number of the attempt; the first call is number 1.';
-comment on column public.ai_retry_open.token is 'Fencing token: whoever knows it may settle the attempt.';
+comment on column public.ai_retry_open.token is 'Fencing token: only a settle that carries it closes the attempt.';
 comment on column public.ai_retry_open.started_at is 'When it was begun; while it is queued, when it was opened.';
 comment on column public.ai_retry_open.charge is 'Whether it holds a unit, and its success captures it.';
 comment on column public.ai_retry_open.waived is 'Limits that an operator lifted.';
@@ -205,7 +206,7 @@ create index if not exists ai_retry_attempts_unreported on public.ai_retry_attem
 create index if not exists ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
   where idempotency_key like 'plan:%';
 create index if not exists ai_retry_attempts_usage on public.ai_retry_attempts (closed_at) where usage is not null;
-create index if not exists ai_retry_attempts_closed_at on public.ai_retry_attempts using brin (closed_at) with (pages_per_range = 32);
+create index if not exists ai_retry_attempts_closed_at on public.ai_retry_attempts (closed_at);
 
 alter table public.ai_retry_attempts enable row level security;
 revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;
@@ -283,9 +284,11 @@ comment on column public.ai_retry_answers.stored_at is 'When it was stored.';
 
 create table if not exists public.ai_retry_quotas (
   user_id uuid primary key references auth.users (id) on delete cascade,
-  quota_limit integer not null,
-  window_seconds double precision not null default 86400,
+  quota_limit integer,
+  window_seconds double precision default 86400,
+  set_at timestamptz,
   constraint quota_limit_is_not_negative check (quota_limit >= 0),
+  constraint limit_or_usual check (quota_limit is null or window_seconds is not null),
   constraint window_is_positive_and_finite check (window_seconds > 0 and window_seconds < 'infinity')
 );
 
@@ -295,8 +298,10 @@ grant select, insert, update, delete on table public.ai_retry_quotas to service_
 
 comment on table public.ai_retry_quotas is 'ai-retry: users whose quota differs from the default. Operators only.';
 comment on column public.ai_retry_quotas.user_id is 'The user whom the quota is for.';
-comment on column public.ai_retry_quotas.quota_limit is 'Units per window; with 0 the user has none.';
+comment on column public.ai_retry_quotas.quota_limit is 'Units per window; with 0 the user has none; null: the usual ones again.';
 comment on column public.ai_retry_quotas.window_seconds is 'Length of the rolling window; more than ten years count as ten years.';
+comment on column public.ai_retry_quotas.set_at is
+  'When an operator last changed it: the books judge units by it that were admitted since; null: all units.';
 
 -- tables/outages
 
@@ -309,6 +314,8 @@ create table if not exists public.ai_retry_outages (
   failures integer not null,
   doubts integer not null default 0,
   slots integer not null,
+  began_at timestamptz,
+  held_until timestamptz,
   constraint failures_are_not_negative check (failures >= 0),
   constraint doubts_are_not_negative check (doubts >= 0),
   constraint slots_are_positive check (slots >= 1)
@@ -319,9 +326,9 @@ revoke all on table public.ai_retry_outages from public, anon, authenticated, se
 grant select, insert, update, delete on table public.ai_retry_outages to service_role;
 
 comment on table public.ai_retry_outages is
-  'ai-retry: providers and models that are unavailable, or coming back; attempts wait for them. Operators only.';
+  'ai-retry: providers and models that are unavailable, held, or coming back; attempts wait for them. Operators only.';
 comment on column public.ai_retry_outages.route is 'Provider and model.';
-comment on column public.ai_retry_outages.not_before is 'No call is sent there before this instant.';
+comment on column public.ai_retry_outages.not_before is 'No call is sent there before this instant, nor before held_until.';
 comment on column public.ai_retry_outages.since is
   'When the latest failure showed it; answers to older calls prove nothing. -infinity: none did, there are only doubts.';
 comment on column public.ai_retry_outages.failures is
@@ -330,6 +337,9 @@ comment on column public.ai_retry_outages.doubts is
   'Failures in a row that each may have been the fault of one request; many of them are an outage.';
 comment on column public.ai_retry_outages.slots is
   'Calls that may run at once when it opens again; each answer doubles them. From 64 on there is no limit.';
+comment on column public.ai_retry_outages.began_at is 'When the first of these failures in a row showed it; null: none did.';
+comment on column public.ai_retry_outages.held_until is
+  'Until then an operator holds it: no call is sent there, not even one that probes, and no answer changes that.';
 
 -- tables/recoveries
 
@@ -381,6 +391,46 @@ grant select on table public.ai_retry_installation to service_role;
 comment on table public.ai_retry_installation is 'ai-retry: the id of this installation. Operators only.';
 comment on column public.ai_retry_installation.id is 'Chosen by the migration, and never changed.';
 comment on column public.ai_retry_installation.is_only is 'Always true: the table has one row.';
+
+-- tables/actions
+
+-- What operators did, and why. The app's events belong to users, and an operator is none.
+
+create table if not exists public.ai_retry_actions (
+  id uuid primary key,
+  operator text not null,
+  role text not null,
+  action text not null,
+  target text not null,
+  user_id uuid references auth.users (id) on delete cascade,
+  reason text not null,
+  at timestamptz not null,
+  ended_at timestamptz,
+  outcome text,
+  constraint ended_with_an_outcome check ((ended_at is null) = (outcome is null)),
+  constraint reasons_are_given check (reason <> '' and length(reason) <= 500)
+);
+
+create index if not exists ai_retry_actions_at on public.ai_retry_actions (at);
+create index if not exists ai_retry_actions_target on public.ai_retry_actions (target, at);
+create index if not exists ai_retry_actions_user on public.ai_retry_actions (user_id);
+
+alter table public.ai_retry_actions enable row level security;
+revoke all on table public.ai_retry_actions from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.ai_retry_actions to service_role;
+
+comment on table public.ai_retry_actions is
+  'ai-retry: what operators did, by name and with a reason; ai_retry_prune removes old ones. Operators only.';
+comment on column public.ai_retry_actions.id is 'Chosen by whoever acts, so that recording can be repeated.';
+comment on column public.ai_retry_actions.operator is 'The operator''s name.';
+comment on column public.ai_retry_actions.role is 'The operator''s role then: operator or admin.';
+comment on column public.ai_retry_actions.action is 'Such as retry, cancel, hold_route, set_quota or kept_answer.';
+comment on column public.ai_retry_actions.target is 'What it was done to, such as generation:<id>, user:<id>, route:<name> or plan:<id>.';
+comment on column public.ai_retry_actions.user_id is 'The user whom it concerns; the row goes with the user.';
+comment on column public.ai_retry_actions.reason is 'Why, in the operator''s words.';
+comment on column public.ai_retry_actions.at is 'When it was begun.';
+comment on column public.ai_retry_actions.ended_at is 'When it ended; null while it is under way, or if its process died.';
+comment on column public.ai_retry_actions.outcome is 'done, nothing (there was nothing to do), or the code of an error.';
 
 -- parts/attempts
 
@@ -567,7 +617,7 @@ $$;
 revoke all on function ai_retry.close_over(uuid, uuid, timestamptz) from public, anon, authenticated;
 grant execute on function ai_retry.close_over(uuid, uuid, timestamptz) to service_role;
 comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
-  'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to; informs '
+  'Closes every attempt of the user that is over, and one of the generation to be begun, even another user''s; informs '
   'the app; ends accepted retries that are out of time. Where none is begun, queued attempts whose generation is gone, or '
   'another user''s, are cancelled, too. Returns what it closed.';
 
@@ -713,6 +763,9 @@ begin
     (v_change -> 'discard') - '{user_id,generation_id,operator}'::text[],
     (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,provider_outcome,outage,'
       'elsewhere}'::text[],
+    (v_change -> 'action') - '{id,operator,role,action,target,reason,user_id}'::text[],
+    coalesce(v_change -> 'hold_route', v_change -> 'open_route', v_change -> 'set_quota', v_change -> 'reset_quota',
+      v_change -> 'read_answer') - '{route,duration_seconds,user_id,limit,window_seconds,generation_id}'::text[],
     (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
     (select pg_catalog.jsonb_object_agg(k, null)
       from (
@@ -850,7 +903,8 @@ begin
         'running', (
           select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at > p_at),
         'waiting', (
-          select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
+          select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null),
+        'held_until', case when r.held_until > p_at then r.held_until end
       ) order by r.route), '[]')
       into v_routes
       from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;
@@ -1087,7 +1141,7 @@ begin
     delete from public.ai_retry_outages o
       where o.route in (
         select f.route from public.ai_retry_outages f
-        where f.not_before <= p_at - interval '1 day' for update skip locked);
+        where greatest(f.not_before, f.held_until) <= p_at - interval '1 day' for update skip locked);
     insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
       values (p_route, p_at, '-infinity', 0, 1, 64)
       on conflict (route) do update set doubts = o.doubts + 1
@@ -1096,13 +1150,14 @@ begin
       update public.ai_retry_outages o
         set not_before = greatest(o.not_before, p_at
             + pg_catalog.make_interval(secs => (p_outage ->> 'wait_seconds')::double precision)),
+          began_at = case when o.since > '-infinity' and o.failures > 0 then o.began_at else p_at end,
           since = p_at, failures = greatest(o.failures, (p_outage ->> 'failures')::integer), doubts = 0, slots = 1
         where o.route = p_route;
     end if;
     return;
   end if;
   select o.slots into v_slots from public.ai_retry_outages o
-    where o.route = p_route and o.since <= p_started_at
+    where o.route = p_route and o.since <= p_started_at and coalesce(o.held_until <= p_at, true)
     for update skip locked;  -- whoever notes the same just now needs no help
   if not found then
     return;
@@ -1144,17 +1199,20 @@ comment on function ai_retry.note(text, jsonb, timestamptz, timestamptz) is
   'Closes a route for a while, once so many failures came since its last answer, and forgets routes that were available '
   'for a day. Without an outage: a provider that was unavailable answered, twice as many calls may run, in the end any '
   'number, and the messages of as many attempts that wait are shown, as soon as they are due: every user''s first one '
-  'before any user''s second.';
+  'before any user''s second. No answer ends what an operator holds.';
 
 -- queue/outages
 
 create or replace view ai_retry.outages with (security_invoker = true) as
-  select o.* from public.ai_retry_outages o
-  where o.since > '-infinity' and o.not_before > pg_catalog.clock_timestamp() - interval '1 day';
+  select o.route, greatest(o.not_before, o.held_until) as not_before, o.since, o.failures, o.doubts, o.slots, o.began_at,
+    o.held_until
+  from public.ai_retry_outages o
+  where o.since > '-infinity' and o.not_before > pg_catalog.clock_timestamp() - interval '1 day'
+    or o.held_until > pg_catalog.clock_timestamp();
 revoke all on table ai_retry.outages from public, anon, authenticated;
 grant select on table ai_retry.outages to service_role;
 comment on view ai_retry.outages is
-  'ai-retry: routes that are unavailable, or were within a day. What is older is forgotten, since users may invent models.';
+  'ai-retry: routes that are held or unavailable, or were unavailable within a day. What is older is forgotten, since users may invent models.';
 
 -- queue/overdue
 
@@ -1579,7 +1637,7 @@ $$;
 revoke all on function public.ai_retry_load(text) from public, anon, authenticated;
 grant execute on function public.ai_retry_load(text) to service_role;
 comment on function public.ai_retry_load(text) is
-  'Reads one generation, whoever owns it, for a decision: see ai_retry.snapshot. Null when it is absent; creating: then what '
+  'Reads one generation of any user for a decision: see ai_retry.snapshot. Null when it is absent; creating: then what '
   'a begin finds that creates it. Writes nothing.';
 
 -- verbs/settle
@@ -1758,8 +1816,9 @@ comment on function public.ai_retry_estimate() is
 create or replace function public.ai_retry_find(p_request text) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
+  v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,most,rule}');
   v_page constant integer := (v_request ->> 'page')::integer;
+  v_most constant integer := coalesce((v_request ->> 'most')::integer, v_page);
   c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
   c_longest constant integer := 4194304;  -- bytes of a page, and one row
   v_each record;
@@ -1788,7 +1847,7 @@ begin
         end if;
       end if;
     end if;
-    if v_chosen = v_page or v_bytes > c_longest or v_looked = v_page * c_looks then
+    if v_chosen = v_page or pg_catalog.cardinality(v_rows) = v_most or v_bytes > c_longest or v_looked = v_page * c_looks then
       v_next := pg_catalog.jsonb_build_object('at', v_each.at, 'id', v_each.id);
       exit;
     end if;
@@ -1801,8 +1860,8 @@ revoke all on function public.ai_retry_find(text) from public, anon, authenticat
 grant execute on function public.ai_retry_find(text) to service_role;
 comment on function public.ai_retry_find(text) is
   'One page of generations created before an instant and id, newest first, each with what a decision needs. It looks at 50 '
-  'times as many at most, and returns a few megabytes at most, so that a page may be short; next is null at the end. Writes '
-  'nothing.';
+  'times as many at most, and returns a few megabytes, or most rows, so that a page may be short; next is null at the end. '
+  'Writes nothing.';
 
 -- recovery/find_attempts
 
@@ -1984,6 +2043,37 @@ comment on function public.ai_retry_record_recovery(text) is
   'Records that a run of a plan began and, with its counts, that it ended: then also one event per user it concerned. '
   'Returns what refused the events, if the app did. Idempotent by run.';
 
+-- operate/attempt_records
+
+create or replace function public.ai_retry_attempt_records(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, '{generation_id}');
+  v_id constant uuid := (v_request ->> 'generation_id')::uuid;
+begin
+  return (
+    select coalesce(pg_catalog.jsonb_agg(u.attempt order by u.number), '[]')
+    from (
+      (select c.number, pg_catalog.to_jsonb(c) - '{token,traceparent,request_digest,unreported}'::text[]
+          || pg_catalog.jsonb_build_object('calls', coalesce(c.calls, '[]'), 'stored_at', (
+            select w.stored_at from public.ai_retry_answers w where w.generation_id = v_id and w.number = c.number)) as attempt
+        from public.ai_retry_attempts c where c.generation_id = v_id order by c.number desc limit 200)
+      union all
+      select o.number, pg_catalog.to_jsonb(o) - '{token,traceparent,request_digest,answer,call}'::text[]
+        || pg_catalog.jsonb_build_object(
+          'calls', '[]'::jsonb, 'stored_at', case when o.answer is not null then o.started_at end,
+          'due_at', case when o.lease_expires_at is null then o.due_at end)
+      from public.ai_retry_open o where o.generation_id = v_id
+    ) u
+  );
+end
+$$;
+revoke all on function public.ai_retry_attempt_records(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_attempt_records(text) to service_role;
+comment on function public.ai_retry_attempt_records(text) is
+  'What is recorded of a generation''s newest 200 attempts and of the open one, by number, without answers and tokens. Reads '
+  'only.';
+
 -- operate/beyond
 
 create or replace function ai_retry.beyond(p_limit integer, p_window_seconds double precision, p_since timestamptz)
@@ -2009,7 +2099,7 @@ begin
         where a.captured_at is not null and (p_since is null or a.closed_at >= p_since - v_window)
       ) c
       where c.captured_at - c.first_at < v_window
-        and not exists (select from public.ai_retry_quotas q where q.user_id = c.user_id)
+        and not exists (select from public.ai_retry_quotas q where q.user_id = c.user_id and q.quota_limit is not null)
       union all
       select q.user_id, c.captured_at, c.first_at, q.quota_limit, c.quota_window
       from public.ai_retry_quotas q,
@@ -2022,7 +2112,9 @@ begin
     ) f
     join public.ai_retry_attempts j
       on j.user_id = f.user_id and j.captured_at between f.first_at and f.captured_at and 'quota' <> all (j.waived)
-    where (p_since is null or j.captured_at >= p_since) and f.quota_limit < (
+    left join public.ai_retry_quotas s on s.user_id = j.user_id
+    where (p_since is null or j.captured_at >= p_since)
+      and coalesce(coalesce(j.accepted_at, j.started_at) >= s.set_at, true) and f.quota_limit < (
       select count(*) from public.ai_retry_attempts i
       where i.user_id = j.user_id and i.captured_at > coalesce(j.accepted_at, j.started_at) - f.quota_window
         and coalesce(i.accepted_at, i.started_at) <= coalesce(j.accepted_at, j.started_at));
@@ -2032,7 +2124,8 @@ revoke all on function ai_retry.beyond(integer, double precision, timestamptz) f
 grant execute on function ai_retry.beyond(integer, double precision, timestamptz) to service_role;
 comment on function ai_retry.beyond(integer, double precision, timestamptz) is
   'Generations whose success spent a unit though, when it was admitted, its user''s limit was used up by others, and no '
-  'operator had lifted it. The limit and window given are those of users without their own.';
+  'operator had lifted it. The limit and window given are those of users without their own. What was admitted before an '
+  'operator changed a user''s quota is judged by neither.';
 
 -- operate/books
 
@@ -2107,6 +2200,45 @@ comment on function public.ai_retry_books(integer, double precision, timestamptz
   'each kind at most; [] when they balance. Given a limit, also units above it, or above a user''s own. Since an instant: of '
   'generations with an attempt that was closed since, and of all that are open; of all where these attempts are many. Safe '
   'on a live project.';
+
+-- operate/count_failures
+
+create or replace function public.ai_retry_count_failures(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, '{since,until,user_id,statuses,models,codes}');
+  c_most constant integer := 1000;
+  c_looks constant integer := 20000;
+begin
+  return (
+    with looked as materialized (
+      select f.id, f.status, f.model from ai_retry.app_find(
+        (v_request ->> 'since')::timestamptz, (v_request ->> 'until')::timestamptz,
+        'ffffffff-ffff-ffff-ffff-ffffffffffff', (v_request ->> 'user_id')::uuid, c_looks) f
+    ),
+    failed as materialized (
+      select l.id from looked l
+      where v_request -> 'statuses' ? l.status and (not v_request ? 'models' or v_request -> 'models' ? l.model)
+      limit c_most
+    ),
+    counted as (
+      select c.code, count(*) as number
+      from (select coalesce(ai_retry.last_error(f.id) ->> 'code', 'UNKNOWN') as code from failed f) c
+      where not v_request ? 'codes' or v_request -> 'codes' ? c.code
+      group by c.code
+    )
+    select pg_catalog.jsonb_build_object(
+      'count', coalesce(sum(c.number), 0), 'codes', coalesce(pg_catalog.jsonb_object_agg(c.code, c.number), '{}'),
+      'is_whole', (select count(*) from looked) < c_looks and (select count(*) from failed) < c_most)
+    from counted c
+  );
+end
+$$;
+revoke all on function public.ai_retry_count_failures(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_count_failures(text) to service_role;
+comment on function public.ai_retry_count_failures(text) is
+  'Counts what a search finds, by the last error''s code: of the newest 20,000 generations, the newest 1000 that failed. '
+  'is_whole: there are no more. Reads only.';
 
 -- operate/gone
 
@@ -2238,6 +2370,97 @@ comment on function public.ai_retry_inspect() is
   'For ai-retry doctor: what is in this database, as JSON: functions with a hash of their source, the schema ai_retry, '
   'the binding, tables, grants, policies, queue, time.';
 
+-- operate/list_actions
+
+create or replace function public.ai_retry_list_actions(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s'
+set plan_cache_mode = 'force_custom_plan' as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, '{target,before,page}');
+  v_target constant text := v_request ->> 'target';
+  v_before constant timestamptz := coalesce((v_request ->> 'before')::timestamptz, 'infinity');
+begin
+  return (
+    select coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(l) order by l.at desc, l.id), '[]')
+    from (
+      select a.* from public.ai_retry_actions a
+      where (v_target is null or a.target = v_target) and a.at < v_before
+      order by a.at desc limit least((v_request ->> 'page')::integer, 1000)
+    ) l
+  );
+end
+$$;
+revoke all on function public.ai_retry_list_actions(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_list_actions(text) to service_role;
+comment on function public.ai_retry_list_actions(text) is
+  'A page of what operators did before an instant, the newest first; on one target, if it is given. Reads only.';
+
+-- operate/operate
+
+create or replace function public.ai_retry_operate(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(
+    p_request, '{action,hold_route,open_route,set_quota,reset_quota,read_answer}');
+  v_what constant jsonb := coalesce(v_request -> 'hold_route', v_request -> 'open_route', v_request -> 'set_quota',
+    v_request -> 'reset_quota', v_request -> 'read_answer');
+  v_user_id constant uuid := (v_what ->> 'user_id')::uuid;
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_applied boolean;
+  v_answer jsonb;
+begin
+  if not v_request ? 'read_answer' then  -- a repeat does nothing more
+    select a.outcome = 'done' into v_applied from public.ai_retry_actions a
+      where a.id = (v_request #>> '{action,id}')::uuid and a.outcome is not null;
+    if found then
+      return pg_catalog.jsonb_build_object('applied', v_applied);
+    end if;
+  end if;
+  if v_request ? 'hold_route' then
+    insert into public.ai_retry_outages as o (route, not_before, since, failures, slots, held_until)
+      values (v_what ->> 'route', v_now, '-infinity', 0, 64,
+        v_now + pg_catalog.make_interval(secs => (v_what ->> 'duration_seconds')::double precision))
+      on conflict (route) do update set held_until = excluded.held_until;
+  elsif v_request ? 'open_route' then
+    perform ai_retry.wake(v_what ->> 'route', v_now);
+    delete from public.ai_retry_outages o where o.route = v_what ->> 'route';
+  elsif v_request ? 'set_quota' then
+    begin
+      insert into public.ai_retry_quotas as q (user_id, quota_limit, window_seconds, set_at)
+        values (v_user_id, (v_what -> 'limit')::integer, (v_what -> 'window_seconds')::double precision, v_now)
+        on conflict (user_id) do update set
+          quota_limit = excluded.quota_limit, window_seconds = excluded.window_seconds, set_at = excluded.set_at;
+    exception when foreign_key_violation then
+      null;  -- there is no such user: not found
+    end;
+  elsif v_request ? 'reset_quota' then
+    update public.ai_retry_quotas q set quota_limit = null, window_seconds = null, set_at = v_now
+      where q.user_id = v_user_id and q.quota_limit is not null;
+  else
+    select k.answer -> 'output' into v_answer
+      from (
+        select w.number, w.answer
+        from public.ai_retry_answers w join public.ai_retry_attempts c using (generation_id, number)
+        where w.generation_id = (v_what ->> 'generation_id')::uuid and c.user_id = v_user_id
+        union all
+        select o.number, o.answer from public.ai_retry_open o
+        where o.generation_id = (v_what ->> 'generation_id')::uuid and o.user_id = v_user_id and o.answer is not null
+      ) k
+      order by k.number desc limit 1;
+  end if;
+  v_applied := found;
+  perform ai_retry.record(v_request -> 'action', case when v_applied then 'done' else 'nothing' end, v_now);
+  return pg_catalog.jsonb_build_object('applied', v_applied, 'answer', v_answer::text);
+end
+$$;
+revoke all on function public.ai_retry_operate(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_operate(text) to service_role;
+comment on function public.ai_retry_operate(text) is
+  'Does what an operator orders, and records it in the same transaction: holds a route for a while, whatever calls show of '
+  'it (hold_route); forgets that it is held or unavailable, and shows up to 1000 messages that wait for it (open_route); '
+  'gives a user a quota, or the usual one (set_quota, reset_quota); returns the output of a kept answer (read_answer). '
+  'applied: there was something to do. A repeat with the same id does nothing more.';
+
 -- operate/outdated
 
 create or replace function ai_retry.outdated(p_generation_ids uuid[], p_gone uuid[], p_before timestamptz, p_at timestamptz)
@@ -2250,7 +2473,7 @@ begin
       select a.generation_id, a.number, a.outcome, a.unreported, a.closed_at, a.request_digest, a.generation_id = any (p_gone) as is_gone,
         max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
         -- A unit of an override's window counts; least() would ignore a null.
-        bool_or(a.unreported or a.closed_at >= p_before or q.user_id is not null and coalesce(
+        bool_or(a.unreported or a.closed_at >= p_before or q.window_seconds is not null and coalesce(
           a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
           over whole as is_needed
       from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
@@ -2274,6 +2497,88 @@ comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) 
   'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
   'that is there, nor one with a stored answer, nor a first call by which its request is recognised.';
 
+-- operate/overview
+
+create or replace function public.ai_retry_overview() returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+declare
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  c_most constant integer := 100000;  -- attempts that are counted
+begin
+  return (
+    with newest as materialized (
+      select a.closed_at, a.outcome, a.code, a.route, a.operator_fault, a.wire_requests,
+        (a.usage ->> 'total_tokens')::numeric as tokens, (a.usage ->> 'cost')::numeric as cost
+      from public.ai_retry_attempts a where a.closed_at > v_now - interval '1 day'
+      order by a.closed_at desc limit c_most
+    ),
+    spans as (
+      select s.name, s.span
+      from (values ('last_10_minutes', interval '10 minutes'), ('last_15_minutes', interval '15 minutes'),
+        ('last_hour', interval '1 hour'), ('last_day', interval '24 hours')) s (name, span)
+    ),
+    ends as (
+      select s.name, n.outcome, n.code, count(*) as number, count(*) filter (where n.operator_fault) as faults,
+        sum(n.wire_requests) as calls, sum(n.tokens) as tokens, sum(n.cost) as cost
+      from newest n join spans s on n.closed_at > v_now - s.span
+      group by s.name, n.outcome, n.code
+    ),
+    codes as (
+      select c.name, pg_catalog.jsonb_object_agg(c.code, c.number) as codes
+      from (select e.name, e.code, sum(e.number) as number from ends e where e.code is not null group by 1, 2) c
+      group by c.name
+    ),
+    periods as (
+      select s.name, pg_catalog.jsonb_build_object(
+        'span_seconds', extract(epoch from s.span),
+        'succeeded', coalesce(sum(e.number) filter (where e.outcome = 'succeeded'), 0),
+        'failed', coalesce(sum(e.number) filter (where e.outcome = 'failed'), 0),
+        'abandoned', coalesce(sum(e.number) filter (where e.outcome = 'abandoned'), 0),
+        'cancelled', coalesce(sum(e.number) filter (where e.outcome = 'cancelled'), 0),
+        'codes', coalesce((select c.codes from codes c where c.name = s.name), '{}'),
+        'operator_faults', coalesce(sum(e.faults), 0), 'calls', coalesce(sum(e.calls), 0),
+        'tokens', sum(e.tokens), 'cost', sum(e.cost),
+        'is_whole', w.number < c_most or w.oldest <= v_now - s.span) as period
+      from spans s left join ends e on e.name = s.name
+      cross join (select count(*) as number, min(n.closed_at) as oldest from newest n) w
+      group by s.name, s.span, w.number, w.oldest
+    ),
+    known as (select v.* from ai_retry.outages v order by v.not_before desc limit 64),
+    failures as (
+      select distinct on (n.route) n.route, n.code from newest n
+      where n.code is not null and n.route in (select k.route from known k) order by n.route, n.closed_at desc
+    ),
+    asking as (
+      select o.route, count(*) filter (where o.lease_expires_at > v_now) as running,
+        count(*) filter (where o.lease_expires_at is null) as waiting
+      from public.ai_retry_open o where o.route in (select k.route from known k) group by o.route
+    )
+    select (select pg_catalog.jsonb_object_agg(p.name, p.period) from periods p) || pg_catalog.jsonb_build_object(
+      'as_of', v_now, 'queue', public.ai_retry_state(),
+      'routes', (
+        select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+          'route', k.route, 'not_before', k.not_before, 'began_at', k.began_at, 'failures', k.failures, 'slots', k.slots,
+          'running', coalesce(g.running, 0), 'waiting', coalesce(g.waiting, 0), 'code', f.code,
+          'held_until', case when k.held_until > v_now then k.held_until end,
+          'held_by', case when k.held_until > v_now then (
+            select a.operator from public.ai_retry_actions a
+            where a.target = 'route:' || k.route and a.action = 'hold_route' order by a.at desc limit 1) end
+        ) order by k.route), '[]')
+        from known k left join failures f on f.route = k.route left join asking g on g.route = k.route),
+      'oldest_due_at', (
+        select min(o.due_at) from public.ai_retry_open o
+        where o.accepted_at is not null and o.lease_expires_at is null and o.route is null and o.due_at <= v_now),
+      'oldest_kept_at', least((select min(w.stored_at) from public.ai_retry_answers w), (
+        select min(o.started_at) from public.ai_retry_open o where o.kept_cause is not null)))
+  );
+end
+$$;
+revoke all on function public.ai_retry_overview() from public, anon, authenticated;
+grant execute on function public.ai_retry_overview() to service_role;
+comment on function public.ai_retry_overview() is
+  'How things are now: attempts that ended lately, of the newest 100,000; routes that are unavailable or held; what waits; '
+  'since when paid answers are kept. Reads only.';
+
 -- operate/prune
 
 create or replace function public.ai_retry_prune(p_request text) returns jsonb
@@ -2292,10 +2597,20 @@ declare
   v_busy uuid[];
   v_attempts bigint;
   v_answers bigint;
+  v_actions bigint := 0;
 begin
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'ai_retry functions need the isolation level read committed'
       using errcode = 'invalid_transaction_state';
+  end if;
+  if v_dry_run then
+    if not v_request ? 'after' then
+      v_actions := (select count(*) from public.ai_retry_actions a where a.at < v_before);
+    end if;
+  else
+    delete from public.ai_retry_actions a where a.id in (
+      select o.id from public.ai_retry_actions o where o.at < v_before order by o.at limit v_page for update skip locked);
+    get diagnostics v_actions = row_count;
   end if;
   v_rows := array(
     select a.generation_id from public.ai_retry_attempts a
@@ -2333,8 +2648,9 @@ begin
         and s.generation_id <> all (v_gone);
   end if;
   return pg_catalog.jsonb_build_object(
-    'attempts', v_attempts, 'answers', v_answers,
-    'next', case when pg_catalog.cardinality(v_rows) = v_page then v_rows[v_page] end);
+    'attempts', v_attempts, 'answers', v_answers, 'actions', v_actions,
+    'next', case when pg_catalog.cardinality(v_rows) = v_page then v_rows[v_page]
+      when v_actions = v_page and not v_dry_run then 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid end);
 end
 $$;
 revoke all on function public.ai_retry_prune(text) from public, anon, authenticated;
@@ -2342,8 +2658,8 @@ grant execute on function public.ai_retry_prune(text) to service_role;
 comment on function public.ai_retry_prune(text) is
   'Removes history that no decision needs any more, older than older_than_seconds, than window_seconds (the longest of the '
   'policy) and than a day: attempts of generations that are gone, and attempts that failed before their generation '
-  'succeeded; and stored answers of generations that are gone, however new. One page of attempts, to be called again '
-  'with next as after until next is null. dry_run: counts only.';
+  'succeeded; stored answers of generations that are gone, however new; and what operators did. One page of attempts and '
+  'of actions, to be called again with next as after until next is null. dry_run: counts only.';
 
 -- operate/publish
 
@@ -2361,6 +2677,106 @@ revoke all on function public.ai_retry_publish() from public, anon, authenticate
 comment on function public.ai_retry_publish() is
   'Lets browsers subscribe to generations by Realtime, under the table''s own policies, and returns whether that is new. For '
   'the owner. No table of ours ever joins.';
+
+-- operate/record
+
+create or replace function ai_retry.record(p_action jsonb, p_outcome text, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into public.ai_retry_actions as a (id, operator, role, action, target, user_id, reason, at, ended_at, outcome)
+    values (
+      (p_action ->> 'id')::uuid, p_action ->> 'operator', p_action ->> 'role', p_action ->> 'action',
+      p_action ->> 'target', (p_action ->> 'user_id')::uuid, p_action ->> 'reason', p_at,
+      case when p_outcome is not null then p_at end, p_outcome)
+    on conflict (id) do update set ended_at = excluded.ended_at, outcome = excluded.outcome where a.outcome is null;
+exception when foreign_key_violation then  -- there is no such user, or no more
+  perform ai_retry.record(p_action - 'user_id', p_outcome, p_at);
+end
+$$;
+revoke all on function ai_retry.record(jsonb, text, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.record(jsonb, text, timestamptz) to service_role;
+comment on function ai_retry.record(jsonb, text, timestamptz) is
+  'Records what an operator is about to do or, with its outcome, what was done. The first outcome stays.';
+
+-- operate/record_action
+
+create or replace function public.ai_retry_record_action(p_request text) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, '{action,outcome}');
+begin
+  perform ai_retry.record(v_request -> 'action', v_request ->> 'outcome', pg_catalog.clock_timestamp());
+end
+$$;
+revoke all on function public.ai_retry_record_action(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_record_action(text) to service_role;
+comment on function public.ai_retry_record_action(text) is
+  'Records what an operator is about to do, before it is done; then, by the same id, its outcome. Idempotent.';
+
+-- operate/user_quota
+
+create or replace function public.ai_retry_user_quota(p_request text) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, '{user_id,rule}');
+  v_user_id constant uuid := (v_request ->> 'user_id')::uuid;
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_snapshot constant jsonb := ai_retry.snapshot(
+    ai_retry.proposal(pg_catalog.gen_random_uuid(), v_user_id, v_now), v_request -> 'rule', null, v_now, false);
+begin
+  return pg_catalog.jsonb_build_object(
+    'as_of', v_now, 'quota', v_snapshot -> 'quota', 'live', v_snapshot -> 'live',
+    'queued', (
+      select count(*) from public.ai_retry_open o where o.user_id = v_user_id and o.lease_expires_at is null),
+    'override', (
+      select pg_catalog.jsonb_build_object('limit', q.quota_limit, 'window_seconds', least(q.window_seconds, 315576000))
+      from public.ai_retry_quotas q where q.user_id = v_user_id and q.quota_limit is not null));
+end
+$$;
+revoke all on function public.ai_retry_user_quota(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_user_quota(text) to service_role;
+comment on function public.ai_retry_user_quota(text) is
+  'A user''s quota and what is used of it, the user''s own one if there is one, and how many attempts are open. Reads only.';
+
+-- operate/wake
+
+create or replace function ai_retry.wake(p_route text, p_at timestamptz) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  v_ids uuid[];
+  v_messages bigint[];
+begin
+  -- Who is locked just now looks by itself, within a minute or so.
+  v_ids := array(
+    select s.generation_id
+    from (
+      select o.generation_id, o.accepted_at, row_number() over (partition by o.user_id order by o.accepted_at) as place
+      from public.ai_retry_open o where o.route = p_route and o.lease_expires_at is null
+    ) s
+    order by s.place, s.accepted_at limit 1000);
+  with shown as (
+    update public.ai_retry_open o set due_at = least(o.due_at, p_at)
+      where o.generation_id in (
+        select l.generation_id from public.ai_retry_open l
+        where l.generation_id = any (v_ids) and l.lease_expires_at is null for update skip locked)
+      returning o.message_id
+  )
+  select pg_catalog.array_agg(s.message_id) into v_messages from shown s;
+  if v_messages is null or not ai_retry.has_queue() then
+    return;
+  end if;
+  begin
+    perform pgmq.set_vt('ai_retry', w.msg_id, 0)
+      from (select m.msg_id from pgmq.q_ai_retry m where m.msg_id = any (v_messages) for update skip locked) w;
+  exception when others then  -- it is locked, or was dropped just now: an attempt that waits looks by itself, later
+    raise warning 'ai-retry: messages could not be shown (%)', sqlstate;
+  end;
+end
+$$;
+revoke all on function ai_retry.wake(text, timestamptz) from public, anon, authenticated;
+grant execute on function ai_retry.wake(text, timestamptz) to service_role;
+comment on function ai_retry.wake(text, timestamptz) is
+  'Lets up to 1000 queued attempts that wait for a route look at once, every user''s first one before any user''s second.';
 
 -- grants
 

@@ -113,6 +113,7 @@ $look$;
 --   late         an answer whose attempt is closed is stored with it, once
 --   unreported       an app whose row is locked is informed by a later begin
 --   line         whose message is next, and how many messages of one user there are
+--   hold         a route that an operator holds opens when its time is over, whatever calls show of it
 --   outage       how many failures in a row close a route, and how many calls may run when it opens
 
 -- Parts and the binding live in a schema that the Data API does not expose.
@@ -349,7 +350,7 @@ begin
 end
 $$;
 comment on function ai_retry.app_read(uuid) is
-  'Returns the generation in ai-retry''s words, whoever owns it, with its session and whether sessions can be created; null only when the row is absent.';
+  'Returns a generation of any user in ai-retry''s words, with its session and whether sessions can be created; null only when the row is absent.';
 exception when duplicate_function then
   null;  -- the app's own stays
 end

@@ -20,6 +20,7 @@
 --   late         an answer whose attempt is closed is stored with it, once
 --   unreported       an app whose row is locked is informed by a later begin
 --   line         whose message is next, and how many messages of one user there are
+--   hold         a route that an operator holds opens when its time is over, whatever calls show of it
 --   outage       how many failures in a row close a route, and how many calls may run when it opens
 
 -- Parts and the binding live in a schema that the Data API does not expose.

@@ -22,7 +22,7 @@ REPOSITORY = SOURCES.parents[1]
 LAYERS = {
     "ai_retry": {
         *("auth", "bootstrap", "cli", "client", "clock", "config", "domain", "events", "problems", "providers"),
-        *("recovery", "storage", "worker"),
+        *("operate", "recovery", "storage", "worker"),
     },
     "domain": set(),
     "storage": {"domain", "events", "logs", "secrecy"},
@@ -47,9 +47,10 @@ LAYERS = {
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables", "watching"},
     "listings": {"domain"},
+    "operate": {"domain", "logs", "recovery", "tables"},
     "client": {
-        *("clock", "config", "domain", "events", "first_calls", "hooks", "listings", "recovery", "renewal", "slots"),
-        *("storage", "watching", "worker"),
+        *("clock", "config", "domain", "events", "first_calls", "hooks", "listings", "operate", "recovery", "renewal"),
+        *("slots", "storage", "watching", "worker"),
     },
     "bootstrap": {
         *("auth", "client", "clock", "config", "domain", "events", "imported", "providers", "recovery", "storage"),
@@ -57,11 +58,12 @@ LAYERS = {
     },
     "imported": {"domain"},
     "problems": {"domain"},
-    "flask": {"auth", "client", "domain", "events", "hooks", "logs", "problems"},
+    "flask": {"auth", "client", "domain", "events", "hooks", "logs", "operate", "problems", "recovery"},
     "telemetry": {"domain", "events"},
     "cli": {
-        *("bootstrap", "client", "clock", "config", "domain", "events", "logs", "providers", "recovery", "secrecy"),
-        *("storage", "tables", "worker"),
+        *("bootstrap", "client", "clock", "config", "domain", "events", "flask", "logs", "operate", "providers"),
+        "recovery",
+        *("secrecy", "storage", "tables", "worker"),
     },
     "testing": {"domain"},
 }
@@ -78,14 +80,16 @@ LIBRARIES = {
     "apispec": {"flask.openapi"},
     "attrs": {"providers.dialect"},
     "click": {"cli.commands"},
-    "flask": {"flask.blueprint", "flask.incoming"},
+    "flask": {"flask.blueprint", "flask.console", "flask.incoming"},
     "httpx": {"storage.supabase"},
+    "jinja2": {"flask.console.rendering"},
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
     "marshmallow": {"flask"},
     "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
     "pandas": {"recovery"},
     "opentelemetry": {"telemetry.otel"},
+    "postgrest": {"storage.supabase"},
     "prometheus_client": {"telemetry.database", "telemetry.prometheus"},
     "psycopg": {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
@@ -94,17 +98,16 @@ LIBRARIES = {
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http"},
-    "supabase": {"storage.supabase"},
+    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http", "providers.wire"},
     "tenacity": {"providers.repeats"},
     "tqdm": {"recovery.progress"},
-    "urllib3": {"deadline", "cli.doctor.provider", "providers.http"},
-    "werkzeug": {"flask.incoming"},
+    "urllib3": {"deadline", "cli.doctor.provider", "providers.wire"},
+    "werkzeug": {"flask.console", "flask.incoming"},
 }
 
 HEAVY = [
     *("flask", "httpx", "jsonschema", "jwt", "marshmallow", "matplotlib", "pandas", "psycopg", "pydantic", "requests"),
-    *("opentelemetry", "prometheus_client", "supabase", "tqdm"),
+    *("opentelemetry", "postgrest", "prometheus_client", "supabase", "tqdm"),
 ]
 
 MAX_MODULE_LINES = 300

@@ -16,12 +16,27 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session", params=["data_api", "postgres"])
-def endpoint(
-    request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Endpoint]:
+@pytest.fixture(scope="session")
+def endpoint_over_data_api(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """The app over the Data API, one for all tests."""
+    yield from _running(stack, tmp_path_factory, direct=False)
+
+
+@pytest.fixture(scope="session")
+def endpoint_over_postgres(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """The app over a direct connection, one for all tests."""
+    yield from _running(stack, tmp_path_factory, direct=True)
+
+
+@pytest.fixture(params=["data_api", "postgres"])
+def endpoint(request: pytest.FixtureRequest, stack: Stack) -> Endpoint:
     """The app on each of its storages, with numbers that make waits short; in the end the wire agrees with the rows."""
+    found: Endpoint = request.getfixturevalue(f"endpoint_over_{request.param}")
+    return found
+
+
+def _running(stack: Stack, tmp_path_factory: pytest.TempPathFactory, *, direct: bool) -> Iterator[Endpoint]:
     log = tmp_path_factory.mktemp("app") / "app.log"
-    with running_endpoint(stack, SETTINGS, log, direct=request.param == "postgres") as endpoint:
+    with running_endpoint(stack, SETTINGS, log, direct=direct) as endpoint:
         yield endpoint
         assert endpoint.miscounted() == {}

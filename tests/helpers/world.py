@@ -22,12 +22,17 @@ INSTANTS: Final[Mapping[str, Sequence[str]]] = {
         *("started_at", "lease_expires_at", "closed_at", "next_attempt_at", "captured_at"),
         *("accepted_at", "expires_at", "discarded_at"),
     ),
+    "ai_retry_actions": ("at", "ended_at"),
+    "ai_retry_quotas": ("set_at",),
 }
 _MOVE_ANSWERS = """
 update public.ai_retry_answers a set stored_at = a.stored_at - %(by)s from public.ai_retry_attempts c
 where (c.generation_id, c.number) = (a.generation_id, a.number) and c.user_id = any(%(users)s)
 """
-_MOVE_OUTAGES = "update public.ai_retry_outages set not_before = not_before - %(by)s, since = since - %(by)s"
+_MOVE_OUTAGES = """
+update public.ai_retry_outages set not_before = not_before - %(by)s, since = since - %(by)s,
+  began_at = began_at - %(by)s, held_until = held_until - %(by)s
+"""
 _MOVE_MESSAGES = "update pgmq.q_ai_retry set vt = vt - %(by)s"
 _MESSAGES = """
 select msg_id as id, vt <= clock_timestamp() as ready, case
@@ -250,6 +255,10 @@ class SqlWorld:
     def send_message(self, payload: Any) -> None:
         """Send it as anything with the queue's privileges could."""
         self._connection.execute("select pgmq.send('ai_retry', %s::jsonb)", [Jsonb(payload)])
+
+    def forget_attempts(self) -> None:
+        """Delete every closed attempt, of whatever world: what is counted over all users begins anew."""
+        self._connection.execute("delete from public.ai_retry_attempts")
 
     def lose_messages(self) -> None:
         """Empty the table."""

@@ -109,7 +109,7 @@ def new_user(database_url: str) -> UUID:
 
 @pytest.mark.timeout(300)
 def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
-    """In one shell: a first call fails; refused, retried, accepted, worked; books and doctor are content.
+    """In one shell: a first call fails; a click is too soon; retried, accepted, worked; books and doctor are content.
 
     ``make stack-up`` and ``stack-down`` are left out: the stack here is one of the test's own.
     """
@@ -131,7 +131,7 @@ def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
         (tmp_path / ".stack" / "env").write_text(env)
         printed = shell(script, tmp_path, within=250)
 
-    shown = ("be retried now", '"code": "AI_UNAVAILABLE"', '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
+    shown = ('"code": "RETRY_TOO_SOON"', "AI_UNAVAILABLE", '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
     positions = [printed.index(each) for each in shown]
     assert positions == sorted(positions)
     assert "The books balance." in printed

@@ -123,7 +123,7 @@ def test_judge_knows_what_deployment_added(monkeypatch: pytest.MonkeyPatch) -> N
         judged.append(named)
         return classify(*given, **named)
 
-    monkeypatch.setattr("ai_retry.providers.http.classify", watched)
+    monkeypatch.setattr("ai_retry.providers.wire.classify", watched)
 
     ask(
         chat({"title": "x"}),

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -25,6 +25,16 @@ from ai_retry.domain.decide.route import Reader
 from ai_retry.domain.decide.settle import Ending, found
 from ai_retry.domain.errors import AiRetryError, RetryRefused
 from ai_retry.domain.model import Answer, Context, Failure, FailureCode, QuotaRule, Snapshot, Waiver
+from ai_retry.domain.operation import (
+    AttemptRecord,
+    Deed,
+    HoldRoute,
+    OpenRoute,
+    OperatorStorage,
+    Order,
+    ResetQuota,
+    SetQuota,
+)
 from ai_retry.domain.policy import RetryPolicy, queued_attempt
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Message
@@ -317,6 +327,26 @@ class Side:
     def _close(self, choice: Random) -> object:
         return self.storage.begin(CloseOver(user_id=choice.choice(self.users))).applied
 
+    def _hold(self, choice: Random) -> object:
+        """An operator holds a route, or opens it by hand."""
+        route = choice.choice(ROUTES)
+        deed = HoldRoute(route=route, duration=timedelta(seconds=choice.choice((5, 50, 500))))
+        opens = choice.random() < 0.4
+        return self._act(OpenRoute(route=route) if opens else deed, f"route:{route}", choice)
+
+    def _quota(self, choice: Random) -> object:
+        """An operator gives a user a quota, or the usual one."""
+        user_id = choice.choice(self.users)
+        deed = SetQuota(user_id=user_id, limit=choice.randrange(4), window=timedelta(hours=choice.choice((1, 2))))
+        resets = choice.random() < 0.4
+        return self._act(ResetQuota(user_id=user_id) if resets else deed, "user", choice)
+
+    def _act(self, deed: Deed, target: str, choice: Random) -> object:
+        order_id = UUID(int=choice.getrandbits(128), version=4)
+        ordered = Order(id=order_id, operator="ann", role="admin", action="test", target=target, reason="x")
+        storage = cast("OperatorStorage", self.storage)
+        return storage.act(ordered, deed), storage.act(ordered, deed)
+
     def _app(self, choice: Random) -> object:
         index, status = choice.randrange(len(self.generations)), choice.choice(("error", "success", "processing"))
         with suppress(KeyError):
@@ -346,12 +376,36 @@ class Side:
             rows.append((_abstract(snapshot), logs, calls))
         events = [sorted(event["event_type"] for event in self.world.events(user)) for user in self.users]
         line = sorted(self.generations.index(each["generation_id"]) for each in self._line())
-        return [*rows, *events, line, (state.queued, state.due, state.parked, state.running)]
+        return [*rows, *events, line, *self._operators_look(), (state.queued, state.due, state.parked, state.running)]
+
+    def _operators_look(self) -> list[object]:
+        """What operators read, but what is counted over users of other histories."""
+        storage = cast("OperatorStorage", self.storage)
+        quotas = [storage.user_quota(user, POLICY.quota) for user in self.users]
+        records = [storage.attempt_records(each) for each in self.generations]
+        routes = storage.overview().routes
+        return [
+            [(each.override, each.live, each.queued, each.quota.limit, each.quota.captured) for each in quotas],
+            [[_recorded(each) for each in listed] for listed in records],
+            [(each.route, each.failures, each.slots, each.running, each.waiting) for each in routes],
+            [(each.began_at is None, each.held_until is None) for each in routes],
+        ]
 
     def _line(self) -> list[Any]:
         """Messages of living generations: those of others find nothing to do."""
         present = {each for index, each in enumerate(self.generations) if self._load(index, None) is not None}
         return [each for each in self.world.messages() if each["generation_id"] in present]
+
+
+def _recorded(record: AttemptRecord) -> object:
+    """A record without instants, but whether they are there."""
+    instants = (record.closed_at, record.due_at, record.lease_expires_at, record.accepted_at, record.captured_at)
+    return (
+        (record.number, record.outcome, record.code, record.cause, record.counted, record.transient, record.charge),
+        (record.operator_fault, record.answer_from, record.route, record.provider_outcome, record.wire_requests),
+        (sorted(record.waived), record.model, record.duration, len(record.calls), record.stored_at is None),
+        (record.discarded_by, record.is_queued, [each is None for each in instants]),
+    )
 
 
 def _calls(row: Any) -> object:
@@ -389,6 +443,7 @@ def _abstract(snapshot: Snapshot | None) -> object:
         snapshot.session is not None and snapshot.session["content"],
         snapshot.mine,
         [(each.failures, each.slots, each.running, each.waiting, since(each.not_before)) for each in snapshot.routes],
+        [each.held_until is None for each in snapshot.routes],
     )
 
 
@@ -431,7 +486,7 @@ ACTS = (
     *("accept",) * 4,
     *("take",) * 6,
     *("create",) * 5,
-    "refuse_generations",
+    *("refuse_generations", "hold", "hold", "quota"),
     *("put_back", "cancel", "tidy", "tidy", "lose", "move"),
 )
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.chart import svg
 from benchmarks.clients import Reply, Request, closed_loop
+from benchmarks.drain import jain
 from benchmarks.report import table
 from benchmarks.sampling import percentile, short
 from benchmarks.section import Aim
@@ -101,6 +102,12 @@ def test_the_chart_shows_every_engine_and_every_rate() -> None:
 
     texts = [each.text for each in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
     assert {"<floor>", "ours", "1,500", "3,000", "700", "99", "1 at once", "8 at once"} <= set(texts)
+
+
+@pytest.mark.parametrize(("shares", "fairness"), [([2, 2, 2], 1), ([6, 0, 0], 1 / 3), ([0, 0], 1)])
+def test_fairness_is_one_where_all_have_the_same(shares: list[float], fairness: float) -> None:
+    """One who has everything of n is a share of 1/n; where there is nothing, no one has more than others."""
+    assert jain(shares) == pytest.approx(fairness)
 
 
 def test_a_table_is_as_wide_as_its_widest_cells() -> None:

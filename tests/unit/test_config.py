@@ -170,7 +170,7 @@ def test_all_problems_are_named_at_once() -> None:
     assert "SUPABASE_URL must be an address" in reported
     assert "SUPABASE_SECRET_KEY is missing (a secret key of the project" in reported
     assert "AI_API_KEY is missing" in reported
-    assert "AI_HEADERS must be a JSON object of texts" in reported
+    assert "AI_HEADERS must be a JSON object of strings" in reported
     assert "AI_RETRY_MAX_PARALEL is unknown (did you mean AI_RETRY_MAX_PARALLEL?)" in reported
     assert "AI_RETRY_MAX_ATTEMPTS must be a whole number" in reported
     assert "AI_RETRY_LEASE_SECONDS must be a number of seconds" in reported

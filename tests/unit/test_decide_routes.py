@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ ACCEPTED = a_snapshot(
 )
 
 
-def closed(route: str, seconds: float = 60, **columns: int) -> Route:
+def closed(route: str, seconds: float = 60, **columns: Any) -> Route:
     """A route that is closed for so long."""
     return Route(route=route, not_before=AS_OF + seconds * SECOND, **{"failures": 1, "slots": 1, **columns})
 

@@ -531,7 +531,7 @@ class TestRoutesAgree:
         routes.note_outage("one/small", Outage(wait=timedelta(minutes=4), failures=1), AS_OF)
         routes.note_outage("one/small", Outage(wait=timedelta(seconds=2), failures=1), AS_OF)
 
-        (state,) = routes.states(lambda _: 0, lambda _: 0)
+        (state,) = routes.states(lambda _: 0, lambda _: 0, AS_OF)
 
         assert (state.not_before, state.failures) == (AS_OF + timedelta(minutes=4), 1)
 
@@ -540,10 +540,10 @@ class TestRoutesAgree:
         routes = Routes()
         routes.note_outage("one/small", Outage(wait=timedelta(0), failures=1), AS_OF)
         for _ in range(6):
-            routes.note_answer("one/small", AS_OF)
+            routes.note_answer("one/small", AS_OF, AS_OF)
         routes.note_outage("one/large", Outage(wait=HOUR, failures=1, doubts=3), AS_OF)
 
-        (state,) = routes.states(lambda _: 64, lambda _: 0)
+        (state,) = routes.states(lambda _: 64, lambda _: 0, AS_OF)
 
         assert (state.slots, routes.is_open("one/small", 64, AS_OF), routes.is_open("one/small", 63, AS_OF)) == (
             64,

@@ -1,6 +1,7 @@
 """What a failed call says of its provider, and what it costs the retry that made it: the rules, on the reference."""
 
 from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -110,6 +111,20 @@ def test_provider_that_asks_to_wait_is_obeyed(world: MemoryWorld) -> None:
 
     new_accepted(world)
     assert work(world) == [QueueOutcome.PARKED]
+
+
+def test_held_route_is_looked_at_again(world: MemoryWorld) -> None:
+    """What waits for a route that an operator holds looks each minute whether it was opened; no probe is sent."""
+    _, generation_id = new_accepted(world)
+    world.storage.routes.hold(ROUTE, timedelta(hours=4), world.clock.now())
+
+    for _ in range(3):
+        assert work(world) == [QueueOutcome.PARKED]
+        world.advance(timedelta(minutes=1, seconds=1))
+    world.storage.routes.open(ROUTE)
+
+    assert work(world, ANSWER) == [QueueOutcome.SUCCEEDED]
+    assert tries(world, generation_id) == [(2, True)]
 
 
 @pytest.mark.parametrize("failure", [BROKEN, OVERLOADED, FORBIDDEN], ids=lambda failure: failure.reason)

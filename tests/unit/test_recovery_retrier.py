@@ -205,6 +205,16 @@ class TestEnds:
         assert (ended.outcome, ended.met_outage, ended.again_after) == ("left", True, 240.0)
         assert case.attempts == []
 
+    def test_held_route_is_looked_at_again(self) -> None:
+        """A route that an operator holds may be opened any time: its generation comes again within a minute."""
+        case = Case()
+        case.storage.routes.hold("one/small", timedelta(hours=4), case.world.clock.now())
+
+        ended = case.retry()
+
+        assert (ended.outcome, ended.met_outage, ended.again_after) == ("left", True, 60.0)
+        assert (case.attempts, ended.left and ended.left.retry_at) == ([], case.world.clock.now() + timedelta(hours=4))
+
     def test_refusal_that_passes_comes_again(self) -> None:
         """In the time that the rule says; the reason has the instant."""
         case = Case()

@@ -13,7 +13,7 @@ from tools.migration import SCHEMAS
 from tools.npm import REPOSITORY
 
 BINDING = SCHEMAS / "app.sql"  # of the app as a whole: it is replaced as one
-MOST_LINES = 2786
+MOST_LINES = 3172
 PORTS: Mapping[str, type] = {"verbs": Storage, "queue": QueueStorage, "recovery": RecoveryStorage}
 OWNERS = {"create_queue"}  # the database's owner runs it
 OPERATORS = {"books"}  # is in operate/

@@ -19,6 +19,7 @@ PAGES: Mapping[Path, Callable[[], str]] = {
     _REFERENCE / "errors.md": errors.render,
     _REFERENCE / "events.md": events.render,
     _REFERENCE / "http.md": endpoint.render,
-    _REFERENCE / "python.md": python_api.render,
+    _REFERENCE / "python-extend.md": python_api.render_extend,
+    _REFERENCE / "python-use.md": python_api.render_use,
 }
 DATABASE_PAGES: Mapping[Path, Callable[[str], str]] = {_REFERENCE / "sql.md": database.render}

@@ -10,11 +10,13 @@ from tools.pages.markdown import code, notice, page, table
 
 _INTRODUCTION = f"""# Command line
 
-{notice("`ai_retry.cli.commands`")} `ai-retry COMMAND --help` says the same. It needs the extra `cli`.
+{notice("ai_retry.cli.commands")}
 
-All commands but `migrations` and `--help` read the [configuration](configuration.md) from the environment. What is
-printed into a pipe has no colours and no bars. Wherever a command takes an ID, the short id that `ai-retry find` shows
-is enough, as long as only one of the newest failed generations begins with it.
+`ai-retry COMMAND --help` says the same. It needs the extra `cli`.
+
+All commands except `migrations` and `--help` read the [configuration](configuration.md) from the environment. Output
+into a pipe has no colours and no progress bars. For an ID, the short id that `ai-retry find` shows is enough, as long
+as only one of the newest failed generations begins with it.
 """
 
 _COMPLETION = """## Shell completion
@@ -54,10 +56,16 @@ def _context() -> click.Context:
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     if isinstance(command, click.Group):
+        if command.invoke_without_command:
+            yield from _described(command, context)
         for name in command.list_commands(context):
             child = command.commands[name]
             yield from _command(child, click.Context(child, info_name=name, parent=context))
-        return
+    else:
+        yield from _described(command, context)
+
+
+def _described(command: click.Command, context: click.Context) -> Iterator[str]:
     yield from (f"## {context.command_path}", "", code(command.get_usage(context).removeprefix("Usage: ")), "")
     yield from (cleandoc(command.help or ""), "")
     if command.epilog:

@@ -11,14 +11,15 @@ _INTRODUCTION = f"""# SQL
 
 {notice("the comments of a migrated database")}
 
-Our tables, and the functions that the library calls, begin with `ai_retry_` and are in `public`. The functions' parts,
+Our tables, and the functions that the library calls, begin with `ai_retry_` and are in `public`. Internal functions,
 and the binding to your tables, are in the schema `ai_retry`, which the Data API does not expose. End users have no
 privilege on our tables, and may execute none of our functions. Functions run with the rights of their caller and a
-pinned `search_path`. No trigger of ours is on a table of yours.
+pinned `search_path`. We add no trigger to a table of yours.
 
-By hand one needs `ai_retry_publish`, `ai_retry_create_queue` and `ai_retry_books`. `ai_retry_create_session` is the one
-that [may be yours](../how-to/sessions-table.md). Changes and requests are JSON documents, passed as `text`, with a
-number of their protocol; unknown members are refused.
+You may call `ai_retry_publish`, `ai_retry_create_queue` and `ai_retry_books` yourself. You may replace
+`ai_retry_create_session` with [a function of your own](../how-to/sessions-table.md). The library calls the rest:
+changes and requests are JSON documents, passed as `text`, with the number of their protocol; unknown members are
+errors.
 """
 _FUNCTIONS = """
 select p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), obj_description(p.oid, 'pg_proc'),
@@ -31,9 +32,8 @@ select 'ai_retry.' || p.proname, pg_get_function_arguments(p.oid), pg_get_functi
 from pg_proc p where p.pronamespace = 'ai_retry'::regnamespace and p.proname like 'app\\_%' order by p.proname
 """
 _ABOUT_BINDING = """\
-These are the only functions that name your tables, and they belong to you: the migration creates those that are
-missing, and replaces none. Statuses are our words (`queued`, `processing`, `success`, `error`, `timeout`); a binding of
-your own translates yours.
+Only these functions name your tables, and they belong to you: the migration creates the missing ones, and replaces
+none. Statuses are our words (`queued`, `processing`, `success`, `error`, `timeout`); your own binding translates yours.
 """
 _TABLES = """
 select c.relname, obj_description(c.oid, 'pg_class') from pg_class c

@@ -8,10 +8,12 @@ from tools.pages.markdown import code, notice, page, table
 
 _INTRODUCTION = f"""# HTTP
 
-{notice("the OpenAPI document")} The app serves that document itself, at `/sessions/ai/openapi.json` below its prefix.
+{notice("the OpenAPI document")}
 
-Every answer is JSON, with `Cache-Control: no-store` and `X-Request-Id`. Names are in camelCase, instants in UTC. What
-to do about an error is in [Errors](errors.md).
+The app also serves all this as an OpenAPI document, at `/sessions/ai/openapi.json` below its prefix.
+
+Every answer is JSON, with `Cache-Control: no-store` and `X-Request-Id`. Names are in camelCase, instants in UTC.
+[Errors](errors.md) says what to do about each error.
 """
 
 

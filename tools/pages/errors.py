@@ -8,12 +8,12 @@ from typing import TypeGuard
 from ai_retry.domain import errors
 from ai_retry.domain.model import FailureCode
 from ai_retry.problems import EDGE_PROBLEMS
-from tools.pages.markdown import notice, one_line, page, table
+from tools.pages.markdown import notice, one_line, page, prose, table
 from tools.pages.sources import meaning, member
 
 _INTRODUCTION = f"""# Errors
 
-{notice("`ai_retry.domain.errors` and `ai_retry.problems`; the remedies are in `tools/pages/errors.py`")}
+{notice("ai_retry.domain.errors and ai_retry.problems; the remedies are in tools/pages/errors.py")}
 
 Over HTTP an error is `{{"error": {{"code", "message", "details"}}, "meta": {{"requestId"}}}}`; in Python it is an
 exception with `code`, `http_status`, `retry_after`, `retryable` and `details`. Branch on the code or the class,
@@ -27,7 +27,7 @@ operator has to act first.
 
 REMEDIES: Mapping[str, str] = {
     "INVALID_GENERATION_ID": "Send the generation's id as it is in the database: a UUID with its hyphens.",
-    "INVALID_IDEMPOTENCY_KEY": "Send another key, such as a UUID made for each click, or no key at all.",
+    "INVALID_IDEMPOTENCY_KEY": "Send another key, such as a new UUID for each click, or no key at all.",
     "INVALID_REQUEST": "Correct the fields that `details.fields` names; the same request is refused again.",
     "BODY_TOO_LARGE": "Send less than `details.maxBytes`: `create_blueprint(max_body_bytes=…)`, or your app's limit.",
     "UNSUPPORTED_MEDIA_TYPE": "Send JSON in UTF-8, with `Content-Type: application/json` and without compression.",
@@ -36,7 +36,9 @@ REMEDIES: Mapping[str, str] = {
         " refused, compare `SUPABASE_URL`, `SUPABASE_JWT_ISSUER` and this machine's clock with the project's; see"
         " [Rotate keys](../how-to/keys.md). The debug log has one word for the check that failed."
     ),
-    "GENERATION_NOT_FOUND": "Check the id, and whose token it is: another user's generation looks exactly the same.",
+    "GENERATION_NOT_FOUND": (
+        "Check the id, and which user's token was sent: another user's generation looks exactly the same."
+    ),
     "CONTEXT_MISSING": (
         "`details.problem` names the field. Correct `prompt_data`, allow the model in `AI_MODELS`, or name what reads"
         " your prompts in `AI_RETRY_CONTEXT_FROM`: [Use your own prompts](../how-to/prompts.md)."
@@ -50,7 +52,7 @@ REMEDIES: Mapping[str, str] = {
         "Come back after `Retry-After`, or read the status. A dead worker's attempt is closed when its lease ends."
     ),
     "RETRY_LIMIT_REACHED": (
-        "Wait, where `Retry-After` is given: a day's attempts are used up. Else make a new generation."
+        "Wait, where `Retry-After` is given: a day's attempts are used up. Else create a new generation."
         " An operator can allow more attempts in a recovery plan:"
         " [Recover an outage](../how-to/recovery.md)."
     ),
@@ -70,7 +72,9 @@ REMEDIES: Mapping[str, str] = {
         "Come back after `Retry-After`. If it happens often, ask for shorter answers or raise"
         " `AI_RETRY_DEADLINE_SECONDS`, and the lease with it."
     ),
-    "AI_RATE_LIMITED": "Come back after `Retry-After`. If it happens often, buy more, or let workers keep the pace.",
+    "AI_RATE_LIMITED": (
+        "Come back after `Retry-After`. If it happens often, buy a higher limit, or let workers keep the pace."
+    ),
     "AI_UNAVAILABLE": "Come back after `Retry-After`. `ai-retry doctor` says whether the provider can be reached.",
     "AI_REJECTED": (
         "Look at the attempt's code and reason with `ai-retry why ID`: a wrong key, no credit, an unknown model, or a"
@@ -96,26 +100,67 @@ REMEDIES: Mapping[str, str] = {
         " held the row, or the table, for too long. If it can never fit, `client.discard_answer` drops it."
     ),
     "LEASE_LOST": (
-        "Try again; a kept answer is used then. If it happens often, the machine or the database is too busy: see how"
-        " long settling takes, and raise `AI_RETRY_LEASE_SECONDS`."
+        "Try again; a kept answer is used then. If it happens often, the machine or the database is too busy: look at"
+        " how long settling takes, and raise `AI_RETRY_LEASE_SECONDS`."
     ),
     "NOT_CONFIGURED": "`details.missing` says what; `ai-retry doctor` says what to do about it.",
-    "STORAGE_UNAVAILABLE": "Repeat it: nothing was written. If it stays, look at the database and the network to it.",
+    "STORAGE_UNAVAILABLE": (
+        "Repeat it: nothing was written. If it continues, look at the database and the network to it."
+    ),
     "STORAGE_OUTCOME_UNKNOWN": (
         "Repeat it: what was written is found by its token or key. A paid answer is kept in the database, or waits in"
         " the spool, if there is one."
     ),
-    "AUTH_UNAVAILABLE": "Repeat it. If it stays, look whether Supabase Auth can be reached from here.",
-    "INTERNAL": "Repeat it. Then look for the `requestId` in the log: what happened is there, with its place.",
-    "RETRY_EXPIRED": (
-        "Retry it again; if no worker ran, start some. `AI_RETRY_MAX_QUEUED_SECONDS` is how long they try."
-    ),
+    "AUTH_UNAVAILABLE": "Repeat it. If it continues, check that Supabase Auth can be reached from here.",
+    "INTERNAL": "Repeat it. Then look for the `requestId` in the log, which names the exception and its place.",
+    "RETRY_EXPIRED": ("Retry it again; if no worker ran, start some. Workers try for `AI_RETRY_MAX_QUEUED_SECONDS`."),
     "RETRY_CANCELLED": "Retry it, if it is wanted again.",
     "RETRY_POISONED": (
-        "Look why workers die at it (memory, a crash in `context_from`), then retry it."
-        " `AI_RETRY_MAX_ABANDONED` is how many may."
+        "Find out why workers die at it (memory, a crash in `context_from`), then retry it. It is given up after"
+        " `AI_RETRY_MAX_ABANDONED` deaths."
     ),
 }
+
+WHO: Mapping[str, str] = {
+    "INVALID_GENERATION_ID": "The client sends a UUID.",
+    "INVALID_IDEMPOTENCY_KEY": "The client sends another key, or none.",
+    "INVALID_REQUEST": "The client corrects the fields.",
+    "BODY_TOO_LARGE": "The client sends less.",
+    "UNSUPPORTED_MEDIA_TYPE": "The client sends JSON.",
+    "UNAUTHENTICATED": "The user signs in again.",
+    "GENERATION_NOT_FOUND": "The client checks the id.",
+    "CONTEXT_MISSING": "The developer corrects the prompt or its reader.",
+    "ALREADY_SUCCEEDED": "Nothing to do: the client shows the session.",
+    "IDEMPOTENCY_KEY_REUSED": "The client sends another key.",
+    "RETRY_IN_PROGRESS": "The user waits.",
+    "RETRY_LIMIT_REACHED": "The user waits for a day, or starts anew.",
+    "RETRY_TOO_SOON": "The user waits.",
+    "TOO_MANY_PARALLEL_RETRIES": "The user waits for another one to end.",
+    "QUOTA_EXHAUSTED": "The user waits, or an operator raises the quota.",
+    "AI_TIMEOUT": "The user retries.",
+    "AI_RATE_LIMITED": "The user retries later.",
+    "AI_UNAVAILABLE": "The user retries later.",
+    "AI_REJECTED": "The operator corrects the key, the credit or the model.",
+    "AI_INVALID_OUTPUT": "The user retries.",
+    "AI_INCOMPLETE": "The developer raises the limit of tokens.",
+    "ROUTE_UNAVAILABLE": "The user waits for the provider.",
+    "SESSION_CONFLICT": "The user removes what conflicts.",
+    "SESSION_REJECTED": "The operator corrects the data or the session function.",
+    "LEASE_LOST": "The user retries; the answer is kept.",
+    "NOT_CONFIGURED": "The operator sets what is missing.",
+    "STORAGE_UNAVAILABLE": "The client repeats the request.",
+    "STORAGE_OUTCOME_UNKNOWN": "The client repeats the request.",
+    "AUTH_UNAVAILABLE": "The client repeats the request.",
+    "INTERNAL": "The client repeats the request; the operator reads the log.",
+    "RETRY_EXPIRED": "The user retries; the operator starts workers.",
+    "RETRY_CANCELLED": "Nothing to do.",
+    "RETRY_POISONED": "The operator finds out why workers die.",
+}
+
+_PHRASES: Mapping[int, str] = {
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+}  # RFC 9110; Python before 3.13 differs
 
 
 @dataclass(frozen=True)
@@ -133,7 +178,7 @@ def render() -> str:
     return page(
         [
             _INTRODUCTION,
-            *table(("code", "HTTP"), ((f"[`{each.code}`](#{each.code.lower()})", _status(each)) for each in over_http)),
+            *table(("code", "HTTP", "who does what"), (_row(each) for each in over_http)),
             *(line for each in over_http for line in _entry(each)),
             "## Codes of the error log",
             "",
@@ -155,7 +200,7 @@ def _all() -> Iterator[_Error]:
     for name, error in vars(errors).items():
         if _is_coded(error):
             ended = issubclass(error, errors.RetryEnded)
-            yield _Error(error.code, None if ended else error.http_status, name, one_line(error.__doc__ or ""))
+            yield _Error(error.code, None if ended else error.http_status, name, one_line(prose(error.__doc__ or "")))
 
 
 def _is_coded(found: object) -> TypeGuard[type[errors.AiRetryError]]:
@@ -168,8 +213,14 @@ def _is_coded(found: object) -> TypeGuard[type[errors.AiRetryError]]:
     )
 
 
+def _row(error: _Error) -> tuple[str, ...]:
+    return f"[`{error.code}`](#{error.code.lower()})", _status(error), WHO[error.code]
+
+
 def _status(error: _Error) -> str:
-    return "" if error.status is None else f"{error.status} {HTTPStatus(error.status).phrase}"
+    if error.status is None:
+        return ""
+    return f"{error.status} {_PHRASES.get(error.status) or HTTPStatus(error.status).phrase}"
 
 
 def _entry(error: _Error) -> Iterator[str]:

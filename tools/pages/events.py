@@ -10,8 +10,8 @@ from ai_retry.events import AttemptEvent, CallEvent, Event
 from tools.pages.markdown import notice, one_line, page, table
 from tools.pages.sources import meaning, member
 
-_HEAD = """`connect(on_event=…)` and `Client(on_event=…)` take a hook, or several: each is called with every event.
-The log is the first of them ([Read the log](../how-to/observe.md#logs)).
+_HEAD = """`connect(on_event=…)` and `Client(on_event=…)` take one hook or several. Each is called with every event.
+The log is written from the same events ([Read the log](../how-to/observe.md#logs)).
 
 ```python
 from ai_retry import connect
@@ -28,31 +28,31 @@ client = connect(on_event=on_event)
 
 ## What is promised
 
-- An event comes after what it says has become true, in the thread that did it. Events of one attempt in one process
-  come in the order of the lines below. Between attempts and processes there is no order.
-- What a hook raises is logged as `event=hook_failed`, and changes nothing: not the attempt, and not the next hook.
-  What a hook takes of time, the attempt waits. Let a slow one put the event into a queue of its own.
-- Events are at most once. A process that is killed reports nothing more: the attempt is then reported as abandoned
-  by whichever process closes it. Books are kept in the database, not in events.
+- A hook is called after the event has happened, in the thread in which it happened. Events of one attempt in one
+  process come in the order below. There is no order between attempts or between processes.
+- An exception of a hook is logged as `event=hook_failed`. It affects neither the attempt nor the next hook. The attempt
+  waits for its hooks, so a slow hook should put the event into a queue of its own.
+- Each event is delivered at most once. A killed process reports nothing more; the process that closes its attempt
+  reports it as abandoned. The books are kept in the database, not in events.
 - An event holds no prompt, answer, token or key. `reason` is one cleaned line.
-- Instants are those of the database, durations are seconds of this machine. What is not known is `None`.
+- Instants are those of the database, durations are seconds of this machine. Unknown values are `None`.
 
 A retry that its caller waits for:
 
     AttemptBegan → ProviderCalled, for each request → AttemptSucceeded
                                                     → AttemptFailed (→ AnswerKept, if its answer is stored)
                                                     → AnswerKept, if it could not be settled
-    Refused, or RequestFailed, if it did not begin, or if what became of it is not known (→ Spooled comes before it)
+    Refused, or RequestFailed, if it did not begin, or if its result is not known (→ Spooled comes before it)
 
-An accepted retry begins with `GenerationAccepted`, and each of its attempts goes on like that in a worker, with the
-`request_id` of the request that was accepted. It may be put back meanwhile, any number of times: `RetryPostponed`
-before an attempt begins, `AttemptPutBack` after it. The last event is `AttemptSucceeded`, `AttemptFailed` with
-`goes_on=False`, or `AttemptCancelled`.
+An accepted retry begins with `GenerationAccepted`. Its attempts follow in a worker as above, with the `request_id` of
+the accepted request. In between it may be put back any number of times: `RetryPostponed` before an attempt begins,
+`AttemptPutBack` after it. The last event is `AttemptSucceeded`, `AttemptFailed` with `goes_on=False`, or
+`AttemptCancelled`.
 
-`AttemptAbandoned` may come for any attempt that was begun by a process that died, also for other generations of the
-user who clicks. `RouteClosed` and `RouteOpened` come once from each process, when it learns of it.
+`AttemptAbandoned` may come for any attempt of a process that died, also for other generations of the user who clicks.
+Each process reports `RouteClosed` and `RouteOpened` once, when it notices.
 
-Say for which request something is done, in views of your own:
+In views of your own, name the request for which you call the client:
 
 ```python
 from ai_retry import hooks

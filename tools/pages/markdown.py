@@ -6,8 +6,8 @@ from inspect import cleandoc
 
 
 def notice(source: str) -> str:
-    """Say where a page comes from, to those who would edit it."""
-    return f"Generated from {source}; edit that, then run `make pages`."
+    """Say where a page comes from, to those who would edit it: a comment, which no reader of the page sees."""
+    return f"<!-- Generated from {source}; edit that, then run `make pages`. -->"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -5,35 +5,37 @@ from itertools import groupby
 
 from ai_retry.providers import answer_signals, signals
 from ai_retry.providers.signal import Signal
+from tools.pages.markdown import notice
 
-_INTRODUCTION = """# How a provider's answer is judged
+_INTRODUCTION = f"""# How a provider's answer is judged
 
-Generated from `ai_retry.providers.signals` and `answer_signals`, the table that the code uses; edit those, then run
-`make pages`.
+{notice("ai_retry.providers.signals and answer_signals, the table that the code uses")}
 
-- **code**: what the attempt, the answer of the endpoint (502) and the log say.
+The columns of the tables:
+
+- **code**: appears in the attempt, in the endpoint's answer (502) and in the log.
 - **not generated**: certainly no token was produced. Such a call uses up no attempt, and the request may be repeated
-  inside the call. In doubt it says no: that costs an attempt, while a wrong yes would repeat a paid call.
-- **may pass**: the identical request may succeed later, without a change by anyone.
-- **operator**: the operator of the app has to act (key, credit, model, configuration); it uses up no attempt.
+  inside the call. In doubt the column is empty: that costs an attempt, while a wrong yes would repeat a paid call.
+- **may pass**: the identical request may succeed later, without any change.
+- **operator**: the operator of the app has to act (key, credit, model, configuration). No attempt is used up.
 
-Thoughts are no part of an answer. `<think>…</think>` and its variants before the content are removed, and so are a byte
-order mark and tokens of the model's template around it, such as `<|im_end|>`. Thoughts that are never closed leave no
-answer; a closing tag without an opening one ends thoughts, too. With a schema, JSON inside one Markdown fence, or in
-one tag such as `<answer>`, is used. Two JSON values, prose around the JSON and trailing commas are not valid.
+Thoughts are not part of an answer. `<think>…</think>` and its variants before the content are removed, and so are a
+byte order mark and tokens of the model's template around it, such as `<|im_end|>`. If thoughts are never closed, there
+is no answer; a closing tag without an opening one also ends thoughts. With a schema, JSON inside one Markdown fence, or
+in one tag such as `<answer>`, is used. Two JSON values, prose around the JSON and trailing commas are not valid.
 
-Without a schema, an answer is whole only if its finish reason is null, missing, empty or one of ENDS, in any case. With
-a schema, an object or a list that is valid is whole by itself, unless its finish reason is in the last table. The
-finish reason is read under every name that APIs give it: `finish_reason`, `finishReason`, `stop_reason`, `stopReason`,
-`finish_details`, `done_reason`; of several words, as in `content_filter: SAFETY`, each counts. A call of a tool, or a
-part that is not text, spoils an answer without a schema.
+Without a schema, an answer is complete only if its finish reason is null, missing, empty or one of ENDS, in upper or
+lower case. With a schema, a valid object or list is complete, unless its finish reason is in the last table. The finish
+reason is read under every name that APIs use: `finish_reason`, `finishReason`, `stop_reason`, `stopReason`,
+`finish_details`, `done_reason`. If it has several words, as in `content_filter: SAFETY`, each counts. Without a schema,
+an answer with a tool call, or with a part that is not text, is not valid.
 
-A wait that the provider asks for (`retry-after-ms`, `Retry-After` in seconds or as a date, a hint in the body, reset
-headers, in this order) is a floor under our own backoff, up to `AI_RETRY_MAX_WAIT_SECONDS`.
+If the provider asks for a wait (`retry-after-ms`, `Retry-After` in seconds or as a date, a hint in the body, reset
+headers, in this order), our own backoff is at least that long, up to `AI_RETRY_MAX_WAIT_SECONDS`.
 
 Examples of configuration: OpenRouter needs `AI_API_KEY` and perhaps
-`AI_HEADERS={"HTTP-Referer": "https://app.example", "X-Title": "App"}`; Azure needs the deployment's address in
-`AI_BASE_URL`, `AI_QUERY={"api-version": "2024-10-21"}` and `AI_AUTH_HEADER=api-key`; a server on this machine needs
+`AI_HEADERS={{"HTTP-Referer": "https://app.example", "X-Title": "App"}}`; Azure needs the deployment's address in
+`AI_BASE_URL`, `AI_QUERY={{"api-version": "2024-10-21"}}` and `AI_AUTH_HEADER=api-key`; a server on this machine needs
 `AI_BASE_URL=http://127.0.0.1:8080/v1` and no key.
 """
 

@@ -12,22 +12,33 @@ from tools.pages.sources import meaning, member
 
 _WIDTH = 80
 _STARS = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}
-_INTRODUCTION = f"""# Python
+_INTERNAL = {("ai_retry.bootstrap.connect", "doctor")}  # parameters that ``ai_retry.connect`` passes itself
+_USE = f"""# Python: use it
 
-{notice("docstrings")}
+{notice("docstrings; tools/pages/python_api.py says what is on which page")}
 
-`import ai_retry` loads only rules and values; the rest loads when it is used. What is not on this page may change in
-any version. Instants are aware and in UTC, durations are `timedelta`.
+What an app, an operator or a notebook calls, and what it gets back. Providers, readers, storages and the pure functions
+are in [Python: extend it](python-extend.md).
+
+`import ai_retry` loads almost nothing; each name loads when it is used. What is on neither page may change in any
+version. Instants are aware and in UTC, durations are `timedelta`.
+"""
+_EXTEND = f"""# Python: extend it
+
+{notice("docstrings; tools/pages/python_api.py says what is on which page")}
+
+For apps that bring their own provider, prompt reader, storage or tests, or that call the pure functions. What an app
+calls is in [Python: use it](python-use.md).
+"""
+_ABOUT_ERRORS = """\
+Every error is an `AiRetryError` and is imported from `ai_retry`. [Errors](errors.md) says for each code what it means,
+and what to do.
 """
 
-CONTENTS: Mapping[str, Sequence[str]] = {
-    "Wiring": (
-        *("bootstrap.connect", "bootstrap.worker", "bootstrap.verifier", "bootstrap.settle", "config.Settings"),
-        *("providers.function.FunctionProvider", "providers.http.HttpAiProvider", "providers.reask.ReaskProvider"),
-        *("providers.fallback.FallbackProvider", "storage.spool.Spool", "clock.SystemClock"),
-    ),
-    "Client": ("client.Client", "events.Event"),
-    "What a client gives": (
+USE: Mapping[str, Sequence[str]] = {
+    "Start": ("bootstrap.connect", "config.Settings", "bootstrap.verifier", "bootstrap.settle", "bootstrap.worker"),
+    "Client": ("client.Client",),
+    "What a client returns": (
         "domain.model.RetryResult",
         "domain.outlook.Outlook",
         "domain.listing.GenerationPage",
@@ -37,6 +48,24 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "domain.queue_model.RouteState",
         "recovery.methods.Diagnosis",
         "storage.spool.SpoolReport",
+    ),
+    "Operators": (
+        "operate.operator.Operator",
+        "operate.operator.NotAllowed",
+        "operate.operations.Operations",
+        "operate.views.Failures",
+        "operate.views.Timeline",
+        "operate.views.Moment",
+        "operate.views.UserState",
+        "operate.alarms.alarms",
+        "operate.alarms.Alarm",
+        "domain.operation.Overview",
+        "domain.operation.Period",
+        "domain.operation.RouteReport",
+        "domain.operation.FailureCount",
+        "domain.operation.AttemptRecord",
+        "domain.operation.Override",
+        "domain.operation.Action",
     ),
     "Recovery": (
         "recovery.found.Found",
@@ -56,39 +85,50 @@ CONTENTS: Mapping[str, Sequence[str]] = {
         "problem",
         "problems.Problem",
     ),
-    "Workers": ("worker.Worker",),
-    "Rules": (
+    "Workers and events": ("worker.Worker", "events.Event"),
+    "Rules": ("domain.policy.RetryPolicy", "domain.model.QuotaRule", "domain.model.Waiver"),
+    "Values": (
+        "domain.model.Generation",
+        "domain.model.GenerationStatus",
+        "domain.model.Attempt",
+        "domain.model.Outcome",
+        "domain.model.FailureCode",
+        "domain.model.Quota",
+        "domain.model.Usage",
+    ),
+}
+ERRORS = tuple(name for name in ai_retry.__all__ if hasattr(errors, name) and name != "Failure")
+EXTEND: Mapping[str, Sequence[str]] = {
+    "Prompts": (
+        "domain.reader.ContextFrom",
+        "domain.model.Context",
+        "domain.context.stored_context",
+        "domain.model.ResponseFormat",
+    ),
+    "Providers": (
+        "domain.ports.AiProvider",
+        "domain.model.Answer",
+        "domain.model.Failure",
+        "providers.function.FunctionProvider",
+        "providers.http.HttpAiProvider",
+        "providers.reask.ReaskProvider",
+        "providers.fallback.FallbackProvider",
+    ),
+    "Pure functions": (
         "domain.first_call.generate",
         "domain.retry.retry_generation",
         "domain.retry.retry_status",
         "domain.policy.admit",
-        "domain.policy.RetryPolicy",
-    ),
-    "Values": (
-        "domain.model.Generation",
-        "domain.model.Context",
-        "domain.reader.ContextFrom",
-        "domain.context.stored_context",
-        "domain.model.Answer",
-        "domain.model.Usage",
-        "domain.model.Failure",
-        "domain.model.FailureCode",
-        "domain.model.GenerationStatus",
-        "domain.model.Outcome",
-        "domain.model.ResponseFormat",
-        "domain.model.Quota",
-        "domain.model.QuotaRule",
-        "domain.model.Waiver",
         "domain.model.Snapshot",
-        "domain.model.Attempt",
     ),
-    "Errors": (*(f"domain.errors.{name}" for name in ai_retry.__all__ if hasattr(errors, name) and name != "Failure"),),
     "Ports": (
         "domain.ports.Storage",
         "domain.ports.QueueStorage",
         "domain.recovery.RecoveryStorage",
-        "domain.ports.AiProvider",
+        "domain.operation.OperatorStorage",
         "domain.ports.Clock",
+        "clock.SystemClock",
+        "storage.spool.Spool",
     ),
     "Changes": (
         "domain.change.Begin",
@@ -122,20 +162,50 @@ CONTENTS: Mapping[str, Sequence[str]] = {
 }
 
 
-def render() -> str:
-    """Render the page."""
-    lines = [_INTRODUCTION]
-    for title, names in CONTENTS.items():
-        lines += [f"## {title}", ""]
+def render_use() -> str:
+    """Render the page for those who call the library."""
+    return page([_USE, *_contents(USE), "## Errors", "", _ABOUT_ERRORS, *_errors()])
+
+
+def render_extend() -> str:
+    """Render the page for those who bring parts of their own."""
+    return page([_EXTEND, *_contents(EXTEND)])
+
+
+def _contents(contents: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for title, names in contents.items():
+        yield from (f"## {title}", "")
         for name in names:
-            lines += _object(name)
-    return page(lines)
+            yield from _object(name)
+
+
+def _errors() -> Iterator[str]:
+    """Show the base in full, and of each other error what differs."""
+    yield from _object("domain.errors.AiRetryError")
+    rows = (_error(name) for name in ERRORS if name != "AiRetryError")
+    yield from table(("error", "base", "code", "HTTP", "further attributes"), rows)
+
+
+def _error(name: str) -> tuple[str, ...]:
+    error, found = getattr(errors, name), member(f"domain.errors.{name}")
+    of_all = {"args", *member("domain.errors.AiRetryError").members}
+    own = [each for each in found.members if each not in of_all and not each.startswith("_")]
+    match vars(error).get("code"):
+        case str(text):
+            linked = f"[`{text}`](errors.md#{text.lower()})"
+        case property():
+            linked = "[`AI_…`](errors.md)"
+        case _:
+            linked = ""
+    return code(name), code(error.__base__.__name__), linked, str(error.http_status), ", ".join(map(code, own))
 
 
 def _object(name: str) -> Iterator[str]:
     found = member(name)
     short = name.rpartition(".")[2]
-    module = "ai_retry" if short in ai_retry.__all__ else f"ai_retry.{name.rpartition('.')[0]}"
+    exported = ai_retry._LAZY.get(short, name.rpartition(".")[0])
+    is_exported = short in ai_retry.__all__ and member(f"{exported}.{short}".lstrip(".")) is found
+    module = "ai_retry" if is_exported else f"ai_retry.{name.rpartition('.')[0]}"
     yield from (f"### {short}", "", f"`from {module} import {short}`", "")
     if isinstance(found, griffe.Class):
         yield from _class(found)
@@ -147,6 +217,8 @@ def _object(name: str) -> Iterator[str]:
 
 def _class(found: griffe.Class) -> Iterator[str]:
     yield from _docstring(found)
+    for base in _documented_bases(found):
+        yield from (f"It has everything of [{code(base)}](#{base.lower()}), and:", "")
     fields = [each for each in _members(found) if isinstance(each, griffe.Attribute) and "property" not in each.labels]
     if fields:
         yield from table(("field", "type", "default", "meaning"), map(_field, fields))
@@ -161,12 +233,19 @@ def _class(found: griffe.Class) -> Iterator[str]:
 
 
 def _members(found: griffe.Class) -> Iterator[griffe.Object]:
-    """List what is public of a class, and what it inherits of ours."""
-    for name, each in found.all_members.items():
+    """List what is public of a class, and what it inherits of ours, unless an entry of its own has that."""
+    members = found.members if _documented_bases(found) else found.all_members
+    for name, each in members.items():
         if not name.startswith("_"):
             target = each.final_target if isinstance(each, griffe.Alias) else each
             if isinstance(target, griffe.Attribute | griffe.Function):
                 yield target
+
+
+def _documented_bases(found: griffe.Class) -> list[str]:
+    """Name the bases that have an entry on these pages."""
+    names = {name.rpartition(".")[2] for contents in (USE, EXTEND) for each in contents.values() for name in each}
+    return [base.name for base in found.resolved_bases if base.name in names]
 
 
 def _field(field: griffe.Attribute) -> tuple[str, ...]:
@@ -176,7 +255,8 @@ def _field(field: griffe.Attribute) -> tuple[str, ...]:
 
 def _default(field: griffe.Attribute) -> str:
     """Write a field's default as a reader would pass it."""
-    text = "" if field.value is None else one_line(str(field.value))
+    is_set_by_constructor = "class-attribute" not in field.labels
+    text = "" if field.value is None or is_set_by_constructor else one_line(str(field.value))
     if text.startswith("field("):
         inside = re.search(r"default=(?P<value>[^,)]+)|default_factory=(?P<factory>\w+)", text)
         text = "" if inside is None else inside["value"] or f"{inside['factory']}()"
@@ -204,7 +284,7 @@ def _returns(function: griffe.Function) -> str:
 def _parameters(function: griffe.Function) -> Iterator[str]:
     starred = False
     for each in function.parameters:
-        if each.name in ("self", "cls"):
+        if each.name in ("self", "cls") or (function.path, each.name) in _INTERNAL:
             continue
         starred = starred or each.kind is griffe.ParameterKind.var_positional
         if each.kind is griffe.ParameterKind.keyword_only and not starred:
@@ -228,7 +308,8 @@ def _docstring(found: griffe.Object) -> Iterator[str]:
             case griffe.DocstringSectionText():
                 yield from (prose(section.value), "")
             case griffe.DocstringSectionParameters() | griffe.DocstringSectionAttributes():
-                yield from (f"- `{each.name}`: {prose(one_line(each.description))}" for each in section.value)
+                shown = [each for each in section.value if (found.path, each.name) not in _INTERNAL]
+                yield from (f"- `{each.name}`: {prose(one_line(each.description))}" for each in shown)
                 yield ""
             case griffe.DocstringSectionRaises():
                 yield from ("Raises:", "")

@@ -13,27 +13,33 @@ from tools.pages.sources import meaning, member
 
 _INTRODUCTION = f"""# Configuration
 
-{notice("`ai_retry.config.Settings` and `ai_retry.RetryPolicy`")}
+{notice("ai_retry.config.Settings and ai_retry.RetryPolicy")}
 
-Everything is read from the environment, once, at the start. An empty variable counts as absent. One error names each
-variable that is missing or malformed, and each unknown one that begins with `AI_RETRY_`, with a remedy and never with
-its value. Other names may be your own: `ai-retry doctor` points out those that look like a misspelt variable of ours.
+Everything is read from the environment, once, at the start. An empty variable counts as absent. One error names every
+variable that is missing or malformed, and every unknown one that begins with `AI_RETRY_`. It says what to do, and never
+shows a value. Other unknown names may be your own; `ai-retry doctor` lists those that look like a misspelt variable of
+ours.
 
-There are two ways to the database: over the Data API with `SUPABASE_URL` and `SUPABASE_SECRET_KEY`, or straight with
-`DATABASE_URL`, which wins. The blueprint needs `SUPABASE_URL` in any case, to verify access tokens.
+There are two ways to the database: over the Data API with `SUPABASE_URL` and `SUPABASE_SECRET_KEY`, or directly with
+`DATABASE_URL`. If all are set, `DATABASE_URL` is used. The blueprint needs `SUPABASE_URL` in any case, to verify access
+tokens.
+
+`SUPABASE_SECRET_KEY` is a secret key of the project (`sb_secret_…`), and `SUPABASE_PUBLISHABLE_KEY` a publishable one
+(`sb_publishable_…`). The [legacy keys](../how-to/keys.md#from-legacy-api-keys) `service_role` and `anon` work as well;
+Supabase deprecates them by the end of 2026.
 """
 _FORMS = """## How values are written
 
 - **Addresses** hold no credentials, no query and no fragment. `DATABASE_URL` starts with `postgresql://`, and its
-  password is percent-encoded (`@` is `%40`, `/` is `%2F`, `%` is `%25`): what could be read in two ways is refused.
-  Its parameters are libpq's; those of [other drivers](../how-to/pooler.md#if-something-is-odd) are left out.
+  password is percent-encoded (`@` is `%40`, `/` is `%2F`, `%` is `%25`). An address that can be read in two ways is an
+  error. Its parameters are libpq's; those of [other drivers](../how-to/pooler.md#if-something-is-odd) are left out.
 - **`AI_MODELS`, `AI_FALLBACK_MODELS`, `AI_FALLBACK_ON`** are lists separated by commas; `AI_FALLBACK_ON` may hold
   `timeout` and `refusal`.
 - **`AI_RETRY_ACCEPTED_ROLES`, `SUPABASE_JWT_ISSUER`** are lists separated by commas:
   [whose tokens count](../how-to/flask-app.md#whose-tokens-count).
 - **`AI_FALLBACK_1_BASE_URL`, `AI_FALLBACK_1_API_KEY`, `AI_FALLBACK_1_MODEL`** name a further provider,
   `AI_FALLBACK_2_…` the next one, up to 99: [how calls fall back](../how-to/providers.md#fall-back).
-- **`AI_HEADERS`, `AI_QUERY`** are JSON objects of texts: `{"api-version": "2024-10-21"}`.
+- **`AI_HEADERS`, `AI_QUERY`** are JSON objects of strings: `{"api-version": "2024-10-21"}`.
 - **`AI_RESPONSE_FORMAT`** is `json_schema`, `json_object` or `none`: [how they differ](../how-to/prompts.md#schemas).
 - **`AI_EXTRA_BODY`** is a JSON object of request fields: `{"max_tokens": 800}`; not `messages`, `model` or `stream`.
 - **Durations** are seconds, with a fraction if you like; **booleans** are `true` or `false`.

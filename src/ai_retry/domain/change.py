@@ -110,8 +110,9 @@ class Begin:
     """Close every attempt of the user that is over; then open an attempt, or run the queued one.
 
     Over is an attempt whose lease has run out (abandoned: an accepted retry goes on with its next attempt), or whose
-    accepted retry is out of time. An attempt of the same generation that is over is closed whoever it belonged to: the
-    app may have moved the generation. The app is informed; a row that it holds just then is informed later.
+    accepted retry is out of time. An attempt of the same generation that is over is closed, too, even if it is another
+    user's: the app may have moved the generation. The app is informed; if it locks its row just then, it is informed
+    later.
 
     Stale, before that, when the version or the age is not as expected; after that, when a ceiling is reached, another
     attempt is open, the route is unavailable, or a generation to be created is there. What is refused leaves nothing.
@@ -237,7 +238,7 @@ class Postpone:
     wait: timedelta  # until the attempt is due
     spread: timedelta = timedelta(0)  # so much later the message comes, unless an answer of the route wakes it
     route: str | None = None  # that it waits for; None: another reason
-    code: str | None = None  # why, for whoever watches: no storage is given it
+    code: str | None = None  # why, for events; no storage is given it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,9 +172,10 @@ class RouteUnavailable(RetryRefused):
 
     code = "ROUTE_UNAVAILABLE"
 
-    def __init__(self, *, wait: timedelta, route: str | None = None) -> None:
+    def __init__(self, *, wait: timedelta, route: str | None = None, is_held: bool = False) -> None:
         super().__init__("The AI provider is unavailable at the moment.", wait=wait)
         self.route = route  # the one that opens first
+        self.is_held = is_held  # by an operator, who may open it any time
 
 
 class TooManyParallel(RetryRefused):

@@ -328,6 +328,7 @@ class Route:
     slots: int  # calls that may run at once when it opens
     running: int = 0  # calls that run
     waiting: int = 0  # queued attempts that wait for it
+    held_until: datetime | None = None  # an operator holds it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

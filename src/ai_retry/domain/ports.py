@@ -30,7 +30,7 @@ class Storage(Protocol):
     def load(
         self, user_id: UUID, generation_id: UUID, rule: QuotaRule, token: UUID | None, *, creating: bool = False
     ) -> Snapshot | None:
-        """Read one generation, whoever owns it, and its owner's quota; None when it is absent. Writes nothing.
+        """Read one generation of any user, and that user's quota; None when it is absent. Writes nothing.
 
         Args:
             user_id: who asks.

@@ -167,8 +167,12 @@ class RecoveryStorage(Protocol):
         NotConfigured: the storage lacks its schema.
     """
 
-    def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
+    def find(
+        self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule, most: int | None = None
+    ) -> FoundPage:
         """Read a page of at most ``page`` failed generations, newest first; it may be short, since no read is long.
+
+        With ``most`` it ends once so many are found that have the codes, too.
 
         Pages follow each other by ``before``: no generation comes twice, and one that stays as it is is not left out.
         A page is bounded in bytes, too, and a row that can't be understood keeps its place. With a page of 0 it

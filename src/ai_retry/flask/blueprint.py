@@ -91,10 +91,11 @@ def create_blueprint(
             ``Prompt`` with a model and further columns. It raises marshmallow's ``ValidationError`` where the object
             can't be used: 400, with the fields. None: first calls are not made here.
         max_body_bytes: of a first call; a longer one is refused with 413.
-        metrics: answers ``GET /metrics``, to whoever asks; None: there is no such address. Given the request's
+        metrics: answers ``GET /metrics``, without a token; None: there is no such address. Given the request's
             ``Accept``, it returns content type and body: ``PrometheusEvents.exposition``.
         name: of the blueprint, for apps that mount two.
     """
+    client.prepare()
     blueprint = Blueprint(name, __name__)
     views = _Views(client, verify, mode, prompt_from, max_body_bytes)
     blueprint.post(_flask_rule(RETRY_PATH), endpoint="retry")(_answering(client, "retry", views.retry))

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import requests
 from requests.auth import AuthBase
 
+from ai_retry.providers.arguments import key_header
 from ai_retry.providers.question import secrets_in
 
 _Headers: TypeAlias = tuple[tuple[str, str | bytes], ...]
@@ -20,8 +21,7 @@ class KeyAuth(AuthBase):
     """Carries the key. Given even without one, since ``requests`` would then look into a netrc file."""
 
     def __init__(self, header: str, api_key: str | None) -> None:
-        bearer = "Bearer " if header.lower() == "authorization" else ""
-        self.headers = {header: f"{bearer}{api_key}"} if api_key else {}
+        self.headers = key_header(header, api_key)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Put the header on a request, as ``requests`` wants it."""

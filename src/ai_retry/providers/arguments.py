@@ -30,6 +30,12 @@ def check_headers(headers: Mapping[str, str]) -> None:
         require(bool(_HEADER_VALUE.fullmatch(value)), f"the value of the header {name} can't be sent")
 
 
+def key_header(name: str, api_key: str | None) -> dict[str, str]:
+    """Write the header that carries the key: after ``Bearer`` if it is ``Authorization``, else bare; none without one."""
+    bearer = "Bearer " if name.lower() == "authorization" else ""
+    return {name: f"{bearer}{api_key}"} if api_key else {}
+
+
 def require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a sentence)
     """Refuse what does not hold."""
     if not condition:

@@ -63,6 +63,13 @@ def falls_back(provider: AiProvider) -> bool:
     return callable(getattr(provider, "routes", None))
 
 
+def prepare(provider: AiProvider) -> None:
+    """Let a provider import what its first call needs, if it has a ``prepare``."""
+    preparing = getattr(provider, "prepare", None)
+    if callable(preparing):
+        preparing()
+
+
 def close(provider: AiProvider) -> None:
     """Free what a provider holds, if it has a ``close``."""
     closing = getattr(provider, "close", None)

@@ -10,7 +10,7 @@ from ai_retry.domain.calls import joined, route_name
 from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.model import Answer, Context, Failure, FailureCode
 from ai_retry.domain.ports import AiProvider, Clock
-from ai_retry.providers.asking import ask, close, falls_back, key_of, model_of, name_of
+from ai_retry.providers.asking import ask, close, falls_back, key_of, model_of, name_of, prepare
 from ai_retry.providers.rooms import Rooms
 
 FALLBACK_ON: Final = frozenset({"refusal", "timeout"})
@@ -90,6 +90,11 @@ class FallbackProvider:
     def model(self) -> str | None:
         """The model that the first provider asks where a context names none."""
         return model_of(self._providers[0])
+
+    def prepare(self) -> None:
+        """Let the providers import what their first call needs."""
+        for each in self._providers:
+            prepare(each)
 
     def close(self) -> None:
         """Close the providers that can be closed."""

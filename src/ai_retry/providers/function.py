@@ -23,7 +23,7 @@ class FunctionProvider:
     """Calls a function with a context and the seconds that it may take: an ``AiProvider``.
 
     The function returns an ``Answer``, or its output: what a model wrote, as a string, or a JSON value. Under a schema,
-    a string is read as JSON. The output is checked under the schema here, whoever else has done so. Without a schema a
+    a string is read as JSON. The output is checked under the schema here in any case. Without a schema a
     string is left without thoughts, and one that is blank then, like ``None``, is no answer.
 
     What it raises becomes a failure: ``GenerationFailed`` its own; an exception with an HTTP status, such as those of

@@ -9,7 +9,7 @@ from ai_retry.domain.calls import joined
 from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.model import Answer, Context, Failure, InvalidAnswer
 from ai_retry.domain.ports import AiProvider, Clock
-from ai_retry.providers.asking import ask, close, falls_back, key_of, model_of, name_of
+from ai_retry.providers.asking import ask, close, falls_back, key_of, model_of, name_of, prepare
 
 _MOST_CONTENT: Final = 16_000  # characters of an invalid answer that are sent back
 _MOST_PROBLEMS: Final = 10
@@ -60,6 +60,10 @@ class ReaskProvider:
     def model(self) -> str | None:
         """The model that the provider asks where a context names none."""
         return model_of(self._provider)
+
+    def prepare(self) -> None:
+        """Let the provider import what its first call needs."""
+        prepare(self._provider)
 
     def close(self) -> None:
         """Close the provider, if it can be closed."""

@@ -1,7 +1,7 @@
 """What failed: a search that can be walked through again and again, a page at a time."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -44,10 +44,14 @@ class Found:
 
         A row that can't be understood keeps its place, and stops nothing.
         """
+        for rows in self._pages(quota_rule):
+            yield from rows
+
+    def _pages(self, quota_rule: QuotaRule | None) -> Iterator[Sequence[FoundRow | UnreadableRow]]:
         rule, before = quota_rule or self._parts.policy.quota, None
         while True:
             page = self._parts.records.find(self.filter, before=before, page=_PAGE, quota_rule=rule)
-            yield from page.rows
+            yield page.rows
             if page.next is None:
                 return
             before = page.next
@@ -83,6 +87,10 @@ class Found:
         Where a user's quota is enough for only some of their generations, so many can be retried now, as in a plan.
         """
         return summarise(self._together())
+
+    def newest(self, count: int, *, seconds: float) -> "Newest":
+        """Return the newest ones as a search of their own: so many at most, as far as they are read in this time."""
+        return Newest(self._parts, self.filter, count=count, seconds=seconds)
 
     def overview(self, count: int) -> tuple[Summary, list[FoundGeneration]]:
         """Count them, and keep the newest ones, in one pass; each is decided after those before it, as in a plan."""
@@ -123,6 +131,30 @@ class Found:
         more = f"the newest {_SHOWN}; there are more" if len(shown) > _SHOWN else f"{len(shown)} in all"
         searched = "; ".join(f"{name} {value}" for name, value in search_in_words(self.filter))
         return html_listing(shown[:_SHOWN], caption="Failed generations", footer=f"{more}; {searched}")
+
+
+class Newest(Found):
+    """The newest ones of what was found.
+
+    Attributes:
+        is_complete: whether the last reading came to the end of what was found.
+    """
+
+    def __init__(self, parts: Parts, wanted: Filter, *, count: int, seconds: float) -> None:
+        super().__init__(parts, wanted)
+        self.is_complete = False
+        self._count, self._seconds = count, seconds
+
+    def rows(self, quota_rule: QuotaRule | None = None) -> Iterator[FoundRow | UnreadableRow]:
+        """Read as many as are wanted, and no page after the time is over."""
+        self.is_complete = False
+        left, ends = self._count, self._parts.clock.monotonic() + self._seconds
+        for rows in self._pages(quota_rule):
+            yield from rows[:left]
+            left -= len(rows)
+            if left < 0 or self._parts.clock.monotonic() > ends:
+                return
+        self.is_complete = True
 
 
 def search(

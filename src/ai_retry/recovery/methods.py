@@ -131,7 +131,7 @@ class RecoveryMethods(ABC):
         return parts.records.books(parts.policy.quota, since=read_instant(since, "since", datetime.now(UTC)))
 
     def why(self, generation_id: UUID | str) -> "Explanation":
-        """Explain in one paragraph why a generation failed and what to do next, whoever its user is. Reads only.
+        """Explain in one paragraph why a generation failed and what to do next, for any user's. Reads only.
 
         Raises:
             GenerationNotFound: there is none.

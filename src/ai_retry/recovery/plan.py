@@ -15,6 +15,7 @@ from ai_retry.recovery.choice import Choice, Estimates, Reason
 from ai_retry.recovery.found import Found
 from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.plan_file import Frozen, Terms, intact, keep, read_file
+from ai_retry.recovery.progress import OnProgress
 from ai_retry.recovery.report import Left, Report, report_of
 from ai_retry.recovery.run import run_plan
 from ai_retry.recovery.run_options import RunOptions
@@ -82,6 +83,7 @@ class Plan:
         rate: str | None = None,
         on_outage: Literal["pause", "stop"] = "pause",
         operator: str | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Report:
         """Retry what is selected and not done yet, and report on all of it.
 
@@ -100,6 +102,8 @@ class Plan:
             on_outage: whether to wait for an unavailable provider, or stop.
             operator: who runs it, recorded on every attempt; this machine's user when None. A plan that lifts a limit
                 (``waive``, ``charge=False``, a policy of its own) is run only by an operator who gives a name.
+            on_progress: gets a ``RunProgress`` several times a second, in place of a bar; when it returns False, no
+                further call is started, those that run are finished, and the report is returned.
 
         Raises:
             ValueError: names the argument; nothing was read or written.
@@ -116,7 +120,7 @@ class Plan:
         )
         self._left = {}
         try:
-            report = run_plan(self._parts, self, options, self._left)
+            report = run_plan(self._parts, self, options, self._left, on_progress)
         except KeyboardInterrupt as interruption:
             with suppress(AiRetryError):
                 self.report()

@@ -29,6 +29,7 @@ _WORDS = {
     "NOT_TRIED": "not tried yet",
     "OPERATOR_NEEDED": "an operator has to act first",
     "OUTAGE": "the provider is unavailable",
+    "PAUSED": "an operator paused it",
     "SESSIONS_REJECTED": "the app rejects the sessions",
 }
 
@@ -96,24 +97,24 @@ class Report:
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw how the generations ended and what was not selected, and return the ``matplotlib`` axes."""
-        ends = Counter(f"{_end(line)}: {_words(line.code)}" for line in self.lines if line.outcome != "succeeded")
+        ends = Counter(f"{_end(line)}: {in_words(line.code)}" for line in self.lines if line.outcome != "succeeded")
         left_out = {f"not selected: {reason}": count for reason, count in self.not_selected.items()}
         return outcomes({"succeeded": self.totals["succeeded"], **dict(ends.most_common()), **left_out}, ax)
 
     def _summary(self) -> list[tuple[str, str, str]]:
         ends: dict[str, Counter[str]] = {"succeeded": Counter(), "failed": Counter()}
         for line in self.lines:
-            ends.setdefault(_end(line), Counter())[_words(line.code)] += 1
+            ends.setdefault(_end(line), Counter())[in_words(line.code)] += 1
         rows = [(f"{end}:", str(codes.total()), _reasons(end, codes)) for end, codes in ends.items()]
         if self.not_selected:
-            reasons = Counter({_words(reason): count for reason, count in self.not_selected.items()})
+            reasons = Counter({in_words(reason): count for reason, count in self.not_selected.items()})
             rows.append(("not selected:", str(reasons.total()), _reasons("not selected", reasons)))
         totals = self.totals
         rows += [(f"{name}:", str(totals[name]), "") for name in ("tokens", "cost") if totals[name] is not None]
         return rows
 
     def _title(self) -> str:
-        stopped = f"; it stopped: {_words(self.stopped)}" if self.stopped else ""
+        stopped = f"; it stopped: {in_words(self.stopped)}" if self.stopped else ""
         return f"Report of {self.plan_key}{stopped}"
 
     def _worst(self) -> list[list[object]]:
@@ -153,7 +154,7 @@ def _reasons(end: str, codes: Counter[str]) -> str:
     return f"({', '.join(counted)})"
 
 
-def _words(code: str | None) -> str:
+def in_words(code: str | None) -> str:
     """Write a run's own reasons as words; the codes of errors are words of this library, and stay."""
     return _WORDS.get(str(code), printable(code))
 

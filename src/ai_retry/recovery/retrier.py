@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from ai_retry.domain.change import Begin, Reply
+from ai_retry.domain.decide.queue import HELD_LOOK
 from ai_retry.domain.drive import Watch
 from ai_retry.domain.errors import (
     AiRetryError,
@@ -176,4 +177,6 @@ def _end_of(error: AiRetryError, look: _Look, end: Ended) -> Ended:
     passes = wait is not None and not look.begun and not isinstance(error, LeaseLost)
     again = wait.total_seconds() if wait is not None and passes else None
     met_outage = isinstance(error, RouteUnavailable)
+    if isinstance(error, RouteUnavailable) and error.is_held and again is not None:
+        again = min(again, HELD_LOOK.total_seconds())
     return replace(end, left=left, call_end=call_end, again_after=again, met_outage=met_outage)

@@ -17,7 +17,7 @@ from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.pace import Pace
 from ai_retry.recovery.line import Line, Task
 from ai_retry.recovery.parts import Parts
-from ai_retry.recovery.progress import Progress
+from ai_retry.recovery.progress import OnProgress, Progress
 from ai_retry.recovery.report import Left, Report, report_of
 from ai_retry.recovery.retrier import Ended, Retrier
 from ai_retry.recovery.run_options import RunOptions
@@ -29,11 +29,13 @@ _LOOK_AGAIN = 1.0  # seconds, at most, between two looks at the clock
 _LOOK = 0.1  # seconds between two looks at the progress
 
 
-def run_plan(parts: Parts, plan: "Plan", options: RunOptions, left: dict[UUID, Left]) -> Report:
+def run_plan(
+    parts: Parts, plan: "Plan", options: RunOptions, left: dict[UUID, Left], on_progress: OnProgress | None = None
+) -> Report:
     """See ``Plan.run``; ``left`` is filled with why generations were left, also when it is interrupted."""
     record = _Record(parts, plan, options.operator)
     record.write(None)
-    return _Run(parts, plan, options, record, left).run()
+    return _Run(parts, plan, options, record, left).run(on_progress)
 
 
 class _Record:
@@ -71,15 +73,18 @@ class _Run:
         tasks = [Task(user, each) for user, each in plan.selected if each not in done]
         self._done, self._line = len(done), Line(tasks, max_of_user=plan.terms.policy.max_parallel)
 
-    def run(self) -> Report:
+    def run(self, on_progress: OnProgress | None = None) -> Report:
         """Retry all that is left to do, and report; after an interruption, once what was under way has ended."""
         scheduler = Thread(target=self._schedule, name="ai-retry-run")
         try:
-            with Progress(len(self._plan.selected), done=self._done) as progress:
+            with Progress(len(self._plan.selected), done=self._done, on_progress=on_progress) as progress:
                 scheduler.start()
                 while not self._finished.wait(_LOOK):
                     progress.show(self._outcomes, self._pace)
+                    if not progress.goes_on(self._outcomes, self._pace) and self._pace.stopped is None:
+                        self._pace.stopped = "PAUSED"
                 progress.show(self._outcomes, self._pace)
+                progress.goes_on(self._outcomes, self._pace)
         except BaseException as interruption:  # noqa: BLE001 - raised again below
             self._pace.stopped, self._crash = "INTERRUPTED", interruption
         if scheduler.ident is not None:

@@ -61,11 +61,16 @@ def explain(parts: Parts, generation_id: UUID | str) -> Explanation:
     row = parts.records.find_one(generation_id, parts.policy.quota)
     if row is None:
         raise GenerationNotFound(generation_id)
+    return explain_row(parts, row)
+
+
+def explain_row(parts: Parts, row: FoundRow | UnreadableRow) -> Explanation:
+    """Explain a generation that was read."""
     if isinstance(row, UnreadableRow):
         return _unreadable(row)
     verdict = judge(row.snapshot, parts.policy, context_from=parts.context_from)
     return Explanation(
-        generation_id=generation_id,
+        generation_id=row.snapshot.generation.id,
         user_id=row.snapshot.generation.user_id,
         decision=verdict.decision,
         code=verdict.code,

@@ -27,6 +27,7 @@ from ai_retry.domain.model import (
     StoredAnswer,
     Usage,
 )
+from ai_retry.domain.operation import AttemptRecord
 from ai_retry.domain.queue_model import Message
 from ai_retry.domain.recovery import Filter, PlanAttempt
 
@@ -38,6 +39,7 @@ _LARGEST: Final = 2**63
 
 # What the member of a field is called.
 _NAMES: Final[Mapping[tuple[Any, str], str]] = {
+    (AttemptRecord, "duration"): _MILLISECONDS,
     (CallRecord, "duration"): _MILLISECONDS,
     (Expected, "quota_rule"): "rule",
     (Generation, "duration"): _MILLISECONDS,

@@ -29,16 +29,19 @@ class Pruned:
 
     attempts: int
     answers: int  # stored ones, of generations that are gone
+    actions: int  # of operators
     next: UUID | None  # where the next page begins; None: this was the last one
 
 
 class RecoveryFunctions(Calls):
     """Implements ``ai_retry.domain.recovery.RecoveryStorage`` over a transport."""
 
-    def find(self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule) -> FoundPage:
+    def find(
+        self, wanted: Filter, *, before: Cursor | None, page: int, quota_rule: QuotaRule, most: int | None = None
+    ) -> FoundPage:
         """See the port."""
         start = before or Cursor(at=wanted.until.isoformat(), id=_LAST_ID)
-        request = document(wanted, before=start, page=page, rule=quota_rule)
+        request = document(wanted, before=start, page=page, rule=quota_rule, most=most)
         return self._find("ai_retry_find", {"p_request": request}, read_page)
 
     def find_one(self, generation_id: UUID, quota_rule: QuotaRule) -> FoundRow | UnreadableRow | None:

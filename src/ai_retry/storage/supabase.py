@@ -1,4 +1,6 @@
-"""``Storage`` over the Data API, with supabase-py and the project's secret key.
+"""``Storage`` over the Data API, with supabase-py's client of it and the project's secret key.
+
+The rest of supabase-py, for Auth, files and so on, takes as long to import as all else, and is left alone.
 
 What the API, or a gateway in front of it, answers with an error is read here, before supabase-py does: only what the
 database says itself is certain. ``functions`` says what each function means.
@@ -9,14 +11,14 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
-from supabase import create_client
-from supabase.client import ClientOptions
+from postgrest import SyncPostgrestClient
 
 from ai_retry.domain.errors import AiRetryError, StorageUnavailable
 from ai_retry.secrecy import guard_logs
 from ai_retry.storage.codec import Json
 from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
+from ai_retry.storage.operation import OperatorFunctions
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.spool import Spool
@@ -31,7 +33,7 @@ _SQLSTATE = re.compile("[0-9A-Z]{5}")
 _API_CODE = re.compile("PGRST[0-9A-Z]{3}")
 
 
-class SupabaseStorage(RecoveryFunctions, FunctionStorage):
+class SupabaseStorage(OperatorFunctions, RecoveryFunctions, FunctionStorage):
     """The storage as ``service_role`` over HTTPS.
 
     Args:
@@ -59,15 +61,14 @@ class SupabaseStorage(RecoveryFunctions, FunctionStorage):
         self._has_answered = False
         self._inherited: list[object] = []  # clients of the processes that this one was forked from
 
-        def connect() -> tuple[httpx.Client, Any]:
+        def connect() -> tuple[httpx.Client, SyncPostgrestClient]:
             http = httpx.Client(
                 timeout=timeout,
                 event_hooks={"response": [_raise_for_error]},
                 limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
             )
-            options = ClientOptions(httpx_client=http, auto_refresh_token=False, persist_session=False)
-            # Built once here, since supabase-py builds it on first use and not under a lock.
-            return http, create_client(url, secret_key, options).postgrest
+            headers = {"apiKey": secret_key, "Authorization": f"Bearer {secret_key}"}
+            return http, SyncPostgrestClient(f"{url.rstrip('/')}/rest/v1", headers=headers, http_client=http)
 
         self._connect = connect
         self._http, self._data_api = connect()

@@ -69,7 +69,7 @@ def provider_contract(
 
     Args:
         make: builds the adapter, given the address of a provider.
-        good: what a provider sends to whoever gets an answer; a chat completion of ``OUTPUT`` when None.
+        good: what a provider sends as an answer; a chat completion of ``OUTPUT`` when None.
         output: what the adapter makes of it.
         invalid: an answer that is not valid under the context's schema; None: a chat completion of another form, if
             the context has a schema.

@@ -21,7 +21,7 @@ begin
         where a.captured_at is not null and (p_since is null or a.closed_at >= p_since - v_window)
       ) c
       where c.captured_at - c.first_at < v_window
-        and not exists (select from public.ai_retry_quotas q where q.user_id = c.user_id)
+        and not exists (select from public.ai_retry_quotas q where q.user_id = c.user_id and q.quota_limit is not null)
       union all
       select q.user_id, c.captured_at, c.first_at, q.quota_limit, c.quota_window
       from public.ai_retry_quotas q,
@@ -34,7 +34,9 @@ begin
     ) f
     join public.ai_retry_attempts j
       on j.user_id = f.user_id and j.captured_at between f.first_at and f.captured_at and 'quota' <> all (j.waived)
-    where (p_since is null or j.captured_at >= p_since) and f.quota_limit < (
+    left join public.ai_retry_quotas s on s.user_id = j.user_id
+    where (p_since is null or j.captured_at >= p_since)
+      and coalesce(coalesce(j.accepted_at, j.started_at) >= s.set_at, true) and f.quota_limit < (
       select count(*) from public.ai_retry_attempts i
       where i.user_id = j.user_id and i.captured_at > coalesce(j.accepted_at, j.started_at) - f.quota_window
         and coalesce(i.accepted_at, i.started_at) <= coalesce(j.accepted_at, j.started_at));
@@ -44,4 +46,5 @@ revoke all on function ai_retry.beyond(integer, double precision, timestamptz) f
 grant execute on function ai_retry.beyond(integer, double precision, timestamptz) to service_role;
 comment on function ai_retry.beyond(integer, double precision, timestamptz) is
   'Generations whose success spent a unit though, when it was admitted, its user''s limit was used up by others, and no '
-  'operator had lifted it. The limit and window given are those of users without their own.';
+  'operator had lifted it. The limit and window given are those of users without their own. What was admitted before an '
+  'operator changed a user''s quota is judged by neither.';

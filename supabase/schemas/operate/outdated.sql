@@ -8,7 +8,7 @@ begin
       select a.generation_id, a.number, a.outcome, a.unreported, a.closed_at, a.request_digest, a.generation_id = any (p_gone) as is_gone,
         max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
         -- A unit of an override's window counts; least() would ignore a null.
-        bool_or(a.unreported or a.closed_at >= p_before or q.user_id is not null and coalesce(
+        bool_or(a.unreported or a.closed_at >= p_before or q.window_seconds is not null and coalesce(
           a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
           over whole as is_needed
       from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id

@@ -14,10 +14,20 @@ declare
   v_busy uuid[];
   v_attempts bigint;
   v_answers bigint;
+  v_actions bigint := 0;
 begin
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'ai_retry functions need the isolation level read committed'
       using errcode = 'invalid_transaction_state';
+  end if;
+  if v_dry_run then
+    if not v_request ? 'after' then
+      v_actions := (select count(*) from public.ai_retry_actions a where a.at < v_before);
+    end if;
+  else
+    delete from public.ai_retry_actions a where a.id in (
+      select o.id from public.ai_retry_actions o where o.at < v_before order by o.at limit v_page for update skip locked);
+    get diagnostics v_actions = row_count;
   end if;
   v_rows := array(
     select a.generation_id from public.ai_retry_attempts a
@@ -55,8 +65,9 @@ begin
         and s.generation_id <> all (v_gone);
   end if;
   return pg_catalog.jsonb_build_object(
-    'attempts', v_attempts, 'answers', v_answers,
-    'next', case when pg_catalog.cardinality(v_rows) = v_page then v_rows[v_page] end);
+    'attempts', v_attempts, 'answers', v_answers, 'actions', v_actions,
+    'next', case when pg_catalog.cardinality(v_rows) = v_page then v_rows[v_page]
+      when v_actions = v_page and not v_dry_run then 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid end);
 end
 $$;
 revoke all on function public.ai_retry_prune(text) from public, anon, authenticated;
@@ -64,5 +75,5 @@ grant execute on function public.ai_retry_prune(text) to service_role;
 comment on function public.ai_retry_prune(text) is
   'Removes history that no decision needs any more, older than older_than_seconds, than window_seconds (the longest of the '
   'policy) and than a day: attempts of generations that are gone, and attempts that failed before their generation '
-  'succeeded; and stored answers of generations that are gone, however new. One page of attempts, to be called again '
-  'with next as after until next is null. dry_run: counts only.';
+  'succeeded; stored answers of generations that are gone, however new; and what operators did. One page of attempts and '
+  'of actions, to be called again with next as after until next is null. dry_run: counts only.';

@@ -78,6 +78,6 @@ $$;
 revoke all on function ai_retry.close_over(uuid, uuid, timestamptz) from public, anon, authenticated;
 grant execute on function ai_retry.close_over(uuid, uuid, timestamptz) to service_role;
 comment on function ai_retry.close_over(uuid, uuid, timestamptz) is
-  'Closes every attempt of the user that is over, and one of the generation to be begun, whoever it belonged to; informs '
+  'Closes every attempt of the user that is over, and one of the generation to be begun, even another user''s; informs '
   'the app; ends accepted retries that are out of time. Where none is begun, queued attempts whose generation is gone, or '
   'another user''s, are cancelled, too. Returns what it closed.';

@@ -30,6 +30,9 @@ begin
     (v_change -> 'discard') - '{user_id,generation_id,operator}'::text[],
     (v_change -> 'put_back') - '{user_id,generation_id,token,wait_seconds,wire_requests,provider_outcome,outage,'
       'elsewhere}'::text[],
+    (v_change -> 'action') - '{id,operator,role,action,target,reason,user_id}'::text[],
+    coalesce(v_change -> 'hold_route', v_change -> 'open_route', v_change -> 'set_quota', v_change -> 'reset_quota',
+      v_change -> 'read_answer') - '{route,duration_seconds,user_id,limit,window_seconds,generation_id}'::text[],
     (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
     (select pg_catalog.jsonb_object_agg(k, null)
       from (

@@ -65,7 +65,8 @@ begin
         'running', (
           select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at > p_at),
         'waiting', (
-          select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null)
+          select count(*) from public.ai_retry_open o where o.route = r.route and o.lease_expires_at is null),
+        'held_until', case when r.held_until > p_at then r.held_until end
       ) order by r.route), '[]')
       into v_routes
       from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;

@@ -9,7 +9,7 @@ begin
     delete from public.ai_retry_outages o
       where o.route in (
         select f.route from public.ai_retry_outages f
-        where f.not_before <= p_at - interval '1 day' for update skip locked);
+        where greatest(f.not_before, f.held_until) <= p_at - interval '1 day' for update skip locked);
     insert into public.ai_retry_outages as o (route, not_before, since, failures, doubts, slots)
       values (p_route, p_at, '-infinity', 0, 1, 64)
       on conflict (route) do update set doubts = o.doubts + 1
@@ -18,13 +18,14 @@ begin
       update public.ai_retry_outages o
         set not_before = greatest(o.not_before, p_at
             + pg_catalog.make_interval(secs => (p_outage ->> 'wait_seconds')::double precision)),
+          began_at = case when o.since > '-infinity' and o.failures > 0 then o.began_at else p_at end,
           since = p_at, failures = greatest(o.failures, (p_outage ->> 'failures')::integer), doubts = 0, slots = 1
         where o.route = p_route;
     end if;
     return;
   end if;
   select o.slots into v_slots from public.ai_retry_outages o
-    where o.route = p_route and o.since <= p_started_at
+    where o.route = p_route and o.since <= p_started_at and coalesce(o.held_until <= p_at, true)
     for update skip locked;  -- whoever notes the same just now needs no help
   if not found then
     return;
@@ -66,4 +67,4 @@ comment on function ai_retry.note(text, jsonb, timestamptz, timestamptz) is
   'Closes a route for a while, once so many failures came since its last answer, and forgets routes that were available '
   'for a day. Without an outage: a provider that was unavailable answered, twice as many calls may run, in the end any '
   'number, and the messages of as many attempts that wait are shown, as soon as they are due: every user''s first one '
-  'before any user''s second.';
+  'before any user''s second. No answer ends what an operator holds.';

@@ -1,8 +1,9 @@
 create function public.ai_retry_find(p_request text) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
-  v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,rule}');
+  v_request constant jsonb := ai_retry.read_change(p_request, '{since,before,user_id,statuses,models,codes,page,most,rule}');
   v_page constant integer := (v_request ->> 'page')::integer;
+  v_most constant integer := coalesce((v_request ->> 'most')::integer, v_page);
   c_looks constant integer := 50;  -- times as many are looked at, since most have succeeded
   c_longest constant integer := 4194304;  -- bytes of a page, and one row
   v_each record;
@@ -31,7 +32,7 @@ begin
         end if;
       end if;
     end if;
-    if v_chosen = v_page or v_bytes > c_longest or v_looked = v_page * c_looks then
+    if v_chosen = v_page or pg_catalog.cardinality(v_rows) = v_most or v_bytes > c_longest or v_looked = v_page * c_looks then
       v_next := pg_catalog.jsonb_build_object('at', v_each.at, 'id', v_each.id);
       exit;
     end if;
@@ -44,5 +45,5 @@ revoke all on function public.ai_retry_find(text) from public, anon, authenticat
 grant execute on function public.ai_retry_find(text) to service_role;
 comment on function public.ai_retry_find(text) is
   'One page of generations created before an instant and id, newest first, each with what a decision needs. It looks at 50 '
-  'times as many at most, and returns a few megabytes at most, so that a page may be short; next is null at the end. Writes '
-  'nothing.';
+  'times as many at most, and returns a few megabytes, or most rows, so that a page may be short; next is null at the end. '
+  'Writes nothing.';

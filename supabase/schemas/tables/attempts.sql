@@ -57,7 +57,7 @@ create index ai_retry_attempts_unreported on public.ai_retry_attempts (user_id) 
 create index ai_retry_attempts_plan on public.ai_retry_attempts (idempotency_key, generation_id, number)
   where idempotency_key like 'plan:%';
 create index ai_retry_attempts_usage on public.ai_retry_attempts (closed_at) where usage is not null;
-create index ai_retry_attempts_closed_at on public.ai_retry_attempts using brin (closed_at) with (pages_per_range = 32);
+create index ai_retry_attempts_closed_at on public.ai_retry_attempts (closed_at);
 
 alter table public.ai_retry_attempts enable row level security;
 revoke all on table public.ai_retry_attempts from public, anon, authenticated, service_role;

@@ -50,7 +50,7 @@ comment on table public.ai_retry_open is 'ai-retry: open attempts, at most one p
 comment on column public.ai_retry_open.generation_id is 'Generation that it is for.';
 comment on column public.ai_retry_open.user_id is 'Owner at the time of the begin; holds the unit.';
 comment on column public.ai_retry_open.number is 'Number of the attempt; the first call is number 1.';
-comment on column public.ai_retry_open.token is 'Fencing token: whoever knows it may settle the attempt.';
+comment on column public.ai_retry_open.token is 'Fencing token: only a settle that carries it closes the attempt.';
 comment on column public.ai_retry_open.started_at is 'When it was begun; while it is queued, when it was opened.';
 comment on column public.ai_retry_open.charge is 'Whether it holds a unit, and its success captures it.';
 comment on column public.ai_retry_open.waived is 'Limits that an operator lifted.';

@@ -2,9 +2,11 @@
 
 create table public.ai_retry_quotas (
   user_id uuid primary key references auth.users (id) on delete cascade,
-  quota_limit integer not null,
-  window_seconds double precision not null default 86400,
+  quota_limit integer,
+  window_seconds double precision default 86400,
+  set_at timestamptz,
   constraint quota_limit_is_not_negative check (quota_limit >= 0),
+  constraint limit_or_usual check (quota_limit is null or window_seconds is not null),
   constraint window_is_positive_and_finite check (window_seconds > 0 and window_seconds < 'infinity')
 );
 
@@ -14,5 +16,7 @@ grant select, insert, update, delete on table public.ai_retry_quotas to service_
 
 comment on table public.ai_retry_quotas is 'ai-retry: users whose quota differs from the default. Operators only.';
 comment on column public.ai_retry_quotas.user_id is 'The user whom the quota is for.';
-comment on column public.ai_retry_quotas.quota_limit is 'Units per window; with 0 the user has none.';
+comment on column public.ai_retry_quotas.quota_limit is 'Units per window; with 0 the user has none; null: the usual ones again.';
 comment on column public.ai_retry_quotas.window_seconds is 'Length of the rolling window; more than ten years count as ten years.';
+comment on column public.ai_retry_quotas.set_at is
+  'When an operator last changed it: the books judge units by it that were admitted since; null: all units.';

@@ -15,5 +15,5 @@ $$;
 revoke all on function public.ai_retry_load(text) from public, anon, authenticated;
 grant execute on function public.ai_retry_load(text) to service_role;
 comment on function public.ai_retry_load(text) is
-  'Reads one generation, whoever owns it, for a decision: see ai_retry.snapshot. Null when it is absent; creating: then what '
+  'Reads one generation of any user for a decision: see ai_retry.snapshot. Null when it is absent; creating: then what '
   'a begin finds that creates it. Writes nothing.';

@@ -12,8 +12,10 @@ from pathlib import Path
 import click
 
 from ai_retry.cli.commands import (
+    actions,
     books,
     cancel,
+    console,
     discard_answer,
     doctor,
     find,
@@ -21,8 +23,10 @@ from ai_retry.cli.commands import (
     migrations,
     prune,
     queue,
+    quota,
     recover,
     retry,
+    routes,
     settle,
     status,
     why,
@@ -51,8 +55,10 @@ def cli(context: click.Context) -> None:
 
 
 for _command in (
+    actions.actions,
     books.books,
     cancel.cancel,
+    console.console,
     discard_answer.discard_answer,
     doctor.doctor,
     find.find,
@@ -60,8 +66,10 @@ for _command in (
     migrations.migrations,
     prune.prune,
     queue.queue,
+    quota.quota,
     recover.recover,
     retry.retry,
+    routes.routes,
     settle.settle,
     status.status,
     why.why,

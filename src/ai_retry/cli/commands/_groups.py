@@ -8,7 +8,7 @@ import click
 GROUPS = {
     "After an outage": ("find", "recover"),
     "One generation": ("why", "status", "retry", "cancel", "discard-answer"),
-    "In operation": ("worker", "queue", "settle", "books", "prune"),
+    "In operation": ("console", "worker", "queue", "routes", "quota", "actions", "settle", "books", "prune"),
     "Set-up": ("init", "migrations", "doctor"),
 }
 INTERRUPTED = 130

@@ -40,22 +40,25 @@ def _storage(settings: Settings) -> Any:
 def prune(*, older_than: timedelta, dry_run: bool, as_json: bool) -> None:
     """Remove old attempts that no rule needs any more, and stored answers of generations that are gone.
 
-    It removes attempts of generations that your app has deleted, and attempts that failed before a success. It keeps
-    the success, the last attempt, and all attempts of a generation that has no session. Nothing is removed that is
-    younger than the longest window of quota and attempts. It may run at any time, and may be interrupted and repeated.
+    It removes attempts of generations that your app has deleted, attempts that failed before a success, and the records
+    of what operators did. It keeps the success, the last attempt, and all attempts of a generation that has no session.
+    Nothing is removed that is younger than the longest window of quota and attempts. It may run at any time, and may be
+    interrupted and repeated.
     """
     with reported(), closing(_storage(settings := Settings.from_env())) as storage:
         window = max(settings.policy.quota.window, settings.policy.hard_cap_window)
         if older_than < window:
             raise ValueError(f"older_than must be at least the longest window: {window}")
-        attempts, answers, after = 0, 0, None
+        attempts, answers, actions, after = 0, 0, 0, None
         while True:
             page = storage.prune(older_than=older_than, window=window, after=after, dry_run=dry_run)
             attempts, answers, after = attempts + page.attempts, answers + page.answers, page.next
+            actions += page.actions
             if after is None:
                 break
     if as_json:
-        print_json({"attempts": attempts, "answers": answers, "dry_run": dry_run})
+        print_json({"attempts": attempts, "answers": answers, "actions": actions, "dry_run": dry_run})
     else:
         verb = "would be removed" if dry_run else "removed"
-        click.echo(f"{verb}: {attempts} attempts, {answers} stored answers")
+        records = f", {actions} records of what operators did" if actions else ""
+        click.echo(f"{verb}: {attempts} attempts, {answers} stored answers{records}")

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from ai_retry.cli.commands._acting import BY_COMMAND, acting
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._one import found, one_generation
 from ai_retry.cli.commands._shared import as_json_option, connected, print_json, refused
@@ -29,7 +30,8 @@ from ai_retry.domain.queue_model import QueuedRetry
     help="Ignore this limit, once; needs --operator. May be repeated.",
 )
 @click.option("--no-charge", is_flag=True, help="Don't spend the user's quota; needs --operator.")
-@click.option("--operator", metavar="NAME", help="Who lifts a limit; recorded on the attempt.")
+@click.option("--operator", metavar="NAME", help="Who lifts a limit; recorded.")
+@click.option("--reason", metavar="TEXT", default=BY_COMMAND, help="Why; recorded with --operator.")
 @as_json_option
 def retry(generation_id: str, *, user_id: str | None, queued: bool, as_json: bool, **lifted: Any) -> None:
     """Retry generation ID once, under the rules that hold for its user, whose quota it spends.
@@ -53,11 +55,17 @@ def retry(generation_id: str, *, user_id: str | None, queued: bool, as_json: boo
 
 
 def _retry(client: Client, owner: Any, generation_id: str, lifted: dict[str, Any]) -> dict[str, Any]:
-    return _document(client.retry_generation(owner, generation_id, **lifted))
+    operator, reason = lifted.pop("operator"), lifted.pop("reason")
+    if operator is None:
+        return _document(client.retry_generation(owner, generation_id, **lifted))
+    return _document(acting(client, operator).retry(owner, generation_id, reason=reason, **lifted))
 
 
 def _accept(client: Client, owner: Any, generation_id: str, lifted: dict[str, Any]) -> dict[str, Any]:
-    return _document(client.enqueue(owner, generation_id, **lifted))
+    operator, reason = lifted.pop("operator"), lifted.pop("reason")
+    if operator is None:
+        return _document(client.enqueue(owner, generation_id, **lifted))
+    return _document(acting(client, operator).enqueue(owner, generation_id, reason=reason, **lifted))
 
 
 def _document(result: RetryResult | QueuedRetry) -> dict[str, Any]:

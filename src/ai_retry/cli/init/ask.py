@@ -17,7 +17,7 @@ _EXPLAINED: Final = {
     "events": "A table that gets a row whenever an attempt ends; none: no events.",
     "session_function": "A function of yours that creates a session: (user uuid, generation uuid, output jsonb, "
     "attempt jsonb), or (generation row, output jsonb); none: ai-retry inserts.",
-    "hidden": "SQL over a generation's columns: whoever asked no longer sees it, or wants it; none: they see all.",
+    "hidden": "SQL over a generation's columns: its user no longer sees it, or wants it; none: they see all.",
     "soft_delete": "A column that says that the user has deleted the generation: it is neither found nor retried then.",
     "time_zone": "What the clock showed where instants are stored without a zone, such as UTC or Europe/Warsaw.",
     "column id": "The unique uuid of a generation.",

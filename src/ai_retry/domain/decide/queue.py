@@ -14,6 +14,7 @@ from ai_retry.domain.queue_model import Message, QueuedRetry
 
 OUTAGE_PACE: Final = timedelta(milliseconds=200)  # between the looks of attempts that wait for a route
 CONFLICT_WAIT: Final = timedelta(seconds=60)  # until a user may have made room for the session
+HELD_LOOK: Final = timedelta(seconds=60)  # between looks at a route that an operator holds, and may open any time
 MISCONFIGURED_WAIT: Final = timedelta(seconds=60)  # until an operator may have acted
 
 
@@ -125,6 +126,8 @@ def postpone(message: Message, refusal: RetryRefused, snapshot: Snapshot, fracti
     if not isinstance(refusal, RouteUnavailable):
         return Postpone(message=message, wait=wait * (0.5 + fraction / 2), code=refusal.code)
     route = refusal.route
+    if refusal.is_held:
+        wait = min(wait, HELD_LOOK)
     waiting = sum(each.waiting for each in snapshot.routes if each.route == route)
     spread = OUTAGE_PACE * fraction * (waiting + 1)
     return Postpone(message=message, wait=wait, spread=spread, route=route, code=refusal.code)

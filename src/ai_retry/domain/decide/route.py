@@ -44,7 +44,8 @@ def open_route(snapshot: Snapshot, routes: Sequence[str]) -> tuple[str | None, M
     first = next((route for route in routes if route not in waits), None)
     if first is None:
         soonest = min(routes, key=lambda route: waits[route])
-        raise RouteUnavailable(wait=waits[soonest], route=soonest)
+        held = {each.route for each in snapshot.routes if each.held_until is not None}
+        raise RouteUnavailable(wait=waits[soonest], route=soonest, is_held=soonest in held)
     known = {each.route: max(each.slots - each.running, 0) for each in snapshot.routes if each.route in routes}
     return first, {route: 0 if route in waits else room for route, room in known.items() if route != first}
 

@@ -72,7 +72,7 @@ class MemoryApp:
         self.can_create_session = True  # False: the session function is missing
 
     def read(self, generation_id: UUID) -> Generation | None:
-        """Return the row, whoever owns it; None when it is absent."""
+        """Return the row of any user; None when it is absent."""
         return self.generations.get(generation_id)
 
     def create_generation(self, user_id: UUID, generation_id: UUID, request: Mapping[str, Any], now: datetime) -> bool:

@@ -128,7 +128,7 @@ class MemoryClosing(MemoryTables):
             if note.outage is not None:
                 self.routes.note_outage(note.route, note.outage, now)
                 continue
-            slots = self.routes.note_answer(note.route, started_at)
+            slots = self.routes.note_answer(note.route, started_at, now)
             waiting = [row for row in self._waiting_rows(note.route) if slots == ALL_WHO_WAIT or is_due(row, now)]
             self.line.wake(waiting, slots - self._running_on(note.route), now)
 

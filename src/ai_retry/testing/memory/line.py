@@ -72,11 +72,21 @@ class _Route:
     slots: int
     since: datetime  # when the latest failure was noted; answers to older calls prove nothing
     doubts: int = 0  # failures in a row that each may have been the fault of one request
+    began_at: datetime | None = None  # since when it is unavailable
+    held_until: datetime | None = None  # an operator holds it
+
+    def is_held(self, now: datetime) -> bool:
+        """Whether an operator holds it."""
+        return self.held_until is not None and self.held_until > now
+
+    def is_known(self, now: datetime) -> bool:
+        """Whether a failure has closed it, or an operator holds it."""
+        return self.since > _LONG_AGO or self.is_held(now)
 
     @property
-    def is_believed(self) -> bool:
-        """Whether a failure has closed it."""
-        return self.since > _LONG_AGO
+    def opens_at(self) -> datetime:
+        """When calls may go there."""
+        return self.not_before if self.held_until is None else max(self.not_before, self.held_until)
 
 
 class Routes:
@@ -87,7 +97,7 @@ class Routes:
 
     def forget(self, now: datetime) -> None:
         """Forget what was unavailable a day ago: users may invent models."""
-        self._rows = {route: row for route, row in self._rows.items() if row.not_before > now - _REMEMBERED}
+        self._rows = {route: row for route, row in self._rows.items() if row.opens_at > now - _REMEMBERED}
 
     def note_outage(self, route: str, outage: Outage, now: datetime) -> None:
         """Close a route for a while, once that is believed; failures of calls that ran side by side count as one."""
@@ -96,11 +106,14 @@ class Routes:
         if outage.doubts > 1 and not self._is_believed(route, outage, now):
             return
         until = now + outage.wait
+        goes_on = before is not None and before.since > _LONG_AGO and before.failures > 0
         self._rows[route] = _Route(
             not_before=max(before.not_before, until) if before else until,
             failures=max(before.failures, outage.failures) if before else outage.failures,
             slots=1,
             since=now,
+            began_at=before.began_at if before is not None and goes_on else now,
+            held_until=before.held_until if before is not None else None,
         )
 
     def _is_believed(self, route: str, outage: Outage, now: datetime) -> bool:
@@ -108,10 +121,10 @@ class Routes:
         self._rows[route] = row = replace(row, doubts=row.doubts + 1)
         return row.doubts >= outage.doubts
 
-    def note_answer(self, route: str, asked_at: datetime) -> int:
+    def note_answer(self, route: str, asked_at: datetime, now: datetime) -> int:
         """Let twice as many calls run, in the end any number; return how many, 0 when the route was available."""
         row = self._rows.get(route)
-        if row is None or row.since > asked_at:
+        if row is None or row.since > asked_at or row.is_held(now):
             return 0
         if row.slots >= ALL_SLOTS:
             del self._rows[route]
@@ -119,22 +132,39 @@ class Routes:
         self._rows[route] = replace(row, slots=row.slots * 2, failures=0, doubts=0)
         return row.slots * 2
 
+    def hold(self, route: str, duration: timedelta, now: datetime) -> None:
+        """Send no call there for so long; what else is known of it stays."""
+        self.forget(now)
+        row = self._rows.get(route) or _Route(not_before=now, failures=0, slots=ALL_SLOTS, since=_LONG_AGO)
+        self._rows[route] = replace(row, held_until=now + duration)
+
+    def open(self, route: str) -> bool:
+        """Forget what is known of a route; whether anything was."""
+        return self._rows.pop(route, None) is not None
+
+    def began_at(self, route: str) -> datetime | None:
+        """Since when it is unavailable; None: it is only held."""
+        return self._rows[route].began_at
+
     def is_open(self, route: str, running: int, now: datetime) -> bool:
         """Whether one more call may run."""
         row = self._rows.get(route)
-        return row is None or not row.is_believed or (row.not_before <= now and running < row.slots)
+        return row is None or not row.is_known(now) or (row.opens_at <= now and running < row.slots)
 
-    def states(self, running_on: Callable[[str], int], waiting_for: Callable[[str], int]) -> tuple[Route, ...]:
-        """Describe the routes that a failure has closed, by name."""
+    def states(
+        self, running_on: Callable[[str], int], waiting_for: Callable[[str], int], now: datetime
+    ) -> tuple[Route, ...]:
+        """Describe the routes that a failure has closed, or an operator holds, by name."""
         return tuple(
             Route(
                 route=route,
-                not_before=row.not_before,
+                not_before=row.opens_at,
                 failures=row.failures,
                 slots=row.slots,
                 running=running_on(route),
                 waiting=waiting_for(route),
+                held_until=row.held_until if row.is_held(now) else None,
             )
             for route, row in sorted(self._rows.items())
-            if row.is_believed
+            if row.is_known(now)
         )

@@ -28,13 +28,13 @@ from ai_retry.domain.change import (
 from ai_retry.domain.errors import NotConfigured, RetryPoisoned
 from ai_retry.domain.model import Generation, GenerationStatus, Installation, QuotaRule
 from ai_retry.domain.queue_model import QueueState, RouteNote, RouteState
-from ai_retry.testing.memory.creating import MemoryCreating
+from ai_retry.testing.memory.operating import MemoryOperating
 from ai_retry.testing.memory.rows import Row, in_time, is_due, is_out_of_time, running, with_call
 
 OLDEST_SNAPSHOT = timedelta(seconds=10)
 
 
-class MemoryStorage(MemoryCreating):
+class MemoryStorage(MemoryOperating):
     """The port; see ``MemoryTables`` for its arguments and attributes."""
 
     # Beginning
@@ -286,7 +286,7 @@ class MemoryStorage(MemoryCreating):
                 poisoned=sum(at is not None and at > now - timedelta(hours=24) for at in ended),
                 outages=[
                     RouteState(route=each.route, not_before=each.not_before, failures=each.failures, slots=each.slots)
-                    for each in self.routes.states(self._running_on, self._waiting_for)
+                    for each in self.routes.states(self._running_on, self._waiting_for, now)
                 ],
             )
 

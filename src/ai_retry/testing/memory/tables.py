@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from ai_retry.domain.model import (
@@ -17,6 +17,7 @@ from ai_retry.domain.model import (
     Snapshot,
     StoredAnswer,
 )
+from ai_retry.domain.operation import Action
 from ai_retry.domain.ports import Clock
 from ai_retry.domain.recovery import Cursor, FoundPage, FoundRow
 from ai_retry.testing.memory.app import MemoryApp
@@ -38,6 +39,8 @@ class MemoryTables:
         answers: stored answers by generation and attempt number.
         stored_at: since when those of closed attempts are stored.
         quotas: overrides; their limit and window replace the rule's.
+        acted: what operators did, by id.
+        recoveries: recorded runs of plans, by id.
     """
 
     def __init__(self, clock: Clock, app: MemoryApp | None = None) -> None:
@@ -46,6 +49,8 @@ class MemoryTables:
         self.answers: dict[tuple[UUID, int], Answer] = {}
         self.stored_at: dict[tuple[UUID, int], datetime] = {}
         self.quotas: dict[UUID, QuotaRule] = {}
+        self.acted: dict[UUID, Action] = {}
+        self.recoveries: dict[UUID, dict[str, Any]] = {}
         self.line = Line()
         self.routes = Routes()
         self.passed: list[Row] = []  # closed by the begin that runs, in passing
@@ -118,7 +123,7 @@ class MemoryTables:
             mine=next((row.number for row in rows if row.token == token), None),
             open_token=next((row.token for row in rows if row.outcome is None), None),
             open_is_foreign=any(row.outcome is None and row.user_id != generation.user_id for row in rows),
-            routes=self.routes.states(self._running_on, self._waiting_for),
+            routes=self.routes.states(self._running_on, self._waiting_for, now),
             exists=found is not None,
         )
 

@@ -1,0 +1,112 @@
+"""The console on one's own machine: one process, one person, one address that works once.
+
+It listens on the loopback interface only. Whoever opens the address gets a cookie, and the address is used up; a page
+elsewhere that makes a browser ask this port is refused by its ``Host``, and has no cookie.
+"""
+
+import hmac
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+from flask import Flask, Request, Response
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from ai_retry.client import Client
+from ai_retry.domain.errors import NotConfigured
+from ai_retry.flask.console.blueprint import console_of, mounted
+from ai_retry.operate.operator import Operator
+
+ADDRESS: Final = "127.0.0.1"
+_NAMES: Final = (ADDRESS, "localhost")
+_Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class LocalConsole:
+    """A server for the console of one operator.
+
+    Args:
+        client: does the work.
+        operator: who operates; the name is recorded.
+        port: to listen at; 0: any that is free.
+        options: of ``create_console``: ``show_answers`` and ``plans``.
+
+    Attributes:
+        address: what the operator opens; it works once.
+
+    Raises:
+        NotConfigured: the port can't be listened at.
+    """
+
+    def __init__(self, client: Client, operator: Operator, *, port: int = 0, **options: Any) -> None:
+        self._operator = operator
+        self._once, self._cookie = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        self._used, self._serves = threading.Lock(), False
+        app = Flask("ai_retry_console", static_folder=None)
+        app.add_url_rule("/open/<token>", "open", self._open, methods=["GET"], provide_automatic_options=False)
+        key = secrets.token_bytes(32)
+        console = console_of(client, self._authorize, key=key, **options)
+        self._recoveries = console.recoveries
+        app.register_blueprint(mounted(console, name="ai_retry_console", url_prefix="/"))
+        self._server = _listening(self._guarded(app.wsgi_app), port)
+        self.port = self._server.port
+        self._cookie_name = f"ai_retry_console_{self.port}"  # cookies of one host have no port
+        self.address = f"http://{ADDRESS}:{self.port}/open/{self._once}"
+
+    def serve(self) -> None:
+        """Answer until ``close``, or until Ctrl-C."""
+        self._serves = True
+        self._server.serve_forever()
+
+    def close(self) -> None:
+        """Stop, give the port back, and pause a recovery that runs: its calls under way are finished."""
+        if self._serves:
+            self._server.shutdown()
+        self._server.server_close()
+        self._recoveries.stop()
+
+    def _authorize(self, request: Request) -> Operator | None:
+        shown = request.cookies.get(self._cookie_name, "")
+        return self._operator if hmac.compare_digest(shown.encode(), self._cookie.encode()) else None
+
+    def _open(self, token: str) -> Response:
+        """Exchange the address for a cookie, once."""
+        known = hmac.compare_digest(token.encode(), self._once.encode())
+        if not known or not self._used.acquire(blocking=False):
+            return _refused("This address is not known, or was used. Start ai-retry console again.\n")
+        response = Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
+        response.set_cookie(self._cookie_name, self._cookie, httponly=True, samesite="Strict", path="/")
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    def _guarded(self, app: _Wsgi) -> _Wsgi:
+        """Refuse what names another host: a name that someone has pointed at this machine."""
+
+        def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            if environ.get("HTTP_HOST", "").lower() not in {f"{name}:{self.port}" for name in _NAMES}:
+                return _refused("This is another host.\n", HTTPStatus.MISDIRECTED_REQUEST)(environ, start_response)
+            return app(environ, start_response)
+
+        return guarded
+
+
+class _Quiet(WSGIRequestHandler):
+    """Logs no request: the address that works once is a secret."""
+
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 (its name in the base class)
+        """Write nothing."""
+
+
+def _listening(app: _Wsgi, port: int) -> BaseWSGIServer:
+    try:
+        return make_server(ADDRESS, port, app, threaded=True, request_handler=_Quiet)
+    except (OSError, SystemExit):  # Werkzeug explains a port that is taken, and exits
+        raise NotConfigured(f"port {port} of {ADDRESS} can't be listened at") from None
+
+
+def _refused(text: str, status: int = HTTPStatus.NOT_FOUND) -> Response:
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return Response(text, status, headers=headers, mimetype="text/plain")

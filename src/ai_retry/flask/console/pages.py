@@ -1,0 +1,147 @@
+"""The pages that are read: now, failures, one generation, routes, users, books. They write nothing."""
+
+import threading
+from http import HTTPStatus
+from typing import Any, Final
+from uuid import UUID
+
+from flask import request
+
+from ai_retry.domain.errors import GenerationNotFound, NotConfigured, StorageFailure
+from ai_retry.domain.names import as_uuid
+from ai_retry.flask.console.asked import query, refresh
+from ai_retry.flask.console.rendering import REFRESH_CHOICES
+from ai_retry.flask.console.visit import Answer, Moved, Page, Visit
+from ai_retry.operate.alarms import alarms
+from ai_retry.problems import Problem, Refused
+
+_REFRESH: Final = 10
+_PAGE: Final = 50
+_ACTIONS: Final = 10
+_MOST_CONTRADICTIONS: Final = 200
+_FILTERS: Final = ("code", "model", "user", "since", "until")
+_SINCE: Final = "24h"
+_examining = threading.Lock()
+
+
+def now(visit: Visit) -> Answer:
+    """Show how things are; that the database can't be read is one of the things that may be wrong."""
+    often = refresh(_REFRESH, REFRESH_CHOICES)
+    try:
+        overview = visit.operations.overview()
+        actions = visit.operations.actions(limit=_ACTIONS)
+    except StorageFailure:
+        values: dict[str, Any] = {"overview": None, "alarms": alarms(None), "actions": []}
+        return _page("now", "Now", values, status=HTTPStatus.SERVICE_UNAVAILABLE, refresh=often)
+    values = {"as_of": overview.as_of, "overview": overview, "alarms": alarms(overview), "actions": actions}
+    return _page("now", "Now", values, refresh=often)
+
+
+def failures(visit: Visit) -> Answer:
+    """Show what failed, a page at a time."""
+    asked = {name: query(name) for name in _FILTERS}
+    asked["since"] = asked["since"] if "since" in request.args else _SINCE
+    problem, found = None, None
+    try:
+        found = visit.operations.failures(
+            code=asked["code"] or None,
+            model=asked["model"] or None,
+            user_id=asked["user"] or None,
+            since=asked["since"] or None,
+            until=asked["until"] or None,
+            after=query("after") or None,
+            limit=_PAGE,
+        )
+    except ValueError as error:
+        if type(error) is not ValueError:  # a decoder's: its text may hold anything
+            raise
+        problem = str(error)
+    values = {"asked": asked, "found": found, "problem": problem, "is_first": not query("after")}
+    return _page("failures", "Failures", values, status=HTTPStatus.BAD_REQUEST if problem else HTTPStatus.OK)
+
+
+def generation(visit: Visit, generation_id: UUID) -> Answer:
+    """Show all that is known of one generation."""
+    timeline = visit.operations.timeline(generation_id)
+    if timeline is None:
+        raise GenerationNotFound(generation_id)
+    return _page("generation", f"Generation {str(generation_id)[:8]}", generation_values(visit, timeline))
+
+
+def generation_values(visit: Visit, timeline: Any, answer: str | None = None) -> dict[str, Any]:
+    """Collect what the page of a generation shows; ``answer``: the paid answer that an admin has asked for."""
+    return {"timeline": timeline, "answer": answer, "show_answers": visit.console.show_answers}
+
+
+def routes(visit: Visit) -> Answer:
+    """Show which routes are unavailable or held."""
+    overview = visit.operations.overview()
+    values = {"as_of": overview.as_of, "overview": overview, "asked": query("route")}
+    return _page("routes", "Routes", values, refresh=refresh(0, REFRESH_CHOICES))
+
+
+def users(visit: Visit) -> Answer:
+    """Find a user by id."""
+    asked = query("id")
+    if not asked:
+        return _page("users", "Users", {"asked": "", "problem": None})
+    try:
+        found = as_uuid(asked, "id")
+    except ValueError as error:
+        values = {"asked": asked, "problem": str(error)}
+        return _page("users", "Users", values, status=HTTPStatus.BAD_REQUEST)
+    return Moved(address=visit.url("user", user_id=found))
+
+
+def user(visit: Visit, user_id: UUID) -> Answer:
+    """Show a user's quota and generations."""
+    state = visit.operations.user(user_id)
+    return _page("user", f"User {str(user_id)[:8]}", {"as_of": state.as_of, "state": state}, active="users")
+
+
+def books(visit: Visit) -> Answer:
+    """Show whether the books balance; examine the set-up where that is asked for."""
+    since = query("since", _SINCE)
+    try:
+        found, problem = visit.operations.books(since=since or None), None
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        found, problem = [], str(error)
+    values = {
+        "since": since,
+        "found": found[:_MOST_CONTRADICTIONS],
+        "count": len(found),
+        "problem": problem,
+        **_doctor(visit),
+    }
+    return _page("books", "Books and doctor", values, status=HTTPStatus.BAD_REQUEST if problem else HTTPStatus.OK)
+
+
+def _doctor(visit: Visit) -> dict[str, Any]:
+    """Examine the set-up, once at a time: it asks other servers, and may take seconds."""
+    if query("doctor") != "yes":
+        return {"diagnosis": None, "doctor_problem": None}
+    if not _examining.acquire(blocking=False):
+        raise Refused(
+            Problem(code="DOCTOR_RUNS", http_status=429, message="It is being examined already: wait a moment.")
+        )
+    try:
+        return {"diagnosis": visit.operations.doctor(), "doctor_problem": None}
+    except NotConfigured as error:
+        return {"diagnosis": None, "doctor_problem": str(error)}
+    finally:
+        _examining.release()
+
+
+def _page(
+    name: str,
+    title: str,
+    values: dict[str, Any],
+    *,
+    active: str = "",
+    status: int = HTTPStatus.OK,
+    refresh: int | None = None,
+) -> Page:
+    place = active or ("failures" if name == "generation" else name)
+    return Page(template=f"{name}.html", title=title, active=place, values=values, status=status, refresh=refresh)

@@ -1,0 +1,96 @@
+"""``ai-retry console``: the loopback interface only, an address that works once, and no other host's name."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from ai_retry.domain.errors import NotConfigured
+from ai_retry.flask.console.local import LocalConsole
+from ai_retry.operate.operator import Operator
+from tests.unit.console_edge import console_edge
+
+ADA = Operator("ada", "admin")
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Iterator[LocalConsole]:
+    """A console that serves."""
+    console = LocalConsole(console_edge(tmp_path).client, ADA, plans=tmp_path / "plans")
+    thread = threading.Thread(target=console.serve)
+    thread.start()
+    assert get(console, "/").status == 404
+    yield console
+    console.close()
+    thread.join(60)
+
+
+def get(console: LocalConsole, path: str, headers: dict[str, str] | None = None) -> HTTPResponse:
+    """GET a path, and read all of the answer."""
+    with closing(HTTPConnection("127.0.0.1", console.port, timeout=60)) as connection:
+        connection.request("GET", path, headers=headers or {})
+        response = connection.getresponse()
+        response.read()
+        return response
+
+
+def test_address_works_once(console: LocalConsole) -> None:
+    """The first to open the address gets a cookie that scripts and other sites don't; the second gets nothing."""
+    path = urlsplit(console.address).path
+
+    first, second = get(console, path), get(console, path)
+
+    cookie = first.headers["Set-Cookie"]
+    assert first.status == 303
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert (second.status, second.headers["Set-Cookie"]) == (404, None)
+    assert get(console, "/", {"Cookie": cookie.partition(";")[0]}).status == 200
+    assert get(console, "/", {"Cookie": f"{cookie.partition('=')[0]}=another"}).status == 404
+
+
+def test_unknown_addresses_use_nothing_up(console: LocalConsole) -> None:
+    """A guess is refused, and the address still works."""
+    assert get(console, "/open/guess").status == 404
+    assert get(console, urlsplit(console.address).path).status == 303
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example:{port}", ""])
+def test_other_host_names_are_refused(console: LocalConsole, host: str) -> None:
+    """A name that was pointed at this machine reaches nothing, not even the address that works once."""
+    path = urlsplit(console.address).path
+
+    assert get(console, path, {"Host": host.format(port=console.port)}).status == 421
+    assert get(console, path, {"Host": f"localhost:{console.port}"}).status == 303
+
+
+def test_it_listens_on_the_loopback_interface_only(console: LocalConsole) -> None:
+    """No other address of this machine reaches it."""
+    assert console.address.startswith(f"http://127.0.0.1:{console.port}/")
+    others = {str(each[4][0]) for each in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {
+        "127.0.0.1"
+    }
+    for address in ("127.0.0.2", *others):
+        with pytest.raises(OSError, match="refused"), closing(socket.create_connection((address, console.port), 5)):
+            pass
+
+
+def test_port_that_is_taken_is_named(console: LocalConsole, tmp_path: Path) -> None:
+    """A port that another process has is refused with its number."""
+    with pytest.raises(NotConfigured, match=str(console.port)):
+        LocalConsole(console_edge(tmp_path).client, ADA, port=console.port)
+
+
+def test_requests_are_not_logged(console: LocalConsole, capfd: pytest.CaptureFixture[str]) -> None:
+    """The address that works once is in no log."""
+    path = urlsplit(console.address).path
+    get(console, path)
+
+    captured = capfd.readouterr()
+
+    assert path not in captured.out + captured.err

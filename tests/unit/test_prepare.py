@@ -1,0 +1,139 @@
+"""What only a call needs is imported by the first call, or by ``prepare``, and not by ``connect``."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from threading import Barrier
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flask import Flask
+
+from ai_retry.client import Client
+from ai_retry.clock import SystemClock
+from ai_retry.domain.model import Answer, Context
+from ai_retry.flask import create_blueprint
+from ai_retry.providers import wire
+from ai_retry.providers.fallback import FallbackProvider
+from ai_retry.providers.http import HttpAiProvider
+from ai_retry.providers.reask import ReaskProvider
+from ai_retry.testing.ai import ScriptedAiProvider
+from ai_retry.testing.memory import MemoryApp, MemoryStorage
+from ai_retry.testing.provider import ScriptedServer, chat
+
+ENVIRONMENT: Mapping[str, str] = {
+    "AI_API_KEY": "key",
+    "AI_MODEL": "small",
+    "SUPABASE_URL": "https://project.supabase.co",
+    "SUPABASE_SECRET_KEY": f"sb_secret_{'k' * 22}",
+}
+DIRECT = {"DATABASE_URL": "postgresql://user:password@127.0.0.1:1/postgres"}
+CONTEXT = Context(messages=[{"role": "user", "content": "Hello"}], model="small")
+
+_PROGRAM = """
+import json, sys
+import ai_retry
+known = {"cryptography", "jsonschema", "jwt", "requests", "storage3", "supabase_auth"}
+client = ai_retry.connect()
+before = sorted(known & set(sys.modules))
+client.prepare()
+print(json.dumps([before, "requests" in sys.modules]))
+client.close()
+"""
+
+
+@dataclass
+class Preparing:
+    """A provider that notes that it was prepared."""
+
+    prepared: int = 0
+
+    def prepare(self) -> None:
+        """Count."""
+        self.prepared += 1
+
+    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:
+        """Answer."""
+        return Answer(output=f"{context.model} {timeout} {idempotency_key}")
+
+
+def client_of(ai: Any) -> Client:
+    """Make a client of a provider."""
+    storage = MemoryStorage(SystemClock(), MemoryApp())
+    return Client(storage=storage, queue_storage=storage, ai=ai)
+
+
+@pytest.mark.parametrize("database", [{}, DIRECT], ids=["Data API", "direct"])
+def test_connect_imports_nothing_that_only_a_call_needs(database: Mapping[str, str]) -> None:
+    """A program that calls no provider waits for no HTTP client of one, and for no part of supabase-py but the API's."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AI_", "SUPABASE_", "DATABASE_"))}
+
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM],
+        env=clean | ENVIRONMENT | database,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert json.loads(done.stdout) == [[], True]
+
+
+def test_wrapped_providers_are_prepared() -> None:
+    """Whoever falls back or asks again passes it on, to each provider once; one that can't be prepared is left alone."""
+    first, second = Preparing(), Preparing()
+
+    FallbackProvider([ReaskProvider(first), second, ScriptedAiProvider()]).prepare()
+
+    assert (first.prepared, second.prepared) == (1, 1)
+
+
+def test_servers_and_workers_prepare_as_they_start() -> None:
+    """A blueprint and a worker let the provider import what it needs before a user waits for it."""
+    ai = Preparing()
+
+    Flask("host").register_blueprint(create_blueprint(client_of(ai), lambda _: uuid4()))
+    served = ai.prepared
+    client_of(ai).worker()
+
+    assert (served, ai.prepared) == (1, 2)
+
+
+def test_first_calls_at_once_share_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that make the first call at the same time use the same connections afterwards."""
+    at_once, made = Barrier(4, timeout=30), []
+
+    class Slow(wire.Wire):
+        def __init__(self, **arguments: Any) -> None:
+            at_once.wait()
+            super().__init__(**arguments)
+            made.append(self)
+
+    monkeypatch.setattr(wire, "Wire", Slow)
+    with ScriptedServer(default=chat("Hello")) as server:
+        provider = HttpAiProvider(clock=SystemClock(), base_url=server.base_url)
+
+        def call(number: int) -> Answer:
+            return provider.generate(CONTEXT, timeout=timedelta(seconds=10), idempotency_key=str(number))
+
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(call, range(4)))
+        call(5)
+        provider.close()
+
+    assert [each.output for each in answers] == ["Hello"] * 4
+    assert len(made) == 4
+    assert list(provider._wires.values())[0] in made
+    assert len(provider._wires) == 1
+
+
+def test_wrong_arguments_are_refused_at_once() -> None:
+    """What can never work is refused when the provider is made, and not by the first call."""
+    with pytest.raises(ValueError, match="the value of the header"):
+        HttpAiProvider(clock=SystemClock(), api_key="a\nb")
