@@ -1,13 +1,13 @@
-"""The retry as an app of its own, configured by environment variables.
+"""The retry as an app of its own, configured by environment variables; the log goes to standard error.
 
     flask --app adapters.flask_app run
     gunicorn --threads 40 'adapters.flask_app:create_app()'
 
-A host app does the same few lines in its own factory. Nothing happens at import. Don't preload the app in gunicorn:
-each worker needs connections of its own.
+A host app does the same few lines in its own factory. Nothing happens at import. Don't preload the app in gunicorn.
 """
 
 import atexit
+from logging.config import dictConfig
 
 from flask import Flask
 
@@ -16,11 +16,17 @@ from ai_retry.flask import create_blueprint
 
 
 def create_app() -> Flask:
-    """Make the app.
-
-    Raises:
-        NotConfigured: names every variable that is missing or malformed.
-    """
+    """Make the app; raises ``NotConfigured``, which names every variable that is missing or malformed."""
+    dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"lines": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+            "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines"}},
+            "root": {"handlers": ["lines"]},
+            "loggers": {"ai_retry": {"level": "INFO"}},
+        }
+    )
     settings = ai_retry.Settings.from_env()
     verify = ai_retry.verifier(settings).verify
     client = ai_retry.connect(settings)

@@ -32,8 +32,8 @@ _SHARE = 0.9
 NOTES = [
     f"`plan.run(max_workers={recovery_proof.WORKERS})` in a process of its own, with a provider of "
     f"{recovery_proof.LATENCY * 1000:.0f} ms: workers / latency is the most that the calls allow. pgbench makes the "
-    "same three calls of our functions for each generation, prepared, without the provider, over as many connections as "
-    "ours has; one of its clients that meets an error ends.",
+    "same three calls of our functions for each generation, prepared, without the provider, over as many connections "
+    "as ours has; one of its clients that meets an error ends.",
 ]
 
 
@@ -50,7 +50,10 @@ def recovery(stack: Stack, count: int, small: int) -> Section:
             ("recovered", f"{short(rate)}/s, {rate / ideal:.0%} of workers / latency"),
             ("planned before, and saved, in", f"{short(took['plan_seconds'])} s"),
             ("processor time of the process", f"{1000 * took['processor_seconds'] / count:.2f} ms for each"),
-            ("peak memory", f"{short(round(took['peak_mib']))} MiB, with {small:,} {short(round(base['peak_mib']))} MiB"),
+            (
+                "peak memory",
+                f"{short(round(took['peak_mib']))} MiB, with {small:,} {short(round(base['peak_mib']))} MiB",
+            ),
             (
                 f"pgbench, {recovery_proof.CONNECTIONS} clients",
                 f"{short(limit.rate)}/s; clients that failed: {limit.failed_clients}",
@@ -59,9 +62,7 @@ def recovery(stack: Stack, count: int, small: int) -> Section:
         notes=NOTES,
         aims=[
             Aim(text="recovered / (workers / latency)", limit=_SHARE, measured=rate / ideal),
-            Aim(
-                text="MiB more than with few", limit=recovery_proof.MEMORY_MIB, measured=max(more, 0.1), at_most=True
-            ),
+            Aim(text="MiB more than with few", limit=recovery_proof.MEMORY_MIB, measured=max(more, 0.1), at_most=True),
         ],
         data={"per_second": rate, "pgbench": limit.rate, "failed_clients": limit.failed_clients, "took": took},
     )

@@ -41,8 +41,9 @@ NOTES = [
     f"{WORKERS} workers with {THREADS} threads each, a provider of {LATENCY_MS} ms, {EACH} accepted retries for each "
     "user, all accepted before the first worker starts, in an order that chance gave, by "
     f"{PRODUCERS} threads. Workers / latency is what the calls alone would take.",
-    "Fairness: how even the users' shares are when half of all are settled, by Jain's index: 1 if each user has as many "
-    "as any other, near 0 if one has them all. Taken in the order in which they were accepted, it would be about 0.83.",
+    "Fairness: how even the users' shares are when half of all are settled, by Jain's index: 1 if each user has as "
+    "many as any other, near 0 if one has them all. Taken in the order in which they were accepted, it would be about "
+    "0.83.",
     "Memory and descriptors are those of a worker: the most of all four, when each was ready, at its peak, and when "
     "all were settled.",
 ]
@@ -82,7 +83,7 @@ def measure(stack: Stack, users: int) -> Section:
     last = _waits(found, began, of_last=True)
     memory = [max(values) for values in zip(*(_ends(each.memory) for each in found.looks), strict=True)]
     files = [max(values) for values in zip(*(_ends(each.descriptors) for each in found.looks), strict=True)]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("accepted", f"{short(found.accepted)}/s"),
         ("settled", f"{short(found.rate)}/s, {found.rate / ideal:.0%} of workers / latency"),
         ("in all", f"{found.seconds:.0f} s"),

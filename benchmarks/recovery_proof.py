@@ -2,8 +2,9 @@
 
 ``make recovery-proof`` prints the throughput beside its two limits (workers / latency, and what the database does for
 pgbench, which has the same calls to make, as prepared statements), the peak memory beside that of a thousand
-generations, and who was called twice after a kill. The database has one half of the processors and its clients the other: as a rule it is another
-machine, and else the two would take each other's time, and the database's limit would depend on its client.
+generations, and who was called twice after a kill. The database has one half of the processors and its clients the
+other: as a rule it is another machine, and else the two would take each other's time, and the database's limit would
+depend on its client.
 """
 
 import json
@@ -181,7 +182,7 @@ def database_limit(stack: Stack, count: int) -> Limit:
         each = count // CONNECTIONS
         began = time.perf_counter()
         clients = [f"--client={CONNECTIONS}", "--jobs=2", f"--transactions={each}", url]
-        # A client that meets an error, such as a lock timeout, ends, where ours would repeat the call: the others go on.
+        # A client that meets an error, such as a lock timeout, ends, where ours would repeat the call.
         done = subprocess.run([*command, *clients], check=False, capture_output=True, text=True)
         seconds = time.perf_counter() - began
         with psycopg.connect(url) as connection:

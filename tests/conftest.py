@@ -20,11 +20,13 @@ pytest.register_assert_rewrite("tests.helpers.steps", "tests.helpers.queue_steps
 from tests import adapters, console
 from tests.helpers.world import owner_of
 from tools import log_scan
+from tools.alerts import NOT_RUN, promtool
 from tools.stack import Stack, running_stack
 from tools.waiting import skipping_without_stack
 
 TESTS = Path(__file__).parent
 _LONGEST_FIRST = ("faults", "simulation", "property", "apps", "e2e", "integration", "contract")
+_AT_RANDOM = ("simulation", "property")
 _LISTENING = pytest.MonkeyPatch()
 _MAY_STAY = (
     "ai-retry-lookup",  # until the system's resolver gives up
@@ -64,7 +66,7 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name logger and place, not the secret; and what has not run."""
-    for line in filter(None, (adapters.not_run(), console.not_run())):
+    for line in filter(None, (adapters.not_run(), console.not_run(), None if promtool() else NOT_RUN)):
         terminalreporter.write_line(line, yellow=True)
     if log_scan.SCAN.findings:
         terminalreporter.section("secrets in logs", red=True)
@@ -77,8 +79,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark every test that uses the stack, directly or not, so that `-m "not stack"` leaves it out.
 
     Workers of pytest-xdist begin with the directories whose files take longest, so that none ends long after the other.
+    Coverage is measured where single cases are tested: it makes long runs of random ones three times as long.
     """
     for item in items:
+        if _directory(item) in _AT_RANDOM:
+            item.add_marker("no_cover")
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.stack)
     if hasattr(config, "workerinput"):
@@ -86,8 +91,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _rank(item: pytest.Item) -> int:
-    directory = item.path.relative_to(TESTS).parts[0]
-    return _LONGEST_FIRST.index(directory) if directory in _LONGEST_FIRST else len(_LONGEST_FIRST)
+    return _LONGEST_FIRST.index(_directory(item)) if _directory(item) in _LONGEST_FIRST else len(_LONGEST_FIRST)
+
+
+def _directory(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS).parts[0]
 
 
 @pytest.fixture(scope="module", autouse=True)

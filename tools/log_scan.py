@@ -2,9 +2,9 @@
 
 All loggers at all levels count, formatted with their arguments, exceptions and extra members, as a handler gets them
 (after the filters of their logger), whether or not there is one; so do the logs of gunicorn, the events that hooks are
-given, what is exposed to Prometheus, spans, and the console's pages (but for the paid answer that an admin asks for).
-Not read: what PostgreSQL and Supabase Lite, which are no part of the product, write into their own files, and what the
-processes of the CLI's tests print.
+given, what is exposed to Prometheus, spans, what is sent to a webhook, and the console's pages (but for the paid answer
+that an admin asks for). Not read: what PostgreSQL and Supabase Lite, which are no part of the product, write into their
+own files, and what the processes of the CLI's tests print.
 
 A finding names logger, level, place and test, never the secret.
 """
@@ -148,12 +148,25 @@ def _listen_to_sinks(patch: Any) -> None:
         emit(hooks, event)
 
     patch.setattr(Events, "__call__", emitted)
+    _listen_to_webhooks(patch)
     if find_spec("prometheus_client") is not None:  # a library that is not installed exposes nothing
         _listen_to_metrics(patch)
     if find_spec("opentelemetry") is not None:
         _listen_to_spans(patch)
     if find_spec("flask") is not None:
         _listen_to_pages(patch)
+
+
+def _listen_to_webhooks(patch: Any) -> None:
+    from ai_retry.webhooks.receiver import Answered, Receiver, body_of  # noqa: PLC0415 - it is not needed to read a log
+
+    post = Receiver.post
+
+    def posted(receiver: Receiver, message: Any) -> Answered:
+        SCAN.read_sink("webhooks", body_of(message).decode())
+        return post(receiver, message)
+
+    patch.setattr(Receiver, "post", posted)
 
 
 def _listen_to_metrics(patch: Any) -> None:

@@ -81,8 +81,10 @@ OURS: Final = Migration(
         *(
             "tables/recoveries",
             "tables/installation",
+            "tables/outbox",
             "tables/actions",
             "parts/*",
+            "outbox/*",
             "queue/*",
             "verbs/*",
             "recovery/*",

@@ -23,6 +23,7 @@ from benchmarks.timed_storage import TimedStorage
 from tools.stack import Stack
 
 STEPS = ("load", "begin", "settle")
+_COMMITS = ("begin", "settle")  # what writes
 _ATTEMPTS = 200  # of a round of one way
 _WARM_UP = 50
 _WHOLE, _BESIDE = "attempt", "beside them"
@@ -72,9 +73,12 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
             for way, each in databases.items():
                 rounds[way].append(each.round(_ATTEMPTS))
     flushed, unflushed = rounds.values()
-    table = {step: _line(step, flushed, unflushed) for step in (*STEPS, _WHOLE)}
-    whole = table.pop(_WHOLE)
-    table[_BESIDE] = {column: max(0.0, whole[column] - sum(table[step][column] for step in STEPS)) for column in whole}
+    table = {step: _line(step, flushed, unflushed) for step in STEPS}
+    every = _median_of(flushed, lambda spent: spent.wall[_WHOLE])
+    python = _median_of(flushed, lambda spent: spent.python[_WHOLE])
+    whole = {column: sum(line[column] for line in table.values()) for column in next(iter(table.values()))}
+    table[_BESIDE] = _parts(0, 0, max(0, python - whole["Python"]), max(0, every - whole["all"]))
+    whole = {column: ms + table[_BESIDE][column] for column, ms in whole.items()}
     table[_WHOLE] = whole
     rows = [(step, *(short(ms) for ms in line.values())) for step, line in table.items()]
     rows.append(("share of the attempt", *(f"{ms / whole['all']:.0%}" for ms in whole.values())))
@@ -89,22 +93,19 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
 
 def _line(step: str, flushed: list[_Spent], unflushed: list[_Spent]) -> Mapping[str, float]:
     """Take one step apart."""
-    of = _median_of(flushed)
-    every = of(lambda spent: spent.wall[step])
-    statements = of(lambda spent: spent.functions.get(step, sum(spent.functions.values())))
-    commit = max(0.0, every - _median_of(unflushed)(lambda spent: spent.wall[step])) if step != "load" else 0.0
-    python = of(lambda spent: spent.python[step])
-    return {
-        "statements": statements,
-        "commit": commit,
-        "Python": python,
-        "between": every - statements - commit - python,
-        "all": every,
-    }
+    every, unwritten = (_median_of(rounds, lambda spent: spent.wall[step]) for rounds in (flushed, unflushed))
+    commit = max(0, every - unwritten) if step in _COMMITS else 0
+    statements = _median_of(flushed, lambda spent: spent.functions[step])
+    return _parts(statements, commit, _median_of(flushed, lambda spent: spent.python[step]), every)
 
 
-def _median_of(rounds: list[_Spent]) -> Callable[[Callable[[_Spent], float]], float]:
-    return lambda read: median(read(spent) for spent in rounds)
+def _parts(statements: float, commit: float, python: float, every: float) -> Mapping[str, float]:
+    between = max(0, every - statements - commit - python)
+    return {"statements": statements, "commit": commit, "Python": python, "between": between, "all": every}
+
+
+def _median_of(rounds: list[_Spent], read: Callable[[_Spent], float]) -> float:
+    return median(map(read, rounds))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ai_retry.client import Client
 from ai_retry.clock import SystemClock
-from ai_retry.config import Settings, is_loopback
+from ai_retry.config import DEFAULT_CONCURRENCY, Settings
 from ai_retry.domain.context import refuse_reserved, stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
@@ -20,12 +20,13 @@ from ai_retry.domain.ports import AiProvider, Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, read_context
 from ai_retry.events import OnEvent
 from ai_retry.imported import imported, imported_provider
+from ai_retry.provider_settings import is_loopback
 from ai_retry.recovery.methods import Diagnosis
 from ai_retry.storage.spool import Spool, SpoolReport
-from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
+    from ai_retry.worker import Worker
 
 _READER = "AI_RETRY_CONTEXT_FROM"
 _READS = "takes a Generation and returns a Context"
@@ -143,17 +144,23 @@ def worker(
     concurrency: int = DEFAULT_CONCURRENCY,
     context_from: ContextFrom | None = None,
     on_event: OnEvent = (),
-) -> Iterator[Worker]:
+) -> "Iterator[Worker]":
     """Make a worker that runs accepted retries; connections are given back at the end.
 
-    It does not touch what was accepted with another reader than its own: give it the same settings as the app.
+    It does not touch what was accepted with another reader than its own: give it the same settings as the app. Where
+    they name a webhook, its messages are delivered meanwhile.
 
     Raises:
         NotConfigured: as ``connect``.
     """
+    from ai_retry.webhooks.running import delivering  # noqa: PLC0415 - imports requests
+
     settings = settings or Settings.from_env()
     with connect(replace(settings, max_calls=concurrency), context_from=context_from, on_event=on_event) as client:
-        yield client.worker(concurrency=concurrency)
+        running = client.worker(concurrency=concurrency)
+        outbox: Any = running.storage
+        with delivering(settings, outbox, client.events):
+            yield running
 
 
 def settle(settings: Settings | None = None, *, adopt: bool = False) -> SpoolReport:

@@ -1,11 +1,11 @@
 """The methods of ai-retry, over the parts that it was given. ``bootstrap.connect`` builds a client from settings."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from ai_retry.clock import SystemClock
-from ai_retry.config import DEFAULT_MAX_CALLS
+from ai_retry.config import DEFAULT_CONCURRENCY, DEFAULT_MAX_CALLS
 from ai_retry.domain import queue, retry
 from ai_retry.domain.calls import route_name
 from ai_retry.domain.context import stored_context
@@ -31,7 +31,9 @@ from ai_retry.slots import CallSlot, CallSlots
 from ai_retry.storage.spool import Spool, SpoolReport
 from ai_retry.watching.loop_events import LoopEvents
 from ai_retry.watching.reports import Reports
-from ai_retry.worker import DEFAULT_CONCURRENCY, Worker
+
+if TYPE_CHECKING:
+    from ai_retry.worker import Worker
 
 
 class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
@@ -101,9 +103,7 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
 
         Raises:
             TooManyParallel: also when ``max_calls`` calls are running here; nothing was written.
-            AiRetryError: see there.
-            ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
-                nothing was read.
+            AiRetryError, ValueError: see there.
         """
         with self._watch("retry", user_id, generation_id) as watch, CallSlot(self._slots) as slot:
             return retry.retry_generation(
@@ -138,9 +138,7 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
 
         Raises:
             NotConfigured: there is no queue.
-            AiRetryError: see there.
-            ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
-                nothing was read.
+            AiRetryError, ValueError: see there.
         """
         storage = self._queue()
         with self._watch("enqueue", user_id, generation_id) as watch:
@@ -178,12 +176,14 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
         """
         return self._queue().state()
 
-    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> Worker:
+    def worker(self, *, concurrency: int = DEFAULT_CONCURRENCY) -> "Worker":
         """Make a worker of this client's parts, which are the client's to close; it runs so many attempts at once.
 
         Raises:
             NotConfigured: there is no queue.
         """
+        from ai_retry.worker import Worker  # noqa: PLC0415 - few programs are workers
+
         self.prepare()
         return Worker(
             storage=self._queue(),

@@ -6,13 +6,11 @@ message holds a value, since the wrong value of one variable may well be the rig
 
 import difflib
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import urlsplit
 
 from ai_retry.auth_settings import assurance, issuers, roles
 from ai_retry.connection_settings import jwt_secret, postgres_url, project_url, publishable_key, secret_key
@@ -27,7 +25,7 @@ from ai_retry.provider_settings import (
     headers,
     http_url,
     import_string,
-    matching,
+    is_loopback,
     numbered,
     ordered_words,
     response_format,
@@ -35,9 +33,12 @@ from ai_retry.provider_settings import (
     word,
     words,
 )
+from ai_retry.scalar_settings import absolute_path, count, positive, seconds, yes_or_no
+from ai_retry.webhook_settings import webhook_secrets, webhook_url
 
 OPENROUTER: Final = "https://openrouter.ai/api/v1"
 DEFAULT_MAX_CALLS: Final = 32
+DEFAULT_CONCURRENCY: Final = 8  # of a worker
 _PREFIX: Final = "AI_RETRY_"
 _OWN_PROVIDER: Final = "AI_RETRY_PROVIDER"
 _T = TypeVar("_T")
@@ -75,6 +76,8 @@ class Settings:
     allow_anonymous: bool = True  # whether users who signed in anonymously may retry
     context_from: str | None = None  # package.module:function that reads contexts; None: ``stored_context``
     provider: str | None = None  # package.module:function that makes the provider; None: the one at AI_BASE_URL
+    webhook_url: str | None = field(default=None, repr=False)  # gets signed messages about ends; None: nothing does
+    webhook_secret: tuple[str, ...] = field(default=(), repr=False)  # signs them: whsec_…; several while it is rotated
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, *, asks_provider: bool = True) -> Self:
@@ -149,7 +152,7 @@ class _Reader:
         self._problems += [
             f"{each} is unknown (AI_FALLBACK_1_BASE_URL, …_API_KEY and …_MODEL are known)" for each in unknown
         ]
-        reasks, reserve = self._get("AI_REASKS", _count), self._get("AI_FALLBACK_RESERVE_SECONDS", _seconds)
+        reasks, reserve = self._get("AI_REASKS", count), self._get("AI_FALLBACK_RESERVE_SECONDS", seconds)
         return {
             "ai_reasks": 1 if reasks is None else reasks,
             "ai_fallback_models": self._get("AI_FALLBACK_MODELS", ordered_words) or (),
@@ -178,6 +181,10 @@ class _Reader:
                 hint = f"did you mean {close}?" if close else f"known: {', '.join(sorted(known))}"
                 self._problems.append(f"{variable} is unknown ({hint})")
         values = {variable: self._get(variable, parse) for variable, parse in known.items()}
+        if "AI_RETRY_WEBHOOK_URL" in self._values:
+            self._need("AI_RETRY_WEBHOOK_SECRET", "whsec_…, which signs what is sent to the webhook")
+        elif "AI_RETRY_WEBHOOK_SECRET" in self._values:
+            self._need("AI_RETRY_WEBHOOK_URL", "the address that messages are sent to")
         return {
             "policy": self._policy(_chosen(policy, values), _chosen(quota, values)),
             **{name: value for name in _OTHERS if (value := values[variable_of(name)]) is not None},
@@ -203,12 +210,6 @@ class _Reader:
         except ValueError as error:
             self._problems.append(f"{variable} {error}")
             return None
-
-
-def is_loopback(url: str) -> bool:
-    """Whether the address is on this machine."""
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or re.fullmatch(r"127(?:\.\d{1,3}){3}", host) is not None
 
 
 def variables() -> list[str]:
@@ -251,11 +252,11 @@ def _variables(defaults: Any, prefix: str = "") -> _Variables:
     for name in (each.name for each in fields(defaults)):
         match getattr(defaults, name):
             case bool():
-                found[f"{_PREFIX}{prefix}{name}".upper()] = name, _yes_or_no
+                found[f"{_PREFIX}{prefix}{name}".upper()] = name, yes_or_no
             case int():
-                found[f"{_PREFIX}{prefix}{name}".upper()] = name, _count
+                found[f"{_PREFIX}{prefix}{name}".upper()] = name, count
             case timedelta() | None:
-                found[f"{_PREFIX}{prefix}{name}_seconds".upper()] = name, _seconds
+                found[f"{_PREFIX}{prefix}{name}_seconds".upper()] = name, seconds
     return found
 
 
@@ -263,36 +264,14 @@ def _chosen(variables: _Variables, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[variable] for variable, (name, _) in variables.items() if values[variable] is not None}
 
 
-def _count(text: str) -> int:
-    return int(matching(r"[0-9]{1,9}", text, "must be a whole number, not negative"))
-
-
-def _positive(text: str) -> int:
-    return int(matching(r"0*[1-9][0-9]{0,8}", text, "must be a whole number, at least 1"))
-
-
-def _seconds(text: str) -> timedelta:
-    pattern = r"[0-9]{1,9}(\.[0-9]+)?"
-    return timedelta(seconds=float(matching(pattern, text, "must be a number of seconds, not negative")))
-
-
-def _yes_or_no(text: str) -> bool:
-    return matching("true|false", text.lower(), "must be true or false") == "true"
-
-
-def _absolute_path(text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute():
-        raise ValueError("must be an absolute path")
-    return path
-
-
 _OTHERS: Final[Mapping[str, Callable[[str], Any]]] = {
-    "max_calls": _positive,
-    "spool_dir": _absolute_path,
+    "max_calls": positive,
+    "spool_dir": absolute_path,
     "context_from": import_string,
     "provider": import_string,
     "accepted_roles": roles,
     "required_aal": assurance,
-    "allow_anonymous": _yes_or_no,
+    "allow_anonymous": yes_or_no,
+    "webhook_url": webhook_url,
+    "webhook_secret": webhook_secrets,
 }

@@ -94,6 +94,7 @@ class ProviderCalled(CallEvent):
     route: str | None = None
     code: str | None = None  # None: it answered
     http_status: int | None = None  # None: there was no HTTP answer
+    ended_seconds_ago: float = 0.0  # events of several calls come together, after the last one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,5 +313,50 @@ class WorkerStopped(Event):
     left: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageEvent(Event):
+    """Something has happened to a message for the webhook."""
+
+    message: str | None = None  # its type, such as ai_retry.generation.succeeded
+    message_id: UUID | None = None
+    tries: int | None = None  # deliveries so far
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookDelivered(MessageEvent):
+    """The webhook's receiver has taken a message."""
+
+    seconds: float | None = None  # that the last delivery took
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookFailed(MessageEvent):
+    """A message could not be delivered, or the outbox could not be read, where no message is named; both go on."""
+
+    level: ClassVar[int] = WARNING
+
+    code: str  # HTTP_500 and so on, GONE, TIMEOUT, UNREACHABLE, BROKEN_OFF, CERTIFICATE, or of the storage
+    wait_seconds: float | None = None  # until the next try
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookGivenUp(MessageEvent):
+    """A message was tried for about three days, and is deleted."""
+
+    level: ClassVar[int] = ERROR
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookStopped(Event):
+    """The webhook's receiver answers that it is gone (410): this process sends nothing more."""
+
+    level: ClassVar[int] = ERROR
+
+    code: str
+
+
 Hook: TypeAlias = Callable[[Event], object]
+Emit: TypeAlias = Callable[[Event], None]
 OnEvent: TypeAlias = Hook | Sequence[Hook]

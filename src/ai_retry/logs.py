@@ -10,17 +10,18 @@ printed.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cache
+from operator import attrgetter
 from typing import Any, Final
 
 from ai_retry.events import Event
 
 LOGGER: Final = "ai_retry"
 _FIRST: Final = ("action", "code", "attempt")
-_LEFT_OUT: Final = frozenset({"stack", "traceparent"})
+_LEFT_OUT: Final = frozenset({"ended_seconds_ago", "stack", "traceparent"})
 _log = logging.getLogger(LOGGER)
 
 
@@ -32,11 +33,17 @@ class LogEvents:
 
     def __call__(self, event: Event) -> None:
         """Write it, if anything listens at its level."""
-        if _log.isEnabledFor(event.level):
-            write_line(event.level, event.name, stack=getattr(event, "stack", None), **facts_of(event))
+        level = event.level
+        if _log.isEnabledFor(level):
+            said: dict[str, Any] = {"event": event.name}
+            for name, fact in zip(*_read(event), strict=True):
+                if fact is not None:
+                    said[name] = plain(fact)
+            _write(level, said, getattr(event, "stack", None))
 
 
 LOG: Final = LogEvents()
+_encode: Final = json.JSONEncoder(default=str).encode
 
 
 def write_line(level: int, name: str, *, stack: str | None = None, **facts: Any) -> None:
@@ -50,11 +57,17 @@ def write_line(level: int, name: str, *, stack: str | None = None, **facts: Any)
         stack: follows the line; it holds no exception's text.
         facts: by name.
     """
-    said = {"event": name, **{each: plain(fact) for each, fact in facts.items() if fact is not None}}
+    if _log.isEnabledFor(level):
+        _write(level, {"event": name, **{each: plain(fact) for each, fact in facts.items() if fact is not None}}, stack)
+
+
+def _write(level: int, said: Mapping[str, Any], stack: str | None) -> None:
+    """Hand a record to the logger, without looking for its caller, which takes longer than the rest."""
     try:
-        _log.log(level, _Line(said, stack), extra={LOGGER: said})
+        line = _Line(said, stack)
+        _log.handle(_log.makeRecord(LOGGER, level, __file__, 0, line, (), None, "write", {LOGGER: said}))
     except Exception as error:  # noqa: BLE001 (the app's filters and handlers: what is logged must not end for them)
-        _say_lost(name, type(error).__qualname__)
+        _say_lost(said["event"], type(error).__qualname__)
 
 
 def _say_lost(name: str, error: str) -> None:
@@ -65,17 +78,20 @@ def _say_lost(name: str, error: str) -> None:
 
 def facts_of(event: Event) -> Mapping[str, Any]:
     """Return what an event says, without what is None, what it is about first."""
-    found = {name: getattr(event, name) for name in _names(type(event))}  # type: ignore[arg-type]  # a class can be hashed
-    return {name: fact for name, fact in found.items() if fact is not None}
+    return {name: fact for name, fact in zip(*_read(event), strict=True) if fact is not None}
+
+
+def _read(event: Event) -> tuple[Sequence[str], Sequence[Any]]:
+    names, facts = _fields(type(event))  # type: ignore[arg-type]  # a class can be hashed
+    return names, facts(event)
 
 
 def plain(fact: Any) -> Any:
     """Make a fact JSON: numbers and truths stay, instants are in UTC, and all else is a string."""
-    match fact:
-        case bool() | int() | float():
-            return fact
-        case datetime():
-            return fact.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(fact, bool | int | float) or type(fact) is str:
+        return fact
+    if isinstance(fact, datetime):
+        return fact.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return str(fact)
 
 
@@ -107,7 +123,7 @@ class JsonFormatter(logging.Formatter):
         stack = line.stack if isinstance(line, _Line) else None
         if record.exc_info:
             stack = self.formatException(record.exc_info)
-        return json.dumps({**row, "stack": stack} if stack else row, default=str)
+        return _encode({**row, "stack": stack} if stack else row)
 
 
 def _word(fact: Any) -> str:
@@ -123,9 +139,10 @@ def _word(fact: Any) -> str:
 
 
 @cache
-def _names(kind: type[Event]) -> list[str]:
-    """List the fields of a kind of event: what happened first, whom and what it is about last."""
+def _fields(kind: type[Event]) -> tuple[list[str], Callable[[Event], Sequence[Any]]]:
+    """List the fields of a kind of event, what happened first, whom and what it is about last; and what reads them."""
     names = [each.name for each in fields(kind) if each.name not in _LEFT_OUT]
     last = [each.name for each in fields(Event) if each.name in names]
     first = [name for name in _FIRST if name in names]
-    return [*first, *(name for name in names if name not in {*first, *last}), *last]
+    listed = [*first, *(name for name in names if name not in {*first, *last}), *last]
+    return listed, attrgetter(*listed)

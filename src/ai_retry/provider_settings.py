@@ -75,6 +75,12 @@ def http_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def is_loopback(url: str) -> bool:
+    """Whether the address is on this machine."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(?:\.\d{1,3}){3}", host) is not None
+
+
 def import_string(text: str) -> str:
     """Read the name of a function."""
     dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+from ai_retry.config import DEFAULT_CONCURRENCY
 from ai_retry.domain.change import CloseOver, Postpone, Taken
 from ai_retry.domain.decide.route import RouteOf
 from ai_retry.domain.drive import Renewing
@@ -39,7 +40,6 @@ from ai_retry.tables import printable
 from ai_retry.watching.loop_events import LoopEvents
 from ai_retry.watching.reports import Reports
 
-DEFAULT_CONCURRENCY: Final = 8
 _IDLE_WAITS: Final = (0.1, 0.2, 0.5, 1.0)  # seconds between looks that find no message: no transaction waits for one
 _STOP_SECONDS: Final = 0.1  # until a worker that waits for messages sees that it is to stop
 _VISIBILITY_MARGIN: Final = timedelta(seconds=5)  # beyond the lease

@@ -374,10 +374,12 @@ comment on column public.ai_retry_recoveries.events_refused_by is 'What refused 
 
 -- tables/installation
 
--- The id of this installation, in exactly one row. Files with answers carry it: an answer belongs to one database.
+-- The id of this installation, in exactly one row, and whether it has a webhook. Files with answers carry the id: an
+-- answer belongs to one database.
 
 create table if not exists public.ai_retry_installation (
   id uuid not null,
+  webhook_until timestamptz,
   is_only boolean primary key default true,
   constraint one_row check (is_only)
 );
@@ -386,11 +388,51 @@ insert into public.ai_retry_installation (id) values (gen_random_uuid()) on conf
 
 alter table public.ai_retry_installation enable row level security;
 revoke all on table public.ai_retry_installation from public, anon, authenticated, service_role;
-grant select on table public.ai_retry_installation to service_role;
+grant select, update (webhook_until) on table public.ai_retry_installation to service_role;
 
 comment on table public.ai_retry_installation is 'ai-retry: the id of this installation. Operators only.';
 comment on column public.ai_retry_installation.id is 'Chosen by the migration, and never changed.';
+comment on column public.ai_retry_installation.webhook_until is 'Until when messages for the webhook are written; processes that deliver them prolong it.';
 comment on column public.ai_retry_installation.is_only is 'Always true: the table has one row.';
+
+-- tables/outbox
+
+-- Messages for the webhook, each until it is delivered or given up. The transaction that makes something true writes the
+-- message about it, and only while processes deliver messages: see ai_retry_installation.webhook_until.
+
+create table if not exists public.ai_retry_outbox (
+  id uuid primary key default gen_random_uuid(),
+  place bigint generated always as identity,
+  type text not null,
+  subject text not null,
+  data jsonb not null,
+  happened_at timestamptz not null,
+  generation_id uuid,
+  number integer,
+  tries integer not null default 0,
+  due_at timestamptz not null,
+  foreign key (generation_id, number) references public.ai_retry_attempts (generation_id, number) on delete cascade
+);
+
+create index if not exists ai_retry_outbox_in_order on public.ai_retry_outbox (subject, place);
+create index if not exists ai_retry_outbox_due on public.ai_retry_outbox (due_at);
+create index if not exists ai_retry_outbox_attempt on public.ai_retry_outbox (generation_id, number);
+
+alter table public.ai_retry_outbox enable row level security;
+revoke all on table public.ai_retry_outbox from public, anon, authenticated, service_role;
+grant select, insert, update, delete on table public.ai_retry_outbox to service_role;
+
+comment on table public.ai_retry_outbox is 'ai-retry: messages for the webhook that are not delivered yet; ids and codes, no content. Operators only.';
+comment on column public.ai_retry_outbox.id is 'Id of the message, the same at each delivery.';
+comment on column public.ai_retry_outbox.place is 'Orders the messages about one subject.';
+comment on column public.ai_retry_outbox.type is 'What happened, such as ai_retry.generation.succeeded.';
+comment on column public.ai_retry_outbox.subject is 'Generation, route or run that it is about: its messages are sent one after the other.';
+comment on column public.ai_retry_outbox.data is 'What the message says.';
+comment on column public.ai_retry_outbox.happened_at is 'When it happened.';
+comment on column public.ai_retry_outbox.generation_id is 'Generation of the attempt that it is about: the message goes with it, and so with its user.';
+comment on column public.ai_retry_outbox.number is 'Number of that attempt.';
+comment on column public.ai_retry_outbox.tries is 'How often a process has taken it.';
+comment on column public.ai_retry_outbox.due_at is 'No process takes it before this instant.';
 
 -- tables/actions
 
@@ -524,6 +566,13 @@ begin
       least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end), v_open.accepted_at,
       v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader,
       v_open.request_id, v_open.traceparent, 'not_generated');
+  else
+    perform ai_retry.announce(
+      'generation.' || case when p_end ->> 'code' = 'RETRY_EXPIRED' then 'expired' else p_end ->> 'outcome' end,
+      p_generation_id::text, pg_catalog.jsonb_build_object(
+        'user_id', v_open.user_id, 'generation_id', p_generation_id, 'attempt', v_open.number,
+        'session_id', p_end -> 'session_id', 'code', p_end -> 'code', 'request_id', v_open.request_id,
+        'accepted_at', v_open.accepted_at), p_at, p_generation_id, v_open.number);
   end if;
   perform ai_retry.line(v_open.user_id, v_open.message_id, null, p_at);
   return true;
@@ -533,7 +582,8 @@ revoke all on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) fro
 grant execute on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) to service_role;
 comment on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) is
   'Closes one open attempt, by its token; user, number, hold and key are copied from its row. False: it is not open, or '
-  'not over any more. A paid answer without a session is stored. An accepted retry''s next attempt and message follow.';
+  'not over any more. A paid answer without a session is stored. An accepted retry''s next attempt and message follow; '
+  'its end is announced.';
 
 -- parts/close_over
 
@@ -1013,6 +1063,92 @@ grant execute on function ai_retry.store_late(jsonb, timestamptz) to service_rol
 comment on function ai_retry.store_late(jsonb, timestamptz) is
   'Records what a late call cost, once, and stores its answer, if it has one, with the attempt that paid for it, unless the '
   'generation is gone or has its session, or an operator discarded the answer.';
+
+-- outbox/announce
+
+create or replace function ai_retry.announce(
+  p_type text, p_subject text, p_data jsonb, p_at timestamptz, p_generation_id uuid default null,
+  p_number integer default null
+) returns void
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into public.ai_retry_outbox (type, subject, data, happened_at, due_at, generation_id, number)
+  select 'ai_retry.' || p_type, p_subject, p_data, p_at, p_at, p_generation_id, p_number
+  from public.ai_retry_installation i where i.webhook_until > p_at;
+end
+$$;
+revoke all on function ai_retry.announce(text, text, jsonb, timestamptz, uuid, integer) from public, anon, authenticated;
+grant execute on function ai_retry.announce(text, text, jsonb, timestamptz, uuid, integer) to service_role;
+comment on function ai_retry.announce(text, text, jsonb, timestamptz, uuid, integer) is
+  'Writes a message for the webhook, if processes deliver messages here.';
+
+-- outbox/announce_route
+
+create or replace function ai_retry.announce_route() returns trigger
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
+declare
+  v_was_closed constant boolean := tg_op <> 'INSERT' and old.failures > 0;
+  v_is_closed constant boolean := tg_op <> 'DELETE' and new.failures > 0;
+begin
+  if v_is_closed and not v_was_closed then
+    perform ai_retry.announce('route.closed', new.route, pg_catalog.jsonb_build_object(
+      'route', new.route, 'not_before', new.not_before), pg_catalog.clock_timestamp());
+  elsif v_was_closed and not v_is_closed then
+    perform ai_retry.announce('route.opened', old.route, pg_catalog.jsonb_build_object(
+      'route', old.route, 'answered', tg_op = 'UPDATE'), pg_catalog.clock_timestamp());
+  end if;
+  return null;
+end
+$$;
+revoke all on function ai_retry.announce_route() from public, anon, authenticated;
+grant execute on function ai_retry.announce_route() to service_role;
+comment on function ai_retry.announce_route() is
+  'Announces that a route is closed, whoever closes it, and that it is open again: it has answered, or is forgotten.';
+
+create or replace trigger ai_retry_announce after insert or update or delete on public.ai_retry_outages
+  for each row execute function ai_retry.announce_route();
+
+-- outbox/drain
+
+create or replace function public.ai_retry_drain(p_request text) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+declare
+  v_request constant jsonb := ai_retry.read_change(p_request, '{limit,lease_seconds,results}');
+  v_now constant timestamptz := pg_catalog.clock_timestamp();
+  v_taken jsonb;
+begin
+  update public.ai_retry_installation i set webhook_until = v_now + interval '7 days'
+    where i.webhook_until is null or i.webhook_until < v_now + interval '167 hours';
+  delete from public.ai_retry_outbox o
+    using pg_catalog.jsonb_to_recordset(v_request -> 'results') r (id uuid, wait_seconds double precision)
+    where o.id = r.id and r.wait_seconds is null;
+  update public.ai_retry_outbox o set due_at = v_now + pg_catalog.make_interval(secs => r.wait_seconds)
+    from pg_catalog.jsonb_to_recordset(v_request -> 'results') r (id uuid, tries integer, wait_seconds double precision)
+    where o.id = r.id and o.tries = r.tries;
+  with due as materialized (
+    select d.id from public.ai_retry_outbox d
+    where d.due_at <= v_now and not exists (
+      select from public.ai_retry_outbox e where e.subject = d.subject and e.place < d.place)
+    order by d.due_at limit (v_request -> 'limit')::integer for update skip locked
+  ),
+  taken as (
+    update public.ai_retry_outbox o
+      set tries = o.tries + 1,
+        due_at = v_now + pg_catalog.make_interval(secs => (v_request -> 'lease_seconds')::double precision)
+      from due where o.id = due.id returning o.*
+  )
+  select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'id', t.id, 'type', t.type, 'happened_at', t.happened_at, 'data', t.data, 'tries', t.tries) order by t.place), '[]')
+    into v_taken from taken t;
+  return v_taken;
+end
+$$;
+revoke all on function public.ai_retry_drain(text) from public, anon, authenticated;
+grant execute on function public.ai_retry_drain(text) to service_role;
+comment on function public.ai_retry_drain(text) is
+  'Deletes messages that need no further try, puts back those that do, then takes messages that are due, and hides them '
+  'from other processes for a while: one of each subject, the first. From then on, for seven days, messages are written: '
+  'processes that deliver them call it all the time.';
 
 -- queue/create_queue
 
@@ -2004,6 +2140,8 @@ begin
     where r.run_id = v_run_id and r.ended_at is null and v_request ? 'counts'
     returning r.started_at into v_started_at;
   if found then
+    perform ai_retry.announce('recovery.ended', v_run_id::text, pg_catalog.jsonb_build_object(
+      'run_id', v_run_id, 'plan_id', v_plan_id, 'counts', v_request -> 'counts'), v_now);
     begin  -- all events or none; only a lock or a conflict undoes the transaction, which is sent again
       set constraints all deferred;
       for v_user in
@@ -2503,7 +2641,7 @@ create or replace function public.ai_retry_overview() returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
-  c_most constant integer := 100000;  -- attempts that are counted
+  c_most constant integer := 50000;  -- attempts that are counted
 begin
   return (
     with newest as materialized (
@@ -2513,19 +2651,22 @@ begin
       order by a.closed_at desc limit c_most
     ),
     spans as (
-      select s.name, s.span
-      from (values ('last_10_minutes', interval '10 minutes'), ('last_15_minutes', interval '15 minutes'),
-        ('last_hour', interval '1 hour'), ('last_day', interval '24 hours')) s (name, span)
+      select s.place, s.name, s.span
+      from (values (1, 'last_10_minutes', interval '10 minutes'), (2, 'last_15_minutes', interval '15 minutes'),
+        (3, 'last_hour', interval '1 hour'), (4, 'last_day', interval '24 hours')) s (place, name, span)
     ),
-    ends as (
-      select s.name, n.outcome, n.code, count(*) as number, count(*) filter (where n.operator_fault) as faults,
+    ends as materialized (  -- each attempt once, in the shortest span that it belongs to
+      select pg_catalog.width_bucket(v_now - n.closed_at, '{00:10:00,00:15:00,01:00:00}'::interval[]) + 1 as place,
+        n.outcome, n.code, count(*) as number, count(*) filter (where n.operator_fault) as faults,
         sum(n.wire_requests) as calls, sum(n.tokens) as tokens, sum(n.cost) as cost
-      from newest n join spans s on n.closed_at > v_now - s.span
-      group by s.name, n.outcome, n.code
+      from newest n group by 1, 2, 3
     ),
     codes as (
       select c.name, pg_catalog.jsonb_object_agg(c.code, c.number) as codes
-      from (select e.name, e.code, sum(e.number) as number from ends e where e.code is not null group by 1, 2) c
+      from (
+        select s.name, e.code, sum(e.number) as number from spans s join ends e on e.place <= s.place
+        where e.code is not null group by s.name, e.code
+      ) c
       group by c.name
     ),
     periods as (
@@ -2539,7 +2680,7 @@ begin
         'operator_faults', coalesce(sum(e.faults), 0), 'calls', coalesce(sum(e.calls), 0),
         'tokens', sum(e.tokens), 'cost', sum(e.cost),
         'is_whole', w.number < c_most or w.oldest <= v_now - s.span) as period
-      from spans s left join ends e on e.name = s.name
+      from spans s left join ends e on e.place <= s.place
       cross join (select count(*) as number, min(n.closed_at) as oldest from newest n) w
       group by s.name, s.span, w.number, w.oldest
     ),
@@ -2576,7 +2717,7 @@ $$;
 revoke all on function public.ai_retry_overview() from public, anon, authenticated;
 grant execute on function public.ai_retry_overview() to service_role;
 comment on function public.ai_retry_overview() is
-  'How things are now: attempts that ended lately, of the newest 100,000; routes that are unavailable or held; what waits; '
+  'How things are now: attempts that ended lately, of the newest 50,000; routes that are unavailable or held; what waits; '
   'since when paid answers are kept. Reads only.';
 
 -- operate/prune

@@ -38,11 +38,16 @@ LAYERS = {
     "provider_settings": {"domain"},
     "auth_settings": {"provider_settings"},
     "connection_settings": {"provider_settings"},
-    "config": {"auth_settings", "connection_settings", "domain", "provider_settings"},
+    "scalar_settings": {"provider_settings"},
+    "webhook_settings": {"provider_settings"},
+    "config": {
+        *("auth_settings", "connection_settings", "domain", "provider_settings", "scalar_settings", "webhook_settings"),
+    },
+    "webhooks": {"clock", "config", "deadline", "domain", "events", "secrecy", "webhook_settings"},
     "slots": {"domain"},
     "renewal": {"domain", "events", "logs"},
     "rejections": {"domain"},
-    "worker": {"domain", "events", "logs", "rejections", "tables", "watching"},
+    "worker": {"config", "domain", "events", "logs", "rejections", "tables", "watching"},
     "first_calls": {"domain", "hooks", "renewal", "slots", "watching"},
     "tables": set(),
     "recovery": {"domain", "rejections", "slots", "tables", "watching"},
@@ -53,8 +58,8 @@ LAYERS = {
         *("slots", "storage", "watching", "worker"),
     },
     "bootstrap": {
-        *("auth", "client", "clock", "config", "domain", "events", "imported", "providers", "recovery", "storage"),
-        "worker",
+        *("auth", "client", "clock", "config", "domain", "events", "imported", "provider_settings"),
+        *("providers", "recovery", "storage", "webhooks", "worker"),
     },
     "imported": {"domain"},
     "problems": {"domain"},
@@ -63,7 +68,7 @@ LAYERS = {
     "cli": {
         *("bootstrap", "client", "clock", "config", "domain", "events", "flask", "logs", "operate", "providers"),
         "recovery",
-        *("secrecy", "storage", "tables", "worker"),
+        *("secrecy", "storage", "tables", "webhooks", "worker"),
     },
     "testing": {"domain"},
 }
@@ -85,6 +90,7 @@ LIBRARIES = {
     "jinja2": {"flask.console.rendering"},
     "jsonschema": {"providers.dialect", "providers.keywords"},
     "jwt": {"auth"},
+    "markupsafe": {"flask.console.words"},
     "marshmallow": {"flask"},
     "matplotlib": {"recovery"},  # for types; imported by the notebook's functions
     "pandas": {"recovery"},
@@ -98,10 +104,13 @@ LIBRARIES = {
     "psycopg_pool": {"storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
-    "requests": {"auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http", "providers.wire"},
+    "requests": {
+        *("auth", "deadline", "cli.doctor.provider", "providers.address", "providers.http", "providers.wire"),
+        "webhooks.receiver",
+    },
     "tenacity": {"providers.repeats"},
     "tqdm": {"recovery.progress"},
-    "urllib3": {"deadline", "cli.doctor.provider", "providers.wire"},
+    "urllib3": {"deadline", "cli.doctor.provider", "providers.wire", "webhooks.receiver"},
     "werkzeug": {"flask.console", "flask.incoming"},
 }
 

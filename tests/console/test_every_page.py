@@ -74,10 +74,10 @@ class Furnished:
 
     def _wait(self, user_id: UUID) -> None:
         world = self.stage.world
-        for _ in range(3):
-            generation_id = world.new_generation(user_id)
+        ids = [world.new_generation(user_id) for _ in range(3)]
+        for generation_id in ids:
             accept(world, user_id, generation_id)
-            put_back(world, run(world, user_id, generation_id, route="small at 127.0.0.1"), outage=an_outage(WAIT))
+        put_back(world, run(world, user_id, ids[0], route="small at 127.0.0.1"), outage=an_outage(WAIT))
 
     def _operate(self) -> None:
         settings = Settings.from_env({"DATABASE_URL": self.stage.env["DATABASE_URL"]}, asks_provider=False)

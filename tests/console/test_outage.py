@@ -93,7 +93,7 @@ def recovered_by_clicks(stage: Stage, screen: Screen) -> None:
     screen.by("confirm").fill(str(selected))
     screen.page.get_by_label("Reason").fill(WHY)
     screen.by("start").click()
-    screen.page.wait_for_function("document.querySelector('[data-state=done]') !== null", timeout=90_000)
+    screen.page.wait_for_selector("[data-state=done]", timeout=90_000)
     assert screen.number("succeeded") == selected
 
 

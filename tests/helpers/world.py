@@ -29,6 +29,10 @@ _MOVE_ANSWERS = """
 update public.ai_retry_answers a set stored_at = a.stored_at - %(by)s from public.ai_retry_attempts c
 where (c.generation_id, c.number) = (a.generation_id, a.number) and c.user_id = any(%(users)s)
 """
+_MOVE_WEBHOOK = """
+with moved as (update public.ai_retry_installation set webhook_until = webhook_until - %(by)s)
+update public.ai_retry_outbox set happened_at = happened_at - %(by)s, due_at = due_at - %(by)s
+"""
 _MOVE_OUTAGES = """
 update public.ai_retry_outages set not_before = not_before - %(by)s, since = since - %(by)s,
   began_at = began_at - %(by)s, held_until = held_until - %(by)s
@@ -118,9 +122,10 @@ def move_back(
 
 
 def empty_queue(connection: psycopg.Connection) -> None:
-    """Leave no message, no outage and no open attempt of earlier tests: a worker would take care of them."""
-    for table in ("pgmq.q_ai_retry", "public.ai_retry_outages", "public.ai_retry_open"):
+    """Leave no message, outage, open attempt or webhook of earlier tests: a worker would take care of them."""
+    for table in ("pgmq.q_ai_retry", "public.ai_retry_outages", "public.ai_retry_open", "public.ai_retry_outbox"):
         connection.execute(f"delete from {table}".encode())
+    connection.execute("update public.ai_retry_installation set webhook_until = null")
 
 
 class SqlWorld:
@@ -227,6 +232,7 @@ class SqlWorld:
         move_back(self._connection, INSTANTS, self._users, duration)
         self._connection.execute(_MOVE_ANSWERS, moved)
         self._connection.execute(_MOVE_OUTAGES, moved)
+        self._connection.execute(_MOVE_WEBHOOK, moved)
         if self._rows("select to_regclass('pgmq.q_ai_retry') is not null as it_is")[0]["it_is"]:
             self._connection.execute(_MOVE_MESSAGES, moved)
 

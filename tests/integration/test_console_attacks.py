@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
-from ai_retry.flask.console.tokens import Note, Tokens
-from ai_retry.operate.operator import Operator
 from werkzeug.test import TestResponse
 
+from ai_retry.flask.console.tokens import Note, Tokens
+from ai_retry.operate.operator import Operator
 from ai_retry.storage.postgres import PostgresStorage
 from tests.helpers.console_scene import Scene
 from tests.helpers.console_visits import HOSTS, SECRET, TOKEN, Host, Submission, Visits

@@ -70,9 +70,23 @@ def scene(core_database: str) -> Iterator[Scene]:
 
 
 @pytest.fixture
+def alone(migrated_database: str) -> Iterator[Scene]:
+    """A scene in a database of one's own, for what would disturb the other tests."""
+    with closing(PostgresStorage(migrated_database)) as storage, owner_of(migrated_database) as connection:
+        scene = Scene(migrated_database, connection, storage)
+        yield scene
+        scene.client.close()
+
+
+def visits_to(scene: Scene, plans: Path) -> Visits:
+    """A console in an app that has nothing else."""
+    return Visits(HOSTS["plain"], scene.client, plans, show_answers=True)
+
+
+@pytest.fixture
 def visits(scene: Scene, tmp_path: Path) -> Visits:
     """A console in an app that has nothing else."""
-    return Visits(HOSTS["plain"], scene.client, tmp_path / "plans", show_answers=True)
+    return visits_to(scene, tmp_path / "plans")
 
 
 def fill(scene: Scene, visits: Visits) -> Mapping[str, str]:
@@ -234,12 +248,12 @@ def test_markup_of_others_stays_text(scene: Scene, visits: Visits) -> None:
     assert shown >= 5  # it was there to be escaped
 
 
-def test_pages_stay_small_whatever_is_stored(scene: Scene, visits: Visits) -> None:
+def test_pages_stay_small_whatever_is_stored(alone: Scene, tmp_path: Path) -> None:
     """A megabyte in every column that somebody else fills, and hundreds of rows, leave each page below a bound."""
-    long = "x" * MEGABYTE
-    ids = failed_generations(scene.connection, 300, users=2, code=long, model=long)
-    scene.world.set_generation(ids[0], prompt_data=Jsonb({"a": long}))
-    user_id = scene.owner(ids[0])
+    visits, long = visits_to(alone, tmp_path / "plans"), "x" * MEGABYTE
+    ids = failed_generations(alone.connection, 300, users=2, code=long, model=long)
+    alone.world.set_generation(ids[0], prompt_data=Jsonb({"a": long}))
+    user_id = alone.owner(ids[0])
     plan_id = plan_of(visits, user=str(user_id))
     pages = addresses(visits, ids[0], user_id, plan_id)
 
@@ -289,10 +303,11 @@ def test_nonsense_is_refused_and_not_an_error(scene: Scene, visits: Visits) -> N
     assert {asked: status for asked, status in statuses.items() if status not in (200, 303, 400, 429)} == {}
 
 
-def test_pages_are_read_by_the_scan_of_logs(scene: Scene, visits: Visits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_read_by_the_scan_of_logs(alone: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no log may hold is found on a page, too."""
     prompt = "a prompt that no log may hold"
-    scene.client.operate(Operator("ada", "operator")).hold_route(f"{prompt}/small", seconds=2, reason="a test")
+    visits = visits_to(alone, tmp_path / "plans")
+    alone.client.operate(Operator("ada", "operator")).hold_route(f"{prompt}/small", seconds=2, reason="a test")
     mine = LogScan()
     monkeypatch.setattr(log_scan, "SCAN", mine)
 

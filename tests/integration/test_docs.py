@@ -131,7 +131,13 @@ def test_tutorial_runs_from_its_first_line_to_its_last(tmp_path: Path) -> None:
         (tmp_path / ".stack" / "env").write_text(env)
         printed = shell(script, tmp_path, within=250)
 
-    shown = ('"code": "RETRY_TOO_SOON"', "AI_UNAVAILABLE", '"remaining": 4', "ALREADY_SUCCEEDED", '"status": "queued"')
+    shown = (
+        "code=AI_UNAVAILABLE",
+        '"code": "RETRY_TOO_SOON"',
+        '"remaining": 4',
+        "ALREADY_SUCCEEDED",
+        '"status": "queued"',
+    )
     positions = [printed.index(each) for each in shown]
     assert positions == sorted(positions)
     assert "The books balance." in printed

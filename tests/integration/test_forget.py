@@ -31,6 +31,7 @@ select t.name from (
   union all select 'quotas', to_jsonb(q)::text from public.ai_retry_quotas q
   union all select 'outages', to_jsonb(r)::text from public.ai_retry_outages r
   union all select 'recoveries', to_jsonb(r)::text from public.ai_retry_recoveries r
+  union all select 'outbox', to_jsonb(b)::text from public.ai_retry_outbox b
   union all select 'messages', to_jsonb(m)::text from pgmq.q_ai_retry m
   union all select 'archive', to_jsonb(m)::text from pgmq.a_ai_retry m
   union all select 'generations', to_jsonb(g)::text from public.generations g

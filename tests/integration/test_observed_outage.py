@@ -1,32 +1,42 @@
-"""One outage on the real stack, as whoever is on call sees it: metrics, health, log and traces of a real worker."""
+"""One outage on the real stack, as whoever is on call sees it: metrics, alerts, health, log, traces, webhook."""
 
 import json
+import logging
 import re
 import shlex
 import signal
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
+from uuid import UUID
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from psycopg.types.json import Jsonb
 
 from ai_retry import hooks
 from ai_retry.client import Client
 from ai_retry.clock import SystemClock
+from ai_retry.domain.model import Answer, Context
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.providers.http import HttpAiProvider
 from ai_retry.telemetry import OpenTelemetryEvents
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, reply
+from tests.helpers.webhook import Inbox, settings_of
 from tests.helpers.world import SqlWorld
 from tests.integration.test_worker import AI_KEY, SECRET_ANSWER, SECRET_PROMPT, Site, site_of
+from tools.alerts import Scrape, evaluated, played
 from tools.log_scan import SCAN
 from tools.processes import free_port
 from tools.stack import Stack
@@ -62,24 +72,17 @@ class Watched:
     def __init__(self, port: int) -> None:
         self._base = f"http://127.0.0.1:{port}"
 
-    def metrics(self) -> dict[str, float]:
-        """Scrape: each series with its value."""
+    def metrics(self) -> Sequence[Sample]:
+        """Scrape."""
         with urlopen(f"{self._base}/metrics", timeout=10) as response:
             text = response.read().decode()
         SCAN.read_sink("metrics of a worker", text)
-        return {
-            f"{each.name}{json.dumps(each.labels, sort_keys=True)}": each.value
-            for family in text_string_to_metric_families(text)
-            for each in family.samples
-        }
+        return [each for family in text_string_to_metric_families(text) for each in family.samples]
 
     def total(self, name: str, **labels: str) -> float:
         """Add up the series that have these labels."""
         wanted = labels.items()
-        split = ((each.partition("{"), value) for each, value in self.metrics().items())
-        return sum(
-            value for (found, _, rest), value in split if found == name and json.loads("{" + rest).items() >= wanted
-        )
+        return sum(each.value for each in self.metrics() if each.name == name and each.labels.items() >= wanted)
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Ask whether it is well."""
@@ -90,34 +93,167 @@ class Watched:
             return error.code, json.loads(error.read())
 
 
+class Recorder:
+    """Scrapes twice a second until its block ends.
+
+    Attributes:
+        recorded: what was scraped.
+    """
+
+    def __init__(self, seen: Watched) -> None:
+        self.recorded: list[Scrape] = []
+        self._seen, self._ended = seen, Event()
+        self._thread = Thread(target=self._record)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _record(self) -> None:
+        while not self._ended.wait(0.5):
+            try:
+                at, samples = time.time(), self._seen.metrics()
+            except OSError:
+                return  # the worker has stopped
+            values = {_series(each): each.value for each in samples if not each.name.endswith(("_bucket", "_created"))}
+            self.recorded.append(Scrape(at, values))
+
+    def last(self, name: str, count: int) -> list[float | None]:
+        """Give the newest values of a series without labels."""
+        return [each.values.get(name) for each in self.recorded[-count:]]
+
+
+def _series(sample: Sample) -> str:
+    labels = ",".join(f"{name}={json.dumps(value)}" for name, value in sorted(sample.labels.items()))
+    return f"{sample.name}{{{labels}}}" if labels else sample.name
+
+
 def lines_of(log: Path) -> list[dict[str, str]]:
     """Parse logfmt as any reader of it does."""
-    found = re.findall(r"event=.*", log.read_text())
-    return [dict(word.partition("=")[::2] for word in shlex.split(line)) for line in found]
+    found = re.findall(r"^(\S+ \S+) \w+ (event=.*)", log.read_text(), re.MULTILINE)
+    return [{"at": at, **dict(word.partition("=")[::2] for word in shlex.split(line))} for at, line in found]
 
 
-def test_outage_is_seen_and_its_end_too(site: Site) -> None:
-    """Gauges rise and fall with it, counters equal the books, and the log alone answers what is asked at night."""
-    provider, port = Provider(), free_port()
-    ids = [site.queued()[1] for _ in range(4)]
+class Asked:
+    """What is asked at night, of the log alone: see "Questions that the log answers" in the how-to."""
+
+    def __init__(self, log: Path) -> None:
+        self._lines = lines_of(log)
+
+    def what_happened_to(self, request_id: str) -> list[str]:
+        """What happened to this request?"""
+        return [each["event"] for each in self._lines if each.get("request_id") == request_id]
+
+    def failures_by_code(self) -> Counter[str]:
+        """How many attempts failed, by code?"""
+        return Counter(each["code"] for each in self._lines if each["event"] == "attempt_failed")
+
+    def is_unavailable(self, route: str) -> bool:
+        """Is the provider unavailable?"""
+        about = [each["event"] for each in self._lines if each.get("route") == route]
+        return [each for each in about if each in ("route_closed", "route_opened")][-1] == "route_closed"
+
+    def oldest_accepted(self) -> tuple[str, datetime] | None:
+        """Which accepted retry is the oldest, and since when?"""
+        ended = {each["generation_id"] for each in self._lines if self._ends(each)}
+        accepted = [each for each in self._lines if each["event"] == "generation_accepted"]
+        left = [each for each in accepted if each["generation_id"] not in ended]
+        return (left[0]["generation_id"], datetime.fromisoformat(left[0]["at"])) if left else None
+
+    @staticmethod
+    def _ends(line: dict[str, str]) -> bool:
+        is_over = line["event"] == "attempt_failed" and line["goes_on"] == "false"
+        return line["event"] in ("attempt_succeeded", "attempt_cancelled") or is_over
+
+
+@contextmanager
+def app_logs_to(path: Path) -> Iterator[None]:
+    """Let the app in this process log to the file in which the worker logs, as the page has it."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours = logging.getLogger("ai_retry")
+    before = ours.level
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(before)
+        handler.close()
+
+
+def accepted(site: Site, count: int) -> list[UUID]:
+    """Let the app accept retries in requests whose ids are req-0, req-1 and so on."""
+    client = Client(storage=site.world.storage, queue_storage=site.world.storage, ai=NoProvider())
+    ids = []
+    for number in range(count):
+        user_id = site.world.new_user()
+        ids.append(site.world.new_generation(user_id))
+        prompt_data = {"messages": [{"role": "user", "content": SECRET_PROMPT}]}
+        site.world.set_generation(ids[-1], prompt_data=Jsonb(prompt_data))
+        with hooks.request(request_id=f"req-{number}"):
+            client.enqueue(user_id, ids[-1])
+    return ids
+
+
+class NoProvider:
+    """The app calls nothing."""
+
+    def generate(self, context: Context, *, timeout: timedelta, idempotency_key: str) -> Answer:  # noqa: ARG002
+        """Be asked by nothing."""
+        raise AssertionError
+
+
+class Doubting(Inbox):
+    """A receiver that takes each message, and answers the first delivery of it as if it had not."""
+
+    def __call__(self, request: Request) -> Script:
+        """Take it."""
+        script = super().__call__(request)
+        return script if self.deliveries.count(request.headers["webhook-id"]) > 1 else reply(503)
+
+
+def test_outage_is_seen_and_its_end_too(site: Site, tmp_path: Path) -> None:
+    """Gauges rise and fall with it, the alert fires and clears, counters equal the books, the log answers questions.
+
+    The webhook's receiver gets each end once, after duplicates are dropped.
+    """
+    provider, port, inbox = Provider(), free_port(), Doubting()
+    with app_logs_to(site.log):
+        ids = accepted(site, 4)
 
     with (
         ScriptedServer(default=provider) as server,
+        ScriptedServer(default=inbox) as receiver,
         running_worker(
-            site.ask(server),
+            {**site.ask(server), **settings_of(receiver)},
             site.log,
             options=["--metrics-port", str(port), "--health-port", str(port)],
         ) as worker,
+        Recorder(seen := Watched(port)) as recorder,
     ):
-        seen = Watched(port)
         eventually(lambda: seen.total("ai_retry_attempts_total", outcome="put_back") >= 1)
         eventually(lambda: seen.total("ai_retry_parked") >= 1, within=60.0)
+        eventually(lambda: recorder.last("ai_retry_closed_routes", 8) == [1.0] * 8, within=60.0)
         status, health = seen.health()
         assert (status, health["status"]) == (200, "ok")
+        route = next(each["route"] for each in lines_of(site.log) if each["event"] == "route_closed")
+        asked, during = Asked(site.log), len(recorder.recorded) - 1
+        assert asked.is_unavailable(route)
+        assert (oldest := asked.oldest_accepted()) is not None
+        assert oldest[0] == str(ids[0])
 
         provider.is_back.set()
         eventually(lambda: site.statuses(*ids) == {"success"}, within=60.0)
         eventually(lambda: seen.total("ai_retry_queued") == seen.total("ai_retry_closed_routes") == 0, within=60.0)
+        eventually(lambda: recorder.last("ai_retry_closed_routes", 2) == [0.0] * 2)
+        eventually(lambda: inbox.types()["generation.succeeded"] == 4, within=60.0)
+        eventually(lambda: inbox.types()["route.opened"] == inbox.types()["route.closed"] >= 1, within=60.0)
 
         books = Counter(outcome for each in ids for outcome in site.outcomes(each))
         assert seen.total("ai_retry_attempts_total", outcome="succeeded") == books["succeeded"] == 4
@@ -130,19 +266,41 @@ def test_outage_is_seen_and_its_end_too(site: Site) -> None:
         worker.signal(signal.SIGTERM)
         assert worker.exit_code() == 0
 
-    lines = lines_of(site.log)
-    of_one = [each["event"] for each in lines if each.get("generation_id") == str(ids[0])]
-    assert of_one[-1] == "attempt_succeeded"
-    assert Counter(each["code"] for each in lines if each["event"] == "attempt_failed") == {
-        code: count for code, count in Counter({"AI_UNAVAILABLE": books["failed"]}).items() if count
-    }
+    _judge_log(site, ids, books)
+    assert sorted(inbox.ends()) == sorted((each, "succeeded") for each in ids)
+    assert len(inbox.deliveries) > len(inbox.messages)
+    _judge_alerts(recorder.recorded, during, tmp_path)
+
+
+def _judge_log(site: Site, ids: Sequence[UUID], books: Counter[str | None]) -> None:
+    asked, lines = Asked(site.log), lines_of(site.log)
+    story = asked.what_happened_to("req-0")
+    attempts = [each for each in story if not each.startswith("webhook_")]
+    assert (attempts[0], attempts[-1], story[-1]) == ("generation_accepted", "attempt_succeeded", "webhook_delivered")
+    assert "provider_called" in story
+    assert {"attempt_failed", "attempt_put_back", "retry_postponed"} & {*story}
+    assert sum(asked.failures_by_code().values()) == books["failed"]
+    assert asked.failures_by_code().keys() <= {"AI_UNAVAILABLE"}
     routes = [each for each in lines if each["event"] in ("route_closed", "route_opened")]
     assert (routes[0]["event"], routes[-1]["event"]) == ("route_closed", "route_opened")
-    assert len({each["route"] for each in routes}) == 1
+    (route,) = {each["route"] for each in routes}
+    assert not asked.is_unavailable(route)
+    assert asked.oldest_accepted() is None
     waits = [each for each in lines if each["event"] in ("attempt_put_back", "retry_postponed")]
     assert all(each["code"] and each["route"] and each["until"] for each in waits)
+    assert {each["generation_id"] for each in lines if "generation_id" in each} == set(map(str, ids))
     assert SECRET_PROMPT not in site.log.read_text()
     assert SECRET_ANSWER not in site.log.read_text()
+
+
+def _judge_alerts(recorded: Sequence[Scrape], during: int, folder: Path) -> None:
+    """Let promtool evaluate the example's rules over what was scraped; the run's summary says where it can't."""
+    firing = {during: ["AiRetryProviderUnavailable"], len(recorded) - 1: []}
+    # How many of the first failures a scrape sees as an increase, is chance.
+    test = played(recorded, firing, unasked=["AiRetryAttemptsFail"])
+    assert any(each["series"] == "ai_retry_closed_routes" for each in test["tests"][0]["input_series"])
+    if (done := evaluated(test, folder)) is not None:
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_trace_spans_app_and_worker(site: Site) -> None:

@@ -35,6 +35,7 @@ from ai_retry.domain.operation import (
     ResetQuota,
     SetQuota,
 )
+from ai_retry.domain.outbox import Announcement, Delivery
 from ai_retry.domain.policy import RetryPolicy, queued_attempt
 from ai_retry.domain.ports import QueueStorage
 from ai_retry.domain.queue_model import Message
@@ -103,6 +104,7 @@ class Side:
     generations: list[UUID]
     begun: list[Begun]
     messages: list[Message] = field(default_factory=list)
+    announced: list[Announcement] = field(default_factory=list)
 
     def act(self, name: str, choice: Random) -> object:
         """Do something, and describe what came of it in words that both sides share."""
@@ -211,6 +213,25 @@ class Side:
         change = ending.put_back(FAILURES[2], None)
         assert isinstance(change, PutBack)
         return self.storage.amend(change).applied
+
+    def _drain(self, choice: Random) -> object:
+        """Take messages for the webhook, after some of those before were delivered, put back, or forgotten."""
+        storage: Any = self.storage
+        fates = [choice.choice((None, timedelta(0), timedelta(hours=1))) for _ in self.announced]
+        results = [
+            Delivery(id=each.id, tries=each.tries, wait=fate)
+            for each, fate in zip(self.announced, fates, strict=True)
+            if choice.random() < 0.8
+        ]
+        taken = storage.drain(99, timedelta(minutes=20), results)
+        self.announced = sorted(taken, key=self._about)
+        return [self._about(each) for each in self.announced]
+
+    def _about(self, message: Announcement) -> tuple[str, str, str, int, int]:
+        data = message.data
+        found = data.get("generation_id")
+        subject = str(self.generations.index(UUID(found))) if found else data["route"]
+        return subject, message.type, str(data.get("code")), data.get("attempt", 0), message.tries
 
     def _cancel(self, choice: Random) -> object:
         index = choice.randrange(len(self.generations))
@@ -488,6 +509,7 @@ ACTS = (
     *("create",) * 5,
     *("refuse_generations", "hold", "hold", "quota"),
     *("put_back", "cancel", "tidy", "tidy", "lose", "move"),
+    *("drain",) * 2,
 )
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_retry.config import OPENROUTER, Settings, is_loopback, meant, variables
+from ai_retry.config import OPENROUTER, Settings, meant, variables
 from ai_retry.domain.context import RESERVED
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import QuotaRule, ResponseFormat
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.provider_settings import Fallback
+from ai_retry.provider_settings import Fallback, is_loopback
 
 HOSTED = {
     "SUPABASE_URL": "https://abc.supabase.co",
@@ -62,8 +62,10 @@ EVERYTHING = HOSTED | {
     "AI_RETRY_ACCEPTED_ROLES": "authenticated, coach",
     "AI_RETRY_REQUIRED_AAL": "aal2",
     "AI_RETRY_ALLOW_ANONYMOUS": "false",
+    "AI_RETRY_WEBHOOK_URL": "https://example.com/hook?token=url-token-of-a-hook",
+    "AI_RETRY_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 }
-SECRETS = ("0123456789", "hs256-secret", "db-password")
+SECRETS = ("0123456789", "hs256-secret", "db-password", "MfKQ9r8G", "url-token")
 
 
 def problems(environ: dict[str, str]) -> str:
@@ -136,6 +138,8 @@ def test_every_variable_is_read() -> None:
         context_from="shop.prompts:Reader.read",
         accepted_roles=frozenset({"authenticated", "coach"}),
         required_aal="aal2",
+        webhook_url="https://example.com/hook?token=url-token-of-a-hook",
+        webhook_secret=("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",),
         allow_anonymous=False,
     )
 

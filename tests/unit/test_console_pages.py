@@ -289,6 +289,18 @@ def test_everything_is_escaped(edge: ConsoleEdge) -> None:
         assert evil not in edge.get(path).get_data(as_text=True)
 
 
+def test_megabytes_of_others_are_clipped(edge: ConsoleEdge) -> None:
+    """A page stays small, whatever an app keeps; what an operator wrote is shown as a whole."""
+    generation_ids = [edge.add_generation(model="m" * 1_000_000) for _ in range(20)]
+    why = "w" * 500
+    edge.post("/routes/hold", {"route": "r" * 255, "for": "1h", "reason": why})
+
+    for path in ("/", "/failures", f"/generations/{generation_ids[0]}", f"/users/{edge.user_id}", "/routes"):
+        assert len(edge.get(path).data) < 100_000, path
+    assert why in edge.get("/").get_data(as_text=True)
+    assert "r" * 255 in edge.get("/routes").get_data(as_text=True)
+
+
 def test_refresh_has_a_switch(edge: ConsoleEdge) -> None:
     """Now refreshes itself every ten seconds, more rarely, or not at all."""
     assert "const seconds = 10;" in edge.get("/").get_data(as_text=True)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,6 +27,7 @@ from tests.unit.console_edge import (
     elements,
     is_there,
 )
+from tools.npm import REPOSITORY
 
 FIELDS = {"since": "24h"}
 RUN = {"max_workers": "2"}
@@ -216,6 +219,40 @@ def test_end_of_the_process_leaves_a_paused_plan(edge: ConsoleEdge) -> None:
     assert edge.post(f"{path}/go-on", RUN).status_code == 303
     edge.console.recoveries.join()
     assert state(shown(edge, path)) == "done"
+
+
+ENDS = """
+import concurrent.futures.thread as futures
+import sys, threading, time
+from pathlib import Path
+from tests.unit.console_edge import ANSWER, PREFIX, console_edge
+
+asked = threading.Event()
+
+def answer(_):
+    asked.set()
+    while not futures._shutdown:
+        time.sleep(0.01)
+    return ANSWER
+
+edge = console_edge(Path(sys.argv[1]), default=answer)
+for _ in range(4):
+    edge.add_generation()
+path = edge.post("/recover/plan", {"since": "24h"}).headers["Location"].removeprefix(PREFIX)
+assert edge.post(f"{path}/start", {"max_workers": "1", "confirm": "4"}).status_code == 303
+assert asked.wait(60)
+"""
+
+
+def test_end_of_the_server_pauses_what_runs(tmp_path: Path) -> None:
+    """A process that ends finishes the call under way, begins no other, and leaves a paused plan."""
+    subprocess.run([sys.executable, "-c", ENDS, tmp_path / "plans"], check=True, timeout=100, cwd=REPOSITORY)
+
+    (kept,) = Plans(tmp_path / "plans").all()
+
+    assert kept.state == "paused"
+    assert kept.run is not None
+    assert (kept.run.done, kept.run.ended) == (1, "INTERRUPTED")
 
 
 def test_stop_pauses_what_runs(gated: ConsoleEdge, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,3 +85,22 @@ def test_data_api_is_asked_without_psycopg(monkeypatch: pytest.MonkeyPatch) -> N
     assert "the Data API was asked in its place" in finding.problem
     assert "ai-retry[postgres]" in finding.remedy
     assert outside.with_a_driver(replace(settings, supabase_url=None))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("secret", "publishable", "hinted"),
+    [
+        ("eyJhbGciOiJIUzI1NiJ9.legacy.key", "sb_publishable_1", ["SUPABASE_SECRET_KEY"]),
+        ("sb_secret_1", "eyJhbGciOiJIUzI1NiJ9.legacy.key", ["SUPABASE_PUBLISHABLE_KEY"]),
+        ("sb_secret_1", "sb_publishable_1", []),
+        (None, None, []),
+    ],
+)
+def test_legacy_keys_are_hinted_at(secret: str | None, publishable: str | None, hinted: list[str]) -> None:
+    """Each key that Supabase deprecates is named by its variable, with what to set instead, and never shown."""
+    settings = Settings(supabase_secret_key=secret, supabase_publishable_key=publishable)
+
+    found = list(outside.legacy_keys(settings))
+
+    assert [each.problem.partition(" ")[0] for each in found] == hinted
+    assert all("sb_" in each.remedy and "legacy.key" not in f"{each}" for each in found)

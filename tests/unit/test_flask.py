@@ -20,6 +20,7 @@ from werkzeug.test import TestResponse
 
 import ai_retry
 from adapters import flask_app
+from ai_retry import logs
 from ai_retry.auth import AuthUnavailable, Unauthenticated
 from ai_retry.client import Client
 from ai_retry.domain import errors
@@ -961,7 +962,11 @@ class TestRunnableApp:
         monkeypatch.setenv("SUPABASE_URL", "https://abc.supabase.co")
         monkeypatch.setenv("SUPABASE_SECRET_KEY", "sb_secret_key")
         monkeypatch.setenv("AI_API_KEY", "provider-key")
+        root, ours = logging.getLogger(), logging.getLogger("ai_retry")
+        before = (list(root.handlers), root.level, ours.level)
         yield
+        root.handlers[:], root.level, ours.level = before
+        logging.getLogger().manager._clear_cache()  # type: ignore[attr-defined]
         for end in endings:
             end()
 
@@ -971,6 +976,14 @@ class TestRunnableApp:
 
         assert http.get("/healthz").status_code == 200
         assert http.post(f"/sessions/ai/{ID}/retry").status_code == 401
+
+    def test_log_has_time_level_and_event(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """A server such as gunicorn configures no logging for the app: the app does."""
+        flask_app.create_app()
+        logs.write_line(logging.INFO, "generation_accepted", attempt=2)
+
+        said = capfd.readouterr().err.splitlines()
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO event=generation_accepted attempt=2", said[-1])
 
     def test_incomplete_environment_stops_the_app(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is missing is reported at the start, and not to the first user."""

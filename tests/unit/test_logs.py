@@ -24,7 +24,7 @@ def as_documented(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("logging.config.dictConfig", configured.append)
     (code,) = [each for each in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "dictConfig" in each]
     exec(code, {})
-    dictConfig({**configured[0], "disable_existing_loggers": False})
+    dictConfig(configured[0])
     yield
     root.handlers[:], root.level, ours.level, ours.disabled = before[0], before[1], before[2], before[3]
     logging.getLogger().manager._clear_cache()  # type: ignore[attr-defined]

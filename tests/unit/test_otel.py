@@ -26,6 +26,7 @@ from tests.helpers.builders import a_failure, an_answer
 from tests.helpers.scene import raising
 from tests.unit.test_events import TRACE, Case
 
+NOW = 1_800_000_000_000_000_000  # nanoseconds
 TRACE_ID = int(TRACE.split("-")[1], 16)
 SPAN_ID = int(TRACE.split("-")[2], 16)
 CALLS = (
@@ -54,14 +55,14 @@ PROVIDER_NAME = getattr(gen_ai_attributes, "GEN_AI_PROVIDER_NAME", "gen_ai.provi
 class Traced:
     """A case whose spans and metrics stay in memory."""
 
-    def __init__(self, *script: AiStep, default: AiStep | None = None) -> None:
+    def __init__(self, *script: AiStep, default: AiStep | None = None, **clock: Any) -> None:
         self._exporter, self._reader = InMemorySpanExporter(), InMemoryMetricReader()
         self.tracers, self.meters = (
             TracerProvider(shutdown_on_exit=False),
             MeterProvider([self._reader], shutdown_on_exit=False),
         )
         self.tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.hook = OpenTelemetryEvents(self.tracers, self.meters)
+        self.hook = OpenTelemetryEvents(self.tracers, self.meters, **clock)
         self.case = Case(*script, default=default, on_event=self.hook)
 
     @property
@@ -141,6 +142,32 @@ def test_calls_follow_the_conventions(answered: Traced) -> None:
     assert took == [1_000_000_000, 2_000_000_000]
     scope: Any = first.instrumentation_scope
     assert scope.schema_url == "https://opentelemetry.io/schemas/1.37.0"
+
+
+def test_call_s_span_lasts_as_long_as_its_request() -> None:
+    """Each of several requests has its own begin and end, though their events come together, after the last one."""
+    calls: list[ProviderCall] = []
+    traced = Traced(lambda _: replace(an_answer(), calls=tuple(calls), wire_requests=2), now=lambda: NOW)
+    now = traced.case.world.clock.monotonic()
+    calls += [replace(CALLS[0], ended=now - 7.0), replace(CALLS[1], ended=now - 0.5)]
+    traced.case.click()
+
+    spans = [traced.named("chat a"), traced.named("chat b")]
+    assert [(NOW - (each.start_time or 0), NOW - (each.end_time or 0)) for each in spans] == [
+        (8_000_000_000, 7_000_000_000),
+        (2_500_000_000, 500_000_000),
+    ]
+    traced.close()
+
+
+def test_request_whose_end_is_unknown_ends_when_the_next_one_begins() -> None:
+    """A provider that only says how long its requests took has made them one after the other."""
+    traced = Traced(replace(an_answer(), calls=CALLS, wire_requests=2), now=lambda: NOW)
+    traced.case.click()
+
+    first, second = traced.named("chat a"), traced.named("chat b")
+    assert first.end_time == second.start_time == NOW - 2_000_000_000
+    traced.close()
 
 
 def test_metrics_follow_the_conventions(answered: Traced) -> None:

@@ -71,12 +71,14 @@ def client_of(ai: Any) -> Client:
 
 @pytest.mark.parametrize("database", [{}, DIRECT], ids=["Data API", "direct"])
 def test_connect_imports_nothing_that_only_a_call_needs(database: Mapping[str, str]) -> None:
-    """A program that calls no provider waits for no HTTP client of one, and for no part of supabase-py but the API's."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AI_", "SUPABASE_", "DATABASE_"))}
+    """A program that calls no provider waits for no HTTP client of one, and for nothing of supabase-py but the API."""
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AI_", "SUPABASE_", "DATABASE_"))
+    }
 
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM],
-        env=clean | ENVIRONMENT | database,
+        env={**clean, **ENVIRONMENT, **database},
         capture_output=True,
         text=True,
         check=True,
@@ -86,7 +88,7 @@ def test_connect_imports_nothing_that_only_a_call_needs(database: Mapping[str, s
 
 
 def test_wrapped_providers_are_prepared() -> None:
-    """Whoever falls back or asks again passes it on, to each provider once; one that can't be prepared is left alone."""
+    """Whoever falls back or asks again passes it on, once to each; one that can't be prepared is left alone."""
     first, second = Preparing(), Preparing()
 
     FallbackProvider([ReaskProvider(first), second, ScriptedAiProvider()]).prepare()
@@ -129,7 +131,7 @@ def test_first_calls_at_once_share_one_pool(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert [each.output for each in answers] == ["Hello"] * 4
     assert len(made) == 4
-    assert list(provider._wires.values())[0] in made
+    assert next(iter(provider._wires.values())) in made
     assert len(provider._wires) == 1
 
 

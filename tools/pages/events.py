@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 from ai_retry import events
-from ai_retry.events import AttemptEvent, CallEvent, Event
+from ai_retry.events import AttemptEvent, CallEvent, Event, MessageEvent
 from tools.pages.markdown import notice, one_line, page, table
 from tools.pages.sources import meaning, member
 
@@ -52,6 +52,9 @@ the accepted request. In between it may be put back any number of times: `RetryP
 `AttemptAbandoned` may come for any attempt of a process that died, also for other generations of the user who clicks.
 Each process reports `RouteClosed` and `RouteOpened` once, when it notices.
 
+`WebhookDelivered`, `WebhookFailed` and `WebhookGivenUp` are about [messages](../how-to/webhooks.md), in the process
+that delivers them. `ProviderCalled` comes for each call after the last one; `ended_seconds_ago` says when it ended.
+
 In views of your own, name the request for which you call the client:
 
 ```python
@@ -63,7 +66,7 @@ with hooks.request(request_id="9f2c", traceparent=None):
 
 The blueprint does so itself, with the request's `X-Request-Id` and `traceparent`. Both are stored with the attempt.
 """
-_BASES = (Event, AttemptEvent, CallEvent)
+_BASES = (Event, AttemptEvent, CallEvent, MessageEvent)
 
 
 def render() -> str:

@@ -81,6 +81,7 @@ USE: Mapping[str, Sequence[str]] = {
     "Over HTTP": (
         "flask.create_blueprint",
         "flask.first_calls.Prompt",
+        "flask.create_console",
         "auth.TokenVerifier",
         "problem",
         "problems.Problem",

@@ -45,6 +45,9 @@ _FORMS = """## How values are written
 - **Durations** are seconds, with a fraction if you like; **booleans** are `true` or `false`.
 - **`AI_RETRY_CONTEXT_FROM`** is `package.module:function`: [what it names](../how-to/prompts.md#another-form).
 - **`AI_RETRY_SPOOL_DIR`** is an absolute path.
+- **`AI_RETRY_WEBHOOK_URL`** begins with `https://`, but for a receiver on this machine, and may have a query.
+  **`AI_RETRY_WEBHOOK_SECRET`** is `whsec_…`, or several, separated by blanks: [how to rotate
+  it](../how-to/webhooks.md#rotate-the-secret).
 """
 
 

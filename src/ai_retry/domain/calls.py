@@ -29,8 +29,9 @@ def listed(
     duration: timedelta | None,
     provider: str | None = None,
     http_status: int | None = None,
+    ended: float | None = None,
 ) -> ProviderCall:
-    """List one request, by what came of it."""
+    """List one request, by what came of it, and by when it ended by a monotonic clock."""
     failure = replace(result, invalid=None) if isinstance(result, Failure) else None
     return ProviderCall(
         provider=provider,
@@ -40,6 +41,7 @@ def listed(
         usage=result.usage,
         duration=duration,
         failure=failure,
+        ended=ended,
     )
 
 
@@ -50,9 +52,10 @@ def noted(
     model: str | None = None,
     provider: str | None = None,
     route: str | None = None,
+    ended: float | None = None,
 ) -> _Result:
     """Fill in what a provider does not say of its calls; one that lists none has made one; a failure is its last."""
-    calls = result.calls or (listed(result, duration=duration),)
+    calls = result.calls or (listed(result, duration=duration, ended=ended),)
     if isinstance(result, Failure) and calls[-1].failure is None:
         failure = replace(result, usage=calls[-1].usage, calls=(), invalid=None)
         calls = (*calls[:-1], replace(calls[-1], code=result.code, failure=failure))

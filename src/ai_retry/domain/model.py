@@ -136,6 +136,7 @@ class ProviderCall:
     route: str | None = field(default=None, compare=False)  # that was asked
     outcome: ProviderOutcome | None = field(default=None, compare=False)  # on the record; see ``provider_outcome``
     failure: "Failure | None" = field(default=None, repr=False, compare=False)  # only in the process that called
+    ended: float | None = field(default=None, repr=False, compare=False)  # the same; by its monotonic clock
 
     @property
     def counted(self) -> bool:

@@ -31,7 +31,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 
 def key_header(name: str, api_key: str | None) -> dict[str, str]:
-    """Write the header that carries the key: after ``Bearer`` if it is ``Authorization``, else bare; none without one."""
+    """Write the header that carries a key: after ``Bearer`` if it is ``Authorization``, else bare."""
     bearer = "Bearer " if name.lower() == "authorization" else ""
     return {name: f"{bearer}{api_key}"} if api_key else {}
 

@@ -37,8 +37,9 @@ def ask(
         result = provider.generate(context, timeout=timeout, idempotency_key=idempotency_key)
     except GenerationFailed as failed:
         result = failed.failure
-    duration = timedelta(seconds=monotonic() - began)
-    return noted(result, duration=duration, model=context.model, provider=name, route=route)
+    ended = monotonic()
+    duration = timedelta(seconds=ended - began)
+    return noted(result, duration=duration, model=context.model, provider=name, route=route, ended=ended)
 
 
 def key_of(idempotency_key: str, *call: object) -> str:

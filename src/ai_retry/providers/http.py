@@ -1,11 +1,12 @@
 """Asks an OpenAI-compatible provider over HTTP.
 
-Here is what is known before anything is asked. What sends requests is in ``wire``, which imports ``requests`` and all that
-reads an answer: the first call, or ``prepare``, loads it, so that a program that calls no provider does without.
+Here is what is known before anything is asked. What sends requests is in ``wire``, which imports ``requests`` and all
+that reads an answer: the first call, or ``prepare``, loads it, so that a program that calls no provider does without.
 """
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -79,38 +80,27 @@ class HttpAiProvider:
         pool_size: int = 32,
         session: "requests.Session | None" = None,
     ) -> None:
-        check_url(base_url)
-        require(max_body_bytes >= 1, "max_body_bytes must be at least 1")
-        require(max_requests >= 1, "max_requests must be at least 1")
-        require(response_format in tuple(ResponseFormat), f"response_format must be {', '.join(ResponseFormat)}")
-        reserved = reserved_fields(extra_body or {})
-        require(not reserved, f"extra_body {reserved}")
         sent = {**_HEADERS, **(headers or {})}
+        _check(base_url, max_body_bytes, max_requests, response_format, extra_body or {})
         check_headers(sent)
         check_headers(key_header(auth_header, api_key))
         self._base_url, self._model = base_url.rstrip("/"), model
-        body, asked = dict(extra_body or {}), dict(query or {})
-
-        def make() -> "Wire":  # what it closes over is in no repr
-            from ai_retry.providers.wire import Wire  # noqa: PLC0415 - imports requests
-
-            return Wire(
-                clock=clock,
-                base_url=self._base_url,
-                api_key=api_key,
-                model=model,
-                headers=sent,
-                query=asked,
-                auth_header=auth_header,
-                response_format=ResponseFormat(response_format),
-                extra_body=body,
-                max_body_bytes=max_body_bytes,
-                max_requests=max_requests,
-                pool_size=pool_size,
-                session=session,
-            )
-
-        self._make = make
+        self._make = partial(
+            _wire,
+            clock=clock,
+            base_url=self._base_url,
+            api_key=api_key,
+            model=model,
+            headers=sent,
+            query=dict(query or {}),
+            auth_header=auth_header,
+            response_format=ResponseFormat(response_format),
+            extra_body=dict(extra_body or {}),
+            max_body_bytes=max_body_bytes,
+            max_requests=max_requests,
+            pool_size=pool_size,
+            session=session,
+        )
         self._wires: dict[str, Wire] = {}  # one at most
 
     def __repr__(self) -> str:
@@ -149,3 +139,25 @@ class HttpAiProvider:
     def _wire(self) -> "Wire":
         """Return what sends requests, made once; several first calls at once need no lock, and all get the same."""
         return self._wires.get("") or self._wires.setdefault("", self._make())
+
+
+def _wire(**arguments: Any) -> "Wire":
+    from ai_retry.providers.wire import Wire  # noqa: PLC0415 - imports requests
+
+    return Wire(**arguments)
+
+
+def _check(
+    base_url: str,
+    max_body_bytes: int,
+    max_requests: int,
+    response_format: ResponseFormat,
+    extra_body: Mapping[str, Any],
+) -> None:
+    """Refuse arguments that can never work."""
+    check_url(base_url)
+    require(max_body_bytes >= 1, "max_body_bytes must be at least 1")
+    require(max_requests >= 1, "max_requests must be at least 1")
+    require(response_format in tuple(ResponseFormat), f"response_format must be {', '.join(ResponseFormat)}")
+    reserved = reserved_fields(extra_body)
+    require(not reserved, f"extra_body {reserved}")

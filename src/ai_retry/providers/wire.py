@@ -89,8 +89,9 @@ class Wire:
             began, before = self._clock.monotonic(), deadline.sent
             outcome, status = self._send(request, deadline, judge)
             outcome = replace(outcome, model=outcome.model or model, wire_requests=deadline.sent - before)
-            took = timedelta(seconds=self._clock.monotonic() - began)
-            calls.append(listed(outcome, duration=took, provider=self._name, http_status=status))
+            ended = self._clock.monotonic()
+            took = timedelta(seconds=ended - began)
+            calls.append(listed(outcome, duration=took, provider=self._name, http_status=status, ended=ended))
             return outcome
 
         outcome = self._repeat(send, deadline, seconds)

@@ -129,9 +129,22 @@ class _Run:
             task = self._line.next(now)
             if task is None:
                 return self._line.wait(now)
-            self._running += 1
-            started_in = self._pace.start(now)
+            if not self._starts(pool, task, now):
+                return None
+
+    def _starts(self, pool: ThreadPoolExecutor, task: Task, now: float) -> bool:
+        """Start one; False: the process ends, which takes no new calls."""
+        started_in = self._pace.start(now)
+        try:
             pool.submit(self._retrier.retry, task, started_in, self._ends.put)
+        except RuntimeError as error:
+            if "shutdown" not in str(error):
+                raise
+            self._line.put_back(task, now, after=0.0)
+            self._pace.stopped = "INTERRUPTED"
+            return False
+        self._running += 1
+        return True
 
     def _affordable(self) -> bool:
         """Whether another call fits below ``max_cost``, as far as past calls show what one costs."""

@@ -68,6 +68,7 @@ _LEFT_OUT: Final[Mapping[tuple[Any, str], Any]] = {
     (Answer, "calls"): (),
     (Answer, "wire_requests"): 0,
     (Filter, "until"): None,
+    (ProviderCall, "ended"): None,
     (ProviderCall, "failure"): None,
     (Postpone, "code"): None,
     (PutBack, "reason"): "",

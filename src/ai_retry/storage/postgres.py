@@ -26,6 +26,7 @@ from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.listening import listening
 from ai_retry.storage.operation import OperatorFunctions
+from ai_retry.storage.outbox import OutboxFunctions
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.spool import Spool
@@ -38,7 +39,7 @@ _NOT_CLOSING: Final = 0.2  # seconds, where none can be
 _SHORTEST: Final = 0.001  # seconds; a pool gives nothing to a call that does not wait
 
 
-class PostgresStorage(OperatorFunctions, RecoveryFunctions, FunctionStorage):
+class PostgresStorage(OperatorFunctions, RecoveryFunctions, OutboxFunctions, FunctionStorage):
     """The storage as a role that may execute the functions (``service_role`` or the migrations' owner).
 
     Args:

@@ -19,6 +19,7 @@ from ai_retry.storage.codec import Json
 from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
 from ai_retry.storage.operation import OperatorFunctions
+from ai_retry.storage.outbox import OutboxFunctions
 from ai_retry.storage.recovery import RecoveryFunctions
 from ai_retry.storage.repeating import READ_FOR, SETTLE_FOR
 from ai_retry.storage.spool import Spool
@@ -33,7 +34,7 @@ _SQLSTATE = re.compile("[0-9A-Z]{5}")
 _API_CODE = re.compile("PGRST[0-9A-Z]{3}")
 
 
-class SupabaseStorage(OperatorFunctions, RecoveryFunctions, FunctionStorage):
+class SupabaseStorage(OperatorFunctions, RecoveryFunctions, OutboxFunctions, FunctionStorage):
     """The storage as ``service_role`` over HTTPS.
 
     Args:

@@ -118,7 +118,9 @@ class OpenTelemetryEvents:
         name = f"chat {asked}" if asked else "chat"
         span, _ = self._open.get((event.generation_id, event.attempt), (None, 0))
         parent = trace.set_span_in_context(span) if span is not None else _parent(event)
-        self._leaf(name, parent, event.call_seconds, {**facts, **_known(more)}, kind=SpanKind.CLIENT, code=event.code)
+        ended = self._now() - _nanoseconds(event.ended_seconds_ago)
+        attributes = {**facts, **_known(more)}
+        self._leaf(name, parent, event.call_seconds, attributes, kind=SpanKind.CLIENT, code=event.code, ended=ended)
         labels = self._bounded(facts)
         if event.call_seconds is not None:
             self._durations.record(event.call_seconds, labels, context=parent)
@@ -166,14 +168,15 @@ class OpenTelemetryEvents:
         *,
         kind: SpanKind = SpanKind.INTERNAL,
         code: str | None = None,
+        ended: int | None = None,
     ) -> None:
-        """Make a span that ends now."""
-        now = self._now()
+        """Make a span that ended then, or ends now."""
+        end = self._now() if ended is None else ended
         span = self._tracer.start_span(
-            name, context=parent, kind=kind, attributes=attributes, start_time=now - _nanoseconds(seconds)
+            name, context=parent, kind=kind, attributes=attributes, start_time=end - _nanoseconds(seconds)
         )
         _fail(span, code)
-        span.end(now)
+        span.end(end)
 
 
 def _parent(event: Event) -> context.Context:

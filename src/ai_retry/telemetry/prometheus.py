@@ -36,6 +36,9 @@ from ai_retry.events import (
     Settled,
     Spooled,
     TidyFailed,
+    WebhookDelivered,
+    WebhookFailed,
+    WebhookGivenUp,
     WorkerFailed,
     WorkerPolled,
     WorkerWaits,
@@ -185,6 +188,7 @@ class PrometheusEvents:
             "ai_retry_request_failures", "Requests that failed, and not by an attempt", ["action", "code"], **named
         )
         self._closures = Counter("ai_retry_route_closures", "Outages that this process learned of", **named)
+        self._webhooks = Counter("ai_retry_webhooks", "Tries to deliver a message to the webhook", ["end"], **named)
         self._worker_failures = Counter("ai_retry_worker_failures", "Failures of workers", ["event", "code"], **named)
         self._polled = Gauge(
             "ai_retry_worker_last_poll_timestamp_seconds",
@@ -228,6 +232,8 @@ class PrometheusEvents:
                 self._spooled.labels("settled").inc()
             case RouteClosed():
                 self._closures.inc()
+            case WebhookDelivered() | WebhookFailed() | WebhookGivenUp():
+                self._webhooks.labels(event.name.removeprefix("webhook_")).inc()
 
     def _count_end(self, event: AttemptEvent) -> None:
         accepted = "true" if event.is_accepted else "false"

@@ -44,7 +44,7 @@ from ai_retry.events import (
     Spooled,
 )
 from ai_retry.problems import reason_of
-from ai_retry.watching.reports import Reports, asked_model, facts_of, facts_of_call
+from ai_retry.watching.reports import Reports, asked_model, facts_of, facts_of_call, since_ends
 
 _INTERNAL = 500  # from this status on it is no refusal
 
@@ -176,8 +176,10 @@ class LoopEvents:
 
     def _called(self, step: Call, result: Answer | Failure) -> None:
         self._result = result
-        took = timedelta(seconds=self._monotonic() - self._stepped)
-        for each in noted(result, duration=took, model=step.context.model, route=step.route).calls:
+        now = self._monotonic()
+        took = timedelta(seconds=now - self._stepped)
+        calls = noted(result, duration=took, model=step.context.model, route=step.route).calls
+        for each, ago in zip(calls, since_ends(calls, now), strict=True):
             facts = facts_of(each.model, each.duration, each.usage)
             self._emit(
                 ProviderCalled(
@@ -189,6 +191,7 @@ class LoopEvents:
                     route=each.route,
                     code=each.code,
                     http_status=each.http_status,
+                    ended_seconds_ago=ago,
                 )
             )
 

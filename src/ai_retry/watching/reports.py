@@ -112,6 +112,16 @@ def asked_model(call: ProviderCall) -> str | None:
     return model if model != DEFAULT_MODEL else None
 
 
+def since_ends(calls: Sequence[ProviderCall], now: float) -> Sequence[float]:
+    """Return how many seconds ago each call ended: where it does not say, the next one began then, or now."""
+    found, later = list[float](), 0.0
+    for call in reversed(calls):
+        ago = max(0.0, now - call.ended) if call.ended is not None else later
+        found.insert(0, ago)
+        later = ago + (call.duration.total_seconds() if call.duration is not None else 0.0)
+    return found
+
+
 def facts_of_call(call: CallRecord | None) -> dict[str, Any]:
     """Return what an event says of an attempt's calls."""
     if call is None:

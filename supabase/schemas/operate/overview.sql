@@ -2,7 +2,7 @@ create function public.ai_retry_overview() returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 declare
   v_now constant timestamptz := pg_catalog.clock_timestamp();
-  c_most constant integer := 100000;  -- attempts that are counted
+  c_most constant integer := 50000;  -- attempts that are counted
 begin
   return (
     with newest as materialized (
@@ -12,19 +12,22 @@ begin
       order by a.closed_at desc limit c_most
     ),
     spans as (
-      select s.name, s.span
-      from (values ('last_10_minutes', interval '10 minutes'), ('last_15_minutes', interval '15 minutes'),
-        ('last_hour', interval '1 hour'), ('last_day', interval '24 hours')) s (name, span)
+      select s.place, s.name, s.span
+      from (values (1, 'last_10_minutes', interval '10 minutes'), (2, 'last_15_minutes', interval '15 minutes'),
+        (3, 'last_hour', interval '1 hour'), (4, 'last_day', interval '24 hours')) s (place, name, span)
     ),
-    ends as (
-      select s.name, n.outcome, n.code, count(*) as number, count(*) filter (where n.operator_fault) as faults,
+    ends as materialized (  -- each attempt once, in the shortest span that it belongs to
+      select pg_catalog.width_bucket(v_now - n.closed_at, '{00:10:00,00:15:00,01:00:00}'::interval[]) + 1 as place,
+        n.outcome, n.code, count(*) as number, count(*) filter (where n.operator_fault) as faults,
         sum(n.wire_requests) as calls, sum(n.tokens) as tokens, sum(n.cost) as cost
-      from newest n join spans s on n.closed_at > v_now - s.span
-      group by s.name, n.outcome, n.code
+      from newest n group by 1, 2, 3
     ),
     codes as (
       select c.name, pg_catalog.jsonb_object_agg(c.code, c.number) as codes
-      from (select e.name, e.code, sum(e.number) as number from ends e where e.code is not null group by 1, 2) c
+      from (
+        select s.name, e.code, sum(e.number) as number from spans s join ends e on e.place <= s.place
+        where e.code is not null group by s.name, e.code
+      ) c
       group by c.name
     ),
     periods as (
@@ -38,7 +41,7 @@ begin
         'operator_faults', coalesce(sum(e.faults), 0), 'calls', coalesce(sum(e.calls), 0),
         'tokens', sum(e.tokens), 'cost', sum(e.cost),
         'is_whole', w.number < c_most or w.oldest <= v_now - s.span) as period
-      from spans s left join ends e on e.name = s.name
+      from spans s left join ends e on e.place <= s.place
       cross join (select count(*) as number, min(n.closed_at) as oldest from newest n) w
       group by s.name, s.span, w.number, w.oldest
     ),
@@ -75,5 +78,5 @@ $$;
 revoke all on function public.ai_retry_overview() from public, anon, authenticated;
 grant execute on function public.ai_retry_overview() to service_role;
 comment on function public.ai_retry_overview() is
-  'How things are now: attempts that ended lately, of the newest 100,000; routes that are unavailable or held; what waits; '
+  'How things are now: attempts that ended lately, of the newest 50,000; routes that are unavailable or held; what waits; '
   'since when paid answers are kept. Reads only.';

@@ -56,6 +56,13 @@ begin
       least(v_next_at, case when v_open.expires_at > p_at then v_open.expires_at end), v_open.accepted_at,
       v_open.expires_at, coalesce(p_end ->> 'status', v_open.status_before), v_open.in_line, v_open.context_reader,
       v_open.request_id, v_open.traceparent, 'not_generated');
+  else
+    perform ai_retry.announce(
+      'generation.' || case when p_end ->> 'code' = 'RETRY_EXPIRED' then 'expired' else p_end ->> 'outcome' end,
+      p_generation_id::text, pg_catalog.jsonb_build_object(
+        'user_id', v_open.user_id, 'generation_id', p_generation_id, 'attempt', v_open.number,
+        'session_id', p_end -> 'session_id', 'code', p_end -> 'code', 'request_id', v_open.request_id,
+        'accepted_at', v_open.accepted_at), p_at, p_generation_id, v_open.number);
   end if;
   perform ai_retry.line(v_open.user_id, v_open.message_id, null, p_at);
   return true;
@@ -65,4 +72,5 @@ revoke all on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) fro
 grant execute on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) to service_role;
 comment on function ai_retry.close(uuid, uuid, jsonb, jsonb, timestamptz) is
   'Closes one open attempt, by its token; user, number, hold and key are copied from its row. False: it is not open, or '
-  'not over any more. A paid answer without a session is stored. An accepted retry''s next attempt and message follow.';
+  'not over any more. A paid answer without a session is stored. An accepted retry''s next attempt and message follow; '
+  'its end is announced.';

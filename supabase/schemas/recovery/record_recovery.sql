@@ -17,6 +17,8 @@ begin
     where r.run_id = v_run_id and r.ended_at is null and v_request ? 'counts'
     returning r.started_at into v_started_at;
   if found then
+    perform ai_retry.announce('recovery.ended', v_run_id::text, pg_catalog.jsonb_build_object(
+      'run_id', v_run_id, 'plan_id', v_plan_id, 'counts', v_request -> 'counts'), v_now);
     begin  -- all events or none; only a lock or a conflict undoes the transaction, which is sent again
       set constraints all deferred;
       for v_user in

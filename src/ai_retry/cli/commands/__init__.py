@@ -29,6 +29,7 @@ from ai_retry.cli.commands import (
     routes,
     settle,
     status,
+    webhooks,
     why,
     worker,
 )
@@ -72,6 +73,7 @@ for _command in (
     routes.routes,
     settle.settle,
     status.status,
+    webhooks.webhooks,
     why.why,
     worker.worker,
 ):

@@ -8,7 +8,8 @@ import click
 GROUPS = {
     "After an outage": ("find", "recover"),
     "One generation": ("why", "status", "retry", "cancel", "discard-answer"),
-    "In operation": ("console", "worker", "queue", "routes", "quota", "actions", "settle", "books", "prune"),
+    "In operation": ("worker", "queue", "webhooks", "settle", "books", "prune"),
+    "For operators": ("console", "routes", "quota", "actions"),
     "Set-up": ("init", "migrations", "doctor"),
 }
 INTERRUPTED = 130

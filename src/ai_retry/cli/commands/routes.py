@@ -9,6 +9,7 @@ from ai_retry.cli.commands._acting import acting, named, reading
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._shared import as_json_option, columns, connected, print_json
 from ai_retry.domain.operation import RouteReport
+from ai_retry.operate.acting import LONGEST_HOLD
 from ai_retry.recovery.when import read_duration
 from ai_retry.tables import text_table
 
@@ -21,6 +22,8 @@ def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -
     duration = read_duration(text)
     if not duration:
         raise click.BadParameter("must be a duration, such as 30m or 2h")
+    if duration > LONGEST_HOLD:
+        raise click.BadParameter(f"must be at most {LONGEST_HOLD / timedelta(hours=1):g}h")
     return duration
 
 

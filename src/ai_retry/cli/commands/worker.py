@@ -2,11 +2,8 @@
 
 import logging
 import os
-import signal
 import sys
-import threading
 from datetime import timedelta
-from types import FrameType
 
 import click
 
@@ -14,8 +11,8 @@ from ai_retry import bootstrap
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._observing import Observed
 from ai_retry.cli.commands._shared import reported
-from ai_retry.config import Settings
-from ai_retry.worker import DEFAULT_CONCURRENCY
+from ai_retry.cli.commands._stopping import stopped_by_signals
+from ai_retry.config import DEFAULT_CONCURRENCY, Settings
 
 _PORT = click.IntRange(1, 65535)
 
@@ -59,19 +56,5 @@ def worker(
             observed.answering(running.storage.state, listen),
         ):
             seconds = timedelta(seconds=grace) if grace is not None else None
-            if not running.run(_stopped_by_signals(), grace=seconds):
+            if not running.run(stopped_by_signals(), grace=seconds):
                 os._exit(0)  # else the threads of calls that go on would be waited for, and their leases renewed
-
-
-def _stopped_by_signals() -> threading.Event:
-    """Return what the first signal sets; the second ends the process."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    return stop

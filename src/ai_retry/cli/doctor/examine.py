@@ -79,7 +79,9 @@ class _Examining:
             settings, found = outside.with_a_driver(settings)
             self._findings += found
             reader = self._reader(settings)
-            self._findings += outside.deadline(settings.policy)
+            self._findings += [*outside.deadline(settings.policy), *outside.legacy_keys(settings)]
+            if settings.webhook_url is not None:
+                self._findings += outside.webhook(reach(settings.webhook_url))
             self._ask_providers(settings)
             self._look_into_database(settings, reader)
         return Examination(tuple(self._findings), self._not_run)

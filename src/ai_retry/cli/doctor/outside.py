@@ -14,6 +14,7 @@ from ai_retry.domain.policy import RetryPolicy
 _LEEWAY = timedelta(seconds=10)  # of ``auth`` for the times of an access token
 _SUCCESS, _REDIRECT = 2, 3  # the first digit of a status
 _NOT_FOUND = 404  # also where an API has no list of models
+_JWT = "eyJ"  # how the JSON of a token's header begins, in Base64
 _AGAIN = "then run ai-retry doctor again"
 _LONGEST_REQUEST = timedelta(seconds=60)  # that servers, proxies and browsers bear as a rule
 _PAUSED = "540"  # Supabase's own status for a paused project
@@ -69,6 +70,31 @@ def deadline(policy: RetryPolicy) -> Iterator[Finding]:
             "let clients send Prefer: respond-async, and run workers: servers and browsers end long requests",
             Level.HINT,
         )
+
+
+def webhook(reached: Reach) -> Iterator[Finding]:
+    """Say why messages can't arrive. Nothing is sent to find out."""
+    if reached is not Reach.OPEN:
+        yield Finding(
+            Check.CONFIGURATION,
+            f"the webhook's receiver can't be reached: {reached}",
+            "check host and port in AI_RETRY_WEBHOOK_URL, and the network between; messages wait for about three days",
+        )
+
+
+def legacy_keys(settings: Settings) -> Iterator[Finding]:
+    """Hint at API keys that Supabase deprecates: they are JWTs, and the newer ones have a prefix."""
+    for variable, key, form in (
+        ("SUPABASE_SECRET_KEY", settings.supabase_secret_key, "sb_secret_…"),
+        ("SUPABASE_PUBLISHABLE_KEY", settings.supabase_publishable_key, "sb_publishable_…"),
+    ):
+        if key is not None and key.startswith(_JWT):
+            yield Finding(
+                Check.CONFIGURATION,
+                f"{variable} is a legacy key, which Supabase deprecates by the end of 2026",
+                f"create a key {form} in the project's settings, under API Keys, and set it",
+                Level.HINT,
+            )
 
 
 def with_a_driver(settings: Settings) -> tuple[Settings, list[Finding]]:

@@ -17,6 +17,7 @@ from ai_retry.recovery.plan import Plan
 State: TypeAlias = Literal["planned", "running", "paused", "stopped", "done"]
 
 KEPT: Final = 50  # plans; the oldest that do not run are removed
+_PAUSED: Final = ("PAUSED", "INTERRUPTED")  # by an operator, or by the end of its process
 _SEEN: Final = timedelta(seconds=10)  # after which a run that shows no progress has lost its process
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -59,7 +60,7 @@ class Kept:
             return "running" if datetime.now(UTC) - run.seen_at < _SEEN else "paused"
         if run.ended == "DONE":
             return "done"
-        return "paused" if run.ended == "PAUSED" else "stopped"
+        return "paused" if run.ended in _PAUSED else "stopped"
 
 
 class Plans:

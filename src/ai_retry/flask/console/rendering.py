@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ai_retry.flask.console import words
 from ai_retry.flask.console.tokens import Note
 from ai_retry.flask.console.visit import Page, Visit
+from ai_retry.flask.console.words import within
 
 PLACES: Final = (
     ("now", "Now"),
@@ -55,6 +56,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=words.bounded,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -64,9 +66,9 @@ def _environment() -> Environment:
 
 
 def _here(**changes: Any) -> str:
-    """Return this page's address with another query."""
+    """Return this page with another query."""
     query = {**request.args.to_dict(), **changes}
-    return "?" + urlencode({name: value for name, value in query.items() if name != "said"})
+    return within("?" + urlencode({name: value for name, value in query.items() if name != "said"}))
 
 
 def _note(visit: Visit) -> Note | None:

@@ -10,6 +10,7 @@ from flask import Request, url_for
 from ai_retry.client import Client
 from ai_retry.flask.console.recoveries import Recoveries
 from ai_retry.flask.console.tokens import Note, Tokens
+from ai_retry.flask.console.words import within
 from ai_retry.operate.operations import Operations
 from ai_retry.operate.operator import Operator
 
@@ -42,7 +43,7 @@ class Visit:
 
     def url(self, page: str, **values: Any) -> str:
         """Return the address of a page of the console."""
-        return url_for(f".{page}", **{**self.prefix, **values})
+        return within(url_for(f".{page}", **{**self.prefix, **values}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

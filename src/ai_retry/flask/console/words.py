@@ -4,7 +4,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
+from markupsafe import Markup
+
 UNKNOWN = "\N{EN DASH}"
+_LONGEST = 200  # characters of a value
+_LONGEST_ADDRESS = 2_000
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -65,6 +69,29 @@ def short(value: UUID | None) -> str:
     return UNKNOWN if value is None else str(value)[:8]
 
 
-def lines(value: object) -> str:
-    """Write any value so that no control character of it reaches the page, but for ends of lines."""
-    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in str(value))
+class Whole(str):
+    """Words that were bounded where they were made: a page shows all of them."""
+
+    __slots__ = ()
+
+
+def within(address: str) -> Whole:
+    """Bound an address: without its query, should that be longer than is read."""
+    return Whole(address if len(address) <= _LONGEST_ADDRESS else f"{address.partition('?')[0]}?")
+
+
+def lines(value: object, most: int = 2_000) -> Whole:
+    """Write any value without control characters, but for ends of lines, and not more of it than that."""
+    text = _clipped(str(value), most)
+    return Whole("".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text))
+
+
+def bounded(value: object) -> object:
+    """Bound what a page shows of a value: what users and apps write may be a megabyte."""
+    if isinstance(value, str) and not isinstance(value, Whole | Markup):
+        return _clipped(value, _LONGEST)
+    return value
+
+
+def _clipped(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}\N{HORIZONTAL ELLIPSIS}"

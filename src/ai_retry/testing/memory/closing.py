@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,14 +12,14 @@ from ai_retry.domain.errors import LeaseLost, RetryExpired, SessionRejected
 from ai_retry.domain.model import ClosedOver, Generation, GenerationStatus, Outcome
 from ai_retry.domain.queue_model import RouteNote
 from ai_retry.testing.memory.line import ALL_WHO_WAIT
+from ai_retry.testing.memory.outbox import MemoryOutbox
 from ai_retry.testing.memory.rows import Row, follower, is_due, is_out_of_time
-from ai_retry.testing.memory.tables import MemoryTables
 
 IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
 _MOST_IN_LINE = 8  # times as many messages of one user as attempts of theirs may run
 
 
-class MemoryClosing(MemoryTables):
+class MemoryClosing(MemoryOutbox):
     """Closes attempts."""
 
     # Closing what is over
@@ -113,6 +114,8 @@ class MemoryClosing(MemoryTables):
         if closed.accepted_at is not None:
             if goes_on:
                 self._add(follower(closed, now))
+            else:
+                self._announce_end(closed, now)
             self.line.delete(closed.message_id)
             self._fill_line(closed.user_id, now)
         if change is None:
@@ -126,9 +129,10 @@ class MemoryClosing(MemoryTables):
         """Note what calls showed of their routes; an answer wakes attempts that wait."""
         for note in notes:
             if note.outage is not None:
-                self.routes.note_outage(note.route, note.outage, now)
+                self._watching_routes(partial(self.routes.forget, now), now)
+                self._watching_routes(partial(self.routes.note_outage, note.route, note.outage, now), now)
                 continue
-            slots = self.routes.note_answer(note.route, started_at, now)
+            slots = self._watching_routes(partial(self.routes.note_answer, note.route, started_at, now), now)
             waiting = [row for row in self._waiting_rows(note.route) if slots == ALL_WHO_WAIT or is_due(row, now)]
             self.line.wake(waiting, slots - self._running_on(note.route), now)
 

@@ -1,7 +1,7 @@
 """Messages and routes in memory: what ``memory`` has instead of pgmq and the table of outages. It takes no lock."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -80,8 +80,8 @@ class _Route:
         return self.held_until is not None and self.held_until > now
 
     def is_known(self, now: datetime) -> bool:
-        """Whether a failure has closed it, or an operator holds it."""
-        return self.since > _LONG_AGO or self.is_held(now)
+        """Whether a failure has closed it, less than a day ago, or an operator holds it."""
+        return self.is_held(now) or (self.since > _LONG_AGO and self.not_before > now - _REMEMBERED)
 
     @property
     def opens_at(self) -> datetime:
@@ -98,6 +98,14 @@ class Routes:
     def forget(self, now: datetime) -> None:
         """Forget what was unavailable a day ago: users may invent models."""
         self._rows = {route: row for route, row in self._rows.items() if row.opens_at > now - _REMEMBERED}
+
+    def known(self) -> Collection[str]:
+        """List the routes that have a row."""
+        return self._rows.keys()
+
+    def closed(self) -> Mapping[str, datetime]:
+        """List the routes that have failed, and not answered since, with the instants until which nobody asks them."""
+        return {route: row.not_before for route, row in self._rows.items() if row.failures > 0}
 
     def note_outage(self, route: str, outage: Outage, now: datetime) -> None:
         """Close a route for a while, once that is believed; failures of calls that ran side by side count as one."""
@@ -134,7 +142,6 @@ class Routes:
 
     def hold(self, route: str, duration: timedelta, now: datetime) -> None:
         """Send no call there for so long; what else is known of it stays."""
-        self.forget(now)
         row = self._rows.get(route) or _Route(not_before=now, failures=0, slots=ALL_SLOTS, since=_LONG_AGO)
         self._rows[route] = replace(row, held_until=now + duration)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -245,7 +246,8 @@ class MemoryOperating(MemoryRecovering, ABC):
 
     def _open_route(self, route: str, now: datetime) -> bool:
         """Forget it, and let those that wait for it look, every user's first before any user's second."""
-        found, waiting = self.routes.open(route), self._waiting_rows(route)
+        found = bool(self._watching_routes(partial(self.routes.open, route), now))
+        waiting = self._waiting_rows(route)
         for row in waiting:
             self._add(replace(row, next_attempt_at=min(row.next_attempt_at or now, now)))
         self.line.wake(self._waiting_rows(route), ALL_WHO_WAIT, now)

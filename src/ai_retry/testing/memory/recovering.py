@@ -8,6 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ai_retry.domain.model import Generation, GenerationStatus, Outcome, QuotaRule
+from ai_retry.domain.outbox import MessageType
 from ai_retry.domain.recovery import (
     CallEstimate,
     Cursor,
@@ -107,8 +108,10 @@ class MemoryRecovering(MemoryCreating):
         """Keep the record; the app's events of recoveries are left out."""
         with self._lock:
             record = self.recoveries.setdefault(run_id, {"plan_id": plan_id, "operator": operator, "plan": plan})
-            if counts is not None:
-                record.setdefault("counts", counts)
+            if counts is not None and "counts" not in record:
+                record["counts"] = counts
+                ended = {"run_id": str(run_id), "plan_id": record["plan_id"], "counts": counts}
+                self._announce(MessageType.RECOVERY_ENDED, run_id, ended, self._clock.now())
             return None
 
     def _older(self, wanted: Filter, start: Cursor) -> Iterator[Generation]:

@@ -89,7 +89,6 @@ class MemoryStorage(MemoryOperating):
     def _route_is_open(self, start: Running | Acceptance, now: datetime) -> bool:
         if not isinstance(start, Running) or start.route is None:
             return True
-        self.routes.forget(now)
         return self.routes.is_open(start.route, self._running_on(start.route), now)
 
     def _start(self, change: Begin, now: datetime) -> bool:
@@ -271,7 +270,6 @@ class MemoryStorage(MemoryOperating):
             now = self._clock.now()
             rows = [row for row in self.rows.values() if row.outcome is None and row.accepted_at is not None]
             queued = [row for row in rows if row.is_queued]
-            self.routes.forget(now)
             ended = [row.closed_at for row in self.rows.values() if row.code == RetryPoisoned.code]
             return QueueState(
                 as_of=now,

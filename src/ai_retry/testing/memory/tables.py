@@ -106,7 +106,6 @@ class MemoryTables:
         rows = self._rows_of(generation_id)
         ours = next((row.session_id for row in rows if row.outcome is Outcome.SUCCEEDED), None)
         live = [row for row in self._open_of(generation.user_id) if row.is_live(now)]
-        self.routes.forget(now)
         return Snapshot(
             as_of=now,
             version=self._version(generation),

@@ -1,0 +1,1 @@
+"""Delivers the messages that wait in the outbox to the webhook: signed, at least once."""
