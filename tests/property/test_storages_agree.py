@@ -493,10 +493,11 @@ def _may_differ(memory: MemoryWorld) -> bool:
 
 
 def _comes_due(memory: MemoryWorld) -> bool:
-    """Whether a queued attempt becomes due while a step over SQL may last: then one of the two counts it, by chance."""
+    """Whether an attempt becomes due, or a hold ends, while a step over SQL may last: who sees it, is chance."""
     now, rows = memory.clock.now(), memory.storage.rows.values()
-    due_at = [row.next_attempt_at for row in rows if row.is_queued and row.next_attempt_at is not None]
-    return any(0 < (each - now).total_seconds() < TOLERANCE for each in due_at)
+    instants = [row.next_attempt_at for row in rows if row.is_queued and row.next_attempt_at is not None]
+    instants += [each.held_until for each in memory.storage.overview().routes if each.held_until is not None]
+    return any(0 < (each - now).total_seconds() < TOLERANCE for each in instants)
 
 
 ACTS = (
