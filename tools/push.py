@@ -33,12 +33,53 @@ alter default privileges for role postgres in schema public
 """
 
 
+class MigrationsRefused(Exception):
+    """Some migrations can't be used, or the database refuses them; names each file, and why."""
+
+
+def listed(directory: Path) -> tuple[list[tuple[str, Path]], list[Path]]:
+    """List a directory's migrations with their versions, in the order of these; and its other SQL files.
+
+    Raises:
+        MigrationsRefused: there is none, or two have the same version.
+    """
+    files, others = [], []
+    for path in sorted(directory.glob("*.sql")):
+        match = _FILE.fullmatch(path.name)
+        files.append((match["version"], path)) if match else others.append(path)
+    if not files:
+        what = "holds no file <version>_<name>.sql" if directory.is_dir() else "is no directory"
+        raise MigrationsRefused(f"{directory} {what}.")
+    twice = [path.name for version, path in files if [each for each, _ in files].count(version) > 1]
+    if twice:
+        raise MigrationsRefused(f"These files of {directory} have the same version: {', '.join(twice)}.")
+    return files, others
+
+
+def apply_all(database_url: str, directory: Path) -> None:
+    """Apply the migrations of a directory as ``apply_migrations`` does, but try those after one that is refused, too.
+
+    Raises:
+        MigrationsRefused: names each file that is refused, and why.
+    """
+    refused: list[str] = []
+    ran = apply_migrations(
+        database_url, directory, on_refused=lambda path, error: refused.append(f"{path.name}: {str(error).strip()}")
+    )
+    if refused:
+        head = f"{len(refused)} of {len(refused) + len(ran)} migrations of {directory} are refused"
+        raise MigrationsRefused(
+            "\n\n".join([f"{head}; a later one may lack what an earlier one was to create.", *refused])
+        )
+
+
 def apply_migrations(
     database_url: str,
     directory: Path,
     *,
     force: bool = False,
     on_notice: Callable[[str], None] | None = None,
+    on_refused: Callable[[Path, psycopg.Error], None] | None = None,
 ) -> list[str]:
     """Apply the migrations of a directory in the order of their versions, each in one transaction.
 
@@ -47,6 +88,7 @@ def apply_migrations(
         directory: Holds `<version>_<name>.sql` files; others are ignored.
         force: Run those again that are recorded already.
         on_notice: Called with each notice and warning that the server sends.
+        on_refused: Called with each file that fails, in place of raising; those after it are tried all the same.
 
     Returns:
         The names, without `.sql`, of the migrations that ran.
@@ -65,9 +107,17 @@ def apply_migrations(
         if on_notice is not None:
             connection.add_notice_handler(lambda notice: on_notice(notice.message_primary or ""))
         pending = [(version, path) for version, path in files if version not in done]
+        ran = []
         for version, path in pending:
-            _apply(connection, version, path)
-    return [path.stem for _, path in pending]
+            try:
+                _apply(connection, version, path)
+            except psycopg.Error as error:
+                if on_refused is None:
+                    raise
+                on_refused(path, error)
+            else:
+                ran.append(path.stem)
+    return ran
 
 
 def apply_schemas(connection: psycopg.Connection) -> None:

@@ -22,7 +22,7 @@ from psycopg import sql
 from tools.control import Control, launch
 from tools.npm import REPOSITORY
 from tools.processes import StackUnavailable
-from tools.push import apply_migrations, load_pgmq
+from tools.push import MigrationsRefused, apply_all, load_pgmq
 
 MIGRATIONS = REPOSITORY / "supabase" / "migrations"
 
@@ -127,7 +127,7 @@ def running_stack(
 
     Raises:
         StackUnavailable: It can't run here.
-        psycopg.Error: A migration failed.
+        MigrationsRefused: Names each migration that the database refuses.
     """
     directory = Path(tempfile.mkdtemp(prefix="ai-retry-stack-"))
     try:
@@ -147,7 +147,7 @@ def open_stack(control: Control, migrations: Path | None) -> Stack:
     load_pgmq(database_url)
     _administer(database_url, "create database {} template postgres is_template true allow_connections false", _BARE)
     if migrations is not None:
-        apply_migrations(database_url, migrations)
+        apply_all(database_url, migrations)
     _administer(
         database_url, "create database {} template postgres is_template true allow_connections false", _MIGRATED
     )
@@ -176,12 +176,14 @@ def main(arguments: list[str]) -> int:
                 supervisor.main(Path(directory), Path(node_modules), json.loads(settings))
             case ["up"]:
                 print(detached.up())
+            case ["up", directory]:
+                print(detached.up_with(Path(directory)))
             case ["down"]:
                 print(detached.down())
             case _:
-                print("usage: python -m tools.stack up | down", file=sys.stderr)
+                print("usage: python -m tools.stack up [MIGRATIONS] | down", file=sys.stderr)
                 return 2
-    except (StackUnavailable, psycopg.Error) as error:
+    except (StackUnavailable, MigrationsRefused, psycopg.Error) as error:
         print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     return 0

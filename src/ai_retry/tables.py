@@ -1,6 +1,7 @@
 """Tables for people, in a terminal and in a notebook. The content of a cell may come from anyone."""
 
 import html
+import textwrap
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -11,6 +12,7 @@ Row: TypeAlias = Sequence[object]
 
 _LENGTHS = (8, 13, 18, 23)  # of a UUID's beginnings, up to each of its hyphens
 _NARROWEST = 8  # characters that a cell keeps
+_LEAST_TEXT = 12  # characters of a line, for a text that is broken into lines
 _GAP = "  "
 _RIGHT = ' style="text-align:right"'
 
@@ -54,6 +56,21 @@ def text_table(header: Sequence[str], rows: Sequence[Row], *, width: int | None 
         ).rstrip()
         for row in cells
     )
+
+
+def hanging(head: str, text: str, width: int | None) -> str:
+    """Write a text behind its head; lines of more than so many characters go on below the text's beginning."""
+    if width is None or width - len(head) < _LEAST_TEXT:
+        return f"{head}{text}".rstrip()
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines) or head.rstrip()
 
 
 def html_table(header: Sequence[str], rows: Sequence[Row], *, caption: str = "", footer: str = "") -> str:

@@ -463,7 +463,7 @@ grant select, insert, update, delete on table public.ai_retry_actions to service
 
 comment on table public.ai_retry_actions is
   'ai-retry: what operators did, by name and with a reason; ai_retry_prune removes old ones. Operators only.';
-comment on column public.ai_retry_actions.id is 'Chosen by whoever acts, so that recording can be repeated.';
+comment on column public.ai_retry_actions.id is 'Chosen by the caller, so that recording can be repeated.';
 comment on column public.ai_retry_actions.operator is 'The operator''s name.';
 comment on column public.ai_retry_actions.role is 'The operator''s role then: operator or admin.';
 comment on column public.ai_retry_actions.action is 'Such as retry, cancel, hold_route, set_quota or kept_answer.';
@@ -2198,8 +2198,9 @@ begin
         from public.ai_retry_attempts c where c.generation_id = v_id order by c.number desc limit 200)
       union all
       select o.number, pg_catalog.to_jsonb(o) - '{token,traceparent,request_digest,answer,call}'::text[]
-        || pg_catalog.jsonb_build_object(
-          'calls', '[]'::jsonb, 'stored_at', case when o.answer is not null then o.started_at end,
+        || '{"calls": []}' || coalesce(o.call, '{}') || pg_catalog.jsonb_build_object(
+          'wire_requests', o.wire_requests + coalesce((o.call ->> 'wire_requests')::integer, 0),
+          'stored_at', case when o.answer is not null then o.started_at end,
           'due_at', case when o.lease_expires_at is null then o.due_at end)
       from public.ai_retry_open o where o.generation_id = v_id
     ) u

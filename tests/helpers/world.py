@@ -1,9 +1,9 @@
 """The world around a storage over SQL: the app, its owner, the queue and the passing of time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import psycopg
@@ -15,7 +15,7 @@ from ai_retry.domain.ports import QueueStorage
 from tests.helpers.attempts import ATTEMPTS
 from tests.helpers.worlds import PROMPT_DATA, Row
 
-_INSTANTS = {
+INSTANTS: Final[Mapping[str, Sequence[str]]] = {
     "generations": ("created_at", "updated_at"),
     "ai_retry_open": (*("started_at", "lease_expires_at", "renewable_until", "due_at", "accepted_at", "expires_at"),),
     "ai_retry_attempts": (
@@ -105,6 +105,20 @@ def owner_of(database_url: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute((REFUSALS + FORESEEN).encode())
         yield connection
+
+
+def move_back(
+    connection: psycopg.Connection, instants: Mapping[str, Sequence[str]], users: Sequence[UUID], by: timedelta
+) -> None:
+    """Move these columns of these tables of `public` back in time, in the rows of these users."""
+    for table, columns in instants.items():
+        assignments = [sql.SQL("{0} = {0} - %(by)s").format(sql.Identifier(column)) for column in columns]
+        connection.execute(
+            sql.SQL("update public.{} set {} where user_id = any(%(users)s)").format(
+                sql.Identifier(table), sql.SQL(", ").join(assignments)
+            ),
+            {"by": by, "users": list(users)},
+        )
 
 
 def empty_queue(connection: psycopg.Connection) -> None:
@@ -215,14 +229,7 @@ class SqlWorld:
     def advance(self, duration: timedelta) -> None:
         """Move every stored instant of this world's users back; and of all messages and outages."""
         moved = {"by": duration, "users": self._users}
-        for table, columns in _INSTANTS.items():
-            assignments = [sql.SQL("{0} = {0} - %(by)s").format(sql.Identifier(column)) for column in columns]
-            self._connection.execute(
-                sql.SQL("update public.{} set {} where user_id = any(%(users)s)").format(
-                    sql.Identifier(table), sql.SQL(", ").join(assignments)
-                ),
-                moved,
-            )
+        move_back(self._connection, INSTANTS, self._users, duration)
         self._connection.execute(_MOVE_ANSWERS, moved)
         self._connection.execute(_MOVE_OUTAGES, moved)
         self._connection.execute(_MOVE_WEBHOOK, moved)

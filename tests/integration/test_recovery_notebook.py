@@ -11,7 +11,8 @@ import pytest
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.recovery.parts import notebook_library
 from ai_retry.testing.provider import ScriptedServer
-from tools.notebooks import NOTEBOOK, ProviderAfterOutage, absolute_paths, execute, fail_last_night
+from tools import night
+from tools.notebooks import NOTEBOOK, ProviderAfterOutage, absolute_paths, execute, settings
 
 
 def pictures(notebook: Any) -> int:
@@ -23,17 +24,32 @@ def test_notebook_recovers_the_outage(migrated_database: str, tmp_path: Path) ->
     """Every cell runs on the local stack; what the outage broke has its sessions, and no call was made twice."""
     answers = ProviderAfterOutage()
     with ScriptedServer(default=answers) as provider:
-        fail_last_night(migrated_database)
-        executed = execute(migrated_database, provider, tmp_path)
+        night.happen(migrated_database)
+        before = sessions(migrated_database)
+        executed = execute(settings(migrated_database, provider), tmp_path)
 
     assert pictures(executed) == 2
     assert set(answers.calls.values()) == {1}
     with psycopg.connect(migrated_database) as connection:
-        counts = connection.execute(
-            "select (select count(*) from public.sessions), counts ->> 'failed', operator"
-            " from public.ai_retry_recoveries"
-        ).fetchall()
-    assert counts == [(184, "1", "ada@example.com")] * 2
+        counts = connection.execute("select counts ->> 'failed', operator from public.ai_retry_recoveries").fetchall()
+    assert counts == [("2", "ada@example.com")] * 2
+    assert sessions(migrated_database) == before + 181
+
+
+def test_notebook_runs_on_an_empty_project(migrated_database: str, tmp_path: Path) -> None:
+    """Where nothing has failed, every cell runs as well, and says so."""
+    with ScriptedServer() as provider:
+        executed = execute(settings(migrated_database, provider), tmp_path)
+
+    assert pictures(executed) == 2
+    assert "No failed generations" in nbformat.writes(executed)
+
+
+def sessions(database_url: str) -> int:
+    """Count all sessions."""
+    with psycopg.connect(database_url) as connection:
+        (row,) = connection.execute("select count(*) from public.sessions").fetchall()
+    return int(row[0])
 
 
 def test_notebook_is_kept_with_its_outputs() -> None:

@@ -433,6 +433,91 @@ def test_down_spares_other_processes(tmp_path: Path) -> None:
         other.kill()
 
 
+# With the reader's own migrations
+
+
+def starting(home: Path, migrations: Path) -> "subprocess.CompletedProcess[str]":
+    """Call ``make stack-up MIGRATIONS=…``'s command, for another home."""
+    code = (
+        "import sys; from pathlib import Path; from tools import detached, stack; "
+        "up = detached.up_with; detached.up_with = lambda given: up(given, Path(sys.argv[1])); "
+        "sys.exit(stack.main(['up', sys.argv[2]]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(home), str(migrations)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=90,
+    )
+
+
+def test_stack_starts_with_the_reader_s_migrations(place: Path, lab: Stack) -> None:
+    """A directory's migrations are applied in place of ours, other files are named, and a stack that runs stays."""
+    home, migrations = place / "stack", place / "migrations"
+    migrations.mkdir()
+    (migrations / "20260101000000_mine.sql").write_text("create table public.mine ();")
+    (migrations / "notes.sql").write_text("not SQL")
+    try:
+        first, second = starting(home, migrations), starting(home, migrations)
+        url = Stack.from_env_file(home / "env").database_url
+        there = rows(url, "select to_regclass('public.mine') is not null, to_regclass('public.generations') is null")
+    finally:
+        detached(DOWN, home)
+
+    assert (first.returncode, second.returncode) == (0, 1)
+    assert f"applied, of {migrations}: 20260101000000_mine\n" in first.stdout
+    assert "its name is not <version>_<name>.sql: notes.sql" in first.stdout
+    assert "was not applied: run make stack-down first" in second.stderr
+    assert there == [(True, True)]
+
+
+def test_refused_migrations_are_named(place: Path, lab: Stack) -> None:
+    """Each file that the database refuses is named with the reason, also those after the first; nothing runs then."""
+    home, migrations = place / "stack", place / "migrations"
+    migrations.mkdir()
+    (migrations / "1_good.sql").write_text("create table public.good ();")
+    (migrations / "2_broken.sql").write_text("create table public.bad (\n  oops oops);")
+    (migrations / "3_fine.sql").write_text("create table public.fine ();")
+    (migrations / "4_absent.sql").write_text("create extension pg_cron;")
+
+    refused = starting(home, migrations)
+
+    assert refused.returncode == 1
+    assert f"2 of 4 migrations of {migrations} are refused" in refused.stderr
+    assert "LINE 2:   oops oops" in refused.stderr
+    assert [line.split(":")[0] for line in refused.stderr.splitlines() if ".sql: " in line] == [
+        "2_broken.sql",
+        "4_absent.sql",
+    ]
+    assert "Traceback" not in refused.stderr
+    assert not processes_in(place)
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (None, "is no directory"),
+        (["notes.sql"], "holds no file <version>_<name>.sql"),
+        (["1_one.sql", "1_two.sql"], "have the same version: 1_one.sql, 1_two.sql"),
+    ],
+)
+def test_unusable_migrations_start_nothing(tmp_path: Path, names: list[str] | None, problem: str) -> None:
+    """A directory that is absent, empty or ambiguous is refused before anything starts."""
+    migrations = tmp_path / "migrations"
+    if names is not None:
+        migrations.mkdir()
+    for name in names or ():
+        (migrations / name).write_text("")
+
+    refused = starting(tmp_path / "stack", migrations)
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert problem in refused.stderr
+    assert not (tmp_path / "stack").exists()
+
+
 # What a stranger sees
 
 

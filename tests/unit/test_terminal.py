@@ -1,7 +1,8 @@
-"""What a terminal shows: pictures of lists, plans and queues at 80 and 200 columns, and help that fits."""
+"""What a terminal shows: pictures of lists, plans and queues at 40, 80 and 200 columns, and help that fits."""
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -31,7 +32,7 @@ from ai_retry.recovery.when import read_instant
 
 PICTURES = Path(__file__).parent / "pictures"
 NIGHT = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
-WIDTHS = [80, 200]
+WIDTHS = [40, 80, 200]
 _REASONS = [None, "RETRY_TOO_SOON", "QUOTA_EXHAUSTED", "TOO_MANY_PARALLEL_RETRIES", "CONTEXT_MISSING"]
 _CODES = ["AI_UNAVAILABLE", "AI_INVALID_OUTPUT", "AI_UNAVAILABLE", "openai.APIConnectionError", None]
 
@@ -107,6 +108,19 @@ def test_find_fits_the_terminal(width: int) -> None:
 
     same_as(f"find-{width}", text)
     assert widest(text) <= width
+
+
+def test_find_lists_the_last_failure_first() -> None:
+    """A search lists by creation, but what was retried failed later: the list is in the order of its times."""
+    first, second, third = failures(3)
+    again = replace(second, failed_at=NIGHT + timedelta(hours=1))
+    undated = replace(third, failed_at=None)
+
+    text = text_listing([first, again, undated], width=80)
+
+    assert [line.split()[1] for line in text.splitlines()[1:] if "(UTC)" not in line and "unknown" not in line] == [
+        f"{each.generation_id}"[:8] for each in (undated, again, first)
+    ]
 
 
 def test_find_wide_has_whole_ids() -> None:
@@ -242,6 +256,14 @@ def test_report_is_in_words() -> None:
     same_as("report", text)
     assert "not attempted:   63 (interrupted)" in text
     assert "INTERRUPTED" not in text
+
+
+def test_report_fits_the_terminal() -> None:
+    """Reasons that don't fit into their line go on below their beginning."""
+    text = report_of_a_night().text(40)
+
+    assert widest(text) <= 40
+    assert "failed:           3 (AI_REJECTED 2,\n" + " " * 20 + "AI_TIMEOUT 1)\n" in text
 
 
 def test_unknown_short_id_is_no_whole_one() -> None:

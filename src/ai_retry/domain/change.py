@@ -111,8 +111,7 @@ class Begin:
 
     Over is an attempt whose lease has run out (abandoned: an accepted retry goes on with its next attempt), or whose
     accepted retry is out of time. An attempt of the same generation that is over is closed, too, even if it is another
-    user's: the app may have moved the generation. The app is informed; if it locks its row just then, it is informed
-    later.
+    user's: the app may have moved the generation. The app is informed, or later if it locks its row just then.
 
     Stale, before that, when the version or the age is not as expected; after that, when a ceiling is reached, another
     attempt is open, the route is unavailable, or a generation to be created is there. What is refused leaves nothing.

@@ -111,9 +111,8 @@ class Found:
         return frame
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw failures over time by code, and return the ``matplotlib`` axes."""
-        dated = ((each.failed_at, each.code or "unknown") for each in self if each.failed_at is not None)
-        return failures_over_time(dated, ax)
+        """Draw failures over time by code, and return the ``matplotlib`` axes. The title counts what has no time."""
+        return failures_over_time(((each.failed_at, each.code or "unknown") for each in self), ax)
 
     def __len__(self) -> int:
         """Count them, which reads them all, page after page."""

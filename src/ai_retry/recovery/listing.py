@@ -19,6 +19,7 @@ _FIRST: Final[tuple[str, ...]] = (
     "retry",
     "reason",
 )  # clipped where a line is too short
+_LEFT_OUT: Final[tuple[str, ...]] = ("attempts", "user", "reason", "time")  # in this order, where there is no place
 _MORE: Final[tuple[str, ...]] = (
     "problem",
     "from",
@@ -40,7 +41,7 @@ class _Listed:
 
 
 def text_listing(shown: Sequence[FoundGeneration], *, width: int | None) -> str:
-    """List them in their order, under their days (UTC).
+    """List them under their days (UTC), the last failure first.
 
     Args:
         shown: what to list.
@@ -48,6 +49,7 @@ def text_listing(shown: Sequence[FoundGeneration], *, width: int | None) -> str:
     """
     if not shown:
         return ""
+    shown = _in_order(shown)
     listed = _listed(shown, whole_ids=width is None)
     names, rows = _table(listed, width)
     header, *lines = text_table(names, rows, width=width).splitlines()
@@ -64,7 +66,7 @@ def text_listing(shown: Sequence[FoundGeneration], *, width: int | None) -> str:
 
 def html_listing(shown: Sequence[FoundGeneration], *, caption: str, footer: str) -> str:
     """List them as a table for a notebook, with days and short ids."""
-    listed = _listed(shown, whole_ids=False)
+    listed = _listed(_in_order(shown), whole_ids=False)
     names = [each for each in (*_FIRST, *_MORE) if each in listed.columns]
     rows = [[day, *row] for day, row in zip(listed.days, listed.rows(names), strict=True)]
     return html_table(("day (UTC)", *names), rows, caption=caption, footer=footer)
@@ -73,10 +75,15 @@ def html_listing(shown: Sequence[FoundGeneration], *, caption: str, footer: str)
 def _table(listed: _Listed, width: int | None) -> tuple[list[str], list[list[object]]]:
     """Choose the columns: the first ones, and of the others those for which there is place."""
     names = [each for each in _FIRST if each in listed.columns]
+    if width is None:
+        names += [each for each in _MORE if each in listed.columns]
+        return names, listed.rows(names)
+    for name in _LEFT_OUT:
+        if name in names and _width(listed, names, width) > width:
+            names.remove(name)
     for name in _MORE:
-        wider = [*names, name]
-        if name in listed.columns and (width is None or _width(listed, wider) <= width):
-            names = wider
+        if name in listed.columns and _width(listed, [*names, name]) <= width:
+            names = [*names, name]
     return names, listed.rows(names)
 
 
@@ -87,8 +94,9 @@ def _problems(shown: Sequence[FoundGeneration], listed: _Listed) -> list[str]:
     return ["", "Can't be read:", *lines] if lines else []
 
 
-def _width(listed: _Listed, names: Sequence[str]) -> int:
-    return max(map(len, text_table(names, listed.rows(names)).splitlines()))
+def _width(listed: _Listed, names: Sequence[str], clipped: int | None = None) -> int:
+    """Measure the longest line, of cells that are clipped to fit that many characters, as far as they can be."""
+    return max(map(len, text_table(names, listed.rows(names), width=clipped).splitlines()))
 
 
 def _listed(shown: Sequence[FoundGeneration], *, whole_ids: bool) -> _Listed:
@@ -115,6 +123,15 @@ def _listed(shown: Sequence[FoundGeneration], *, whole_ids: bool) -> _Listed:
     }
     kept = {name: cells for name, cells in columns.items() if any(cell is not None for cell in cells)}
     return _Listed([_day(each) for each in shown], kept)
+
+
+def _in_order(shown: Sequence[FoundGeneration]) -> list[FoundGeneration]:
+    """Sort by the time that is shown, what has none first; a search lists them by when they were created."""
+    return sorted(
+        shown,
+        key=lambda each: (each.failed_at is None, each.failed_at.timestamp() if each.failed_at else 0),
+        reverse=True,
+    )
 
 
 def _day(each: FoundGeneration) -> str:

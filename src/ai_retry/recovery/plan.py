@@ -20,7 +20,9 @@ from ai_retry.recovery.report import Left, Report, report_of
 from ai_retry.recovery.run import run_plan
 from ai_retry.recovery.run_options import RunOptions
 from ai_retry.recovery.wording import count_of, search_in_words
-from ai_retry.tables import html_table, text_table
+from ai_retry.tables import hanging, html_table, text_table
+
+_HEADER = ("what", "which", "value")
 
 
 class Plan:
@@ -42,6 +44,7 @@ class Plan:
         self.counts, self.estimates, self.done = counts, estimates, done
         self._parts, self._frozen = parts, frozen
         self._left: dict[UUID, Left] = {}
+        self._shows_progress = done > 0
 
     @property
     def id(self) -> str:
@@ -73,6 +76,11 @@ class Plan:
         """Selected generations at which it has made no attempt yet, or one that has not ended."""
         return len(self.selected) - self.done
 
+    @property
+    def most_workers(self) -> int:
+        """How many calls at once ``run`` may be given: the client's ``max_calls``."""
+        return self._parts.slots.limit
+
     def run(
         self,
         *,
@@ -99,8 +107,8 @@ class Plan:
             on_outage: whether to wait for an unavailable provider, or stop.
             operator: who runs it, recorded on every attempt; this machine's user when None. A plan that lifts a limit
                 (``waive``, ``charge=False``, a policy of its own) is run only by an operator who gives a name.
-            on_progress: gets a ``RunProgress`` several times a second, in place of a bar; when it returns False, no
-                further call is started, those that run are finished, and the report is returned.
+            on_progress: gets a ``RunProgress``, in place of a bar, before each call and every second; when it returns
+                False, no further call is started, those that run are finished, and the report is returned.
 
         Raises:
             ValueError: names the argument; nothing was read or written.
@@ -126,14 +134,17 @@ class Plan:
                     f"were finished. plan.run() goes on with the other {self.to_do}."
                 )
             raise
-        self.done = _done(report)
+        self._note(report)
         return report
 
     def report(self) -> Report:
         """Report what the plan has done so far, in whatever process; reads only."""
         report = report_of(self._parts, self.key, self.selected, self._left, not_selected=self.not_selected)
-        self.done = _done(report)
+        self._note(report)
         return report
+
+    def _note(self, report: Report) -> None:
+        self.done, self._shows_progress = sum(line.outcome != "left" for line in report.lines), True
 
     def save(self, path: Path | str) -> None:
         """Write the plan to a file, so that it outlives this process; ``client.load_plan`` reads it.
@@ -173,7 +184,7 @@ class Plan:
             ("estimate", "tokens", _or_unknown(self.estimates.tokens)),
             ("estimate", "cost", _or_unknown(self.estimates.cost)),
             *(("terms", name, value) for name, value in self.terms.lifted(self._parts.policy)),
-            *([("progress", "done", self.done), ("progress", "to do", self.to_do)] if self.done else []),
+            *([("progress", "done", self.done), ("progress", "to do", self.to_do)] if self._shows_progress else []),
         ]
 
     def _title(self) -> str:
@@ -182,13 +193,14 @@ class Plan:
 
     def text(self, width: int | None = None) -> str:
         """Write the plan for people, with lines of at most so many characters; reads nothing."""
-        return f"{self._title()}\n\n{text_table(('what', 'which', 'value'), self._rows(), width=width)}"
+        table = text_table(_HEADER, self._rows(), width=width)
+        return f"{hanging('', self._title(), width)}\n\n{table}"
 
     def __repr__(self) -> str:
         return self.text()
 
     def _repr_html_(self) -> str:
-        return html_table(("what", "which", "value"), self._rows(), caption=self._title())
+        return html_table(_HEADER, self._rows(), caption=self._title())
 
 
 def make_plan(parts: Parts, found: Found, terms: Terms, *, everything: bool) -> Plan:
@@ -234,10 +246,6 @@ def load_plan(parts: Parts, path: Path | str) -> Plan:
         plan = Plan(parts, frozen, counts=counts, estimates=Estimates(**{**estimates, "cost": cost}))
     plan.report()
     return plan
-
-
-def _done(report: Report) -> int:
-    return sum(line.outcome != "left" for line in report.lines)
 
 
 def _or_unknown(value: object) -> object:

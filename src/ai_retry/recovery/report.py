@@ -13,7 +13,7 @@ from ai_retry.domain.recovery import PlanAttempt
 from ai_retry.recovery.parts import Parts, notebook_library
 from ai_retry.recovery.pictures import outcomes
 from ai_retry.recovery.requests import in_brief
-from ai_retry.tables import html_table, printable, short_ids
+from ai_retry.tables import hanging, html_table, printable, short_ids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,8 +96,10 @@ class Report:
         return frame
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw how the generations ended, and return the ``matplotlib`` axes."""
-        return outcomes({"succeeded": self.totals["succeeded"], **self.reasons}, ax)
+        """Draw how the generations ended and what was not selected, and return the ``matplotlib`` axes."""
+        ends = Counter(f"{_end(line)}: {in_words(line.code)}" for line in self.lines if line.outcome != "succeeded")
+        left_out = {f"not selected: {reason}": count for reason, count in self.not_selected.items()}
+        return outcomes({"succeeded": self.totals["succeeded"], **dict(ends.most_common()), **left_out}, ax)
 
     def _summary(self) -> list[tuple[str, str, str]]:
         ends: dict[str, Counter[str]] = {"succeeded": Counter(), "failed": Counter()}
@@ -120,11 +122,15 @@ class Report:
         short = short_ids([each for line in worst for each in (line.generation_id, line.user_id)])
         return [[short.get(cell, cell) for column in COLUMNS for cell in [getattr(line, column)]] for line in worst]
 
-    def __repr__(self) -> str:
+    def text(self, width: int | None = None) -> str:
+        """Write it for people, with lines of at most so many characters."""
         rows = self._summary()
         names, numbers = (max(len(row[place]) for row in rows) for place in (0, 1))
-        lines = (f"{name:<{names}}  {number:>{numbers}} {reasons}".rstrip() for name, number, reasons in rows)
-        return "\n".join([self._title(), "", *lines])
+        lines = (hanging(f"{name:<{names}}  {number:>{numbers}} ", reasons, width) for name, number, reasons in rows)
+        return "\n".join([hanging("", self._title(), width), "", *lines])
+
+    def __repr__(self) -> str:
+        return self.text()
 
     def _repr_html_(self) -> str:
         more = f"{_SHOWN} of {len(self.lines)}, failures first" if len(self.lines) > _SHOWN else ""

@@ -10,10 +10,11 @@ from uuid import UUID
 from ai_retry.domain.recovery import Decision
 from ai_retry.recovery.generation import FoundGeneration
 from ai_retry.recovery.wording import count_of, span
-from ai_retry.tables import html_table, short_ids, text_table
+from ai_retry.tables import hanging, html_table, short_ids, text_table
 
 _K = TypeVar("_K")
 _TOP = 5
+_HEADER = ("what", "which", "count")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +48,16 @@ class Summary:
             return users
         return f"{users}, {span(self.first_at, self.last_at)}"
 
+    def text(self, width: int | None = None) -> str:
+        """Write it for people, with lines of at most so many characters."""
+        title = hanging("", self._title(), width)
+        return f"{title}\n\n{text_table(_HEADER, self._rows(), width=width)}" if self.total else title
+
     def __repr__(self) -> str:
-        return (
-            f"{self._title()}\n\n{text_table(('what', 'which', 'count'), self._rows())}"
-            if self.total
-            else self._title()
-        )
+        return self.text()
 
     def _repr_html_(self) -> str:
-        return html_table(("what", "which", "count"), self._rows(), caption=self._title())
+        return html_table(_HEADER, self._rows(), caption=self._title())
 
 
 def summarise(found: Iterable[FoundGeneration]) -> Summary:

@@ -6,6 +6,7 @@ set up here, or the database can't be reached; 130 interrupted, and safe to run 
 
 import sys
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 
 import click
@@ -46,6 +47,9 @@ from ai_retry.cli.commands._reach import silenced_drivers
 def cli(context: click.Context) -> None:
     """Retry failed AI generations on Supabase: nothing twice, nothing lost."""
     context.with_resource(silenced_drivers())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character ends no command
     # So that AI_RETRY_CONTEXT_FROM is found where the app's server finds it. Last: no file there hides a library.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)

@@ -1,20 +1,31 @@
-"""How ``ai-retry --help`` lists its commands: in groups, by what they are for."""
+"""How ``ai-retry --help`` lists its commands: in groups, by what they are for; and how all of them are interrupted."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import click
 
 GROUPS = {
     "After an outage": ("find", "recover"),
     "One generation": ("why", "status", "retry", "cancel", "discard-answer"),
-    "In operation": ("console", "worker", "queue", "routes", "quota", "actions", "webhooks", "settle", "books", "prune"),
+    "In operation": ("worker", "queue", "webhooks", "settle", "books", "prune"),
+    "For operators": ("console", "routes", "quota", "actions"),
     "Set-up": ("init", "migrations", "doctor"),
 }
+INTERRUPTED = 130
 _OTHERS = "Others"
 
 
 class Grouped(click.Group):
     """Lists commands in the groups above; one that is in none of them comes last."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; Ctrl-C is a line and an exit code of its own."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted. The same command may be run again: nothing is done twice.", err=True)
+            ctx.exit(INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List the names in the order of the groups."""

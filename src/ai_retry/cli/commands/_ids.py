@@ -9,16 +9,29 @@ from uuid import UUID
 import click
 
 from ai_retry.client import Client
+from ai_retry.domain.names import as_uuid
 from ai_retry.domain.recovery import FINDABLE, FoundRow, UnreadableRow
 
 _SHORT = re.compile(r"[0-9a-f]{8}(-[0-9a-f-]{0,27})?", re.IGNORECASE)
 _WHOLE = 36  # characters
+_FORMS = "a UUID such as 6f1c2f0e-8a57-4c3e-9f0a-2b8a4f1d7c11, or its beginning of 8 characters or more"
 _LOOKED_AT = 10_000  # generations, the newest that have no session
 
 
 def is_short(text: str) -> bool:
     """Whether it is the beginning of an id: 8 hexadecimal digits or more."""
     return len(text) < _WHOLE and _SHORT.fullmatch(text) is not None
+
+
+def checked(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """Refuse what is neither an id nor the beginning of one, as wrong usage, before the database is asked."""
+    try:
+        if text is not None and not is_short(text):
+            as_uuid(text, "it")
+    except ValueError:
+        shown = parameter.opts[0] if isinstance(parameter, click.Option) else "ID"
+        raise click.UsageError(f"{shown} must be {_FORMS}", context) from None
+    return text
 
 
 def generation_id(client: Client, text: str) -> str:

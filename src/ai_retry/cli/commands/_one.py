@@ -15,9 +15,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def one_generation(command: _F) -> _F:
     """Add the argument ID and the option ``--user``."""
     command = click.option(
-        "--user", "user_id", metavar="ID", help="Its user; looked up if not given, checked if given."
+        "--user",
+        "user_id",
+        metavar="ID",
+        callback=_ids.checked,
+        help="Its user; looked up if not given, checked if given.",
     )(command)
-    return click.argument("generation_id", metavar="ID")(command)
+    return click.argument("generation_id", metavar="ID", callback=_ids.checked)(command)
 
 
 def found(client: Client, generation_id: str, user_id: str | None) -> tuple[UUID | str, str]:

@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 
 import click
 
+from ai_retry.cli.commands import _ids
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.model import FailureCode
-from ai_retry.domain.recovery import FINDABLE
+from ai_retry.domain.recovery import FINDABLE, Filter
+from ai_retry.recovery.found import criteria
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ALIKE = 0.75  # from 0 to 1; a prefix may be missing
@@ -26,7 +28,7 @@ _OPTIONS = (
         type=click.Choice([each.value for each in sorted(FINDABLE)]),
         help=f"Only with this status; the default is error and timeout.{_MANY}",
     ),
-    click.option("--user", "user_id", metavar="ID", help="Only this user's generations."),
+    click.option("--user", "user_id", metavar="ID", callback=_ids.checked, help="Only this user's generations."),
     click.option("--model", multiple=True, metavar="NAME", help=f"Only generations that name this model.{_MANY}"),
 )
 
@@ -72,3 +74,13 @@ def wanted(
         "user_id": user_id,
         "model": model or None,
     }
+
+
+def checked(selection: dict[str, Any]) -> Filter:
+    """Check what ``wanted`` returned, before anything is read; a user's short id is completed later.
+
+    Raises:
+        ValueError: names the argument and what it may be.
+    """
+    short = _ids.is_short(selection["user_id"] or "")
+    return criteria(**(selection | {"user_id": None} if short else selection))

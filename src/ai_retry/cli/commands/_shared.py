@@ -18,6 +18,7 @@ from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure, 
 from ai_retry.tables import text_table
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_SEVERAL = 2
 _WORD = re.compile(r"\b[a-z][a-z_]*(?:=False)?")
 
 
@@ -28,7 +29,7 @@ def reported() -> Iterator[None]:
         yield
     except AiRetryError as error:
         not_ready = isinstance(error, NotConfigured | StorageFailure)
-        raise (NotReady if not_ready else click.ClickException)(str(error)) from None
+        raise (NotReady if not_ready else click.ClickException)(_in_lines(error)) from None
     except ValueError as error:
         raise click.UsageError(_in_options(str(error), click.get_current_context())) from None
 
@@ -43,6 +44,14 @@ def refused() -> Iterator[None]:
     except AiRetryError as error:
         wait = "" if error.retry_after is None else f" Again in {whole_seconds(error.retry_after)} s."
         raise click.ClickException(f"{error.code}: {error}{wait}") from None
+
+
+def _in_lines(error: AiRetryError) -> str:
+    """Write an error; where several things are missing, a line for each."""
+    missing = str(error.details["missing"]).split("; ") if isinstance(error, NotConfigured) else []
+    if len(missing) < _SEVERAL:
+        return str(error)
+    return "\n".join(["ai-retry is not set up:", *(f"  {each}" for each in missing)])
 
 
 def _in_options(problem: str, context: click.Context) -> str:

@@ -9,8 +9,8 @@ import click
 
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._ids import user_id
-from ai_retry.cli.commands._selection import selection_options, wanted
-from ai_retry.cli.commands._shared import as_json_option, columns, connected, plain
+from ai_retry.cli.commands._selection import checked, selection_options, wanted
+from ai_retry.cli.commands._shared import as_json_option, columns, connected, plain, reported
 from ai_retry.recovery.generation import FoundGeneration
 from ai_retry.recovery.listing import text_listing
 from ai_retry.recovery.summary import Summary
@@ -35,9 +35,11 @@ def find(*, limit: int, wide: bool, as_json: bool, **options: Any) -> None:
     Times are in UTC. The short ids are accepted wherever a command takes an ID. --json prints all of them, one JSON
     object a line, with whole ids.
     """
+    selection = wanted(**options)
+    with reported():
+        checked(selection)
     with connected() as client:
-        options["user_id"] = user_id(client, options["user_id"])
-        found = client.find(**wanted(**options))
+        found = client.find(**selection | {"user_id": user_id(client, selection["user_id"])})
         if as_json:
             for each in found:
                 click.echo(json.dumps(asdict(each), default=plain))
@@ -49,6 +51,6 @@ def find(*, limit: int, wide: bool, as_json: bool, **options: Any) -> None:
 def shown(summary: Summary, newest: Sequence[FoundGeneration], width: int | None) -> str:
     """Write the summary, and below it the list in its order."""
     if not newest:
-        return repr(summary)
+        return summary.text(width)
     title = "" if summary.total == len(newest) else f"The newest {len(newest)} of {summary.total}:\n"
-    return f"{summary!r}\n\n{title}{text_listing(newest, width=width)}"
+    return f"{summary.text(width)}\n\n{title}{text_listing(newest, width=width)}"

@@ -11,9 +11,10 @@ import click
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._shared import as_json_option, columns, connected, print_json
 from ai_retry.domain.queue_model import QueueState
-from ai_retry.tables import text_table
+from ai_retry.tables import hanging, text_table
 
 _EVERY: Final = 2.0  # seconds
+_NO_QUEUE: Final = "There is no queue: enable Supabase Queues, then run select public.ai_retry_create_queue()."
 
 
 @click.command(
@@ -50,9 +51,9 @@ def shown(state: QueueState, width: int) -> str:
     names = max(len(name) for name, *_ in lines)
     numbers = max(len(str(number)) for _, number, _ in lines)
     text = [f"Queue at {state.as_of:%Y-%m-%d %H:%M:%S} UTC", ""]
-    text += [f"{name:<{names}}  {number:>{numbers}}  {meaning}".rstrip() for name, number, meaning in lines]
+    text += [hanging(f"{name:<{names}}  {number:>{numbers}}  ", meaning, width) for name, number, meaning in lines]
     if not state.configured:
-        text += ["", "There is no queue: enable Supabase Queues, then run select public.ai_retry_create_queue()."]
+        text += ["", hanging("", _NO_QUEUE, width)]
     if state.outages:
         rows = [(each.route, f"{each.not_before:%H:%M:%S}", each.failures, each.slots) for each in state.outages]
         header = ("unavailable provider and model", "asked again at", "failures", "calls at once then")

@@ -14,9 +14,9 @@ import click
 from ai_retry import bootstrap
 from ai_retry.cli.commands import _ids
 from ai_retry.cli.commands._ask import agreed, next_command
-from ai_retry.cli.commands._groups import examples
+from ai_retry.cli.commands._groups import INTERRUPTED, examples
 from ai_retry.cli.commands._reach import NotReady, reached
-from ai_retry.cli.commands._selection import selection_options, wanted
+from ai_retry.cli.commands._selection import checked, selection_options, wanted
 from ai_retry.cli.commands._shared import as_json_option, columns, print_json, reported
 from ai_retry.client import Client
 from ai_retry.config import Settings
@@ -24,14 +24,13 @@ from ai_retry.domain.errors import StorageFailure
 from ai_retry.domain.model import Waiver
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.recovery.choice import terms_of
-from ai_retry.recovery.found import criteria
 from ai_retry.recovery.plan import Plan
 from ai_retry.recovery.plan_file import Terms, read_file
 from ai_retry.recovery.report import Report
 from ai_retry.recovery.run_options import RunOptions
 from ai_retry.recovery.wording import count_of
 
-_INTERRUPTED = 130
+_NOTHING = "Nothing of this plan is left to do."
 _LIMITS = ("max_attempts", "waive", "no_charge", "max_cost", "per_user")
 _OF_A_NEW_PLAN = (*_LIMITS, "everything", "since", "until", "code", "status", "user_id", "model")
 
@@ -118,7 +117,7 @@ def recover(
             if dry_run or not as_json:
                 print_json(plan.describe()) if as_json else click.echo(plan.text(columns()))
             if dry_run:
-                click.echo(f"\nNext: {_again(context, path)}", err=True)
+                click.echo(f"\n{f'Next: {_again(context, path)}' if plan.to_do else _NOTHING}", err=True)
                 return
             if plan.to_do and not yes:
                 agreed(f"Retry {count_of(plan.to_do, 'generation')}?", err=as_json)
@@ -183,8 +182,7 @@ def _asked(path: Path | None, *, everything: bool, options: dict[str, Any]) -> _
         return _Kept(path)
     limits = {name: options.pop(name) for name in _LIMITS}
     selection = wanted(**options)
-    checked = {**selection, "user_id": None} if _ids.is_short(selection["user_id"] or "") else selection
-    if not (criteria(**checked).narrows or selection["user_id"] or everything):
+    if not (checked(selection).narrows or selection["user_id"] or everything):
         raise click.UsageError(_which(path))
     if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
         raise click.UsageError(f"the plan can't be kept: {path.parent} is no directory that you can write")
@@ -227,9 +225,12 @@ def _run(plan: Plan, context: click.Context, path: Path | None, **how: Any) -> R
     try:
         return plan.run(**how)
     except KeyboardInterrupt:
-        click.echo(f"\n{plan.report()!r}\n\nInterrupted; running calls were finished. {_progress(plan)}", err=True)
+        click.echo(
+            f"\n{plan.report().text(columns())}\n\nInterrupted; running calls were finished. {_progress(plan)}",
+            err=True,
+        )
         click.echo(f"Next: {_again(context, path)}", err=True)
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _progress(plan: Plan) -> str:
@@ -253,7 +254,7 @@ def _again(context: click.Context, path: Path | None) -> str:
 
 def _print(plan: Plan, report: Report, *, as_json: bool) -> None:
     if not as_json:
-        click.echo(repr(report))
+        click.echo(f"\n{report.text(columns())}")
         return
     print_json(
         {

@@ -4,8 +4,8 @@ import click
 
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._one import found, one_generation
-from ai_retry.cli.commands._shared import as_json_option, connected, print_json
-from ai_retry.tables import printable
+from ai_retry.cli.commands._shared import as_json_option, columns, connected, print_json
+from ai_retry.tables import hanging, printable
 
 
 @click.command(
@@ -25,4 +25,4 @@ def status(generation_id: str, *, user_id: str | None, as_json: bool) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         shown = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-        click.echo(f"{name.replace('_', ' '):<{width}}  {printable(shown)}")
+        click.echo(hanging(f"{name.replace('_', ' '):<{width}}  ", printable(shown), columns()))

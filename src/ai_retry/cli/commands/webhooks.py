@@ -14,8 +14,6 @@ from ai_retry.cli.commands._stopping import stopped_by_signals
 from ai_retry.config import Settings
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.logs import LOG
-from ai_retry.webhooks.deliveries import Deliveries
-from ai_retry.webhooks.running import receiver_of
 
 
 @click.command(
@@ -30,6 +28,9 @@ def webhooks(*, once: bool) -> None:
     seven days after each. Exit code 1: some were not taken by the receiver. They are tried again later, for about three
     days.
     """
+    from ai_retry.webhooks.deliveries import Deliveries  # noqa: PLC0415 - imports requests
+    from ai_retry.webhooks.running import receiver_of  # noqa: PLC0415
+
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     with reported():
         settings = Settings.from_env(asks_provider=False)
