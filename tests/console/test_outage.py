@@ -56,7 +56,7 @@ def seen_on_now(stage: Stage, screen: Screen, port: int) -> None:
     screen.open("/")
     assert screen.by("route").count() == 1
     assert screen.page.locator("[data-alarm=AiRetryProviderUnavailable]").count() == 0
-    stage.connection.execute("update public.ai_retry_outages set since = since - interval '6 minutes'")
+    stage.connection.execute("update public.ai_retry_outages set began_at = began_at - interval '6 minutes'")
 
     def alarms() -> bool:
         screen.open("/")

@@ -403,7 +403,8 @@ class Side:
         """What operators read, but what is counted over users of other histories."""
         storage = cast("OperatorStorage", self.storage)
         quotas = [storage.user_quota(user, POLICY.quota) for user in self.users]
-        records = [storage.attempt_records(each) for each in self.generations]
+        present = [each for index, each in enumerate(self.generations) if self._load(index, None) is not None]
+        records = [storage.attempt_records(each) for each in present]  # an answer goes with its generation
         routes = storage.overview().routes
         return [
             [(each.override, each.live, each.queued, each.quota.limit, each.quota.captured) for each in quotas],
@@ -493,11 +494,11 @@ def _may_differ(memory: MemoryWorld) -> bool:
 
 
 def _comes_due(memory: MemoryWorld) -> bool:
-    """Whether an attempt becomes due, or a hold ends, while a step over SQL may last: who sees it, is chance."""
+    """Whether a queued attempt becomes due, or a hold ends, while a step over SQL may last: then one counts it."""
     now, rows = memory.clock.now(), memory.storage.rows.values()
-    instants = [row.next_attempt_at for row in rows if row.is_queued and row.next_attempt_at is not None]
-    instants += [each.held_until for each in memory.storage.overview().routes if each.held_until is not None]
-    return any(0 < (each - now).total_seconds() < TOLERANCE for each in instants)
+    due_at = [row.next_attempt_at for row in rows if row.is_queued and row.next_attempt_at is not None]
+    held = [each.held_until for each in memory.storage.overview().routes if each.held_until is not None]
+    return any(0 < (each - now).total_seconds() < TOLERANCE for each in (*due_at, *held))
 
 
 ACTS = (

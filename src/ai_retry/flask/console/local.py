@@ -26,7 +26,7 @@ _OPENED: Final = """<!doctype html>
 <head><meta charset="utf-8"><title>ai-retry</title><meta http-equiv="refresh" content="0; url=/"></head>
 <body><main><h1>ai-retry</h1><p><a href="/">Open the console</a></p></main></body>
 </html>
-"""
+"""  # no redirect: after a link on another site, a browser would send the cookie to this page's links only
 _Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -78,11 +78,7 @@ class LocalConsole:
         return self._operator if hmac.compare_digest(shown.encode(), self._cookie.encode()) else None
 
     def _open(self, token: str) -> Response:
-        """Exchange the address for a cookie, once.
-
-        The answer is a page that goes on by itself, no redirect: where a page of another site has the link, browsers
-        keep the cookie to themselves while they follow redirects.
-        """
+        """Exchange the address for a cookie, once."""
         known = hmac.compare_digest(token.encode(), self._once.encode())
         if not known or not self._used.acquire(blocking=False):
             return _answer(
