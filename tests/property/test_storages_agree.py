@@ -72,7 +72,7 @@ READERS = (
     Reader(context_from=stored_context, route_of=_route),
     Reader(context_from=stored_context, route_of=_routes),
 )
-HISTORIES = int(os.environ.get("FUZZ", "24"))
+HISTORIES = int(os.environ.get("FUZZ", "12"))  # `make campaigns`: 24
 STEPS = 60
 MOST = 8  # generations: to look at all of them takes time
 TOLERANCE = 6.0  # seconds that a step may take on a busy machine

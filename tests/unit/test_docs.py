@@ -31,7 +31,7 @@ COMMANDS = sorted(
 
 def parse(command: click.Command, words: list[str], parent: click.Context | None = None) -> None:
     """Let click parse a command line, down to its last word, without running it."""
-    if isinstance(command, click.Group) and (words or not command.invoke_without_command):
+    if isinstance(command, click.Group) and not (command.invoke_without_command and not words):
         name, *words = words
         parse(command.commands[name], words, click.Context(command, info_name=command.name, parent=parent))
     else:
