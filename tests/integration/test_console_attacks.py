@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
-from ai_retry.flask.console.tokens import Note, Tokens
-from ai_retry.operate.operator import Operator
 from werkzeug.test import TestResponse
 
+from ai_retry.flask.console.tokens import Note, Tokens
+from ai_retry.operate.operator import Operator
 from ai_retry.storage.postgres import PostgresStorage
 from tests.helpers.console_scene import Scene
 from tests.helpers.console_visits import HOSTS, SECRET, TOKEN, Host, Submission, Visits
@@ -88,21 +88,17 @@ def _on_user(scene: Scene, visits: Visits, endpoint: str, **fields: str) -> Act:
     return Act(page, Submission(visits.address(endpoint, user_id=user_id), {"reason": WHY, **fields}, who=ADMIN))
 
 
-def _planning(scene: Scene, visits: Visits, generations: int = 1) -> Act:
-    user_id = scene.world.new_user()
-    for _ in range(generations):
-        scene.failed(user_id)
-    page = visits.address("recover")
+def _planning(scene: Scene, visits: Visits) -> Act:
+    user_id = scene.owner(scene.failed())
     fields = {"since": "7d", "user": str(user_id), "waive": "backoff"}
-    return Act(page, Submission(visits.address("plan"), fields, who=OPERATOR))
+    return Act(visits.address("recover"), Submission(visits.address("plan"), fields, who=OPERATOR))
 
 
-def _planned(scene: Scene, visits: Visits, generations: int) -> str:
-    """Make a plan by the console itself; return its id."""
-    act = _planning(scene, visits, generations)
-    made = visits.send(act.submission.with_fields(**visits.tokens(act.page, OPERATOR)))
-    assert made.status_code == 303, made.text[:2000]
-    return urlsplit(made.location).path.rstrip("/").rpartition("/")[2]
+def _sent(visits: Visits, act: Act) -> str:
+    """Do it; return where it leads."""
+    done = visits.send(act.submission.with_fields(**visits.tokens(act.page, OPERATOR)))
+    assert done.status_code == 303, done.text[:2000]
+    return urlsplit(done.location).path
 
 
 def _on_plan(visits: Visits, endpoint: str, plan_id: str, fields: Mapping[str, str]) -> Act:
@@ -110,28 +106,25 @@ def _on_plan(visits: Visits, endpoint: str, plan_id: str, fields: Mapping[str, s
     return Act(page, Submission(visits.address(endpoint, plan_id=plan_id), fields, who=OPERATOR))
 
 
-def _starting(scene: Scene, visits: Visits, generations: int = 1) -> Act:
-    plan_id = _planned(scene, visits, generations)
-    fields = {"reason": WHY, "confirm": str(generations), "max_workers": "1"}
-    return _on_plan(visits, "start", plan_id, fields)
+def _starting(scene: Scene, visits: Visits) -> Act:
+    plan_id = _sent(visits, _planning(scene, visits)).rpartition("/")[2]
+    return _on_plan(visits, "start", plan_id, {"reason": WHY, "confirm": "1", "max_workers": "1"})
 
 
 def _pausing(scene: Scene, visits: Visits) -> Act:
     scene.gate.clear()  # so that it runs until the test ends
-    start = _starting(scene, visits, generations=2)
-    begun = visits.send(start.submission.with_fields(**visits.tokens(start.page, OPERATOR)))
-    assert begun.status_code == 303, begun.text[:2000]
+    plan_id = _sent(visits, _starting(scene, visits)).rpartition("/")[2]
     eventually(lambda: scene.ai.calls)
-    return _on_plan(visits, "pause", start.page.rpartition("/")[2], {})
+    return _on_plan(visits, "pause", plan_id, {})
 
 
 def _going_on(scene: Scene, visits: Visits) -> Act:
-    pause = _pausing(scene, visits)
-    paused = visits.send(pause.submission.with_fields(**visits.tokens(pause.page, OPERATOR)))
-    assert paused.status_code == 303, paused.text[:2000]
-    scene.gate.set()
+    planning = _planning(scene, visits)
+    plan_id = _sent(visits, planning).rpartition("/")[2]
+    scene.world.set_quota(UUID(planning.submission.fields["user"]), 0, timedelta(days=1))  # so that it is left
+    _sent(visits, _on_plan(visits, "start", plan_id, {"reason": WHY, "confirm": "1", "max_workers": "1"}))
     recoveries_end()
-    return _on_plan(visits, "go_on", pause.page.rpartition("/")[2], {"reason": WHY, "max_workers": "1"})
+    return _on_plan(visits, "go_on", plan_id, {"reason": WHY, "max_workers": "1"})
 
 
 ACTS: Mapping[str, Callable[[Scene, Visits], Act]] = {

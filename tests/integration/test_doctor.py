@@ -490,7 +490,10 @@ def test_role_that_sees_no_rows_is_named(migrated_database: str, provider: str) 
     finally:
         executed(migrated_database, f"drop role {role}")
 
-    assert f"it hides rows from {role} in ai_retry_actions, ai_retry_answers, ai_retry_attempts" in the(examination).problem
+    assert (
+        f"it hides rows from {role} in ai_retry_actions, ai_retry_answers, ai_retry_attempts"
+        in the(examination).problem
+    )
     assert "bypassrls" in the(examination).remedy
 
 

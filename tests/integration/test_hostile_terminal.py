@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -127,6 +128,34 @@ def test_wrong_search_is_wrong_usage(arguments: list[str], problem: str) -> None
 
     assert refused.returncode == 2
     assert problem in refused.stderr
+
+
+def test_search_without_a_result_says_what_was_searched(environment: Environment) -> None:
+    """Where nothing was found, the search is there to be corrected."""
+    shown = run(environment, "find", "--since", "2026-01-31", "--code", "AI_UNAVAILBLE")
+
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("No failed generations: from 2026-01-31 00:00:00 UTC; before ")
+    assert shown.stdout.endswith("code AI_UNAVAILBLE.\n")
+    assert "did you mean AI_UNAVAILABLE?" in shown.stderr
+
+
+def test_address_of_something_else_is_named(environment: Environment) -> None:
+    """Where a web server answers in place of PostgreSQL, that is said, and not that encryption is at fault."""
+    with ScriptedServer() as server:
+        port = urlsplit(server.base_url).port
+        refused = run(environment | {"DATABASE_URL": f"postgresql://me:secret@127.0.0.1:{port}/db"}, "find")
+
+    assert refused.returncode == 3
+    assert "what answers there is not PostgreSQL: check host and port in DATABASE_URL" in refused.stderr
+
+
+def test_init_needs_an_address() -> None:
+    """What is no address at all is wrong usage, with how one begins."""
+    refused = run({"DATABASE_URL": "nonsense"}, "init", "--dry-run")
+
+    assert refused.returncode == 2
+    assert "must start with postgresql://" in refused.stderr
 
 
 def test_each_missing_variable_has_its_line() -> None:
