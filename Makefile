@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PEERS := .cache/peers
 GATEWAY := .cache/gateway
 OLDEST := .cache/oldest
-WORKERS ?= 4# processes of tests, on two cores: each of them waits half of its time, for servers and for processes
+WORKERS ?= 3# processes of tests, on two cores: each of them waits half of its time, for servers and for processes
 
 unexport PYTHONDONTWRITEBYTECODE # else each process of tests compiles everything anew
 

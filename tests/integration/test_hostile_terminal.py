@@ -2,11 +2,12 @@
 
 import os
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -140,11 +141,24 @@ def test_search_without_a_result_says_what_was_searched(environment: Environment
     assert "did you mean AI_UNAVAILABLE?" in shown.stderr
 
 
+class NoSuchRequest(socketserver.BaseRequestHandler):
+    """Answers what is no HTTP, as web servers do."""
+
+    def handle(self) -> None:
+        """Answer."""
+        self.request.recv(8)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
 def test_address_of_something_else_is_named(environment: Environment) -> None:
     """Where a web server answers in place of PostgreSQL, that is said, and not that encryption is at fault."""
-    with ScriptedServer() as server:
-        port = urlsplit(server.base_url).port
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoSuchRequest) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = server.server_address[1]
         refused = run(environment | {"DATABASE_URL": f"postgresql://me:secret@127.0.0.1:{port}/db"}, "find")
+        server.shutdown()
+        thread.join()
 
     assert refused.returncode == 3
     assert "what answers there is not PostgreSQL: check host and port in DATABASE_URL" in refused.stderr
