@@ -7,17 +7,13 @@ READY := $(VENV)/.ready
 PEERS := .cache/peers
 GATEWAY := .cache/gateway
 OLDEST := .cache/oldest
-WORKERS ?= 4# processes of tests, on two cores: each of them waits half of its time, for servers and for processes
+WORKERS ?= 3# processes of tests, on two cores: each of them waits half of its time, for servers and for processes
 
 unexport PYTHONDONTWRITEBYTECODE # else each process of tests compiles everything anew
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue check clean demo demo-model demo-outage dist docs \
-=======
-.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue campaigns check clean demo demo-model dist docs \
->>>>>>> w-i21t
-	faults fuzz fuzz-provider help late-finisher long-call migration mutants notebook pages race recovery-proof \
+.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue campaigns check clean demo demo-model demo-outage \
+	dist docs faults fuzz fuzz-provider help late-finisher long-call migration mutants notebook pages race recovery-proof \
 	setup stack-down stack-up test test-adapters test-apps test-console test-oldest
 
 help: ## Explain the targets
@@ -62,7 +58,7 @@ test-adapters: $(READY) ## Run the examples for FastAPI, Celery, and SDKs of Ope
 test-console: $(READY) ## Use the console in a real browser: headless Chromium of the system's, such as Debian's package chromium
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group console
 	@missing=$$(CONSOLE=1 $(BIN)/python -m tests.console); if [ -n "$$missing" ]; then echo "$$missing"; else \
-		CONSOLE=1 $(BIN)/python -m pytest tests/console $(ARGS); fi
+		CONSOLE=1 $(BIN)/python -m pytest -s tests/console tests/integration/test_console_scale.py $(ARGS); fi
 
 test-apps: $(READY) ## Bind and retry twelve apps, and 200 composed ones, on PostgreSQL 18, 16 and 15 and older pgmq
 	@$(BIN)/python -m tests.apps $(ARGS)

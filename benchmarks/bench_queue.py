@@ -127,7 +127,8 @@ def _section(
         header=("", *(f"{workers} worker{'s' * (workers > 1)}" for workers in WORKERS)),
         rows=[(name, *(_cell(found[key, workers]) for workers in WORKERS)) for key, name in names.items()],
         notes=[
-            f"Jobs per second; median and 99th percentile of the time that one takes. Median of {rounds} rounds.",
+            "Jobs per second; median and 99th percentile of the time that one takes. "
+            + (f"Medians of {rounds} rounds." if rounds > 1 else "One round."),
             *(NOTES if call_ms == CALLS_MS[-1] else []),
         ],
         aims=_aims({workers: found["direct", workers].rate for workers in WORKERS}, found, call_ms),

@@ -249,7 +249,7 @@ def test_markup_of_others_stays_text(scene: Scene, visits: Visits) -> None:
 
 
 def test_pages_stay_small_whatever_is_stored(alone: Scene, tmp_path: Path) -> None:
-    """A megabyte in every column that somebody else fills, and more rows than a page shows, leave each page below a bound."""
+    """A megabyte in every column that an app fills, and more rows than a page shows, leave each page small."""
     visits, long = visits_to(alone, tmp_path / "plans"), "x" * MEGABYTE
     ids = failed_generations(alone.connection, 60, users=2, code=long, model=long)
     alone.world.set_generation(ids[0], prompt_data=Jsonb({"a": long}))

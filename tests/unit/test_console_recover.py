@@ -108,7 +108,8 @@ def test_recovery_runs_to_its_end_and_reports(edge: ConsoleEdge) -> None:
     path = planned(edge)
 
     assert edge.post(f"{path}/start", {**RUN, "confirm": "2"}).status_code == 400
-    assert edge.post(f"{path}/start", {**RUN, "confirm": "3"}).status_code == 303
+    assert edge.post(f"{path}/start", {**RUN, "confirm": "3", "rate": "fast"}).status_code == 400
+    assert edge.post(f"{path}/start", {**RUN, "confirm": "3", "rate": "100/second"}).status_code == 303
     edge.console.recoveries.join()
 
     text = shown(edge, path)

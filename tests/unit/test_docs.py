@@ -46,7 +46,8 @@ def test_commands_of_pages_are_understood(words: str, monkeypatch: pytest.Monkey
     (tmp_path / "answer.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
 
-    parse(cli, shlex.split(words.replace("$GENERATION", str(uuid4()))))  # as the reader's shell does
+    words = re.sub(r"\$(?:GENERATION|USER_ID)\b", str(uuid4()), words)  # as the reader's shell does
+    parse(cli, shlex.split(words))
 
 
 WORDS = (

@@ -69,7 +69,7 @@ class Recoveries:
         self.plans.keep(plan, made_by=made_by, search=search, is_complete=newest.is_complete)
         return plan.id
 
-    def start(self, kept: Kept, operations: Operations, *, operator: str, reason: str, max_workers: int) -> None:
+    def start(self, kept: Kept, operations: Operations, *, operator: str, max_workers: int, **options: Any) -> None:
         """Run it in the background, or go on with it.
 
         Raises:
@@ -97,7 +97,7 @@ class Recoveries:
             self._thread = threading.Thread(
                 target=start.run,
                 args=(operations,),
-                kwargs={"reason": reason, "max_workers": min(max_workers, plan.most_workers)},
+                kwargs={**options, "max_workers": min(max_workers, plan.most_workers)},
                 name="ai-retry-console",
             )
             self._thread.start()
