@@ -37,9 +37,9 @@ BUSY = reply(503, json={"error": {"message": "The model is overloaded.", "code":
 _STEP = 57  # characters; what is longer pushes its reason to the right
 SESSION = chat({"title": "Easy run", "minutes": 30})
 _PROVED = """
-A generation that failed could be retried, after its wait and not before, and the failure cost its user nothing.
-Two clicks at once made one call and one charge, and a retry accepted for later was run and charged once.
-Every attempt is on the record, and no refused request reached the provider.
+A failed generation was retried after its wait; the failure cost its user nothing.
+Two clicks made one call and one charge, and so did a retry accepted for later.
+Every attempt is on record, and no refused request reached the provider.
 """
 
 
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def play(cleanup: ExitStack, options: argparse.Namespace) -> None:
     """Start the parts and go through the story."""
-    print("Starting PostgreSQL, Auth and the Data API, an AI provider and the app, all on 127.0.0.1 ...")
+    print("Starting PostgreSQL, Auth, Data API, an AI provider and the app on 127.0.0.1 ...")
     stack = cleanup.enter_context(running_stack())
     answers = ModelAnswers(cleanup.enter_context(running_model())) if options.model else Answers()
     provider = cleanup.enter_context(ScriptedServer(default=answers))
@@ -249,7 +249,7 @@ def two_clicks_at_once(story: Story, ada: SignedInUser, generation: UUID) -> Non
     with ThreadPoolExecutor(2) as threads:
         clicks = [threads.submit(click) for _ in range(2)]
         responses = sorted((each.result() for each in clicks), key=lambda response: response.status_code)
-    for response, why in zip(responses, ("one click is tried", "the other is rejected"), strict=True):
+    for response, why in zip(responses, ("one click is tried", "the other is refused"), strict=True):
         story.show(why, "POST", retry_path(generation), response)
     story.check("one 200 and one 429", holds=[each.status_code for each in responses] == [200, 429])
     story.check("one call of the provider", holds=len(story.calls.requests) == before + 1)

@@ -42,6 +42,7 @@ def commands(home: Path, to_explain: UUID | None) -> Iterator[tuple[str, str]]:
     yield f"ai-retry recover --plan {plan}", "the same, and do it: Ctrl-C, and again, goes on"
     yield "ai-retry books", "was every success charged once?"
     yield "jupyter lab examples/recovery.ipynb", "the same in a notebook, with pictures"
+    yield "ai-retry console", "and in a browser; it prints an address, and Ctrl-C ends it"
     yield "make stack-down", "stop the stack and remove its data"
 
 

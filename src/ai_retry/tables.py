@@ -38,16 +38,18 @@ def short_ids(ids: Collection[UUID]) -> dict[UUID, str]:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Row], *, width: int | None = None) -> str:
-    """Put columns side by side, numbers to the right.
+    """Put columns side by side, numbers to the right; where they don't fit at all, below each other.
 
     Args:
         header: names of the columns.
         rows: their cells.
         width: characters of a line; the widest columns are clipped to fit, each to 8 at least. None: as wide as it is.
     """
+    if not fits(header, rows, width):
+        return _stacked(header, rows, width)
     right = _numeric(header, rows)
-    cells = [list(header), *([printable(each) for each in row] for row in rows)]
-    widths = _fitting([max(len(row[place]) for row in cells) for place in range(len(header))], width)
+    cells = _cells(header, rows)
+    widths = _fitting(_widths(cells), width)
     return "\n".join(
         _GAP.join(
             clipped.rjust(size) if number else clipped.ljust(size)
@@ -56,6 +58,32 @@ def text_table(header: Sequence[str], rows: Sequence[Row], *, width: int | None 
         ).rstrip()
         for row in cells
     )
+
+
+def fits(header: Sequence[str], rows: Sequence[Row], width: int | None) -> bool:
+    """Whether columns side by side fit a line, once they are clipped as far as they may be."""
+    narrowest = [min(each, _NARROWEST) for each in _widths(_cells(header, rows))]
+    return width is None or sum(narrowest) + len(_GAP) * (len(narrowest) - 1) <= width
+
+
+def _stacked(header: Sequence[str], rows: Sequence[Row], width: int | None) -> str:
+    """Write each row as a block, a line for each of its cells."""
+    names = max(map(len, header))
+    blocks = (
+        "\n".join(
+            hanging(f"{name:<{names}}{_GAP}", printable(cell), width) for name, cell in zip(header, row, strict=True)
+        )
+        for row in rows
+    )
+    return "\n\n".join(blocks)
+
+
+def _cells(header: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
+    return [list(header), *([printable(each) for each in row] for row in rows)]
+
+
+def _widths(cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*cells, strict=True)]
 
 
 def hanging(head: str, text: str, width: int | None) -> str:

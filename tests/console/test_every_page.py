@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 PICTURES = REPOSITORY / "docs" / "console"
+PICTURED = {  # with PICTURES=1 these are drawn anew, so high
+    ("now", 390, "light"): 1500,
+    ("now", 1280, "dark"): 1000,
+    ("failures", 1280, "light"): 900,
+    ("generation", 390, "dark"): 1500,
+    ("recovery", 1280, "light"): 1000,
+    ("routes", 390, "light"): 1500,
+}
 WAIT = timedelta(minutes=20)
 
 
@@ -48,10 +57,12 @@ class Furnished:
 
     def __init__(self, stage: Stage, browser: "Browser") -> None:
         self.stage, world = stage, stage.world
-        lately = {"ago": timedelta(minutes=50), "spread": timedelta(minutes=40)}
-        failed_generations(stage.connection, 60, users=25, **lately)
-        failed_generations(stage.connection, 25, users=12, code="AI_TIMEOUT", status="timeout", **lately)
-        failed_generations(stage.connection, 9, code="AI_INCOMPLETE", model="large-with-a-long-name-2026-11", **lately)
+        fail_lately = partial(
+            failed_generations, stage.connection, ago=timedelta(minutes=50), spread=timedelta(minutes=40)
+        )
+        fail_lately(60, users=25)
+        fail_lately(25, users=12, code="AI_TIMEOUT", status="timeout")
+        fail_lately(9, code="AI_INCOMPLETE", model="large-with-a-long-name-2026-11")
         for _ in range(7):
             succeed(world, begin(world, user := world.new_user(), world.new_generation(user)))
         self.user_id = world.new_user()
@@ -97,7 +108,7 @@ class Furnished:
         eventually(lambda: screen.open(screen.page.url) and screen.by("state").get_attribute("data-state") == "done")
         plan_id = screen.page.url.partition("?")[0].rpartition("/")[2]
         screen.close()
-        return plan_id
+        return str(plan_id)
 
 
 def _filled(rule: str, ids: Mapping[str, object]) -> str:
@@ -118,9 +129,10 @@ def test_page_fits_and_can_be_used(
         status = screen.open(path)
         assert status == (404 if endpoint == "problem" else 200), endpoint
         assert screen.page.locator("main").get_attribute("data-page") == endpoint
-        if os.environ.get("PICTURES"):
-            screen.picture(PICTURES / f"{endpoint}-{width}-{scheme}.png")
-        found[endpoint] = [*screen.too_wide(), *screen.findings()]
+        height = PICTURED.get((endpoint, width, scheme))
+        if os.environ.get("PICTURES") and height is not None:
+            screen.picture(PICTURES / f"{endpoint}-{width}-{scheme}.png", height=height)
+        found[endpoint] = screen.too_wide()
         screen.page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
         found[f"{endpoint}, all open"] = [*screen.too_wide(), *screen.findings()]
     problems = [each for each in screen.problems if "404" not in each]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.stack
 _PYTHON = "import sys; from pathlib import Path; from tools import detached; from examples import demo_outage as demo; "
 READY = _PYTHON + "print(demo.ready(Path(sys.argv[1])))"
 DOWN = _PYTHON + "print(detached.down(Path(sys.argv[1])))"
+CONSOLE = "ai-retry console"
 _SHOWN = re.compile(r"  # .+\n  (?P<command>[^#\s].*)")
 
 
@@ -86,7 +88,7 @@ def test_printed_commands_recover_the_night(home: Path, printed: list[str], tmp_
     said = {
         "dry run" if "--dry-run" in command else command.split()[1]: type_in(settings, command)
         for command in commands
-        if command.startswith("ai-retry ")
+        if command.startswith("ai-retry ") and command != CONSOLE
     }
 
     assert before["error"] + before["timeout"] == night.FAILED
@@ -128,6 +130,30 @@ def test_printed_notebook_opens(printed: list[str], tmp_path: Path) -> None:
             eventually(lambda: "recovery.ipynb" in contents(record["url"]), within=60)
         finally:
             server.terminate()
+
+
+def test_printed_console_answers(printed: list[str]) -> None:
+    """The console starts as it is printed, and its address leads to a page."""
+    settings, *commands, _ = printed
+    assert CONSOLE in commands
+    with subprocess.Popen(
+        ["sh", "-c", f"{settings} && exec {CONSOLE}"],
+        cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"]},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        address = next(line.strip() for line in server.stdout if line.strip().startswith("http://127.0.0.1:"))
+        page = requests.Session().get(address, timeout=30)
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=60)
+
+    assert page.status_code == 200
+    assert "AI_UNAVAILABLE" in page.text
+    assert server.returncode == 0
 
 
 def contents(url: str) -> str:

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,6 +129,47 @@ def test_wrong_search_is_wrong_usage(arguments: list[str], problem: str) -> None
 
     assert refused.returncode == 2
     assert problem in refused.stderr
+
+
+def test_search_without_a_result_says_what_was_searched(environment: Environment) -> None:
+    """Where nothing was found, the search is there to be corrected."""
+    shown = run(environment, "find", "--since", "2026-01-31", "--code", "AI_UNAVAILBLE")
+
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("No failed generations: from 2026-01-31 00:00:00 UTC; before ")
+    assert shown.stdout.endswith("code AI_UNAVAILBLE.\n")
+    assert "did you mean AI_UNAVAILABLE?" in shown.stderr
+
+
+class NoSuchRequest(socketserver.BaseRequestHandler):
+    """Answers what is no HTTP, as web servers do."""
+
+    def handle(self) -> None:
+        """Answer."""
+        self.request.recv(8)
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_address_of_something_else_is_named(environment: Environment) -> None:
+    """Where a web server answers in place of PostgreSQL, that is said, and not that encryption is at fault."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoSuchRequest) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = server.server_address[1]
+        refused = run(environment | {"DATABASE_URL": f"postgresql://me:secret@127.0.0.1:{port}/db"}, "find")
+        server.shutdown()
+        thread.join()
+
+    assert refused.returncode == 3
+    assert "what answers there is not PostgreSQL: check host and port in DATABASE_URL" in refused.stderr
+
+
+def test_init_needs_an_address() -> None:
+    """What is no address at all is wrong usage, with how one begins."""
+    refused = run({"DATABASE_URL": "nonsense"}, "init", "--dry-run")
+
+    assert refused.returncode == 2
+    assert "must start with postgresql://" in refused.stderr
 
 
 def test_each_missing_variable_has_its_line() -> None:

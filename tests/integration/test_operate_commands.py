@@ -84,7 +84,7 @@ def test_route_is_held_and_opened(database: psycopg.Connection, environment: dic
     ("arguments", "said"),
     [
         (("routes", "hold", ROUTE, "--for", "soon", *BY), "must be a duration"),
-        (("routes", "hold", ROUTE, "--for", "25h", *BY), "seconds must be from 1 to 86400"),
+        (("routes", "hold", ROUTE, "--for", "25h", *BY), "must be at most 24h"),
         (("routes", "hold", ROUTE, "--for", "1h", "--operator", "ada"), "Missing option '--reason'"),
         (("routes", "open", ROUTE, "--operator", " ", "--reason", "x"), "operator must be given"),
         (("quota", uuid4(), "--limit", "2"), "needs --operator and --reason"),
@@ -92,8 +92,9 @@ def test_route_is_held_and_opened(database: psycopg.Connection, environment: dic
         (("quota", uuid4(), "--limit", "2", "--reset", *BY), "give --limit"),
         (("quota", uuid4(), "--limit", "2", "--per", "soon", *BY), "--per must be a duration"),
         (("quota", uuid4(), "--limit", "-1", *BY), "--limit must be from 0"),
-        (("quota", uuid4(), "--limit", "2", *BY), "is no user's"),
+        (("quota", uuid4(), "--limit", "2", *BY), "USER must be the id of a user"),
         (("actions", "--limit", "0"), "0 is not in the range"),
+        (("actions", "--target", "x"), "must begin with generation:, user:, route: or plan:"),
     ],
 )
 def test_what_can_t_be_used_is_refused(

@@ -149,7 +149,7 @@ class Actions:
             raise ValueError("per must be from a second to 3650 days")
         deed = SetQuota(user_id=user_id, limit=limit, window=per)
         if not self._act("admin", "set_quota", f"user:{user_id}", reason, deed, user_id).applied:
-            raise ValueError("user_id is no user's")
+            raise ValueError("user_id must be the id of a user; there is none with this one")
 
     def reset_quota(self, user_id: UUID | str, *, reason: str) -> bool:
         """Give a user the usual quota again.

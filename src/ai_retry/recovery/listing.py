@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ai_retry.domain.recovery import Decision
 from ai_retry.recovery.generation import FoundGeneration
-from ai_retry.tables import html_table, printable, short_ids, text_table
+from ai_retry.tables import fits, html_table, printable, short_ids, text_table
 
 _FIRST: Final[tuple[str, ...]] = (
     "time",
@@ -79,7 +79,7 @@ def _table(listed: _Listed, width: int | None) -> tuple[list[str], list[list[obj
         names += [each for each in _MORE if each in listed.columns]
         return names, listed.rows(names)
     for name in _LEFT_OUT:
-        if name in names and _width(listed, names, width) > width:
+        if name in names and not fits(names, listed.rows(names), width):
             names.remove(name)
     for name in _MORE:
         if name in listed.columns and _width(listed, [*names, name]) <= width:
@@ -94,9 +94,8 @@ def _problems(shown: Sequence[FoundGeneration], listed: _Listed) -> list[str]:
     return ["", "Can't be read:", *lines] if lines else []
 
 
-def _width(listed: _Listed, names: Sequence[str], clipped: int | None = None) -> int:
-    """Measure the longest line, of cells that are clipped to fit that many characters, as far as they can be."""
-    return max(map(len, text_table(names, listed.rows(names), width=clipped).splitlines()))
+def _width(listed: _Listed, names: Sequence[str]) -> int:
+    return max(map(len, text_table(names, listed.rows(names)).splitlines()))
 
 
 def _listed(shown: Sequence[FoundGeneration], *, whole_ids: bool) -> _Listed:

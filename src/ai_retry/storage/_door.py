@@ -54,6 +54,11 @@ _REFUSALS: Final = tuple(
             "take options= out of it, and let a role of that name log in",
         ),
         (
+            r"invalid response to SSL negotiation|expected authentication request",
+            "what answers there is not PostgreSQL",
+            "check host and port in DATABASE_URL",
+        ),
+        (
             r"SSL|TLS|certificate",
             "the database and DATABASE_URL do not agree on encryption",
             "check sslmode and sslrootcert in it",

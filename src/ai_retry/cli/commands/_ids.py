@@ -29,7 +29,7 @@ def checked(context: click.Context, parameter: click.Parameter, text: str | None
         if text is not None and not is_short(text):
             as_uuid(text, "it")
     except ValueError:
-        shown = parameter.opts[0] if isinstance(parameter, click.Option) else "ID"
+        shown = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.metavar
         raise click.UsageError(f"{shown} must be {_FORMS}", context) from None
     return text
 

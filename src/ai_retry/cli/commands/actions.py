@@ -12,6 +12,14 @@ from ai_retry.tables import text_table
 
 _HEADER = ("at (UTC)", "operator", "action", "target", "outcome", "reason")
 
+_KINDS = ("generation", "user", "route", "plan")
+
+
+def _target(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and text.partition(":")[0] not in _KINDS:
+        raise click.BadParameter(f"must begin with {', '.join(f'{each}:' for each in _KINDS[:-1])} or {_KINDS[-1]}:")
+    return text
+
 
 @click.command(
     short_help="List what operators did, and why.",
@@ -21,7 +29,12 @@ _HEADER = ("at (UTC)", "operator", "action", "target", "outcome", "reason")
         "ai-retry actions --json",
     ),
 )
-@click.option("--target", metavar="TARGET", help="Only on this: generation:<id>, user:<id>, route:<name>, plan:<id>.")
+@click.option(
+    "--target",
+    metavar="TARGET",
+    callback=_target,
+    help="Only on this: generation:<id>, user:<id>, route:<name>, plan:<id>.",
+)
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many, the newest first.")
 @as_json_option
 def actions(*, target: str | None, limit: int, as_json: bool) -> None:

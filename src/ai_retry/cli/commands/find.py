@@ -11,9 +11,12 @@ from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._ids import user_id
 from ai_retry.cli.commands._selection import checked, selection_options, wanted
 from ai_retry.cli.commands._shared import as_json_option, columns, connected, plain, reported
+from ai_retry.recovery.found import Found
 from ai_retry.recovery.generation import FoundGeneration
 from ai_retry.recovery.listing import text_listing
 from ai_retry.recovery.summary import Summary
+from ai_retry.recovery.wording import search_in_words
+from ai_retry.tables import hanging
 
 
 @click.command(
@@ -45,7 +48,12 @@ def find(*, limit: int, wide: bool, as_json: bool, **options: Any) -> None:
                 click.echo(json.dumps(asdict(each), default=plain))
             return
         summary, newest = found.overview(limit)
-    click.echo(shown(summary, newest, None if wide else columns()))
+    width = None if wide else columns()
+    click.echo(shown(summary, newest, width) if summary.total else hanging("", _none(found), width))
+
+
+def _none(found: Found) -> str:
+    return f"No failed generations: {'; '.join(f'{name} {value}' for name, value in search_in_words(found.filter))}."
 
 
 def shown(summary: Summary, newest: Sequence[FoundGeneration], width: int | None) -> str:

@@ -72,6 +72,8 @@ def init(**options: Any) -> None:
     url = options["database_url"] or os.environ.get("DATABASE_URL")
     if not url:
         raise click.UsageError("give --database-url, or set DATABASE_URL")
+    if not url.startswith(("postgres://", "postgresql://")) and "=" not in url:
+        raise click.UsageError("the database's address must start with postgresql://: see --database-url")
     flags, output = _flags(options), _example(options["example_output"])
     answers = _over_file(flags, options["config"])
     asks = not options["yes"] and _is_terminal()

@@ -7,24 +7,25 @@ import click
 
 from ai_retry.cli.commands._acting import acting, reading
 from ai_retry.cli.commands._groups import examples
+from ai_retry.cli.commands._ids import checked
 from ai_retry.cli.commands._ids import user_id as completed
-from ai_retry.cli.commands._shared import as_json_option, connected, print_json
+from ai_retry.cli.commands._shared import as_json_option, columns, connected, print_json
 from ai_retry.domain.operation import Override
 from ai_retry.operate.operations import Operations
 from ai_retry.operate.views import UserState
 from ai_retry.recovery.when import read_duration
-from ai_retry.tables import printable
+from ai_retry.tables import hanging, printable
 
 
 @click.command(
     short_help="Show a user's quota, or give them their own.",
     epilog=examples(
         "ai-retry quota 0b54ad2c",
-        'ai-retry quota 0b54ad2c --limit 20 --per 24h --operator ada --reason "was cut off by the outage"',
-        'ai-retry quota 0b54ad2c --reset --operator ada --reason "the week is over"',
+        'ai-retry quota 0b54ad2c --limit 20 --operator ada --reason "an outage"',
+        'ai-retry quota 0b54ad2c --reset --operator ada --reason "it is over"',
     ),
 )
-@click.argument("user_id", metavar="USER")
+@click.argument("user_id", metavar="USER", callback=checked)
 @click.option("--limit", type=int, help="Units that the user may spend in the time; 0: none.")
 @click.option("--per", metavar="DURATION", help="The time: 90m, 24h or 7d; the default is the present one.")
 @click.option("--reset", is_flag=True, help="Give the user the usual quota again.")
@@ -58,7 +59,7 @@ def quota(
     facts = _facts(state)
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name.replace('_', ' '):<{width}}  {printable(value)}")
+        click.echo(hanging(f"{name.replace('_', ' '):<{width}}  ", printable(value), columns()))
 
 
 def _change(operations: Operations, user_id: str, limit: int | None, per: str | None, reason: str) -> None:

@@ -9,9 +9,12 @@ from ai_retry.cli.commands._acting import acting, named, reading
 from ai_retry.cli.commands._groups import examples
 from ai_retry.cli.commands._shared import as_json_option, columns, connected, print_json
 from ai_retry.domain.operation import RouteReport
+from ai_retry.operate.acting import LONGEST_HOLD
 from ai_retry.recovery.when import read_duration
 from ai_retry.tables import text_table
 
+_HOLD = "ai-retry routes hold openrouter/small --for 30m --operator ada --reason slow"
+_OPEN = 'ai-retry routes open openrouter/small --operator ada --reason "it is back"'
 _HEADER = ("provider and model", "state", "until", "since", "last failure", "running", "waiting")
 
 
@@ -19,6 +22,8 @@ def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -
     duration = read_duration(text)
     if not duration:
         raise click.BadParameter("must be a duration, such as 30m or 2h")
+    if duration > LONGEST_HOLD:
+        raise click.BadParameter(f"must be at most {LONGEST_HOLD / timedelta(hours=1):g}h")
     return duration
 
 
@@ -27,8 +32,8 @@ def _duration(_context: click.Context, _parameter: click.Parameter, text: str) -
     short_help="Show, hold and open providers' routes.",
     epilog=examples(
         "ai-retry routes",
-        'ai-retry routes hold "OpenRouter/small" --for 30m --operator ada --reason "wrong answers"',
-        'ai-retry routes open "OpenRouter/small" --operator ada --reason "they are back"',
+        _HOLD,
+        _OPEN,
     ),
 )
 @as_json_option
@@ -48,7 +53,7 @@ def routes(context: click.Context, *, as_json: bool) -> None:
         click.echo("No route is held, and none is known to be unavailable.")
 
 
-@routes.command("hold", short_help="Let no attempt call a route for a while.")
+@routes.command("hold", short_help="Let no attempt call a route for a while.", epilog=examples(_HOLD))
 @click.argument("route")
 @click.option(
     "--for", "duration", required=True, metavar="DURATION", callback=_duration, help="Such as 30m or 2h; 24h at most."
@@ -65,7 +70,7 @@ def hold(route: str, *, duration: timedelta, operator: str, reason: str) -> None
     click.echo(f"Held. Next: ai-retry routes; it opens by itself, or by: ai-retry routes open {route}")
 
 
-@routes.command("open", short_help="Let calls go to a route at once.")
+@routes.command("open", short_help="Let calls go to a route at once.", epilog=examples(_OPEN))
 @click.argument("route")
 @named
 def open_route(route: str, *, operator: str, reason: str) -> None:
