@@ -7,10 +7,13 @@ READY := $(VENV)/.ready
 PEERS := .cache/peers
 GATEWAY := .cache/gateway
 OLDEST := .cache/oldest
+WORKERS ?= 3# processes of tests, on two cores: each of them waits half of its time, for servers and for processes
+
+unexport PYTHONDONTWRITEBYTECODE # else each process of tests compiles everything anew
 
 .DEFAULT_GOAL := help
-.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue check clean demo demo-model demo-outage dist docs \
-	faults fuzz fuzz-provider help late-finisher long-call migration mutants notebook pages race recovery-proof \
+.PHONY: alerts bench bench-gateway bench-growth bench-many bench-queue campaigns check clean demo demo-model demo-outage \
+	dist docs faults fuzz fuzz-provider help late-finisher long-call migration mutants notebook pages race recovery-proof \
 	setup stack-down stack-up test test-adapters test-apps test-console test-oldest
 
 help: ## Explain the targets
@@ -43,19 +46,19 @@ demo-model: $(READY) ## The same with a real small language model, asked for JSO
 	fi
 
 test: $(READY) ## Run all tests on real parts; print branch coverage (100 % for the domain)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 	@$(BIN)/python -m coverage report --include='*/ai_retry/domain/*' --fail-under=100
 	@$(BIN)/python -m tests.adapters
 	@$(BIN)/python -m tests.console
 
-test-adapters: $(READY) ## Run the how-tos' examples for FastAPI, Celery and the SDKs of OpenAI, Pydantic AI and LiteLLM (270 MB)
+test-adapters: $(READY) ## Run the examples for FastAPI, Celery, and SDKs of OpenAI, Pydantic AI and LiteLLM (270 MB); type all examples
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group adapters
-	ADAPTERS=1 $(BIN)/python -m pytest tests/adapters tests/integration/test_example_types.py -p no:unraisableexception $(ARGS) # the SDKs leave sockets open
+	ADAPTERS=1 $(BIN)/python -m pytest tests/adapters -p no:unraisableexception $(ARGS) # the SDKs leave sockets open
 
 test-console: $(READY) ## Use the console in a real browser: headless Chromium of the system's, such as Debian's package chromium
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group console
 	@missing=$$(CONSOLE=1 $(BIN)/python -m tests.console); if [ -n "$$missing" ]; then echo "$$missing"; else \
-		CONSOLE=1 $(BIN)/python -m pytest tests/console $(ARGS); fi
+		CONSOLE=1 $(BIN)/python -m pytest -s tests/console tests/integration/test_console_scale.py $(ARGS); fi
 
 test-apps: $(READY) ## Bind and retry twelve apps, and 200 composed ones, on PostgreSQL 18, 16 and 15 and older pgmq
 	@$(BIN)/python -m tests.apps $(ARGS)
@@ -94,6 +97,10 @@ migration: $(READY) ## Write the two migrations from supabase/schemas, the only 
 
 pages: $(READY) ## Write the documentation's generated pages
 	@$(BIN)/python -m tools.pages
+
+campaigns: $(READY) ## Simulate 300 histories and compare the storages in 24, of which make test runs a part
+	FUZZ=300 $(BIN)/python -m pytest -q tests/simulation/test_simulation.py -k history $(ARGS)
+	FUZZ=24 $(BIN)/python -m pytest -q tests/property/test_storages_agree.py $(ARGS)
 
 fuzz: $(READY) ## Simulate longer, and compare the storages longer: make fuzz N=1000 HISTORIES=20000 SEED=7
 	FUZZ=$(or $(HISTORIES),10000) SEED=$(or $(SEED),1) $(BIN)/python -m pytest -q -s tests/simulation/test_simulation.py -k history --timeout 7200

@@ -25,6 +25,7 @@ from tools.stack import Stack, running_stack
 from tools.waiting import skipping_without_stack
 
 TESTS = Path(__file__).parent
+FAULTS = "tests/faults/"
 _LONGEST_FIRST = ("faults", "simulation", "property", "apps", "e2e", "integration", "contract")
 _AT_RANDOM = ("simulation", "property")
 _LISTENING = pytest.MonkeyPatch()
@@ -88,6 +89,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.stack)
     if hasattr(config, "workerinput"):
         items.sort(key=_rank)  # within a directory the order stays random
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a worker a file at a time, and all files of faults to one: they have many processes each."""
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - only where pytest-xdist is on
+
+    if config.getoption("dist") != "loadfile":
+        return None
+    scheduler = LoadFileScheduling(config, log)
+    by_file = scheduler._split_scope
+    scheduler._split_scope = lambda nodeid: FAULTS if nodeid.startswith(FAULTS) else by_file(nodeid)
+    return scheduler
 
 
 def _rank(item: pytest.Item) -> int:

@@ -32,8 +32,9 @@ create role {ROLE} login;
 do $roles$
 begin
   if current_setting('server_version_num')::integer < 160000 then
-    alter role {ROLE} noinherit;
-    grant anon, authenticated, service_role to {ROLE};
+    create role {ROLE}_door nologin noinherit;  -- it may become the three, and has none of their privileges
+    grant anon, authenticated, service_role to {ROLE}_door;
+    grant {ROLE}_door to {ROLE};
   else
     execute 'grant anon, authenticated, service_role to {ROLE} with inherit false, set true';
   end if;

@@ -89,8 +89,11 @@ class Stack:
 
         It has the schema and users' table of Auth, but neither Auth nor the Data API serves it.
         """
-        template = _MIGRATED if migrated else _BARE
-        _administer(self.database_url, "create database {} template {}", name, template)
+        return self.copy_database(_MIGRATED if migrated else _BARE, name)
+
+    def copy_database(self, source: str, name: str) -> str:
+        """Make a database as another one is, to which there is no connection; return its URL."""
+        _administer(self.database_url, "create database {} template {}", name, source)
         return f"{self.database_url.rpartition('/')[0]}/{name}"
 
     def drop_database(self, name: str) -> None:

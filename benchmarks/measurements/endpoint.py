@@ -53,7 +53,8 @@ NOTES = [
     f"One gunicorn worker with {THREADS} threads, `AI_RETRY_MAX_CALLS={MAX_CALLS}`, straight to PostgreSQL, tokens "
     f"verified, {CLIENTS} clients; server, database, provider and clients share the machine. Processor time is that of "
     "all processes of the app, per request, and not that of PostgreSQL. Added is what a client waits beyond what it "
-    f"waits for the provider itself, which takes {PROVIDER_MS} ms, asked directly by as many clients.",
+    f"waits for the provider itself, which takes {PROVIDER_MS} ms, asked directly by as many clients: they can't make "
+    f"more than {CLIENTS * 1000 / PROVIDER_MS:.0f} requests a second, whatever serves them.",
     "What each does: ours verifies a token, reads the generation, checks every rule, opens an attempt durably, "
     "calls, checks the answer under its schema, and writes session, event, status and quota in one transaction. The "
     "bare view calls the provider with `requests` and returns the answer: no token, no database, no check. LiteLLM's "
@@ -111,7 +112,7 @@ def measure(stack: Stack, sizes: Sizes) -> Section:
 
 def _round(running: Sequence[Contender], provider: str, sizes: Sizes) -> Mapping[str, Mapping[str, float]]:
     """Ask each of them once, with and without a schema, by as many clients as the columns say."""
-    count = max(2 * CLIENTS, int(CLIENTS * _PER_CLIENT * sizes.seconds))
+    count = CLIENTS * max(2, round(_PER_CLIENT * sizes.seconds))  # as many of each client: none waits for the others
     alone = {clients: _alone(provider, clients) for clients in _ASKED_BY}
     found = {}
     for each in running:

@@ -103,7 +103,9 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
 
         Raises:
             TooManyParallel: also when ``max_calls`` calls are running here; nothing was written.
-            AiRetryError, ValueError: see there.
+            AiRetryError: see there.
+            ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
+                nothing was read.
         """
         with self._watch("retry", user_id, generation_id) as watch, CallSlot(self._slots) as slot:
             return retry.retry_generation(
@@ -138,7 +140,9 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
 
         Raises:
             NotConfigured: there is no queue.
-            AiRetryError, ValueError: see there.
+            AiRetryError: see there.
+            ValueError: an id is not a UUID, a key or a name can't be used, or a limit is lifted without ``operator``;
+                nothing was read.
         """
         storage = self._queue()
         with self._watch("enqueue", user_id, generation_id) as watch:

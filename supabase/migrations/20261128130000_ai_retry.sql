@@ -402,7 +402,6 @@ comment on column public.ai_retry_installation.is_only is 'Always true: the tabl
 
 create table if not exists public.ai_retry_outbox (
   id uuid primary key default gen_random_uuid(),
-  place bigint generated always as identity,
   type text not null,
   subject text not null,
   data jsonb not null,
@@ -414,7 +413,7 @@ create table if not exists public.ai_retry_outbox (
   foreign key (generation_id, number) references public.ai_retry_attempts (generation_id, number) on delete cascade
 );
 
-create index if not exists ai_retry_outbox_in_order on public.ai_retry_outbox (subject, place);
+create index if not exists ai_retry_outbox_in_order on public.ai_retry_outbox (subject, happened_at);
 create index if not exists ai_retry_outbox_due on public.ai_retry_outbox (due_at);
 create index if not exists ai_retry_outbox_attempt on public.ai_retry_outbox (generation_id, number);
 
@@ -424,11 +423,10 @@ grant select, insert, update, delete on table public.ai_retry_outbox to service_
 
 comment on table public.ai_retry_outbox is 'ai-retry: messages for the webhook that are not delivered yet; ids and codes, no content. Operators only.';
 comment on column public.ai_retry_outbox.id is 'Id of the message, the same at each delivery.';
-comment on column public.ai_retry_outbox.place is 'Orders the messages about one subject.';
 comment on column public.ai_retry_outbox.type is 'What happened, such as ai_retry.generation.succeeded.';
-comment on column public.ai_retry_outbox.subject is 'Generation, route or run that it is about: its messages are sent one after the other.';
+comment on column public.ai_retry_outbox.subject is 'Generation, route or run that it is about.';
 comment on column public.ai_retry_outbox.data is 'What the message says.';
-comment on column public.ai_retry_outbox.happened_at is 'When it happened.';
+comment on column public.ai_retry_outbox.happened_at is 'When it happened: the messages about one subject are sent in this order.';
 comment on column public.ai_retry_outbox.generation_id is 'Generation of the attempt that it is about: the message goes with it, and so with its user.';
 comment on column public.ai_retry_outbox.number is 'Number of that attempt.';
 comment on column public.ai_retry_outbox.tries is 'How often a process has taken it.';
@@ -463,7 +461,7 @@ grant select, insert, update, delete on table public.ai_retry_actions to service
 
 comment on table public.ai_retry_actions is
   'ai-retry: what operators did, by name and with a reason; ai_retry_prune removes old ones. Operators only.';
-comment on column public.ai_retry_actions.id is 'Chosen by whoever acts, so that recording can be repeated.';
+comment on column public.ai_retry_actions.id is 'Chosen by the caller, so that recording can be repeated.';
 comment on column public.ai_retry_actions.operator is 'The operator''s name.';
 comment on column public.ai_retry_actions.role is 'The operator''s role then: operator or admin.';
 comment on column public.ai_retry_actions.action is 'Such as retry, cancel, hold_route, set_quota or kept_answer.';
@@ -1128,7 +1126,8 @@ begin
   with due as materialized (
     select d.id from public.ai_retry_outbox d
     where d.due_at <= v_now and not exists (
-      select from public.ai_retry_outbox e where e.subject = d.subject and e.place < d.place)
+      select from public.ai_retry_outbox e
+      where e.subject = d.subject and (e.happened_at, e.id) < (d.happened_at, d.id))
     order by d.due_at limit (v_request -> 'limit')::integer for update skip locked
   ),
   taken as (
@@ -1138,7 +1137,7 @@ begin
       from due where o.id = due.id returning o.*
   )
   select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-      'id', t.id, 'type', t.type, 'happened_at', t.happened_at, 'data', t.data, 'tries', t.tries) order by t.place), '[]')
+      'id', t.id, 'type', t.type, 'happened_at', t.happened_at, 'data', t.data, 'tries', t.tries) order by t.happened_at), '[]')
     into v_taken from taken t;
   return v_taken;
 end
@@ -1751,8 +1750,8 @@ $$;
 revoke all on function public.ai_retry_keep(text) from public, anon, authenticated;
 grant execute on function public.ai_retry_keep(text) to service_role;
 comment on function public.ai_retry_keep(text) is
-  'The last resort: stores a paid answer that could not be settled with its open attempt, and ends the lease. Whoever '
-  'closes the attempt next records a rejected session. An attempt that is closed already keeps a late answer.';
+  'The last resort: stores a paid answer that could not be settled with its open attempt, and ends the lease. A later '
+  'begin closes the attempt with a rejected session. An attempt that is closed already keeps a late answer.';
 
 -- verbs/load
 
@@ -2198,8 +2197,10 @@ begin
         from public.ai_retry_attempts c where c.generation_id = v_id order by c.number desc limit 200)
       union all
       select o.number, pg_catalog.to_jsonb(o) - '{token,traceparent,request_digest,answer,call}'::text[]
-        || pg_catalog.jsonb_build_object(
-          'calls', '[]'::jsonb, 'stored_at', case when o.answer is not null then o.started_at end,
+        || coalesce(o.call, '{}') || pg_catalog.jsonb_build_object(
+          'calls', coalesce(o.call -> 'calls', '[]'),
+          'wire_requests', o.wire_requests + coalesce((o.call ->> 'wire_requests')::integer, 0),
+          'stored_at', case when o.answer is not null then o.started_at end,
           'due_at', case when o.lease_expires_at is null then o.due_at end)
       from public.ai_retry_open o where o.generation_id = v_id
     ) u

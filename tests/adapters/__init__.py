@@ -1,6 +1,6 @@
-"""The how-tos' examples for SDKs and frameworks, which only `make test-adapters` installs and runs.
+"""The how-tos' examples for SDKs and frameworks, and the types of all examples: only `make test-adapters` runs them.
 
-They are large, and some of them leave event loops open, which would fail whatever test runs when those are collected.
+The SDKs are large, and some leave event loops open, which would fail any test that runs when those are collected.
 """
 
 import os

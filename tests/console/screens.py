@@ -3,9 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
+
+from PIL import Image
 
 from tests.helpers.console_host import COOKIE
 from tools.npm import REPOSITORY, install_node_packages
@@ -103,9 +106,14 @@ class Screen:
             if each["impact"] in SERIOUS
         ]
 
-    def picture(self, path: Path, *, full: bool = True) -> None:
-        """Keep what is seen."""
-        self.page.screenshot(path=path, full_page=full)
+    def picture(self, path: Path, *, height: int) -> None:
+        """Keep the page's upper part, in few colours: the documentation shows it."""
+        size = self.page.viewport_size
+        assert size is not None
+        tall = min(height, self.page.evaluate("document.documentElement.scrollHeight"))
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": tall}
+        png = self.page.screenshot(full_page=True, clip=clip)  # type: ignore[arg-type]
+        Image.open(BytesIO(png)).convert("RGB").quantize(64).save(path, optimize=True)
 
     def close(self) -> None:
         """Close the window."""

@@ -55,8 +55,8 @@ def seen_on_now(stage: Stage, screen: Screen, port: int) -> None:
     eventually(lambda: of_worker(port, "ai_retry_parked") >= 1, within=60)
     screen.open("/")
     assert screen.by("route").count() == 1
-    assert screen.by("no-alarm").is_visible()
-    stage.connection.execute("update public.ai_retry_outages set since = since - interval '6 minutes'")
+    assert screen.page.locator("[data-alarm=AiRetryProviderUnavailable]").count() == 0
+    stage.connection.execute("update public.ai_retry_outages set began_at = began_at - interval '6 minutes'")
 
     def alarms() -> bool:
         screen.open("/")

@@ -32,6 +32,8 @@ from tests.helpers.worlds import PROMPT_DATA
 from tests.unit.http_edge import closed_document
 from tools.stack import SignedInUser, Stack
 
+pytestmark = pytest.mark.no_cover  # it makes random tests three times as long
+
 RETRY = "/sessions/ai/{generationId}/retry"
 WITH_ID = ("GET /sessions/ai/{generationId}", f"POST {RETRY}", f"DELETE {RETRY}")
 LIST, CREATE = "GET /sessions/ai", "POST /sessions/ai"

@@ -21,7 +21,6 @@ from tests.helpers import books
 
 Turn: TypeAlias = tuple[Kind, int]  # and the run's own seed
 
-_AT_ONCE = 8
 _STARTS_WITHIN, _CALLS_WITHIN = 3.0, 0.2  # seconds; a slow answer takes longer than the second
 _LOCKED_FOR = SETTLE_FOR.total_seconds() + 1
 _ENOUGH = 3  # runs of a kind, in one of which its fault must have happened
@@ -30,12 +29,12 @@ _ENOUGH = 3  # runs of a kind, in one of which its fault must have happened
 class Campaign:
     """Runs kinds of faults in turn, and collects what the checker says."""
 
-    def __init__(self, stage: Stage, *, seed: int) -> None:
+    def __init__(self, stage: Stage, *, seed: int, at_once: int = 8) -> None:
         self.histories: list[History] = []
         self.violations: list[str] = []
         self.seconds = 0.0
         self._stage, self._seed, self._random = stage, seed, Random(seed)
-        self._fsync = stage.fsync()
+        self._fsync, self._at_once = stage.fsync(), at_once
         self._runs: dict[UUID, History] = {}
 
     def run(self, kinds: Sequence[Kind], *, runs: int, seconds: float) -> None:
@@ -47,11 +46,11 @@ class Campaign:
         turns = list(zip(itertools.cycle(kinds), range(self._seed, self._seed + runs), strict=False))
         single = [turn for turn in turns if turn[0].event is None]
         together = sorted((turn for turn in turns if turn[0].event), key=lambda turn: turn[0].name)
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
+        with ThreadPoolExecutor(self._at_once) as threads:
             for _, group in itertools.groupby(together, key=lambda turn: turn[0].name):
                 if time.monotonic() - began < seconds:
                     self._together(list(group), threads)
-            for batch in _batches(single):
+            for batch in _batches(single, self._at_once):
                 if time.monotonic() - began < seconds:
                     list(threads.map(self._alone, batch))
         self.seconds = time.monotonic() - began
@@ -137,6 +136,6 @@ class Campaign:
                     self.violations.append(f"seed {history.seed}, {history.kind.name}: the books say {said}")
 
 
-def _batches(turns: Sequence[Turn]) -> Iterator[Sequence[Turn]]:
-    for first in range(0, len(turns), _AT_ONCE):
-        yield turns[first : first + _AT_ONCE]
+def _batches(turns: Sequence[Turn], size: int) -> Iterator[Sequence[Turn]]:
+    for first in range(0, len(turns), size):
+        yield turns[first : first + size]

@@ -1,6 +1,7 @@
 """A host with the console in this process, visited as browsers and attackers do: with their headers, or without."""
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,16 +12,19 @@ from flask import Flask, url_for
 from flask.testing import FlaskClient
 from flask_cors import CORS
 from flask_wtf import CSRFProtect
+from flask_wtf.csrf import generate_csrf
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import TestResponse
 
 from ai_retry.client import Client
 from ai_retry.flask import create_console
+from ai_retry.flask.console.tokens import Tokens
 from tests.helpers.console_host import COOKIE, signed_in
 from tests.helpers.html_pages import HtmlPage
 
 SECRET: Final = "the-host's-key-of-these-tests"
 TOKEN: Final = "ai_retry_token"
+_HOST_TOKEN: Final = "/token-of-the-host"
 FORM: Final = "application/x-www-form-urlencoded"
 
 
@@ -40,6 +44,7 @@ class Host:
 
 
 def _protected(app: Flask) -> object:
+    app.add_url_rule(_HOST_TOKEN, view_func=generate_csrf, endpoint="token_of_the_host")
     return CSRFProtect(app)
 
 
@@ -160,6 +165,13 @@ class Visits:
         forms = [form for form in self.page(page, who).forms if form.method == "post" and TOKEN in form.fields]
         assert forms, f"no form for {who} at {page}"
         return {name: value for name, value in forms[0].fields.items() if name in (TOKEN, "csrf_token")}
+
+    def tokens_of(self, who: str) -> dict[str, str]:
+        """Make what a form of this person would carry, where a page shows them none."""
+        tokens = {TOKEN: Tokens.of([SECRET], time.time).form(who.partition(".")[0])}
+        if "csrf" in self.app.extensions:
+            tokens["csrf_token"] = self._jar(who).get(_HOST_TOKEN, headers=self.host.behind).text
+        return tokens
 
     def send(self, submission: Submission) -> TestResponse:
         """Send it, with the headers that a browser adds to a form of the console's own page."""

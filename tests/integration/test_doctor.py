@@ -214,21 +214,23 @@ BROKEN: Mapping[str, Damage] = {
     ),
     "no seam": Damage(
         (f"drop function {SEAM}",),
-        Check.SEAM, "there is no function public.ai_retry_create_session", "ai-retry migrations copy", corrected=False,
+        Check.SESSION_FUNCTION, "there is no function public.ai_retry_create_session", "ai-retry migrations copy",
+        corrected=False,
     ),
     "a seam that returns something else": Damage(
         (f"drop function {SEAM}", f"create function {SEAM} returns text language sql as 'select null::text'",
          f"revoke all on function {SEAM} from public, anon, authenticated",
          f"grant execute on function {SEAM} to service_role"),
-        Check.SEAM, "that returns jsonb", "ai-retry migrations copy", corrected=False,
+        Check.SESSION_FUNCTION, "that returns jsonb", "ai-retry migrations copy", corrected=False,
     ),
     "users may execute the seam": Damage(
         (f"grant execute on function {SEAM} to authenticated",),
-        Check.SEAM, "authenticated may execute ai_retry_create_session: sessions that were charged to no one",
+        Check.SESSION_FUNCTION,
+        "authenticated may execute ai_retry_create_session: sessions that were charged to no one",
     ),
     "the service role may not execute the seam": Damage(
         (f"revoke execute on function {SEAM} from service_role",),
-        Check.SEAM, "service_role may not execute ai_retry_create_session",
+        Check.SESSION_FUNCTION, "service_role may not execute ai_retry_create_session",
     ),
     "no pgmq": Damage(
         ("drop schema pgmq cascade",),
@@ -488,7 +490,10 @@ def test_role_that_sees_no_rows_is_named(migrated_database: str, provider: str) 
     finally:
         executed(migrated_database, f"drop role {role}")
 
-    assert f"it hides rows from {role} in ai_retry_answers, ai_retry_attempts" in the(examination).problem
+    assert (
+        f"it hides rows from {role} in ai_retry_actions, ai_retry_answers, ai_retry_attempts"
+        in the(examination).problem
+    )
     assert "bypassrls" in the(examination).remedy
 
 
@@ -776,15 +781,16 @@ def test_wrong_key_of_the_data_api_is_named(stack: Stack, provider: str) -> None
 
 
 def test_anonymous_key_of_the_data_api_is_named(stack: Stack, provider: str) -> None:
-    """An older project's anonymous key in place of the secret one is named: its role may execute nothing of ours."""
+    """A legacy anonymous key in place of the secret key is named: its role may execute nothing of ours."""
     key = jwt.encode({"role": "anon", "exp": 4102444800}, stack.jwt_secret, algorithm="HS256")
     environ = over_data_api(stack, provider) | {"SUPABASE_SECRET_KEY": key}
 
-    finding = the(examine(environ, clock=HERE))
+    hint, finding = sorted(examine(environ, clock=HERE).findings, key=lambda each: each.level)
 
     assert (finding.check, finding.level) == (Check.CONNECTION, Level.PROBLEM)
     assert "refused" in finding.problem
     assert "service role" in finding.remedy or "SUPABASE_SECRET_KEY" in finding.remedy
+    assert (hint.level, hint.problem.partition(",")[0]) == (Level.HINT, "SUPABASE_SECRET_KEY is a legacy key")
 
 
 def test_configuration_is_named_whole(provider: str) -> None:

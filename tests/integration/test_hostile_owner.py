@@ -35,7 +35,7 @@ from tests.helpers.world import REFUSALS, SqlWorld
 from tests.helpers.worlds import PROMPT_DATA, Row
 from tests.integration.test_migrations import AN_APP
 from tools.push import apply_migrations
-from tools.stack import MIGRATIONS
+from tools.stack import MIGRATIONS, Stack
 
 POLICIES = """
 grant select, insert, update, delete on public.generations to authenticated;
@@ -135,22 +135,40 @@ class Scene:
         self.world.advance(PAST_EVERY_WAIT)
 
 
-@pytest.fixture
-def scene(bare_database: str) -> Iterator[Scene]:
-    """The app of the migrations' tests, its users let in, and a user signed in to its Data API."""
-    with (
-        psycopg.connect(bare_database, autocommit=True) as connection,
-        psycopg.connect(bare_database, autocommit=True) as hostile,
-    ):
+@pytest.fixture(scope="module")
+def app_without_rows(stack: Stack) -> Iterator[str]:
+    """The name of a database with the app of the migrations' tests, its users let in; each test has a copy."""
+    name = f"test_{uuid4().hex}"
+    url = stack.create_database(name, migrated=False)
+    with psycopg.connect(url, autocommit=True) as connection:
         connection.execute((AN_APP + POLICIES + REFUSALS).encode())
-        apply_migrations(bare_database, MIGRATIONS)
-        storage = PostgresStorage(bare_database, max_connections=3)
+    apply_migrations(url, MIGRATIONS)
+    yield name
+    stack.drop_database(name)
+
+
+@pytest.fixture
+def database(stack: Stack, app_without_rows: str) -> Iterator[str]:
+    """The URL of a copy."""
+    name = f"test_{uuid4().hex}"
+    yield stack.copy_database(app_without_rows, name)
+    stack.drop_database(name)
+
+
+@pytest.fixture
+def scene(database: str) -> Iterator[Scene]:
+    """The app, and a user signed in to its Data API."""
+    with (
+        psycopg.connect(database, autocommit=True) as connection,
+        psycopg.connect(database, autocommit=True) as hostile,
+    ):
+        storage = PostgresStorage(database, max_connections=3)
         world = SqlWorld(storage, connection)
         user_id = world.new_user()
         hostile.execute("select set_config('request.jwt.claims', %s, false)", [f'{{"sub": "{user_id}"}}'])
         hostile.execute("select set_config('request.jwt.claim.sub', %s, false)", [str(user_id)])
         hostile.execute("set role authenticated")
-        yield Scene(bare_database, world, hostile, user_id, world.new_generation(user_id))
+        yield Scene(database, world, hostile, user_id, world.new_generation(user_id))
         storage.close()
 
 

@@ -115,6 +115,16 @@ def fill(connection: psycopg.Connection, user_id: UUID) -> None:
             " values (%s, 'x', 'ada', '{}', clock_timestamp())",
             [uuid4()],
         ),
+        (
+            "ai_retry_outbox (type, subject, data, happened_at, due_at, generation_id, number) values ('x', 'x',"
+            " jsonb_build_object('user_id', %s::text), clock_timestamp(), clock_timestamp() + interval '1 day', %s, 2)",
+            [user_id, generation_id],
+        ),
+        (
+            "ai_retry_actions (id, operator, role, action, target, user_id, reason, at)"
+            " values (%s, 'ada', 'operator', 'retry', 'x', %s, 'x', clock_timestamp())",
+            [uuid4(), user_id],
+        ),
     ):
         connection.execute(f"insert into public.{statement}".encode(), arguments)
 

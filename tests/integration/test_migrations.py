@@ -19,7 +19,7 @@ from tools.stack import MIGRATIONS
 
 OUR_TABLES = {
     *("ai_retry_open", "ai_retry_attempts", "ai_retry_answers", "ai_retry_quotas", "ai_retry_outages"),
-    *("ai_retry_recoveries", "ai_retry_installation", "ai_retry_outbox"),
+    *("ai_retry_recoveries", "ai_retry_installation", "ai_retry_outbox", "ai_retry_actions"),
 }
 APP_TABLES = {"generations", "sessions", "generation_error_logs", "events"}
 

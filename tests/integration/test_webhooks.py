@@ -29,7 +29,7 @@ from tools.stack import Stack
 from tools.waiting import eventually
 from tools.worker_process import COMMAND, Provider, running_worker
 
-OUTBOX = "select type, generation_id from public.ai_retry_outbox order by place"
+OUTBOX = "select type, generation_id from public.ai_retry_outbox order by happened_at"
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ READERS = (
     Reader(context_from=stored_context, route_of=_route),
     Reader(context_from=stored_context, route_of=_routes),
 )
-HISTORIES = int(os.environ.get("FUZZ", "24"))
+HISTORIES = int(os.environ.get("FUZZ", "12"))  # `make campaigns`: 24
 STEPS = 60
 MOST = 8  # generations: to look at all of them takes time
 TOLERANCE = 6.0  # seconds that a step may take on a busy machine
@@ -403,7 +403,8 @@ class Side:
         """What operators read, but what is counted over users of other histories."""
         storage = cast("OperatorStorage", self.storage)
         quotas = [storage.user_quota(user, POLICY.quota) for user in self.users]
-        records = [storage.attempt_records(each) for each in self.generations]
+        present = [each for index, each in enumerate(self.generations) if self._load(index, None) is not None]
+        records = [storage.attempt_records(each) for each in present]  # an answer goes with its generation
         routes = storage.overview().routes
         return [
             [(each.override, each.live, each.queued, each.quota.limit, each.quota.captured) for each in quotas],
@@ -493,10 +494,11 @@ def _may_differ(memory: MemoryWorld) -> bool:
 
 
 def _comes_due(memory: MemoryWorld) -> bool:
-    """Whether a queued attempt becomes due while a step over SQL may last: then one of the two counts it, by chance."""
+    """Whether a queued attempt becomes due, or a hold ends, while a step over SQL may last: then one counts it."""
     now, rows = memory.clock.now(), memory.storage.rows.values()
     due_at = [row.next_attempt_at for row in rows if row.is_queued and row.next_attempt_at is not None]
-    return any(0 < (each - now).total_seconds() < TOLERANCE for each in due_at)
+    held = [each.held_until for each in memory.storage.overview().routes if each.held_until is not None]
+    return any(0 < (each - now).total_seconds() < TOLERANCE for each in (*due_at, *held))
 
 
 ACTS = (

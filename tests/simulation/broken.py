@@ -398,13 +398,20 @@ BROKEN = (
 # Where the hunt begins for those that few histories show: the first seed that shows them. It may begin anywhere; should
 # the simulation change, it only takes longer.
 FIRST_SEEDS: Mapping[type[MemoryStorage], int] = {
-    BeginsForAnyone: 25,
+    BeginsForAnyone: 51,
+    ComparesNoStatus: 39,
     CountsNoUnits: 19,
-    DiscardsWhatIsUsed: 30,
+    CreatesBeforeItCounts: 9,
+    DiscardsWhatIsUsed: 93,
     ForgetsHolds: 19,
     ForgetsLostMessages: 14,
-    InformsNoAppLater: 13,
-    PostponesNothing: 41,
-    PutsBackUnderItsToken: 30,
+    IgnoresOverrides: 11,
+    IgnoresStoredAnswers: 12,
+    InformsNoAppLater: 63,
+    InformsNotOfWhatItBegins: 42,
+    KeepsTwice: 20,
+    PostponesNothing: 47,
+    PutsBackUnderItsToken: 36,
     ReleasesWhatWaits: 19,
+    SharesSessions: 35,
 }

@@ -9,7 +9,7 @@ from ai_retry.testing.memory import MemoryStorage
 from tests.simulation.broken import BROKEN, FIRST_SEEDS
 from tests.simulation.simulator import histories
 
-HISTORIES = int(os.environ.get("FUZZ", "300"))
+HISTORIES = int(os.environ.get("FUZZ", "120"))  # `make campaigns`: 300
 SEED = int(os.environ.get("SEED", "1"))
 STEPS = 400
 ENOUGH = 100  # histories in which everything happens

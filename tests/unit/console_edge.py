@@ -98,7 +98,9 @@ class ConsoleEdge:
         return self.get(response.headers["Location"].removeprefix(PREFIX), who).get_data(as_text=True)
 
 
-def console_edge(plans: Path, *script: AiStep, default: AiStep | None = ANSWER, **options: Any) -> ConsoleEdge:
+def console_edge(
+    plans: Path, *script: AiStep, default: AiStep | None = ANSWER, max_calls: int = 32, **options: Any
+) -> ConsoleEdge:
     """Build one whose provider plays a script, then answers."""
     storage, ai = MemoryStorage(SystemClock()), ScriptedAiProvider(*script, default=default)
     client = Client(
@@ -108,6 +110,7 @@ def console_edge(plans: Path, *script: AiStep, default: AiStep | None = ANSWER, 
         operator_storage=storage,
         ai=ai,
         provider="provider.example",
+        max_calls=max_calls,
     )
     return ConsoleEdge(storage=storage, ai=ai, client=client, plans=plans, **options)
 

@@ -31,7 +31,7 @@ COMMANDS = sorted(
 
 def parse(command: click.Command, words: list[str], parent: click.Context | None = None) -> None:
     """Let click parse a command line, down to its last word, without running it."""
-    if isinstance(command, click.Group):
+    if isinstance(command, click.Group) and not (command.invoke_without_command and not words):
         name, *words = words
         parse(command.commands[name], words, click.Context(command, info_name=command.name, parent=parent))
     else:
@@ -46,7 +46,8 @@ def test_commands_of_pages_are_understood(words: str, monkeypatch: pytest.Monkey
     (tmp_path / "answer.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
 
-    parse(cli, shlex.split(words.replace("$GENERATION", str(uuid4()))))  # as the reader's shell does
+    words = re.sub(r"\$(?:GENERATION|USER_ID)\b", str(uuid4()), words)  # as the reader's shell does
+    parse(cli, shlex.split(words))
 
 
 WORDS = (

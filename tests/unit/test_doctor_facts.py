@@ -104,3 +104,13 @@ def test_legacy_keys_are_hinted_at(secret: str | None, publishable: str | None, 
 
     assert [each.problem.partition(" ")[0] for each in found] == hinted
     assert all("sb_" in each.remedy and "legacy.key" not in f"{each}" for each in found)
+
+
+@pytest.mark.parametrize("reached", [each for each in outside.Reach if each is not outside.Reach.OPEN])
+def test_receiver_of_the_webhook_that_can_t_be_reached_is_named(reached: outside.Reach) -> None:
+    """Messages would wait; nothing is said of one that can be reached, and nothing is sent to it."""
+    (finding,) = outside.webhook(reached)
+
+    assert str(reached) in finding.problem
+    assert "AI_RETRY_WEBHOOK_URL" in finding.remedy
+    assert list(outside.webhook(outside.Reach.OPEN)) == []

@@ -337,6 +337,7 @@ def test_events_hold_nothing_secret() -> None:
         *("reason", "cause", "at", "stack", "outcome", "counted", "goes_on", "provider_outcome", "prompt_tokens"),
         *("completion_tokens", "total_tokens", "cost", "seconds", "call_seconds", "claim_seconds", "settle_seconds"),
         *("wait_seconds", "retry_after_seconds", "failures", "slots", "parked", "concurrency", "taken", "left"),
+        *("ended_seconds_ago", "message", "message_id", "tries"),
     }
 
 

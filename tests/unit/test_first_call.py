@@ -11,7 +11,7 @@ import pytest
 import ai_retry
 from ai_retry.client import Client
 from ai_retry.domain import queue
-from ai_retry.domain.change import Begin, CloseOver, Discard, Settle
+from ai_retry.domain.change import Begin, CloseOver, Discard, Reply, Settle
 from ai_retry.domain.decide import first
 from ai_retry.domain.errors import (
     AiRetryError,
@@ -775,3 +775,21 @@ class TestLater:
 
         with pytest.raises(LeaseLost):
             act(case)
+
+
+@pytest.mark.parametrize("ask", [Case.generate, Case.enqueue], ids=["now", "later"])
+def test_storage_that_never_creates_is_given_up(ask: Callable[[Case], object]) -> None:
+    """A begin that is stale time after time ends without a call, as if an attempt were under way."""
+    case = Case()
+    case.storage.hooks = {
+        "begin": lambda change: Reply(
+            applied=False,
+            snapshot=case.storage.load(change.user_id, change.generation_id, case.policy.quota, None, creating=True),
+        )
+    }
+
+    with pytest.raises(RetryInProgress) as caught:
+        ask(case)
+
+    assert (caught.value.generation_id, case.ai.calls) == (None, [])
+    assert case.storage.calls.count("begin") > 1

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,6 +26,9 @@ from ai_retry.events import (
     ProviderCalled,
     Refused,
     RequestFailed,
+    WebhookDelivered,
+    WebhookFailed,
+    WebhookGivenUp,
     WorkerFailed,
     WorkerPolled,
 )
@@ -210,6 +214,22 @@ def test_processes_expose_the_sum_of_all(tmp_path: Path) -> None:
     assert [line.rpartition(" ")[2] for line in counts if 'outcome="succeeded"' in line] == ["7.0"]
     assert 'duration_seconds_count{model="small",provider="none"} 7.0' in text
     assert text.count("\nai_retry_worker_last_poll_timestamp_seconds ") == 1
+
+
+def test_tries_of_messages_are_counted() -> None:
+    """By what became of them; an outbox that can't be read is no try."""
+    metrics = PrometheusEvents()
+    about: dict[str, Any] = {"message": "ai_retry.generation.succeeded"}
+
+    metrics(WebhookDelivered(**about))
+    for _ in range(2):
+        metrics(WebhookFailed(**about, code="HTTP_500"))
+    metrics(WebhookGivenUp(**about, code="HTTP_500"))
+    metrics(WebhookFailed(code="STORAGE_UNAVAILABLE"))
+
+    found = samples(metrics.exposition())
+    ends = ("delivered", "failed", "given_up")
+    assert [found[f"ai_retry_webhooks_total{{end={each}}}"] for each in ends] == [1, 2, 1]
 
 
 def test_polls_are_an_instant() -> None:

@@ -1,4 +1,4 @@
-"""How a stored generation is read back as a question: the default of the ``context_from`` seam.
+"""How a stored generation is read back as a question: the default of ``context_from``.
 
 ``prompt_data`` comes from the app and, where a policy lets end users write it, from anyone: it is read strictly, and
 only sampling parameters get through to the provider.

@@ -19,7 +19,7 @@ from ai_retry.domain.recovery import Filter
 class Order:
     """Who does what, and why; recorded."""
 
-    id: UUID  # chosen by whoever acts, so that recording can be repeated
+    id: UUID  # chosen by the caller, so that recording can be repeated
     operator: str
     role: str
     action: str  # such as ``retry`` or ``hold_route``

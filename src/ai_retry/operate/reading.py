@@ -177,7 +177,7 @@ class Reads:
 
 
 def _checked(wanted: Filter) -> Filter:
-    """Refuse a search by more or longer words than anybody needs.
+    """Refuse a search by more or longer words than a person needs.
 
     Raises:
         ValueError: names the argument.

@@ -76,6 +76,11 @@ class Plan:
         """Selected generations at which it has made no attempt yet, or one that has not ended."""
         return len(self.selected) - self.done
 
+    @property
+    def most_workers(self) -> int:
+        """How many calls at once ``run`` may be given: the client's ``max_calls``."""
+        return self._parts.slots.limit
+
     def run(
         self,
         *,
@@ -102,8 +107,8 @@ class Plan:
             on_outage: whether to wait for an unavailable provider, or stop.
             operator: who runs it, recorded on every attempt; this machine's user when None. A plan that lifts a limit
                 (``waive``, ``charge=False``, a policy of its own) is run only by an operator who gives a name.
-            on_progress: gets a ``RunProgress`` several times a second, in place of a bar; when it returns False, no
-                further call is started, those that run are finished, and the report is returned.
+            on_progress: gets a ``RunProgress``, in place of a bar, before each call and every second; when it returns
+                False, no further call is started, those that run are finished, and the report is returned.
 
         Raises:
             ValueError: names the argument; nothing was read or written.

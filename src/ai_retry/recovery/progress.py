@@ -23,7 +23,7 @@ class RunProgress:
 
 
 OnProgress: TypeAlias = Callable[[RunProgress], bool]
-"""Gets the progress several times a second; False pauses the run."""
+"""Gets the progress before each call, after the last, and every second; False pauses the run."""
 
 
 class Progress:

@@ -66,6 +66,7 @@ class _Run:
         self._outcomes = Counter[str]()
         self._finished = Event()  # joining a thread is not safe against an interruption, waiting for an event is
         self._left = left
+        self._progress = Progress(0, done=0, on_progress=lambda _: True)
         self._running = 0
         self._spent = Decimal(0)
         self._crash: BaseException | None = None
@@ -78,13 +79,11 @@ class _Run:
         scheduler = Thread(target=self._schedule, name="ai-retry-run")
         try:
             with Progress(len(self._plan.selected), done=self._done, on_progress=on_progress) as progress:
+                self._progress = progress
                 scheduler.start()
                 while not self._finished.wait(_LOOK):
                     progress.show(self._outcomes, self._pace)
-                    if not progress.goes_on(self._outcomes, self._pace) and self._pace.stopped is None:
-                        self._pace.stopped = "PAUSED"
                 progress.show(self._outcomes, self._pace)
-                progress.goes_on(self._outcomes, self._pace)
         except BaseException as interruption:  # noqa: BLE001 - raised again below
             self._pace.stopped, self._crash = "INTERRUPTED", interruption
         if scheduler.ident is not None:
@@ -110,6 +109,7 @@ class _Run:
             with ThreadPoolExecutor(self._max_workers, thread_name_prefix="ai-retry") as pool:
                 while self._running or (self._line and self._pace.stopped is None):
                     self._take_end(self._start(pool))
+                self._look()
         except BaseException as defect:  # noqa: BLE001 - the caller raises it
             self._crash = defect
         finally:
@@ -118,6 +118,7 @@ class _Run:
     def _start(self, pool: ThreadPoolExecutor) -> float | None:
         """Start all that may start now; return the seconds until more may, None: when something has ended."""
         while True:
+            self._look()
             now = self._parts.clock.monotonic()
             wait = self._pace.wait(now, self._running)
             if wait != 0:
@@ -131,6 +132,11 @@ class _Run:
                 return self._line.wait(now)
             if not self._starts(pool, task, now):
                 return None
+
+    def _look(self) -> None:
+        """Report the progress, and pause where that is wanted."""
+        if not self._progress.goes_on(self._outcomes, self._pace) and self._line and self._pace.stopped is None:
+            self._pace.stopped = "PAUSED"
 
     def _starts(self, pool: ThreadPoolExecutor, task: Task, now: float) -> bool:
         """Start one; False: the process ends, which takes no new calls."""

@@ -55,14 +55,18 @@ class RunOptions:
         check_operator(operator, lifted=terms.lifting(usual))
         return cls(
             max_workers=max_workers,
-            interval=_interval(rate),
+            interval=interval_of(rate),
             stop_on_outage=on_outage == "stop",
             operator=_this_user() if operator is None else operator,
         )
 
 
-def _interval(rate: str | None) -> float:
-    """Read ``60/minute``: seconds between two starts."""
+def interval_of(rate: str | None) -> float:
+    """Read ``60/minute``: seconds between two starts.
+
+    Raises:
+        ValueError: names the argument and what it may be.
+    """
     if rate is None:
         return 0.0
     match = _RATE.fullmatch(rate) if isinstance(rate, str) else None

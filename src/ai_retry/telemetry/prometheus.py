@@ -232,7 +232,7 @@ class PrometheusEvents:
                 self._spooled.labels("settled").inc()
             case RouteClosed():
                 self._closures.inc()
-            case WebhookDelivered() | WebhookFailed() | WebhookGivenUp():
+            case WebhookDelivered() | WebhookFailed() | WebhookGivenUp() if event.message is not None:
                 self._webhooks.labels(event.name.removeprefix("webhook_")).inc()
 
     def _count_end(self, event: AttemptEvent) -> None:

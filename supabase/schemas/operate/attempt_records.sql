@@ -13,8 +13,10 @@ begin
         from public.ai_retry_attempts c where c.generation_id = v_id order by c.number desc limit 200)
       union all
       select o.number, pg_catalog.to_jsonb(o) - '{token,traceparent,request_digest,answer,call}'::text[]
-        || pg_catalog.jsonb_build_object(
-          'calls', '[]'::jsonb, 'stored_at', case when o.answer is not null then o.started_at end,
+        || coalesce(o.call, '{}') || pg_catalog.jsonb_build_object(
+          'calls', coalesce(o.call -> 'calls', '[]'),
+          'wire_requests', o.wire_requests + coalesce((o.call ->> 'wire_requests')::integer, 0),
+          'stored_at', case when o.answer is not null then o.started_at end,
           'due_at', case when o.lease_expires_at is null then o.due_at end)
       from public.ai_retry_open o where o.generation_id = v_id
     ) u

@@ -16,7 +16,8 @@ begin
   with due as materialized (
     select d.id from public.ai_retry_outbox d
     where d.due_at <= v_now and not exists (
-      select from public.ai_retry_outbox e where e.subject = d.subject and e.place < d.place)
+      select from public.ai_retry_outbox e
+      where e.subject = d.subject and (e.happened_at, e.id) < (d.happened_at, d.id))
     order by d.due_at limit (v_request -> 'limit')::integer for update skip locked
   ),
   taken as (
@@ -26,7 +27,7 @@ begin
       from due where o.id = due.id returning o.*
   )
   select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-      'id', t.id, 'type', t.type, 'happened_at', t.happened_at, 'data', t.data, 'tries', t.tries) order by t.place), '[]')
+      'id', t.id, 'type', t.type, 'happened_at', t.happened_at, 'data', t.data, 'tries', t.tries) order by t.happened_at), '[]')
     into v_taken from taken t;
   return v_taken;
 end

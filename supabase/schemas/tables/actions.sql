@@ -25,7 +25,7 @@ grant select, insert, update, delete on table public.ai_retry_actions to service
 
 comment on table public.ai_retry_actions is
   'ai-retry: what operators did, by name and with a reason; ai_retry_prune removes old ones. Operators only.';
-comment on column public.ai_retry_actions.id is 'Chosen by whoever acts, so that recording can be repeated.';
+comment on column public.ai_retry_actions.id is 'Chosen by the caller, so that recording can be repeated.';
 comment on column public.ai_retry_actions.operator is 'The operator''s name.';
 comment on column public.ai_retry_actions.role is 'The operator''s role then: operator or admin.';
 comment on column public.ai_retry_actions.action is 'Such as retry, cancel, hold_route, set_quota or kept_answer.';

@@ -3,7 +3,6 @@
 
 create table public.ai_retry_outbox (
   id uuid primary key default gen_random_uuid(),
-  place bigint generated always as identity,
   type text not null,
   subject text not null,
   data jsonb not null,
@@ -15,7 +14,7 @@ create table public.ai_retry_outbox (
   foreign key (generation_id, number) references public.ai_retry_attempts (generation_id, number) on delete cascade
 );
 
-create index ai_retry_outbox_in_order on public.ai_retry_outbox (subject, place);
+create index ai_retry_outbox_in_order on public.ai_retry_outbox (subject, happened_at);
 create index ai_retry_outbox_due on public.ai_retry_outbox (due_at);
 create index ai_retry_outbox_attempt on public.ai_retry_outbox (generation_id, number);
 
@@ -25,11 +24,10 @@ grant select, insert, update, delete on table public.ai_retry_outbox to service_
 
 comment on table public.ai_retry_outbox is 'ai-retry: messages for the webhook that are not delivered yet; ids and codes, no content. Operators only.';
 comment on column public.ai_retry_outbox.id is 'Id of the message, the same at each delivery.';
-comment on column public.ai_retry_outbox.place is 'Orders the messages about one subject.';
 comment on column public.ai_retry_outbox.type is 'What happened, such as ai_retry.generation.succeeded.';
-comment on column public.ai_retry_outbox.subject is 'Generation, route or run that it is about: its messages are sent one after the other.';
+comment on column public.ai_retry_outbox.subject is 'Generation, route or run that it is about.';
 comment on column public.ai_retry_outbox.data is 'What the message says.';
-comment on column public.ai_retry_outbox.happened_at is 'When it happened.';
+comment on column public.ai_retry_outbox.happened_at is 'When it happened: the messages about one subject are sent in this order.';
 comment on column public.ai_retry_outbox.generation_id is 'Generation of the attempt that it is about: the message goes with it, and so with its user.';
 comment on column public.ai_retry_outbox.number is 'Number of that attempt.';
 comment on column public.ai_retry_outbox.tries is 'How often a process has taken it.';

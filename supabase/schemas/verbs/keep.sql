@@ -22,5 +22,5 @@ $$;
 revoke all on function public.ai_retry_keep(text) from public, anon, authenticated;
 grant execute on function public.ai_retry_keep(text) to service_role;
 comment on function public.ai_retry_keep(text) is
-  'The last resort: stores a paid answer that could not be settled with its open attempt, and ends the lease. Whoever '
-  'closes the attempt next records a rejected session. An attempt that is closed already keeps a late answer.';
+  'The last resort: stores a paid answer that could not be settled with its open attempt, and ends the lease. A later '
+  'begin closes the attempt with a rejected session. An attempt that is closed already keeps a late answer.';

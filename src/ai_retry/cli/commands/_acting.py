@@ -1,4 +1,4 @@
-"""What commands share that act for an operator: who, why, and the operations. Whoever has the key is an admin."""
+"""What commands share that act for an operator: who, why, and the operations. Who has the service key is an admin."""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeVar

@@ -36,8 +36,8 @@ from ai_retry.operate.operator import Operator
 def console(*, port: int, operator: str | None, show_answers: bool, plans: Path | None) -> None:
     """Serve pages that show failures, routes, the queue and books, and that retry and recover.
 
-    It listens on 127.0.0.1 only, and prints an address that works once. Whoever opens it has the role admin, as
-    whoever holds the service key has. It opens nothing by itself; Ctrl-C ends it, and pauses a recovery that runs.
+    It listens on 127.0.0.1 only, and prints an address that works once. The browser that opens it has the role admin,
+    since the command holds the secret key. It opens nothing by itself; Ctrl-C ends it, and pauses a recovery that runs.
     """
     with reported():
         local = _local()

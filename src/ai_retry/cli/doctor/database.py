@@ -161,33 +161,34 @@ def _writable_generations(case: Case) -> Iterator[Finding]:
             )
 
 
-def _seam(case: Case) -> Iterator[Finding]:
+def _session_function(case: Case) -> Iterator[Finding]:
     described = case.database.binding
     wanted = described.session_function if described is not None else None
-    seam = next((each for each in case.database.functions if each.creates_sessions), None)
+    creator = next((each for each in case.database.functions if each.creates_sessions), None)
     if not case.creates_sessions():
         yield Finding(
-            Check.SEAM,
+            Check.SESSION_FUNCTION,
             f"there is no function {wanted} that returns jsonb",
             f"create it as {case.shipped.functions[DESCRIBE].migration} does; `ai-retry migrations copy DIR` writes "
             "it. Until then every retry is refused, before any call",
         )
-    if seam is not None:
-        yield from _seam_grants(case, seam)
+    if creator is not None:
+        yield from _creator_grants(case, creator)
 
 
-def _seam_grants(case: Case, seam: Function) -> Iterator[Finding]:
-    if not seam.executable:
+def _creator_grants(case: Case, creator: Function) -> Iterator[Finding]:
+    if not creator.executable:
         yield Finding(
-            Check.SEAM,
-            f"{case.database.role} may not execute {title(seam.qualified)}",
-            statements([f"grant execute on function {signature(seam)} to {case.database.role}"]),
+            Check.SESSION_FUNCTION,
+            f"{case.database.role} may not execute {title(creator.qualified)}",
+            statements([f"grant execute on function {signature(creator)} to {case.database.role}"]),
         )
-    if seam.end_users:
+    if creator.end_users:
         yield Finding(
-            Check.SEAM,
-            f"{' and '.join(seam.end_users)} may execute {title(seam.qualified)}: sessions that were charged to no one",
-            statements([f"revoke all on function {signature(seam)} from {END_USERS}"]),
+            Check.SESSION_FUNCTION,
+            f"{' and '.join(creator.end_users)} may execute {title(creator.qualified)}: sessions that were charged to"
+            " no one",
+            statements([f"revoke all on function {signature(creator)} from {END_USERS}"]),
         )
 
 
@@ -236,7 +237,7 @@ _CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     _row_level_security,
     _writable_generations,
     restrictive,
-    _seam,
+    _session_function,
     words,
     broken,
     required_columns,

@@ -32,7 +32,7 @@ _PATIENCE = 3.0  # seconds for a plain connection
 _PORTS = {"http": 80, "https": 443, "postgres": 5432, "postgresql": 5432}
 _NEEDED_TO_READ = {Check.MIGRATIONS, Check.GRANTS}
 _IN_THE_DATABASE = (
-    *(Check.MIGRATIONS, Check.GRANTS, Check.ROW_LEVEL_SECURITY, Check.SEAM, Check.STATUSES, Check.WRITES),
+    *(Check.MIGRATIONS, Check.GRANTS, Check.ROW_LEVEL_SECURITY, Check.SESSION_FUNCTION, Check.STATUSES, Check.WRITES),
     *(Check.PUBLICATIONS, Check.QUEUE, Check.CONTEXTS, Check.CLOCK, Check.REHEARSAL),
 )
 _REHEARSE = "run ai-retry doctor --rehearse"

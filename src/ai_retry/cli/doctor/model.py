@@ -15,7 +15,7 @@ class Check(StrEnum):
     MIGRATIONS = "migrations"
     GRANTS = "grants"
     ROW_LEVEL_SECURITY = "row level security"
-    SEAM = "seam"
+    SESSION_FUNCTION = "session function"
     STATUSES = "status words"
     WRITES = "columns and triggers"
     PUBLICATIONS = "publications"

@@ -158,7 +158,7 @@ def _response(visit: Visit, answered: Answer) -> Response:
 
 
 def _secured(response: Response, *, nonce: str) -> Response:
-    """Add what browsers have to be told: no script but ours, no frame, no cache, no address to other sites."""
+    """Add what binds browsers: no script but ours, no frame, no cache, no address to other sites."""
     by_nonce = f"'nonce-{nonce}'" if nonce else "'none'"
     response.headers["Content-Security-Policy"] = (
         f"default-src 'none'; style-src {by_nonce}; script-src {by_nonce}; img-src data:; form-action 'self'; "

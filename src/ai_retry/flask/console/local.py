@@ -21,6 +21,12 @@ from ai_retry.operate.operator import Operator
 
 ADDRESS: Final = "127.0.0.1"
 _NAMES: Final = (ADDRESS, "localhost")
+_OPENED: Final = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>ai-retry</title><meta http-equiv="refresh" content="0; url=/"></head>
+<body><main><h1>ai-retry</h1><p><a href="/">Open the console</a></p></main></body>
+</html>
+"""  # no redirect: after a link on another site, a browser would send the cookie to this page's links only
 _Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -75,11 +81,11 @@ class LocalConsole:
         """Exchange the address for a cookie, once."""
         known = hmac.compare_digest(token.encode(), self._once.encode())
         if not known or not self._used.acquire(blocking=False):
-            return _refused("This address is not known, or was used. Start ai-retry console again.\n")
-        response = Response(status=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
+            return _answer(
+                "This address is not known, or was used. Start ai-retry console again.\n", HTTPStatus.NOT_FOUND
+            )
+        response = _answer(_OPENED, mimetype="text/html")
         response.set_cookie(self._cookie_name, self._cookie, httponly=True, samesite="Strict", path="/")
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     def _guarded(self, app: _Wsgi) -> _Wsgi:
@@ -87,7 +93,7 @@ class LocalConsole:
 
         def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             if environ.get("HTTP_HOST", "").lower() not in {f"{name}:{self.port}" for name in _NAMES}:
-                return _refused("This is another host.\n", HTTPStatus.MISDIRECTED_REQUEST)(environ, start_response)
+                return _answer("This is another host.\n", HTTPStatus.MISDIRECTED_REQUEST)(environ, start_response)
             return app(environ, start_response)
 
         return guarded
@@ -107,6 +113,11 @@ def _listening(app: _Wsgi, port: int) -> BaseWSGIServer:
         raise NotConfigured(f"port {port} of {ADDRESS} can't be listened at") from None
 
 
-def _refused(text: str, status: int = HTTPStatus.NOT_FOUND) -> Response:
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(text, status, headers=headers, mimetype="text/plain")
+def _answer(text: str, status: int = HTTPStatus.OK, *, mimetype: str = "text/plain") -> Response:
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(text, status, headers=headers, mimetype=mimetype)

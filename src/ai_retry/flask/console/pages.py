@@ -1,6 +1,9 @@
 """The pages that are read: now, failures, one generation, routes, users, books. They write nothing."""
 
 import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID
@@ -14,6 +17,7 @@ from ai_retry.flask.console.rendering import REFRESH_CHOICES
 from ai_retry.flask.console.visit import Answer, Moved, Page, Visit
 from ai_retry.operate.alarms import alarms
 from ai_retry.problems import Problem, Refused
+from ai_retry.recovery.when import read_instant
 
 _REFRESH: Final = 10
 _PAGE: Final = 50
@@ -21,7 +25,13 @@ _ACTIONS: Final = 10
 _MOST_CONTRADICTIONS: Final = 200
 _FILTERS: Final = ("code", "model", "user", "since", "until")
 _SINCE: Final = "24h"
-_examining = threading.Lock()
+_BOOKS_SINCE: Final = "1h"  # a day of a busy app takes seconds
+_LONGEST_BOOKS: Final = timedelta(days=7, minutes=1)
+_PATIENCE: Final = 2.0  # seconds
+_BUSY: Final = Problem(
+    code="BUSY", http_status=HTTPStatus.TOO_MANY_REQUESTS, message="Another page does that just now: wait a moment."
+)
+_examining, _balancing = threading.Lock(), threading.Lock()
 
 
 def now(visit: Visit) -> Answer:
@@ -101,37 +111,46 @@ def user(visit: Visit, user_id: UUID) -> Answer:
 
 def books(visit: Visit) -> Answer:
     """Show whether the books balance; examine the set-up where that is asked for."""
-    since = query("since", _SINCE)
+    since = query("since") or _BOOKS_SINCE
+    problem: str | None = None
+    found: Sequence[Mapping[str, Any]] = []
     try:
-        found, problem = visit.operations.books(since=since or None), None
+        now = datetime.now(UTC)
+        began = read_instant(since, "since", now)
+        if began is not None and now - began > _LONGEST_BOOKS:
+            problem = "The console looks back seven days at most; ai-retry books looks at everything."
+        else:
+            with _alone(_balancing):
+                found = visit.operations.books(since=began)
     except ValueError as error:
         if type(error) is not ValueError:
             raise
-        found, problem = [], str(error)
-    values = {
-        "since": since,
-        "found": found[:_MOST_CONTRADICTIONS],
-        "count": len(found),
-        "problem": problem,
-        **_doctor(visit),
-    }
+        problem = str(error)
+    shown = found[:_MOST_CONTRADICTIONS]
+    values = {"since": since, "found": shown, "count": len(found), "problem": problem, **_doctor(visit)}
     return _page("books", "Books and doctor", values, status=HTTPStatus.BAD_REQUEST if problem else HTTPStatus.OK)
 
 
 def _doctor(visit: Visit) -> dict[str, Any]:
-    """Examine the set-up, once at a time: it asks other servers, and may take seconds."""
+    """Examine the set-up: it asks other servers, and may take seconds."""
     if query("doctor") != "yes":
         return {"diagnosis": None, "doctor_problem": None}
-    if not _examining.acquire(blocking=False):
-        raise Refused(
-            Problem(code="DOCTOR_RUNS", http_status=429, message="It is being examined already: wait a moment.")
-        )
+    with _alone(_examining):
+        try:
+            return {"diagnosis": visit.operations.doctor(), "doctor_problem": None}
+        except NotConfigured as error:
+            return {"diagnosis": None, "doctor_problem": str(error)}
+
+
+@contextmanager
+def _alone(lock: threading.Lock) -> Iterator[None]:
+    """Let one request of this process do what may take seconds; others wait for a moment, and are refused."""
+    if not lock.acquire(timeout=_PATIENCE):
+        raise Refused(_BUSY)
     try:
-        return {"diagnosis": visit.operations.doctor(), "doctor_problem": None}
-    except NotConfigured as error:
-        return {"diagnosis": None, "doctor_problem": str(error)}
+        yield
     finally:
-        _examining.release()
+        lock.release()
 
 
 def _page(

@@ -11,6 +11,7 @@ from ai_retry.flask.console.tokens import Note
 from ai_retry.flask.console.visit import Answer, Moved, Page, Visit
 from ai_retry.problems import Problem, Refused
 from ai_retry.recovery.report import Report, in_words
+from ai_retry.recovery.run_options import interval_of
 
 _FILTERS: Final = ("code", "model", "user", "since", "until")
 _SHOWN: Final = 100  # lines of a report
@@ -98,10 +99,11 @@ def pause(visit: Visit, plan_id: str) -> Answer:
 
 
 def _run(visit: Visit, kept: Kept, text: str) -> Answer:
-    workers, why = whole("max_workers", 1, _MOST_WORKERS, 4), reason()
-    visit.console.recoveries.start(
-        kept, visit.operations, operator=visit.operator.name, reason=why, max_workers=workers
-    )
+    options: dict[str, Any] = {"max_workers": whole("max_workers", 1, _MOST_WORKERS, 4), "rate": field("rate") or None}
+    with usable():
+        interval_of(options["rate"])
+    options["reason"] = reason()
+    visit.console.recoveries.start(kept, visit.operations, operator=visit.operator.name, **options)
     return Moved(address=visit.url("recovery", plan_id=kept.id), note=Note(text, is_good=True))
 
 

@@ -69,7 +69,7 @@ class Recoveries:
         self.plans.keep(plan, made_by=made_by, search=search, is_complete=newest.is_complete)
         return plan.id
 
-    def start(self, kept: Kept, operations: Operations, *, operator: str, reason: str, max_workers: int) -> None:
+    def start(self, kept: Kept, operations: Operations, *, operator: str, max_workers: int, **options: Any) -> None:
         """Run it in the background, or go on with it.
 
         Raises:
@@ -97,7 +97,7 @@ class Recoveries:
             self._thread = threading.Thread(
                 target=start.run,
                 args=(operations,),
-                kwargs={"reason": reason, "max_workers": max_workers},
+                kwargs={**options, "max_workers": min(max_workers, plan.most_workers)},
                 name="ai-retry-console",
             )
             self._thread.start()
@@ -139,26 +139,21 @@ class _Start:
                     action="console recovery", code=ended, reason=reason_of(error), stack=stack_of(error)
                 )
             )
-        self._note(replace(self._last, ended=ended, seen_at=datetime.now(UTC)))
+        self._plans.note(self._plan.id, replace(self._last, ended=ended, seen_at=datetime.now(UTC)))
 
     def _goes_on(self, progress: RunProgress) -> bool:
         """Note the progress now and then; pause where that is wanted, or where this process ends."""
         now = time.monotonic()
-        if now - self._noted >= _NOTED or progress.done == progress.total:
+        self._last = replace(
+            self._last,
+            seen_at=datetime.now(UTC),
+            done=progress.done,
+            outcomes=dict(self._before + Counter(progress.outcomes)),
+            at_once=progress.at_once,
+            unavailable=progress.unavailable,
+        )
+        if now - self._noted >= _NOTED:
             self._noted = now
-            self._note(
-                replace(
-                    self._last,
-                    seen_at=datetime.now(UTC),
-                    done=progress.done,
-                    outcomes=dict(self._before + Counter(progress.outcomes)),
-                    at_once=progress.at_once,
-                    unavailable=progress.unavailable,
-                )
-            )
+            self._plans.note(self._plan.id, self._last)
         wanted = self._plans.is_pausing(self._plan.id) or self._stopping.is_set()
         return threading.main_thread().is_alive() and not wanted
-
-    def _note(self, run: Run) -> None:
-        self._last = run
-        self._plans.note(self._plan.id, run)

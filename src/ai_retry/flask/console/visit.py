@@ -15,7 +15,7 @@ from ai_retry.operate.operations import Operations
 from ai_retry.operate.operator import Operator
 
 Authorize: TypeAlias = Callable[[Request], Operator | None]
-"""Says who asks; None: nobody who may see the console."""
+"""Says who asks; None: the console is not shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
