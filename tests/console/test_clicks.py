@@ -219,7 +219,7 @@ def reloaded(screen: Screen, state: str) -> None:
 
 
 def test_progress_comes_by_itself(stage: Stage, window: Window) -> None:
-    """While a recovery runs its page loads itself again, until it is done: nobody has to touch it."""
+    """While a recovery runs its page loads itself again, until it is done: without a click."""
     failed_generations(stage.connection, 6)
     screen = window()
     screen.open("/recover")

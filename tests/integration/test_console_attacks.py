@@ -28,7 +28,7 @@ from tools.waiting import eventually
 WHY = "the provider is back"
 VIEWER, OPERATOR, ADMIN = "vic.viewer", "ada.operator", "ann.admin"
 ROUTE = "small at https://provider.example"
-STRANGERS = (None, "eve.nobody", "ada.Operator")
+STRANGERS = (None, "eve.stranger", "ada.Operator")
 EVIL = "https://evil.example"
 MEGABYTE = 1_000_000
 
