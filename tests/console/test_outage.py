@@ -60,7 +60,7 @@ def seen_on_now(stage: Stage, screen: Screen, port: int) -> None:
 
     def alarms() -> bool:
         screen.open("/")
-        return screen.page.locator("[data-alarm=AiRetryProviderUnavailable]").is_visible()
+        return bool(screen.page.locator("[data-alarm=AiRetryProviderUnavailable]").is_visible())
 
     eventually(alarms, within=30)
     assert screen.number("queued") >= 1
