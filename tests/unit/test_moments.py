@@ -22,7 +22,7 @@ FAILED = replace(
 )
 
 
-def told(*attempts: AttemptRecord, actions: tuple[Action, ...] = ()) -> list[tuple[str, str, bool]]:
+def described(*attempts: AttemptRecord, actions: tuple[Action, ...] = ()) -> list[tuple[str, str, bool]]:
     """Words and texts of what happened, without the creation."""
     return [(each.what, each.text, each.is_expected) for each in moments(None, attempts, actions)]
 
@@ -37,40 +37,40 @@ def test_accepted_attempt_waits() -> None:
     """An accepted retry is due, and waits for its route; the attempt that follows another one was queued."""
     follower = replace(QUEUED, number=3, started_at=AT + SECOND, route=None)
 
-    assert told(QUEUED) == [
+    assert described(QUEUED) == [
         ("accepted", "Attempt 2 was accepted for later.", False),
         ("due", "Attempt 2 is due, and waits for p/small.", True),
     ]
-    assert told(follower) == [("queued", "Attempt 3 was queued.", False), ("due", "Attempt 3 is due.", True)]
+    assert described(follower) == [("queued", "Attempt 3 was queued.", False), ("due", "Attempt 3 is due.", True)]
 
 
 def test_attempt_runs() -> None:
     """One that runs holds its lease; it asks a route, or uses an answer that was kept."""
-    assert told(RUNNING) == [
+    assert described(RUNNING) == [
         ("began", "Attempt 2 began, asking p/small.", False),
         ("lease", "Attempt 2 holds its lease until then.", True),
     ]
-    assert told(replace(RUNNING, answer_from=1))[0][1] == "Attempt 2 began with the answer of attempt 1."
-    assert told(replace(RUNNING, route=None))[0][1] == "Attempt 2 began."
+    assert described(replace(RUNNING, answer_from=1))[0][1] == "Attempt 2 began with the answer of attempt 1."
+    assert described(replace(RUNNING, route=None))[0][1] == "Attempt 2 began."
 
 
 def test_attempt_ended() -> None:
-    """An end has its code, cause and reason; the wait that follows is told of the last one only."""
+    """An end has its code, cause and reason; the wait that follows is described of the last one only."""
     kept = replace(FAILED, stored_at=AT + 2 * SECOND)
     success = replace(RUNNING, number=3, outcome="succeeded", closed_at=AT + 30 * SECOND, captured_at=AT + 30 * SECOND)
 
-    assert told(kept)[1:] == [
+    assert described(kept)[1:] == [
         ("failed", "Attempt 2 failed (SESSION_REJECTED), rejected by km_is_positive: It was refused.", False),
         ("kept", "Attempt 2 has a paid answer that is kept for the next one.", False),
         ("wait", "Attempt 2 is followed by no other one before.", True),
     ]
-    assert [what for what, *_ in told(kept, success)] == ["began", "began", "failed", "kept", "succeeded", "charged"]
+    assert [what for what, *_ in described(kept, success)] == ["began", "began", "failed", "kept", "succeeded", "charged"]
     abandoned = replace(FAILED, outcome="abandoned", code="LEASE_LOST", cause=None, reason=None)
-    assert told(abandoned)[1][1] == "Attempt 2 was abandoned: its lease ran out."
+    assert described(abandoned)[1][1] == "Attempt 2 was abandoned: its lease ran out."
 
 
 def test_what_operators_did_has_its_place() -> None:
-    """An action is told with who, what came of it and why; what can't be printed is replaced."""
+    """An action is described with who, what came of it and why; what can't be printed is replaced."""
     discarded = replace(FAILED, discarded_at=AT + 3 * SECOND, discarded_by="bob", next_attempt_at=None)
     action = Action(
         id=UUID(int=1),
@@ -83,7 +83,7 @@ def test_what_operators_did_has_its_place() -> None:
         outcome="done",
     )
 
-    assert told(discarded, actions=(action, replace(action, at=AT + 4 * SECOND, outcome=None)))[2:] == [
+    assert described(discarded, actions=(action, replace(action, at=AT + 4 * SECOND, outcome=None)))[2:] == [
         ("action", "ada: discard answer (done). Reason: a\N{REPLACEMENT CHARACTER}[2Jb", False),
         ("discarded", "Attempt 2 lost its paid answer, which bob dropped.", False),
         ("action", "ada: discard answer. Reason: a\N{REPLACEMENT CHARACTER}[2Jb", False),
