@@ -64,7 +64,14 @@ def test_attempt_ended() -> None:
         ("kept", "Attempt 2 has a paid answer that is kept for the next one.", False),
         ("wait", "Attempt 2 is followed by no other one before.", True),
     ]
-    assert [what for what, *_ in described(kept, success)] == ["began", "began", "failed", "kept", "succeeded", "charged"]
+    assert [what for what, *_ in described(kept, success)] == [
+        "began",
+        "began",
+        "failed",
+        "kept",
+        "succeeded",
+        "charged",
+    ]
     abandoned = replace(FAILED, outcome="abandoned", code="LEASE_LOST", cause=None, reason=None)
     assert described(abandoned)[1][1] == "Attempt 2 was abandoned: its lease ran out."
 
