@@ -9,7 +9,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from werkzeug.test import Client
 
+from ai_retry.cli.commands.console import _place
+from ai_retry.config import Settings
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.flask.console.local import LocalConsole
 from ai_retry.operate.operator import Operator
@@ -30,10 +33,12 @@ def console(tmp_path: Path) -> Iterator[LocalConsole]:
     thread.join(60)
 
 
-def get(console: LocalConsole, path: str, headers: dict[str, str] | None = None) -> HTTPResponse:
-    """GET a path, and read all of the answer."""
+def get(
+    console: LocalConsole, path: str, headers: dict[str, str] | None = None, *, method: str = "GET"
+) -> HTTPResponse:
+    """Ask for a path, and read all of the answer."""
     with closing(HTTPConnection("127.0.0.1", console.port, timeout=60)) as connection:
-        connection.request("GET", path, headers=headers or {})
+        connection.request(method, path, headers=headers or {})
         response = connection.getresponse()
         response.read()
         return response
@@ -58,6 +63,71 @@ def test_unknown_addresses_use_nothing_up(console: LocalConsole) -> None:
     """A guess is refused, and the address still works."""
     assert get(console, "/open/guess").status == 404
     assert get(console, urlsplit(console.address).path).status == 200
+
+
+def test_what_looks_ahead_uses_nothing_up(console: LocalConsole) -> None:
+    """A HEAD or a prefetch by a browser gets no cookie, and the address still works for the person who opens it."""
+    path = urlsplit(console.address).path
+    ahead = [
+        get(console, path, method="HEAD"),
+        *(get(console, path, {name: "prefetch;prerender"}) for name in ("Sec-Purpose", "Purpose")),
+    ]
+
+    assert [(each.status, each.headers["Set-Cookie"]) for each in ahead] == [(404, None)] * 3
+    assert get(console, path).headers["Set-Cookie"]
+
+
+def test_browser_that_has_opened_it_may_reload(console: LocalConsole) -> None:
+    """The address leads whoever has its cookie to the console again, and gives no other cookie."""
+    path = urlsplit(console.address).path
+    cookie = get(console, path).headers["Set-Cookie"].partition(";")[0]
+
+    again = get(console, path, {"Cookie": cookie})
+
+    assert (again.status, again.headers["Set-Cookie"]) == (200, None)
+    assert get(console, path, {"Cookie": f"{cookie}x"}).status == 404
+    assert get(console, "/open/guess", {"Cookie": cookie}).status == 404
+
+
+def test_usual_port_may_be_left_out(tmp_path: Path) -> None:
+    """At port 80, which browsers leave out of the host's name, the console answers; elsewhere it has to be there."""
+    console = LocalConsole(console_edge(tmp_path).client, ADA, plans=tmp_path / "plans")
+    try:
+        hosts = ("127.0.0.1", "localhost", "evil.example")
+        app = Client(console._server.app)  # no test can count on port 80 being free
+        assert [app.get("/", headers={"Host": host}).status_code for host in hosts] == [421, 421, 421]
+        console.port = 80
+        assert [app.get("/", headers={"Host": host}).status_code for host in hosts] == [404, 404, 421]
+    finally:
+        console.close()
+
+
+def test_next_console_finds_the_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recovery that Ctrl-C has paused is there when the console is started again, for the same database only."""
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    edge = console_edge(tmp_path / "other")
+    edge.add_generation()
+    plan = edge.client.plan(edge.client.find(since="24h"))
+    found = []
+    for place in ("one", "one", "two"):
+        console = LocalConsole(edge.client, ADA, place=place)
+        plans = console._recoveries.plans
+        found.append([each.id for each in plans.all()])
+        plans.keep(plan, made_by="ada", search=[], is_complete=True)
+        console.close()
+
+    assert found == [[], [plan.id], []]
+
+
+def test_plans_of_a_database_have_one_place() -> None:
+    """The name of the plans' directory depends on the database, and on neither user nor password."""
+    first, same, other = (
+        _place(Settings(database_url=f"postgresql://{address}"))
+        for address in ("ada:secret@db.example:5432/app", "otto:other@db.example:5432/app", "ada:secret@db.example/b")
+    )
+
+    assert first == same
+    assert first != other
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "127.0.0.1:1", "localhost.evil.example:{port}", ""])

@@ -315,6 +315,24 @@ def test_large_search_makes_a_plan_of_its_newest(edge: ConsoleEdge, monkeypatch:
     assert "Type the number of generations, 2" in text
 
 
+@pytest.mark.parametrize("content", [None, "", "{}"])
+def test_plan_whose_file_was_changed_is_refused_clearly(edge: ConsoleEdge, content: str | None) -> None:
+    """A plan whose file is gone, or is no plan any more, says so; nothing is run, and the list still works."""
+    edge.add_generation()
+    path = planned(edge)
+    file = edge.plans / f"{path.rpartition('/')[2]}.json"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+
+    for response in (edge.get(path), edge.post(f"{path}/start", {**RUN, "confirm": "1"})):
+        assert response.status_code == 409
+        assert "PLAN_UNREADABLE" in response.get_data(as_text=True)
+    assert edge.get("/recover").status_code == 200
+    assert edge.ai.calls == []
+
+
 def test_unknown_plans_are_not_found(edge: ConsoleEdge) -> None:
     """What is no plan's name reads no file."""
     for name in ("0" * 32, "..", "a", "%2e%2e%2fetc"):
@@ -363,6 +381,10 @@ def test_private_directory_of_others_is_refused(tmp_path: Path, monkeypatch: pyt
     plans.remove(plan.id)
     with pytest.raises(NotConfigured, match="plans="):
         plans.keep(plan, made_by="otto", search=[], is_complete=True)
+    with pytest.raises(NotConfigured, match="plans="):
+        plans.all()
+    with pytest.raises(NotConfigured, match="plans="):
+        plans.get(plan.id)
 
 
 def test_viewers_see_recoveries_and_start_none(edge: ConsoleEdge) -> None:
