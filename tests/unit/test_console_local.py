@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from werkzeug.test import Client
@@ -14,9 +14,11 @@ from werkzeug.test import Client
 from ai_retry.cli.commands.console import _place
 from ai_retry.config import Settings
 from ai_retry.domain.errors import NotConfigured
+from ai_retry.domain.model import GenerationStatus
 from ai_retry.flask.console.local import LocalConsole
 from ai_retry.operate.operator import Operator
-from tests.unit.console_edge import console_edge
+from ai_retry.testing.ai import AiCall
+from tests.unit.console_edge import ANSWER, console_edge, elements
 
 ADA = Operator("ada", "admin")
 
@@ -42,6 +44,25 @@ def get(
         response = connection.getresponse()
         response.read()
         return response
+
+
+def page_of(console: LocalConsole, path: str, cookie: str) -> str:
+    """GET a page, and return its text."""
+    with closing(HTTPConnection("127.0.0.1", console.port, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Cookie": cookie})
+        return connection.getresponse().read().decode()
+
+
+def post(console: LocalConsole, path: str, cookie: str, token: str) -> None:
+    """POST a form as a browser does, and read its answer."""
+    headers = {
+        "Cookie": cookie,
+        "Origin": f"http://127.0.0.1:{console.port}",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    with closing(HTTPConnection("127.0.0.1", console.port, timeout=60)) as connection:
+        connection.request("POST", path, urlencode({"ai_retry_token": token, "reason": "a test"}), headers)
+        connection.getresponse().read()
 
 
 def test_address_works_once(console: LocalConsole) -> None:
@@ -148,6 +169,43 @@ def test_it_listens_on_the_loopback_interface_only(console: LocalConsole) -> Non
     for address in ("127.0.0.2", *others):
         with pytest.raises(OSError, match="refused"), closing(socket.create_connection((address, console.port), 5)):
             pass
+
+
+def test_end_waits_for_the_call_of_a_click(tmp_path: Path) -> None:
+    """A retry by click whose call is under way is settled before the console has ended: its answer is not lost."""
+    asked, may_answer, order = threading.Event(), threading.Event(), list[str]()
+
+    def answers(_: AiCall) -> object:
+        asked.set()
+        assert may_answer.wait(60)
+        order.append("answered")
+        return ANSWER
+
+    edge = console_edge(tmp_path, default=answers)  # type: ignore[arg-type]
+    generation_id = edge.add_generation()
+    console = LocalConsole(edge.client, ADA, plans=tmp_path / "plans")
+
+    def closes() -> None:
+        console.close()
+        order.append("closed")
+
+    serving, closing_it = threading.Thread(target=console.serve), threading.Thread(target=closes)
+    serving.start()
+    cookie = get(console, urlsplit(console.address).path).headers["Set-Cookie"].partition(";")[0]
+    page = page_of(console, f"/generations/{generation_id}", cookie)
+    (token, *_) = (each["value"] for each in elements(page, name="ai_retry_token"))
+    click = threading.Thread(target=post, args=(console, f"/generations/{generation_id}/retry", cookie, token))
+    click.start()
+    assert asked.wait(60)
+
+    closing_it.start()
+    serving.join(60)
+    may_answer.set()
+    for thread in (click, closing_it):
+        thread.join(60)
+
+    assert order == ["answered", "closed"]
+    assert edge.storage.app.generations[generation_id].status == GenerationStatus.SUCCESS
 
 
 def test_port_that_is_taken_is_named(console: LocalConsole, tmp_path: Path) -> None:

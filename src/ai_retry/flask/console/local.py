@@ -54,6 +54,7 @@ class LocalConsole:
         self._operator = operator
         self._once, self._cookie = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self._used, self._serves = threading.Lock(), False
+        self._ended, self._under_way = threading.Condition(), 0  # requests; their threads end with the process
         app = Flask("ai_retry_console", static_folder=None)
         app.add_url_rule("/open/<token>", "open", self._open, methods=["GET"], provide_automatic_options=False)
         key = secrets.token_bytes(32)
@@ -72,10 +73,13 @@ class LocalConsole:
         self._server.serve_forever()
 
     def close(self) -> None:
-        """Stop, give the port back, and pause a recovery that runs: its calls under way are finished."""
+        """Stop, give the port back, and pause a recovery that runs: calls under way, also of a click, are finished."""
+        self._recoveries.stopping.set()
         if self._serves:
             self._server.shutdown()
         self._server.server_close()
+        with self._ended:
+            self._ended.wait_for(lambda: self._under_way == 0)
         self._recoveries.stop()
 
     def _authorize(self, asked: Request) -> Operator | None:
@@ -102,7 +106,14 @@ class LocalConsole:
             own = {f"{name}:{self.port}" for name in _NAMES} | (set(_NAMES) if self.port == _USUAL_PORT else set())
             if environ.get("HTTP_HOST", "").lower() not in own:
                 return _answer("This is another host.\n", HTTPStatus.MISDIRECTED_REQUEST)(environ, start_response)
-            return app(environ, start_response)
+            with self._ended:
+                self._under_way += 1
+            try:
+                return app(environ, start_response)
+            finally:
+                with self._ended:
+                    self._under_way -= 1
+                    self._ended.notify_all()
 
         return guarded
 
