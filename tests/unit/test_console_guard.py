@@ -220,10 +220,12 @@ def test_proxy_s_address_is_the_console_s(edge: ConsoleEdge) -> None:
 
 
 def test_host_may_have_a_name_of_any_script(edge: ConsoleEdge) -> None:
-    """A browser writes such a name as xn--, in Host and in Origin; its forms are taken."""
+    """A browser writes such a name as xn--, in Host and in Origin; its forms are taken, also if a proxy has capitals."""
     named = {"Host": "xn--bcher-kva.example", "Origin": "http://xn--bcher-kva.example"}
 
     assert edge.post("/routes/hold", {"route": "r", "for": "1h"}, headers=named).status_code == 303
+    capitals = {**named, "Host": "XN--Bcher-KVA.Example"}
+    assert edge.post("/routes/hold", {"route": "r", "for": "1h"}, headers=capitals).status_code == 303
     other = {**named, "Origin": "http://xn--bcher-kva.evil.example"}
     assert edge.post("/routes/hold", {"route": "r", "for": "1h"}, headers=other).status_code == 403
 

@@ -95,7 +95,10 @@ def _check(visit: Visit, *, changes: bool) -> None:
         Refused: says which.
         HTTPException: the body is too large.
     """
-    own = {f"{request.scheme}://{request.host}", *visit.console.origins}  # host_url has other letters than a browser
+    own = {
+        f"{request.scheme}://{request.host.lower()}",
+        *visit.console.origins,
+    }  # host_url has other letters than a browser
     header = refused_by(request.headers, own=own, changes=changes)
     if header is not None:
         raise Refused(_forbidden("OTHER_ORIGIN", f"The request comes from another site, by its header {header}."))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import stat
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -183,11 +184,14 @@ class Plans:
             raise NotConfigured("the console's own directory for plans belongs to others: pass plans=")
 
     def _write(self, path: Path, document: Mapping[str, Any]) -> None:
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(document, file)
-        new.replace(path)
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")  # processes of two machines may have one id
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(document, file)
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         try:
