@@ -220,7 +220,7 @@ def test_proxy_s_address_is_the_console_s(edge: ConsoleEdge) -> None:
 
 
 def test_host_may_have_a_name_of_any_script(edge: ConsoleEdge) -> None:
-    """A browser writes such a name as xn--, in Host and in Origin; its forms are taken, also if a proxy has capitals."""
+    """A browser writes such a name as xn--, in Host and in Origin; its forms are taken; capitals change nothing."""
     named = {"Host": "xn--bcher-kva.example", "Origin": "http://xn--bcher-kva.example"}
 
     assert edge.post("/routes/hold", {"route": "r", "for": "1h"}, headers=named).status_code == 303
