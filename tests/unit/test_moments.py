@@ -62,7 +62,7 @@ def test_attempt_ended() -> None:
     assert described(kept)[1:] == [
         ("failed", "Attempt 2 failed (SESSION_REJECTED), rejected by km_is_positive: It was refused.", False),
         ("kept", "Attempt 2 has a paid answer that is kept for the next one.", False),
-        ("wait", "Attempt 2 is followed by no other one before.", True),
+        ("wait", "Attempt 2 may be followed by the next one.", True),
     ]
     assert [what for what, *_ in described(kept, success)] == [
         "began",
