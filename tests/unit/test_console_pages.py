@@ -289,6 +289,18 @@ def test_everything_is_escaped(edge: ConsoleEdge) -> None:
         assert evil not in edge.get(path).get_data(as_text=True)
 
 
+def test_nothing_turns_the_words_around_it(edge: ConsoleEdge) -> None:
+    """A model with a character that turns the direction of what follows shows a replacement character on each page."""
+    turned = "small\N{RIGHT-TO-LEFT OVERRIDE}\N{ZERO WIDTH SPACE}\x1b[31mslow"
+    generation_id = edge.add_generation(model=turned)
+    edge.post(f"/generations/{generation_id}/retry")
+    other = edge.add_generation(model=turned)
+
+    for path in ("/", "/failures", f"/generations/{generation_id}", f"/generations/{other}", f"/users/{edge.user_id}"):
+        text = edge.get(path).get_data(as_text=True)
+        assert not {each for each in text if not each.isprintable()} - {"\n"}, path
+
+
 def test_megabytes_of_others_are_clipped(edge: ConsoleEdge) -> None:
     """A page stays small, whatever an app keeps; what an operator wrote is shown as a whole."""
     generation_ids = [edge.add_generation(model="m" * 1_000_000) for _ in range(20)]

@@ -82,15 +82,18 @@ def within(address: str) -> Whole:
 
 def lines(value: object, most: int = 2_000) -> Whole:
     """Write any value without control characters, but for ends of lines, and not more of it than that."""
-    text = _clipped(str(value), most)
-    return Whole("".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text))
+    return Whole(_readable(_clipped(str(value), most)))
 
 
 def bounded(value: object) -> object:
-    """Bound what a page shows of a value: what users and apps write may be a megabyte."""
+    """Bound what a page shows of a value: users and apps may write a megabyte, or what turns the words around it."""
     if isinstance(value, str) and not isinstance(value, Whole | Markup):
-        return _clipped(value, _LONGEST)
+        return _readable(_clipped(value, _LONGEST))
     return value
+
+
+def _readable(text: str) -> str:
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _clipped(text: str, most: int) -> str:
