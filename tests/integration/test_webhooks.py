@@ -94,6 +94,26 @@ def test_messages_go_with_their_user(site: Site) -> None:
     assert site.connection.execute(OUTBOX).fetchall() == []
 
 
+def test_deletion_of_a_user_that_takes_long_holds_up_no_other_message(site: Site) -> None:
+    """What became of the others is recorded; the message whose row is locked is left alone, and goes with its user."""
+    storage = storage_of(site)
+    storage.drain(0, LEASE, [])
+    ended = [new_running(site.world) for _ in range(4)]
+    for each in ended:
+        succeed(site.world, each)
+    taken = storage.drain(9, LEASE, [])
+    waits = (None, None, timedelta(0), timedelta(0))
+    results = [Delivery(id=each.id, tries=1, wait=wait) for each, wait in zip(taken, waits, strict=True)]
+    with psycopg.connect(site.env["DATABASE_URL"]) as other:
+        for each in taken[::2]:
+            other.execute("delete from auth.users where id = %s", [each.data["user_id"]])
+
+        again = storage.drain(9, LEASE, results)
+
+    assert [each.id for each in again] == [taken[3].id]
+    assert site.connection.execute(OUTBOX).fetchall() == [(again[0].type, UUID(again[0].data["generation_id"]))]
+
+
 def test_clock_that_is_set_back_changes_no_order(site: Site) -> None:
     """Messages about one generation come in the order of what they report, whatever the server's clock said."""
     storage, world = storage_of(site), site.world
