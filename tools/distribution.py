@@ -39,7 +39,7 @@ _EXTRAS = {
     "console": "from ai_retry.flask import Operator, create_console; from ai_retry.flask.console import local",
     "flask": "from ai_retry.flask import create_blueprint",
     "metrics": "from ai_retry.telemetry import PrometheusEvents",
-    "notebook": "import matplotlib.pyplot, pandas, tqdm.auto; from ai_retry import recovery",
+    "notebook": "import jupyterlab, matplotlib.pyplot, pandas, tqdm.auto; from ai_retry import recovery",
     "otel": "from ai_retry.telemetry import OpenTelemetryEvents",
     "postgres": "from ai_retry.storage.postgres import PostgresStorage",
 }

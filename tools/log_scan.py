@@ -196,9 +196,9 @@ def _listen_to_spans(patch: Any) -> None:
 
 
 def _listen_to_pages(patch: Any) -> None:
-    from ai_retry.flask.console import guard  # noqa: PLC0415 - its library may be absent
+    from ai_retry.flask.console import guard, rendering  # noqa: PLC0415 - its library may be absent
 
-    render = guard.rendered
+    render = rendering.rendered
 
     def rendered(visit: Any, page: Any) -> str:
         html = render(visit, page)

@@ -955,7 +955,8 @@ begin
         'held_until', case when r.held_until > p_at then r.held_until end
       ) order by r.route), '[]')
       into v_routes
-      from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;
+      from (  -- what an operator holds comes first, however many models users invent
+        select v.* from ai_retry.outages v order by v.held_until > p_at desc nulls last, v.not_before desc limit 64) r;
   end if;
   return pg_catalog.jsonb_build_object(
     'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden,exists}'::text[],
@@ -2700,7 +2701,8 @@ begin
       cross join (select count(*) as number, min(n.closed_at) as oldest from newest n) w
       group by s.name, s.span, w.number, w.oldest
     ),
-    known as (select v.* from ai_retry.outages v order by v.not_before desc limit 64),
+    known as (
+      select v.* from ai_retry.outages v order by v.held_until > v_now desc nulls last, v.not_before desc limit 64),
     failures as (
       select distinct on (n.route) n.route, n.code from newest n
       where n.code is not null and n.route in (select k.route from known k) order by n.route, n.closed_at desc
@@ -2754,7 +2756,7 @@ declare
   v_busy uuid[];
   v_attempts bigint;
   v_answers bigint;
-  v_actions bigint := 0;
+  v_actions bigint := 0::bigint;
 begin
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'ai_retry functions need the isolation level read committed'

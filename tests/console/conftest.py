@@ -41,7 +41,7 @@ def stage(migrated_database: str, tmp_path: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def window(browser: "Browser", stage: Stage) -> Iterator[Callable[..., Screen]]:
-    """Opens windows on the console, each with somebody signed in; at the end the browser has complained of nothing."""
+    """Opens windows on the console, each with an operator signed in; in the end the browser has no complaint."""
     screens: list[Screen] = []
 
     def opened(who: str | None = "ada.operator", **options: Any) -> Screen:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from PIL import Image
-
 from tests.helpers.console_host import COOKIE
 from tools.npm import REPOSITORY, install_node_packages
 
@@ -59,8 +57,9 @@ class Screen:
         scheme: Scheme = "light",
     ) -> None:
         self.console, self.problems = console, list[str]()
-        size = {"width": width, "height": WIDTHS[width]}
-        self._context = browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+        self._context = browser.new_context(
+            viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme, reduced_motion="reduce"
+        )
         if who is not None:
             self._context.add_cookies([{"name": COOKIE, "value": who, "url": console}])
         self.page: Page = self._context.new_page()
@@ -72,7 +71,8 @@ class Screen:
         """Go to a page of the console, by its path there or its whole address; return the status."""
         response = self.page.goto(path if urlsplit(path).scheme else self.console + path)
         assert response is not None
-        return response.status
+        status: int = response.status
+        return status
 
     def by(self, testid: str) -> "Locator":
         """Find what has this test id."""
@@ -80,7 +80,8 @@ class Screen:
 
     def text(self) -> str:
         """What is to be read on the page."""
-        return self.page.inner_text("body")
+        text: str = self.page.inner_text("body")
+        return text
 
     def number(self, testid: str) -> int:
         """The number that is to be read there."""
@@ -108,11 +109,12 @@ class Screen:
 
     def picture(self, path: Path, *, height: int) -> None:
         """Keep the page's upper part, in few colours: the documentation shows it."""
+        from PIL import Image  # noqa: PLC0415 - only here
+
         size = self.page.viewport_size
         assert size is not None
         tall = min(height, self.page.evaluate("document.documentElement.scrollHeight"))
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": tall}
-        png = self.page.screenshot(full_page=True, clip=clip)  # type: ignore[arg-type]
+        png = self.page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": size["width"], "height": tall})
         Image.open(BytesIO(png)).convert("RGB").quantize(64).save(path, optimize=True)
 
     def close(self) -> None:

@@ -42,7 +42,8 @@ def act(screen: Screen, opens: str, sends: str, **fields: str) -> None:
 
 def note(screen: Screen) -> str:
     """What the page says came of it."""
-    return screen.by("note").inner_text()
+    text: str = screen.by("note").inner_text()
+    return text
 
 
 def actions(stage: Stage) -> list[tuple[str, ...]]:
@@ -212,13 +213,13 @@ def reloaded(screen: Screen, state: str) -> None:
 
     def is_so() -> bool:
         screen.page.reload()
-        return screen.by("state").get_attribute("data-state") == state
+        return bool(screen.by("state").get_attribute("data-state") == state)
 
     eventually(is_so, within=60)
 
 
 def test_progress_comes_by_itself(stage: Stage, window: Window) -> None:
-    """While a recovery runs its page loads itself again, until it is done: nobody has to touch it."""
+    """While a recovery runs its page loads itself again, until it is done: without a click."""
     failed_generations(stage.connection, 6)
     screen = window()
     screen.open("/recover")

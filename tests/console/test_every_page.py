@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
@@ -56,10 +57,12 @@ class Furnished:
 
     def __init__(self, stage: Stage, browser: "Browser") -> None:
         self.stage, world = stage, stage.world
-        lately = {"ago": timedelta(minutes=50), "spread": timedelta(minutes=40)}
-        failed_generations(stage.connection, 60, users=25, **lately)
-        failed_generations(stage.connection, 25, users=12, code="AI_TIMEOUT", status="timeout", **lately)
-        failed_generations(stage.connection, 9, code="AI_INCOMPLETE", model="large-with-a-long-name-2026-11", **lately)
+        fail_lately = partial(
+            failed_generations, stage.connection, ago=timedelta(minutes=50), spread=timedelta(minutes=40)
+        )
+        fail_lately(60, users=25)
+        fail_lately(25, users=12, code="AI_TIMEOUT", status="timeout")
+        fail_lately(9, code="AI_INCOMPLETE", model="large-with-a-long-name-2026-11")
         for _ in range(7):
             succeed(world, begin(world, user := world.new_user(), world.new_generation(user)))
         self.user_id = world.new_user()
@@ -105,7 +108,7 @@ class Furnished:
         eventually(lambda: screen.open(screen.page.url) and screen.by("state").get_attribute("data-state") == "done")
         plan_id = screen.page.url.partition("?")[0].rpartition("/")[2]
         screen.close()
-        return plan_id
+        return str(plan_id)
 
 
 def _filled(rule: str, ids: Mapping[str, object]) -> str:

@@ -106,16 +106,16 @@ def test_quota_is_set_and_reset(world: World) -> None:
     assert [each.outcome for each in actions(world, f"user:{user_id}")] == ["nothing", "done", "done"]
 
 
-def test_quota_of_whoever_is_known(world: World) -> None:
+def test_quota_of_any_user_is_known(world: World) -> None:
     """Also a user without anything has a quota; open attempts are counted."""
-    nobody = desk(world).user_quota(uuid4(), POLICY.quota)
+    fresh = desk(world).user_quota(uuid4(), POLICY.quota)
     user_id, generation_id = new_generation(world)
     begin(world, user_id, generation_id)
 
-    somebody = desk(world).user_quota(user_id, POLICY.quota)
+    active = desk(world).user_quota(user_id, POLICY.quota)
 
-    assert (nobody.quota.limit, nobody.quota.captured, nobody.live, nobody.queued) == (5, 0, 0, 0)
-    assert (somebody.quota.held, somebody.live, somebody.queued) == (1, 1, 0)
+    assert (fresh.quota.limit, fresh.quota.captured, fresh.live, fresh.queued) == (5, 0, 0, 0)
+    assert (active.quota.held, active.live, active.queued) == (1, 1, 0)
 
 
 def test_kept_answer_is_read_on_record(world: World) -> None:

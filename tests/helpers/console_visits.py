@@ -144,7 +144,7 @@ class Visits:
     def address(self, endpoint: str, **values: Any) -> str:
         """Where a page or action is, as this app sees it."""
         with self.app.test_request_context():
-            return url_for(f"{self.endpoints}.{endpoint}", **self.host.values, **values)
+            return url_for(f"{self.endpoints}.{endpoint}", **{**self.host.values, **values})
 
     def get(
         self, path: str, who: str | None = "ada.operator", headers: Mapping[str, str] | None = None

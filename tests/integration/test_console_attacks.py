@@ -28,7 +28,7 @@ from tools.waiting import eventually
 WHY = "the provider is back"
 VIEWER, OPERATOR, ADMIN = "vic.viewer", "ada.operator", "ann.admin"
 ROUTE = "small at https://provider.example"
-STRANGERS = (None, "eve.nobody", "ada.Operator")
+STRANGERS = (None, "eve.stranger", "ada.Operator")
 EVIL = "https://evil.example"
 MEGABYTE = 1_000_000
 
@@ -302,9 +302,9 @@ def test_forged_requests_change_nothing(scene: Scene, visits: Visits, name: str)
         response = visits.send(own)
         check_refused(response, who)
         assert response.status_code == 403
-    for who in STRANGERS:
-        response = visits.send(act.submission.but(who=who))
-        check_refused(response, str(who))
+    for stranger in STRANGERS:
+        response = visits.send(act.submission.but(who=stranger))
+        check_refused(response, str(stranger))
         assert len(response.data) < 400  # nothing is there, as far as they learn
     assert everything(scene, visits) == before
     assert len(scene.ai.calls) == called

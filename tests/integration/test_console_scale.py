@@ -76,7 +76,7 @@ def test_pages_are_bounded(scene: Scene, tmp_path: Path) -> None:
         "failures by a code that none has": {"since": "", "code": "AI_REJECTED"},
         "failures by a model that none has": {"since": "", "model": "none"},
         "failures of a user": {"since": "", "user": user_id},
-        "failures of nobody": {"since": "", "user": generation_id},
+        "failures of no user": {"since": "", "user": generation_id},
         "failures long ago": {"since": "", "until": "2020-01-01"},
         "recover": {},
         "routes": {},

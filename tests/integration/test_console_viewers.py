@@ -137,7 +137,7 @@ def test_strangers_see_nothing(scene: Scene, visits: Visits) -> None:
     pages = fill(scene, visits)
     nowhere = visits.address("generation", generation_id=uuid4())
 
-    answers = {visits.get(path, who).data for path in (*pages.values(), nowhere) for who in (None, "eve.nobody")}
+    answers = {visits.get(path, who).data for path in (*pages.values(), nowhere) for who in (None, "eve.stranger")}
     statuses = {visits.get(path, None).status_code for path in (*pages.values(), nowhere)}
 
     assert (len(answers), statuses) == (1, {404})

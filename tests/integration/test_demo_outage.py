@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import psycopg
 import pytest
@@ -133,7 +134,7 @@ def test_printed_notebook_opens(printed: list[str], tmp_path: Path) -> None:
 
 
 def test_printed_console_answers(printed: list[str]) -> None:
-    """The console starts as it is printed, and its address leads to a page."""
+    """The console starts as it is printed, and its address, used once, leads to what has failed."""
     settings, *commands, _ = printed
     assert CONSOLE in commands
     with subprocess.Popen(
@@ -147,7 +148,9 @@ def test_printed_console_answers(printed: list[str]) -> None:
     ) as server:
         assert server.stdout is not None
         address = next(line.strip() for line in server.stdout if line.strip().startswith("http://127.0.0.1:"))
-        page = requests.Session().get(address, timeout=30)
+        with requests.Session() as browser:
+            browser.get(address, timeout=30)
+            page = browser.get(urljoin(address, "/"), timeout=30)
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=60)
 

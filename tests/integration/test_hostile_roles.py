@@ -111,6 +111,11 @@ def fill(connection: psycopg.Connection, user_id: UUID) -> None:
             [f"away/{user_id}"],
         ),
         (
+            "ai_retry_actions (id, operator, role, action, target, user_id, reason, at)"
+            " values (%s, 'ada', 'admin', 'retry', 'x', %s, 'x', clock_timestamp())",
+            [uuid4(), user_id],
+        ),
+        (
             "ai_retry_recoveries (run_id, plan_id, operator, plan, started_at)"
             " values (%s, 'x', 'ada', '{}', clock_timestamp())",
             [uuid4()],

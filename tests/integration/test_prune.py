@@ -338,6 +338,26 @@ def test_page_is_bounded_and_the_next_one_goes_on(world: SqlWorld, storage: Post
     assert prune(storage) == (700, 0)
 
 
+_ACT = """
+insert into public.ai_retry_actions (id, operator, role, action, target, reason, at)
+select gen_random_uuid(), 'ada', 'admin', 'retry', 'x', 'x', clock_timestamp() - %(age)s
+from generate_series(1, %(count)s)
+"""
+
+
+def test_old_records_of_operators_go(world: SqlWorld, storage: PostgresStorage, connection: Any) -> None:
+    """What operators did goes when it is old, however much more than a page it is; what is younger stays."""
+    failed_then_succeeded(world, world.new_user())
+    connection.execute(_ACT, {"age": 91 * DAY, "count": 1200})
+    connection.execute(_ACT, {"age": 89 * DAY, "count": 3})
+    counted = storage.prune(older_than=90 * DAY, window=DAY, after=None, dry_run=True)
+
+    assert prune(storage) == (0, 0)
+
+    assert (counted.actions, counted.next) == (1200, None)
+    assert connection.execute("select count(*) from public.ai_retry_actions").fetchone() == (3,)
+
+
 def test_command_counts_then_removes(world: SqlWorld, migrated_database: str) -> None:
     """`ai-retry prune` says what would go, removes it, and refuses an age within the longest window."""
     user_id = world.new_user()

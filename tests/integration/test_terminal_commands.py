@@ -124,16 +124,19 @@ def test_short_id_is_one_generations(database: psycopg.Connection, environment: 
 def test_dry_run_prints_the_next_command(
     database: psycopg.Connection, environment: Environment, tmp_path: Path
 ) -> None:
-    """After a dry run the command that runs the plan is printed, and it runs."""
+    """After a dry run the command that runs the plan is printed, and it runs; then nothing is left to do."""
     failed_generations(database, 2)
     path = tmp_path / "my plan.json"
 
     dry = run(environment, "recover", "--since", "7d", "--plan", str(path), "--dry-run", "--operator", "ada")
 
     assert f"Next: ai-retry recover --plan '{path}' --operator ada\n" in dry.stderr
+    before = run(environment, "recover", "--plan", str(path), "--dry-run")
     assert run(environment, "recover", "--plan", str(path), "--operator", "ada", "--yes").returncode == 0
-    shown = run(environment, "recover", "--plan", str(path), "--dry-run").stdout
-    assert ["progress", "done", "2"] in [line.split() for line in shown.splitlines()]
+    after = run(environment, "recover", "--plan", str(path), "--dry-run")
+    assert ["progress", "done", "0"] in [line.split() for line in before.stdout.splitlines()]
+    assert ["progress", "done", "2"] in [line.split() for line in after.stdout.splitlines()]
+    assert after.stderr == "\nNothing of this plan is left to do.\n"
 
 
 def test_user_s_short_id_finds_theirs(database: psycopg.Connection, environment: Environment) -> None:

@@ -399,6 +399,12 @@ class TestReads:
         assert stored is not None
         assert (timeline.outlook.snapshot.generation.prompt_data, stored.answer.output) == (None, None)
         assert PROMPT not in repr(timeline)
+        case.world.advance(HOUR)
+        case.by().enqueue(*case.ids, reason="x")
+        queued = case.by("viewer").timeline(case.generation_id)
+        assert queued is not None
+        assert queued.outlook is not None
+        assert (queued.outlook.queued is not None, queued.outlook.snapshot.open_token) == (True, None)
 
     def test_timeline_of_nothing(self) -> None:
         """There is none of a generation that is not there."""

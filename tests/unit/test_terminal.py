@@ -29,6 +29,7 @@ from ai_retry.recovery.plan_file import Frozen, Terms
 from ai_retry.recovery.report import Report, ReportLine
 from ai_retry.recovery.summary import summarise
 from ai_retry.recovery.when import read_instant
+from ai_retry.tables import text_table
 
 PICTURES = Path(__file__).parent / "pictures"
 NIGHT = datetime(2026, 1, 31, 2, 0, tzinfo=UTC)
@@ -264,6 +265,17 @@ def test_report_fits_the_terminal() -> None:
 
     assert widest(text) <= 40
     assert "failed:           3 (AI_REJECTED 2,\n" + " " * 20 + "AI_TIMEOUT 1)\n" in text
+
+
+def test_table_that_fits_no_terminal_is_stacked() -> None:
+    """Where even the narrowest columns don't fit, each row is a block, and nothing of it is cut off."""
+    rows = [("openrouter/small", "held", "2026-01-31 02:00:00", 14), ("openrouter/large", "unavailable", "", 2)]
+
+    text = text_table(("provider and model", "state", "until", "running"), rows, width=36)
+
+    assert widest(text) <= 36
+    assert text.startswith("provider and model  openrouter/small\nstate               held\n")
+    assert "\n\nprovider and model  openrouter/large\n" in text
 
 
 def test_unknown_short_id_is_no_whole_one() -> None:

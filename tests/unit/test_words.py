@@ -12,7 +12,7 @@ from tools.npm import REPOSITORY
 
 WORDS = REPOSITORY / "tools" / "words.txt"
 STUMBLES = (
-    r"\b[Ww]hoever\b",
+    r"(?i:\bwhoever\b)",
     r"\b(?:is|are) none of\b",
     r"\b(?:a|A) text (?:refuses|becomes|is)\b",
     r"\bof texts\b",

@@ -59,7 +59,7 @@ def _expected(attempt: AttemptRecord, *, is_last: bool) -> Iterator[Moment]:
     elif attempt.outcome is None and attempt.lease_expires_at is not None:
         yield _moment(attempt, attempt.lease_expires_at, "lease", "holds its lease until then", is_expected=True)
     elif is_last and attempt.next_attempt_at is not None and attempt.outcome in ("failed", "abandoned"):
-        text = "is followed by no other one before"
+        text = "may be followed by the next one"
         yield _moment(attempt, attempt.next_attempt_at, "wait", text, is_expected=True)
 
 

@@ -197,7 +197,7 @@ def _judged(row: FoundRow | UnreadableRow, parts: Parts) -> FoundGeneration:
 
 
 def _outlook(row: FoundRow | UnreadableRow, parts: Parts) -> Outlook | None:
-    """Ask what its user would be answered, and leave the prompt out."""
+    """Ask what its user would be answered, and leave out the prompt, and the token of the open attempt."""
     if isinstance(row, UnreadableRow):
         return None
     asked = outlook(row.snapshot, Reader(context_from=parts.context_from, route_of=parts.route_of), parts.policy)
@@ -205,4 +205,5 @@ def _outlook(row: FoundRow | UnreadableRow, parts: Parts) -> Outlook | None:
     stored = row.snapshot.stored_answer
     if stored is not None:
         stored = replace(stored, answer=replace(stored.answer, output=None))
-    return replace(asked, snapshot=replace(row.snapshot, generation=generation, stored_answer=stored))
+    seen = replace(row.snapshot, generation=generation, stored_answer=stored, open_token=None)
+    return replace(asked, snapshot=seen)

@@ -14,7 +14,7 @@ declare
   v_busy uuid[];
   v_attempts bigint;
   v_answers bigint;
-  v_actions bigint := 0;
+  v_actions bigint := 0::bigint;
 begin
   if pg_catalog.current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'ai_retry functions need the isolation level read committed'

@@ -63,7 +63,8 @@ def hold(route: str, *, duration: timedelta, operator: str, reason: str) -> None
     """Let no attempt call ROUTE for a while. Then it opens by itself.
 
     Clicks are refused, accepted retries and plans wait, and calls fall back, as in an outage; no probe is sent. Calls
-    that run go on. A repeat replaces how long. ROUTE is written as `ai-retry routes`, `queue` and `why` show it.
+    that run go on. A repeat replaces how long. ROUTE is the provider's name and the model, as the
+    column `route` of `ai_retry_attempts` has it.
     """
     with connected() as client:
         acting(client, operator).hold_route(route, seconds=duration.total_seconds(), reason=reason)

@@ -104,7 +104,7 @@ class Routes:
         return self._rows.keys()
 
     def closed(self) -> Mapping[str, datetime]:
-        """List the routes that have failed, and not answered since, with the instants until which nobody asks them."""
+        """List the routes that have failed, and not answered since, with the instants until which no call is made."""
         return {route: row.not_before for route, row in self._rows.items() if row.failures > 0}
 
     def note_outage(self, route: str, outage: Outage, now: datetime) -> None:
