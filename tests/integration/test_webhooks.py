@@ -99,8 +99,8 @@ def test_deletion_of_a_user_that_takes_long_holds_up_no_other_message(site: Site
     storage = storage_of(site)
     storage.drain(0, LEASE, [])
     ended = [new_running(site.world) for _ in range(4)]
-    for each in ended:
-        succeed(site.world, each)
+    for begun in ended:
+        succeed(site.world, begun)
     taken = storage.drain(9, LEASE, [])
     waits = (None, None, timedelta(0), timedelta(0))
     results = [Delivery(id=each.id, tries=1, wait=wait) for each, wait in zip(taken, waits, strict=True)]
