@@ -255,7 +255,12 @@ class _Lookups:
             lookup = self._running.get(key)
             if lookup is None:
                 lookup = self._running[key] = Future()
-                threading.Thread(target=self._look_up, args=(host, port), name="ai-retry-lookup", daemon=True).start()
+                thread = threading.Thread(target=self._look_up, args=(host, port), name="ai-retry-lookup", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no thread left: no later lookup may wait for this one
+                    del self._running[key]
+                    raise socket.gaierror("no thread for the lookup") from None
         return lookup.result(_time_left())
 
     def _look_up(self, host: str, port: int) -> None:

@@ -955,7 +955,8 @@ begin
         'held_until', case when r.held_until > p_at then r.held_until end
       ) order by r.route), '[]')
       into v_routes
-      from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;
+      from (  -- what an operator holds comes first, however many models users invent
+        select v.* from ai_retry.outages v order by v.held_until > p_at desc nulls last, v.not_before desc limit 64) r;
   end if;
   return pg_catalog.jsonb_build_object(
     'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden,exists}'::text[],
@@ -1071,7 +1072,10 @@ create or replace function ai_retry.announce(
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   insert into public.ai_retry_outbox (type, subject, data, happened_at, due_at, generation_id, number)
-  select 'ai_retry.' || p_type, p_subject, p_data, p_at, p_at, p_generation_id, p_number
+  select 'ai_retry.' || p_type, p_subject, p_data, greatest(p_at, (
+      -- After the one before, also where the clock was set back.
+      select max(o.happened_at) + interval '1 microsecond' from public.ai_retry_outbox o where o.subject = p_subject)),
+    p_at, p_generation_id, p_number
   from public.ai_retry_installation i where i.webhook_until > p_at;
 end
 $$;
@@ -1117,12 +1121,18 @@ declare
 begin
   update public.ai_retry_installation i set webhook_until = v_now + interval '7 days'
     where i.webhook_until is null or i.webhook_until < v_now + interval '167 hours';
-  delete from public.ai_retry_outbox o
-    using pg_catalog.jsonb_to_recordset(v_request -> 'results') r (id uuid, wait_seconds double precision)
-    where o.id = r.id and r.wait_seconds is null;
-  update public.ai_retry_outbox o set due_at = v_now + pg_catalog.make_interval(secs => r.wait_seconds)
+  -- What is locked is left alone, to come again: its user is being deleted, or another process has it.
+  with known as materialized (
+    select l.id, r.wait_seconds
     from pg_catalog.jsonb_to_recordset(v_request -> 'results') r (id uuid, tries integer, wait_seconds double precision)
-    where o.id = r.id and o.tries = r.tries;
+    join public.ai_retry_outbox l on l.id = r.id and (r.wait_seconds is null or l.tries = r.tries)
+    for update of l skip locked
+  ),
+  ended as (
+    delete from public.ai_retry_outbox o using known k where o.id = k.id and k.wait_seconds is null
+  )
+  update public.ai_retry_outbox o set due_at = v_now + pg_catalog.make_interval(secs => k.wait_seconds)
+    from known k where o.id = k.id and k.wait_seconds is not null;
   with due as materialized (
     select d.id from public.ai_retry_outbox d
     where d.due_at <= v_now and not exists (
@@ -2610,12 +2620,17 @@ begin
     select s.generation_id, s.number
     from (
       select a.generation_id, a.number, a.outcome, a.unreported, a.closed_at, a.request_digest, a.generation_id = any (p_gone) as is_gone,
+        w.is_awaited,
         max(a.number) over whole as last_number, bool_or(a.outcome = 'succeeded') over whole as has_succeeded,
         -- A unit of an override's window counts; least() would ignore a null.
-        bool_or(a.unreported or a.closed_at >= p_before or q.window_seconds is not null and coalesce(
+        bool_or(a.unreported or w.is_awaited or a.closed_at >= p_before or q.window_seconds is not null and coalesce(
           a.captured_at > p_at - pg_catalog.make_interval(secs => least(q.window_seconds, 315576000)), false))
           over whole as is_needed
       from public.ai_retry_attempts a left join public.ai_retry_quotas q on q.user_id = a.user_id
+      cross join lateral (
+        select exists (
+          select from public.ai_retry_outbox b where b.generation_id = a.generation_id and b.number = a.number) as is_awaited
+      ) w
       where a.generation_id = any (p_generation_ids)
       window whole as (partition by a.generation_id)
     ) s
@@ -2623,7 +2638,7 @@ begin
       when s.is_gone then not s.is_needed and not exists (
         select from public.ai_retry_open o where o.generation_id = s.generation_id)
       else s.has_succeeded and s.outcome <> 'succeeded' and s.number < s.last_number and not s.unreported
-        and s.request_digest is null
+        and s.request_digest is null and not s.is_awaited
         and s.closed_at < p_before and not exists (
           select from public.ai_retry_answers w where w.generation_id = s.generation_id and w.number = s.number)
       end;
@@ -2633,8 +2648,9 @@ revoke all on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestampt
 grant execute on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) to service_role;
 comment on function ai_retry.outdated(uuid[], uuid[], timestamptz, timestamptz) is
   'Lists the attempts that may be removed: all of a generation that is gone, once none of them counts for its user, is '
-  'recent or has still to be reported; and those before a success. Never a success or the last attempt of a generation '
-  'that is there, nor one with a stored answer, nor a first call by which its request is recognised.';
+  'recent or has still to be reported, to the webhook as well; and those before a success. Never a success or the last '
+  'attempt of a generation that is there, nor one with a stored answer or a message that waits, nor a first call by which '
+  'its request is recognised.';
 
 -- operate/overview
 
@@ -2685,7 +2701,8 @@ begin
       cross join (select count(*) as number, min(n.closed_at) as oldest from newest n) w
       group by s.name, s.span, w.number, w.oldest
     ),
-    known as (select v.* from ai_retry.outages v order by v.not_before desc limit 64),
+    known as (
+      select v.* from ai_retry.outages v order by v.held_until > v_now desc nulls last, v.not_before desc limit 64),
     failures as (
       select distinct on (n.route) n.route, n.code from newest n
       where n.code is not null and n.route in (select k.route from known k) order by n.route, n.closed_at desc

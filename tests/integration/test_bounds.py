@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from ai_retry.clock import SystemClock
 from ai_retry.domain.change import CloseOver
+from ai_retry.domain.errors import RouteUnavailable
 from ai_retry.domain.model import Answer, QuotaRule
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue import enqueue_generation, run_taken
@@ -22,6 +23,9 @@ from ai_retry.domain.queue_model import QueuedRetry, QueueOutcome
 from ai_retry.storage.documents import document
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.ai import ScriptedAiProvider
+from tests.helpers.operating import hold
+from tests.helpers.steps import new_generation, to_begin
+from tests.helpers.world import SqlWorld
 from tests.helpers.worlds import PROMPT_DATA
 from tools.waiting import eventually
 
@@ -127,6 +131,20 @@ def test_enqueues_of_one_user_wait_for_each_other(
     ).fetchone()
     assert all(isinstance(each, QueuedRetry) for each in accepted)
     assert queued == (CLICKS,)
+
+
+def test_held_route_is_known_however_many_are_unavailable(
+    storage: PostgresStorage, connection: psycopg.Connection
+) -> None:
+    """Users may invent models that are unavailable for longer: a click and the overview know a route that is held."""
+    world = SqlWorld(storage, connection)
+    connection.execute(CLOSE_ROUTES.encode(), {"routes": 2 * ROUTES})
+    connection.execute("update public.ai_retry_outages set not_before = not_before + interval '1 hour'")
+    hold(world, "p/held", timedelta(minutes=1))
+
+    with pytest.raises(RouteUnavailable):
+        to_begin(world, *new_generation(world), route="p/held")
+    assert "p/held" in [each.route for each in storage.overview().routes]
 
 
 @pytest.mark.timeout(PATIENCE + 60)

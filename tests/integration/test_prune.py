@@ -15,9 +15,10 @@ from psycopg.rows import dict_row
 from ai_retry.cli.commands import cli
 from ai_retry.domain.errors import AiRetryError, SessionRejected
 from ai_retry.domain.model import QuotaRule, Snapshot
+from ai_retry.domain.outbox import Delivery
 from ai_retry.storage.postgres import PostgresStorage
 from tests.helpers.books import violations
-from tests.helpers.queue_steps import accept
+from tests.helpers.queue_steps import accept, new_running
 from tests.helpers.steps import POLICY, abandon, answer_too_late, begin, discard, fail, keep, load, succeed, to_begin
 from tests.helpers.world import SqlWorld
 
@@ -199,6 +200,24 @@ def test_what_the_app_was_not_informed_of_stays(world: SqlWorld, storage: Postgr
 
     world.delete_generation(generation_id)
     assert prune(storage) == (0, 0)
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_message_that_waits_keeps_its_attempt(world: SqlWorld, storage: PostgresStorage, *, is_gone: bool) -> None:
+    """What the webhook's receiver has not taken is not lost; once it is, the attempt goes."""
+    storage.drain(0, DAY, [])
+    begun = new_running(world)
+    fail(world, begun)
+    succeed(world, begin(world, begun.user_id, begun.generation_id))
+    world.advance(91 * DAY)
+    if is_gone:
+        world.delete_generation(begun.generation_id)
+
+    assert prune(storage) == (0, 0)
+
+    (message,) = storage.drain(9, DAY, [])
+    storage.drain(0, DAY, [Delivery(id=message.id, tries=1, wait=None)])
+    assert prune(storage) == (2 if is_gone else 1, 0)
 
 
 def test_busy_user_is_left_for_another_time(world: SqlWorld, storage: PostgresStorage, migrated_database: str) -> None:

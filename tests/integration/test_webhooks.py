@@ -14,14 +14,14 @@ import psycopg
 import pytest
 
 from ai_retry.domain.change import Found, Settle
-from ai_retry.domain.outbox import MessageType
+from ai_retry.domain.outbox import Delivery, MessageType
 from ai_retry.storage.documents import document
 from ai_retry.storage.postgres import PostgresStorage
 from ai_retry.testing.provider import Reply, ScriptedServer, reply
 from ai_retry.webhooks.deliveries import LEASE
 from tests.helpers.builders import an_answer
-from tests.helpers.queue_steps import new_running
-from tests.helpers.steps import succeed
+from tests.helpers.queue_steps import accept, new_running, run
+from tests.helpers.steps import fail, succeed
 from tests.helpers.webhook import SECRET, Inbox, settings_of
 from tests.integration.test_worker import SECRET_ANSWER, Site, site_of
 from tools.app_server import clean
@@ -92,6 +92,43 @@ def test_messages_go_with_their_user(site: Site) -> None:
     site.connection.execute("delete from auth.users where id = %s", [begun.user_id])
 
     assert site.connection.execute(OUTBOX).fetchall() == []
+
+
+def test_deletion_of_a_user_that_takes_long_holds_up_no_other_message(site: Site) -> None:
+    """What became of the others is recorded; the message whose row is locked is left alone, and goes with its user."""
+    storage = storage_of(site)
+    storage.drain(0, LEASE, [])
+    ended = [new_running(site.world) for _ in range(4)]
+    for begun in ended:
+        succeed(site.world, begun)
+    taken = storage.drain(9, LEASE, [])
+    waits = (None, None, timedelta(0), timedelta(0))
+    results = [Delivery(id=each.id, tries=1, wait=wait) for each, wait in zip(taken, waits, strict=True)]
+    with psycopg.connect(site.env["DATABASE_URL"]) as other:
+        for each in taken[::2]:
+            other.execute("delete from auth.users where id = %s", [each.data["user_id"]])
+
+        again = storage.drain(9, LEASE, results)
+
+    assert [each.id for each in again] == [taken[3].id]
+    assert site.connection.execute(OUTBOX).fetchall() == [(again[0].type, UUID(again[0].data["generation_id"]))]
+
+
+def test_clock_that_is_set_back_changes_no_order(site: Site) -> None:
+    """Messages about one generation come in the order of what they report, whatever the server's clock said."""
+    storage, world = storage_of(site), site.world
+    storage.drain(0, LEASE, [])
+    begun = new_running(world)
+    fail(world, begun)
+    site.connection.execute("update public.ai_retry_outbox set happened_at = happened_at + interval '1 hour'")
+    accept(world, begun.user_id, begun.generation_id)
+    succeed(world, run(world, begun.user_id, begun.generation_id))
+
+    (first,) = storage.drain(9, LEASE, [])
+    (second,) = storage.drain(9, LEASE, [Delivery(id=first.id, tries=1, wait=None)])
+
+    assert (first.type, second.type) == (MessageType.FAILED, MessageType.SUCCEEDED)
+    assert first.happened_at < second.happened_at
 
 
 def test_end_of_a_recovery_is_announced_once(site: Site) -> None:

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from ai_retry.client import Client
-from ai_retry.domain.errors import GenerationFailed, GenerationNotFound, NotConfigured, StorageUnavailable
+from ai_retry.domain.errors import (
+    AiRetryError,
+    GenerationFailed,
+    GenerationNotFound,
+    NotConfigured,
+    StorageUnavailable,
+)
 from ai_retry.domain.operation import Order
 from ai_retry.operate.acting import Actions
 from ai_retry.operate.operations import Operations
@@ -206,14 +212,15 @@ class TestRecords:
 
         assert case.world.attempts(case.generation_id) == []
 
-    def test_lost_outcome_is_no_error(self, caplog: pytest.LogCaptureFixture) -> None:
+    @pytest.mark.parametrize("failure", [StorageUnavailable("down"), NotConfigured("no privilege")])
+    def test_lost_outcome_is_no_error(self, failure: AiRetryError, caplog: pytest.LogCaptureFixture) -> None:
         """What was done stays done where its outcome can't be recorded; a line says so, and the record says nothing."""
         case = Case(an_answer())
         record = case.world.storage.record
 
         def refuse(order: Order, outcome: str | None) -> None:
             if outcome is not None:
-                raise StorageUnavailable("down")
+                raise failure
             record(order, outcome)
 
         case.world.storage.record = refuse  # type: ignore

@@ -211,6 +211,20 @@ def test_nothing_listens() -> None:
     assert failed.code == "UNREACHABLE"
 
 
+def test_receiver_on_this_machine_is_sent_nothing_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not encrypted leaves the machine by no proxy, whatever the environment names for other addresses."""
+    with ScriptedServer(default=reply(503)) as proxy, ScriptedServer(default=Inbox()) as server:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with case_of(server) as case:
+            case.ended()
+            tally = case.deliveries.once()
+
+    assert (tally.delivered, proxy.connections) == (1, 0)
+
+
 def test_wait_that_the_receiver_asks_for_is_kept() -> None:
     """``Retry-After`` prolongs a wait, and never shortens it."""
     with ScriptedServer(reply(429, headers={"Retry-After": "120"})) as server, case_of(server) as case:

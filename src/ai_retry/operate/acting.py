@@ -12,7 +12,7 @@ from logging import WARNING
 from typing import Final, Literal
 from uuid import UUID, uuid4
 
-from ai_retry.domain.errors import AiRetryError, GenerationNotFound, StorageFailure
+from ai_retry.domain.errors import AiRetryError, GenerationNotFound
 from ai_retry.domain.model import RetryResult
 from ai_retry.domain.names import WaiverWord, as_uuid, as_waivers, check_readable
 from ai_retry.domain.operation import Deed, Done, HoldRoute, OpenRoute, Order, ReadAnswer, ResetQuota, SetQuota
@@ -221,7 +221,7 @@ class Actions:
         """Record the outcome; where that fails, the action is on record without one."""
         try:
             self._desk.storage.record(order, outcome)
-        except StorageFailure as error:
+        except AiRetryError as error:
             write_line(WARNING, "outcome_not_recorded", action=order.action, outcome=outcome, code=error.code)
 
 

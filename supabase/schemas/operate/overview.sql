@@ -45,7 +45,8 @@ begin
       cross join (select count(*) as number, min(n.closed_at) as oldest from newest n) w
       group by s.name, s.span, w.number, w.oldest
     ),
-    known as (select v.* from ai_retry.outages v order by v.not_before desc limit 64),
+    known as (
+      select v.* from ai_retry.outages v order by v.held_until > v_now desc nulls last, v.not_before desc limit 64),
     failures as (
       select distinct on (n.route) n.route, n.code from newest n
       where n.code is not null and n.route in (select k.route from known k) order by n.route, n.closed_at desc

@@ -5,7 +5,10 @@ create function ai_retry.announce(
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp as $$
 begin
   insert into public.ai_retry_outbox (type, subject, data, happened_at, due_at, generation_id, number)
-  select 'ai_retry.' || p_type, p_subject, p_data, p_at, p_at, p_generation_id, p_number
+  select 'ai_retry.' || p_type, p_subject, p_data, greatest(p_at, (
+      -- After the one before, also where the clock was set back.
+      select max(o.happened_at) + interval '1 microsecond' from public.ai_retry_outbox o where o.subject = p_subject)),
+    p_at, p_generation_id, p_number
   from public.ai_retry_installation i where i.webhook_until > p_at;
 end
 $$;

@@ -7,12 +7,18 @@ declare
 begin
   update public.ai_retry_installation i set webhook_until = v_now + interval '7 days'
     where i.webhook_until is null or i.webhook_until < v_now + interval '167 hours';
-  delete from public.ai_retry_outbox o
-    using pg_catalog.jsonb_to_recordset(v_request -> 'results') r (id uuid, wait_seconds double precision)
-    where o.id = r.id and r.wait_seconds is null;
-  update public.ai_retry_outbox o set due_at = v_now + pg_catalog.make_interval(secs => r.wait_seconds)
+  -- What is locked is left alone, to come again: its user is being deleted, or another process has it.
+  with known as materialized (
+    select l.id, r.wait_seconds
     from pg_catalog.jsonb_to_recordset(v_request -> 'results') r (id uuid, tries integer, wait_seconds double precision)
-    where o.id = r.id and o.tries = r.tries;
+    join public.ai_retry_outbox l on l.id = r.id and (r.wait_seconds is null or l.tries = r.tries)
+    for update of l skip locked
+  ),
+  ended as (
+    delete from public.ai_retry_outbox o using known k where o.id = k.id and k.wait_seconds is null
+  )
+  update public.ai_retry_outbox o set due_at = v_now + pg_catalog.make_interval(secs => k.wait_seconds)
+    from known k where o.id = k.id and k.wait_seconds is not null;
   with due as materialized (
     select d.id from public.ai_retry_outbox d
     where d.due_at <= v_now and not exists (

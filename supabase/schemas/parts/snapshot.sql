@@ -69,7 +69,8 @@ begin
         'held_until', case when r.held_until > p_at then r.held_until end
       ) order by r.route), '[]')
       into v_routes
-      from (select v.* from ai_retry.outages v order by v.not_before desc limit 64) r;
+      from (  -- what an operator holds comes first, however many models users invent
+        select v.* from ai_retry.outages v order by v.held_until > p_at desc nulls last, v.not_before desc limit 64) r;
   end if;
   return pg_catalog.jsonb_build_object(
     'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden,exists}'::text[],
