@@ -37,15 +37,16 @@ def short_ids(ids: Collection[UUID]) -> dict[UUID, str]:
     return {each: str(each) for each in different}
 
 
-def text_table(header: Sequence[str], rows: Sequence[Row], *, width: int | None = None) -> str:
+def text_table(header: Sequence[str], rows: Sequence[Row], *, width: int | None = None, whole: bool = False) -> str:
     """Put columns side by side, numbers to the right; where they don't fit at all, below each other.
 
     Args:
         header: names of the columns.
         rows: their cells.
         width: characters of a line; the widest columns are clipped to fit, each to 8 at least. None: as wide as it is.
+        whole: clip no cell; where they don't fit, put columns below each other.
     """
-    if not fits(header, rows, width):
+    if not fits(header, rows, width, whole=whole):
         return _stacked(header, rows, width)
     right = _numeric(header, rows)
     cells = _cells(header, rows)
@@ -60,9 +61,26 @@ def text_table(header: Sequence[str], rows: Sequence[Row], *, width: int | None 
     )
 
 
-def fits(header: Sequence[str], rows: Sequence[Row], width: int | None) -> bool:
+def under_days(table: str, days: Sequence[str]) -> str:
+    """Put the day of its rows above the first row of each day.
+
+    Args:
+        table: a line for the header, and one for each row.
+        days: of the rows, in their order.
+    """
+    header, *lines = table.splitlines()
+    text, day = [header], ""
+    for its_day, line in zip(days, lines, strict=True):
+        if its_day != day:
+            text.append(its_day)
+            day = its_day
+        text.append(line)
+    return "\n".join(text)
+
+
+def fits(header: Sequence[str], rows: Sequence[Row], width: int | None, *, whole: bool = False) -> bool:
     """Whether columns side by side fit a line, once they are clipped as far as they may be."""
-    narrowest = [min(each, _NARROWEST) for each in _widths(_cells(header, rows))]
+    narrowest = [each if whole else min(each, _NARROWEST) for each in _widths(_cells(header, rows))]
     return width is None or sum(narrowest) + len(_GAP) * (len(narrowest) - 1) <= width
 
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterator
+from datetime import UTC
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -140,7 +141,27 @@ def test_quota_is_shown_and_changed(database: psycopg.Connection, environment: d
     assert "own        no" in reset
     assert [each[0] for each in recorded(environment)] == ["reset_quota", "set_quota", "set_quota"]
     assert "set_quota" in run(environment, "actions", "--target", f"user:{user_id}")
-    assert run(environment, "actions", "--target", "route:x") == "No action of an operator is recorded.\n"
+    assert run(environment, "actions", "--target", "route:x") == "No action of an operator is recorded on route:x.\n"
+
+
+def test_actions_and_routes_can_be_read_and_typed(
+    database: psycopg.Connection, environment: dict[str, str | None]
+) -> None:
+    """In 80 columns the time of an action and the name of a route are whole; a short id is enough for a target."""
+    (generation,) = failed_generations(database, 1)
+    route = "a-provider-with-a-long-name.example.com/a-model-with-a-long-name"
+    run(environment, "routes", "hold", route, "--for", "30m", *BY)
+    run(environment, "retry", generation, "--async", *BY)
+    (at,) = database.execute("select at from public.ai_retry_actions where action = 'enqueue'").fetchone() or ()
+
+    listed = run(environment, "actions", "--target", f"generation:{str(generation)[:8]}")
+
+    assert route in run(environment, "routes")
+    assert listed.splitlines()[1:] == [
+        f"{at.astimezone(UTC):%Y-%m-%d} (UTC)",
+        f"{at.astimezone(UTC):%H:%M:%S}  ada       enqueue  generation:{str(generation)[:8]}  done     it has to be",
+    ]
+    assert "give the whole id" in run(environment, "actions", "--target", "generation:00000000", code=1)
 
 
 def test_commands_record_who_is_named(database: psycopg.Connection, environment: dict[str, str | None]) -> None:

@@ -1,6 +1,7 @@
 """What the console refuses, and what every answer of it carries: whoever asks, wherever, whatever its host does."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ai_retry.domain.errors import NotConfigured, StorageUnavailable
 from ai_retry.flask import create_console
 from ai_retry.flask.console.blueprint import ACTIONS, PAGES
 from ai_retry.flask.console.guard import MAX_BODY_BYTES, MAX_QUERY_BYTES
+from ai_retry.flask.console.tokens import Tokens
 from ai_retry.operate.operator import Operator
 from tests.unit.console_edge import ADMIN, KEY, OPERATOR, PREFIX, VIEWER, ConsoleEdge, console_edge, is_there
 
@@ -125,8 +127,6 @@ def test_token_of_another_operator_is_refused(edge: ConsoleEdge) -> None:
 
 def test_token_ends(edge: ConsoleEdge, monkeypatch: pytest.MonkeyPatch) -> None:
     """A form that was loaded more than an hour ago is loaded again."""
-    import time  # noqa: PLC0415
-
     token, now = edge.token(OPERATOR), time.time()
     monkeypatch.setattr("ai_retry.flask.console.guard.time.time", lambda: now + 3601)
 
@@ -142,6 +142,14 @@ def test_key_of_the_host_may_be_changed(edge: ConsoleEdge) -> None:
     assert edge.post("/routes/hold", form, token=token).status_code == 303
     edge.app.config["SECRET_KEY_FALLBACKS"] = []
     assert edge.post("/routes/hold", form, token=token).status_code == 403
+
+
+def test_empty_older_key_signs_nothing(edge: ConsoleEdge) -> None:
+    """An older key that the host left empty is no key: whoever signs with it is refused."""
+    edge.app.config["SECRET_KEY_FALLBACKS"] = [""]
+    forged = Tokens.of([""], time.time).form(OPERATOR.name)
+
+    assert edge.post("/routes/hold", {"route": "r", "for": "1h"}, token=forged).status_code == 403
 
 
 def test_get_is_not_post(edge: ConsoleEdge) -> None:
@@ -211,6 +219,50 @@ def test_proxy_s_address_is_the_console_s(edge: ConsoleEdge) -> None:
     assert response.headers["Location"].startswith(f"/behind{PREFIX}/routes")
 
 
+def test_host_may_have_a_name_of_any_script(edge: ConsoleEdge) -> None:
+    """A browser writes such a name as xn--, in Host and in Origin; its forms are taken; capitals change nothing."""
+    named = {"Host": "xn--bcher-kva.example", "Origin": "http://xn--bcher-kva.example"}
+
+    assert edge.post("/routes/hold", {"route": "r", "for": "1h"}, headers=named).status_code == 303
+    capitals = {**named, "Host": "XN--Bcher-KVA.Example"}
+    assert edge.post("/routes/hold", {"route": "r", "for": "1h"}, headers=capitals).status_code == 303
+    other = {**named, "Origin": "http://xn--bcher-kva.evil.example"}
+    assert edge.post("/routes/hold", {"route": "r", "for": "1h"}, headers=other).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        "https://ops.example",
+        ["*"],
+        ["null"],
+        [""],
+        ["ops.example"],
+        ["https://ops.example/admin"],
+        ["https://ops.example?a=b"],
+        ["https://ada@ops.example"],
+        ["https://b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example"],
+        ["https://[broken"],
+    ],
+)
+def test_what_no_browser_sends_is_no_origin(edge: ConsoleEdge, origins: Any) -> None:
+    """An origin that could never agree with a browser's is refused where it is given, not at each form."""
+    with pytest.raises(NotConfigured, match="origins"):
+        create_console(edge.client, lambda _: None, key=KEY, origins=origins)
+
+
+def test_origins_are_written_as_browsers_do(edge: ConsoleEdge) -> None:
+    """A slash at the end, capitals and the usual port make no difference."""
+    app = Flask("host")
+    given = ["https://Ops.example:443/"]
+    app.register_blueprint(create_console(edge.client, lambda _: OPERATOR, key=KEY, origins=given, url_prefix=PREFIX))
+    form = {"ai_retry_token": edge.token(OPERATOR), "reason": "a test", "route": "r", "for": "1h"}
+
+    response = app.test_client().post(f"{PREFIX}/routes/hold", data=form, headers={"Origin": "https://ops.example"})
+
+    assert response.status_code == 303
+
+
 def test_prefix_of_the_host_may_have_variables(edge: ConsoleEdge) -> None:
     """Addresses of pages keep what the host's prefix says."""
     app = Flask("host")
@@ -267,6 +319,14 @@ def test_notes_are_signed(edge: ConsoleEdge) -> None:
     assert not is_there(edge.get(shown, ADMIN).get_data(as_text=True), "note")
     forged = "/routes?said=" + json.dumps(["All is well", True])
     assert not is_there(edge.get(forged).get_data(as_text=True), "note")
+
+
+@pytest.mark.parametrize("letter", ["x", '"', "\N{CJK UNIFIED IDEOGRAPH-6A21}", "\N{GRINNING FACE}"])
+def test_note_is_never_too_long_to_be_read(edge: ConsoleEdge, letter: str) -> None:
+    """Whatever an action names, the page that follows it says what was done."""
+    response = edge.post("/routes/hold", {"route": letter * 255, "for": "1h"})
+
+    assert is_there(edge.follow(response), "note")
 
 
 def test_request_has_one_id(edge: ConsoleEdge) -> None:

@@ -1,6 +1,6 @@
 """What the console's pages show and do: each over the client's own methods, on the storage in memory."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
@@ -85,6 +85,22 @@ def test_now_counts_and_alarms(edge: ConsoleEdge) -> None:
     assert [each["data-code"] for each in elements(text, data_testid="code")] == ["AI_UNAVAILABLE"] * 2
     assert is_there(text, "action")
     assert "AiRetryAttemptsFail" in {each["data-alarm"] for each in elements(text, data_testid="alarm")}
+
+
+def test_counts_of_now_lead_to_what_they_count(edge: ConsoleEdge) -> None:
+    """Each code on Now leads to the generations that failed with it, however long ago they were created."""
+    edge = console_edge(edge.plans, a_failure())
+    generation_id = edge.add_generation(created_at=datetime.now(UTC) - timedelta(days=3))
+    edge.post(f"/generations/{generation_id}/retry")
+
+    links = {
+        each["href"] for each in elements(edge.get("/").get_data(as_text=True), tag="a") if "code=" in each["href"]
+    }
+
+    assert links
+    for link in links:
+        text = edge.get(link.removeprefix(PREFIX)).get_data(as_text=True)
+        assert [each["data-id"] for each in elements(text, data_testid="generation")] == [str(generation_id)]
 
 
 def test_failures_are_found_and_counted(edge: ConsoleEdge) -> None:

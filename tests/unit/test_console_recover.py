@@ -1,20 +1,23 @@
 """A recovery by the console: plan, dry run, start, progress, pause, go on, report; also after its process has ended."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import GenerationStatus
 from ai_retry.flask.console import recoveries
-from ai_retry.flask.console.plans import KEPT, Plans
+from ai_retry.flask.console.plans import KEPT, Plans, Run
 from ai_retry.testing.ai import AiCall
 from tests.unit.console_edge import (
     ADMIN,
@@ -173,6 +176,50 @@ def test_other_process_shows_progress_and_pauses(gated: ConsoleEdge, gate: Gate)
     assert state(shown(other, path)) == "paused"
 
 
+def test_two_processes_note_one_run(edge: ConsoleEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that note the same run at once, even with one process id, don't disturb each other."""
+    edge.add_generation()
+    plan_id = planned(edge).rpartition("/")[2]
+    here, there, now = Plans(edge.plans), Plans(edge.plans), datetime.now(UTC)
+    run = Run(operator="otto", began_at=now, seen_at=now, total=1, done=0)
+    write = json.dump
+
+    def dump(document: object, file: IO[str]) -> None:
+        monkeypatch.undo()
+        there.note(plan_id, run)
+        write(document, file)
+
+    monkeypatch.setattr("ai_retry.flask.console.plans.json.dump", dump)
+    here.note(plan_id, replace(run, done=1))
+
+    kept = here.get(plan_id)
+    assert kept is not None
+    assert kept.run == replace(run, done=1)
+    assert not list(edge.plans.glob("*.new"))
+
+
+def test_full_disk_leaves_the_last_note(edge: ConsoleEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note that can't be written changes nothing, and leaves no file behind."""
+    edge.add_generation()
+    plan_id = planned(edge).rpartition("/")[2]
+    plans, now = Plans(edge.plans), datetime.now(UTC)
+    run = Run(operator="otto", began_at=now, seen_at=now, total=1, done=0)
+    plans.note(plan_id, run)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ai_retry.flask.console.plans.json.dump", full)
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space"):
+            plans.note(plan_id, replace(run, done=1))
+
+    kept = plans.get(plan_id)
+    assert kept is not None
+    assert kept.run == run
+    assert not list(edge.plans.glob("*.new"))
+
+
 def test_end_of_the_process_leaves_a_paused_plan(edge: ConsoleEdge) -> None:
     """A plan whose process has ended is shown as paused, and goes on in another one."""
     edge.add_generation()
@@ -315,6 +362,24 @@ def test_large_search_makes_a_plan_of_its_newest(edge: ConsoleEdge, monkeypatch:
     assert "Type the number of generations, 2" in text
 
 
+@pytest.mark.parametrize("content", [None, "", "{}"])
+def test_plan_whose_file_was_changed_is_refused_clearly(edge: ConsoleEdge, content: str | None) -> None:
+    """A plan whose file is gone, or is no plan any more, says so; nothing is run, and the list still works."""
+    edge.add_generation()
+    path = planned(edge)
+    file = edge.plans / f"{path.rpartition('/')[2]}.json"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+
+    for response in (edge.get(path), edge.post(f"{path}/start", {**RUN, "confirm": "1"})):
+        assert response.status_code == 409
+        assert "PLAN_UNREADABLE" in response.get_data(as_text=True)
+    assert edge.get("/recover").status_code == 200
+    assert edge.ai.calls == []
+
+
 def test_unknown_plans_are_not_found(edge: ConsoleEdge) -> None:
     """What is no plan's name reads no file."""
     for name in ("0" * 32, "..", "a", "%2e%2e%2fetc"):
@@ -363,6 +428,10 @@ def test_private_directory_of_others_is_refused(tmp_path: Path, monkeypatch: pyt
     plans.remove(plan.id)
     with pytest.raises(NotConfigured, match="plans="):
         plans.keep(plan, made_by="otto", search=[], is_complete=True)
+    with pytest.raises(NotConfigured, match="plans="):
+        plans.all()
+    with pytest.raises(NotConfigured, match="plans="):
+        plans.get(plan.id)
 
 
 def test_viewers_see_recoveries_and_start_none(edge: ConsoleEdge) -> None:

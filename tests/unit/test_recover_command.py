@@ -77,6 +77,7 @@ def test_search_over_all_time_refused(search: list[str], more: list[str]) -> Non
         (["--since", ""], "--since must be how long ago"),
         (["--since", "the other day"], "--since must be how long ago"),
         (["--since", "999999d"], "--since must not be before the year 1"),
+        (["--since", "0001-01-01T00:00+14:00"], "--since must be in the years 1 to 9999, in UTC"),
         (["--since", "24h", "--until", "soon"], "--until must be how long ago"),
         (["--user", ""], "--user must be a UUID"),
         (["--code", ""], "--code must be a string"),

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ai_retry.domain.recovery import Decision
 from ai_retry.recovery.generation import FoundGeneration
-from ai_retry.tables import fits, html_table, printable, short_ids, text_table
+from ai_retry.tables import fits, html_table, printable, short_ids, text_table, under_days
 
 _FIRST: Final[tuple[str, ...]] = (
     "time",
@@ -52,13 +52,7 @@ def text_listing(shown: Sequence[FoundGeneration], *, width: int | None) -> str:
     shown = _in_order(shown)
     listed = _listed(shown, whole_ids=width is None)
     names, rows = _table(listed, width)
-    header, *lines = text_table(names, rows, width=width).splitlines()
-    text, day = [header], ""
-    for its_day, line in zip(listed.days, lines, strict=True):
-        if its_day != day:
-            text.append(its_day)
-            day = its_day
-        text.append(line)
+    text = [under_days(text_table(names, rows, width=width), listed.days)]
     if "problem" not in names:
         text += _problems(shown, listed)
     return "\n".join(text)

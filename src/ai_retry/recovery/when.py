@@ -38,7 +38,10 @@ def read_instant(value: When | None, name: str, now: datetime) -> datetime | Non
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError(f"{name} must have an offset from UTC, such as 2026-01-31T02:00+00:00, or be 90m, 24h or 7d")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{name} must be in the years 1 to 9999, in UTC") from None
 
 
 def _read(text: str, name: str, now: datetime) -> datetime | timedelta:

@@ -1,9 +1,11 @@
 """``ai-retry console``: pages for the person on call, on this machine only."""
 
 import getpass
+import hashlib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -46,7 +48,9 @@ def console(*, port: int, operator: str | None, show_answers: bool, plans: Path 
         who = Operator(operator or getpass.getuser(), "admin")
         with bootstrap.connect(settings, doctor=lambda: examine(clock=SystemClock())) as client:
             client.events.end_log()
-            served = local.LocalConsole(client, who, port=port, show_answers=show_answers, plans=plans)
+            served = local.LocalConsole(
+                client, who, port=port, place=_place(settings), show_answers=show_answers, plans=plans
+            )
             click.echo(
                 f"Open this address in a browser. It works once; Ctrl-C ends the console.\n\n  {served.address}\n"
             )
@@ -55,6 +59,13 @@ def console(*, port: int, operator: str | None, show_answers: bool, plans: Path 
             finally:
                 served.close()
             click.echo("The console has ended.")
+
+
+def _place(settings: Settings) -> str:
+    """Name the database, without its user and password: its plans are found by the next console."""
+    parts = urlsplit(settings.database_url or settings.supabase_url or "")
+    address = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
 def _local() -> Any:

@@ -49,7 +49,7 @@ def routes(context: click.Context, *, as_json: bool) -> None:
         print_json([asdict(each) for each in overview.routes])
     elif overview.routes:
         rows = [_row(each, overview.as_of) for each in overview.routes]
-        click.echo(text_table(_HEADER, rows, width=columns()))
+        click.echo(text_table(_HEADER, rows, width=columns(), whole=True))
     else:
         click.echo("No route is held, and none is known to be unavailable.")
 

@@ -11,6 +11,7 @@ from ai_retry.client import Client
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.flask.console import acts, pages, recover
 from ai_retry.flask.console.guard import guarded
+from ai_retry.flask.console.origin import as_origin
 from ai_retry.flask.console.plans import Plans
 from ai_retry.flask.console.recoveries import Recoveries
 from ai_retry.flask.console.tokens import SHORTEST_KEY, Tokens
@@ -79,7 +80,7 @@ def create_console(
         name: of the blueprint.
 
     Raises:
-        NotConfigured: the key is too short or, when it is registered, there is none.
+        NotConfigured: the key is too short or, when it is registered, there is none; or an origin can't be one.
     """
     console = console_of(client, authorize, show_answers=show_answers, plans=plans, key=key, origins=origins)
     return mounted(console, name=name, url_prefix=url_prefix)
@@ -103,9 +104,20 @@ def console_of(
         authorize=authorize,
         show_answers=show_answers,
         key=key,
-        origins=frozenset(each.rstrip("/") for each in origins),
+        origins=_origins(origins),
         recoveries=Recoveries(client, Plans(Path(plans) if plans is not None else None)),
     )
+
+
+def _origins(addresses: Collection[str]) -> frozenset[str]:
+    if isinstance(addresses, str):
+        raise NotConfigured("origins must be a list of addresses, not one string")
+    try:
+        return frozenset(map(as_origin, addresses))
+    except ValueError:
+        raise NotConfigured(
+            "origins must be addresses as browsers have them, such as https://ops.example.com, without a path"
+        ) from None
 
 
 def mounted(console: Console, *, name: str, url_prefix: str) -> Blueprint:

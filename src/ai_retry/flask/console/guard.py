@@ -68,7 +68,7 @@ def keys_of(console: Console) -> list[str | bytes]:
     if not current_app.secret_key:
         raise NotConfigured("the console needs a key for its forms: set the app's SECRET_KEY, or pass key=")
     older = current_app.config.get("SECRET_KEY_FALLBACKS") or []
-    return [current_app.secret_key, *older]
+    return [current_app.secret_key, *(each for each in older if each)]
 
 
 def _visit(console: Console, operator: Operator, path: dict[str, Any]) -> Visit:
@@ -95,7 +95,10 @@ def _check(visit: Visit, *, changes: bool) -> None:
         Refused: says which.
         HTTPException: the body is too large.
     """
-    own = {request.host_url.rstrip("/"), *visit.console.origins}
+    own = {
+        f"{request.scheme}://{request.host.lower()}",
+        *visit.console.origins,
+    }  # host_url has other letters than a browser
     header = refused_by(request.headers, own=own, changes=changes)
     if header is not None:
         raise Refused(_forbidden("OTHER_ORIGIN", f"The request comes from another site, by its header {header}."))

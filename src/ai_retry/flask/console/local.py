@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from ai_retry.client import Client
@@ -21,6 +21,7 @@ from ai_retry.operate.operator import Operator
 
 ADDRESS: Final = "127.0.0.1"
 _NAMES: Final = (ADDRESS, "localhost")
+_USUAL_PORT: Final = 80  # browsers leave it out
 _OPENED: Final = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>ai-retry</title><meta http-equiv="refresh" content="0; url=/"></head>
@@ -37,6 +38,7 @@ class LocalConsole:
         client: does the work.
         operator: who operates; the name is recorded.
         port: to listen at; 0: any that is free.
+        place: names the directory of the plans where ``plans`` is None, so that the next console finds them.
         options: of ``create_console``: ``show_answers`` and ``plans``.
 
     Attributes:
@@ -46,16 +48,20 @@ class LocalConsole:
         NotConfigured: the port can't be listened at.
     """
 
-    def __init__(self, client: Client, operator: Operator, *, port: int = 0, **options: Any) -> None:
+    def __init__(
+        self, client: Client, operator: Operator, *, port: int = 0, place: str = "own", **options: Any
+    ) -> None:
         self._operator = operator
         self._once, self._cookie = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self._used, self._serves = threading.Lock(), False
+        self._ended, self._under_way = threading.Condition(), 0  # requests; their threads end with the process
         app = Flask("ai_retry_console", static_folder=None)
         app.add_url_rule("/open/<token>", "open", self._open, methods=["GET"], provide_automatic_options=False)
         key = secrets.token_bytes(32)
         console = console_of(client, self._authorize, key=key, **options)
         self._recoveries = console.recoveries
         app.register_blueprint(mounted(console, name="ai_retry_console", url_prefix="/"))
+        console.recoveries.plans.use_default(place)  # the key ends with this process, plans do not
         self._server = _listening(self._guarded(app.wsgi_app), port)
         self.port = self._server.port
         self._cookie_name = f"ai_retry_console_{self.port}"  # cookies of one host have no port
@@ -67,20 +73,25 @@ class LocalConsole:
         self._server.serve_forever()
 
     def close(self) -> None:
-        """Stop, give the port back, and pause a recovery that runs: its calls under way are finished."""
+        """Stop, give the port back, and pause a recovery that runs: calls under way, also of a click, are finished."""
+        self._recoveries.stopping.set()
         if self._serves:
             self._server.shutdown()
         self._server.server_close()
+        with self._ended:
+            self._ended.wait_for(lambda: self._under_way == 0)
         self._recoveries.stop()
 
-    def _authorize(self, request: Request) -> Operator | None:
-        shown = request.cookies.get(self._cookie_name, "")
+    def _authorize(self, asked: Request) -> Operator | None:
+        shown = asked.cookies.get(self._cookie_name, "")
         return self._operator if hmac.compare_digest(shown.encode(), self._cookie.encode()) else None
 
     def _open(self, token: str) -> Response:
-        """Exchange the address for a cookie, once."""
+        """Exchange the address for a cookie, once; what only looks ahead does not use it up."""
         known = hmac.compare_digest(token.encode(), self._once.encode())
-        if not known or not self._used.acquire(blocking=False):
+        if known and self._authorize(request) is not None:  # the same browser again
+            return _answer(_OPENED, mimetype="text/html")
+        if not known or _looks_ahead(request) or not self._used.acquire(blocking=False):
             return _answer(
                 "This address is not known, or was used. Start ai-retry console again.\n", HTTPStatus.NOT_FOUND
             )
@@ -92,9 +103,17 @@ class LocalConsole:
         """Refuse what names another host: a name that someone has pointed at this machine."""
 
         def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            if environ.get("HTTP_HOST", "").lower() not in {f"{name}:{self.port}" for name in _NAMES}:
+            own = {f"{name}:{self.port}" for name in _NAMES} | (set(_NAMES) if self.port == _USUAL_PORT else set())
+            if environ.get("HTTP_HOST", "").lower() not in own:
                 return _answer("This is another host.\n", HTTPStatus.MISDIRECTED_REQUEST)(environ, start_response)
-            return app(environ, start_response)
+            with self._ended:
+                self._under_way += 1
+            try:
+                return app(environ, start_response)
+            finally:
+                with self._ended:
+                    self._under_way -= 1
+                    self._ended.notify_all()
 
         return guarded
 
@@ -104,6 +123,12 @@ class _Quiet(WSGIRequestHandler):
 
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 (its name in the base class)
         """Write nothing."""
+
+
+def _looks_ahead(asked: Request) -> bool:
+    """Whether no person has opened this yet: a HEAD, or a browser that loads what may be opened next."""
+    purpose = asked.headers.get("Sec-Purpose", asked.headers.get("Purpose", ""))
+    return asked.method != "GET" or "prefetch" in purpose.lower()
 
 
 def _listening(app: _Wsgi, port: int) -> BaseWSGIServer:

@@ -37,6 +37,19 @@ def refused_by(headers: Headers, *, own: Collection[str], changes: bool) -> str 
     return "Origin" if site is None and origin is None and referer is None else None
 
 
+def as_origin(address: str) -> str:
+    """Return an address of an app as browsers write its origin.
+
+    Raises:
+        ValueError: it is no such address, and no browser would ever send it.
+    """
+    parts = urlsplit(address.rstrip("/").lower())
+    port = {"https": ":443", "http": ":80"}.get(parts.scheme)
+    if port is None or not parts.hostname or "@" in parts.netloc or not address.isascii() or any(parts[2:]):
+        raise ValueError("no origin")
+    return f"{parts.scheme}://{parts.netloc.removesuffix(port)}"
+
+
 def _origin_of(address: str) -> str:
     try:
         parts = urlsplit(address)

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import secrets
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from ai_retry.client import Client
 from ai_retry.domain.errors import NotConfigured
+from ai_retry.problems import Problem, Refused
 from ai_retry.recovery.plan import Plan
 
 State: TypeAlias = Literal["planned", "running", "paused", "stopped", "done"]
@@ -19,6 +22,11 @@ State: TypeAlias = Literal["planned", "running", "paused", "stopped", "done"]
 KEPT: Final = 50  # plans; the oldest that do not run are removed
 _PAUSED: Final = ("PAUSED", "INTERRUPTED")  # by an operator, or by the end of its process
 _SEEN: Final = timedelta(seconds=10)  # after which a run that shows no progress has lost its process
+_UNREADABLE: Final = Problem(
+    code="PLAN_UNREADABLE",
+    http_status=409,
+    message="This plan's file is gone, or was changed. Nothing was changed by this. Make another plan.",
+)
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -94,6 +102,7 @@ class Plans:
 
     def all(self) -> list[Kept]:
         """List them, newest first."""
+        self._check_owner()
         kept = [self.get(path.stem) for path in self._directory.glob("*.about")]
         return sorted((each for each in kept if each is not None), key=lambda each: each.made_at, reverse=True)
 
@@ -101,6 +110,7 @@ class Plans:
         """Return what is known of a plan; None: there is none."""
         if _ID.fullmatch(plan_id) is None:
             return None
+        self._check_owner()
         about = self._read(self._file(plan_id, "about"))
         if about is None:
             return None
@@ -117,8 +127,16 @@ class Plans:
         )
 
     def load(self, plan_id: str, client: Client) -> Plan:
-        """Read the plan itself, and how much of it is done."""
-        return client.load_plan(self._file(plan_id, "json"))
+        """Read the plan itself, and how much of it is done.
+
+        Raises:
+            Refused: its file is gone, or was changed.
+            StorageFailure: safe to repeat.
+        """
+        try:
+            return client.load_plan(self._file(plan_id, "json"))
+        except (OSError, ValueError):
+            raise Refused(_UNREADABLE) from None
 
     def note(self, plan_id: str, run: Run) -> None:
         """Write how far its run is."""
@@ -145,23 +163,35 @@ class Plans:
         return self._directory / f"{plan_id}.{kind}"
 
     def _ready(self) -> None:
-        """Make the directory; one that others may write to is not used.
+        """Make the directory."""
+        self._directory.mkdir(mode=0o700, parents=not self._is_private, exist_ok=True)
+        self._check_owner()
+
+    def _check_owner(self) -> None:
+        """Use no private directory that others may write to: they could put a plan of theirs there.
 
         Raises:
             NotConfigured: names the argument.
         """
-        self._directory.mkdir(mode=0o700, parents=not self._is_private, exist_ok=True)
-        state = self._directory.lstat()
+        if not self._is_private:
+            return
+        try:
+            state = self._directory.lstat()
+        except FileNotFoundError:
+            return
         mine = getattr(os, "getuid", lambda: state.st_uid)() == state.st_uid
-        if self._is_private and (self._directory.is_symlink() or not mine or state.st_mode & 0o077):
+        if stat.S_ISLNK(state.st_mode) or not mine or state.st_mode & 0o077:
             raise NotConfigured("the console's own directory for plans belongs to others: pass plans=")
 
     def _write(self, path: Path, document: Mapping[str, Any]) -> None:
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(document, file)
-        new.replace(path)
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")  # processes of two machines may have one id
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(document, file)
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         try:

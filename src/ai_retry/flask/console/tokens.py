@@ -6,7 +6,6 @@ what another one has signed.
 
 import hashlib
 import hmac
-import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ FORM_SECONDS: Final = 3600  # after this a form is loaded again
 NOTE_SECONDS: Final = 300
 SHORTEST_KEY: Final = 16  # bytes
 _LONGEST: Final = 2048  # characters of a signed string
+_GOOD, _BAD = b"+", b"-"
+_LONGEST_NOTE: Final = 1024  # bytes; the address that carries it has to be short enough to be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +54,19 @@ class Tokens:
 
     def note(self, operator: str, note: Note) -> str:
         """Sign what the next page shows."""
-        text = json.dumps([note.text, note.is_good]).encode()
-        return self._signed("note", operator, urlsafe_b64encode(text).decode().rstrip("="), NOTE_SECONDS)
+        text = note.text.encode(errors="replace")
+        if len(text) > _LONGEST_NOTE:
+            text = text[:_LONGEST_NOTE].decode(errors="ignore").encode() + "\N{HORIZONTAL ELLIPSIS}".encode()
+        content = urlsafe_b64encode((_GOOD if note.is_good else _BAD) + text).decode().rstrip("=")
+        return self._signed("note", operator, content, NOTE_SECONDS)
 
     def noted(self, token: str, operator: str) -> Note | None:
         """Read it; None: it is not ours, not this operator's, or too old."""
         content = self._read("note", operator, token)
         if content is None:
             return None
-        text, is_good = json.loads(urlsafe_b64decode(content + "=" * (-len(content) % 4)))
-        return Note(text, is_good)
+        plain = urlsafe_b64decode(content + "=" * (-len(content) % 4))
+        return Note(plain[1:].decode(), plain[:1] == _GOOD)
 
     def directory_name(self) -> str:
         """Name what belongs to this key, without showing any of it."""
