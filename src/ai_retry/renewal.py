@@ -46,10 +46,10 @@ class LeaseRenewer:
         with self._lock:
             if self._process != os.getpid():  # a fork that renewed its parent's leases would hide the parent's death
                 self._held, self._process = {}, os.getpid()
-            self._held[token] = generation_id
             if self._thread is None or not self._thread.is_alive():  # a fork has not its parent's threads
                 self._thread = threading.Thread(target=self._work, name="ai-retry-leases", daemon=True)
                 self._thread.start()
+            self._held[token] = generation_id  # now that nothing can fail: an attempt that is given up is not renewed
         try:
             yield
         finally:

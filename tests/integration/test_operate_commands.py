@@ -1,6 +1,7 @@
 """Routes, quotas and actions on the command line; what operators do there is on record."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from datetime import UTC
 from typing import Any
@@ -79,6 +80,17 @@ def test_route_is_held_and_opened(database: psycopg.Connection, environment: dic
         ("open_route", "done", "it has to be"),
         ("hold_route", "done", "it has to be"),
     ]
+
+
+@pytest.mark.usefixtures("database")
+def test_command_that_opens_a_route_works_as_printed(environment: dict[str, str | None]) -> None:
+    """Whatever the names of model and operator are, the printed command opens what was held."""
+    route, operator = "provider.example/a model; it's free", "Ada O'Hara"
+    held = run(environment, "routes", "hold", route, "--for", "30m", "--operator", operator, "--reason", "x")
+
+    command = held.partition("or by: ")[2]
+
+    assert run(environment, *shlex.split(command)[1:]) == "Open.\n"
 
 
 @pytest.mark.parametrize(

@@ -148,3 +148,20 @@ def test_one_thread_renews_all_leases(scene: Scene) -> None:
     with scene.renewer.renewing(uuid4(), uuid4()), scene.renewer.renewing(uuid4(), uuid4()):
         assert [thread.name for thread in set(threading.enumerate()) - others] == ["ai-retry-leases"]
     assert scene.thread_has_ended()
+
+
+def test_attempt_that_gets_no_thread_is_never_renewed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no thread left the attempt is given up: no later one's thread renews its lease."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError), scene.renewer.renewing(uuid4(), uuid4()):
+            pass
+    with scene.renewer.renewing(scene.generation_id, uuid4()):
+        scene.storage.wait_for(1)
+
+    assert scene.thread_has_ended()
+    assert set(scene.storage.renewals) == {scene.generation_id}

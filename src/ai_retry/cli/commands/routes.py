@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from shlex import quote
 
 import click
 
@@ -13,8 +14,8 @@ from ai_retry.operate.acting import LONGEST_HOLD
 from ai_retry.recovery.when import read_duration
 from ai_retry.tables import text_table
 
-_HOLD = "ai-retry routes hold openrouter/small --for 30m --operator ada --reason slow"
-_OPEN = 'ai-retry routes open openrouter/small --operator ada --reason "it is back"'
+_HOLD = "ai-retry routes hold openrouter.ai/small --for 30m --operator ada --reason slow"
+_OPEN = 'ai-retry routes open openrouter.ai/small --operator ada --reason "it is back"'
 _HEADER = ("provider and model", "state", "until", "since", "last failure", "running", "waiting")
 
 
@@ -68,7 +69,8 @@ def hold(route: str, *, duration: timedelta, operator: str, reason: str) -> None
     """
     with connected() as client:
         acting(client, operator).hold_route(route, seconds=duration.total_seconds(), reason=reason)
-    click.echo(f"Held. Next: ai-retry routes; it opens by itself, or by: ai-retry routes open {route}")
+    by_hand = f"ai-retry routes open {quote(route)} --operator {quote(operator)} --reason {quote('it is back')}"
+    click.echo(f"Held. Next: ai-retry routes; it opens by itself, or by: {by_hand}")
 
 
 @routes.command("open", short_help="Let calls go to a route at once.", epilog=examples(_OPEN))
