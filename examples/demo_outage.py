@@ -41,7 +41,7 @@ def commands(home: Path, to_explain: UUID | None) -> Iterator[tuple[str, str]]:
     yield f"ai-retry recover {outage} --plan {plan} --dry-run", "what would be retried; nothing is called"
     yield f"ai-retry recover --plan {plan}", "the same, and do it: Ctrl-C, and again, goes on"
     yield "ai-retry books", "was every success charged once?"
-    yield "jupyter lab examples/recovery.ipynb", "the same in a notebook, with pictures"
+    yield "jupyter lab examples/recovery.ipynb", "all of this in a notebook, with pictures; now it finds what is left"
     yield "ai-retry console", "and in a browser; it prints an address, and Ctrl-C ends it"
     yield "make stack-down", "stop the stack and remove its data"
 

@@ -187,7 +187,7 @@ def main(arguments: list[str]) -> int:
                 print("usage: python -m tools.stack up [MIGRATIONS] | down", file=sys.stderr)
                 return 2
     except (StackUnavailable, MigrationsRefused, psycopg.Error) as error:
-        print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        print(str(error) or repr(error), *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 1
     return 0
 

@@ -127,7 +127,7 @@ async def _serve(supervisor: Supervisor, requests: asyncio.Queue[bytes]) -> None
                 _reply({"error": str(error)})
     except Exception as error:  # the outermost place: the parent shall hear of it
         if not supervisor.detached:
-            _reply({"error": str(error)})
+            _reply({"error": str(error) or repr(error)})
         raise
 
 

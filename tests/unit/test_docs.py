@@ -94,6 +94,24 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert [link for link in links if not (REPOSITORY / link).exists()] == []
 
 
+def test_every_make_target_is_explained() -> None:
+    """CONTRIBUTING or the README says what each make target is for."""
+    words = "".join((REPOSITORY / page).read_text() for page in ("CONTRIBUTING.md", "README.md"))
+    targets = re.findall(r"^([a-z-]+):.*## ", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+
+    named = set(re.findall(r"make\s+([a-z-]+)", words))
+
+    assert "stack-up" in targets
+    assert set(targets) - named == set()
+
+
+def test_every_how_to_is_in_the_readme() -> None:
+    """The README leads to each how-to."""
+    links = set(re.findall(r"docs/how-to/([a-z-]+\.md)", (REPOSITORY / "README.md").read_text()))
+
+    assert {each.name for each in (REPOSITORY / "docs" / "how-to").glob("*.md")} - links == set()
+
+
 def test_unit_of_systemd_lets_attempts_end() -> None:
     """The unit gives a worker more than a lease to stop."""
     unit = configparser.ConfigParser()
