@@ -53,7 +53,7 @@ class Receiver:
         # With an ``auth``, since requests would else look into a netrc file.
         self._request = session.prepare_request(requests.Request("POST", url, headers=_HEADERS, auth=_unchanged))
         found: Any = session.merge_environment_settings(url, proxies={}, stream=True, verify=None, cert=None)
-        if is_on_this_machine(url):  # no proxy is between: it may be sent without encryption, since it stays on this machine
+        if is_on_this_machine(url):  # unencrypted, perhaps: no proxy is between
             found["proxies"] = {}
         self._settings: Mapping[str, Any] = dict(found)
 
