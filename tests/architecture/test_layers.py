@@ -43,7 +43,7 @@ LAYERS = {
     "config": {
         *("auth_settings", "connection_settings", "domain", "provider_settings", "scalar_settings", "webhook_settings"),
     },
-    "webhooks": {"clock", "config", "deadline", "domain", "events", "secrecy", "webhook_settings"},
+    "webhooks": {"clock", "config", "deadline", "domain", "events", "provider_settings", "secrecy", "webhook_settings"},
     "slots": {"domain"},
     "renewal": {"domain", "events", "logs"},
     "rejections": {"domain"},
