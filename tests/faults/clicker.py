@@ -50,6 +50,7 @@ def click(job: Clicker) -> None:
         closing(HttpAiProvider(base_url=job.ai_url, model="any", clock=SystemClock())) as ai,
         ThreadPoolExecutor(2) as threads,
     ):
+        ai.prepare()
         time.sleep(max(0.0, job.begins - time.time()))
         while (now := time.time()) < ends:
             target = random.choice(job.rounds[int((now - job.begins) / job.round_seconds)])

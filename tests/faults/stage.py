@@ -111,6 +111,7 @@ def a_stage(stack: Stack, seed: int) -> Iterator[Stage]:
         opened.enter_context(provider.server)
         storage = opened.enter_context(closing(PostgresStorage(stack.database_url)))
         ai = HttpAiProvider(base_url=provider.server.base_url, model="any", clock=SystemClock())
+        ai.prepare()
         opened.enter_context(closing(ai))
         stage = Stage(stack, provider, processes, storage, ai, directory)
         with stage.connect() as connection:

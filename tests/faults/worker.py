@@ -34,6 +34,7 @@ def work(job: Job) -> None:
     with ExitStack() as opened:
         storage = opened.enter_context(closing(storage_of(job, points)))
         ai = opened.enter_context(closing(HttpAiProvider(base_url=job.ai_url, model="any", clock=SystemClock())))
+        ai.prepare()  # the deadline is short: nothing is imported within it
         report = _retry(job, storage, PointedAi(CallsTwice(ai) if job.broken == "calls twice" else ai, points))
         points.at("before reply")
         job.report.write_text(json.dumps({**report, "at": time.time()}))

@@ -246,7 +246,8 @@ def test_publication_of_ours_is_named(migrated_database: str, owner: psycopg.Con
 
     (finding,) = found(migrated_database, Check.PUBLICATIONS)
 
-    assert "the publication elsewhere sends ai_retry_answers" in finding.problem
+    assert finding.problem.startswith("the publication elsewhere sends ai_retry_")
+    assert "ai_retry_answers" in finding.problem
     assert finding.level is (Level.HINT if for_all else Level.PROBLEM)
     if not for_all:
         owner.execute(finding.remedy.removeprefix("run: ").encode())

@@ -117,7 +117,9 @@ class HttpAiProvider:
         return self._model
 
     def prepare(self) -> None:
-        """Import what the first call needs, so that no user waits for it. A repeat does nothing."""
+        """Import what the first call needs, schemas too, so that no user waits for it. A repeat does nothing."""
+        import ai_retry.providers.response_schema  # noqa: F401, PLC0415 - jsonschema; with Jupyter beside it, over a second
+
         self._wire()
 
     def close(self) -> None:

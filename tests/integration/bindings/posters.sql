@@ -78,7 +78,7 @@ begin
 end
 $$;
 comment on function ai_retry.app_read(uuid) is
-  'Returns the generation in ai-retry''s words, whoever owns it, with its session and whether sessions can be created; null only when the row is absent.';
+  'Returns a generation of any user in ai-retry''s words, with its session and whether sessions can be created; null only when the row is absent.';
 
 create or replace function ai_retry.app_session(p_session_id text, p_user_id uuid)
 returns jsonb
