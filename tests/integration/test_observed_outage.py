@@ -254,6 +254,7 @@ def test_outage_is_seen_and_its_end_too(site: Site, tmp_path: Path) -> None:
         eventually(lambda: recorder.last("ai_retry_closed_routes", 2) == [0.0] * 2)
         eventually(lambda: inbox.types()["generation.succeeded"] == 4, within=60.0)
         eventually(lambda: inbox.types()["route.opened"] == inbox.types()["route.closed"] >= 1, within=60.0)
+        eventually(lambda: seen.total("ai_retry_webhooks_total", end="delivered") == len(inbox.messages), within=60.0)
 
         books = Counter(outcome for each in ids for outcome in site.outcomes(each))
         assert seen.total("ai_retry_attempts_total", outcome="succeeded") == books["succeeded"] == 4

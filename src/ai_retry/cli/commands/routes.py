@@ -14,8 +14,8 @@ from ai_retry.operate.acting import LONGEST_HOLD
 from ai_retry.recovery.when import read_duration
 from ai_retry.tables import text_table
 
-_HOLD = "ai-retry routes hold openrouter.ai/small --for 30m --operator ada --reason slow"
-_OPEN = 'ai-retry routes open openrouter.ai/small --operator ada --reason "it is back"'
+_HOLD = "ai-retry routes hold api.x.ai/grok-4 --for 30m --operator ada --reason slow"
+_OPEN = 'ai-retry routes open api.x.ai/grok-4 --operator ada --reason "it is back"'
 _HEADER = ("provider and model", "state", "until", "since", "last failure", "running", "waiting")
 
 
