@@ -29,11 +29,11 @@ FAULTS = "tests/faults/"
 _LONGEST_FIRST = ("faults", "simulation", "property", "apps", "e2e", "integration", "contract")
 _AT_RANDOM = ("simulation", "property")
 _LISTENING = pytest.MonkeyPatch()
-_MAY_STAY = (
+_MAY_STAY = {
     "ai-retry-lookup",  # until the system's resolver gives up
     "scripted-server",  # of the app that the tests of the endpoint share; its block ends all of its threads
-    "tqdm_monitor",
-)
+    "TMonitor",  # tqdm's
+}
 
 
 def pytest_configure() -> None:
@@ -118,7 +118,7 @@ def no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     for thread in threading.enumerate():
-        if thread not in before and thread.name not in _MAY_STAY:
+        if thread not in before and not {thread.name, type(thread).__name__} & _MAY_STAY:
             thread.join(timeout=60)  # a renewer looks every 5 s whether it is needed
             assert not thread.is_alive(), f"left behind: {thread.name}"
 
