@@ -172,9 +172,9 @@ def test_worker_delivers_every_end(any_site: Site) -> None:
         ScriptedServer(default=inbox) as receiver,
         running_worker(site.ask(provider, **settings_of(receiver)), site.log) as worker,
     ):
-        eventually(lambda: _is_written(site))
+        eventually(lambda: _is_written(site), within=60.0)
         ids = [site.queued()[1] for _ in range(6)]
-        eventually(lambda: len(inbox.messages) == 6)
+        eventually(lambda: len(inbox.messages) == 6, within=60.0)
         worker.signal(signal.SIGTERM)
         assert worker.exit_code() == 0
 
