@@ -24,14 +24,9 @@ def webhook_url(text: str) -> str:
         raise ValueError(problem) from None
     if not is_complete or parts.username is not None or parts.fragment:
         raise ValueError(problem)
-    if parts.scheme == "http" and not is_on_this_machine(text):
+    if parts.scheme == "http" and not is_loopback(text):
         raise ValueError("must begin with https:// (http:// is for a receiver on this machine)")
     return text
-
-
-def is_on_this_machine(url: str) -> bool:
-    """Whether messages to this address leave the machine by no network."""
-    return is_loopback(url)
 
 
 def webhook_secrets(text: str) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from urllib3.exceptions import HTTPError
 from ai_retry.deadline import Deadline, DeadlineAdapter, bounded_by
 from ai_retry.domain.outbox import Announcement
 from ai_retry.domain.ports import Clock
+from ai_retry.provider_settings import is_loopback
 from ai_retry.secrecy import guard_logs
-from ai_retry.webhook_settings import is_on_this_machine
 from ai_retry.webhooks.signature import signed
 
 DEADLINE: Final = 10.0  # seconds for one delivery, whatever the receiver does
@@ -53,7 +53,7 @@ class Receiver:
         # With an ``auth``, since requests would else look into a netrc file.
         self._request = session.prepare_request(requests.Request("POST", url, headers=_HEADERS, auth=_unchanged))
         found: Any = session.merge_environment_settings(url, proxies={}, stream=True, verify=None, cert=None)
-        if is_on_this_machine(url):  # unencrypted, perhaps: no proxy is between
+        if is_loopback(url):  # unencrypted, perhaps: no proxy is between
             found["proxies"] = {}
         self._settings: Mapping[str, Any] = dict(found)
 

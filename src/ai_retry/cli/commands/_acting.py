@@ -1,4 +1,7 @@
-"""What commands share that act for an operator: who, why, and the operations. Who has the service key is an admin."""
+"""What commands share that act for an operator: who, why, and the operations.
+
+With the secret key, every operator is an admin.
+"""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
