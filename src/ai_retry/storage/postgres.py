@@ -13,7 +13,7 @@ from logging import WARNING
 from time import monotonic
 from typing import Any, Final
 
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import PoolClosed, PoolTimeout
 
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageOutcomeUnknown, StorageUnavailable
 from ai_retry.logs import write_line
@@ -21,6 +21,7 @@ from ai_retry.secrecy import guard_logs
 from ai_retry.storage._connection_string import LINK, read_connection_string
 from ai_retry.storage._door import NO_ANSWER, Door, Refusal
 from ai_retry.storage._function_connection import CallFailed, FunctionConnection
+from ai_retry.storage._warm_pool import WarmPool
 from ai_retry.storage.codec import Json
 from ai_retry.storage.forks import leave_connections_in_forks
 from ai_retry.storage.functions import FunctionStorage
@@ -72,9 +73,8 @@ class PostgresStorage(OperatorFunctions, RecoveryFunctions, OutboxFunctions, Fun
         self._conninfo, self._hears = read.conninfo, not read.is_transaction_pooler
         kwargs = {"door": self._door, "prepares": not read.is_transaction_pooler, **LINK}
         self._new_pool = partial(
-            ConnectionPool,
+            WarmPool,
             read.conninfo,
-            connection_class=FunctionConnection,
             kwargs={"autocommit": True, "prepare_threshold": None, "client_encoding": "utf8", **kwargs},
             min_size=0,
             max_size=max_connections,

@@ -3,6 +3,8 @@ language plpgsql immutable security invoker set search_path = pg_catalog, pg_tem
 declare
   v_change constant jsonb := p_change::jsonb;
   v_success constant jsonb := v_change -> 'success';
+  v_calls constant jsonb := coalesce(v_change #> '{call,calls}', '[]');
+  v_elsewhere constant jsonb := coalesce(v_change -> 'elsewhere', v_change #> '{put_back,elsewhere}', '[]');
   v_unknown jsonb[];
 begin
   if v_change -> 'protocol' is distinct from '2'::jsonb then
@@ -33,16 +35,15 @@ begin
     (v_change -> 'action') - '{id,operator,role,action,target,reason,user_id}'::text[],
     coalesce(v_change -> 'hold_route', v_change -> 'open_route', v_change -> 'set_quota', v_change -> 'reset_quota',
       v_change -> 'read_answer') - '{route,duration_seconds,user_id,limit,window_seconds,generation_id}'::text[],
-    (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[],
-    (select pg_catalog.jsonb_object_agg(k, null)
-      from (
-        select e - '{route,provider,model,code,http_status,usage,duration_ms,outcome}'::text[] as o
-        from pg_catalog.jsonb_array_elements(v_change #> '{call,calls}') e
-        union all
-        select (e - '{route,outage}'::text[])
-          || coalesce(nullif(e -> 'outage', 'null') - '{wait_seconds,failures,doubts}'::text[], '{}')
-        from pg_catalog.jsonb_array_elements(coalesce(v_change -> 'elsewhere', v_change #> '{put_back,elsewhere}')) e
-      ) l, pg_catalog.jsonb_object_keys(l.o) k)];
+    (v_change -> 'postpone') - '{user_id,generation_id,message_id,wait_seconds,spread_seconds,route}'::text[]];
+  for v_place in 0 .. pg_catalog.jsonb_array_length(v_calls) - 1 loop
+    v_unknown := v_unknown
+      || ((v_calls -> v_place) - '{route,provider,model,code,http_status,usage,duration_ms,outcome}'::text[]);
+  end loop;
+  for v_place in 0 .. pg_catalog.jsonb_array_length(v_elsewhere) - 1 loop
+    v_unknown := v_unknown || ((v_elsewhere -> v_place) - '{route,outage}'::text[])
+      || (nullif(v_elsewhere #> array[v_place::text, 'outage'], 'null') - '{wait_seconds,failures,doubts}'::text[]);
+  end loop;
   if '{}' <> any (v_unknown) then
     raise exception 'ai-retry: a change with the unknown key %; apply the migrations of this version',
       (select k from pg_catalog.unnest(v_unknown) u, pg_catalog.jsonb_object_keys(u) k limit 1)
