@@ -25,10 +25,17 @@ def test_quiet_calls_share_the_connection_that_was_used_last(migrated_database: 
         psycopg.connect(migrated_database, autocommit=True) as witness,
     ):
 
-        def count(condition: str = "") -> int:
+        def count(condition: str) -> int:
             row = witness.execute((OURS + condition).encode()).fetchone()
             assert row is not None
             return int(row[0])
+
+        def used_by_calls_in_turn() -> int:
+            now = witness.execute("select clock_timestamp()").fetchone()
+            assert now is not None
+            for _ in range(3 * AT_ONCE):
+                storage.overview()
+            return count(f" and query_start > '{now[0].isoformat()}'")
 
         with ThreadPoolExecutor(AT_ONCE) as threads:
             with psycopg.connect(migrated_database) as holder:
@@ -37,10 +44,5 @@ def test_quiet_calls_share_the_connection_that_was_used_last(migrated_database: 
                 eventually(lambda: count(" and wait_event_type = 'Lock'") == AT_ONCE)
             for each in burst:
                 each.result()
-        before = witness.execute("select clock_timestamp()").fetchone()
-        assert before is not None
-        for _ in range(3 * AT_ONCE):
-            storage.overview()
 
-        assert count() == AT_ONCE
-        assert count(f" and query_start > '{before[0].isoformat()}'") == 1
+        eventually(lambda: used_by_calls_in_turn() == 1)  # the pool may still open a connection for the burst
