@@ -897,6 +897,7 @@ declare
   v_routes jsonb := '[]'::jsonb;
   v_stored_answer jsonb;
   v_mine integer;
+  v_standing jsonb;
   v_user record;
   v_each record;
 begin
@@ -959,13 +960,8 @@ begin
       from (  -- what an operator holds comes first, however many models users invent
         select v.* from ai_retry.outages v order by v.held_until > p_at desc nulls last, v.not_before desc limit 64) r;
   end if;
-  return pg_catalog.jsonb_build_object(
-    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden,exists}'::text[],
-    'exists', not p_generation ? 'exists',
-    'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
-    'session_conflict', case  -- a begin has decided already, and asks for no conflict
-      when p_is_whole and p_generation ? 'hidden' then ai_retry.app_may_create_session(v_user_id, v_id) end,
-    'session', v_session, 'stored_answer', v_stored_answer, 'live', v_user.live, 'live_until', v_user.live_until,
+  v_standing := pg_catalog.jsonb_build_object(
+    'live', v_user.live, 'live_until', v_user.live_until, 'routes', v_routes,
     -- The version: everything of one generation that a decision to begin rests on.
     'version', pg_catalog.concat_ws('/', p_generation ->> 'status', coalesce(v_each.number, (not p_generation ? 'exists')::integer),
       v_each.open_until is null, extract(epoch from v_each.next_attempt_at), v_stored_answer ->> 'number',
@@ -977,10 +973,18 @@ begin
         when v_user.most = 0 then null
         when v_user.held >= v_user.most then v_user.held_until
         else v_user.spent[least(pg_catalog.cardinality(v_user.spent), v_user.most - v_user.held)] + v_user.span end),
-    'attempts', v_attempts, 'mine', v_mine, 'routes', v_routes,
-    'open_token', case when v_each.is_open then v_each.token end,
-    'open_is_foreign', coalesce(v_each.is_open and v_each.user_id <> v_user_id, false),
     'is_over', v_user.has_unreported or coalesce(v_user.has_over, false) or coalesce(v_each.open_until <= p_at, false));
+  if not p_generation ? 'hidden' then  -- a begin has decided already, and compares
+    return v_standing;
+  end if;
+  return v_standing || pg_catalog.jsonb_build_object(
+    'as_of', p_at, 'generation', p_generation - '{session,can_create_session,hidden,exists}'::text[],
+    'exists', not p_generation ? 'exists',
+    'hidden', p_generation -> 'hidden', 'can_create_session', p_generation -> 'can_create_session',
+    'session_conflict', case when p_is_whole then ai_retry.app_may_create_session(v_user_id, v_id) end,
+    'session', v_session, 'stored_answer', v_stored_answer, 'attempts', v_attempts, 'mine', v_mine,
+    'open_token', case when v_each.is_open then v_each.token end,
+    'open_is_foreign', coalesce(v_each.is_open and v_each.user_id <> v_user_id, false));
 end
 $$;
 revoke all on function ai_retry.snapshot(jsonb, jsonb, uuid, timestamptz, boolean) from public, anon, authenticated;

@@ -14,7 +14,7 @@ from tools.migration import SCHEMAS
 from tools.npm import REPOSITORY
 
 BINDING = SCHEMAS / "app.sql"  # of the app as a whole: it is replaced as one
-MOST_LINES = 3319
+MOST_LINES = 3324
 PORTS: Mapping[str, type] = {
     "verbs": Storage,
     "queue": QueueStorage,
