@@ -13,10 +13,11 @@ from benchmarks.line_process import PEERS, LineProcess
 from benchmarks.server import program
 from tools.stack import Stack
 
-OURS, FLOOR = "ours", "floor"
+OURS, FLOOR, WITH_WRITES = "ours", "floor", "procrastinate_app"
 MODULES = {
     OURS: "ours",
     "procrastinate": "procrastinate_jobs",
+    WITH_WRITES: "procrastinate_jobs",
     "dbos": "dbos_workflow",
     "pgmq": "pgmq_queue",
 }
@@ -100,8 +101,9 @@ def engines_at_work(stack: Stack, prefix: str) -> Iterator[Mapping[str, AtWork]]
         floor = Floor(stack.create_database(f"{prefix}_floor", migrated=False), folder)
         working: dict[str, AtWork] = {FLOOR: floor}
         for name, module in MODULES.items():
-            url = stack.create_database(f"{prefix}_{name}", migrated=name == OURS)
-            process = LineProcess(f"rates.{module}", url, ours=name == OURS)
+            url = stack.create_database(f"{prefix}_{name}", migrated=name in (OURS, WITH_WRITES))
+            further = ("app",) if name == WITH_WRITES else ()
+            process = LineProcess(f"rates.{module}", url, *further, ours=name == OURS)
             started.callback(process.close)
             working[name] = Worker(process, url)
         yield working

@@ -20,9 +20,14 @@ _PATIENCE = 120.0  # seconds
 Span = tuple[float, float]  # enqueued at, settled at: seconds of one clock
 
 
+def call_seconds() -> float:
+    """Give how long the provider's call takes."""
+    return float(os.environ.get(CALL_MS, "0")) / 1000
+
+
 def call_provider() -> None:
     """Take as long as the provider's call does."""
-    if seconds := float(os.environ.get(CALL_MS, "0")) / 1000:
+    if seconds := call_seconds():
         time.sleep(seconds)
 
 
