@@ -18,8 +18,8 @@ NOTES = [
     "Ours is load, begin, a call that answers at once, and settle, through `PostgresStorage`; the rows that the app "
     "would have written are there before. Procrastinate: jobs are deferred one by one, then its own worker runs them "
     "with that concurrency, both counted; *with the app's writes*, its job does by hand the durable writes that ours "
-    "does: the generation's statuses, session and event. DBOS: a workflow of one step. pgmq: send, read, delete. None of "
-    "the three knows a user's quota, or fences the finish as ours does: see [the late finisher](late-finisher.md).",
+    "does: the generation's statuses, session and event. DBOS: a workflow of one step. pgmq: send, read, delete. None "
+    "of the three knows a user's quota, or fences the finish as ours does: see [the late finisher](late-finisher.md).",
     "The floor is pgbench, which is written in C: two transactions, each begin, one small row, commit, as prepared "
     "statements. Threads of Python share one interpreter lock, and all share the machine's processors with the server.",
 ]
