@@ -1,6 +1,5 @@
 """How a client watches what it does. Events are imported by the first thing that is watched, or by ``prepare``."""
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -21,9 +20,12 @@ class Watched:
     _spool: "Spool | None"
     events: Events
 
-    @cached_property
+    @property
     def _reports(self) -> "Reports":
-        return self._reports_to(self.events)
+        """Those of all loops, made once: several first calls at once need no lock, and all get the same."""
+        own = vars(self)
+        made: Reports = own.get("_made") or own.setdefault("_made", self._reports_to(self.events))
+        return made
 
     def _reports_to(self, events: Events) -> "Reports":
         from ai_retry.watching.reports import Reports  # noqa: PLC0415 - see above

@@ -30,6 +30,7 @@ from ai_retry.storage.supabase import SupabaseStorage
 from ai_retry.testing.ai import ScriptedAiProvider
 from ai_retry.testing.memory import MemoryApp, MemoryStorage
 from ai_retry.testing.provider import ScriptedServer, chat
+from ai_retry.watching import reports
 
 ENVIRONMENT: Mapping[str, str] = {
     "AI_API_KEY": "key",
@@ -154,6 +155,23 @@ def test_first_calls_at_once_share_one_pool(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(made) == 4
     assert next(iter(provider._wires.values())) in made
     assert len(provider._wires) == 1
+
+
+def test_first_calls_at_once_share_what_they_learn_of_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that watch at the same time, before any other, report through the same memory of routes afterwards."""
+    at_once = Barrier(4, timeout=30)
+
+    class Slow(reports.Reports):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            at_once.wait()
+            super().__init__(*arguments, **more)
+
+    monkeypatch.setattr(reports, "Reports", Slow)
+    client = client_of(ScriptedAiProvider())
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: client._reports, range(4)))
+
+    assert {id(each) for each in found} == {id(client._reports)}
 
 
 def test_first_calls_of_the_data_api_at_once_share_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
