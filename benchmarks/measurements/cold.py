@@ -32,10 +32,10 @@ print(json.dumps([1000 * (end - start) for start, end in zip(steps, steps[1:])])
 
 NOTES = [
     "Files are in the system's cache, and ours are compiled to byte code, as an installer does. The provider answers "
-    "at once, over HTTP on this machine. By far the most of `connect()` is the import of libraries: the driver of "
-    "PostgreSQL, or the Data API's client. What only a call of the provider needs is imported by the first retry here; "
-    "servers and workers let `client.prepare()` do it as they start. Libraries for schemas, repeats and recovery are "
-    "imported by the first call that needs them.",
+    "at once, over HTTP on this machine. By far the most of `connect()` is the import of modules: Python's, ours, and "
+    "with PostgreSQL its driver. What only a call needs is imported by the first retry here: what asks the provider, "
+    "events and, over the Data API, its client. Servers and workers let `client.prepare()` do it as they start. "
+    "Libraries for schemas, repeats and recovery are imported by the first call that needs them.",
 ]
 
 

@@ -18,7 +18,6 @@ from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, Generation
 from ai_retry.domain.ports import AiProvider, Clock
 from ai_retry.domain.reader import ContextFrom, ContextUnusable, read_context
-from ai_retry.events import OnEvent
 from ai_retry.imported import imported, imported_provider
 from ai_retry.provider_settings import is_loopback
 from ai_retry.recovery.methods import Diagnosis
@@ -26,6 +25,7 @@ from ai_retry.storage.spool import Spool, SpoolReport
 
 if TYPE_CHECKING:
     from ai_retry.auth import TokenVerifier
+    from ai_retry.events import OnEvent
     from ai_retry.worker import Worker
 
 _READER = "AI_RETRY_CONTEXT_FROM"
@@ -39,7 +39,7 @@ def connect(
     context_from: ContextFrom | None = None,
     ai: AiProvider | None = None,
     doctor: Callable[[], Diagnosis] | None = None,
-    on_event: OnEvent = (),
+    on_event: "OnEvent" = (),
 ) -> Client:
     """Make a client of Supabase, or PostgreSQL, and an OpenAI-compatible provider.
 
@@ -143,7 +143,7 @@ def worker(
     *,
     concurrency: int = DEFAULT_CONCURRENCY,
     context_from: ContextFrom | None = None,
-    on_event: OnEvent = (),
+    on_event: "OnEvent" = (),
 ) -> "Iterator[Worker]":
     """Make a worker that runs accepted retries; connections are given back at the end.
 
@@ -292,7 +292,7 @@ def open_storage(settings: Settings, *, timeout: float = _REQUEST_SECONDS, spool
         except ModuleNotFoundError as error:
             raise NotConfigured(f"{error.name} is not installed: install ai-retry with its extra postgres") from error
         return PostgresStorage(settings.database_url, spool=spool)
-    from ai_retry.storage.supabase import SupabaseStorage  # noqa: PLC0415 - imports httpx and postgrest
+    from ai_retry.storage.supabase import SupabaseStorage  # noqa: PLC0415 - not needed beside the other
 
     if settings.supabase_url is None or settings.supabase_secret_key is None:
         raise NotConfigured("SUPABASE_URL and SUPABASE_SECRET_KEY, or DATABASE_URL, are missing")

@@ -11,28 +11,26 @@ from ai_retry.domain.calls import route_name
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import Context, RetryResult
-from ai_retry.domain.names import WaiverWord, as_uuid
-from ai_retry.domain.operation import OperatorStorage
+from ai_retry.domain.names import WaiverWord
 from ai_retry.domain.outlook import Outlook
 from ai_retry.domain.policy import DEFAULT_POLICY, RetryPolicy
 from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry, QueueState
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.domain.recovery import RecoveryStorage
-from ai_retry.events import OnEvent
 from ai_retry.first_calls import FirstCalls
 from ai_retry.hooks import Events, current_origin
 from ai_retry.listings import Listings
 from ai_retry.operate.methods import OperateMethods
 from ai_retry.recovery.methods import Diagnosis, RecoveryMethods
-from ai_retry.recovery.parts import Parts
 from ai_retry.renewal import LeaseRenewer
 from ai_retry.slots import CallSlot, CallSlots
 from ai_retry.storage.spool import Spool, SpoolReport
-from ai_retry.watching.loop_events import LoopEvents
-from ai_retry.watching.reports import Reports
 
 if TYPE_CHECKING:
+    from ai_retry.domain.operation import OperatorStorage
+    from ai_retry.events import OnEvent
+    from ai_retry.recovery.parts import Parts
     from ai_retry.worker import Worker
 
 
@@ -53,11 +51,11 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
         max_calls: int = DEFAULT_MAX_CALLS,
         queue_storage: QueueStorage | None = None,
         recovery_storage: RecoveryStorage | None = None,
-        operator_storage: OperatorStorage | None = None,
+        operator_storage: "OperatorStorage | None" = None,
         provider: str = "",
         spool: Spool | None = None,
         doctor: Callable[[], Diagnosis] | None = None,
-        on_event: OnEvent = (),
+        on_event: "OnEvent" = (),
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep the parts.
@@ -84,7 +82,6 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
         self._queue_storage, self._recovery_storage, self._provider = queue_storage, recovery_storage, provider
         self._operator_storage, self._spool, self._doctor = operator_storage, spool, doctor
         self.events = Events(on_event)
-        self._reports = Reports(self.events, has_spool=spool is not None)
         self._renewer = LeaseRenewer(storage, policy.lease, self.events)
         if spool is not None:
             spool.emit = self.events
@@ -235,22 +232,14 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
         routes = getattr(self._ai, "routes", None)  # a provider that falls back names where to
         return route_name(self._provider, context.model) if routes is None else routes(context)
 
-    def _watch(self, action: str, user_id: UUID | str, generation_id: UUID | str | None) -> LoopEvents:
-        return LoopEvents(
-            self._reports,
-            action,
-            self._clock.monotonic,
-            user_id=as_uuid(user_id, "user_id"),
-            generation_id=as_uuid(generation_id, "generation_id") if generation_id is not None else None,
-            origin=current_origin(),
-        )
-
     def _queue(self) -> QueueStorage:
         if self._queue_storage is None:
             raise NotConfigured("this client was given no queue_storage: pass one, or use ai_retry.connect()")
         return self._queue_storage
 
-    def _recovery_parts(self) -> Parts:
+    def _recovery_parts(self) -> "Parts":
+        from ai_retry.recovery.parts import Parts  # noqa: PLC0415 - most processes recover nothing
+
         if self._recovery_storage is None:
             raise NotConfigured("this client was given no recovery_storage: pass one, or use ai_retry.connect()")
         return Parts(
@@ -263,7 +252,7 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
             route_of=self._route_of,
             renewing=self._renewer.renewing,
             slots=self._slots,
-            reports=Reports(self.events.without_log(), has_spool=self._spool is not None),
+            reports=self._reports_to(self.events.without_log()),
         )
 
     def doctor(self) -> Diagnosis:
@@ -277,9 +266,16 @@ class Client(FirstCalls, Listings, OperateMethods, RecoveryMethods):
         return self._doctor()
 
     def prepare(self) -> None:
-        """Import what the first retry needs, so that no user waits for it: servers do it when they start."""
-        if callable(prepare := getattr(self._ai, "prepare", None)):
-            prepare()
+        """Import what the first retry needs, so that no user waits for it: servers do it when they start.
+
+        Raises:
+            NotConfigured: what it needs can't be made, such as a client that goes through an unknown kind of proxy.
+        """
+        import ai_retry.watching.loop_events  # noqa: F401, PLC0415 - with all events
+
+        for part in (self._storage, self._ai):
+            if callable(prepare := getattr(part, "prepare", None)):
+                prepare()
 
     def close(self) -> None:
         """Give back connections. A repeat does nothing."""

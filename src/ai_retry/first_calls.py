@@ -10,21 +10,20 @@ from ai_retry.domain.first_call import MAX_PROMPT_BYTES
 from ai_retry.domain.model import Context, RetryResult
 from ai_retry.domain.names import WaiverWord
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.domain.ports import AiProvider, Clock, QueueStorage, Storage
+from ai_retry.domain.ports import AiProvider, QueueStorage, Storage
 from ai_retry.domain.queue_model import QueuedRetry
 from ai_retry.domain.reader import ContextFrom
 from ai_retry.hooks import current_origin
 from ai_retry.renewal import LeaseRenewer
 from ai_retry.slots import CallSlot, CallSlots
-from ai_retry.watching.loop_events import LoopEvents
+from ai_retry.watched import Watched
 
 
-class FirstCalls(ABC):
+class FirstCalls(Watched, ABC):
     """The methods of a client for first calls; the client has the parts."""
 
     _storage: Storage
     _ai: AiProvider
-    _clock: Clock
     _policy: RetryPolicy
     _context_from: ContextFrom
     _slots: CallSlots
@@ -32,9 +31,6 @@ class FirstCalls(ABC):
 
     @abstractmethod
     def _route_of(self, context: Context) -> str | Sequence[str]: ...
-
-    @abstractmethod
-    def _watch(self, action: str, user_id: UUID | str, generation_id: UUID | str | None) -> LoopEvents: ...
 
     @abstractmethod
     def _queue(self) -> QueueStorage: ...

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from logging import ERROR
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ai_retry.domain.model import UNKNOWN_ORIGIN, Origin
-from ai_retry.events import Event, Hook, OnEvent
 from ai_retry.logs import LOG, write_line
+
+if TYPE_CHECKING:
+    from ai_retry.events import Event, Hook, OnEvent
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{1,200})?")
@@ -38,7 +40,7 @@ class Events:
         on_event: one hook, or several.
     """
 
-    def __init__(self, on_event: OnEvent = ()) -> None:
+    def __init__(self, on_event: "OnEvent" = ()) -> None:
         self._hooks: Sequence[Hook] = (LOG, *([on_event] if callable(on_event) else on_event))
 
     def without_log(self) -> "Events":
@@ -51,7 +53,7 @@ class Events:
         """Write no more to the log: a command reports to whoever runs it."""
         self._hooks = [hook for hook in self._hooks if hook is not LOG]
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: "Event") -> None:
         """Call every hook, whatever one of them raises."""
         if event.ends_badly and (request := _current.get()) is not None:
             request.is_reported = True

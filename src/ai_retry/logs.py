@@ -15,12 +15,14 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cache
 from operator import attrgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ai_retry.events import Event
+if TYPE_CHECKING:
+    from ai_retry.events import Event
 
 LOGGER: Final = "ai_retry"
 _FIRST: Final = ("action", "code", "attempt")
+_LAST: Final = ("user_id", "generation_id", "request_id")  # of every event
 _LEFT_OUT: Final = frozenset({"ended_seconds_ago", "stack", "traceparent"})
 _log = logging.getLogger(LOGGER)
 
@@ -31,7 +33,7 @@ class LogEvents:
     A record's ``ai_retry`` holds the facts, with instants and ids as strings and numbers as numbers.
     """
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: "Event") -> None:
         """Write it, if anything listens at its level."""
         level = event.level
         if _log.isEnabledFor(level):
@@ -76,12 +78,12 @@ def _say_lost(name: str, error: str) -> None:
         logging.lastResort.handle(logging.LogRecord(LOGGER, logging.ERROR, __file__, 0, lost, (), None))
 
 
-def facts_of(event: Event) -> Mapping[str, Any]:
+def facts_of(event: "Event") -> Mapping[str, Any]:
     """Return what an event says, without what is None, what it is about first."""
     return {name: fact for name, fact in zip(*_read(event), strict=True) if fact is not None}
 
 
-def _read(event: Event) -> tuple[Sequence[str], Sequence[Any]]:
+def _read(event: "Event") -> tuple[Sequence[str], Sequence[Any]]:
     names, facts = _fields(type(event))  # type: ignore[arg-type]  # a class can be hashed
     return names, facts(event)
 
@@ -139,10 +141,9 @@ def _word(fact: Any) -> str:
 
 
 @cache
-def _fields(kind: type[Event]) -> tuple[list[str], Callable[[Event], Sequence[Any]]]:
+def _fields(kind: "type[Event]") -> tuple[list[str], "Callable[[Event], Sequence[Any]]"]:
     """List the fields of a kind of event, what happened first, whom and what it is about last; and what reads them."""
     names = [each.name for each in fields(kind) if each.name not in _LEFT_OUT]
-    last = [each.name for each in fields(Event) if each.name in names]
     first = [name for name in _FIRST if name in names]
-    listed = [*first, *(name for name in names if name not in {*first, *last}), *last]
+    listed = [*first, *(name for name in names if name not in {*first, *_LAST}), *_LAST]
     return listed, attrgetter(*listed)

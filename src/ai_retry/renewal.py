@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from ai_retry.domain.change import Renew
 from ai_retry.domain.errors import AiRetryError
 from ai_retry.domain.ports import Storage
-from ai_retry.events import Event, RenewalFailed
 from ai_retry.logs import LOG
+
+if TYPE_CHECKING:
+    from ai_retry.events import Event
 
 _RENEWALS_A_LEASE: Final = 3
 _LOOK_SECONDS: Final = 5.0  # between two looks whether anything is held: a thread with nothing to do ends soon
@@ -32,7 +34,7 @@ class LeaseRenewer:
         emit: gets an event for each renewal that failed.
     """
 
-    def __init__(self, storage: Storage, lease: timedelta, emit: Callable[[Event], None] = LOG) -> None:
+    def __init__(self, storage: Storage, lease: timedelta, emit: "Callable[[Event], None]" = LOG) -> None:
         self._storage, self._lease, self._emit = storage, lease, emit
         self._turn = (lease / _RENEWALS_A_LEASE).total_seconds()
         self._held: dict[UUID, UUID] = {}  # generation by token
@@ -75,12 +77,17 @@ class LeaseRenewer:
         try:
             renewed = self._storage.amend(Renew(generation_id=generation_id, token=token, lease=self._lease)).applied
         except AiRetryError as error:
-            self._emit(RenewalFailed(code=error.code, generation_id=generation_id))
+            self._report(generation_id, error.code)
             return
         except Exception as error:  # noqa: BLE001 (the outermost place of a thread: other leases are not lost for it)
             reason = type(error).__qualname__
-            self._emit(RenewalFailed(code="INTERNAL", reason=reason, generation_id=generation_id))
+            self._report(generation_id, "INTERNAL", reason)
             return
         if not renewed:
             with self._lock:
                 self._held.pop(token, None)
+
+    def _report(self, generation_id: UUID, code: str, reason: str | None = None) -> None:
+        from ai_retry.events import RenewalFailed  # noqa: PLC0415 - by then an attempt has imported them
+
+        self._emit(RenewalFailed(code=code, reason=reason, generation_id=generation_id))

@@ -48,6 +48,16 @@ def test_closed_storage_says_so() -> None:
         assert (failure(storage, ask).code, str(failure(storage, ask))) == (UNAVAILABLE, "The storage failed (closed).")
 
 
+def test_call_that_meets_the_close_says_so() -> None:
+    """The same holds for a call that has begun when another thread closes."""
+    with closing(SupabaseStorage("http://127.0.0.1:9", "sb_secret_x")) as storage:
+        storage.prepare()
+        for api in storage._apis.values():
+            api.close()
+
+        assert str(failure(storage, load)) == "The storage failed (closed)."
+
+
 @pytest.mark.parametrize(
     ("answer", "when_settled", "when_read"),
     [

@@ -264,9 +264,10 @@ def test_exceptions_and_odd_arguments_are_cleaned(caplog: pytest.LogCaptureFixtu
 
 
 def test_every_logger_of_a_driver_is_guarded() -> None:
-    """Once the adapters are made, no logger of a driver is without the filter."""
+    """Once the adapters are prepared, no logger of a driver is without the filter."""
     DeadlineAdapter(pool_size=1).close()
-    SupabaseStorage("http://127.0.0.1:9", KEY).close()
+    with closing(SupabaseStorage("http://127.0.0.1:9", KEY)) as storage:
+        storage.prepare()
     roots = {name.partition(".")[0] for name in DRIVERS}
     manager = logging.getLogger().manager
     theirs = [name for name in manager.loggerDict if name.partition(".")[0] in roots]

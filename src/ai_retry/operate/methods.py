@@ -7,29 +7,29 @@ from uuid import UUID
 from ai_retry.domain.change import Discard
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.names import as_uuid, check_operator
-from ai_retry.domain.operation import OperatorStorage
 from ai_retry.domain.ports import Storage
-from ai_retry.operate.operator import Operator
-from ai_retry.recovery.parts import Parts
 
 if TYPE_CHECKING:
+    from ai_retry.domain.operation import OperatorStorage
     from ai_retry.operate.desk import Acting
     from ai_retry.operate.operations import Operations
+    from ai_retry.operate.operator import Operator
+    from ai_retry.recovery.parts import Parts
 
 
 class OperateMethods(ABC):
     """The methods of a client for operators; the client has the parts."""
 
     _storage: Storage
-    _operator_storage: OperatorStorage | None
+    _operator_storage: "OperatorStorage | None"
 
     @abstractmethod
-    def _recovery_parts(self) -> Parts: ...
+    def _recovery_parts(self) -> "Parts": ...
 
     @abstractmethod
     def _spool_files(self) -> int | None: ...
 
-    def operate(self, operator: Operator) -> "Operations":
+    def operate(self, operator: "Operator") -> "Operations":
         """Give what this operator may do and read; the role is asked by each method, and each action is recorded.
 
         Raises:

@@ -13,11 +13,11 @@ from uuid import UUID
 
 from ai_retry.domain.names import WaiverWord
 from ai_retry.domain.policy import RetryPolicy
-from ai_retry.recovery.parts import Parts
 from ai_retry.recovery.when import When, read_instant
 
 if TYPE_CHECKING:
     from ai_retry.recovery.found import Found, Words
+    from ai_retry.recovery.parts import Parts
     from ai_retry.recovery.plan import Plan
     from ai_retry.recovery.why import Explanation
 
@@ -35,7 +35,7 @@ class RecoveryMethods(ABC):
     """The methods of a client for recovery, over the parts that ``_recovery_parts`` returns."""
 
     @abstractmethod
-    def _recovery_parts(self) -> Parts: ...
+    def _recovery_parts(self) -> "Parts": ...
 
     def find(
         self,

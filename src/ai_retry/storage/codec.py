@@ -15,20 +15,17 @@ from types import NoneType, UnionType
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_origin
 from uuid import UUID
 
-from ai_retry.domain.change import Begin, CallRecord, Expected, Open, Postpone, PutBack, Run, Settle
+from ai_retry.domain.change import Begin, Open, Postpone, PutBack, Run
 from ai_retry.domain.errors import NotConfigured
 from ai_retry.domain.model import (
     Answer,
     Attempt,
     ClosedOver,
-    Generation,
     GenerationStatus,
     ProviderCall,
     StoredAnswer,
     Usage,
 )
-from ai_retry.domain.operation import AttemptRecord
-from ai_retry.domain.queue_model import Message
 from ai_retry.domain.recovery import Filter, PlanAttempt
 
 Json: TypeAlias = Mapping[str, Any]
@@ -37,15 +34,15 @@ _T = TypeVar("_T")
 _MILLISECONDS: Final = "duration_ms"
 _LARGEST: Final = 2**63
 
-# What the member of a field is called.
-_NAMES: Final[Mapping[tuple[Any, str], str]] = {
-    (AttemptRecord, "duration"): _MILLISECONDS,
-    (CallRecord, "duration"): _MILLISECONDS,
-    (Expected, "quota_rule"): "rule",
-    (Generation, "duration"): _MILLISECONDS,
-    (Message, "id"): "message_id",
-    (ProviderCall, "duration"): _MILLISECONDS,
-    (Settle, "quota_rule"): "rule",
+# What the member of a field is called. Classes have their names here: what only operators read is not imported for it.
+_NAMES: Final[Mapping[tuple[str, str], str]] = {
+    ("AttemptRecord", "duration"): _MILLISECONDS,
+    ("CallRecord", "duration"): _MILLISECONDS,
+    ("Expected", "quota_rule"): "rule",
+    ("Generation", "duration"): _MILLISECONDS,
+    ("Message", "id"): "message_id",
+    ("ProviderCall", "duration"): _MILLISECONDS,
+    ("Settle", "quota_rule"): "rule",
 }
 
 # Fields whose members are members of the enclosing object.
@@ -189,7 +186,7 @@ def _part(owner: Any, name: str, annotation: Any) -> _Part:
         return _Part(name, None, write, partial(read, kind), is_optional=False)
     if others:
         return _Part(name, None, write_tagged, partial(_read_tagged, types), is_optional=False)
-    member = _NAMES.get((owner, name), f"{name}_seconds" if kind is timedelta else name)
+    member = _NAMES.get((owner.__name__, name), f"{name}_seconds" if kind is timedelta else name)
     to_json, of_json = (_milliseconds, of_milliseconds) if member == _MILLISECONDS else _converts(kind)
     return _Part(name, member, to_json, of_json, is_optional=NoneType in types or kind is Any)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from uuid import UUID
 
 from ai_retry.domain.change import Found, Keep, Reply, Settle, Success
@@ -20,11 +20,13 @@ from ai_retry.domain.decide.settle import closing_without, found
 from ai_retry.domain.errors import AiRetryError, NotConfigured, StorageFailure
 from ai_retry.domain.model import Installation, Outcome
 from ai_retry.domain.ports import Storage
-from ai_retry.events import Event, Settled
 from ai_retry.logs import LOG, write_line
 from ai_retry.storage.repeating import Repeats
 from ai_retry.storage.spool_files import Held, SpoolFiles, Unreadable
 from ai_retry.storage.transport import LOCKED, is_internal
+
+if TYPE_CHECKING:
+    from ai_retry.events import Event
 
 _REMEDY: Final = "let AI_RETRY_SPOOL_DIR name one that this user may write"
 _TOO_MANY: Final = 2  # failures in a row are the storage's, and no file's
@@ -158,6 +160,8 @@ class Spool(SpoolFiles):
         return None
 
     def _send(self, name: str, storage: Storage, only_of: Installation | None, *, firmly: bool = False) -> _Fate:
+        from ai_retry.events import Settled  # noqa: PLC0415 - few processes find a file
+
         try:
             held = self.read(name)
         except Unreadable as error:
