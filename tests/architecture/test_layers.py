@@ -102,7 +102,7 @@ LIBRARIES = {
         *("cli.init", "cli.rehearsal", "cli.doctor.around", "cli.doctor.link", "cli.doctor.rehearsing"),
         *("storage._connection_string", "storage._function_connection", "storage.listening"),
     },
-    "psycopg_pool": {"storage.postgres"},
+    "psycopg_pool": {"storage._warm_pool", "storage.postgres"},
     "re2": {"providers.keywords"},
     "referencing": {"providers.dialect"},
     "requests": {
