@@ -169,6 +169,8 @@ class RunningAttempt:
     def _keyed(self, context: Context) -> Context:
         """Name the questions of further routes: what came of each, only its own calls show."""
         routes = [each for each in self._setting.reader.routes(context) if each != self._route]
+        if not routes and not context.keys:
+            return context
         return replace(context, keys={each: rules.provider_key(self._begun, context, each) for each in routes})
 
     def _noted(self, result: _Result, context: Context, duration: timedelta) -> _Result:
@@ -193,8 +195,8 @@ class RunningAttempt:
             rejected = SessionRejected(cause, retry_after=REJECTED_WAIT)
             return Ended(error=rejected, goes_on=self._ending.is_accepted)
         try:
-            result = verdict(snapshot, self._user_id, self._generation_id)
-            return Ended(result=replace(result, usage=answer.usage if answer_from is None else None))
+            usage = answer.usage if answer_from is None else None
+            return Ended(result=verdict(snapshot, self._user_id, self._generation_id, usage=usage))
         except SessionRejected as rejected:
             return Ended(error=rejected, goes_on=self._ending.is_accepted)
         except AiRetryError as error:

@@ -97,7 +97,8 @@ class RetryPolicy:
 
     def within_lease(self) -> "RetryPolicy":
         """Give the policy of a process that renews no lease: its calls end with the lease."""
-        return replace(self, deadline=min(self.deadline, self.lease - self.settle_margin))
+        longest = self.lease - self.settle_margin
+        return self if self.deadline <= longest else replace(self, deadline=longest)
 
 
 DEFAULT_POLICY = RetryPolicy()
