@@ -7,7 +7,13 @@ that the model made up. Nothing here knows of providers or HTTP.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from ai_retry.providers.response_schema import ResponseSchema
+
+Wanted: TypeAlias = "Mapping[str, Any] | ResponseSchema"
+"""A schema of an output, as it was given, or checked already."""
 
 _DEEPEST = 100  # levels of nesting; more is no answer, and would trouble whoever stores or reads it
 _LARGEST_INTEGER = 2**53 - 1  # RFC 7493 (I-JSON), section 2.2: beyond it, readers disagree about the value
@@ -70,7 +76,7 @@ def whole(output: Any) -> Any:
     return output
 
 
-def validate(output: Any, schema: Mapping[str, Any]) -> None:
+def validate(output: Any, schema: Wanted) -> None:
     """Check ``output`` under a schema.
 
     Raises:
@@ -79,7 +85,7 @@ def validate(output: Any, schema: Mapping[str, Any]) -> None:
     """
     from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
 
-    wanted = schema_of(schema)
+    wanted = schema_of(schema) if isinstance(schema, Mapping) else schema
     problem = wanted.problem(output)
     if problem is not None:
         raise InvalidOutput(problem, problems=wanted.problems(output, most=_MOST_PROBLEMS))

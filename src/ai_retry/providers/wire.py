@@ -80,8 +80,8 @@ class Wire:
         )
 
         def judge(reply: Reply) -> _Outcome:
-            schema, now = context.response_schema, self._clock.now()
-            return classify(reply, schema=schema, now=now, redactor=redactor, added=asked.added)
+            now = self._clock.now()
+            return classify(reply, schema=asked.schema, now=now, redactor=redactor, added=asked.added)
 
         calls: list[ProviderCall] = []
 
