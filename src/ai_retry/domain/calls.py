@@ -59,8 +59,9 @@ def noted(
     ended: float | None = None,
 ) -> _Result:
     """Fill in what a provider does not say of its calls; one that lists none has made one; a failure is its last."""
-    named = {"model": model, "provider": provider, "route": route}
-    calls = result.calls or (listed(result, duration=duration, ended=ended, **named),)
+    calls = result.calls or (
+        listed(result, duration=duration, model=model, provider=provider, route=route, ended=ended),
+    )
     if isinstance(result, Failure) and calls[-1].failure is None:
         failure = replace(result, usage=calls[-1].usage, calls=(), invalid=None)
         calls = (*calls[:-1], replace(calls[-1], code=result.code, failure=failure))

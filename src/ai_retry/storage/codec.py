@@ -214,7 +214,8 @@ def _converts(kind: Any) -> tuple[_Convert, _Convert]:
         return sorted, None
     if isinstance(kind, type) and issubclass(kind, Enum):
         return None, _word_of(kind)
-    return (_writer(kind), _reader(kind)) if is_dataclass(kind) else (None, None)
+    is_value = is_dataclass(kind)
+    return (_writer(kind), _reader(kind)) if is_value else (None, None)
 
 
 def _word_of(kind: type[Enum]) -> Callable[[Any], Enum]:
