@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from operator import is_
 from typing import Final, TypeVar
 
 from ai_retry.domain.model import Answer, Failure, ProviderCall, ProviderOutcome, Usage
@@ -65,7 +66,10 @@ def noted(
     if isinstance(result, Failure) and calls[-1].failure is None:
         failure = replace(result, usage=calls[-1].usage, calls=(), invalid=None)
         calls = (*calls[:-1], replace(calls[-1], code=result.code, failure=failure))
-    return replace(result, calls=tuple(_filled(each, provider, model, route) for each in calls))
+    filled = tuple(_filled(each, provider, model, route) for each in calls)
+    if len(filled) == len(result.calls) and all(map(is_, filled, result.calls)):
+        return result  # it says all of it already: each layer of providers asks
+    return replace(result, calls=filled)
 
 
 def _filled(call: ProviderCall, provider: str | None, model: str | None, route: str | None) -> ProviderCall:
