@@ -140,6 +140,7 @@ class _Response(HTTPResponse):
 
 class _Connection(HTTPConnection):
     response_class = _Response
+    _held: list[bytes] | None = None  # of the request that is being written
     default_socket_options = [*HTTPConnection.default_socket_options, *_KEEP_ALIVE]  # noqa: RUF012 (as urllib3 has it)
 
     def _new_conn(self) -> socket.socket:
@@ -169,7 +170,20 @@ class _Connection(HTTPConnection):
             self.connect()
         _time_left()
         _current.get().sent += 1
-        super().request(*args, **kwargs)
+        held: list[bytes] = []
+        self._held = held
+        try:
+            super().request(*args, **kwargs)
+        finally:
+            self._held = None
+        self.send(b"".join(held))
+
+    def send(self, data: Any) -> None:
+        """Send headers and body as one: apart they are two packets, and the server wakes twice."""
+        if self._held is None:
+            super().send(data)
+        else:
+            self._held.append(data)
 
 
 class _TlsConnection(_Connection, HTTPSConnection):

@@ -10,6 +10,7 @@ printed.
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ LOGGER: Final = "ai_retry"
 _FIRST: Final = ("action", "code", "attempt")
 _LAST: Final = ("user_id", "generation_id", "request_id")  # of every event
 _LEFT_OUT: Final = frozenset({"ended_seconds_ago", "stack", "traceparent"})
+_NUMBERS: Final = (bool, int, float)
+_QUOTED: Final = re.compile('[ "=]')
 _log = logging.getLogger(LOGGER)
 
 
@@ -90,7 +93,7 @@ def _read(event: "Event") -> tuple[Sequence[str], Sequence[Any]]:
 
 def plain(fact: Any) -> Any:
     """Make a fact JSON: numbers and truths stay, instants are in UTC, and all else is a string."""
-    if isinstance(fact, bool | int | float) or type(fact) is str:
+    if isinstance(fact, _NUMBERS) or type(fact) is str:
         return fact
     if isinstance(fact, datetime):
         return fact.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -135,7 +138,7 @@ def _word(fact: Any) -> str:
         case float():
             return f"{fact:.6g}"
     word = str(fact)
-    if word and word.isprintable() and not set(word) & set(' "='):
+    if word and word.isprintable() and _QUOTED.search(word) is None:
         return word
     return json.dumps(word, ensure_ascii=not word.isprintable())
 

@@ -25,6 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ai_retry import deadline
 from ai_retry.clock import SystemClock
 from ai_retry.domain.errors import GenerationFailed
 from ai_retry.domain.model import Answer, Context, Failure, FailureCode, Usage
@@ -686,6 +687,23 @@ def test_connections_are_kept_and_shared() -> None:
             ask(ai)
 
         assert server.connections == 2
+
+
+def test_headers_and_body_leave_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request is one write: apart, headers and body would be two packets, and wake the server twice."""
+    writes: list[bytes] = []
+    sendall = deadline._Socket.sendall
+
+    def counted(connection: deadline._Socket, data: bytes) -> None:
+        writes.append(data)
+        sendall(connection, data)
+
+    monkeypatch.setattr(deadline._Socket, "sendall", counted)
+    with ScriptedServer(chat({"title": "x"}), chat({"title": "x"})) as server, provider(server.base_url) as ai:
+        ask(ai)
+        ask(ai)
+
+    assert [each.partition(b" ")[0] for each in writes] == [b"POST", b"POST"]
 
 
 def test_token_in_a_sessions_headers_may_be_exchanged_and_is_not_shown() -> None:

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from operator import is_
 from typing import Final, TypeVar
 
-from ai_retry.domain.model import Answer, Failure, ProviderCall, Usage
+from ai_retry.domain.model import Answer, Failure, ProviderCall, ProviderOutcome, Usage
 
 DEFAULT_MODEL: Final = "default"  # in a route, where no model was named
 _LONGEST_ROUTE: Final = 255  # characters: users may name the model, and an index holds it
@@ -27,7 +28,9 @@ def listed(
     result: Answer | Failure,
     *,
     duration: timedelta | None,
+    model: str | None = None,
     provider: str | None = None,
+    route: str | None = None,
     http_status: int | None = None,
     ended: float | None = None,
 ) -> ProviderCall:
@@ -35,11 +38,13 @@ def listed(
     failure = replace(result, invalid=None) if isinstance(result, Failure) else None
     return ProviderCall(
         provider=provider,
-        model=result.model,
+        model=result.model or model,
         code=failure.code if failure else None,
         http_status=http_status,
         usage=result.usage,
         duration=duration,
+        route=route,
+        outcome=failure.provider_outcome if failure else ProviderOutcome.GENERATED,
         failure=failure,
         ended=ended,
     )
@@ -55,11 +60,16 @@ def noted(
     ended: float | None = None,
 ) -> _Result:
     """Fill in what a provider does not say of its calls; one that lists none has made one; a failure is its last."""
-    calls = result.calls or (listed(result, duration=duration, ended=ended),)
+    calls = result.calls or (
+        listed(result, duration=duration, model=model, provider=provider, route=route, ended=ended),
+    )
     if isinstance(result, Failure) and calls[-1].failure is None:
         failure = replace(result, usage=calls[-1].usage, calls=(), invalid=None)
         calls = (*calls[:-1], replace(calls[-1], code=result.code, failure=failure))
-    return replace(result, calls=tuple(_filled(each, provider, model, route) for each in calls))
+    filled = tuple(_filled(each, provider, model, route) for each in calls)
+    if len(filled) == len(result.calls) and all(map(is_, filled, result.calls)):
+        return result  # it says all of it already: each layer of providers asks
+    return replace(result, calls=filled)
 
 
 def _filled(call: ProviderCall, provider: str | None, model: str | None, route: str | None) -> ProviderCall:

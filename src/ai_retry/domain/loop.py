@@ -147,10 +147,11 @@ class RunningAttempt:
         timeout = rules.call_timeout(timedelta(seconds=called - self._began), setting.policy)
         if timeout < min(rules.SHORTEST_CALL, setting.policy.deadline / 2):
             return (yield from self._given_back())
-        self._ask(setting.reader.routes(context))
+        routes = setting.reader.routes(context)
+        self._ask(routes)
         key = rules.provider_key(self._begun, context, self._route)
         result: Answer | Failure = yield Call(
-            context=self._keyed(context), timeout=timeout, idempotency_key=key, route=self._route
+            context=self._keyed(context, routes), timeout=timeout, idempotency_key=key, route=self._route
         )
         duration = timedelta(seconds=setting.monotonic() - called)
         if isinstance(result, Answer):
@@ -166,10 +167,12 @@ class RunningAttempt:
             self._route = routes[0]
             self._ending.is_elsewhere()
 
-    def _keyed(self, context: Context) -> Context:
+    def _keyed(self, context: Context, routes: Sequence[str]) -> Context:
         """Name the questions of further routes: what came of each, only its own calls show."""
-        routes = [each for each in self._setting.reader.routes(context) if each != self._route]
-        return replace(context, keys={each: rules.provider_key(self._begun, context, each) for each in routes})
+        others = [each for each in routes if each != self._route]
+        if not others and not context.keys:
+            return context
+        return replace(context, keys={each: rules.provider_key(self._begun, context, each) for each in others})
 
     def _noted(self, result: _Result, context: Context, duration: timedelta) -> _Result:
         return noted(result, duration=duration, model=context.model, route=self._route)
@@ -193,8 +196,8 @@ class RunningAttempt:
             rejected = SessionRejected(cause, retry_after=REJECTED_WAIT)
             return Ended(error=rejected, goes_on=self._ending.is_accepted)
         try:
-            result = verdict(snapshot, self._user_id, self._generation_id)
-            return Ended(result=replace(result, usage=answer.usage if answer_from is None else None))
+            usage = answer.usage if answer_from is None else None
+            return Ended(result=verdict(snapshot, self._user_id, self._generation_id, usage=usage))
         except SessionRejected as rejected:
             return Ended(error=rejected, goes_on=self._ending.is_accepted)
         except AiRetryError as error:

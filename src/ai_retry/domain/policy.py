@@ -5,9 +5,12 @@ database counts, and compares with numbers that were chosen here; what it decide
 it, is listed in ``supabase/schemas/schema.sql``.
 """
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from ai_retry.domain.context import stored_context
 from ai_retry.domain.errors import (
@@ -45,6 +48,8 @@ LONGEST_DEADLINE = timedelta(hours=1)
 SHORTEST_CALL = timedelta(seconds=1)  # with less time left the attempt is given back without calling
 NO_SESSION_FUNCTION = "the function public.ai_retry_create_session(generations, jsonb) does not exist"
 _IN_PROGRESS = (GenerationStatus.QUEUED, GenerationStatus.PROCESSING)
+_sorted: Final = json.JSONEncoder(sort_keys=True, default=str).encode
+_strict: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as a sentence)
@@ -97,7 +102,8 @@ class RetryPolicy:
 
     def within_lease(self) -> "RetryPolicy":
         """Give the policy of a process that renews no lease: its calls end with the lease."""
-        return replace(self, deadline=min(self.deadline, self.lease - self.settle_margin))
+        longest = self.lease - self.settle_margin
+        return self if self.deadline <= longest else replace(self, deadline=longest)
 
 
 DEFAULT_POLICY = RetryPolicy()
@@ -250,7 +256,6 @@ def provider_key(snapshot: Snapshot, context: Context, route: str | None = None)
     once more.
     """
     import hashlib  # noqa: PLC0415 (loads OpenSSL; importing ai_retry shall be quick)
-    import json  # noqa: PLC0415
 
     asked_first_in = next_number(snapshot)
     for attempt in reversed(_begun(snapshot)):
@@ -266,7 +271,7 @@ def provider_key(snapshot: Snapshot, context: Context, route: str | None = None)
         context.model,
         *map(dict, (*context.messages, context.parameters, context.response_schema or {}, context.extra_body)),
     ]
-    return hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(_sorted(question).encode()).hexdigest()
 
 
 def storable(output: object) -> bool:
@@ -274,11 +279,8 @@ def storable(output: object) -> bool:
 
     Providers of this library build no other; one that a user brings may.
     """
-    import json  # noqa: PLC0415
-    import re  # noqa: PLC0415
-
     try:
-        text = json.dumps(output, allow_nan=False, ensure_ascii=False)
+        text = _strict(output)
         text.encode()
     except (TypeError, ValueError, RecursionError):
         return False

@@ -71,6 +71,8 @@ def read_context(reader: ContextFrom, generation: Generation) -> Context:
             since its text may hold a prompt.
         NotConfigured: the reader says that something is not set up.
     """
+    if reader is stored_context:
+        return stored_context(generation)  # which raises nothing else, and has read all of it out of JSON
     try:
         context = reader(generation)
     except (ContextMissing, NotConfigured):
@@ -78,7 +80,7 @@ def read_context(reader: ContextFrom, generation: Generation) -> Context:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - code of the app's
         failed = ReaderFailed(reader_name(reader), f"raised {type(error).__qualname__}", place=place_of(error))
     else:
-        is_ours = reader is stored_context or inspect.unwrap(reader) is stored_context
+        is_ours = inspect.unwrap(reader) is stored_context
         fault = _fault(context, foreign=not is_ours)
         if fault is None:
             return context

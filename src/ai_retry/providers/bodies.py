@@ -84,10 +84,13 @@ def read_text(body: bytes) -> str:
     return text[found.end() if found else 0 :].rstrip()
 
 
+_decode = json.JSONDecoder(parse_constant=lambda _: None).decode
+
+
 def parse(text: str) -> Any:
     """Read an envelope; None when it does not parse. Constants that are not JSON are read as null."""
     try:
-        return json.loads(text, parse_constant=lambda _: None)
+        return _decode(text)
     except (ValueError, RecursionError):
         return None
 

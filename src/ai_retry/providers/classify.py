@@ -18,6 +18,7 @@ from ai_retry.providers.bodies import ErrorBody, mapping, parse, read_error, rea
 from ai_retry.providers.reading import Finding, of_error, read, read_plain
 from ai_retry.providers.redaction import Redactor
 from ai_retry.providers.signal import LONGEST_REASON, Signal
+from ai_retry.providers.validation import Wanted
 from ai_retry.providers.waits import retry_after
 
 _LONGEST_NAME = 200  # of models and ids
@@ -49,7 +50,7 @@ class Reply:
 def classify(
     reply: Reply,
     *,
-    schema: Mapping[str, Any] | None,
+    schema: "Wanted | None",
     now: datetime,
     redactor: Redactor,
     added: Collection[str] = (),

@@ -33,6 +33,7 @@ class Question:
     body: Mapping[str, Any] = field(repr=False)
     added: frozenset[str]  # the fields that the deployment, and no user, has put there
     secrets: Sequence[str] = field(repr=False)  # in its fields; no reason or log may hold them
+    schema: "ResponseSchema | None" = None  # that the answer must be valid under
 
 
 def question(
@@ -47,10 +48,10 @@ def question(
         ContextMissing: the schema can't be applied, or the context's ``extra_body`` holds a field that is not its own.
     """
     refuse_reserved(context.extra_body)
-    shape, messages = _shape(context, response_format)
+    shape, messages, schema = _shape(context, response_format)
     extra = {**extra_body, **context.extra_body}
     body = {**context.parameters, "model": model, "messages": messages, "stream": False, **shape, **extra}
-    return Question(body, frozenset(shape) | frozenset(extra), secrets_in(extra))
+    return Question(body, frozenset(shape) | frozenset(extra), secrets_in(extra), schema)
 
 
 def secrets_in(fields: Mapping[str, Any]) -> list[str]:
@@ -58,11 +59,13 @@ def secrets_in(fields: Mapping[str, Any]) -> list[str]:
     return list(_secrets(fields))
 
 
-def _shape(context: Context, response_format: ResponseFormat) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+def _shape(
+    context: Context, response_format: ResponseFormat
+) -> tuple[dict[str, Any], list[Mapping[str, Any]], "ResponseSchema | None"]:
     """Demand the output's form: by a field of the body, in the messages, or not at all."""
     messages: list[Mapping[str, Any]] = [dict(each) for each in context.messages]  # JSON knows no other mappings
     if context.response_schema is None:
-        return {}, messages
+        return {}, messages, None
     wanted = dict(context.response_schema)
     from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
 
@@ -71,12 +74,12 @@ def _shape(context: Context, response_format: ResponseFormat) -> tuple[dict[str,
         case ResponseFormat.JSON_SCHEMA:
             _warn_once(schema)
             demanded = {"name": "output", "strict": schema.strict, "schema": wanted}
-            return {"response_format": {"type": "json_schema", "json_schema": demanded}}, messages
+            return {"response_format": {"type": "json_schema", "json_schema": demanded}}, messages, schema
         case ResponseFormat.JSON_OBJECT:
             demand = _DEMAND + json.dumps(wanted, ensure_ascii=False)
-            return {"response_format": {"type": "json_object"}}, _demanding(messages, demand)
+            return {"response_format": {"type": "json_object"}}, _demanding(messages, demand), schema
         case ResponseFormat.NONE:
-            return {}, messages
+            return {}, messages, schema
 
 
 def _demanding(messages: Sequence[Mapping[str, Any]], demand: str) -> list[Mapping[str, Any]]:

@@ -36,7 +36,7 @@ class Finding:
 Output: TypeAlias = tuple[Any]  # of one element, so that an output of null differs from no output
 
 
-def read(envelope: Mapping[str, Any], schema: Mapping[str, Any] | None, added: Collection[str]) -> Output | Finding:
+def read(envelope: Mapping[str, Any], schema: "validation.Wanted | None", added: Collection[str]) -> Output | Finding:
     """Read an envelope; it may hold an error in spite of its status."""
     began = bool(envelope.get("choices") or envelope.get("usage"))
     refusals = answer_signals.REFUSED.words
@@ -109,7 +109,7 @@ def _inside(error: ErrorBody, added: Collection[str], *, began: bool = True, par
     return found if certain else replace(found, signal=doubtful)
 
 
-def _output(choice: Choice, schema: Mapping[str, Any] | None) -> Output | Finding:
+def _output(choice: Choice, schema: "validation.Wanted | None") -> Output | Finding:
     """Read the output from a choice that is neither refused nor known to be cut."""
     unusual = _unusual_end(choice)
     if choice.kind:

@@ -53,17 +53,31 @@ class Redactor:
         return any(self._holds(_even(form)) for form in {text, _one_line(_unescape(text))})
 
     def _holds(self, text: str) -> bool:
-        long, dense, short = self._private
-        if _share(text, long, _QUOTED) or _share(_dense(text), dense, _QUOTED_DENSE):
+        if len(text) >= _QUOTED and _share(text, self._long, _QUOTED):
             return True
-        return any(whole in text and re.search(rf"(?<!\w){re.escape(whole)}(?!\w)", text) for whole in short)
+        dense = _dense(text)
+        if len(dense) >= _QUOTED_DENSE and _share(dense, self._long_dense, _QUOTED_DENSE):
+            return True
+        return any(whole in text and re.search(rf"(?<!\w){re.escape(whole)}(?!\w)", text) for whole in self._short)
 
     @cached_property
-    def _private(self) -> tuple[str, str, list[str]]:
-        """All of the prompt in two forms to search in, and those of its texts that are too short for that."""
-        texts = [_even(_one_line(text)) for text in _texts(self._prompt)]
-        short = {text for text in texts if text and len(text) < _QUOTED}
-        return "\0".join(texts), "\0".join(map(_dense, texts)), sorted(short)
+    def _private(self) -> list[str]:
+        return [_even(_one_line(text)) for text in _texts(self._prompt)]
+
+    @cached_property
+    def _long(self) -> str:
+        """All of the prompt, to search in."""
+        return "\0".join(self._private)
+
+    @cached_property
+    def _long_dense(self) -> str:
+        """The same for dense texts; a model's name is too short to need it."""
+        return "\0".join(map(_dense, self._private))
+
+    @cached_property
+    def _short(self) -> list[str]:
+        """Those of its texts that are too short for that."""
+        return sorted({text for text in self._private if text and len(text) < _QUOTED})
 
 
 def _texts(value: Any) -> list[str]:
@@ -100,7 +114,7 @@ def _even(text: str) -> str:
 
 
 def _dense(text: str) -> str:
-    return re.sub(r"[\s\"'\\]+", "", text)
+    return "".join(text.split()).replace('"', "").replace("'", "").replace("\\", "")
 
 
 def _unescape(text: str) -> str:
@@ -111,8 +125,5 @@ def _unescape(text: str) -> str:
 
 
 def _share(short: str, long: str, size: int) -> bool:
-    """Whether both hold the same run of ``size`` characters; linear, since prompts may be long."""
-    if len(short) < size:
-        return False
-    wanted = runs(short, size)
-    return any(long[start : start + size] in wanted for start in range(len(long) - size + 1))
+    """Whether both hold the same run of ``size`` characters: few searches in a prompt, which may be long."""
+    return any(run in long for run in runs(short, size))

@@ -1,10 +1,9 @@
 """The schema that an answer must be valid under: checked once per content, since any user may write one.
 
 A status page, a click and a worker ask about the same schema again and again. What the check found, a refusal too, is
-kept by a digest of the content.
+kept by the content.
 """
 
-import hashlib
 import json
 import threading
 from collections import Counter, OrderedDict
@@ -14,6 +13,7 @@ from typing import Any, Final
 from ai_retry.domain.errors import ContextMissing
 from ai_retry.providers import dialect
 from ai_retry.providers.keywords import TooMuchWork
+from ai_retry.providers.plain_schema import acceptance_of
 from ai_retry.providers.strict_subset import first_outside
 
 MAX_BYTES: Final = 64 * 1024  # of a schema, written as compact JSON in UTF-8
@@ -33,6 +33,7 @@ class ResponseSchema:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         """Take a schema that ``dialect.fault`` finds nothing wrong with."""
         self.outside = first_outside(schema)
+        self._accepts = acceptance_of(schema)
         self._validator = dialect.validator_of(schema)
         self._words = _words(schema)
         self._unwarned = threading.Lock()  # taken by the first who asks
@@ -51,6 +52,8 @@ class ResponseSchema:
 
         None: it is valid. A name that the schema does not hold is the model's own, and is written as ``*``.
         """
+        if self._accepts is not None and self._accepts(output):
+            return None
         try:
             error = dialect.first_error(self._validator, output)
         except RecursionError:
@@ -91,7 +94,7 @@ def schema_of(schema: Mapping[str, Any]) -> ResponseSchema:
             matched by patterns, or a ``$ref`` of it leads outside. The same schema is refused again.
     """
     try:
-        text = json.dumps(dict(schema), allow_nan=False, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        text = _canonical(dict(schema))
     except RecursionError:
         raise _refused(_TOO_DEEP) from None
     except (TypeError, ValueError):
@@ -99,17 +102,17 @@ def schema_of(schema: Mapping[str, Any]) -> ResponseSchema:
     content = text.encode("utf-8", "surrogatepass")
     if len(content) > MAX_BYTES:
         raise _refused(f"it has {len(content)} bytes, and {MAX_BYTES} is the limit")
-    digest = hashlib.sha256(content).digest()
-    found = _checked.get(digest)
+    found = _checked.get(content)
     if found is None:
         found = _check(text)
-        _checked.put(digest, len(content), found)
+        _checked.put(content, found)
     if isinstance(found, str):
         raise _refused(found)
     return found
 
 
 _TOO_DEEP = "it is nested too deeply"
+_canonical: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 
 
 def _check(text: str) -> ResponseSchema | str:
@@ -163,28 +166,27 @@ class _Checked:
 
     def __init__(self, most: int) -> None:
         self._left = most
-        self._found: OrderedDict[bytes, tuple[int, ResponseSchema | str]] = OrderedDict()
+        self._found: OrderedDict[bytes, ResponseSchema | str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, digest: bytes) -> ResponseSchema | str | None:
+    def get(self, content: bytes) -> ResponseSchema | str | None:
         """Recall one."""
         with self._lock:
-            if digest not in self._found:
+            if content not in self._found:
                 return None
-            self._found.move_to_end(digest)
-            return self._found[digest][1]
+            self._found.move_to_end(content)
+            return self._found[content]
 
-    def put(self, digest: bytes, size: int, found: ResponseSchema | str) -> None:
+    def put(self, content: bytes, found: ResponseSchema | str) -> None:
         """Keep one, and forget those that were not used for longest; what another thread has kept meanwhile stays."""
         with self._lock:
-            if digest in self._found:
+            if content in self._found:
                 return
-            size += _OVERHEAD
-            self._found[digest] = size, found
-            self._left -= size
+            self._found[content] = found
+            self._left -= len(content) + _OVERHEAD
             while self._left < 0:
-                _, (freed, _) = self._found.popitem(last=False)
-                self._left += freed
+                freed, _ = self._found.popitem(last=False)
+                self._left += len(freed) + _OVERHEAD
 
 
 _checked = _Checked(_KEPT_BYTES)

@@ -7,7 +7,13 @@ that the model made up. Nothing here knows of providers or HTTP.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from ai_retry.providers.response_schema import ResponseSchema
+
+Wanted: TypeAlias = "Mapping[str, Any] | ResponseSchema"
+"""A schema of an output, as it was given, or checked already."""
 
 _DEEPEST = 100  # levels of nesting; more is no answer, and would trouble whoever stores or reads it
 _LARGEST_INTEGER = 2**53 - 1  # RFC 7493 (I-JSON), section 2.2: beyond it, readers disagree about the value
@@ -39,19 +45,14 @@ def parse(content: str) -> Any:
         InvalidOutput: with the reason.
     """
     try:
-        value = json.loads(
-            content,
-            parse_constant=_refuse_constant,
-            parse_int=_integer,
-            parse_float=_number,
-            object_pairs_hook=_object,
-        )
+        value = _decode(content)
     except InvalidOutput:
         raise
     except (ValueError, RecursionError):
         problem = "it is not JSON"
     else:
-        _check_values(value)
+        if _may_be_unusual(content):
+            _check_values(value)
         return value
     raise InvalidOutput(problem, broken=True)
 
@@ -70,7 +71,7 @@ def whole(output: Any) -> Any:
     return output
 
 
-def validate(output: Any, schema: Mapping[str, Any]) -> None:
+def validate(output: Any, schema: Wanted) -> None:
     """Check ``output`` under a schema.
 
     Raises:
@@ -79,7 +80,7 @@ def validate(output: Any, schema: Mapping[str, Any]) -> None:
     """
     from ai_retry.providers.response_schema import schema_of  # noqa: PLC0415 - imports jsonschema
 
-    wanted = schema_of(schema)
+    wanted = schema_of(schema) if isinstance(schema, Mapping) else schema
     problem = wanted.problem(output)
     if problem is not None:
         raise InvalidOutput(problem, problems=wanted.problems(output, most=_MOST_PROBLEMS))
@@ -107,6 +108,17 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         raise InvalidOutput("an object has a duplicate name")
     return members
+
+
+_decode: Final = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number, object_pairs_hook=_object
+).decode
+
+
+def _may_be_unusual(content: str) -> bool:
+    """Whether a string may hold what can't be stored, or the nesting may be too deep: nearly always neither may."""
+    is_deep = content.count("{") + content.count("[") >= _DEEPEST
+    return is_deep or "\\u" in content or _UNSTORABLE.search(content) is not None
 
 
 def _check_values(value: Any) -> None:

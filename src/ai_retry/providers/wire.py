@@ -30,6 +30,7 @@ from ai_retry.providers.redaction import Redactor
 from ai_retry.providers.signal import Signal
 
 _CHUNK = 65536  # bytes read at once
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 _Outcome: TypeAlias = Answer | Failure
 
@@ -80,8 +81,8 @@ class Wire:
         )
 
         def judge(reply: Reply) -> _Outcome:
-            schema, now = context.response_schema, self._clock.now()
-            return classify(reply, schema=schema, now=now, redactor=redactor, added=asked.added)
+            now = self._clock.now()
+            return classify(reply, schema=asked.schema, now=now, redactor=redactor, added=asked.added)
 
         calls: list[ProviderCall] = []
 
@@ -107,7 +108,7 @@ class Wire:
             )
         try:
             asked = question(context, model=model, response_format=self._format, extra_body=self._extra_body)
-            body = json.dumps(asked.body, allow_nan=False).encode()
+            body = _encode(asked.body).encode()
             key = quote(idempotency_key, safe=string.punctuation)
             return asked, self._address.request(body, {"Idempotency-Key": key})
         except ContextMissing as error:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache, partial
 from types import NoneType, UnionType
-from typing import Any, Final, TypeAlias, TypeVar, get_args, get_origin
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar, get_args, get_origin
 from uuid import UUID
 
 from ai_retry.domain.change import Begin, Open, Postpone, PutBack, Run
@@ -97,8 +97,6 @@ def read(kind: type[_T], row: Any) -> _T:
         NotConfigured: it holds a status that ai-retry does not know.
         Exception: of whatever type, where a member is absent or can't be read.
     """
-    if not isinstance(row, dict):
-        raise NotOurs
     of_kind: Any = kind
     value: _T = _reader(of_kind)(row)
     return value
@@ -126,7 +124,8 @@ def of_milliseconds(number: float) -> timedelta:
 
 
 # A type is compiled to one expression, as it would be written by hand: a loop over its fields takes longer, and a retry
-# spends most of this process's time with JSON. The names in an expression are those of our own fields.
+# spends most of this process's time with JSON. So each member is looked up once, and a nested value is read by its own
+# expression, without a call in between. The names in an expression are those of our own fields.
 
 
 @cache
@@ -150,11 +149,21 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
         found = f"row.get({part.member!r})" if part.is_optional else f"row[{part.member!r}]"
         values.append(f"{part.name}={_converted(found if part.member is not None else 'row', part, part.read)}")
     left_out = {name: value for (owner, name), value in _LEFT_OUT.items() if owner is kind}
+    values += [f"{name}=without_{name}" for name in left_out]
     compiled: Callable[[Any], Any] = eval(  # noqa: S307 (see above)
-        f"lambda row: kind({', '.join(values)}, **left_out)",
-        {"kind": kind, "left_out": left_out, **{f"convert_{part.name}": part.read for part in parts}},
+        f"lambda row: kind({', '.join(values)}) if isinstance(row, dict) else refuse()",
+        {
+            "kind": kind,
+            "refuse": _refuse,
+            **{f"without_{name}": value for name, value in left_out.items()},
+            **{f"convert_{part.name}": part.read for part in parts},
+        },
     )
     return compiled
+
+
+def _refuse() -> NoReturn:
+    raise NotOurs
 
 
 @dataclass(frozen=True)
@@ -171,8 +180,9 @@ class _Part:
 def _converted(found: str, part: _Part, convert: _Convert) -> str:
     if convert is None:
         return found
-    is_absent = f"None if {found} is None else " if part.is_optional else ""
-    return f"{is_absent}convert_{part.name}({found})"
+    if part.is_optional:
+        return f"None if (found := {found}) is None else convert_{part.name}(found)"
+    return f"convert_{part.name}({found})"
 
 
 def _parts(kind: Any) -> Sequence[_Part]:
@@ -183,7 +193,7 @@ def _part(owner: Any, name: str, annotation: Any) -> _Part:
     types = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     kind, *others = (one for one in types if one is not NoneType)
     if (owner, name) in _SPREAD:
-        return _Part(name, None, write, partial(read, kind), is_optional=False)
+        return _Part(name, None, write, _reader(kind), is_optional=False)
     if others:
         return _Part(name, None, write_tagged, partial(_read_tagged, types), is_optional=False)
     member = _NAMES.get((owner.__name__, name), f"{name}_seconds" if kind is timedelta else name)
@@ -200,9 +210,15 @@ def _converts(kind: Any) -> tuple[_Convert, _Convert]:
     if get_origin(kind) is frozenset:
         return sorted, None
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return None, kind
+        return None, _word_of(kind)
     is_value = is_dataclass(kind)
-    return (write, partial(read, kind)) if is_value else (None, None)
+    return (_writer(kind), _reader(kind)) if is_value else (None, None)
+
+
+def _word_of(kind: type[Enum]) -> Callable[[Any], Enum]:
+    """Read a word of an enumeration; its own call takes several times as long, and names what is unknown."""
+    known = {each.value: each for each in kind}
+    return lambda word: known[word] if word in known else kind(word)
 
 
 def _write_each(values: Sequence[Any]) -> Sequence[Json]:

@@ -83,7 +83,8 @@ def may_run(
         snapshot, policy, purpose=purpose, context_from=reader.context_from, waive=waive, charge=charge
     )
     route, rooms = open_route(snapshot, reader.routes(admission.context))
-    return replace(admission, context=with_care(admission.context, rooms)), route
+    context = with_care(admission.context, rooms)
+    return (admission if context is admission.context else replace(admission, context=context)), route
 
 
 def retry_now(snapshot: Snapshot, asked: Asked, reader: Reader, policy: RetryPolicy) -> tuple[Begin, Context | None]:

@@ -26,6 +26,7 @@ from ai_retry.domain.model import (
     ProviderOutcome,
     RetryResult,
     Snapshot,
+    Usage,
 )
 from ai_retry.domain.policy import RetryPolicy
 from ai_retry.domain.queue_model import Outage, RouteNote
@@ -237,8 +238,10 @@ class Ending:
         )
 
 
-def verdict(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> RetryResult:
-    """Read how the attempt that has the caller's token ended, for a caller that has an answer.
+def verdict(
+    snapshot: Snapshot | None, user_id: UUID, generation_id: UUID, *, usage: Usage | None = None
+) -> RetryResult:
+    """Read how the attempt that has the caller's token ended, for a caller that has an answer, and may know its usage.
 
     Raises:
         GenerationNotFound: the generation is gone, hidden or another user's.
@@ -256,6 +259,7 @@ def verdict(snapshot: Snapshot | None, user_id: UUID, generation_id: UUID) -> Re
             session=snapshot.session or {},  # empty: the app removed it since
             quota=snapshot.quota,
             attempt=mine.number,
+            usage=usage,
         )
     if found(snapshot, user_id) is Found.SUCCEEDED:
         raise AlreadySucceeded(generation_id, snapshot.generation.session_id)
