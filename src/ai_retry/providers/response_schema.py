@@ -13,7 +13,6 @@ from typing import Any, Final
 from ai_retry.domain.errors import ContextMissing
 from ai_retry.providers import dialect
 from ai_retry.providers.keywords import TooMuchWork
-from ai_retry.providers.plain_schema import acceptance_of
 from ai_retry.providers.strict_subset import first_outside
 
 MAX_BYTES: Final = 64 * 1024  # of a schema, written as compact JSON in UTF-8
@@ -33,7 +32,6 @@ class ResponseSchema:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         """Take a schema that ``dialect.fault`` finds nothing wrong with."""
         self.outside = first_outside(schema)
-        self._accepts = acceptance_of(schema)
         self._validator = dialect.validator_of(schema)
         self._words = _words(schema)
         self._unwarned = threading.Lock()  # taken by the first who asks
@@ -52,8 +50,6 @@ class ResponseSchema:
 
         None: it is valid. A name that the schema does not hold is the model's own, and is written as ``*``.
         """
-        if self._accepts is not None and self._accepts(output):
-            return None
         try:
             error = dialect.first_error(self._validator, output)
         except RecursionError:
