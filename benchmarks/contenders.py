@@ -24,7 +24,7 @@ from benchmarks.app_rows import PROMPT_DATA, PROMPT_WITH_SCHEMA, failed_generati
 from benchmarks.asking import chat_request
 from benchmarks.clients import Request, post
 from benchmarks.commits import checked_out
-from tools.app_server import Served, clean, served
+from tools.app_server import FLASK_APP, Served, clean, served
 from tools.npm import REPOSITORY
 from tools.processes import die_with_parent, end, free_port
 from tools.push import apply_migrations
@@ -33,7 +33,8 @@ from tools.stack import Stack
 THREADS = 72  # of gunicorn's one worker: the calls, and some for refusals
 MAX_CALLS = 64
 COMMITS = {"before": "dfc1b13", "long before": "1cbeb96"}
-NOW, BARE, GATEWAY = "this commit", "a bare Flask view", "LiteLLM's proxy"
+NOW, LOGGED, BARE, GATEWAY = "this commit", "this commit, with its log", "a bare Flask view", "LiteLLM's proxy"
+QUIET_APP = "benchmarks.quiet_app:create_app()"
 LITELLM = REPOSITORY / ".cache" / "gateway" / "bin" / "litellm"
 _GATEWAY_CONFIG = """\
 model_list:
@@ -62,7 +63,10 @@ def contenders(stack: Stack, provider: str) -> Iterator[Sequence[Contender | str
     """Start all of them; a string says who could not be started, and why."""
     with ExitStack() as started:
         folder = Path(started.enter_context(tempfile.TemporaryDirectory(prefix="ai-retry-bench-")))
-        found: list[Contender | str] = [started.enter_context(ours(stack, provider, NOW, REPOSITORY))]
+        found: list[Contender | str] = [
+            started.enter_context(ours(stack, provider, NOW, REPOSITORY, QUIET_APP)),
+            started.enter_context(ours(stack, provider, LOGGED, REPOSITORY)),
+        ]
         for name, commit in COMMITS.items():
             checkout = checked_out(commit, folder)
             if checkout is None:
@@ -78,18 +82,21 @@ def contenders(stack: Stack, provider: str) -> Iterator[Sequence[Contender | str
 
 
 @contextmanager
-def ours(stack: Stack, provider: str, name: str, checkout: Path) -> Iterator[Contender]:
+def ours(stack: Stack, provider: str, name: str, checkout: Path, app: str = FLASK_APP) -> Iterator[Contender]:
     """Serve our endpoint as it is in a checkout, with a database that has its migrations."""
-    url = stack.create_database(f"endpoint_{checkout.name.replace('-', '_')}", migrated=False)
+    url = stack.create_database("endpoint_" + re.sub(r"\W+", "_", name), migrated=False)
     apply_migrations(url, checkout / "supabase" / "migrations")
     env = {**stack.env(), "DATABASE_URL": url, **provider_env(provider)}
-    with served(env, threads=THREADS, checkout=checkout) as app, psycopg.connect(url, autocommit=True) as database:
+    with (
+        served(env, threads=THREADS, checkout=checkout, app=app) as found,
+        psycopg.connect(url, autocommit=True) as database,
+    ):
 
         def requests(count: int, shaped: bool) -> list[Request]:  # noqa: FBT001 - as the field says
             rows = failed_generations(database, count, PROMPT_WITH_SCHEMA if shaped else PROMPT_DATA)
-            return [retry(app.url, stack.jwt_secret, *row) for row in rows]
+            return [retry(found.url, stack.jwt_secret, *row) for row in rows]
 
-        yield Contender(name, app, requests)
+        yield Contender(name, found, requests)
 
 
 def provider_env(provider: str) -> dict[str, str]:

@@ -56,10 +56,11 @@ NOTES = [
     f"waits for the provider itself, which takes {PROVIDER_MS} ms, asked directly by as many clients: they can't make "
     f"more than {CLIENTS * 1000 / PROVIDER_MS:.0f} requests a second, whatever serves them.",
     "What each does: ours verifies a token, reads the generation, checks every rule, opens an attempt durably, "
-    "calls, checks the answer under its schema, and writes session, event, status and quota in one transaction. The "
-    "bare view calls the provider with `requests` and returns the answer: no token, no database, no check. LiteLLM's "
-    "proxy passes a completion on, with its routing and its own checks: one key, no database, no session and no quota "
-    "here; uvicorn serves it. The schema has ten properties.",
+    "calls, checks the answer under its schema, and writes session, event, status and quota in one transaction. Only "
+    "*with its log* it writes lines of log: two for each retry. The bare view calls the provider with `requests` and "
+    "returns the answer: no token, no database, no check. LiteLLM's proxy passes a completion on, with its routing and "
+    "its own checks: one key, no database, no session and no quota here; uvicorn serves it. The schema has ten "
+    "properties.",
 ]
 
 
