@@ -22,10 +22,10 @@ class Watched:
 
     @property
     def _reports(self) -> "Reports":
-        """Those of all loops, made once: several first calls at once need no lock, and all get the same."""
+        """Those of all loops, created once: several first calls at once need no lock, and all get the same."""
         own = vars(self)
-        made: Reports = own.get("_made") or own.setdefault("_made", self._reports_to(self.events))
-        return made
+        created: Reports = own.get("_created") or own.setdefault("_created", self._reports_to(self.events))
+        return created
 
     def _reports_to(self, events: Events) -> "Reports":
         from ai_retry.watching.reports import Reports  # noqa: PLC0415 - see above

@@ -1,7 +1,7 @@
 """``Storage`` over the Data API, with supabase-py's client of it and the project's secret key.
 
-What sends requests is in ``data_api``, which imports that client: the first call, or ``prepare``, loads it, so that a
-program that asks nothing does without. ``functions`` says what each function means.
+``data_api`` sends the requests, and imports that client. The first call, or ``prepare``, loads it: a program that sends
+no request does not import it. ``functions`` says what each function means.
 """
 
 from datetime import timedelta
