@@ -5,7 +5,6 @@ when their leases end, and the accepted retries go on, here or on another machin
 """
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -35,13 +34,12 @@ from ai_retry.events import (
     WorkerWaits,
 )
 from ai_retry.logs import LOG
+from ai_retry.looks import Looks
 from ai_retry.rejections import Rejections
 from ai_retry.tables import printable
 from ai_retry.watching.loop_events import LoopEvents
 from ai_retry.watching.reports import Reports
 
-_IDLE_WAITS: Final = (0.1, 0.2, 0.5, 1.0)  # seconds between looks that find no message: no transaction waits for one
-_STOP_SECONDS: Final = 0.1  # until a worker that waits for messages sees that it is to stop
 _VISIBILITY_MARGIN: Final = timedelta(seconds=5)  # beyond the lease
 _TIDY_EVERY: Final = 30.0  # seconds
 _TIDY_USERS: Final = 100  # whose attempts that are over are closed, and lost messages sent again, at once
@@ -105,9 +103,9 @@ class _Run:
         self._emit = worker.reports.emit
         self._stop = stop
         self._changed = threading.Condition()
-        self._look = threading.Event()  # there may be a message: one has come, or an attempt has ended
+        self._looks = Looks(stop)
         self._free = worker.concurrency
-        self._failures = self._idle = 0
+        self._failures = 0
         self._tidied_at = float("-inf")
         self._rejections = Rejections()
 
@@ -116,7 +114,7 @@ class _Run:
         threads = ThreadPoolExecutor(self._worker.concurrency, thread_name_prefix="ai_retry")
         storage = self._worker.storage
         try:
-            with storage.listening(self._look.set) if isinstance(storage, Listens) else nullcontext():
+            with storage.listening(self._looks.announced) if isinstance(storage, Listens) else nullcontext():
                 self._serve(threads)
         finally:
             left = self._finish(threads, grace)
@@ -125,7 +123,7 @@ class _Run:
 
     def _serve(self, threads: ThreadPoolExecutor) -> None:
         while not self._stop.is_set():
-            self._look.clear()
+            self._looks.begin()
             try:
                 self._tidy()
                 taken = self._take()
@@ -135,7 +133,7 @@ class _Run:
             except StorageFailure as error:
                 self._wait_for_storage(error)
             else:
-                self._wait_for_messages(found=bool(taken))
+                self._looks.wait(found=bool(taken))
 
     def _finish(self, threads: ThreadPoolExecutor, grace: timedelta | None) -> int:
         """Wait for what runs, for so long; return how much still runs."""
@@ -167,18 +165,6 @@ class _Run:
         self._stop.wait(_REJECTED_WAIT)
         return 1
 
-    def _wait_for_messages(self, *, found: bool) -> None:
-        """Look again at once after messages, and when there may be one; later and later without."""
-        if found:
-            self._idle = 0
-            return
-        looks_at = time.monotonic() + _IDLE_WAITS[min(self._idle, len(_IDLE_WAITS) - 1)]
-        self._idle += 1
-        while not self._stop.is_set() and (left := looks_at - time.monotonic()) > 0:
-            if self._look.wait(min(left, _STOP_SECONDS)):
-                self._idle = 0
-                return
-
     def _begin(self, threads: ThreadPoolExecutor, taken: Taken) -> None:
         if self._stop.is_set():
             self._put_back(taken, timedelta(0))  # for another worker
@@ -191,7 +177,7 @@ class _Run:
         with self._changed:
             self._free += 1
             self._changed.notify()
-        self._look.set()  # the user's next message came with the settle
+        self._looks.again()  # the user's next message came with the settle
 
     def _work(self, taken: Taken) -> None:
         worker, message = self._worker, taken.message

@@ -186,7 +186,7 @@ def test_worker_that_hears_need_not_look(
     storage: PostgresStorage, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose next look is an hour away serves what it hears of."""
-    monkeypatch.setattr("ai_retry.worker._IDLE_WAITS", (3600.0,))
+    monkeypatch.setattr("ai_retry.looks._IDLE_WAITS", (3600.0,))
     with working(storage):
         for _ in range(3):
             is_served(database, accept(storage, database))

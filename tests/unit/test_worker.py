@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from ai_retry import looks
 from ai_retry import worker as module
 from ai_retry.domain.change import Amend, Begin, CloseOver, Postpone, Taken
 from ai_retry.domain.context import stored_context
@@ -95,7 +96,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     """Let no pause of a worker take longer than a moment, and listen to all of its log."""
     monkeypatch.setattr(module, "_REJECTED_WAIT", 0.01)
     monkeypatch.setattr(module, "_STORAGE_WAITS", (0.01, 0.02))
-    monkeypatch.setattr(module, "_IDLE_WAITS", (0.0,))
+    monkeypatch.setattr(looks, "_IDLE_WAITS", (0.0,))
     caplog.set_level(logging.DEBUG, logger="ai_retry")
 
 
@@ -128,7 +129,7 @@ class TestMessages:
 
     def test_end_of_an_attempt_brings_the_next_one(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         """A user's next message, which comes with the end of an attempt, waits for no look that is due later."""
-        monkeypatch.setattr(module, "_IDLE_WAITS", (3600.0,))
+        monkeypatch.setattr(looks, "_IDLE_WAITS", (3600.0,))
         policy = RetryPolicy(max_parallel=1)
         user_id, first = new_accepted(case.world, policy=policy)
         others = [case.world.new_generation(user_id) for _ in range(2)]
