@@ -42,12 +42,17 @@ _SHARE = 0.9
 _FAILED_CLIENT = re.compile(r"client (\d+) (?:script \d+ )?aborted")
 
 _HISTORY = """
+with s as (
+  insert into public.sessions (user_id, content, created_at)
+  select user_id, '{}', clock_timestamp() - interval '9 days' from public.generations
+)
 insert into public.ai_retry_attempts (
   user_id, generation_id, number, token, started_at, lease_expires_at, outcome, closed_at, next_attempt_at, counted,
   charge, provider_outcome)
 select user_id, gen_random_uuid(), 2, gen_random_uuid(), old, old, 'failed', old, old, true, true, 'unknown'
 from public.generations, lateral (select clock_timestamp() - interval '9 days' as old) o
 """
+_NEW_SESSIONS = "select id from public.sessions where created_at > now() - interval '1 day'"
 _RULE = """'{"limit": 5, "window_seconds": 86400, "count_own_successes": true}'::jsonb"""
 _WHOSE = "'protocol', 2, 'user_id', :user_id::text, 'generation_id', :id::text, 'token', :token::text"
 _ATTEMPT = f"""
@@ -109,9 +114,10 @@ def _complete(report: Report) -> bool:
 
 @contextmanager
 def outage(stack: Stack, name: str, count: int) -> Iterator[str]:
-    """Give a database in which so many generations have failed, each asking with its own id; and one old attempt each.
+    """Give a database in which so many generations have failed, each asking with its own id.
 
-    An empty table would be planned for as one that stays empty.
+    Each has an old attempt, and each user an old session: PostgreSQL plans for an empty table as for one that stays
+    empty, and would read all new sessions to find one, until it has analysed them.
     """
     url = stack.create_database(name, migrated=True)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -186,7 +192,7 @@ def database_limit(stack: Stack, count: int) -> Limit:
         done = subprocess.run([*command, *clients], check=False, capture_output=True, text=True)
         seconds = time.perf_counter() - began
         with psycopg.connect(url) as connection:
-            made = len(connection.execute("select from public.sessions").fetchall())
+            made = len(connection.execute(_NEW_SESSIONS).fetchall())
     if made < _SHARE * count:
         raise AssertionError(f"pgbench made {made} sessions of {count}: {done.stderr[-500:]}")
     return Limit(made / seconds, len(set(_FAILED_CLIENT.findall(done.stderr))))
@@ -230,7 +236,7 @@ def killed_run(stack: Stack, count: int, *, after: int, lease: timedelta = DEFAU
             rows = connection.execute(
                 "select generation_id::text, outcome from public.ai_retry_attempts where idempotency_key like 'plan:%'"
             ).fetchall()
-            sessions = connection.execute("select id from public.sessions").fetchall()
+            sessions = connection.execute(_NEW_SESSIONS).fetchall()
     return KilledRun(
         called_before=called_before,
         called_twice={each for each, times in calls.items() if times > 1},
