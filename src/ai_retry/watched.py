@@ -22,7 +22,7 @@ class Watched:
 
     @property
     def _reports(self) -> "Reports":
-        """Those of all loops, created once: several first calls at once need no lock, and all get the same."""
+        """Those of all loops, created once: first calls that run at once need no lock, and all get the same."""
         own = vars(self)
         created: Reports = own.get("_created") or own.setdefault("_created", self._reports_to(self.events))
         return created

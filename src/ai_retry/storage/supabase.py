@@ -78,5 +78,5 @@ class SupabaseStorage(OperatorFunctions, RecoveryFunctions, OutboxFunctions, Fun
         return self._api().call(function, arguments)
 
     def _api(self) -> "DataApi":
-        """Return what sends requests, made once; several first calls at once need no lock, and all get the same."""
+        """Return what sends requests, created once: first calls that run at once need no lock, and all get the same."""
         return self._apis.get("") or self._apis.setdefault("", self._make())
