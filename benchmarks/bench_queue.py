@@ -19,6 +19,7 @@ import psycopg
 
 from benchmarks import machine, report
 from benchmarks.bench import SERVER
+from benchmarks.engines_at_work import WITH_WRITES
 from benchmarks.line_process import LineProcess
 from benchmarks.queues.protocol import CALL_MS, THREADS
 from benchmarks.sampling import short
@@ -30,12 +31,11 @@ from tools.stack import Stack, running_stack
 
 WORKERS = (1, 2, 4)
 OURS = ("direct", "data_api")
-WRITES = "procrastinate_app"
 MODULES = {
     "direct": "ours",
     "data_api": "ours",
     "procrastinate": "procrastinate_jobs",
-    "procrastinate_app": "procrastinate_jobs",
+    WITH_WRITES: "procrastinate_jobs",
     "dbos": "dbos_workflow",
     "pgmq": "pgmq_queue",
 }
@@ -150,7 +150,7 @@ def _aims(rates: Mapping[int, float], found: Mapping[tuple[str, int], Turn], cal
     ratio = rates[WORKERS[-1]] / rates[1]
     if call_ms:
         return [Aim(text="direct, 4 workers / 1", limit=3.6, measured=ratio)]
-    procrastinate = rates[WORKERS[-1]] / found[WRITES, WORKERS[-1]].rate
+    procrastinate = rates[WORKERS[-1]] / found[WITH_WRITES, WORKERS[-1]].rate
     return [
         Aim(text="direct, 4 workers / 1", limit=0.85, measured=ratio),
         Aim(text="direct / Procrastinate with the app's writes, 4 workers", limit=1, measured=procrastinate),
@@ -171,9 +171,9 @@ def _engines(stack: Stack) -> Iterator[Mapping[str, Engine]]:
             if key == "data_api":
                 database_url, address = stack.database_url, f"{stack.secret_key}@{stack.url}"
             else:
-                address = database_url = stack.create_database(f"queue_{key}", migrated=key in (*OURS, WRITES))
+                address = database_url = stack.create_database(f"queue_{key}", migrated=key in (*OURS, WITH_WRITES))
             extra = {"ours": (database_url,), "pgmq_queue": (notes,)}.get(module, ())
-            extra = ("app",) if key == WRITES else extra
+            extra = ("app",) if key == WITH_WRITES else extra
             driver = _process(module, address, "drive", *extra)
             started.callback(driver.close)
             engines[key] = Engine(module, address, extra, driver)
